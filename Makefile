@@ -1,0 +1,36 @@
+# Everything a newcomer needs. A fresh machine has Python >= 3.11, pip and a C compiler; nothing else is assumed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check format slow bench clean
+
+demo: $(INSTALLED)  ## a real search on built-in data; ends with a trained network
+	$(BIN)/nastool search --strategy evolution --space nasbench201 --data digits --trials 20 --workers 2 --out runs/demo
+
+test: $(INSTALLED)  ## all tests but the slow ones
+	$(BIN)/python -m pytest -q
+
+slow: $(INSTALLED)  ## all tests
+	$(BIN)/python -m pytest -q --slow
+
+check: $(INSTALLED)  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The entry points and dependencies stand in setup.cfg, so a change there installs again.
+$(INSTALLED): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nastool needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,3 @@
+"""nastool: neural architecture search on the command line."""
+
+__version__ = "0.1.0"

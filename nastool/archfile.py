@@ -1,0 +1,173 @@
+"""arch.json: architectures as JSON, for people as well as programs, one a file or one a line.
+
+    {"format": "nastool.arch/1", "space": {"name": "nasbench201", "options": {}},
+     "choices": {"1<-0": "nor_conv_3x3", "2<-0": "skip_connect", ...}}
+
+Unknown keys are kept, so that a line of `nastool top` is an input of `nastool eval`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nastool import registry
+from nastool.core import Arch, SpaceRef
+from nastool.errors import InputError, InvalidArchError
+from nastool.interfaces import SearchSpace
+
+FORMAT = "nastool.arch/1"
+
+
+@dataclass(frozen=True)
+class ArchDocument:
+    """An architecture, the space it belongs to, and whatever else its JSON object said."""
+
+    space: SearchSpace
+    arch: Arch
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The document as a JSON object; more: keys to add or replace."""
+        return {**to_json(self.space, self.arch), **self.extra, **(more or {})}
+
+
+def to_json(space: SearchSpace, arch: Arch) -> dict[str, Any]:
+    choices = {
+        decision.name: decision.options[choice]
+        for decision, choice in zip(space.decisions, arch.choices, strict=True)
+    }
+    return {
+        "format": FORMAT,
+        "space": {"name": space.ref.name, "options": dict(space.ref.options)},
+        "choices": choices,
+        "key": arch.key,
+    }
+
+
+def dumps(document: Mapping[str, Any]) -> str:
+    """One line of JSON. ValueError on NaN or infinity, which JSON does not have."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False)
+
+
+def loads(text: str) -> Any:
+    """Any JSON value. ValueError with one clear line, also for NaN and absurdly deep nesting."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no JSON value")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no valid JSON at line {error.lineno} column {error.colno}: {error.msg}") from None
+
+
+def from_json(document: Any, space: SearchSpace | None = None) -> ArchDocument:
+    """Read and validate. space: the one it has to belong to. InvalidArchError names the offending part."""
+    if not isinstance(document, dict):
+        raise InvalidArchError(f"an architecture is a JSON object, got {type(document).__name__}")
+    if document.get("format", FORMAT) != FORMAT:
+        raise InvalidArchError(f"format {str(document['format'])[:60]!r} is not {FORMAT!r}")
+    for key in ("space", "choices"):
+        if key not in document:
+            raise InvalidArchError(f"no {key!r}: an architecture has 'space' and 'choices'")
+    own = _space(document["space"])
+    if space is not None and own.ref != space.ref:
+        raise InvalidArchError(f"the architecture belongs to space {own.ref}, expected {space.ref}")
+    choices = document["choices"]
+    if not isinstance(choices, dict):
+        raise InvalidArchError("'choices' must be an object of decision: option")
+    names = [decision.name for decision in own.decisions]
+    for name in choices:
+        if name not in names:
+            raise InvalidArchError(f"{own.ref} has no decision {name[:60]!r}{_nearest(name, names)}")
+    indices = []
+    for decision in own.decisions:
+        if decision.name not in choices:
+            raise InvalidArchError(f"decision {decision.name!r} is missing")
+        option = choices[decision.name]
+        if option not in decision.options:
+            shown = repr(option) if len(repr(option)) <= 60 else repr(option)[:57] + "..."
+            near = _nearest(option, decision.options) or f"; it has {', '.join(decision.options)}"
+            raise InvalidArchError(f"decision {decision.name!r} has no option {shown}{near}")
+        indices.append(decision.options.index(option))
+    arch = own.arch(indices)
+    own.validate(arch)
+    # The key follows from the rest; a stale one in the input must not survive.
+    extra = {k: v for k, v in document.items() if k not in ("format", "space", "choices", "key")}
+    return ArchDocument(own, arch, extra)
+
+
+def read_text(text: str, space: SearchSpace | None = None) -> ArchDocument:
+    """One architecture: arch.json, or the space's own string form where a space is given."""
+    if not text.lstrip().startswith(("{", "[", '"')):
+        if space is not None:
+            arch = space.from_string(text)
+            space.validate(arch)
+            return ArchDocument(space, arch)
+        raise InvalidArchError(
+            f"{text.strip()[:60]!r} is no JSON object; give --space NAME to read a space's own string form"
+        )
+    try:
+        document = loads(text)
+    except ValueError as error:
+        raise InvalidArchError(str(error)) from None
+    return from_json(document, space)
+
+
+def read_lines(lines: Iterable[str], source: str, space: SearchSpace | None = None) -> Iterator[ArchDocument]:
+    """Architectures from JSON lines as they arrive, or from one JSON object written over several lines.
+
+    source: what to call the input in messages. InputError names source and line.
+    """
+    iterator = iter(lines)
+    for number, line in enumerate(iterator, start=1):
+        if not line.strip():
+            continue
+        first = line.strip()
+        try:
+            if number == 1 and first.startswith("{") and not first.endswith("}"):
+                # The beginning of an object over several lines: the whole input is one document.
+                yield read_text(line + "".join(iterator), space)
+                return
+            yield read_text(line, space)
+        except InputError as error:
+            raise InputError(f"{source} line {number}: {error}") from None
+
+
+def read_file(path: Path, space: SearchSpace | None = None) -> Iterator[ArchDocument]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            yield from read_lines(file, str(path), space)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is no text file: an architecture is JSON") from None
+
+
+def _space(value: Any) -> SearchSpace:
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise InvalidArchError("'space' must be an object with a 'name'")
+    options = value.get("options", {})
+    if not isinstance(options, dict) or any(isinstance(v, dict | list) for v in options.values()):
+        raise InvalidArchError("the space's 'options' must be an object of plain values")
+    return _make_space(SpaceRef.of(value["name"], options))
+
+
+@lru_cache(maxsize=32)
+def _make_space(ref: SpaceRef) -> SearchSpace:
+    return registry.make_space(ref)
+
+
+def _nearest(value: Any, known: Iterable[str]) -> str:
+    near = get_close_matches(value, list(known), n=1, cutoff=0.5) if isinstance(value, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,118 @@
+"""Images resident on a device, served in batches, with batched augmentation.
+
+Every augmentation is a few tensor operations for the whole batch, draws from an explicit generator of the
+images' device, and leaves dtype and memory format as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from nastool.data import ImageData, Images
+    from nastool.recipes import Recipe
+
+
+def random_crop(x: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to `padding` pixels in each direction, filling with zeros.
+
+    x: (N, C, H, W), any dtype. The same as padding every side and cropping to H x W at a random place.
+    """
+    if padding == 0:
+        return x
+    n, c, h, w = x.shape
+    top, left = torch.randint(2 * padding + 1, (2, n, 1), generator=generator, device=x.device)
+    rows = top + torch.arange(h, device=x.device)
+    columns = left + torch.arange(w, device=x.device)
+    images = torch.arange(n, device=x.device)
+    padded = F.pad(x, (padding,) * 4)
+    if _channels_last(x):
+        # Indexing around the kept C dimension gives (N, H, W, C), which is channels_last once it is permuted.
+        return padded[images[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    channels = torch.arange(c, device=x.device)
+    return padded[
+        images[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None]
+    ]
+
+
+def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each image left to right with probability 0.5. x: (N, C, H, W), any dtype."""
+    flip = torch.rand((len(x), 1, 1, 1), generator=generator, device=x.device) < 0.5
+    return torch.where(flip, x.flip(3), x)
+
+
+def cutout(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Zero a square of size x size pixels around a random pixel of each image (DeVries & Taylor 2017).
+
+    x: (N, C, H, W), any dtype. The part of the square that lies outside the image is cut off, as in the paper.
+    """
+    if size == 0:
+        return x
+    n, _, h, w = x.shape
+
+    def inside(length: int) -> Tensor:
+        """(N, length) bool: which coordinates the squares cover."""
+        start = torch.randint(length, (n, 1), generator=generator, device=x.device) - size // 2
+        place = torch.arange(length, device=x.device)
+        return (place >= start) & (place < start + size)
+
+    return torch.where((inside(h)[:, :, None] & inside(w)[:, None, :])[:, None], 0, x)
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+class ImageBatches:
+    """One part of a data set, resident on a device as uint8; batches are normalised there.
+
+    A batch is images (N, C, H, W) float32, each channel less its mean and divided by its standard deviation,
+    and labels (N,) int64.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        images: Images,
+        device: torch.device,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self.x = torch.from_numpy(images.x).to(device).contiguous(memory_format=memory_format)
+        self.y = torch.from_numpy(images.y).to(device)
+        self.device = device
+        mean, std = (torch.from_numpy(v).to(device).reshape(1, -1, 1, 1) for v in (data.mean, data.std))
+        self._scale, self._shift = 1 / (255 * std), -mean / std
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def steps(self, batch_size: int) -> int:
+        """The number of batches of `shuffled`."""
+        return max(1, len(self) // batch_size)
+
+    def shuffled(self, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in random order, augmented as the recipe says.
+
+        An incomplete last batch is dropped, unless it is the only one. Crops are filled with black.
+        generator: of this device.
+        """
+        order = torch.randperm(len(self), generator=generator, device=self.device)
+        for step in range(self.steps(recipe.batch_size)):
+            indices = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+            x = random_crop(self.x[indices], recipe.crop_padding, generator)
+            if recipe.flip:
+                x = random_flip(x, generator)
+            yield cutout(self._normalized(x), recipe.cutout, generator), self.y[indices]
+
+    def in_order(self, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in order, not augmented."""
+        for x, y in zip(self.x.split(batch_size), self.y.split(batch_size), strict=True):
+            yield self._normalized(x), y
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self._shift, x.to(self._shift.dtype), self._scale)

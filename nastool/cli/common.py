@@ -1,0 +1,171 @@
+"""What the commands share: their options, reading architectures, writing results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nastool.errors import InputError
+
+if TYPE_CHECKING:
+    from nastool.archfile import ArchDocument
+    from nastool.core import Trial
+    from nastool.interfaces import Evaluator, SearchSpace
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EVALUATOR_FLAGS = ("data", "data_dir", "download", "recipe", "epochs", "scale", "device")
+"""Evaluator options common enough to have flags of their own; `-E key=value` reaches them all."""
+
+
+class Command(click.Command):
+    """A click command that also takes --debug (`nastool.cli.run` looks for it)."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        debug = click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
+        params = super().get_params(ctx)
+        return [*params[:-1], debug, params[-1]]  # before --help
+
+
+def space_options(function: F) -> F:
+    """--space and -P, for a command that has to know the space."""
+    for option in (
+        click.option("-P", "--space-options", multiple=True, metavar="KEY=VALUE", help="Option of the space."),
+        click.option("--space", default="nasbench201", metavar="NAME", help="Search space."),
+    ):
+        function = option(function)
+    return function
+
+
+def evaluator_options(function: F) -> F:
+    """--evaluator, -E and the flags for the common ones among the evaluator's options."""
+    for option in (
+        click.option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N."),
+        click.option("--scale", metavar="KEY=N,...", help="Size of the networks, such as channels=16,cells=5."),
+        click.option("--epochs", type=int, help="Length of a training; the recipe's by default."),
+        click.option("--recipe", metavar="NAME|FILE", help="How to train; see `nastool list recipes`."),
+        click.option("--download", is_flag=True, default=None, help="Download the data set if it is missing."),
+        click.option("--data-dir", metavar="DIR", help="Where data sets are."),
+        click.option("--data", metavar="NAME", help="Data set: a name (`nastool list data`), npz:FILE or folder:DIR."),
+        click.option("-E", "--evaluator-options", multiple=True, metavar="KEY=VALUE", help="Option of the evaluator."),
+        click.option("--evaluator", default="train", metavar="NAME", help="Evaluator."),
+    ):
+        function = option(function)
+    return function
+
+
+def layered(ctx: click.Context, name: str, flags: Sequence[str] = ()) -> dict[str, object]:
+    """The plugin options of `--{name}`: config file < environment < command line, key by key.
+
+    flags: names of commands' own flags that set an option of the same name. InputError where the command line
+    says a thing twice.
+    """
+    from nastool import options
+
+    values: dict[str, object] = dict(ctx.meta.get("nastool.config", {}).get(name, {}))
+    default_map = click.core.ParameterSource.DEFAULT_MAP
+    given = {flag: ctx.params[flag] for flag in flags if ctx.params.get(flag) is not None}
+    values.update({flag: v for flag, v in given.items() if ctx.get_parameter_source(flag) is default_map})
+    letter = {"space_options": "-P", "strategy_options": "-S", "evaluator_options": "-E"}[name]
+    pairs = options.parse(ctx.params[name], letter)
+    now = {flag: v for flag, v in given.items() if ctx.get_parameter_source(flag) is not default_map}
+    for key in pairs.keys() & now.keys():
+        raise InputError(f"both --{key.replace('_', '-')} and {letter} {key}= are given: keep one")
+    return {**values, **pairs, **now}
+
+
+def space_from(ctx: click.Context) -> SearchSpace:
+    """The space that --space and -P name."""
+    from nastool import options, registry
+
+    name = ctx.params["space"]
+    cls = registry.load("space", name)
+    given = options.resolve(f"space {name}", cls, layered(ctx, "space_options"))
+    space: SearchSpace = registry.make("space", name, given=given)
+    return space
+
+
+def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Iterator[ArchDocument]:
+    """Architectures from files, run folders (their best), "-" for stdin, or string forms of the given space."""
+    from nastool import archfile
+
+    for source in sources:
+        path = Path(source)
+        if source == "-":
+            yield from archfile.read_lines(sys.stdin, "stdin", space)
+        elif source.lstrip().startswith("{"):
+            yield archfile.read_text(source, space)
+        elif path.is_dir():
+            if not (path / "best.json").is_file():
+                raise InputError(f"{path} has no best.json: give an arch.json, or a run folder that has finished")
+            yield from archfile.read_file(path / "best.json", space)
+        elif path.exists() or space is None or path.suffix:
+            yield from archfile.read_file(path, space)
+        else:
+            yield archfile.read_text(source, space)
+
+
+def emit(document: Mapping[str, Any]) -> None:
+    """One JSON line on stdout, at once."""
+    from nastool import archfile
+
+    sys.stdout.write(archfile.dumps(document) + "\n")
+    sys.stdout.flush()
+
+
+def say(text: str = "") -> None:
+    """A line for people."""
+    click.echo(text, err=True)
+
+
+def trial_document(space: SearchSpace, trial: Trial, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A trial as an arch.json object with its metrics."""
+    from nastool import archfile
+
+    document = archfile.to_json(space, trial.proposal.arch)
+    if trial.evaluation is not None:
+        document["metrics"] = {**trial.evaluation.metrics, "seconds": trial.evaluation.seconds}
+    if trial.error is not None:
+        document["error"] = trial.error
+    return {**document, "trial": trial.id, **(more or {})}
+
+
+def scale_of(evaluator: Evaluator) -> dict[str, Any] | None:
+    """The evaluator's scale as a JSON object; None: it builds no networks."""
+    import dataclasses
+
+    return None if evaluator.scale is None else dataclasses.asdict(evaluator.scale)
+
+
+def describe_metrics(metrics: Mapping[str, float]) -> str:
+    """Metrics for people: "val_acc 0.9721  params 1,073,466"."""
+    return "  ".join(f"{name} {format_number(value)}" for name, value in metrics.items())
+
+
+def format_number(value: float) -> str:
+    if value == int(value) and abs(value) >= 1000:
+        return f"{int(value):,}"
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """ "45 s", "12 min", "3.4 h", "2.1 days"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+
+
+def as_json(json_flag: bool | None) -> bool:
+    """Whether to print JSON: as asked for, else when stdout is no terminal."""
+    return not sys.stdout.isatty() if json_flag is None else json_flag
+
+
+json_option = click.option(
+    "--json/--text", "json_flag", default=None, help="Output; text on a terminal, JSON lines elsewhere."
+)

@@ -1,0 +1,212 @@
+"""`nastool eval`."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nastool.cli import common, configfile
+from nastool.errors import InputError
+
+if TYPE_CHECKING:
+    from nastool.archfile import ArchDocument
+    from nastool.workers import Finished, Pool
+
+
+@click.command("eval", cls=common.Command)
+@click.argument("architectures", nargs=-1, metavar="[ARCH|RUN|-]...")
+@common.evaluator_options
+@click.option("--space", metavar="NAME", help="Space of architectures in their own string form.")
+@click.option("--seeds", default="0", metavar="N,...", help="Evaluate once with each of these seeds.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Evaluations at a time.")
+@click.option("--save", metavar="DIR", help="Keep the trained weights under DIR/checkpoints.")
+@click.option("--trial-timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up on a longer one.")
+@configfile.option
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> int:
+    """Evaluate architectures: train each from scratch and test it, or look it up in a table.
+
+    ARCH is an arch.json file, a file of JSON lines, a run folder (its best), or - for stdin (the default).
+    Prints each line again, in the order read, with its metrics: the mean over the seeds, their standard
+    deviation, and every seed's own. This is the command that looks at the test set.
+
+    \b
+    Examples:
+      nastool sample -n 8 | nastool eval - --data digits --epochs 2 | jq .metrics.val_acc
+      nastool top runs/a -k 3 | nastool eval - --data digits --epochs 20 --seeds 0,1,2
+    """
+    from nastool import registry
+    from nastool.core import SpaceRef
+
+    seeds = _seeds(given["seeds"])
+    options = common.layered(ctx, "evaluator_options", common.EVALUATOR_FLAGS)
+    space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
+    failures = 0
+    with tempfile.TemporaryDirectory(prefix="nastool-") as scratch:
+        workdir = Path(given["save"] or scratch)
+        documents = common.read_architectures(given["architectures"] or ["-"], space)
+        evaluations = _Evaluations(given["evaluator"], options, seeds, given["workers"], given["trial_timeout"], workdir)
+        try:
+            for line in evaluations.run(documents):
+                common.emit(line)
+                failures += "error" in line
+        finally:
+            evaluations.close()
+    return 1 if failures else 0
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--seeds {text!r}: write integers with commas between, such as 0,1,2") from None
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {text}: need different integers >= 0")
+    return seeds
+
+
+@dataclass
+class _Line:
+    """An architecture and what its seeds gave so far."""
+
+    document: ArchDocument
+    first_job: int
+    scale: Mapping[str, Any] | None
+    results: dict[int, Finished] = field(default_factory=dict)
+
+
+@dataclass
+class _Evaluations:
+    """Evaluates a stream, several at a time, and returns it in order."""
+
+    evaluator: str
+    options: Mapping[str, object]
+    seeds: list[int]
+    workers: int
+    timeout: float | None
+    workdir: Path
+    _pool: Pool | None = None
+    _pool_key: object = None
+    _waiting: deque[_Line] = field(default_factory=deque)
+    _jobs: int = 0
+
+    def run(self, documents: Iterator[ArchDocument]) -> Iterator[dict[str, Any]]:
+        """Each architecture's output object. Bad input is raised after what came before it is finished."""
+        from nastool.core import Proposal
+        from nastool.workers import Job
+
+        problem: InputError | None = None
+        while True:
+            try:
+                document = next(documents, None)
+            except InputError as error:
+                document, problem = None, error
+            if document is None:
+                break
+            own = self._own_options(document)
+            key = (document.space.ref, repr(own))
+            if self._pool is None or key != self._pool_key:
+                yield from self._drain()
+                self._open(document, own)
+                self._pool_key = key
+            assert self._pool is not None
+            self._waiting.append(_Line(document, self._jobs, self._scale))
+            for seed in self.seeds:
+                while not self._pool.free:
+                    yield from self._collect()
+                self._pool.submit(Job(self._jobs, Proposal(document.arch), seed, "both"))
+                self._jobs += 1
+            yield from self._collect(0)
+        yield from self._drain()
+        if problem is not None:
+            raise problem
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+
+    def _own_options(self, document: ArchDocument) -> dict[str, object]:
+        """A line that says at which scale it was searched is evaluated at that scale, unless told otherwise."""
+        from nastool import options, registry
+
+        target = registry.load("evaluator", self.evaluator)
+        own = dict(self.options)
+        scale = document.extra.get("scale")
+        if scale is not None and "scale" in options.of(target) and "scale" not in own:
+            own["scale"] = scale
+        return options.resolve(f"evaluator {self.evaluator}", target, own)
+
+    def _open(self, document: ArchDocument, own: Mapping[str, object]) -> None:
+        from nastool import devices, registry
+        from nastool.interfaces import misfits
+        from nastool.workers import EvaluatorSpec, InlinePool, ProcessPool
+
+        self.close()
+        ref = document.space.ref
+        if reasons := misfits(None, type(document.space), registry.load("evaluator", self.evaluator)):
+            raise InputError("; ".join(reasons))
+        spec = EvaluatorSpec(ref, self.evaluator, own, self.workdir)
+        evaluator = spec.build()
+        self._scale = common.scale_of(evaluator)
+        if evaluator.inline:
+            self._pool = InlinePool(evaluator)
+        else:
+            slots = devices.slots(self.workers, str(own.get("device") or "auto"))
+            self._pool = ProcessPool(spec, slots, timeout=self.timeout)
+        self._pool.open()
+
+    def _collect(self, seconds: float = 0.25) -> Iterator[dict[str, Any]]:
+        from nastool.workers import Finished
+
+        assert self._pool is not None
+        for event in self._pool.wait(seconds):
+            if isinstance(event, Finished):
+                number = event.job.trial_id
+                line = next(line for line in self._waiting if 0 <= number - line.first_job < len(self.seeds))
+                line.results[event.job.seed] = event
+                if event.error:
+                    common.say(f"architecture {line.document.arch.key}, seed {event.job.seed}: {event.error}")
+        while self._waiting and len(self._waiting[0].results) == len(self.seeds):
+            yield self._output(self._waiting.popleft())
+
+    def _drain(self) -> Iterator[dict[str, Any]]:
+        while self._waiting:
+            yield from self._collect()
+
+    def _output(self, line: _Line) -> dict[str, Any]:
+        runs, errors = [], []
+        for seed in self.seeds:
+            result = line.results[seed]
+            if result.evaluation is None:
+                errors.append(f"seed {seed}: {result.error}")
+                runs.append({"seed": seed, "error": result.error})
+            else:
+                metrics = {**result.evaluation.metrics, **(result.tested or {})}
+                runs.append({"seed": seed, "metrics": {**metrics, "seconds": result.evaluation.seconds}})
+        more: dict[str, Any] = {"seeds": self.seeds, "runs": runs}
+        measured = [run["metrics"] for run in runs if "metrics" in run]
+        if errors:
+            more["error"] = "; ".join(errors)
+        if line.scale is not None:
+            more["scale"] = line.scale
+        mean, std = _statistics(measured)
+        more["metrics"] = mean
+        if len(measured) > 1:
+            more["std"] = std
+        return line.document.to_json(more)
+
+
+def _statistics(rows: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and standard deviation (n - 1) of each metric."""
+    names = rows[0] if rows else {}
+    mean = {name: math.fsum(row[name] for row in rows) / len(rows) for name in names}
+    spread = max(1, len(rows) - 1)
+    std = {name: math.sqrt(math.fsum((row[name] - mean[name]) ** 2 for row in rows) / spread) for name in names}
+    return mean, std

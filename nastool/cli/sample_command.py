@@ -1,0 +1,39 @@
+"""`nastool sample`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from nastool.cli import common
+
+
+@click.command("sample", cls=common.Command)
+@common.space_options
+@click.option("-n", "--number", type=click.IntRange(min=1), default=1, help="How many.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed.")
+@click.option("--to", type=click.Choice(["json", "string"]), default="json", help="arch.json lines, or the space's own form.")
+@click.pass_context
+def command(ctx: click.Context, /, number: int, seed: int, to: str, **given: Any) -> None:
+    """Print architectures drawn uniformly from a space.
+
+    \b
+    Example:
+      nastool sample --space nasbench201 -n 8 --seed 0 | nastool eval - --data digits --epochs 2
+    """
+    import sys
+
+    import numpy as np
+
+    from nastool import archfile
+    from nastool.errors import InputError
+
+    space = common.space_from(ctx)
+    rng = np.random.default_rng(seed)
+    for _ in range(number):
+        arch = space.sample(rng)
+        line = archfile.dumps(archfile.to_json(space, arch)) if to == "json" else space.to_string(arch)
+        if line is None:
+            raise InputError(f"space {space.name} has no string form: use --to json")
+        sys.stdout.write(line + "\n")

@@ -1,0 +1,280 @@
+"""`nastool search`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nastool.cli import common, configfile
+from nastool.cli.common import say
+from nastool.errors import InputError, NastoolError
+
+if TYPE_CHECKING:
+    from nastool.config import RunConfig, RunFolder
+    from nastool.core import Scalar, Trial
+    from nastool.interfaces import Evaluator, SearchSpace
+    from nastool.runner import Search
+    from nastool.store import Store
+    from nastool.workers import Pool
+
+
+@click.command("search", cls=common.Command)
+@click.option("-s", "--strategy", default="evolution", metavar="NAME", help="Search strategy (`nastool list strategies`).")
+@click.option("-S", "--strategy-options", multiple=True, metavar="KEY=VALUE", help="Option of the strategy.")
+@common.space_options
+@common.evaluator_options
+@click.option("-n", "--trials", type=click.IntRange(min=1), default=20, help="Trials in all, earlier sittings included.")
+@click.option("--objective", metavar="METRIC[:min|max]", help="What to optimise; the evaluator's own by default.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of strategy and trials.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Trials at a time; GPUs are dealt out in turn.")
+@click.option("-o", "--out", metavar="DIR", help="Run folder; by default one under runs/ named after the search.")
+@click.option("--force", is_flag=True, help="Replace another search in the run folder.")
+@click.option("--keep", type=click.IntRange(min=1), default=10, help="Keep the weights of the best N trials.")
+@click.option("--trial-timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up on a longer trial.")
+@click.option("--max-failures", type=click.IntRange(min=1), default=10, help="End after N failed trials in a row.")
+@configfile.option
+@click.option("--dry-run", is_flag=True, help="Show what would be searched and what it would cost.")
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> int:
+    """Search for an architecture.
+
+    The same command continues a run that was interrupted, and more --trials extend it. Ends with the best
+    architecture as one JSON line on stdout; the run folder keeps every trial and the best one's weights.
+
+    \b
+    Examples:
+      nastool search --data digits --trials 20 --workers 2
+      nastool search -s random --space nasbench-macro --data cifar10 --data-dir ~/data --download
+      nastool search -s evolution -S population=50 --evaluator table -E file=nasbench201.npz -E dataset=cifar100
+    """
+    from nastool import devices
+    from nastool.config import RunConfig, RunFolder
+
+    config = RunConfig.resolve(
+        (given["strategy"], common.layered(ctx, "strategy_options")),
+        (given["space"], common.layered(ctx, "space_options")),
+        (given["evaluator"], common.layered(ctx, "evaluator_options", common.EVALUATOR_FLAGS)),
+        given["seed"],
+        given["objective"],
+    )
+    space = config.make_space()
+    strategy = config.make_strategy(space)
+    folder = RunFolder(Path(given["out"]) if given["out"] else config.default_folder)
+    evaluator = config.evaluator_spec(space, folder.path).build()
+    workers = given["workers"]
+    if evaluator.max_workers is not None and workers > evaluator.max_workers:
+        raise InputError(f"evaluator {evaluator.name} runs with at most --workers {evaluator.max_workers}")
+    if given["dry_run"]:
+        return _dry_run(config, space, strategy, evaluator, folder, given["trials"])
+
+    continues = folder.check(config, given["force"])
+    if continues and (done := _finished(folder, given["trials"], space)) is not None:
+        say(f"{folder.path} already has its {given['trials']} trials; more --trials extend it")
+        common.emit(done)
+        return 0
+    folder.lock()
+    device = str(config.evaluator.options.get("device") or "auto")
+    pool = _pool(config, space, evaluator, folder, [] if evaluator.inline else devices.slots(workers, device), given)
+    try:
+        facts = pool.open()
+        with _open_store(config, space, evaluator, folder, continues, given, facts) as store:
+            return _search(config, store, space, strategy, evaluator, pool, folder, given)
+    finally:
+        pool.close()
+
+
+def _search(
+    config: RunConfig,
+    store: Store,
+    space: SearchSpace,
+    strategy: Any,
+    evaluator: Evaluator,
+    pool: Pool,
+    folder: RunFolder,
+    given: Mapping[str, Any],
+) -> int:
+    from nastool.cli.interrupts import Interrupts
+    from nastool.cli.progress import Progress
+    from nastool.core import Objective
+    from nastool.runner import Search, test_best
+
+    again = f"continue with: nastool {shlex.join(sys.argv[1:])}"
+
+    def first_interrupt() -> None:
+        running = len(pool.busy)
+        say(f"\nsaved in {folder.path}; {again}")
+        if running and not evaluator.inline:
+            say(f"finishing {running} running trial{'s' * (running > 1)}; Ctrl-C again stops at once (they will be repeated)")
+
+    started = time.monotonic()
+    with Interrupts(first_interrupt) as interrupts, Progress(given["trials"]) as progress:
+        search = Search(
+            store,
+            strategy,
+            pool,
+            Objective.parse(store.get("objective")),
+            config.seed,
+            given["trials"],
+            folder.path,
+            one_commit=evaluator.inline,
+            keep=given["keep"],
+            max_failures=given["max_failures"],
+            stop=lambda: interrupts.stopping,
+            watch=progress.watch,
+        )
+        try:
+            search.run()
+        except click.exceptions.Exit as stop:
+            progress.__exit__(None, None, None)
+            say(f"stopped with {search.told} trials saved in {folder.path}; {again}")
+            return stop.exit_code
+        if interrupts.stopping:
+            return 130
+        if search.best is None:
+            raise NastoolError(f"all {search.failed} trials failed; see `nastool status {folder.path}`")
+        evaluation, tested = test_best(pool, search.best, config.seed)
+    document = _product(store, space, search.best, tested, folder, evaluator)
+    _summary(search, folder, document, evaluation.seconds, time.monotonic() - started, evaluator)
+    common.emit(document)
+    return 0
+
+
+def _pool(
+    config: RunConfig,
+    space: SearchSpace,
+    evaluator: Evaluator,
+    folder: RunFolder,
+    slots: list[dict[str, str]],
+    given: Mapping[str, Any],
+) -> Pool:
+    from nastool.workers import InlinePool, ProcessPool
+
+    if evaluator.inline:
+        return InlinePool(evaluator)
+    spec = config.evaluator_spec(space, folder.path)
+    return ProcessPool(spec, slots, timeout=given["trial_timeout"], logs=folder.path / "logs")
+
+
+def _open_store(
+    config: RunConfig,
+    space: SearchSpace,
+    evaluator: Evaluator,
+    folder: RunFolder,
+    continues: bool,
+    given: Mapping[str, Any],
+    facts: Mapping[str, Scalar],
+) -> Store:
+    from nastool.core import Objective
+    from nastool.store import Store
+
+    durable = not evaluator.inline
+    if continues:
+        store = Store.open(folder.database, durable=durable)
+        counts = store.count()
+        say(f"continuing {folder.path}: {counts['done']} done, {counts['failed']} failed, {counts['running']} to repeat")
+        return store
+    folder.clear()
+    objective = Objective.parse(config.objective or evaluator.objective)
+    folder.describe(config, objective, facts, given["trials"])
+    say(f"searching in {folder.path}: {_of(config.strategy)} on {_of(config.space)}, {evaluator.name} evaluator")
+    say("  " + "  ".join(f"{key} {value}" for key, value in facts.items()))
+    about = {"config": config.identity, "objective": str(objective), "scale": common.scale_of(evaluator)}
+    return Store.create(folder.database, about, durable=durable)
+
+
+def _of(plugged: Any) -> str:
+    shown = ", ".join(f"{key}={value}" for key, value in plugged.options.items())
+    return f"{plugged.name}({shown})" if shown else str(plugged.name)
+
+
+def _product(
+    store: Store, space: SearchSpace, best: Trial, tested: Mapping[str, float], folder: RunFolder, evaluator: Evaluator
+) -> dict[str, Any]:
+    """Write what the search leaves behind: best.json and the best weights."""
+    import os
+    import shutil
+
+    from nastool import archfile
+    from nastool.files import write_atomic
+
+    assert best.evaluation is not None
+    more: dict[str, Any] = {"run": str(folder.path)}
+    if (scale := common.scale_of(evaluator)) is not None:
+        more["scale"] = scale
+    if best.evaluation.checkpoint is not None:
+        weights = folder.path / "best.safetensors"
+        new = weights.with_suffix(".new")
+        shutil.copyfile(folder.path / best.evaluation.checkpoint, new)
+        os.replace(new, weights)
+        more["weights"] = str(weights)
+    document = common.trial_document(space, best, more)
+    document["metrics"].update(tested)
+    write_atomic(folder.path / "best.json", archfile.dumps(document) + "\n")
+    store.begin()
+    store.put("final", {"trials": sum(store.count().values()), "document": document})
+    store.commit()
+    return document
+
+
+def _finished(folder: RunFolder, trials: int, space: SearchSpace) -> dict[str, Any] | None:
+    """The result of a run that needs nothing more for so many trials."""
+    from nastool.store import Store
+
+    with Store.read(folder.database) as store:
+        final = store.get("final")
+        if final is None or sum(store.count().values()) < trials or final["trials"] < trials:
+            return None
+        document: dict[str, Any] = final["document"]
+        return document
+
+
+def _summary(
+    search: Search, folder: RunFolder, document: Mapping[str, Any], cost: float, took: float, evaluator: Evaluator
+) -> None:
+    if search.exhausted:
+        say(f"the strategy has nothing left to propose after {search.told} trials")
+    say(f"{search.told} trials, {search.failed} failed, in {common.format_seconds(took)}")
+    metrics = {k: v for k, v in document["metrics"].items() if k != "seconds"}
+    say(f"best: trial {document['trial']}, architecture {document['key']}")
+    say(f"  {common.describe_metrics(metrics)}  {common.format_seconds(cost)}")
+    say(f"  {folder.path / 'best.json'}")
+    if "weights" in document:
+        say(f"  {document['weights']}")
+    say(f"next: nastool top {folder.path} -k 3    nastool show {folder.path / 'best.json'}")
+
+
+def _dry_run(
+    config: RunConfig, space: SearchSpace, strategy: Any, evaluator: Evaluator, folder: RunFolder, trials: int
+) -> int:
+    """Resolved configuration, size of the space, the first architectures, an estimate of the cost."""
+    import yaml
+
+    from nastool import archfile
+
+    say(yaml.safe_dump({"search": {**config.as_options(), "trials": trials}}, sort_keys=False).rstrip())
+    say(f"# run folder: {folder.path}" + (" (exists)" if folder.path.exists() else ""))
+    say(f"# size of the space: {space.size:,} combinations of {len(space.decisions)} decisions")
+    evaluator.prepare()
+    first = None
+    for _ in range(min(3, trials)):
+        proposal = strategy.ask()
+        if proposal is None:
+            break
+        first = first or proposal
+        common.emit(archfile.to_json(space, proposal.arch))
+    seconds = None if first is None else evaluator.estimate(first)
+    if seconds is None:
+        say("# cost: unknown")
+    else:
+        kind = "simulated" if evaluator.inline else "measured on the first architecture"
+        say(
+            f"# cost: about {common.format_seconds(seconds)} a trial ({kind}), {common.format_seconds(seconds * trials)} "
+            f"for {trials} on one worker"
+        )
+    return 0

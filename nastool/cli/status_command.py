@@ -1,0 +1,73 @@
+"""`nastool status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nastool.cli import common
+
+
+@click.command("status", cls=common.Command)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@common.json_option
+@click.pass_context
+def command(ctx: click.Context, /, runs: tuple[str, ...], json_flag: bool | None) -> None:
+    """Show how far a run is: trials, best so far, failures, time. It may be running meanwhile."""
+    for run in runs:
+        facts = _status(Path(run))
+        if common.as_json(json_flag):
+            common.emit(facts)
+        else:
+            _text(facts)
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    from nastool import registry
+    from nastool.config import RunFolder
+    from nastool.store import Store
+
+    with Store.read(folder / "run.db") as store:
+        space = registry.make_space(store.space)
+        config, counts = store.get("config"), store.count()
+        cost, started, finished = store.spent()
+        best = store.best(1)
+        busy = RunFolder(folder).busy()
+        return {
+            "run": str(folder),
+            "state": "running" if busy else "finished" if store.get("final") and not counts["running"] else "interrupted",
+            "strategy": config["strategy"],
+            "space": config["space"],
+            "evaluator": config["evaluator"],
+            "objective": store.get("objective"),
+            "seed": config["seed"],
+            "trials": counts,
+            "evaluation_seconds": round(cost, 3),
+            "started": started or None,
+            "last_finished": finished or None,
+            "best": common.trial_document(space, best[0]) if best else None,
+            "failures": [{"trial": trial.id, "error": trial.error} for trial in store.failures(5)],
+        }
+
+
+def _text(facts: dict[str, Any]) -> None:
+    import time
+
+    counts = facts["trials"]
+    click.echo(f"{facts['run']}: {facts['state']}")
+    for kind in ("strategy", "space", "evaluator"):
+        options = ", ".join(f"{k}={v}" for k, v in facts[kind]["options"].items() if v is not None)
+        click.echo(f"  {kind:<10} {facts[kind]['name']}  {options}".rstrip())
+    click.echo(f"  objective  {facts['objective']}   seed {facts['seed']}")
+    click.echo(f"  trials     {counts['done']} done, {counts['failed']} failed, {counts['running']} running")
+    if facts["started"]:
+        begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
+        click.echo(f"  time       begun {begun}, {common.format_seconds(facts['evaluation_seconds'])} of evaluations")
+    if facts["best"]:
+        best = facts["best"]
+        click.echo(f"  best       trial {best['trial']}, architecture {best['key']}")
+        click.echo(f"             {common.describe_metrics(best['metrics'])}")
+    for failure in facts["failures"]:
+        click.echo(f"  failed     trial {failure['trial']}: {failure['error']}")

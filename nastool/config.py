@@ -1,0 +1,262 @@
+"""From options to a run: what a search is, where it lives, and whether a folder holds that very search."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from nastool import __version__, options, registry
+from nastool.core import Objective
+from nastool.errors import InputError
+from nastool.files import write_atomic
+from nastool.interfaces import SearchSpace, Strategy, misfits
+from nastool.store import Store
+from nastool.workers import EvaluatorSpec
+
+FORMAT = "nastool.run/1"
+
+
+@dataclass(frozen=True)
+class Plugged:
+    """A registered name and all its options, defaults included."""
+
+    name: str
+    options: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "options": dict(self.options)}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What makes a search this search. Two sittings with equal `identity` are the same run."""
+
+    strategy: Plugged
+    space: Plugged
+    evaluator: Plugged
+    seed: int
+    objective: str | None
+    """As the user gave it; None: the evaluator's own."""
+
+    @classmethod
+    def resolve(
+        cls,
+        strategy: tuple[str, Mapping[str, object]],
+        space: tuple[str, Mapping[str, object]],
+        evaluator: tuple[str, Mapping[str, object]],
+        seed: int,
+        objective: str | None,
+    ) -> RunConfig:
+        """Check names, options and whether the three go together; nothing is built or read yet. InputError."""
+
+        def plug(kind: registry.Kind, given: tuple[str, Mapping[str, object]]) -> Plugged:
+            name, values = given
+            target = registry.load(kind, name)
+            return Plugged(name, options.resolve(f"{kind} {name}", target, values))
+
+        if objective is not None:
+            try:
+                objective = str(Objective.parse(objective))
+            except ValueError as error:
+                raise InputError(str(error)) from None
+        config = cls(plug("strategy", strategy), plug("space", space), plug("evaluator", evaluator), seed, objective)
+        reasons = misfits(
+            registry.load("strategy", config.strategy.name),
+            registry.load("space", config.space.name),
+            registry.load("evaluator", config.evaluator.name),
+        )
+        if reasons:
+            raise InputError("; ".join(reasons) + ": `nastool list` shows what goes together")
+        return config
+
+    def make_space(self) -> SearchSpace:
+        space: SearchSpace = registry.make("space", self.space.name, given=self.space.options)
+        return space
+
+    def make_strategy(self, space: SearchSpace) -> Strategy:
+        given = {**self.strategy.options, "seed": self.seed}
+        strategy: Strategy = registry.make("strategy", self.strategy.name, space, given=given)
+        return strategy
+
+    def evaluator_spec(self, space: SearchSpace, workdir: Path | None) -> EvaluatorSpec:
+        return EvaluatorSpec(space.ref, self.evaluator.name, self.evaluator.options, workdir)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        local = registry.load("evaluator", self.evaluator.name).local_options
+        evaluator = {key: value for key, value in self.evaluator.options.items() if key not in local}
+        identity = {
+            "strategy": self.strategy.to_json(),
+            "space": self.space.to_json(),
+            "evaluator": {"name": self.evaluator.name, "options": evaluator},
+            "seed": self.seed,
+            "objective": self.objective,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(identity))
+        return plain
+
+    @property
+    def digest(self) -> str:
+        """8 hexadecimal digits that name the identity."""
+        text = json.dumps(self.identity, sort_keys=True)
+        return hashlib.blake2s(text.encode(), digest_size=4).hexdigest()
+
+    @property
+    def default_folder(self) -> Path:
+        """The same command always means the same folder, so that it continues what it began."""
+        return Path("runs") / f"{self.strategy.name}-{self.space.name}-{self.digest}"
+
+    def as_options(self) -> dict[str, Any]:
+        """As a configuration file's `search` section."""
+        found = {
+            "strategy": self.strategy.name,
+            "strategy-options": dict(self.strategy.options),
+            "space": self.space.name,
+            "space-options": dict(self.space.options),
+            "evaluator": self.evaluator.name,
+            "evaluator-options": dict(self.evaluator.options),
+            "seed": self.seed,
+            "objective": self.objective,
+        }
+        return {key: value for key, value in found.items() if value not in (None, {})}
+
+
+class RunFolder:
+    """runs/a: run.db, run.yaml, checkpoints, and at the end best.json. One coordinator at a time."""
+
+    OWN = frozenset({"run.db", "run.db-wal", "run.db-shm", "run.db-journal", "run.yaml", "run.yaml.new", "lock"})
+    """Files that make a folder one of ours, even before its database is complete."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    @property
+    def database(self) -> Path:
+        return self.path / "run.db"
+
+    def check(self, config: RunConfig, force: bool) -> bool:
+        """Whether the folder holds this very search, to be continued. False: there is none yet.
+
+        InputError: it holds another search (and force is not given), or something that is no run.
+        """
+        if not self.path.exists():
+            return False
+        if not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; give another --out")
+        names = set(os.listdir(self.path))
+        if "run.db" not in names and not names <= self.OWN | {"logs"}:
+            raise InputError(f"{self.path} is not empty and no nastool run; give another --out")
+        if force or Store.is_blank(self.database):
+            return False
+        with Store.read(self.database) as store:
+            found = store.get("config")
+        if found == config.identity:
+            return True
+        raise InputError(
+            f"{self.path} holds another search ({'; '.join(_differences(found, config.identity))}): give its options, "
+            "another --out, or --force to replace it"
+        )
+
+    def lock(self) -> None:
+        """Make this process the folder's coordinator; creates the folder. InputError where another is at work."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / "lock", "a+", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot write {self.path}: {error.strerror or error}; give another --out") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip()
+            raise InputError(
+                f"{self.path} is being searched by process {holder or '?'}: see `nastool status {self.path}`"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def busy(self) -> bool:
+        """Whether a coordinator is at work on it."""
+        try:
+            with open(self.path / "lock", encoding="utf-8") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def clear(self) -> None:
+        """Remove an earlier run's files; nothing that nastool did not write."""
+        for name in (*self.OWN - {"lock"}, "best.json", "best.safetensors"):
+            (self.path / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "logs"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def describe(self, config: RunConfig, objective: Objective, facts: Mapping[str, Any], trials: int) -> None:
+        """Write run.yaml: the resolved configuration, and where and with what it ran."""
+        document = {
+            "format": FORMAT,
+            "search": {**config.as_options(), "trials": trials},
+            "provenance": {
+                "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "command": sys.argv,
+                "objective": str(objective),
+                "nastool": __version__,
+                "revision": _revision(),
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "cores": os.cpu_count(),
+                "packages": {name: _version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn")},
+                "evaluator": dict(facts),
+            },
+        }
+        write_atomic(self.path / "run.yaml", yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+
+
+def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
+    """Where two configurations differ: "seed is 0, not 1"."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        lines = []
+        for key in sorted(found.keys() | wanted.keys()):
+            path = key if not where else f"{where}.{key}".replace(".options.", " ").removesuffix(".name")
+            lines += _differences(found.get(key), wanted.get(key), path)
+        return lines
+    return [] if found == wanted else [f"{where} is {found}, not {wanted}"]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _revision() -> str | None:
+    """The git revision this nastool runs from; None outside its repository."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None

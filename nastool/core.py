@@ -1,0 +1,172 @@
+"""The values that travel between strategy, evaluator, runner and store. Imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2s
+from typing import Literal
+
+Scalar = str | int | float | bool | None
+"""What an option's value may be; everything here is exactly representable in JSON."""
+
+Goal = Literal["max", "min"]
+State = Literal["running", "done", "failed"]
+
+METRICS: Mapping[str, Goal] = {
+    "val_acc": "max",  # in [0, 1]
+    "test_acc": "max",  # in [0, 1]
+    "train_acc": "max",  # in [0, 1]
+    "val_loss": "min",  # nats
+    "test_loss": "min",  # nats
+    "train_loss": "min",  # nats
+    "val_ppl": "min",
+    "test_ppl": "min",
+    "latency_ms": "min",
+    "params": "min",  # count
+    "flops": "min",  # 2 x multiply-adds
+    "seconds": "min",
+}
+"""Metric names with a fixed unit and the direction in which each is better."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One choice an architecture makes.
+
+    name: unique within its space, such as "layer3.op".
+    options: the names of what can be chosen, at least one, all different.
+    """
+
+    name: str
+    options: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.options or len(set(self.options)) != len(self.options):
+            raise ValueError(f"decision {self.name!r} needs options that differ: {self.options}")
+
+
+@dataclass(frozen=True)
+class SpaceRef:
+    """Which search space: its registered name and the options it was built with, sorted by name."""
+
+    name: str
+    options: tuple[tuple[str, Scalar], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, options: Mapping[str, Scalar]) -> SpaceRef:
+        return cls(name, tuple(sorted(options.items())))
+
+    @cached_property
+    def canonical_json(self) -> str:
+        return json.dumps([self.name, self.options], separators=(",", ":"))
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{key}={value}" for key, value in self.options)
+        return f"{self.name}({shown})" if shown else self.name
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One member of a search space: for every decision, in order, the index of the option chosen."""
+
+    space: SpaceRef
+    choices: tuple[int, ...]
+
+    @cached_property
+    def key(self) -> str:
+        """12 hexadecimal digits that name this architecture: BLAKE2s of its canonical JSON."""
+        text = f"[{self.space.canonical_json},{list(self.choices)}]"
+        return blake2s(text.encode(), digest_size=6).hexdigest()
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a strategy wants measured.
+
+    parent: id of the trial whose weights or genes this one starts from.
+    budget: fidelity for evaluators that provide "budget" (for training: epochs, > 0); None is their default.
+    policy: the state of a policy that the evaluator trains (evaluators that provide "policy"); JSON only.
+    """
+
+    arch: Arch
+    parent: int | None = None
+    budget: float | None = None
+    policy: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluator measured.
+
+    metrics: name to finite value; the names in METRICS have fixed units.
+    seconds: cost of the measurement, >= 0 (real, or a table's simulated training time).
+    checkpoint: file name of the weights, relative to the run's folder.
+    policy: the updated policy, where the proposal carried one.
+    """
+
+    metrics: Mapping[str, float]
+    seconds: float
+    checkpoint: str | None = None
+    policy: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the search optimises."""
+
+    metric: str
+    goal: Goal
+
+    @classmethod
+    def parse(cls, text: str) -> Objective:
+        """Read "val_acc" or "energy_mj:min". ValueError where the direction is unknown or misspelt."""
+        metric, _, goal = text.partition(":")
+        goal = goal or METRICS.get(metric, "")
+        if not metric or goal not in ("max", "min"):
+            raise ValueError(
+                f"objective {text!r}: write METRIC:max or METRIC:min "
+                f"(:max and :min can be left out for {', '.join(METRICS)})"
+            )
+        return cls(metric, "max" if goal == "max" else "min")
+
+    def loss(self, metrics: Mapping[str, float]) -> float:
+        """The metric as a loss: lower is better, always finite. ValueError where it is missing or not finite."""
+        if self.metric not in metrics:
+            raise ValueError(f"no metric {self.metric!r} among {', '.join(sorted(metrics)) or 'none'}")
+        value = metrics[self.metric]
+        if not math.isfinite(value):
+            raise ValueError(f"{self.metric} is {value}")
+        return -value if self.goal == "max" else value
+
+    def value(self, loss: float) -> float:
+        """The inverse of `loss`."""
+        return -loss if self.goal == "max" else loss
+
+    def __str__(self) -> str:
+        return f"{self.metric}:{self.goal}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One proposal and what became of it.
+
+    id: 0, 1, 2, ... in the order asked.
+    losses: one per objective, lower is better; empty unless state is "done".
+    error: the reason, where state is "failed".
+    """
+
+    id: int
+    proposal: Proposal
+    state: State = "running"
+    evaluation: Evaluation | None = None
+    losses: tuple[float, ...] = ()
+    error: str | None = None
+
+    @property
+    def loss(self) -> float:
+        """The first loss; infinity for a trial that is not done."""
+        return self.losses[0] if self.losses else math.inf

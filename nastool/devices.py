@@ -1,0 +1,43 @@
+"""Which worker gets which device."""
+
+from __future__ import annotations
+
+import os
+
+from nastool.errors import InputError
+
+
+def slots(workers: int, device: str = "auto") -> list[dict[str, str]]:
+    """The environment variables of each of `workers` worker processes.
+
+    GPUs are dealt out in turn, one to a worker, by CUDA_VISIBLE_DEVICES, which is obeyed where the user has set
+    it; several workers may share one. CPU threads are divided evenly. device: "auto", "cpu", "cuda", "cuda:N".
+    """
+    if workers < 1:
+        raise InputError(f"--workers: need at least 1, got {workers}")
+    gpus = [] if device == "cpu" or device.startswith("cuda:") else visible_gpus()
+    threads = max(1, usable_cores() // workers)
+    found = []
+    for i in range(workers):
+        environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
+        found.append(environment)
+    return found
+
+
+def usable_cores() -> int:
+    """CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """CUDA devices by the names CUDA_VISIBLE_DEVICES understands; [] without any."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())]

@@ -1,0 +1,333 @@
+"""The three things that can be plugged in: a search space, a strategy, an evaluator.
+
+A *space* says which architectures exist and how one becomes a network. A *strategy* decides what to look at
+next. An *evaluator* turns a proposal into measurements. Any strategy runs on any space with any evaluator,
+unless one declares in `needs` what another does not list in `provides`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool.core import Arch, Decision, Evaluation, Proposal, Scalar, SpaceRef, Trial
+from nastool.errors import InvalidArchError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nastool.tasks import ImageTask
+
+_K = TypeVar("_K")
+Report = Callable[[int, Mapping[str, float]], None]
+"""report(step, metrics): an intermediate measurement of the running trial; step counts from 1."""
+
+
+class Choose(Protocol):
+    """How a network definition asks for what is searched (see `nastool.networks`)."""
+
+    def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
+        """The module for `decision`.
+
+        options: one factory for each option of the decision. Bound to an architecture, the one chosen is built
+        and returned; unbound, a module holding all of them that runs only the active one.
+        """
+        ...
+
+
+class SearchSpace(ABC):
+    """A set of architectures.
+
+    Members are all combinations of the decisions' options that `validate` accepts. The methods here are right
+    for any such space; override where the space's structure allows something faster.
+    """
+
+    name: ClassVar[str]
+    """The name it is registered under."""
+    provides: ClassVar[frozenset[str]] = frozenset({"network"})
+    """Capabilities: "network", "table" (published tables can be looked up), ..."""
+    encodings: ClassVar[tuple[str, ...]] = ("onehot",)
+    """The kinds that `encode` knows."""
+
+    Scale: ClassVar[type[Any]]
+    """Frozen dataclass of what sizes a network without being part of the architecture (channels, depth).
+
+    Every field has a default, the published value; `__post_init__` raises ValueError on a bad one.
+    """
+
+    def __init__(self, decisions: Sequence[Decision], **options: Scalar) -> None:
+        """options: what the subclass was built with; it becomes part of every architecture's identity."""
+        self.decisions = tuple(decisions)
+        self.ref = SpaceRef.of(self.name, options)
+        self._sizes = tuple(len(decision.options) for decision in self.decisions)
+        self._highs = np.array(self._sizes)
+        self._moves = sum(self._sizes) - len(self._sizes)
+        if len({decision.name for decision in self.decisions}) != len(self.decisions):
+            raise ValueError(f"{self.name}: decisions need names that differ")
+
+    # --- members
+
+    @cached_property
+    def size(self) -> int:
+        """How many combinations of options there are: an upper bound of the number of members."""
+        return math.prod(self._sizes)
+
+    def arch(self, choices: Sequence[int] | NDArray[Any]) -> Arch:
+        """The architecture with these option indices, unchecked."""
+        values = choices.tolist() if isinstance(choices, np.ndarray) else choices
+        return Arch(self.ref, tuple(values))
+
+    def validate(self, arch: Arch) -> None:
+        """Raise InvalidArchError, naming the offending decision, unless arch is a member.
+
+        A space with further rules overrides this, calls it first, and names the rule that is broken.
+        """
+        if arch.space != self.ref:
+            raise InvalidArchError(f"architecture of space {arch.space}, expected {self.ref}")
+        if len(arch.choices) != len(self._sizes):
+            raise InvalidArchError(
+                f"{self.ref} has {len(self._sizes)} decisions, the architecture {len(arch.choices)}"
+            )
+        for decision, choice in zip(self.decisions, arch.choices, strict=True):
+            if not 0 <= choice < len(decision.options):
+                raise InvalidArchError(
+                    f"decision {decision.name!r}: need 0 <= choice < {len(decision.options)}, got {choice}"
+                )
+
+    def is_member(self, arch: Arch) -> bool:
+        try:
+            self.validate(arch)
+        except InvalidArchError:
+            return False
+        return True
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        """A member drawn uniformly (by rejection, where the space has further rules)."""
+        while True:
+            arch = self.arch(rng.integers(self._highs))
+            if self.is_member(arch):
+                return arch
+
+    def sample_new(
+        self, rng: np.random.Generator, seen: Container[_K], key: Callable[[Arch], _K]
+    ) -> Arch | None:
+        """A member drawn uniformly among those whose key is not in seen; None if there is none."""
+        for _ in range(1000):
+            arch = self.sample(rng)
+            if key(arch) not in seen:
+                return arch
+        left = [arch for arch in self.members() if key(arch) not in seen]
+        return left[int(rng.integers(len(left)))] if left else None
+
+    def members(self) -> Iterator[Arch]:
+        """Every member once, in lexicographic order of the option indices. Only sensible for small spaces."""
+        for choices in np.ndindex(*self._sizes):
+            arch = self.arch(choices)
+            if self.is_member(arch):
+                yield arch
+
+    def neighbors(self, arch: Arch) -> Iterator[Arch]:
+        """Every member that differs in exactly one decision, once, in a fixed order."""
+        for move in range(self._moves):
+            other = self._move(arch, move)
+            if self.is_member(other):
+                yield other
+
+    def mutate(self, arch: Arch, rng: np.random.Generator) -> Arch:
+        """A uniformly drawn neighbor, never arch itself. ValueError where it has none."""
+        for _ in range(100):
+            other = self._move(arch, int(rng.integers(self._moves))) if self._moves else arch
+            if other is not arch and self.is_member(other):
+                return other
+        others = list(self.neighbors(arch))
+        if not others:
+            raise ValueError(f"no member of {self.ref} is one decision away from {arch.choices}")
+        return others[int(rng.integers(len(others)))]
+
+    def _move(self, arch: Arch, move: int) -> Arch:
+        """arch after single-decision change number move, 0 <= move < sum of (options - 1)."""
+        choices = list(arch.choices)
+        for i, size in enumerate(self._sizes):
+            if move < size - 1:
+                choices[i] = move + (move >= choices[i])
+                break
+            move -= size - 1
+        return self.arch(choices)
+
+    def canonical(self, arch: Arch) -> str:
+        """A string that is equal for architectures known to compute the same function.
+
+        The default distinguishes all choices.
+        """
+        return " ".join(map(str, arch.choices))
+
+    # --- encodings
+
+    def encode(self, arch: Arch, kind: str = "onehot") -> NDArray[np.float32]:
+        """A vector for predictors, shape (d,), float32. kind: one of `encodings`; ValueError otherwise.
+
+        "onehot": the decisions' indicator vectors one after another; d = number of options of all decisions
+        """
+        if kind != "onehot":
+            raise ValueError(f"space {self.name} has no encoding {kind!r}; it has {', '.join(self.encodings)}")
+        vector = np.zeros(sum(self._sizes), dtype=np.float32)
+        start = 0
+        for size, choice in zip(self._sizes, arch.choices, strict=True):
+            vector[start + choice] = 1
+            start += size
+        return vector
+
+    def to_string(self, arch: Arch) -> str | None:
+        """The field's own string form, where the space has one."""
+        return None
+
+    def from_string(self, text: str) -> Arch:
+        """Read `to_string`'s form. InvalidArchError where it is none, or the space has no such form."""
+        raise InvalidArchError(f"space {self.name} has no string form; give arch.json")
+
+    def table_choices(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.integer[Any]]:
+        """Which architecture each row of a published table is: option indices, shape (rows, decisions).
+
+        For spaces that provide "table". columns: the table file's arrays by name. KeyError names a missing one.
+        """
+        return columns["arch"]
+
+    # --- networks
+
+    @abstractmethod
+    def network(self, choose: Choose, task: ImageTask, scale: Any) -> nn.Module:
+        """The one definition of this space's networks, for a child as for the weight-sharing supernet.
+
+        scale: an instance of `Scale`. The module maps (N, channels, height, width) float to logits (N, classes).
+        """
+
+
+class Strategy(ABC):
+    """Decides what to look at next: a pure function of (space, seed, sequence of ask and tell).
+
+    It runs on the CPU in the coordinator, does no input or output, and owns no device memory.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Capabilities it needs, of the space or the evaluator."""
+    multi_objective: ClassVar[bool] = False
+
+    def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
+        """A subclass adds keyword-only options with type annotations: the command line reads them from there."""
+        self.space = space
+        self.rng = np.random.default_rng(seed)
+
+    @abstractmethod
+    def ask(self) -> Proposal | None:
+        """What to evaluate next.
+
+        None: nothing before another trial is told, or nothing at all where none is running; then the state is
+        unchanged.
+        """
+
+    @abstractmethod
+    def tell(self, trial: Trial) -> None:
+        """Take in one finished trial, "done" or "failed"; each asked proposal comes back once, in any order."""
+
+    def remember(self, proposal: Proposal) -> None:
+        """Take in a proposal that was asked before a restart. Override where `ask` keeps what it handed out."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the trials do not tell: the random generator and such. JSON only, of a size independent of n."""
+        return {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+        """Continue as if never interrupted.
+
+        trials: all that were asked: the finished ones in the order told, then the running ones by id. Rebuilds
+        from them by `remember` and `tell`; a strategy whose `tell` draws random numbers or learns overrides it.
+        """
+        for trial in trials:
+            self.remember(trial.proposal)
+            if trial.state != "running":
+                self.tell(trial)
+        self.rng.bit_generator.state = state["rng"]
+
+
+class Evaluator(ABC):
+    """Turns a proposal into measurements. The only code that owns devices and weights.
+
+    Each worker process builds its own instance from the same options.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Capabilities it needs of the space."""
+    provides: ClassVar[frozenset[str]] = frozenset()
+    """Capabilities: "budget", "warm-start", "policy", ..."""
+    max_workers: ClassVar[int | None] = None
+    """1 where weights are shared."""
+    inline: ClassVar[bool] = False
+    """Costs next to nothing: it runs in the coordinator, without a worker process."""
+
+    local_options: ClassVar[frozenset[str]] = frozenset()
+    """Options that say where it runs, not what it measures: a run may be continued with others."""
+
+    objective: str = "val_acc"
+    """The metric that is optimised unless the user names another; known once built, or prepared where `inline`."""
+    scale: Any = None
+    """The instance of the space's Scale that its networks are built with; travels with every result."""
+    workdir: Path | None = None
+    """Folder to keep checkpoints in; None: keep none. Set before the first `evaluate`."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        """A subclass adds keyword-only options with type annotations. Cheap: it reads no data."""
+        self.space = space
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Read and check data and devices, once, before the first evaluation. InputError names what is wrong."""
+
+    def describe(self) -> Mapping[str, Scalar]:
+        """Facts for run.yaml and the screen, once prepared: the device, the data's sizes."""
+        return {}
+
+    def estimate(self, proposal: Proposal) -> float | None:
+        """About how many seconds one evaluation takes here, found out within a few; None: unknown. For --dry-run."""
+        return None
+
+    @abstractmethod
+    def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
+        """Measure. Same arguments, same device model: same metrics.
+
+        Any exception means that this trial failed, and the search goes on; TrialFailed for expected ones.
+        """
+
+    def test(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, float]:
+        """Metrics on data held out from the search, of what `evaluate` measured (its weights are not changed).
+
+        Called by `eval`, and by `search` once, at the very end, for the best trial. Empty: there is no such data.
+        """
+        return {}
+
+
+def misfits(
+    strategy: type[Strategy] | None,
+    space: type[SearchSpace],
+    evaluator: type[Evaluator] | None,
+) -> list[str]:
+    """Why these do not go together, a line each; empty where they do."""
+    reasons = []
+    if evaluator is not None:
+        for need in sorted(evaluator.needs - space.provides):
+            reasons.append(f"evaluator {evaluator.name} needs {need!r}, which space {space.name} lacks")
+    if strategy is not None:
+        offered = space.provides | (evaluator.provides if evaluator is not None else frozenset())
+        who = f"space {space.name}" + (f" and evaluator {evaluator.name}" if evaluator else "")
+        for need in sorted(strategy.needs - offered):
+            verb = "lack" if evaluator else "lacks"
+            reasons.append(f"strategy {strategy.name} needs {need!r}, which {who} {verb}")
+    return reasons

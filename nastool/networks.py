@@ -1,0 +1,127 @@
+"""From an architecture to a PyTorch module, for a single child and for the supernet alike.
+
+A space defines its networks once, in `SearchSpace.network`. `build` runs that definition bound to an
+architecture; `Supernet` runs it unbound, so that every choice becomes a `OneOf` that holds all options and
+executes the active one. Both therefore compute the same function from the same weights, which
+`Supernet.child_state` carries from one to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from nastool.core import Arch
+    from nastool.interfaces import SearchSpace
+    from nastool.tasks import ImageTask
+
+
+class _Child:
+    """Choose: build only what the architecture selects."""
+
+    def __init__(self, space: SearchSpace, arch: Arch) -> None:
+        self.chosen = chosen_options(space, arch)
+
+    def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
+        return options[self.chosen[decision]]()
+
+
+class OneOf(nn.Module):
+    """All options of one decision at one place of a supernet; executes the active one."""
+
+    def __init__(self, decision: str, options: Mapping[str, nn.Module], chosen: Mapping[str, str]) -> None:
+        """chosen: decision -> active option; shared by all OneOf of a supernet and changed in place."""
+        super().__init__()
+        self.decision = decision
+        self.options = nn.ModuleDict(options)
+        self.chosen = chosen
+
+    @property
+    def active(self) -> nn.Module:
+        return self.options[self.chosen[self.decision]]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        output: Tensor = self.active(*inputs)
+        return output
+
+
+class _All:
+    """Choose: build every option."""
+
+    def __init__(self, chosen: Mapping[str, str]) -> None:
+        self.chosen = chosen
+
+    def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
+        return OneOf(decision, {name: make() for name, make in options.items()}, self.chosen)
+
+
+class Supernet(nn.Module):
+    """Every architecture of a space in one module; the weights of shared parts are shared."""
+
+    def __init__(self, space: SearchSpace, task: ImageTask, scale: Any) -> None:
+        super().__init__()
+        self.space = space
+        self.chosen: dict[str, str] = {}
+        self.network = space.network(_All(self.chosen), task, scale)
+
+    def select(self, arch: Arch) -> None:
+        """Make arch the one that `forward` executes."""
+        self.chosen.update(chosen_options(self.space, arch))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (N, channels, height, width) float; returns logits (N, classes). Call `select` before."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def child_state(self, arch: Arch) -> dict[str, Tensor]:
+        """The weights of arch under the names that `build(space, arch, ...)` gives them; the tensors are shared."""
+        chosen = chosen_options(self.space, arch)
+        state = self.network.state_dict()
+        for path, module in self.network.named_modules():
+            if not isinstance(module, OneOf):
+                continue
+            prefix = f"{path}.options."
+            keep = f"{prefix}{chosen[module.decision]}."
+            # Nested choices have longer paths and come later, under their parent's new name: rename by suffix.
+            state = {
+                (f"{path}.{key.removeprefix(keep)}" if key.startswith(keep) else key): value
+                for key, value in state.items()
+                if key.startswith(keep) or not key.startswith(prefix)
+            }
+        return state
+
+
+def chosen_options(space: SearchSpace, arch: Arch) -> dict[str, str]:
+    """Decision name -> option name."""
+    return {
+        decision.name: decision.options[choice]
+        for decision, choice in zip(space.decisions, arch.choices, strict=True)
+    }
+
+
+def build(space: SearchSpace, arch: Arch, task: ImageTask, scale: Any) -> nn.Module:
+    """The network of one architecture, freshly initialised from torch's global generator."""
+    return space.network(_Child(space, arch), task, scale)
+
+
+def count_params(network: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def count_flops(space: SearchSpace, arch: Arch, task: ImageTask, scale: Any) -> int:
+    """FLOPs of one image's forward pass, 2 x the multiply-adds of convolutions and linear layers.
+
+    Counted by torch's FlopCounterMode on the meta device: nothing is computed.
+    """
+    with torch.device("meta"), torch.no_grad():
+        network = build(space, arch, task, scale).eval()
+        image = torch.empty(1, task.channels, task.height, task.width)
+        with FlopCounterMode(display=False) as counter:
+            network(image)
+    return counter.get_total_flops()

@@ -1,0 +1,166 @@
+"""Options of plugins: read from the constructor's signature, given as text (key=value) or as YAML values."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, Union, get_args, get_origin
+
+from nastool.errors import InputError
+
+
+@dataclass(frozen=True)
+class Option:
+    """One keyword-only parameter of a constructor."""
+
+    name: str
+    type: Any
+    default: object
+    """inspect.Parameter.empty where it must be given."""
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    def __str__(self) -> str:
+        return f"{self.name}: {describe(self.type)}" + ("" if self.required else f" = {self.default}")
+
+
+RESERVED = frozenset({"seed"})
+"""Parameters that the runner fills in; not options."""
+
+
+def of(target: Callable[..., object]) -> dict[str, Option]:
+    """The options of a class or function: its keyword-only parameters (all of a dataclass's), by name."""
+    init = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]  # read, not called
+    hints = typing.get_type_hints(init)
+    found = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        keyword = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        field = hasattr(target, "__dataclass_fields__") and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        if (keyword or field) and name not in RESERVED:
+            found[name] = Option(name, hints.get(name, str), parameter.default)
+    return found
+
+
+def parse(pairs: Sequence[str], flag: str) -> dict[str, str]:
+    """["a=1", "b=x"] -> {"a": "1", "b": "x"}. InputError where a pair has no "=" or a key comes twice."""
+    given: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            raise InputError(f"{flag} {pair!r}: write {flag} KEY=VALUE")
+        if key in given:
+            raise InputError(f"{flag} {key}: given twice")
+        given[key] = value
+    return given
+
+
+def check(owner: str, target: Callable[..., object], given: Mapping[str, object]) -> dict[str, object]:
+    """Values for target's options, converted to their types. Text is parsed, other values must fit.
+
+    owner: how messages call it, such as "strategy evolution". InputError: unknown key, wrong type, missing value.
+    """
+    known = of(target)
+    values: dict[str, object] = {}
+    for key, value in given.items():
+        if key not in known:
+            near = get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
+            raise InputError(f"{owner} has no option {key!r}; {hint}")
+        option = known[key]
+        try:
+            values[key] = convert(value, option.type)
+        except ValueError:
+            shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+            raise InputError(f"{owner}: option {key} must be {describe(option.type)}, got {shown}") from None
+    missing = [name for name, option in known.items() if option.required and name not in values]
+    if missing:
+        raise InputError(f"{owner} needs {', '.join(f'{name}=...' for name in missing)}")
+    return values
+
+
+def resolve(owner: str, target: Callable[..., object], given: Mapping[str, object]) -> dict[str, object]:
+    """`check`, with the defaults of the options that are not given filled in."""
+    values = check(owner, target, given)
+    return {name: values.get(name, option.default) for name, option in of(target).items()}
+
+
+def convert(value: object, kind: Any) -> object:
+    """value as kind: str, int, float (finite), bool, None, Literal, unions, Mapping[str, ...]. ValueError."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        members = get_args(kind)
+        if type(None) in members and (value is None or value in ("none", "null")):
+            return None
+        # Exact types first, so that "3" fits int before float and before str.
+        for member in sorted((m for m in members if m is not type(None)), key=lambda m: m is str):
+            try:
+                return convert(value, member)
+            except ValueError:
+                continue
+        raise ValueError(value)
+    if origin is Literal:
+        for choice in get_args(kind):
+            if value == choice and isinstance(value, bool) == isinstance(choice, bool):
+                return choice
+            if isinstance(value, str) and value == str(choice):
+                return choice
+        raise ValueError(value)
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return _mapping(value, get_args(kind)[1])
+    if kind is bool:
+        words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+        if isinstance(value, bool):
+            return value
+        raise ValueError(value)
+    if kind is int:
+        if isinstance(value, str):
+            return int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        raise ValueError(value)
+    if kind is float:
+        if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+        raise ValueError(value)
+    if kind is str:
+        if isinstance(value, str):
+            return value
+        raise ValueError(value)
+    raise ValueError(value)
+
+
+def _mapping(value: object, kind: Any) -> dict[str, object]:
+    """A YAML mapping, or "a=1,b=2" as text."""
+    if isinstance(value, str):
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        if any(not equals or not key.strip() for key, equals, _ in pairs):
+            raise ValueError(value)
+        value = {key.strip(): text for key, _, text in pairs}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError(value)
+    return {key: convert(item, kind) for key, item in value.items()}
+
+
+def describe(kind: Any) -> str:
+    """A type in words for messages and lists: "int", "a or b", "int or none"."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return " | ".join(map(str, get_args(kind)))
+    if origin in (Union, types.UnionType):
+        return " | ".join("none" if m is type(None) else describe(m) for m in get_args(kind))
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return f"KEY={describe(get_args(kind)[1])},..."
+    return getattr(kind, "__name__", str(kind))
+

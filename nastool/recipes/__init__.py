@@ -1,0 +1,170 @@
+"""Training recipes: how long and with what an architecture is trained. Each is a YAML file in this folder.
+
+`recipe_text` gives a shipped file as it is, to be copied and changed; `load_recipe` reads a shipped one by
+name or a user's own by path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from nastool.errors import InputError
+from nastool.files import read_yaml
+
+Schedule = Literal["cosine", "constant"]
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    "epochs": (1, 100_000),
+    "batch_size": (2, 65_536),
+    "lr": (1e-9, 1000),
+    "momentum": (0, 0.9999),
+    "weight_decay": (0, 1),
+    "warmup_epochs": (0, 100_000),
+    "final_lr": (0, 1000),
+    "label_smoothing": (0, 0.9999),
+    "grad_clip": (0, 1e9),
+    "crop_padding": (0, 256),
+    "cutout": (0, 1024),
+}
+"""Smallest and largest value of each number in a recipe."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD training. The defaults are the recipe `default`. InputError where a value is out of its range.
+
+    epochs: passes over the training images.
+    batch_size: images a step, >= 2 (batch normalisation needs more than one).
+    lr: learning rate at its highest.
+    momentum, nesterov: of SGD; nesterov needs momentum > 0.
+    weight_decay: L2 penalty, on every parameter.
+    schedule: "cosine" falls from lr to final_lr step by step, "constant" stays at lr.
+    warmup_epochs: the learning rate first rises linearly from 0 for so many epochs (may be a fraction).
+    final_lr: learning rate of the cosine's end.
+    label_smoothing: in [0, 1).
+    grad_clip: largest L2 norm of the gradient; 0 does not clip.
+    crop_padding: zeros around the image before it is cropped at random to its size, pixels; 0 does not crop.
+    flip: mirror each image left to right with probability 0.5.
+    cutout: side of the square that is blanked at random, pixels; 0 does not blank.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0005
+    schedule: Schedule = "cosine"
+    warmup_epochs: float = 1.0
+    final_lr: float = 0.0
+    label_smoothing: float = 0.0
+    grad_clip: float = 5.0
+    crop_padding: int = 2
+    flip: bool = False
+    cutout: int = 0
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kind = str(field.type)
+            if field.name in RANGES:
+                number = isinstance(value, int if kind == "int" else int | float) and not isinstance(value, bool)
+                low, high = RANGES[field.name]
+                if not number or not low <= value <= high:
+                    noun = "a whole number" if kind == "int" else "a number"
+                    raise InputError(f"{field.name}: need {noun} from {low:g} to {high:g}, got {value!r}")
+            elif kind == "bool" and not isinstance(value, bool):
+                raise InputError(f"{field.name}: need true or false, got {value!r}")
+            elif kind == "str" and not isinstance(value, str):
+                raise InputError(f"{field.name}: need text, got {value!r}")
+        if self.schedule not in get_args(Schedule):
+            raise InputError(f"schedule: need {' or '.join(get_args(Schedule))}, got {self.schedule!r}")
+        if self.nesterov and not self.momentum:
+            raise InputError("nesterov: true needs momentum > 0")
+        if self.final_lr > self.lr:
+            raise InputError(f"final_lr: need at most lr = {self.lr:g}, got {self.final_lr:g}")
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with the changes that are not None; InputError as for the constructor."""
+        return dataclasses.replace(self, **{key: value for key, value in changes.items() if value is not None})
+
+    def learning_rate(self, step: int, steps_per_epoch: int) -> float:
+        """The learning rate of step 0, 1, ... < epochs x steps_per_epoch.
+
+        The cosine is SGDR's without restarts (Loshchilov & Hutter 2017, eq. 5), over the steps after warm-up.
+        A warm-up longer than the training is cut to half of it.
+        """
+        total = self.epochs * steps_per_epoch
+        warmup = min(self.warmup_epochs * steps_per_epoch, total / 2)
+        if step < warmup:
+            return self.lr * min(1.0, (step + 1) / (warmup + 1))
+        if self.schedule == "constant":
+            return self.lr
+        progress = (step - warmup) / (total - warmup)
+        return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The names of the shipped recipes, sorted."""
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in files(__name__).iterdir() if f.name.endswith(".yaml")))
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a shipped recipe as it is, comments included. InputError where there is none of this name."""
+    if name not in recipe_names():
+        near = get_close_matches(name, recipe_names(), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(
+            f"no recipe {name!r}{hint}; there are {', '.join(recipe_names())}, or give the path of a .yaml file"
+        )
+    return files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A shipped recipe by name, or one's own by path (anything with a / or ending in .yaml or .yml).
+
+    What a file does not say is as in the recipe `default`. InputError names file, key, value and allowed range.
+    """
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise InputError(f"no recipe file {path}; shipped recipes are {', '.join(recipe_names())}")
+        return _parse(read_yaml(path), str(path))
+    recipe_text(name_or_path)  # for its error
+    return _parse(read_yaml(str(files(__name__).joinpath(f"{name_or_path}.yaml"))), name_or_path)
+
+
+def default_recipe(data: str) -> str:
+    """The name of the recipe that a data set (a name as for `nastool.data.load`) is trained with by default."""
+    return {"digits": "digits", "cifar10": "cifar10-quick", "cifar100": "cifar10-quick"}.get(data, "default")
+
+
+def _parse(values: Mapping[str, Any], source: str) -> Recipe:
+    fields = {field.name: str(field.type) for field in dataclasses.fields(Recipe)}
+    for key in values:
+        if key not in fields:
+            near = get_close_matches(key, fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(fields)}"
+            raise InputError(f"recipe {source}: no key {key!r}; {hint}")
+    try:
+        return Recipe(**{key: _number(value, fields[key]) for key, value in values.items()})
+    except InputError as error:
+        raise InputError(f"recipe {source}: {error}") from error
+
+
+def _number(value: Any, kind: str) -> Any:
+    """YAML 1.1 reads 5e-4 (without a dot) as text: take it as the number that is meant."""
+    if kind != "float" or not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value

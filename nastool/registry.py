@@ -1,0 +1,100 @@
+"""Finds strategies, spaces and evaluators: nastool's own and everybody else's, by the same entry points.
+
+Listing names imports nothing; choosing one imports only that one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, TypeVar
+
+from nastool import options
+from nastool.core import SpaceRef
+from nastool.errors import InputError, one_line
+from nastool.interfaces import Evaluator, SearchSpace, Strategy
+
+Kind = Literal["strategy", "space", "evaluator"]
+KINDS: tuple[Kind, ...] = ("strategy", "space", "evaluator")
+
+_GROUP: Mapping[Kind, str] = {
+    "strategy": "nastool.strategies",
+    "space": "nastool.spaces",
+    "evaluator": "nastool.evaluators",
+}
+_BASE: Mapping[Kind, type] = {"strategy": Strategy, "space": SearchSpace, "evaluator": Evaluator}
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A registered class, not imported yet."""
+
+    kind: Kind
+    name: str
+    owner: str
+    """The distribution that registers it."""
+    entry_point: EntryPoint
+
+
+@cache
+def plugins(kind: Kind) -> Mapping[str, Plugin]:
+    """All that are registered, by name, sorted. InputError where two owners use one name."""
+    found: dict[str, Plugin] = {}
+    for point in entry_points(group=_GROUP[kind]):
+        owner = point.dist.name if point.dist else "unknown"
+        other = found.get(point.name)
+        if other and other.entry_point.value != point.value:
+            raise InputError(
+                f"two packages register {kind} {point.name!r}: {other.owner} ({other.entry_point.value}) and "
+                f"{owner} ({point.value}); uninstall one"
+            )
+        found[point.name] = Plugin(kind, point.name, owner, point)
+    return dict(sorted(found.items()))
+
+
+@cache
+def load(kind: Kind, name: str) -> type[Any]:
+    """Import the class registered under a name. InputError: unknown (suggests the nearest), or broken."""
+    known = plugins(kind)
+    if name not in known:
+        near = get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none: reinstall nastool'}"
+        raise InputError(f"no {kind} {name!r}; {hint}")
+    plugin = known[name]
+    try:
+        cls = plugin.entry_point.load()
+    except Exception as error:
+        raise InputError(
+            f"{kind} {name!r} of package {plugin.owner} cannot be imported: {one_line(error)}"
+        ) from error
+    if not (inspect.isclass(cls) and issubclass(cls, _BASE[kind])):
+        raise InputError(f"{kind} {name!r} of package {plugin.owner} is no subclass of {_BASE[kind].__name__}")
+    if getattr(cls, "name", None) != name:
+        raise InputError(
+            f"{kind} {name!r} of package {plugin.owner} is registered under another name than its own, "
+            f"{getattr(cls, 'name', None)!r}"
+        )
+    return cls
+
+
+def make(kind: Kind, name: str, *args: object, given: Mapping[str, object]) -> Any:
+    """Build one. given: its options, typed (`nastool.options`). Its ValueError becomes an InputError."""
+    cls = load(kind, name)
+    try:
+        return cls(*args, **given)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{kind} {name}: {error}") from error
+
+
+def make_space(ref: SpaceRef) -> SearchSpace:
+    """The space of an architecture."""
+    given = options.check(f"space {ref.name}", load("space", ref.name), dict(ref.options))
+    space: SearchSpace = make("space", ref.name, given=given)
+    return space

@@ -1,0 +1,205 @@
+"""The one search loop. It knows no strategy, space or evaluator by name."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2s
+from pathlib import Path
+
+from nastool.core import Evaluation, Objective, Trial
+from nastool.errors import NastoolError
+from nastool.interfaces import Strategy
+from nastool.store import Store
+from nastool.workers import Event, Finished, Job, Pool, Reported
+
+MAX_ATTEMPTS = 2
+"""How often a trial is tried whose worker died."""
+WAIT_SECONDS = 0.25
+"""How often the loop looks up: for Ctrl-C, and to refresh the screen."""
+
+
+def trial_seed(seed: int, trial_id: int) -> int:
+    """The seed of one trial, in [0, 2^63)."""
+    digest = blake2s(f"{seed}/{trial_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass
+class Search:
+    """A search in progress. `run` drives it; everything it learns goes to the store at once.
+
+    trials: the number of trials after which it ends, those of earlier sittings included; >= 1.
+    one_commit: ask, evaluation and tell in one transaction, for evaluations that cost next to nothing.
+    keep: how many of the best trials' checkpoints stay on disk.
+    max_failures: give up after so many failed trials in a row.
+    stop: asked between events; True ends the search after the running trials.
+    watch: told of every event and, at least every WAIT_SECONDS, of None; for progress displays.
+    """
+
+    store: Store
+    strategy: Strategy
+    pool: Pool
+    objective: Objective
+    seed: int
+    trials: int
+    workdir: Path
+    one_commit: bool = False
+    keep: int = 10
+    max_failures: int = 10
+    stop: Callable[[], bool] = lambda: False
+    watch: Callable[[Search, Event | None], None] = lambda search, event: None
+
+    asked: int = 0
+    told: int = 0
+    failed: int = 0
+    best: Trial | None = None
+    exhausted: bool = False
+    """The strategy has nothing left to propose."""
+    _failures_in_row: int = 0
+    _kept: list[tuple[float, int, str]] = field(default_factory=list)
+    """Heap of (-loss, -id, checkpoint): the worst of those kept first."""
+    _dropped: list[str] = field(default_factory=list)
+    """Checkpoint files to delete once the transaction that forgets them has committed."""
+
+    def run(self) -> None:
+        """Search until `trials` are done, the strategy is exhausted, or `stop`."""
+        for job in self._restore():
+            self._submit(job)
+        while True:
+            while self.pool.free and self.asked < self.trials and not self.stop() and not self.exhausted:
+                if not self._ask():
+                    break
+            if not self.pool.busy:
+                return
+            events = self.pool.wait(WAIT_SECONDS)
+            for event in events:
+                self._handle(event)
+                self.watch(self, event)
+            if not events:
+                self.watch(self, None)
+
+    # --- the three steps of a trial
+
+    def _ask(self) -> bool:
+        """Ask for one trial and start it. False: the strategy has to be told something first, or is exhausted."""
+        proposal = self.strategy.ask()
+        if proposal is None:
+            self.exhausted = not self.pool.busy
+            return False
+        trial = Trial(self.asked, proposal)
+        self.store.begin()
+        self.store.add(trial)
+        if not self.one_commit:
+            self._commit()
+        self.asked += 1
+        self.pool.submit(self._job(trial))
+        return True
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Reported):
+            self.store.report(event.job.trial_id, event.step, event.metrics)
+        elif event.died and self.store.attempts(event.job.trial_id) < MAX_ATTEMPTS:
+            self.store.begin()
+            self.store.retry(event.job.trial_id)
+            self._commit()
+            self.pool.submit(event.job)
+        else:
+            self._tell(self._trial(event))
+
+    def _tell(self, trial: Trial) -> None:
+        self.store.begin()
+        self.strategy.tell(trial)
+        self.store.finish(trial, self.told)
+        self._count(trial)
+        self._prune(trial)
+        self._commit()
+        while self._dropped:
+            (self.workdir / self._dropped.pop()).unlink(missing_ok=True)
+        if self._failures_in_row >= self.max_failures:
+            raise NastoolError(
+                f"gave up after {self._failures_in_row} failed trials in a row; the last: {trial.error}"
+            )
+
+    # --- details
+
+    def _job(self, trial: Trial) -> Job:
+        return Job(trial.id, trial.proposal, trial_seed(self.seed, trial.id))
+
+    def _commit(self) -> None:
+        self.store.put("strategy", self.strategy.state_dict())
+        self.store.commit()
+
+    def _trial(self, event: Finished) -> Trial:
+        """The finished trial: an evaluation without a usable objective is a failure, too."""
+        job, evaluation, error = event.job, event.evaluation, event.error
+        if evaluation is not None:
+            bad = [name for name, value in evaluation.metrics.items() if not math.isfinite(value)]
+            try:
+                loss = self.objective.loss(evaluation.metrics)
+                if not bad:
+                    return Trial(job.trial_id, job.proposal, "done", evaluation, (loss,))
+                error = f"{bad[0]} is {evaluation.metrics[bad[0]]}"
+            except ValueError as problem:
+                error = str(problem)
+        return Trial(job.trial_id, job.proposal, "failed", error=error or "no result")
+
+    def _count(self, trial: Trial) -> None:
+        self.told += 1
+        if trial.state == "failed":
+            self.failed += 1
+            self._failures_in_row += 1
+            return
+        self._failures_in_row = 0
+        if self.best is None or (trial.loss, trial.id) < (self.best.loss, self.best.id):
+            self.best = trial
+
+    def _prune(self, trial: Trial) -> None:
+        """Keep the checkpoints of the best `keep` trials, forget the others."""
+        if trial.evaluation is None or trial.evaluation.checkpoint is None:
+            return
+        heapq.heappush(self._kept, (-trial.loss, -trial.id, trial.evaluation.checkpoint))
+        while len(self._kept) > self.keep:
+            _, worst, checkpoint = heapq.heappop(self._kept)
+            self.store.drop_checkpoint(-worst)
+            self._dropped.append(checkpoint)
+
+    def _restore(self) -> list[Job]:
+        """Continue from the store: rebuild the strategy, return the jobs that were running."""
+        trials = list(self.store.history())
+        state = self.store.get("strategy")
+        if state is not None:
+            self.strategy.load_state_dict(state, trials)
+        running = []
+        for trial in trials:
+            self.asked += 1
+            if trial.state == "running":
+                running.append(self._job(trial))
+                continue
+            self._count(trial)
+            if trial.evaluation is not None and trial.evaluation.checkpoint is not None:
+                heapq.heappush(self._kept, (-trial.loss, -trial.id, trial.evaluation.checkpoint))
+        self._failures_in_row = 0
+        return running
+
+    def _submit(self, job: Job) -> None:
+        """Start a job left over from an earlier sitting, which may have had more workers."""
+        while not self.pool.free:
+            for event in self.pool.wait(WAIT_SECONDS):
+                self._handle(event)
+                self.watch(self, event)
+        self.pool.submit(job)
+
+
+def test_best(pool: Pool, best: Trial, seed: int) -> tuple[Evaluation, Mapping[str, float]]:
+    """Test what the best trial's evaluation left behind: once, at the end of a search."""
+    assert best.evaluation is not None
+    pool.submit(Job(best.id, best.proposal, trial_seed(seed, best.id), "test", best.evaluation))
+    while True:
+        for event in pool.wait(WAIT_SECONDS):
+            if isinstance(event, Finished):
+                if event.error:
+                    raise NastoolError(f"the best trial, {best.id}, could not be tested: {event.error}")
+                return best.evaluation, event.tested or {}

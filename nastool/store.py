@@ -1,0 +1,321 @@
+"""run.db: the only memory of a search.
+
+One SQLite file in WAL mode with a single writer, the coordinator. A finished trial and the strategy's state
+commit in one transaction, so whatever moment the process dies at, what is in the file is a state the search
+really went through. Readers (`status`, `top`) open it read-only and never block the writer.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from nastool.core import Arch, Evaluation, Proposal, SpaceRef, Trial
+from nastool.errors import InputError
+
+SCHEMA = 1
+_TABLES = """
+CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE trials (
+    id INTEGER PRIMARY KEY,           -- 0, 1, 2, ... in the order asked
+    state TEXT NOT NULL,              -- running, done, failed
+    told INTEGER,                     -- 0, 1, 2, ... in the order the strategy was told
+    choices TEXT NOT NULL,            -- JSON list of option indices
+    parent INTEGER, budget REAL, policy TEXT,
+    metrics TEXT, losses TEXT, loss REAL, seconds REAL, checkpoint TEXT, new_policy TEXT,
+    error TEXT,
+    attempts INTEGER NOT NULL DEFAULT 1,
+    started REAL NOT NULL, finished REAL  -- seconds since 1970
+);
+CREATE TABLE reports (trial INTEGER, step INTEGER, metrics TEXT NOT NULL, PRIMARY KEY (trial, step)) WITHOUT ROWID;
+"""
+_TRIAL = (
+    "id, state, choices, parent, budget, policy, metrics, losses, seconds, checkpoint, new_policy, error"
+)
+
+
+class Store:
+    """A run's database. Use as a context manager; `create` or `open` makes one.
+
+    Every write happens between `begin` and `commit`. sqlite3 errors of a full or broken disk leave as
+    InputError and the transaction rolled back.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._db = connection
+        self.path = path
+        self._errors = _Errors(self)
+
+    # --- opening
+
+    @classmethod
+    def create(cls, path: Path, facts: Mapping[str, Any], *, durable: bool = True) -> Store:
+        """A new run. facts: JSON values to `get` later ("config", "space", ...)."""
+        store = cls._connect(path, durable)
+        with store._errors:
+            store._db.execute("BEGIN IMMEDIATE")
+            for statement in _TABLES.split(";\n"):
+                if statement.strip():
+                    store._db.execute(statement)
+            for key, value in {**facts, "schema": SCHEMA}.items():
+                store.put(key, value)
+            store.commit()
+        return store
+
+    @staticmethod
+    def is_blank(path: Path) -> bool:
+        """Whether nothing was ever committed to it: it is missing, or its creation was interrupted."""
+        if not path.exists():
+            return True
+        db = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
+        try:
+            return bool(db.execute("SELECT COUNT(*) = 0 FROM sqlite_master").fetchone()[0])
+        except sqlite3.Error:
+            return False  # damaged or foreign: whoever opens it will say so
+        finally:
+            db.close()
+
+    @classmethod
+    def open(cls, path: Path, *, durable: bool = True) -> Store:
+        """Continue an existing run. durable: see `_connect`."""
+        store = cls._connect(path, durable)
+        store._check_schema()
+        return store
+
+    @classmethod
+    def read(cls, path: Path) -> Store:
+        """Look at a run, also while it is being searched. InputError where there is none."""
+        if not path.is_file():
+            raise InputError(f"{path.parent} is no run folder: it has no {path.name}")
+        uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+        # Without write permission in the folder WAL cannot be used, nor can anybody be writing: then immutable.
+        for last, mode in ((False, uri), (True, uri + "&immutable=1")):
+            store = cls(sqlite3.connect(mode, uri=True, isolation_level=None), path)
+            try:
+                store._check_schema()
+                return store
+            except InputError:
+                store.close()
+                if last:
+                    raise
+        raise AssertionError("unreachable")
+
+    @classmethod
+    def _connect(cls, path: Path, durable: bool) -> Store:
+        """durable: every commit survives a power cut. Otherwise the last few may not; a crash loses none."""
+        try:
+            db = sqlite3.connect(path, isolation_level=None, timeout=10)
+        except sqlite3.Error as error:
+            raise InputError(f"cannot write {path}: {error}") from None
+        store = cls(db, path)
+        with store._errors:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        return store
+
+    def _check_schema(self) -> None:
+        with self._errors:
+            try:
+                version = self.get("schema")
+            except sqlite3.OperationalError as error:
+                if "no such table" in str(error):
+                    raise InputError(f"{self.path} is no nastool run") from None
+                raise
+        if version != SCHEMA:
+            raise InputError(
+                f"{self.path} has schema {version}, this nastool reads {SCHEMA}: use the version that wrote it"
+            )
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- transactions
+
+    def begin(self) -> None:
+        """Start a transaction; nothing happens inside one."""
+        if not self._db.in_transaction:
+            with self._errors:
+                self._db.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        with self._errors:
+            self._db.execute("COMMIT")
+
+    def rollback(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    # --- facts about the run
+
+    def get(self, key: str) -> Any:
+        """The JSON value stored under key; None where there is none."""
+        row = self._db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put(self, key: str, value: Any) -> None:
+        with self._errors:
+            self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
+
+    # --- trials
+
+    def add(self, trial: Trial) -> None:
+        """A trial that was just asked."""
+        proposal = trial.proposal
+        policy = None if proposal.policy is None else json.dumps(proposal.policy)
+        with self._errors:
+            self._db.execute(
+                "INSERT INTO trials (id, state, choices, parent, budget, policy, started) VALUES (?,?,?,?,?,?,?)",
+                (
+                    trial.id,
+                    trial.state,
+                    json.dumps(proposal.arch.choices),
+                    proposal.parent,
+                    proposal.budget,
+                    policy,
+                    time.time(),
+                ),
+            )
+
+    def finish(self, trial: Trial, told: int) -> None:
+        """A trial that was just told, as number `told`."""
+        evaluation = trial.evaluation
+        metrics = seconds = checkpoint = policy = None
+        if evaluation is not None:
+            metrics = json.dumps(dict(evaluation.metrics))
+            seconds, checkpoint = evaluation.seconds, evaluation.checkpoint
+            policy = None if evaluation.policy is None else json.dumps(evaluation.policy)
+        with self._errors:
+            self._db.execute(
+                "UPDATE trials SET state=?, told=?, metrics=?, losses=?, loss=?, seconds=?, checkpoint=?, "
+                "new_policy=?, error=?, finished=? WHERE id=?",
+                (
+                    trial.state,
+                    told,
+                    metrics,
+                    json.dumps(trial.losses),
+                    trial.losses[0] if trial.losses else None,
+                    seconds,
+                    checkpoint,
+                    policy,
+                    trial.error,
+                    time.time(),
+                    trial.id,
+                ),
+            )
+
+    def retry(self, trial_id: int) -> None:
+        """The trial is evaluated once more after its worker died."""
+        with self._errors:
+            self._db.execute("UPDATE trials SET attempts = attempts + 1 WHERE id = ?", (trial_id,))
+
+    def attempts(self, trial_id: int) -> int:
+        row = self._db.execute("SELECT attempts FROM trials WHERE id = ?", (trial_id,)).fetchone()
+        return int(row[0])
+
+    def drop_checkpoint(self, trial_id: int) -> None:
+        with self._errors:
+            self._db.execute("UPDATE trials SET checkpoint = NULL WHERE id = ?", (trial_id,))
+
+    def report(self, trial_id: int, step: int, metrics: Mapping[str, float]) -> None:
+        """An intermediate measurement; a repetition of the trial replaces it."""
+        with self._errors:
+            self._db.execute(
+                "INSERT OR REPLACE INTO reports VALUES (?, ?, ?)", (trial_id, step, json.dumps(dict(metrics)))
+            )
+
+    def reports(self, trial_id: int) -> list[tuple[int, dict[str, float]]]:
+        """(step, metrics) in the order of steps."""
+        rows = self._db.execute("SELECT step, metrics FROM reports WHERE trial = ? ORDER BY step", (trial_id,))
+        return [(step, json.loads(metrics)) for step, metrics in rows]
+
+    # --- reading
+
+    @property
+    def space(self) -> SpaceRef:
+        """The search space of the run."""
+        config = self.get("config")
+        return SpaceRef.of(config["space"]["name"], config["space"]["options"])
+
+    def count(self) -> dict[str, int]:
+        """How many trials are in each state."""
+        counts = {"running": 0, "done": 0, "failed": 0}
+        counts.update(self._db.execute("SELECT state, COUNT(*) FROM trials GROUP BY state"))
+        return counts
+
+    def history(self) -> Iterator[Trial]:
+        """All trials: the finished ones in the order told, then the running ones by id."""
+        return self._select("ORDER BY told IS NULL, told, id")
+
+    def trials(self) -> Iterator[Trial]:
+        """All trials by id."""
+        return self._select("ORDER BY id")
+
+    def best(self, k: int) -> list[Trial]:
+        """The k best finished trials, best first; equal ones by id."""
+        return list(self._select("WHERE loss IS NOT NULL ORDER BY loss, id LIMIT ?", k))
+
+    def failures(self, k: int) -> list[Trial]:
+        """The last k failed trials, the latest first."""
+        return list(self._select("WHERE state = 'failed' ORDER BY told DESC LIMIT ?", k))
+
+    def spent(self) -> tuple[float, float, float]:
+        """Seconds of all evaluations together, time of the first start, time of the last finish (since 1970)."""
+        row = self._db.execute(
+            "SELECT TOTAL(seconds), COALESCE(MIN(started), 0), COALESCE(MAX(finished), 0) FROM trials"
+        ).fetchone()
+        return float(row[0]), float(row[1]), float(row[2])
+
+    def _select(self, tail: str, *values: object) -> Iterator[Trial]:
+        space = self.space
+        for row in self._db.execute(f"SELECT {_TRIAL} FROM trials {tail}", values):
+            id_, state, choices, parent, budget, policy, metrics, losses, seconds, checkpoint, new, error = row
+            arch = Arch(space, tuple(json.loads(choices)))
+            evaluation = None
+            if metrics is not None:
+                evaluation = Evaluation(json.loads(metrics), seconds, checkpoint, new and json.loads(new))
+            yield Trial(
+                id_,
+                Proposal(arch, parent, budget, policy and json.loads(policy)),
+                state,
+                evaluation,
+                tuple(json.loads(losses)) if losses else (),
+                error,
+            )
+
+
+class _Errors:
+    """Turns sqlite3's errors into one clear line and rolls back."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if not isinstance(error, sqlite3.Error):
+            return
+        text = str(error)
+        try:
+            self.store.rollback()
+        except sqlite3.Error:
+            pass
+        path = self.store.path
+        if "full" in text or "disk I/O" in text:
+            raise InputError(
+                f"cannot write {path}: {text}; free some space, then give the same command again"
+            ) from error
+        if "not a database" in text or "malformed" in text:
+            raise InputError(f"{path} is damaged or no nastool run: {text}") from error
+        raise InputError(f"cannot use {path}: {text}") from error

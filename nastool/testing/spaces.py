@@ -1,0 +1,168 @@
+"""What every search space promises."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from nastool import archfile, networks, options
+from nastool.core import Arch
+from nastool.errors import InvalidArchError
+from nastool.interfaces import SearchSpace
+from nastool.tasks import ImageTask
+
+TASKS = (ImageTask(3, 32, 32, 10), ImageTask(1, 8, 8, 10), ImageTask(2, 7, 5, 3), ImageTask(1, 1, 1, 2))
+
+
+class SpaceContract:
+    """Subclass it and give the fixture `space`; `small_scale` names the smallest size of its networks."""
+
+    @pytest.fixture
+    def space(self) -> SearchSpace:
+        raise NotImplementedError("a subclass gives the space")
+
+    @pytest.fixture
+    def small_scale(self, space: SearchSpace) -> object:
+        """Every field 4 or its default, whichever is less: quick to build."""
+        fields = options.of(space.Scale)
+        return space.Scale(**{n: min(4, o.default) for n, o in fields.items() if isinstance(o.default, int)})
+
+    @pytest.fixture
+    def archs(self, space: SearchSpace) -> list[Arch]:
+        rng = np.random.default_rng(1)
+        return [space.sample(rng) for _ in range(20)]
+
+    # --- members
+
+    def test_samples_are_members_and_follow_the_seed(self, space: SearchSpace) -> None:
+        first, second = ([space.sample(rng) for _ in range(50)] for rng in map(np.random.default_rng, (3, 3)))
+        assert first == second
+        assert first != [space.sample(np.random.default_rng(4)) for _ in range(50)]
+        for arch in first:
+            space.validate(arch)
+
+    def test_sampling_is_uniform(self, space: SearchSpace) -> None:
+        """Chi-square per decision, at 1e-6 after Bonferroni; only where every combination is a member."""
+        rng = np.random.default_rng(5)
+        if not all(space.is_member(space.arch(rng.integers([len(d.options) for d in space.decisions]))) for _ in range(500)):
+            pytest.skip(f"{space.name} has rules beyond its options")
+        draws = [space.sample(rng).choices for _ in range(3000)]
+        for i, decision in enumerate(space.decisions):
+            counts = Counter(choices[i] for choices in draws)
+            observed = [counts[option] for option in range(len(decision.options))]
+            assert stats.chisquare(observed).pvalue > 1e-6 / len(space.decisions), decision
+
+    def test_invalid_architectures_are_named(self, space: SearchSpace, archs: list[Arch]) -> None:
+        choices = archs[0].choices
+        with pytest.raises(InvalidArchError, match="decisions"):
+            space.validate(space.arch(choices[:-1]))
+        for i in (0, len(choices) - 1):
+            for wrong in (-1, len(space.decisions[i].options)):
+                with pytest.raises(InvalidArchError, match="choice"):
+                    space.validate(space.arch([*choices[:i], wrong, *choices[i + 1 :]]))
+
+    def test_members_are_enumerated_once(self, space: SearchSpace) -> None:
+        some = list(islice(space.members(), 500))
+        assert len(set(some)) == len(some)
+        assert all(space.is_member(arch) for arch in some)
+
+    # --- moves
+
+    def test_neighbors_differ_in_one_decision(self, space: SearchSpace, archs: list[Arch]) -> None:
+        for arch in archs[:5]:
+            neighbors = list(space.neighbors(arch))
+            assert neighbors == list(space.neighbors(arch)), "the order is fixed"
+            assert len(set(neighbors)) == len(neighbors)
+            for other in neighbors:
+                space.validate(other)
+                assert sum(a != b for a, b in zip(arch.choices, other.choices, strict=True)) == 1
+                assert arch in set(space.neighbors(other)), "being a neighbor is mutual"
+
+    def test_mutation_draws_every_neighbor_alike(self, space: SearchSpace, archs: list[Arch]) -> None:
+        rng = np.random.default_rng(7)
+        arch = archs[0]
+        neighbors = list(space.neighbors(arch))
+        counts = Counter(space.mutate(arch, rng) for _ in range(100 * len(neighbors)))
+        assert set(counts) == set(neighbors)
+        assert stats.chisquare([counts[other] for other in neighbors]).pvalue > 1e-6
+
+    # --- forms
+
+    def test_json_and_string_forms_come_back(self, space: SearchSpace, archs: list[Arch]) -> None:
+        for arch in archs:
+            document = json.loads(archfile.dumps(archfile.to_json(space, arch)))
+            again = archfile.from_json(document)
+            assert again.arch == arch
+            assert again.arch.key == document["key"]
+            text = space.to_string(arch)
+            if text is not None:
+                assert space.from_string(text) == arch
+
+    def test_canonical_is_a_function_of_the_architecture(self, space: SearchSpace, archs: list[Arch]) -> None:
+        for arch in archs:
+            assert space.canonical(arch) == space.canonical(space.arch(arch.choices))
+        assert len({space.canonical(arch) for arch in archs}) > 1
+
+    def test_encodings(self, space: SearchSpace, archs: list[Arch]) -> None:
+        for kind in space.encodings:
+            vectors = np.stack([space.encode(arch, kind) for arch in archs])
+            assert vectors.dtype == np.float32
+            assert np.isfinite(vectors).all()
+        onehot = np.stack([space.encode(arch, "onehot") for arch in archs])
+        assert onehot.shape == (len(archs), sum(len(d.options) for d in space.decisions))
+        assert (onehot.sum(axis=1) == len(space.decisions)).all()
+        assert len({v.tobytes() for v in onehot}) == len(set(archs)), "one-hot tells architectures apart"
+        with pytest.raises(ValueError, match="no encoding"):
+            space.encode(archs[0], "no such encoding")
+
+    # --- networks
+
+    @pytest.mark.parametrize("task", TASKS, ids=str)
+    def test_networks_fit_any_task(
+        self, space: SearchSpace, archs: list[Arch], small_scale: object, task: ImageTask
+    ) -> None:
+        for arch in archs[:3]:
+            network = networks.build(space, arch, task, small_scale).eval()
+            logits = network(torch.rand(2, task.channels, task.height, task.width))
+            assert logits.shape == (2, task.classes)
+            assert logits.isfinite().all()
+
+    def test_child_equals_supernet_with_its_weights(
+        self, space: SearchSpace, archs: list[Arch], small_scale: object
+    ) -> None:
+        """The same weights give the same function, in training mode too; and the shared parts are shared."""
+        task = ImageTask(3, 8, 8, 5)
+        supernet = networks.Supernet(space, task, small_scale).double()
+        images = torch.rand(4, 3, 8, 8, dtype=torch.float64)
+        for arch in archs[:6]:
+            supernet.select(arch)
+            state = supernet.child_state(arch)
+            child = networks.build(space, arch, task, small_scale).double()
+            child.load_state_dict(state)
+            for training in (False, True):
+                supernet.train(training)
+                child.train(training)
+                torch.testing.assert_close(child(images), supernet(images), rtol=1e-9, atol=1e-9)
+            shared = {p.data_ptr() for p in supernet.parameters()}
+            assert all(state[name].data_ptr() in shared for name, _ in child.named_parameters())
+
+    def test_flops_and_params_grow_with_channels(
+        self, space: SearchSpace, archs: list[Arch], small_scale: object
+    ) -> None:
+        task = ImageTask(3, 16, 16, 10)
+        with torch.device("meta"):
+            small = networks.count_params(networks.build(space, archs[0], task, small_scale))
+            large = networks.count_params(networks.build(space, archs[0], task, space.Scale()))
+        assert 0 < small < large
+        assert 0 < networks.count_flops(space, archs[0], task, small_scale)
+
+    def test_bad_scale_is_a_value_error(self, space: SearchSpace) -> None:
+        for name in options.of(space.Scale):
+            with pytest.raises(ValueError, match=name):
+                space.Scale(**{name: 0})

@@ -1,0 +1,179 @@
+"""What every strategy promises."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from nastool.core import Arch, Decision, Evaluation, Proposal, Trial
+from nastool.interfaces import Choose, SearchSpace, Strategy
+from nastool.tasks import ImageTask
+
+MakeStrategy = Callable[[SearchSpace, int], Strategy]
+
+
+class TinySpace(SearchSpace):
+    """Six architectures and no network: small enough to run out of."""
+
+    name = "tiny"
+    provides = frozenset()
+    Scale = object
+
+    def __init__(self) -> None:
+        super().__init__([Decision("a", ("x", "y")), Decision("b", ("p", "q", "r"))])
+
+    def network(self, choose: Choose, task: ImageTask, scale: object) -> None:  # type: ignore[override]
+        raise AssertionError("a strategy builds no network")
+
+
+def outcome(trial_id: int, proposal: Proposal) -> Trial:
+    """A made-up objective, with every seventh trial failing."""
+    if trial_id % 7 == 5:
+        return Trial(trial_id, proposal, "failed", error="made up")
+    value = (hash(proposal.arch.choices) % 1009) / 1009  # of a tuple of integers: the same in every process
+    return Trial(trial_id, proposal, "done", Evaluation({"val_acc": value}, 1.0), (-value,))
+
+
+def drive(strategy: Strategy, trials: int, first: int = 0) -> list[Trial]:
+    """Ask, evaluate, tell, one at a time."""
+    done = []
+    for i in range(first, first + trials):
+        proposal = strategy.ask()
+        if proposal is None:
+            break
+        done.append(outcome(i, proposal))
+        strategy.tell(done[-1])
+    return done
+
+
+class StrategyContract:
+    """Subclass it and give the fixtures `make` (space, seed -> strategy) and `space`."""
+
+    @pytest.fixture
+    def make(self) -> MakeStrategy:
+        raise NotImplementedError("a subclass gives the factory")
+
+    @pytest.fixture
+    def space(self) -> SearchSpace:
+        raise NotImplementedError("a subclass gives the space")
+
+    def test_proposes_members(self, make: MakeStrategy, space: SearchSpace) -> None:
+        trials = drive(make(space, 0), 80)
+        assert len(trials) == 80
+        for trial in trials:
+            space.validate(trial.proposal.arch)
+
+    def test_follows_its_seed_alone(self, make: MakeStrategy, space: SearchSpace) -> None:
+        state = np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]  # noqa: NPY002
+        first, again, other = (drive(make(space, seed), 60) for seed in (1, 1, 2))
+        assert first == again
+        assert [t.proposal.arch for t in first] != [t.proposal.arch for t in other]
+        after = np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]  # noqa: NPY002
+        assert after == state, "it leaves the global generator alone"
+
+    @pytest.mark.parametrize("cut", [0, 1, 7, 40])
+    def test_resumes_exactly(self, make: MakeStrategy, space: SearchSpace, cut: int) -> None:
+        whole = drive(make(space, 3), 60)
+        strategy = make(space, 3)
+        before = drive(strategy, cut)
+        state = json.loads(json.dumps(strategy.state_dict()))
+        resumed = make(space, 3)
+        resumed.load_state_dict(state, before)
+        assert before + drive(resumed, 60 - cut, cut) == whole
+
+    def test_resumes_with_trials_running(self, make: MakeStrategy, space: SearchSpace) -> None:
+        """Three are out when it stops: what comes next is the same whether it was stopped or not."""
+
+        def begin() -> tuple[Strategy, list[Trial], list[Trial]]:
+            strategy = make(space, 5)
+            told = drive(strategy, 40)
+            running = []
+            for i in range(40, 43):
+                proposal = strategy.ask()
+                assert proposal is not None
+                running.append(Trial(i, proposal))
+            return strategy, told, running
+
+        undisturbed, told, running = begin()
+        state = json.loads(json.dumps(undisturbed.state_dict()))
+        resumed = make(space, 5)
+        resumed.load_state_dict(state, [*told, *running])
+        for strategy in (undisturbed, resumed):
+            for trial in (running[2], running[0], running[1]):
+                strategy.tell(outcome(trial.id, trial.proposal))
+        assert drive(undisturbed, 30, 43) == drive(resumed, 30, 43)
+
+    def test_state_does_not_grow(self, make: MakeStrategy, space: SearchSpace) -> None:
+        strategy = make(space, 0)
+        drive(strategy, 20)
+        small = len(json.dumps(strategy.state_dict()))
+        drive(strategy, 400, 20)
+        assert len(json.dumps(strategy.state_dict())) <= small + 100
+
+    def test_survives_nothing_but_failures(self, make: MakeStrategy, space: SearchSpace) -> None:
+        strategy = make(space, 0)
+        for i in range(60):
+            proposal = strategy.ask()
+            assert proposal is not None
+            strategy.tell(Trial(i, proposal, "failed", error="made up"))
+
+    def test_asks_ahead_of_tells(self, make: MakeStrategy, space: SearchSpace) -> None:
+        """Several workers: None while everything is out is allowed, and changes nothing."""
+        strategy = make(space, 0)
+        out: list[tuple[int, Proposal]] = []
+        for i in range(64):
+            proposal = strategy.ask()
+            if proposal is None:
+                state = json.dumps(strategy.state_dict())
+                assert strategy.ask() is None
+                assert json.dumps(strategy.state_dict()) == state
+                assert out, "with nothing running there is something to ask"
+                strategy.tell(outcome(*out.pop()))
+                continue
+            out.append((i, proposal))
+            if len(out) == 8:
+                strategy.tell(outcome(*out.pop(3)))
+        assert len({i for i, _ in out}) == len(out)
+
+    def test_a_tiny_space_is_no_trap(self, make: MakeStrategy) -> None:
+        """It ends, or goes on repeating members; the state that follows None is unchanged."""
+        space = TinySpace()
+        strategy = make(space, 0)
+        archs: list[Arch] = []
+        for i in range(40):
+            proposal = strategy.ask()
+            if proposal is None:
+                state = json.dumps(strategy.state_dict())
+                assert strategy.ask() is None
+                assert json.dumps(strategy.state_dict()) == state
+                assert len(set(archs)) == space.size, "it stops only when it has seen everything"
+                break
+            archs.append(proposal.arch)
+            strategy.tell(outcome(i, proposal))
+        assert all(space.is_member(arch) for arch in archs)
+
+    def test_does_not_depend_on_hash_randomisation(self, make: MakeStrategy, space: SearchSpace) -> None:
+        """The same seed in another process with another PYTHONHASHSEED asks the same."""
+        strategy = make(space, 11)
+        here = [list(trial.proposal.arch.choices) for trial in drive(strategy, 50)]
+        code = (
+            "import json, sys\n"
+            "from nastool import registry\n"
+            "from nastool.testing.strategies import drive\n"
+            "space = registry.make('space', sys.argv[1], given={})\n"
+            "strategy = registry.make('strategy', sys.argv[2], space, given={'seed': 11})\n"
+            "print(json.dumps([t.proposal.arch.choices for t in drive(strategy, 50)]))\n"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code, space.name, strategy.name],
+            env={"PYTHONHASHSEED": "12345"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert json.loads(result.stdout) == here

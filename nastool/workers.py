@@ -1,0 +1,345 @@
+"""Runs evaluations: one spawned process per slot, so that a dying worker costs one trial; or in this process.
+
+Both pools have the same methods. A job is handed to a free slot with `submit`; `wait` returns what
+happened since: reports and results. Workers share nothing with the coordinator but a pipe each.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from nastool import registry
+from nastool.core import Evaluation, Proposal, Scalar, SpaceRef
+from nastool.errors import InputError, NastoolError, one_line
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+    from nastool.interfaces import Evaluator
+
+
+@dataclass(frozen=True)
+class EvaluatorSpec:
+    """How to build the same evaluator in any process."""
+
+    space: SpaceRef
+    name: str
+    options: Mapping[str, Any]
+    workdir: Path | None = None
+
+    def build(self) -> Evaluator:
+        space = registry.make_space(self.space)
+        evaluator: Evaluator = registry.make("evaluator", self.name, space, given=self.options)
+        evaluator.workdir = self.workdir
+        return evaluator
+
+
+@dataclass(frozen=True)
+class Job:
+    """task: "evaluate" measures the proposal, "test" tests what `evaluation` measured before, "both" does both."""
+
+    trial_id: int
+    proposal: Proposal
+    seed: int
+    task: Literal["evaluate", "test", "both"] = "evaluate"
+    evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker's evaluator is prepared. facts: what it says about itself and its device."""
+
+    facts: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Reported:
+    job: Job
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """evaluation or error; died: the worker went down with it, so another try may help."""
+
+    job: Job
+    evaluation: Evaluation | None = None
+    tested: Mapping[str, float] | None = None
+    error: str | None = None
+    died: bool = False
+
+
+Event = Reported | Finished
+
+
+class Pool(Protocol):
+    """Something that runs jobs."""
+
+    def open(self) -> Mapping[str, Scalar]:
+        """Prepare the evaluator and return its facts. InputError: it says what is wrong with data or device."""
+        ...
+
+    @property
+    def free(self) -> int: ...
+    @property
+    def busy(self) -> Sequence[Job]: ...
+    def submit(self, job: Job) -> None: ...
+    def wait(self, seconds: float) -> list[Event]: ...
+    def close(self) -> None: ...
+
+
+def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
+    """Run one job. Whatever the evaluator raises becomes the job's error; Ctrl-C does not."""
+    evaluation = job.evaluation
+    tested: Mapping[str, float] | None = None
+    try:
+        if job.task != "test":
+            evaluation = evaluator.evaluate(job.trial_id, job.proposal, seed=job.seed, report=report)
+        if job.task != "evaluate":
+            assert evaluation is not None
+            tested = evaluator.test(job.proposal, evaluation)
+    except Exception as error:
+        # An exhausted device may recover in a fresh process; the others would fail the same way again.
+        exhausted = type(error).__name__ in ("OutOfMemoryError", "MemoryError")
+        return Finished(job, error=one_line(error), died=exhausted)
+    return Finished(job, evaluation, tested)
+
+
+class InlinePool:
+    """Runs jobs in this process, for evaluators that cost next to nothing."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self._events: list[Event] = []
+
+    def open(self) -> Mapping[str, Scalar]:
+        self.evaluator.prepare()
+        return self.evaluator.describe()
+
+    @property
+    def free(self) -> int:
+        return 0 if self._events else 1
+
+    @property
+    def busy(self) -> Sequence[Job]:
+        return [event.job for event in self._events if isinstance(event, Finished)]
+
+    def submit(self, job: Job) -> None:
+        def report(step: int, metrics: Mapping[str, float]) -> None:
+            self._events.append(Reported(job, step, metrics))
+
+        self._events.append(perform(self.evaluator, job, report))
+
+    def wait(self, seconds: float) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def close(self) -> None:
+        pass
+
+
+class ProcessPool:
+    """One spawned process per slot, each with its own environment (devices, threads)."""
+
+    def __init__(
+        self,
+        spec: EvaluatorSpec,
+        slots: Sequence[Mapping[str, str]],
+        *,
+        timeout: float | None = None,
+        logs: Path | None = None,
+    ) -> None:
+        """slots: the environment variables of each worker. timeout: seconds after which a trial is given up.
+
+        logs: folder for what the workers print; None: it goes to stderr.
+        """
+        self._slots = [_Slot(spec, i, environment, logs) for i, environment in enumerate(slots)]
+        self._timeout = timeout
+
+    def open(self) -> Mapping[str, Scalar]:
+        return self._slots[0].open()
+
+    @property
+    def free(self) -> int:
+        return sum(slot.job is None for slot in self._slots)
+
+    @property
+    def busy(self) -> Sequence[Job]:
+        return [slot.job for slot in self._slots if slot.job is not None]
+
+    def submit(self, job: Job) -> None:
+        next(slot for slot in self._slots if slot.job is None).start(job)
+
+    def wait(self, seconds: float) -> list[Event]:
+        """What happened, at the latest after so many seconds."""
+        busy = {slot.connection: slot for slot in self._slots if slot.job is not None}
+        events: list[Event] = []
+        for connection in wait(list(busy), seconds):
+            assert isinstance(connection, Connection)
+            events += busy[connection].receive()
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.job is not None and self._timeout is not None and now - slot.started > self._timeout:
+                job = slot.job
+                slot.kill()
+                events.append(Finished(job, error=f"gave up after {self._timeout:g} s (--trial-timeout)"))
+        return events
+
+    def close(self) -> None:
+        for slot in self._slots:
+            slot.kill()
+
+
+class _Slot:
+    """One worker process, started on its first job and again after it died."""
+
+    connection: Connection
+
+    def __init__(
+        self, spec: EvaluatorSpec, number: int, environment: Mapping[str, str], logs: Path | None
+    ) -> None:
+        self.spec = spec
+        self.number = number
+        self.environment = dict(environment)
+        self.log = None if logs is None else logs / f"worker-{number}.log"
+        self.process: SpawnProcess | None = None
+        self.job: Job | None = None
+        self.started = 0.0
+
+    def open(self) -> Mapping[str, Scalar]:
+        """Start the process and wait until its evaluator is prepared."""
+        self._spawn()
+        try:
+            message = self.connection.recv()
+        except (EOFError, OSError):
+            raise NastoolError(f"the first worker died at its start: {self._how_it_died()}") from None
+        if isinstance(message, InputError):
+            self.kill()
+            raise message
+        assert isinstance(message, Ready)
+        return message.facts
+
+    def start(self, job: Job) -> None:
+        if self.process is None:
+            self._spawn()
+        self.job, self.started = job, time.monotonic()
+        try:
+            self.connection.send(job)
+        except OSError:
+            pass  # the worker died while idle: `receive` will find its end of the pipe closed
+
+    def _spawn(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_worker, args=(self.spec, theirs, self.log), name=f"nastool-worker-{self.number}", daemon=True
+        )
+        # CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS count only when set before the child imports torch.
+        before = {key: os.environ.get(key) for key in self.environment}
+        os.environ.update(self.environment)
+        try:
+            self.process.start()
+        finally:
+            for key, value in before.items():
+                if value is None:
+                    os.environ.pop(key, None)
+                else:
+                    os.environ[key] = value
+        theirs.close()
+
+    def receive(self) -> list[Event]:
+        assert self.job is not None
+        job = self.job
+        try:
+            message = self.connection.recv()
+        except (EOFError, OSError):
+            return [Finished(job, error=f"worker died: {self._how_it_died()}", died=True)]
+        if isinstance(message, InputError):
+            self.kill()
+            raise message
+        if isinstance(message, Ready):
+            self.started = time.monotonic()
+            return []
+        if isinstance(message, Finished):
+            if message.died:
+                self.kill()
+            self.job = None
+        event: Event = message
+        return [event]
+
+    def _how_it_died(self) -> str:
+        assert self.process is not None
+        self.process.join(10)
+        code = self.process.exitcode
+        self.kill()
+        if code is not None and code < 0:
+            how = f"signal {-code} ({signal.strsignal(-code) or 'unknown'})"
+            if -code == signal.SIGKILL:
+                how += ", perhaps for want of memory"
+        else:
+            how = f"exit code {code}"
+        return f"{how}; see {self.log}" if self.log else how
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.process.close()
+            self.connection.close()
+        self.process = self.job = None
+
+
+def _worker(spec: EvaluatorSpec, connection: Connection, log: Path | None) -> None:
+    """The body of a worker process: evaluate what comes through the pipe until it closes."""
+    # Ctrl-C reaches the whole process group; the coordinator alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    # stdout carries the coordinator's results: nothing else may get there.
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(target, 2)
+        os.close(target)
+    os.dup2(2, 1)
+    faulthandler.enable()
+    try:
+        evaluator = spec.build()
+        evaluator.prepare()
+    except InputError as error:
+        connection.send(error)
+        return
+    connection.send(Ready(dict(evaluator.describe())))
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+
+        def report(step: int, metrics: Mapping[str, float], job: Job = job) -> None:
+            connection.send(Reported(job, step, dict(metrics)))
+
+        result = perform(evaluator, job, report)
+        if result.error:
+            print(f"trial {job.trial_id}: {result.error}", file=sys.stderr, flush=True)
+        connection.send(result)
+
+
+def _die_with_parent() -> None:
+    """A coordinator that was killed cannot stop its workers: they watch it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,119 @@
+"""The cell space of NAS-Bench-201 (Dong & Yang, ICLR 2020), the topology space of NATS-Bench."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from nastool.core import Arch, Decision
+from nastool.errors import InvalidArchError
+from nastool.interfaces import Choose, SearchSpace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nastool.tasks import ImageTask
+
+OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (source, target), in the order of the string form
+
+
+class NasBench201(SearchSpace):
+    """A cell of 4 nodes and 6 edges with one of 5 operations each: 15,625 members, 6,466 different functions."""
+
+    name = "nasbench201"
+    provides = frozenset({"network", "table"})
+
+    @dataclass(frozen=True)
+    class Scale:
+        """channels: of the first stage (doubled in each of the two that follow). cells: per stage."""
+
+        channels: int = 16
+        cells: int = 5
+
+        def __post_init__(self) -> None:
+            if self.channels < 1 or self.cells < 1:
+                raise ValueError(f"need channels >= 1 and cells >= 1, got {self.channels}, {self.cells}")
+
+    def __init__(self) -> None:
+        super().__init__([Decision(f"{target}<-{source}", OPS) for source, target in EDGES])
+
+    # --- the string form |op~0|+|op~0|op~1|+|op~0|op~1|op~2|
+
+    _STRING: ClassVar = re.compile(r"\|([^|~]+)~0\|\+\|([^|~]+)~0\|([^|~]+)~1\|\+\|([^|~]+)~0\|([^|~]+)~1\|([^|~]+)~2\|")
+
+    def to_string(self, arch: Arch) -> str:
+        ops = [f"{OPS[choice]}~{source}|" for choice, (source, _) in zip(arch.choices, EDGES, strict=True)]
+        return f"|{ops[0]}+|{ops[1]}{ops[2]}+|{ops[3]}{ops[4]}{ops[5]}"
+
+    def from_string(self, text: str) -> Arch:
+        match = self._STRING.fullmatch(text.strip())
+        if match is None:
+            raise InvalidArchError(
+                f"not of the form |op~0|+|op~0|op~1|+|op~0|op~1|op~2|: {text.strip()[:120]!r}"
+            )
+        for decision, op in zip(self.decisions, match.groups(), strict=True):
+            if op not in OPS:
+                raise InvalidArchError(f"edge {decision.name}: no operation {op!r}; there are {', '.join(OPS)}")
+        return self.arch([OPS.index(op) for op in match.groups()])
+
+    # --- equivalence
+
+    def canonical(self, arch: Arch) -> str:
+        """The output as an expression of the input "x", by the benchmark's own rules (6,466 differ).
+
+        `skip_connect` passes its source through, `none` and every operation on a zero node give zero ("#"), the
+        terms of a sum are sorted. (A trained BN's shift of a zero map is ignored.) Equal forms compute the
+        same function; the converse does not hold, since sums are not flattened and their zeros stay.
+        """
+        nodes = ["x"]
+        terms: list[str] = []
+        for choice, (source, target) in zip(arch.choices, EDGES, strict=True):
+            inner = nodes[source]
+            if OPS[choice] == "none" or inner == "#":
+                terms.append("#")
+            else:
+                terms.append(inner if OPS[choice] == "skip_connect" else f"({inner})@{choice}")
+            if source == target - 1:
+                nodes.append("+".join(sorted(terms)))
+                terms = []
+        return nodes[-1]
+
+    # --- the network
+
+    def network(self, choose: Choose, task: ImageTask, scale: Scale) -> nn.Module:
+        """The published skeleton: 3 stages of `cells` cells, residual reductions between, any input size."""
+        from torch import nn
+
+        from nastool import blocks
+
+        def cell(c: int) -> nn.Module:
+            def pool() -> nn.Module:
+                return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+
+            options = {
+                "none": blocks.Zero,
+                "skip_connect": nn.Identity,
+                "nor_conv_1x1": lambda: blocks.relu_conv_bn(c, c, 1),
+                "nor_conv_3x3": lambda: blocks.relu_conv_bn(c, c, 3),
+                "avg_pool_3x3": pool,
+            }
+            return blocks.Dag({(j, i): choose.layer(f"{i}<-{j}", options) for j, i in EDGES})
+
+        def reduction(c: int) -> nn.Module:
+            shortcut = nn.Sequential(
+                nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False), blocks.conv(c, 2 * c, 1)
+            )
+            body = nn.Sequential(blocks.relu_conv_bn(c, 2 * c, 3, stride=2), blocks.relu_conv_bn(2 * c, 2 * c, 3))
+            return blocks.Residual(body, shortcut)
+
+        width = scale.channels
+        layers: list[nn.Module] = [blocks.conv_bn(task.channels, width, 3)]
+        for stage in range(3):
+            if stage:
+                layers.append(reduction(width))
+                width *= 2
+            layers += [cell(width) for _ in range(scale.cells)]
+        layers += [nn.BatchNorm2d(width), nn.ReLU(), blocks.GlobalPool(), nn.Linear(width, task.classes)]
+        return nn.Sequential(*layers)

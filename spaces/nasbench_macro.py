@@ -1,0 +1,108 @@
+"""The chain space of NAS-Bench-Macro (Su et al., CVPR 2021): which block at each of 8 layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nastool.core import Arch, Decision
+from nastool.errors import InvalidArchError
+from nastool.interfaces import Choose, SearchSpace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nastool.tasks import ImageTask
+
+OPS = ("identity", "mbconv3_e3", "mbconv5_e6")
+STAGES = (2, 3, 3)  # layers per stage; each stage's first layer halves the resolution and doubles the width
+
+
+class NasBenchMacro(SearchSpace):
+    """8 layers, each identity, inverted residual 3x3 x 3 or inverted residual 5x5 x 6: 6,561 members."""
+
+    name = "nasbench-macro"
+    provides = frozenset({"network", "table"})
+
+    @dataclass(frozen=True)
+    class Scale:
+        """channels: of the stem (the stages have 2, 4 and 8 times as many). cells: blocks per layer. head: width."""
+
+        channels: int = 32
+        cells: int = 1
+        head: int = 1280
+
+        def __post_init__(self) -> None:
+            if min(self.channels, self.cells, self.head) < 1:
+                raise ValueError(
+                    f"need channels, cells, head >= 1, got {self.channels}, {self.cells}, {self.head}"
+                )
+
+    def __init__(self) -> None:
+        super().__init__([Decision(f"layer{i}", OPS) for i in range(1, sum(STAGES) + 1)])
+
+    # --- the benchmark's string form: 8 digits
+
+    def to_string(self, arch: Arch) -> str:
+        return "".join(map(str, arch.choices))
+
+    def from_string(self, text: str) -> Arch:
+        digits = text.strip()
+        if len(digits) != len(self.decisions) or not set(digits) <= {"0", "1", "2"}:
+            raise InvalidArchError(f"not {len(self.decisions)} digits out of 0, 1, 2: {digits[:120]!r}")
+        return self.arch([int(digit) for digit in digits])
+
+    # --- equivalence
+
+    def canonical(self, arch: Arch) -> str:
+        """Layers of one stage after its first all have the same shape, where an identity can stand anywhere.
+
+        Moving it to the end of its stage changes nothing.
+        """
+        parts, start = [], 0
+        for depth in STAGES:
+            first, *rest = arch.choices[start : start + depth]
+            kept = "".join(str(choice) for choice in rest if choice)
+            parts.append(f"{first}{kept:0<{depth - 1}}")
+            start += depth
+        return "-".join(parts)
+
+    # --- the network
+
+    def network(self, choose: Choose, task: ImageTask, scale: Scale) -> nn.Module:
+        """Stem, 8 searched layers, 1x1 convolution to `head` channels, global pooling, linear."""
+        from torch import nn
+
+        from nastool import blocks
+
+        def inverted_residual(c_in: int, c_out: int, stride: int, kernel: int, expansion: int) -> nn.Module:
+            hidden = expansion * c_in
+            body = nn.Sequential(
+                blocks.conv_bn_relu(c_in, hidden, 1),
+                blocks.conv_bn_relu(hidden, hidden, kernel, stride, groups=hidden),
+                blocks.conv_bn(hidden, c_out, 1),
+            )
+            return blocks.Residual(body) if stride == 1 and c_in == c_out else body
+
+        def identity(c_in: int, c_out: int, stride: int) -> nn.Module:
+            return nn.Identity() if stride == 1 and c_in == c_out else blocks.conv_bn(c_in, c_out, 1, stride)
+
+        layers: list[nn.Module] = [blocks.conv_bn_relu(task.channels, scale.channels, 3)]
+        c_in = scale.channels
+        names = iter(self.decisions)
+        for depth in STAGES:
+            c_out = 2 * c_in
+            for layer in range(depth):
+                decision = next(names).name
+                for block in range(scale.cells):
+                    a, stride = (c_in, 2) if layer == block == 0 else (c_out, 1)
+                    options = {
+                        "identity": lambda a=a, s=stride, b=c_out: identity(a, b, s),
+                        "mbconv3_e3": lambda a=a, s=stride, b=c_out: inverted_residual(a, b, s, 3, 3),
+                        "mbconv5_e6": lambda a=a, s=stride, b=c_out: inverted_residual(a, b, s, 5, 6),
+                    }
+                    layers.append(choose.layer(decision, options))
+            c_in = c_out
+        layers += [blocks.conv_bn_relu(c_in, scale.head, 1), blocks.GlobalPool()]
+        layers.append(nn.Linear(scale.head, task.classes))
+        return nn.Sequential(*layers)

@@ -1,0 +1,98 @@
+"""Regularized (aging) evolution: Real et al., AAAI 2019, arXiv 1802.01548, Algorithm 1."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from nastool.core import Arch, Proposal, Trial
+from nastool.interfaces import SearchSpace, Strategy
+
+
+class RegularizedEvolution(Strategy):
+    """Tournament selection, one mutation, and the oldest dies.
+
+    Follows Algorithm 1: the population starts with random members; each step draws `tournament` individuals
+    with replacement, mutates the best of them, and lets the child replace the oldest. Deviations: a trial that
+    failed is no individual; with several workers children are bred while others are still being measured; and
+    `dedup` (not in the paper) never spends a trial on an architecture equivalent to an earlier one.
+    """
+
+    name = "evolution"
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        seed: int = 0,
+        population: int = 30,
+        tournament: int = 10,
+        mutation_rate: float = 0.0,
+        dedup: bool = True,
+    ) -> None:
+        """population: individuals alive, >= 1. tournament: how many compete to be parent, in [1, population].
+
+        mutation_rate: 0: exactly one decision changes (the paper's); else each is redrawn with this
+        probability, in (0, 1], until one differs. dedup: compare canonical forms with all earlier proposals.
+        """
+        super().__init__(space, seed=seed)
+        if not 1 <= tournament <= population:
+            raise ValueError(f"need 1 <= tournament <= population, got {tournament}, {population}")
+        if not 0 <= mutation_rate <= 1:
+            raise ValueError(f"need 0 <= mutation_rate <= 1, got {mutation_rate}")
+        self.population = population
+        self.tournament = tournament
+        self.mutation_rate = mutation_rate
+        self.dedup = dedup
+        self.asked = 0
+        self.seen: set[str] = set()
+        self.alive: deque[Trial] = deque(maxlen=population)  # a full deque drops its oldest
+
+    def ask(self) -> Proposal | None:
+        before = self.rng.bit_generator.state
+        if self.asked < self.population or not self.alive:
+            arch, parent = self._random(), None
+        else:
+            best = min((self.alive[i] for i in self._draw()), key=lambda trial: trial.loss)
+            arch, parent = self._child(best.proposal.arch), best.id
+        if arch is None:
+            self.rng.bit_generator.state = before
+            return None
+        proposal = Proposal(arch, parent)
+        self.remember(proposal)
+        return proposal
+
+    def remember(self, proposal: Proposal) -> None:
+        self.asked += 1
+        if self.dedup:
+            self.seen.add(self.space.canonical(proposal.arch))
+
+    def tell(self, trial: Trial) -> None:
+        if trial.state == "done":
+            self.alive.append(trial)
+
+    def _draw(self) -> list[int]:
+        draws: list[int] = self.rng.integers(len(self.alive), size=self.tournament).tolist()
+        return draws
+
+    def _random(self) -> Arch | None:
+        return self.space.sample_new(self.rng, self.seen, self.space.canonical)
+
+    def _child(self, parent: Arch) -> Arch | None:
+        """A mutant of parent; with dedup, mutated on until it is new."""
+        child = self._mutate(parent)
+        for _ in range(100):
+            if not self.dedup or self.space.canonical(child) not in self.seen:
+                return child
+            child = self._mutate(child)
+        return self._random()
+
+    def _mutate(self, arch: Arch) -> Arch:
+        if self.mutation_rate == 0:
+            return self.space.mutate(arch, self.rng)
+        while True:
+            fresh = self.space.sample(self.rng).choices
+            redrawn = self.rng.random(len(fresh)) < self.mutation_rate
+            choices = [f if r else c for f, r, c in zip(fresh, redrawn, arch.choices, strict=True)]
+            child = self.space.arch(choices)
+            if child != arch and self.space.is_member(child):
+                return child

@@ -1,0 +1,75 @@
+"""Every registered space, strategy and evaluator keeps its contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nastool import registry
+from nastool.interfaces import Evaluator, SearchSpace
+from nastool.testing.evaluators import EvaluatorContract, MakeEvaluator
+from nastool.testing.spaces import SpaceContract
+from nastool.testing.strategies import MakeStrategy, StrategyContract
+
+
+def make_space(name: str) -> SearchSpace:
+    space: SearchSpace = registry.make("space", name, given={})
+    return space
+
+
+class TestSpaces(SpaceContract):
+    @pytest.fixture(params=list(registry.plugins("space")))
+    def space(self, request: pytest.FixtureRequest) -> SearchSpace:
+        return make_space(request.param)
+
+
+class TestStrategies(StrategyContract):
+    @pytest.fixture(params=list(registry.plugins("space")))
+    def space(self, request: pytest.FixtureRequest) -> SearchSpace:
+        return make_space(request.param)
+
+    @pytest.fixture(params=list(registry.plugins("strategy")))
+    def make(self, request: pytest.FixtureRequest) -> MakeStrategy:
+        return lambda space, seed: registry.make("strategy", request.param, space, given={"seed": seed})
+
+
+EVALUATOR_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "train": {"data": "digits", "epochs": 1, "train_size": 200, "scale": {"channels": 4, "cells": 1}, "device": "cpu"},
+    "table": {"file": "table.npz", "dataset": "made_up"},
+}
+"""What each evaluator is built with here; "table.npz" is a small table the test writes."""
+
+
+def write_table(path: Path, space: SearchSpace) -> None:
+    """A complete table of made-up numbers."""
+    rng = np.random.default_rng(0)
+    archs = np.array([arch.choices for arch in space.members()], dtype=np.uint8)
+    columns = {f"made_up_val20_s{seed}": rng.uniform(50, 90, len(archs)) for seed in (0, 1)}
+    np.savez(path, arch=archs, made_up_test20=rng.uniform(50, 90, len(archs)), **columns)
+
+
+class TestEvaluators(EvaluatorContract):
+    @pytest.fixture(params=list(registry.plugins("evaluator")))
+    def make(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MakeEvaluator:
+        given = dict(EVALUATOR_OPTIONS[request.param])
+        space = make_space("nasbench201")
+        if "file" in given:
+            given["file"] = str(tmp_path_factory.mktemp("table") / given["file"])
+            write_table(Path(given["file"]), space)
+
+        def make() -> Evaluator:
+            evaluator: Evaluator = registry.make("evaluator", request.param, space, given=given)
+            return evaluator
+
+        return make
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_every_plugin_is_documented(kind: registry.Kind) -> None:
+    for name in registry.plugins(kind):
+        cls = registry.load(kind, name)
+        assert len((cls.__doc__ or "").partition("\n")[0]) > 20, name

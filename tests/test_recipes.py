@@ -1,0 +1,192 @@
+"""nastool.recipes: what is shipped, what a user's file may say, and the learning rate."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nastool.errors import InputError
+from nastool.recipes import RANGES, Recipe, default_recipe, load_recipe, recipe_names, recipe_text
+
+FIELDS = [field.name for field in dataclasses.fields(Recipe)]
+
+
+def written(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_shipped_names() -> None:
+    assert recipe_names() == ("cifar10-quick", "default", "digits", "nasbench201", "nasbench201-12")
+
+
+@pytest.mark.parametrize("name", ["cifar10-quick", "default", "digits", "nasbench201", "nasbench201-12"])
+def test_a_shipped_recipe_says_everything_and_can_be_copied(name: str, tmp_path: Path) -> None:
+    text = recipe_text(name)
+    assert text.startswith("#")
+    assert set(re.findall(r"^(\w+):", text, re.MULTILINE)) == set(FIELDS)
+    recipe = load_recipe(name)
+    assert recipe.description
+    assert load_recipe(written(tmp_path, text)) == recipe
+
+
+def test_the_defaults_are_the_recipe_default() -> None:
+    assert dataclasses.replace(load_recipe("default"), description="") == Recipe()
+
+
+def test_nasbench201_is_as_published() -> None:
+    """Dong & Yang, ICLR 2020, table 1."""
+    published = Recipe(
+        epochs=200,
+        batch_size=256,
+        lr=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=0.0005,
+        schedule="cosine",
+        warmup_epochs=0,
+        final_lr=0,
+        label_smoothing=0,
+        grad_clip=0,
+        crop_padding=4,
+        flip=True,
+        cutout=0,
+    )
+    assert dataclasses.replace(load_recipe("nasbench201"), description="") == published
+    assert dataclasses.replace(load_recipe("nasbench201-12"), description="") == published.replace(epochs=12)
+
+
+@pytest.mark.parametrize(
+    ("data", "recipe"),
+    [("digits", "digits"), ("cifar10", "cifar10-quick"), ("mnist", "default"), ("npz:a.npz", "default")],
+)
+def test_default_recipe_of_a_data_set(data: str, recipe: str) -> None:
+    assert default_recipe(data) == recipe
+    assert recipe in recipe_names()
+
+
+def test_digits_and_letters_are_not_mirrored() -> None:
+    for data in ("digits", "mnist", "svhn", "npz:a.npz", "folder:a"):
+        assert not load_recipe(default_recipe(data)).flip
+
+
+def test_a_file_may_be_short_or_empty(tmp_path: Path) -> None:
+    assert load_recipe(written(tmp_path, "epochs: 3\nlr: 1\n")) == Recipe(epochs=3, lr=1)
+    assert load_recipe(written(tmp_path, "# nothing\n")) == Recipe()
+
+
+def test_yaml_text_that_means_a_number(tmp_path: Path) -> None:
+    assert load_recipe(written(tmp_path, "weight_decay: 5e-4\n")).weight_decay == 0.0005
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "recipe {}: no key 'epoch'; did you mean epochs?"),
+        ("zzzzzz: 3", "recipe {}: no key 'zzzzzz'; there are epochs, batch_size, lr,"),
+        ("epochs: 0", "recipe {}: epochs: need a whole number from 1 to 100000, got 0"),
+        ("epochs: 2.5", "recipe {}: epochs: need a whole number from 1 to 100000, got 2.5"),
+        ("epochs: 5.0", "recipe {}: epochs: need a whole number from 1 to 100000, got 5.0"),
+        ("epochs: true", "recipe {}: epochs: need a whole number from 1 to 100000, got True"),
+        ("epochs: many", "recipe {}: epochs: need a whole number from 1 to 100000, got 'many'"),
+        ("epochs:", "recipe {}: epochs: need a whole number from 1 to 100000, got None"),
+        ("batch_size: 1", "recipe {}: batch_size: need a whole number from 2 to 65536, got 1"),
+        ("lr: .nan", "recipe {}: lr: need a number from 1e-09 to 1000, got nan"),
+        ("lr: nan", "recipe {}: lr: need a number from 1e-09 to 1000, got nan"),
+        ("lr: .inf", "recipe {}: lr: need a number from 1e-09 to 1000, got inf"),
+        ("lr: 0", "recipe {}: lr: need a number from 1e-09 to 1000, got 0"),
+        ("lr: true", "recipe {}: lr: need a number from 1e-09 to 1000, got True"),
+        ("lr: fast", "recipe {}: lr: need a number from 1e-09 to 1000, got 'fast'"),
+        ("lr: [0.1]", "recipe {}: lr: need a number from 1e-09 to 1000, got [0.1]"),
+        ("label_smoothing: 1", "recipe {}: label_smoothing: need a number from 0 to 0.9999, got 1"),
+        ("flip: 1", "recipe {}: flip: need true or false, got 1"),
+        ("schedule: step", "recipe {}: schedule: need cosine or constant, got 'step'"),
+        ("description: 3", "recipe {}: description: need text, got 3"),
+        ("momentum: 0", "recipe {}: nesterov: true needs momentum > 0"),
+        ("final_lr: 1", "recipe {}: final_lr: need at most lr = 0.1, got 1"),
+        ("- epochs", "{} must be a YAML mapping"),
+        ("epochs: [", "{} line 1 is no valid YAML"),
+    ],
+)
+def test_errors_name_file_key_value_and_range(text: str, message: str, tmp_path: Path) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(message.format(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", sorted(RANGES))
+def test_both_ends_of_a_range(key: str) -> None:
+    low, high = RANGES[key]
+    whole = isinstance(getattr(Recipe(), key), int)
+    plain = {"nesterov": False, "lr": 1000.0} | ({"final_lr": 0.0} if key != "final_lr" else {})
+    for value in (low, high):
+        made = Recipe(**(plain | {key: int(value) if whole else value}))  # type: ignore[arg-type]
+        assert getattr(made, key) == value
+    for value in (low - 1, high + 1):
+        with pytest.raises(InputError, match=rf"^{key}: need a.* from .* to .*, got"):
+            Recipe(**(plain | {key: int(value) if whole else value}))  # type: ignore[arg-type]
+
+
+def test_unknown_names_and_missing_files() -> None:
+    with pytest.raises(InputError, match=r"no recipe 'digit' \(did you mean digits\?\); there are cifar10-quick, "):
+        load_recipe("digit")
+    with pytest.raises(InputError, match=r"no recipe '\.\.'"):
+        recipe_text("..")
+    with pytest.raises(InputError, match=r"no recipe file /nowhere/r\.yaml; shipped recipes are cifar10-quick"):
+        load_recipe("/nowhere/r.yaml")
+
+
+def test_replace_leaves_out_none_and_checks() -> None:
+    assert Recipe().replace(epochs=None, lr=0.5) == Recipe(lr=0.5)
+    with pytest.raises(InputError, match="epochs: need a whole number from 1 to 100000, got -1"):
+        Recipe().replace(epochs=-1)
+
+
+# --- the learning rate
+
+
+def test_cosine_without_warmup_by_hand() -> None:
+    recipe = Recipe(epochs=2, lr=1.0, final_lr=0.2, warmup_epochs=0)
+    rates = [recipe.learning_rate(step, 2) for step in range(4)]
+    half = math.sqrt(0.5)
+    assert rates == pytest.approx([1.0, 0.6 + 0.4 * half, 0.6, 0.6 - 0.4 * half])
+
+
+def test_warmup_is_linear_and_reaches_lr() -> None:
+    recipe = Recipe(epochs=3, lr=1.0, warmup_epochs=1.5, schedule="constant")
+    assert [recipe.learning_rate(step, 2) for step in range(6)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
+@given(
+    epochs=st.integers(1, 20),
+    steps=st.integers(1, 20),
+    warmup=st.floats(0, 30),
+    lr=st.floats(0.001, 10),
+    final=st.floats(0, 1),
+    cosine=st.booleans(),
+)
+def test_learning_rate_stays_in_bounds_rises_then_falls(
+    epochs: int, steps: int, warmup: float, lr: float, final: float, cosine: bool
+) -> None:
+    recipe = Recipe(
+        epochs=epochs,
+        lr=lr,
+        warmup_epochs=warmup,
+        final_lr=final * lr,
+        schedule="cosine" if cosine else "constant",
+    )
+    rates = [recipe.learning_rate(step, steps) for step in range(epochs * steps)]
+    assert all(0 < rate <= lr * (1 + 1e-9) for rate in rates)
+    top = max(range(len(rates)), key=rates.__getitem__)
+    assert top <= len(rates) / 2 + 1
+    assert rates[:top] == sorted(rates[:top])
+    assert all(a >= b - 1e-9 * lr for a, b in zip(rates[top:], rates[top + 1 :], strict=False))

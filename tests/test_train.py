@@ -1,0 +1,500 @@
+"""nastool.evaluators.train: training from scratch, on tiny data."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from nastool.core import Decision, Evaluation, Proposal
+from nastool.errors import InputError, TrialFailed
+from nastool.evaluators import train as module
+from nastool.evaluators.train import Train
+from nastool.interfaces import Choose, SearchSpace
+from nastool.networks import build
+from nastool.recipes import load_recipe
+from nastool.spaces.nasbench201 import NasBench201
+from nastool.tasks import ImageTask
+
+SPACE = NasBench201()
+CELL = SPACE.from_string(
+    "|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|avg_pool_3x3~1|nor_conv_3x3~2|"
+)
+SMALL = {"channels": 4, "cells": 1}
+Reports = list[tuple[int, dict[str, float]]]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def separable(n: int, seed: int, side: int = 8, channels: int = 1) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Noise, brighter in the upper or the lower half: two classes."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 150, (n, channels, side, side), dtype=np.uint8)
+    y = np.arange(n) % 2
+    for image, label in zip(x, y, strict=True):
+        image[:, label * side // 2 :][:, : max(1, side // 2)] += 60
+    return x, y
+
+
+def npz(path: Path, side: int = 8, channels: int = 1, test_seed: int = 2, n: int = 80) -> str:
+    arrays = {}
+    for part, count, seed in (("train", n, 0), ("val", 40, 1), ("test", 30, test_seed)):
+        arrays[f"x_{part}"], arrays[f"y_{part}"] = separable(count, seed, side, channels)
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return f"npz:{path}"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return npz(tmp_path / "tiny.npz")
+
+
+def trainer(data: str, **options: Any) -> Train:
+    options = {"scale": SMALL, "device": "cpu", "epochs": 2, "batch_size": 16} | options
+    return Train(SPACE, data=data, **options)
+
+
+def run(evaluator: Train, seed: int = 0, budget: float | None = None, trial: int = 0) -> tuple[Evaluation, Reports]:
+    reports: Reports = []
+    evaluation = evaluator.evaluate(
+        trial,
+        Proposal(CELL, budget=budget),
+        seed=seed,
+        report=lambda step, metrics: reports.append((step, dict(metrics))),
+    )
+    return evaluation, reports
+
+
+# --- what is measured
+
+
+def test_learns_and_reports_every_epoch(data: str) -> None:
+    evaluation, reports = run(trainer(data, epochs=6))
+    assert evaluation.metrics["val_acc"] >= 0.9
+    assert [step for step, _ in reports] == [1, 2, 3, 4, 5, 6]
+    assert all(set(metrics) == {"val_acc", "val_loss", "train_loss"} for _, metrics in reports)
+    last = reports[-1][1]
+    assert evaluation.metrics["val_acc"] == last["val_acc"] and evaluation.metrics["val_loss"] == last["val_loss"]
+    assert last["train_loss"] < reports[0][1]["train_loss"]
+    assert 0 < evaluation.seconds < 60 and evaluation.checkpoint is None
+
+
+def test_digits_in_two_epochs() -> None:
+    evaluator = Train(SPACE, scale={"channels": 8, "cells": 1}, device="cpu", epochs=2)
+    assert run(evaluator)[0].metrics["val_acc"] > 0.5  # chance: 0.1
+
+
+def test_params_and_flops(tmp_path: Path) -> None:
+    """All-skip cell, 3 channels, published scale: 73,306 parameters for 10 classes, 8 x 65 fewer for 2."""
+    skip = SPACE.arch([1] * 6)
+    evaluator = trainer(npz(tmp_path / "c.npz", channels=3), scale=None, epochs=1, train_size=16)
+    metrics = evaluator.evaluate(0, Proposal(skip), seed=0, report=lambda *_: None).metrics
+    assert metrics["params"] == 73_306 - 8 * 65
+    stem, pixels = 3 * 16 * 9, 8 * 8
+    blocks = sum(
+        (c * 2 * c * 9 + 4 * c * c * 9 + c * 2 * c) * pixels // down for c, down in ((16, 4), (32, 16))
+    )
+    assert metrics["flops"] == 2 * (stem * pixels + blocks + 64 * 2)
+    assert set(metrics) == {"val_acc", "val_loss", "params", "flops"}
+
+
+def test_the_same_arguments_give_the_same_bits(data: str, tmp_path: Path) -> None:
+    results = []
+    for number in range(2):
+        torch.manual_seed(number)  # the global generator must not matter
+        torch.rand(number)
+        evaluator = trainer(data)
+        evaluator.workdir = tmp_path / str(number)
+        evaluation, reports = run(evaluator, seed=5)
+        assert evaluation.checkpoint is not None
+        weights = load_file(evaluator.workdir / evaluation.checkpoint)
+        results.append((evaluation.metrics, reports, {key: w.numpy().tobytes() for key, w in weights.items()}))
+    assert results[0] == results[1]
+    again, _ = run(evaluator, seed=5)  # whatever this instance did before
+    assert again.metrics == results[0][0]
+
+
+def test_seeds_differ_and_the_global_generator_is_left_alone(data: str) -> None:
+    evaluator = trainer(data)
+    before = torch.get_rng_state()
+    losses = {run(evaluator, seed)[0].metrics["val_loss"] for seed in (0, 1, 2**63 - 1)}
+    assert len(losses) == 3
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_loop_is_sgd_by_the_recipe(tmp_path: Path, data: str) -> None:
+    """The same training written out with PyTorch's plain optimiser, without nastool's batches and schedule."""
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "{epochs: 2, batch_size: 20, lr: 0.2, warmup_epochs: 0, crop_padding: 0, label_smoothing: 0.1, "
+        "grad_clip: 0.5, weight_decay: 0.01, final_lr: 0.02}"
+    )
+    evaluator = Train(SPACE, data=data, recipe=str(path), scale=SMALL, device="cpu")
+    _, reports = run(evaluator, seed=3)
+
+    with np.load(data.removeprefix("npz:")) as file:
+        arrays = dict(file)
+    mean, std = arrays["x_train"].mean() / 255, arrays["x_train"].std() / 255
+    x, x_val = (torch.from_numpy((arrays[k] / 255 - mean) / std).float() for k in ("x_train", "x_val"))
+    y, y_val = (torch.from_numpy(arrays[k]) for k in ("y_train", "y_val"))
+    initial, _, order_seed = module._seeds(3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(initial)
+        network = build(SPACE, CELL, ImageTask(1, 8, 8, 2), NasBench201.Scale(**SMALL))
+    generator = torch.Generator().manual_seed(order_seed)
+    optimizer = torch.optim.SGD(network.parameters(), 1, momentum=0.9, nesterov=True, weight_decay=0.01, fused=False)
+    for epoch in range(2):
+        order = torch.randperm(80, generator=generator)
+        losses = []
+        network.train()
+        for step in range(4):
+            progress = (epoch * 4 + step) / 8
+            optimizer.param_groups[0]["lr"] = 0.02 + 0.18 * (1 + np.cos(np.pi * progress)) / 2
+            batch = order[step * 20 : step * 20 + 20]
+            loss = cross_entropy(network(x[batch]), y[batch], label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+            optimizer.step()
+            losses.append(loss.item())
+        network.eval()
+        with torch.no_grad():
+            logits = network(x_val)
+        measured = reports[epoch][1]
+        assert measured["train_loss"] == pytest.approx(np.mean(losses), rel=1e-3)
+        assert measured["val_loss"] == pytest.approx(cross_entropy(logits, y_val).item(), rel=1e-3)
+        assert measured["val_acc"] == pytest.approx((logits.argmax(1) == y_val).float().mean().item(), abs=0.03)
+
+
+class Dropping(SearchSpace):
+    """A space whose networks draw random numbers while they are trained."""
+
+    name = "dropping"
+
+    @dataclass(frozen=True)
+    class Scale:
+        pass
+
+    def __init__(self) -> None:
+        super().__init__([Decision("p", ("0.3", "0.6"))])
+
+    def network(self, choose: Choose, task: ImageTask, scale: Any) -> nn.Module:
+        drop = choose.layer("p", {p: lambda p=p: nn.Dropout(float(p)) for p in ("0.3", "0.6")})  # type: ignore[misc]
+        return nn.Sequential(nn.Flatten(), drop, nn.Linear(task.channels * task.height * task.width, task.classes))
+
+
+def test_dropout_is_reproducible(data: str) -> None:
+    space = Dropping()
+    evaluator = Train(space, data=data, device="cpu", epochs=2)
+    proposal = Proposal(space.arch([0]))
+    runs = []
+    for number in range(2):
+        torch.manual_seed(number)
+        runs.append(evaluator.evaluate(0, proposal, seed=1, report=lambda *_: None).metrics)
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(("side", "channels", "n"), [(1, 1, 16), (1, 5, 17), (3, 2, 3), (8, 1, 2)])
+def test_any_input_size_and_number_of_images(side: int, channels: int, n: int, tmp_path: Path) -> None:
+    evaluator = trainer(npz(tmp_path / "o.npz", side, channels, n=n))
+    evaluation, reports = run(evaluator)
+    assert len(reports) == 2 and 0 <= evaluation.metrics["val_acc"] <= 1
+
+
+def test_cells_without_any_connection_can_be_trained(data: str) -> None:
+    evaluator = trainer(data)
+    nothing = Proposal(SPACE.arch([0] * 6))
+    assert evaluator.evaluate(0, nothing, seed=0, report=lambda *_: None).metrics["val_acc"] == 0.5
+
+
+def test_bf16_runs_and_is_not_fp32(data: str) -> None:
+    full, _ = run(trainer(data, precision="fp32"))
+    half, _ = run(trainer(data, precision="bf16"))
+    assert half.metrics["val_loss"] != full.metrics["val_loss"]
+    assert abs(half.metrics["val_loss"] - full.metrics["val_loss"]) < 0.5
+
+
+# --- the test images
+
+
+def test_evaluate_never_looks_at_test_images(data: str, tmp_path: Path) -> None:
+    class Poison:
+        def __getattribute__(self, name: str) -> Any:
+            raise AssertionError(f"evaluate used the test images: {name}")
+
+    other = npz(tmp_path / "other.npz", test_seed=99)
+    first, _ = run(trainer(data))
+    second, _ = run(trainer(other))
+    assert first.metrics == second.metrics
+    evaluator = trainer(data)
+    evaluator.prepare()
+    evaluator._test = Poison()  # type: ignore[assignment]
+    assert run(evaluator)[0].metrics == first.metrics
+
+
+def test_test_measures_the_test_images(data: str, tmp_path: Path) -> None:
+    evaluator = trainer(data, epochs=4)
+    evaluator.workdir = tmp_path
+    evaluation, _ = run(evaluator)
+    tested = evaluator.test(Proposal(CELL), evaluation)
+    assert evaluation.checkpoint is not None
+    network = evaluator.load(CELL, evaluation.checkpoint).eval()
+    x, y = separable(30, 2)
+    mean, std = evaluator.data.mean[0], evaluator.data.std[0]
+    with torch.no_grad():
+        logits = network(torch.from_numpy(((x / 255) - mean) / std).float())
+    assert tested["test_acc"] == (logits.argmax(1).numpy() == y).mean()
+    assert tested["test_loss"] == pytest.approx(cross_entropy(logits, torch.from_numpy(y)).item(), rel=1e-4)
+    assert tested == trainer_like(evaluator, data).test(Proposal(CELL), evaluation)
+
+
+def trainer_like(evaluator: Train, data: str) -> Train:
+    """Another instance on the same run folder, as in another process."""
+    other = trainer(data)
+    other.workdir = evaluator.workdir
+    return other
+
+
+def test_nothing_to_test_without_checkpoint_or_test_images(data: str, tmp_path: Path) -> None:
+    evaluator = trainer(data)
+    assert evaluator.test(Proposal(CELL), run(evaluator)[0]) == {}
+    x, y = separable(2, 0)
+    np.savez(tmp_path / "two.npz", x_train=x, y_train=y, x_val=x, y_val=y)
+    small = trainer(f"npz:{tmp_path / 'two.npz'}")
+    small.workdir = tmp_path
+    assert small.test(Proposal(CELL), run(small)[0]) == {}
+
+
+# --- checkpoints
+
+
+def test_a_checkpoint_reproduces_the_validation_exactly(data: str, tmp_path: Path) -> None:
+    evaluator = trainer(data)
+    evaluator.workdir = tmp_path
+    evaluation, _ = run(evaluator, trial=12)
+    assert evaluation.checkpoint == "checkpoints/trial-000012.safetensors"
+    assert [f.name for f in (tmp_path / "checkpoints").iterdir()] == ["trial-000012.safetensors"]
+    other = trainer_like(evaluator, data)
+    other.prepare()
+    accuracy, loss = other._score(other.load(CELL, evaluation.checkpoint), other._val)
+    assert (accuracy, loss) == (evaluation.metrics["val_acc"], evaluation.metrics["val_loss"])
+
+
+def test_a_checkpoint_says_what_it_is(data: str, tmp_path: Path) -> None:
+    evaluator = trainer(data)
+    evaluator.workdir = tmp_path
+    evaluation, _ = run(evaluator)
+    with safe_open(tmp_path / str(evaluation.checkpoint), "pt") as file:
+        metadata: Mapping[str, str] = file.metadata()
+        dtypes = {key: file.get_tensor(key).dtype for key in file.keys()}
+    assert json.loads(metadata["arch"])["choices"]["1<-0"] == "nor_conv_3x3"
+    assert json.loads(metadata["scale"]) == SMALL
+    assert json.loads(metadata["task"]) == {"channels": 1, "height": 8, "width": 8, "classes": 2}
+    assert json.loads(metadata["classes"]) == ["0", "1"]
+    assert json.loads(metadata["mean"]) == pytest.approx(evaluator.data.mean.tolist())
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", metadata["nastool"])
+    assert {dtype for key, dtype in dtypes.items() if not key.endswith("num_batches_tracked")} == {torch.float32}
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_full_disk(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool) -> None:
+    evaluator = trainer(data, epochs=1)
+    evaluator.workdir = tmp_path / "run"
+    path = tmp_path / "run/checkpoints/trial-000000.safetensors"
+    if existing:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TrialFailed) as caught:
+        run(evaluator)
+    assert str(caught.value) == (
+        f"cannot write checkpoint {path}: No space left on device; free some space, then run again"
+    )
+    assert [f.read_bytes() for f in path.parent.iterdir()] == ([b"old"] if existing else [])
+
+
+def test_checkpoints_that_do_not_load(data: str, tmp_path: Path) -> None:
+    evaluator = trainer(data)
+    evaluator.workdir = tmp_path
+    evaluation, _ = run(evaluator)
+    path = tmp_path / str(evaluation.checkpoint)
+    with pytest.raises(InputError, match=r"trial-000000\.safetensors is of another architecture or scale than asked"):
+        evaluator.test(Proposal(SPACE.arch([1] * 6)), evaluation)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"trial-000000\.safetensors is damaged: evaluate the architecture again"):
+        evaluator.test(Proposal(CELL), evaluation)
+    path.unlink()
+    with pytest.raises(InputError, match=r"no checkpoint .*trial-000000\.safetensors: evaluate the arch"):
+        evaluator.test(Proposal(CELL), evaluation)
+
+
+# --- failures
+
+
+def test_a_diverging_training_fails_the_trial(data: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("{lr: 1000, grad_clip: 0, warmup_epochs: 0, schedule: constant, weight_decay: 1, batch_size: 16}")
+    evaluator = trainer(data, recipe=str(path), epochs=50)
+    evaluator.workdir = tmp_path
+    with pytest.raises(TrialFailed, match=r"^diverged: (training|validation) loss is (nan|inf) in epoch \d+; lower lr$"):
+        run(evaluator)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("poisoned", "what"), [("_train", "training"), ("_val", "validation")])
+def test_which_loss_is_not_finite(data: str, poisoned: str, what: str) -> None:
+    evaluator = trainer(data)
+    evaluator.prepare()
+    getattr(evaluator, poisoned)._shift = torch.full((1, 1, 1, 1), float("nan"))
+    with pytest.raises(TrialFailed, match=f"^diverged: {what} loss is nan in epoch 1; lower lr$"):
+        run(evaluator)
+
+
+def test_out_of_memory(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    evaluator = trainer(data)
+    monkeypatch.setattr(evaluator, "_fit", fail)
+    with pytest.raises(TrialFailed, match="^out of GPU memory with batch_size 16; lower it, or the scale$"):
+        run(evaluator)
+
+
+# --- options
+
+
+def test_budget_is_epochs(data: str) -> None:
+    evaluator = trainer(data, epochs=2)
+    assert "budget" in Train.provides
+    assert len(run(evaluator, budget=3.0)[1]) == 3
+    assert len(run(evaluator)[1]) == 2
+    assert run(evaluator, budget=2)[0].metrics == run(evaluator)[0].metrics
+
+
+@pytest.mark.parametrize("budget", [0, 0.5, 2.5, -1, float("nan"), float("inf")])
+def test_bad_budgets(data: str, budget: float) -> None:
+    with pytest.raises(InputError, match=rf"^budget: need a whole number of epochs >= 1, got {budget}$"):
+        run(trainer(data), budget=budget)
+
+
+def test_recipe_and_what_overrides_it(tmp_path: Path) -> None:
+    assert Train(SPACE).recipe == load_recipe("digits")
+    assert Train(SPACE, data="cifar10").recipe == load_recipe("cifar10-quick")
+    changed = Train(SPACE, recipe="nasbench201", epochs=3, batch_size=9, lr=0.3).recipe
+    assert changed == load_recipe("nasbench201").replace(epochs=3, batch_size=9, lr=0.3)
+    (tmp_path / "r.yaml").write_text("epochs: 7")
+    assert Train(SPACE, recipe=str(tmp_path / "r.yaml")).recipe.epochs == 7
+
+
+def test_scale() -> None:
+    assert Train(SPACE).scale == NasBench201.Scale()
+    assert Train(SPACE, scale={"cells": 2}).scale == NasBench201.Scale(16, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "digit"}, "no data set 'digit' (did you mean digits?)"),
+        ({"val_fraction": 2.0}, "need 0 < val_fraction < 1, got 2.0"),
+        ({"recipe": "digit"}, "no recipe 'digit' (did you mean digits?)"),
+        ({"epochs": 0}, "epochs: need a whole number from 1 to 100000, got 0"),
+        ({"batch_size": 1}, "batch_size: need a whole number from 2 to 65536, got 1"),
+        ({"lr": -1.0}, "lr: need a number from 1e-09 to 1000, got -1.0"),
+        ({"scale": {"chanels": 8}}, "scale: space nasbench201 has no 'chanels'; did you mean channels?"),
+        ({"scale": {"zzz": 8}}, "scale: space nasbench201 has no 'zzz'; it has channels, cells"),
+        ({"scale": {"cells": 0}}, "scale: need channels >= 1 and cells >= 1, got 16, 0"),
+        ({"scale": {"cells": True}}, "scale: cells must be a whole number, got True"),
+        ({"device": "gpu"}, "device: need auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ({"precision": "fp8"}, "precision: need auto, fp32 or bf16, got 'fp8'"),
+    ],
+)
+def test_the_constructor_checks(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Train(SPACE, **options)
+    assert str(caught.value).startswith(message)
+
+
+def test_the_constructor_reads_no_data_and_imports_no_torch() -> None:
+    evaluator = Train(SPACE, data="npz:/nowhere.npz")
+    with pytest.raises(InputError, match="no file /nowhere.npz"):
+        evaluator.prepare()
+    code = (
+        "import sys; from nastool.evaluators.train import Train; "
+        "from nastool.spaces.nasbench201 import NasBench201; Train(NasBench201()); print('torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "message"),
+    [
+        ("cuda", 0, "device cuda: no CUDA device is visible; give device=cpu"),
+        ("cuda:2", 2, "device cuda:2: there are 2 CUDA devices, numbered from 0; give a lower number"),
+    ],
+)
+def test_missing_devices(
+    device: str, count: int, message: str, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(InputError) as caught:
+        trainer(data, device=device).prepare()
+    assert str(caught.value) == message
+
+
+def test_auto_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count, option, expected in ((0, "auto", "cpu"), (1, "auto", "cuda:0"), (2, "cuda:1", "cuda:1"), (1, "cpu", "cpu")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert str(module._device(option)) == expected
+
+
+def test_describe_and_estimate(data: str) -> None:
+    evaluator = trainer(data)
+    evaluator.prepare()
+    facts = evaluator.describe()
+    assert facts["device"] == "cpu, 1 threads" and facts["precision"] == "fp32"
+    assert (facts["train_images"], facts["val_images"], facts["test_images"]) == (80, 40, 30)
+    assert facts["images"] == "1x8x8, 2 classes"
+    before = torch.get_rng_state()
+    short, long = (evaluator.estimate(Proposal(CELL, budget=budget)) for budget in (1, 1000))
+    assert short is not None and long is not None and 0 < 10 * short < long
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_on_a_gpu(data: str, tmp_path: Path, precision: str) -> None:
+    evaluator = trainer(data, device="cuda", precision=precision, epochs=4)
+    evaluator.workdir = tmp_path
+    first, _ = run(evaluator, seed=1)
+    assert run(evaluator, seed=1)[0].metrics == first.metrics
+    assert first.metrics["val_acc"] >= 0.8
+    network = evaluator.load(CELL, str(first.checkpoint))
+    assert evaluator._score(network, evaluator._val) == (first.metrics["val_acc"], first.metrics["val_loss"])
+    assert set(evaluator.test(Proposal(CELL), first)) == {"test_acc", "test_loss"}
