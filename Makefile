@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check format slow bench clean
+.PHONY: demo test check docs format slow clean
 
 demo: $(INSTALLED)  ## a real search on built-in data; ends with a trained network
 	$(BIN)/nastool search --strategy evolution --space nasbench201 --data digits --trials 20 --workers 2 --out runs/demo
@@ -19,6 +19,9 @@ check: $(INSTALLED)  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(INSTALLED)  ## docs/cli.md from --help
+	$(BIN)/python -m tests.test_docs
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -11,6 +11,7 @@ parameters (the same decisions) on its journal file and on SQLite. Needs `pip in
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import sqlite3
@@ -21,11 +22,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nastool import registry
-from nastool.core import Evaluation, Objective, Proposal
+from nastool.core import Evaluation, Objective, Proposal, Trial
 from nastool.interfaces import Evaluator, Report
 from nastool.runner import Search
 from nastool.store import Store
-from nastool.workers import Event, InlinePool
+from nastool.workers import InlinePool, Reported
 
 
 class Free(Evaluator):
@@ -47,7 +48,7 @@ def nastool_times(strategy_name: str, options: Mapping[str, object], trials: int
     strategy = registry.make("strategy", strategy_name, space, given={"seed": 0, **options})
     stamps = [time.perf_counter()]
 
-    def watch(search: Search, event: Event | None) -> None:
+    def watch(search: Search, event: Reported | Trial | None) -> None:
         stamps.append(time.perf_counter())
 
     config = {"space": {"name": "nasbench201", "options": {}}}
@@ -65,7 +66,7 @@ def nastool_times(strategy_name: str, options: Mapping[str, object], trials: int
             watch=watch,
         )
         search.run()
-    return [b - a for a, b in zip(stamps, stamps[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(stamps)]
 
 
 def optuna_times(storage: object, trials: int) -> list[float]:
@@ -99,7 +100,8 @@ def report(name: str, times: list[float], marks: tuple[int, ...]) -> dict[int, f
             length = 100 if end < 1000 else 1000
             median, mean = window(times, end, length)
             found[end] = mean
-            print(f"  trials {end - min(end, length) + 1:>6} to {end:>6}: median {median:9.1f}  mean {mean:9.1f} us per trial")
+            first = end - min(end, length) + 1
+            print(f"  trials {first:>6} to {end:>6}: median {median:9.1f}  mean {mean:9.1f} us per trial")
     return found
 
 
@@ -141,7 +143,15 @@ def main() -> None:
     for name, _ in runs[1:]:
         common = max(set(own) & set(results[name]))
         print(f"{name} / nastool at {common:,} trials: {results[name][common] / own[common]:.0f}x")
-    print(json.dumps({"python": platform.python_version(), "sqlite": sqlite3.sqlite_version, "machine": platform.platform()}))
+    print(
+        json.dumps(
+            {
+                "python": platform.python_version(),
+                "sqlite": sqlite3.sqlite_version,
+                "machine": platform.platform(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core import Evaluation, Proposal, Scalar
-from nastool.errors import InputError, InvalidArchError, TrialFailed
+from nastool.errors import InputError, TrialFailed
 from nastool.interfaces import Evaluator, Report, SearchSpace
 
 _FIELD = re.compile(
@@ -73,8 +73,8 @@ class Table(Evaluator):
         """file: the table. dataset: needed where the file holds several.
 
         metric: a field without its data set, such as val200, val12 or test200; by default the validation
-        accuracy of the most epochs, else the test accuracy. label: mean (of the training seeds), random (one of them, drawn per
-        trial), or a training seed's number.
+        accuracy of the most epochs, else the test accuracy. label: mean (of the training seeds), random (one of
+        them, drawn per trial), or a training seed's number.
         """
         super().__init__(space)
         if label not in ("mean", "random") and not label.isdecimal():
@@ -158,12 +158,19 @@ class Table(Evaluator):
     def _field_name(self) -> str:
         return f"{self._reward.part}{self._reward.epochs or ''}"
 
+    def estimate(self, proposal: Proposal) -> float | None:
+        """The table's mean: simulated seconds of one training."""
+        return None if self._seconds is None else float(np.nanmean(self._seconds))
+
     # --- evaluating
 
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
         row = self._row(proposal)
         value = self._look_up(row, seed)
-        metrics = {self.objective: value, **{name: float(column[row]) for name, column in self._facts.items()}}
+        metrics = {
+            self.objective: value,
+            **{name: float(column[row]) for name, column in self._facts.items()},
+        }
         return Evaluation(metrics, 0.0 if self._seconds is None else float(self._seconds[row]))
 
     def test(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, float]:
@@ -196,9 +203,10 @@ def _read_columns(path: Path) -> dict[str, NDArray[Any]]:
     try:
         if path.suffix == ".json":
             return _json_columns(json.loads(path.read_text(encoding="utf-8")))
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array, expected an .npz of several")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("a single array, expected an .npz of several")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except OSError as error:
         raise InputError(f"cannot read table {path}: {error.strerror or error}") from None
@@ -270,7 +278,7 @@ def _row_means(seeds: NDArray[np.float64]) -> NDArray[np.float64]:
     there = ~np.isnan(seeds)
     total = np.where(there, seeds, 0.0).sum(axis=0)
     count = there.sum(axis=0)
-    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _training_seconds(

@@ -39,8 +39,7 @@ class ArchDocument:
 
 def to_json(space: SearchSpace, arch: Arch) -> dict[str, Any]:
     choices = {
-        decision.name: decision.options[choice]
-        for decision, choice in zip(space.decisions, arch.choices, strict=True)
+        decision.name: decision.options[choice] for decision, choice in zip(space.decisions, arch.choices, strict=True)
     }
     return {
         "format": FORMAT,

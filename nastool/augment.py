@@ -35,9 +35,7 @@ def random_crop(x: Tensor, padding: int, generator: torch.Generator) -> Tensor:
         # Indexing around the kept C dimension gives (N, H, W, C), which is channels_last once it is permuted.
         return padded[images[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
     channels = torch.arange(c, device=x.device)
-    return padded[
-        images[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None]
-    ]
+    return padded[images[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 
 
 def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -49,7 +47,7 @@ def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:
 def cutout(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Zero a square of size x size pixels around a random pixel of each image (DeVries & Taylor 2017).
 
-    x: (N, C, H, W), any dtype. The part of the square that lies outside the image is cut off, as in the paper.
+    x: (N, C, H, W), any dtype. What of the square lies outside the image is cut off, as in the paper.
     """
     if size == 0:
         return x
@@ -111,8 +109,9 @@ class ImageBatches:
 
     def in_order(self, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, not augmented."""
-        for x, y in zip(self.x.split(batch_size), self.y.split(batch_size), strict=True):
-            yield self._normalized(x), y
+        for start in range(0, len(self), batch_size):
+            batch = slice(start, start + batch_size)
+            yield self._normalized(self.x[batch]), self.y[batch]
 
     def _normalized(self, x: Tensor) -> Tensor:
         return torch.addcmul(self._shift, x.to(self._shift.dtype), self._scale)

@@ -66,8 +66,7 @@ class Dag(nn.Module):
         self.edges = nn.ModuleDict({f"{target}<-{source}": module for (source, target), module in edges.items()})
         nodes = max(target for _, target in edges)
         self.inputs: Sequence[Sequence[tuple[int, str]]] = [
-            [(source, f"{target}<-{source}") for source, t in edges if t == target]
-            for target in range(1, nodes + 1)
+            [(source, f"{target}<-{source}") for source, t in edges if t == target] for target in range(1, nodes + 1)
         ]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -144,9 +144,7 @@ def load(
     All draws are stratified: each class in proportion, and in every part where it has the images for it.
     InputError, in one line, for everything that can be wrong with the arguments or the files.
     """
-    check_options(
-        name, split_seed=split_seed, val_fraction=val_fraction, train_size=train_size, image_size=image_size
-    )
+    check_options(name, split_seed=split_seed, val_fraction=val_fraction, train_size=train_size, image_size=image_size)
     kind, _, path = name.partition(":")
     if name == "digits":
         parts, classes = _digits()
@@ -175,13 +173,14 @@ def load(
         if train_size > len(train):
             raise InputError(f"{name}: need train_size <= {len(train)} (its training images), got {train_size}")
         train = train[_draw(train.y, train_size, np.random.default_rng([split_seed, 1]))]
+    _, channels, height, width = train.x.shape
     return ImageData(
         name=name,
         train=train,
         val=val,
         test=test if len(test) else None,
         classes=classes,
-        task=ImageTask(*train.x.shape[1:], classes=len(classes)),
+        task=ImageTask(channels, height, width, len(classes)),
     )
 
 
@@ -261,7 +260,7 @@ def _torchvision(name: str, data_dir: str | None, download: bool) -> _Source:
             ) from error
         reason = one_line(error)[:120]
         raise InputError(
-            f"cannot download {name} to {root}: {reason}; check the network, or empty the folder and try again"
+            f"cannot download {name} to {root}: {reason}; check the network, or empty the folder and retry"
         ) from error
     return {"train": train, "test": test}, classes
 
@@ -284,15 +283,11 @@ def _npz(path: str) -> _Source:
     train = parts["train"]
     for part, images in parts.items():
         if len(images.x) != len(images.y):
-            raise InputError(
-                f"{path}: x_{part} has {len(images.x)} images but y_{part} {len(images.y)} labels"
-            )
+            raise InputError(f"{path}: x_{part} has {len(images.x)} images but y_{part} {len(images.y)} labels")
         if not len(images):
             raise InputError(f"{path}: x_{part} holds no image")
         if images.x.shape[1:] != train.x.shape[1:]:
-            raise InputError(
-                f"{path}: images of x_{part} are {_size(images.x)}, those of x_train {_size(train.x)}"
-            )
+            raise InputError(f"{path}: images of x_{part} are {_size(images.x)}, those of x_train {_size(train.x)}")
 
     present = np.unique(train.y)
     if "classes" in arrays:
@@ -338,7 +333,15 @@ def _read_npz(path: str) -> dict[str, NDArray[Any]]:
             return arrays
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path} is not a readable npz file ({reason}): write it anew with numpy.savez") from error
 
@@ -403,9 +406,7 @@ def _folder(path: str, image_size: int | None) -> _Source:
         roots = {"train": root}
     classes = tuple(_class_folders(roots["train"]))
     if len(classes) < 2:
-        raise InputError(
-            f"{roots['train']}: need at least 2 classes, one folder of images each, found {len(classes)}"
-        )
+        raise InputError(f"{roots['train']}: need at least 2 classes, one folder of images each, found {len(classes)}")
     paths: dict[str, list[Path]] = {}
     labels: dict[str, list[int]] = {}
     for part, folder in roots.items():
@@ -437,7 +438,7 @@ def _read_images(paths: list[Path], image_size: int | None) -> NDArray[np.uint8]
     """uint8 (N, C, H, W); C = 1 where all are grey, otherwise 3."""
     from PIL import Image
 
-    arrays = []
+    arrays: list[NDArray[np.uint8]] = []
     for path in paths:
         try:
             with Image.open(path) as image:

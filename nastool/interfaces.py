@@ -92,9 +92,7 @@ class SearchSpace(ABC):
         if arch.space != self.ref:
             raise InvalidArchError(f"architecture of space {arch.space}, expected {self.ref}")
         if len(arch.choices) != len(self._sizes):
-            raise InvalidArchError(
-                f"{self.ref} has {len(self._sizes)} decisions, the architecture {len(arch.choices)}"
-            )
+            raise InvalidArchError(f"{self.ref} has {len(self._sizes)} decisions, the architecture {len(arch.choices)}")
         for decision, choice in zip(self.decisions, arch.choices, strict=True):
             if not 0 <= choice < len(decision.options):
                 raise InvalidArchError(
@@ -115,9 +113,7 @@ class SearchSpace(ABC):
             if self.is_member(arch):
                 return arch
 
-    def sample_new(
-        self, rng: np.random.Generator, seen: Container[_K], key: Callable[[Arch], _K]
-    ) -> Arch | None:
+    def sample_new(self, rng: np.random.Generator, seen: Container[_K], key: Callable[[Arch], _K]) -> Arch | None:
         """A member drawn uniformly among those whose key is not in seen; None if there is none."""
         for _ in range(1000):
             arch = self.sample(rng)

@@ -99,8 +99,7 @@ class Supernet(nn.Module):
 def chosen_options(space: SearchSpace, arch: Arch) -> dict[str, str]:
     """Decision name -> option name."""
     return {
-        decision.name: decision.options[choice]
-        for decision, choice in zip(space.decisions, arch.choices, strict=True)
+        decision.name: decision.options[choice] for decision, choice in zip(space.decisions, arch.choices, strict=True)
     }
 
 
@@ -114,14 +113,18 @@ def count_params(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def count_flops(space: SearchSpace, arch: Arch, task: ImageTask, scale: Any) -> int:
+def count_flops(network: nn.Module, task: ImageTask) -> int:
     """FLOPs of one image's forward pass, 2 x the multiply-adds of convolutions and linear layers.
 
-    Counted by torch's FlopCounterMode on the meta device: nothing is computed.
+    Counted by torch's FlopCounterMode, on the network's own device (the meta device computes nothing).
     """
-    with torch.device("meta"), torch.no_grad():
-        network = build(space, arch, task, scale).eval()
-        image = torch.empty(1, task.channels, task.height, task.width)
-        with FlopCounterMode(display=False) as counter:
+    parameter = next(network.parameters())
+    image = torch.zeros(1, task.channels, task.height, task.width, device=parameter.device, dtype=parameter.dtype)
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             network(image)
-    return counter.get_total_flops()
+    finally:
+        network.train(training)
+    return int(counter.get_total_flops())

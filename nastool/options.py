@@ -37,7 +37,7 @@ RESERVED = frozenset({"seed"})
 
 def of(target: Callable[..., object]) -> dict[str, Option]:
     """The options of a class or function: its keyword-only parameters (all of a dataclass's), by name."""
-    init = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]  # read, not called
+    init = target.__init__ if inspect.isclass(target) else target
     hints = typing.get_type_hints(init)
     found = {}
     for name, parameter in inspect.signature(target).parameters.items():
@@ -116,7 +116,16 @@ def convert(value: object, kind: Any) -> object:
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return _mapping(value, get_args(kind)[1])
     if kind is bool:
-        words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+        words = {
+            "true": True,
+            "yes": True,
+            "on": True,
+            "1": True,
+            "false": False,
+            "no": False,
+            "off": False,
+            "0": False,
+        }
         if isinstance(value, str) and value.lower() in words:
             return words[value.lower()]
         if isinstance(value, bool):
@@ -163,4 +172,3 @@ def describe(kind: Any) -> str:
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return f"KEY={describe(get_args(kind)[1])},..."
     return getattr(kind, "__name__", str(kind))
-

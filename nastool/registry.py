@@ -69,9 +69,7 @@ def load(kind: Kind, name: str) -> type[Any]:
     try:
         cls = plugin.entry_point.load()
     except Exception as error:
-        raise InputError(
-            f"{kind} {name!r} of package {plugin.owner} cannot be imported: {one_line(error)}"
-        ) from error
+        raise InputError(f"{kind} {name!r} of package {plugin.owner} cannot be imported: {one_line(error)}") from error
     if not (inspect.isclass(cls) and issubclass(cls, _BASE[kind])):
         raise InputError(f"{kind} {name!r} of package {plugin.owner} is no subclass of {_BASE[kind].__name__}")
     if getattr(cls, "name", None) != name:

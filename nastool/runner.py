@@ -36,7 +36,7 @@ class Search:
     keep: how many of the best trials' checkpoints stay on disk.
     max_failures: give up after so many failed trials in a row.
     stop: asked between events; True ends the search after the running trials.
-    watch: told of every event and, at least every WAIT_SECONDS, of None; for progress displays.
+    watch: told of every report and every told trial and, at least every WAIT_SECONDS, of None; for displays.
     """
 
     store: Store
@@ -50,7 +50,7 @@ class Search:
     keep: int = 10
     max_failures: int = 10
     stop: Callable[[], bool] = lambda: False
-    watch: Callable[[Search, Event | None], None] = lambda search, event: None
+    watch: Callable[[Search, Reported | Trial | None], None] = lambda search, event: None
 
     asked: int = 0
     told: int = 0
@@ -74,12 +74,7 @@ class Search:
                     break
             if not self.pool.busy:
                 return
-            events = self.pool.wait(WAIT_SECONDS)
-            for event in events:
-                self._handle(event)
-                self.watch(self, event)
-            if not events:
-                self.watch(self, None)
+            self._wait()
 
     # --- the three steps of a trial
 
@@ -98,16 +93,27 @@ class Search:
         self.pool.submit(self._job(trial))
         return True
 
-    def _handle(self, event: Event) -> None:
+    def _wait(self) -> None:
+        """Take in what happens in the next WAIT_SECONDS."""
+        events = self.pool.wait(WAIT_SECONDS)
+        for event in events:
+            self.watch(self, self._handle(event))
+        if not events:
+            self.watch(self, None)
+
+    def _handle(self, event: Event) -> Reported | Trial | None:
         if isinstance(event, Reported):
             self.store.report(event.job.trial_id, event.step, event.metrics)
-        elif event.died and self.store.attempts(event.job.trial_id) < MAX_ATTEMPTS:
+            return event
+        if event.died and self.store.attempts(event.job.trial_id) < MAX_ATTEMPTS:
             self.store.begin()
             self.store.retry(event.job.trial_id)
             self._commit()
             self.pool.submit(event.job)
-        else:
-            self._tell(self._trial(event))
+            return None
+        trial = self._trial(event)
+        self._tell(trial)
+        return trial
 
     def _tell(self, trial: Trial) -> None:
         self.store.begin()
@@ -119,9 +125,7 @@ class Search:
         while self._dropped:
             (self.workdir / self._dropped.pop()).unlink(missing_ok=True)
         if self._failures_in_row >= self.max_failures:
-            raise NastoolError(
-                f"gave up after {self._failures_in_row} failed trials in a row; the last: {trial.error}"
-            )
+            raise NastoolError(f"gave up after {self._failures_in_row} failed trials in a row; the last: {trial.error}")
 
     # --- details
 
@@ -187,9 +191,7 @@ class Search:
     def _submit(self, job: Job) -> None:
         """Start a job left over from an earlier sitting, which may have had more workers."""
         while not self.pool.free:
-            for event in self.pool.wait(WAIT_SECONDS):
-                self._handle(event)
-                self.watch(self, event)
+            self._wait()
         self.pool.submit(job)
 
 

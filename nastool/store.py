@@ -34,9 +34,7 @@ CREATE TABLE trials (
 );
 CREATE TABLE reports (trial INTEGER, step INTEGER, metrics TEXT NOT NULL, PRIMARY KEY (trial, step)) WITHOUT ROWID;
 """
-_TRIAL = (
-    "id, state, choices, parent, budget, policy, metrics, losses, seconds, checkpoint, new_policy, error"
-)
+_TRIAL = "id, state, choices, parent, budget, policy, metrics, losses, seconds, checkpoint, new_policy, error"
 
 
 class Store:

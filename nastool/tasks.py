@@ -16,6 +16,4 @@ class ImageTask:
 
     def __post_init__(self) -> None:
         if min(self.channels, self.height, self.width) < 1 or self.classes < 2:
-            raise ValueError(
-                f"an image task needs channels, height, width >= 1 and classes >= 2, got {self}"
-            )
+            raise ValueError(f"an image task needs channels, height, width >= 1 and classes >= 2, got {self}")

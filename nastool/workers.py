@@ -207,9 +207,7 @@ class _Slot:
 
     connection: Connection
 
-    def __init__(
-        self, spec: EvaluatorSpec, number: int, environment: Mapping[str, str], logs: Path | None
-    ) -> None:
+    def __init__(self, spec: EvaluatorSpec, number: int, environment: Mapping[str, str], logs: Path | None) -> None:
         self.spec = spec
         self.number = number
         self.environment = dict(environment)
@@ -244,7 +242,10 @@ class _Slot:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=_worker, args=(self.spec, theirs, self.log), name=f"nastool-worker-{self.number}", daemon=True
+            target=_worker,
+            args=(self.spec, theirs, self.log),
+            name=f"nastool-worker-{self.number}",
+            daemon=True,
         )
         # CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS count only when set before the child imports torch.
         before = {key: os.environ.get(key) for key in self.environment}

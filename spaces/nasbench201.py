@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -41,7 +42,9 @@ class NasBench201(SearchSpace):
 
     # --- the string form |op~0|+|op~0|op~1|+|op~0|op~1|op~2|
 
-    _STRING: ClassVar = re.compile(r"\|([^|~]+)~0\|\+\|([^|~]+)~0\|([^|~]+)~1\|\+\|([^|~]+)~0\|([^|~]+)~1\|([^|~]+)~2\|")
+    _STRING: ClassVar = re.compile(
+        r"\|([^|~]+)~0\|\+\|([^|~]+)~0\|([^|~]+)~1\|\+\|([^|~]+)~0\|([^|~]+)~1\|([^|~]+)~2\|"
+    )
 
     def to_string(self, arch: Arch) -> str:
         ops = [f"{OPS[choice]}~{source}|" for choice, (source, _) in zip(arch.choices, EDGES, strict=True)]
@@ -50,9 +53,7 @@ class NasBench201(SearchSpace):
     def from_string(self, text: str) -> Arch:
         match = self._STRING.fullmatch(text.strip())
         if match is None:
-            raise InvalidArchError(
-                f"not of the form |op~0|+|op~0|op~1|+|op~0|op~1|op~2|: {text.strip()[:120]!r}"
-            )
+            raise InvalidArchError(f"not of the form |op~0|+|op~0|op~1|+|op~0|op~1|op~2|: {text.strip()[:120]!r}")
         for decision, op in zip(self.decisions, match.groups(), strict=True):
             if op not in OPS:
                 raise InvalidArchError(f"edge {decision.name}: no operation {op!r}; there are {', '.join(OPS)}")
@@ -92,7 +93,7 @@ class NasBench201(SearchSpace):
             def pool() -> nn.Module:
                 return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
 
-            options = {
+            options: dict[str, Callable[[], nn.Module]] = {
                 "none": blocks.Zero,
                 "skip_connect": nn.Identity,
                 "nor_conv_1x1": lambda: blocks.relu_conv_bn(c, c, 1),
@@ -102,9 +103,7 @@ class NasBench201(SearchSpace):
             return blocks.Dag({(j, i): choose.layer(f"{i}<-{j}", options) for j, i in EDGES})
 
         def reduction(c: int) -> nn.Module:
-            shortcut = nn.Sequential(
-                nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False), blocks.conv(c, 2 * c, 1)
-            )
+            shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False), blocks.conv(c, 2 * c, 1))
             body = nn.Sequential(blocks.relu_conv_bn(c, 2 * c, 3, stride=2), blocks.relu_conv_bn(2 * c, 2 * c, 3))
             return blocks.Residual(body, shortcut)
 

@@ -34,9 +34,7 @@ class NasBenchMacro(SearchSpace):
 
         def __post_init__(self) -> None:
             if min(self.channels, self.cells, self.head) < 1:
-                raise ValueError(
-                    f"need channels, cells, head >= 1, got {self.channels}, {self.cells}, {self.head}"
-                )
+                raise ValueError(f"need channels, cells, head >= 1, got {self.channels}, {self.cells}, {self.head}")
 
     def __init__(self) -> None:
         super().__init__([Decision(f"layer{i}", OPS) for i in range(1, sum(STAGES) + 1)])

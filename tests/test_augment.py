@@ -52,7 +52,9 @@ def augmentations() -> list[Callable[[Tensor, torch.Generator], Tensor]]:
 @pytest.mark.parametrize("augment", augmentations(), ids=["crop", "flip", "cutout"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_keeps_shape_dtype_and_memory_format(
-    augment: Callable[[Tensor, torch.Generator], Tensor], memory_format: torch.memory_format, dtype: torch.dtype
+    augment: Callable[[Tensor, torch.Generator], Tensor],
+    memory_format: torch.memory_format,
+    dtype: torch.dtype,
 ) -> None:
     x = images().to(dtype).contiguous(memory_format=memory_format)
     before = x.clone()
@@ -150,9 +152,7 @@ def test_batches_are_normalized_with_the_training_mean_and_std() -> None:
 
 
 @pytest.mark.parametrize(("n", "batch_size", "sizes"), [(10, 4, [4, 4]), (8, 4, [4, 4]), (3, 4, [3]), (4, 4, [4])])
-def test_an_epoch_has_each_image_at_most_once_and_only_full_batches(
-    n: int, batch_size: int, sizes: list[int]
-) -> None:
+def test_an_epoch_has_each_image_at_most_once_and_only_full_batches(n: int, batch_size: int, sizes: list[int]) -> None:
     data, batches = part(n)
     epoch = list(batches.shuffled(PLAIN.replace(batch_size=batch_size), generator()))
     assert [len(y) for _, y in epoch] == sizes and batches.steps(batch_size) == len(sizes)

@@ -38,7 +38,13 @@ class TestStrategies(StrategyContract):
 
 
 EVALUATOR_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "train": {"data": "digits", "epochs": 1, "train_size": 200, "scale": {"channels": 4, "cells": 1}, "device": "cpu"},
+    "train": {
+        "data": "digits",
+        "epochs": 1,
+        "train_size": 200,
+        "scale": {"channels": 4, "cells": 1},
+        "device": "cpu",
+    },
     "table": {"file": "table.npz", "dataset": "made_up"},
 }
 """What each evaluator is built with here; "table.npz" is a small table the test writes."""
@@ -49,7 +55,7 @@ def write_table(path: Path, space: SearchSpace) -> None:
     rng = np.random.default_rng(0)
     archs = np.array([arch.choices for arch in space.members()], dtype=np.uint8)
     columns = {f"made_up_val20_s{seed}": rng.uniform(50, 90, len(archs)) for seed in (0, 1)}
-    np.savez(path, arch=archs, made_up_test20=rng.uniform(50, 90, len(archs)), **columns)
+    np.savez(path, arch=archs, made_up_test20=rng.uniform(50, 90, len(archs)), **columns)  # type: ignore[arg-type]  # numpy's stub takes them for its flag
 
 
 class TestEvaluators(EvaluatorContract):

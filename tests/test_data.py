@@ -6,6 +6,7 @@ import gzip
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -126,9 +127,7 @@ def test_splits_are_disjoint_complete_and_stratified(
 
 @given(size=st.integers(2, 70), seed=st.integers(0, 9))
 @settings(max_examples=20, deadline=None)
-def test_train_size_keeps_exactly_that_many(
-    tmp_path_factory: pytest.TempPathFactory, size: int, seed: int
-) -> None:
+def test_train_size_keeps_exactly_that_many(tmp_path_factory: pytest.TempPathFactory, size: int, seed: int) -> None:
     name = npz(tmp_path_factory.mktemp("d"), **numbered(100, 3))
     whole, some = load(name, split_seed=seed), load(name, split_seed=seed, train_size=size)
     assert len(some.train) == size
@@ -209,29 +208,47 @@ X, Y = A["x_train"], A["y_train"]
         ({"x_train": X[:, :0]}, "x_train: need images (N, H, W)"),
         ({"x_train": X.astype(int)}, "x_train: need uint8, or float in [0, 1], got int64"),
         ({"x_train": X > 3}, "x_train: need uint8, or float in [0, 1], got bool"),
-        ({"x_train": X / 9}, "x_train: need finite values in [0, 1] in float64 images; divide by 255, or give uint8"),
+        (
+            {"x_train": X / 9},
+            "x_train: need finite values in [0, 1] in float64 images; divide by 255, or give uint8",
+        ),
         ({"x_train": X / -255}, "x_train: need finite values in [0, 1]"),
         ({"x_train": np.full((20, 4, 4), np.nan)}, "x_train: need finite values in [0, 1]"),
-        ({"x_train": X.astype(object)}, "x_train holds Python objects, which are not loaded; save plain numbers"),
+        (
+            {"x_train": X.astype(object)},
+            "x_train holds Python objects, which are not loaded; save plain numbers",
+        ),
         ({"y_train": Y.astype(object)}, "y_train holds Python objects"),
         ({"y_train": Y - 1}, "y_train: need labels >= 0, got -1"),
         ({"y_train": Y * 0.5}, "y_train: need whole numbers of shape (N,), got float64 (20,)"),
         ({"y_train": Y[:, None] * [1, 1]}, "y_train: need whole numbers of shape (N,), got int64 (20, 2)"),
-        ({"y_train": Y * 3}, "no training image has label 1, but there are higher ones; number the labels 0, 1,"),
+        (
+            {"y_train": Y * 3},
+            "no training image has label 1, but there are higher ones; number the labels 0, 1,",
+        ),
         ({"y_train": Y + 1}, "no training image has label 0, but"),
         ({"y_train": Y.astype(np.int64) * 2**40}, "y_train: need labels <= 1000000, got 1099511627776"),
         ({"y_train": Y * 0}, "y_train has 1; need at least 2 classes"),
         ({"x_test": X, "y_test": Y + 1}, "y_train has 2: need labels < 2, got 2 in y_test"),
         ({"x_val": X, "y_val": Y + 5}, "y_train has 2: need labels < 2, got 6 in y_val"),
-        ({"classes": np.array(["a", "b"]), "y_train": Y + 1}, "classes names 2: need labels < 2, got 2 in y_train"),
+        (
+            {"classes": np.array(["a", "b"]), "y_train": Y + 1},
+            "classes names 2: need labels < 2, got 2 in y_train",
+        ),
         ({"classes": np.array(["a"]), "y_train": Y * 0}, "classes names 1; need at least 2 classes"),
         ({"classes": np.array(["a", "a"])}, "classes must be strings of shape (K,) that differ"),
         ({"classes": np.arange(2)}, "classes must be strings of shape (K,) that differ, got int64 (2,)"),
         ({"x_test": X[:, :3], "y_test": Y}, "images of x_test are 1x3x4, those of x_train 1x4x4"),
         ({"x_val": X[:0], "y_val": Y[:0]}, "x_val holds no image"),
         ({"x_train": X[:0], "y_train": Y[:0]}, "x_train holds no image"),
-        ({"x_train": X[:1], "y_train": Y[:1], "classes": np.array(["a", "b"])}, "need at least 2 training images"),
-        ({"x_train": X[:2], "y_train": Y[:2]}, "no image is left for validation; give more images of each class"),
+        (
+            {"x_train": X[:1], "y_train": Y[:1], "classes": np.array(["a", "b"])},
+            "need at least 2 training images",
+        ),
+        (
+            {"x_train": X[:2], "y_train": Y[:2]},
+            "no image is left for validation; give more images of each class",
+        ),
     ],
 )
 def test_npz_errors(tmp_path: Path, change: Change, message: str) -> None:
@@ -245,7 +262,7 @@ def test_npz_errors(tmp_path: Path, change: Change, message: str) -> None:
 
 
 def test_npz_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no file /nowhere.npz: give npz:FILE"):
+    with pytest.raises(InputError, match=r"no file /nowhere\.npz: give npz:FILE"):
         load("npz:/nowhere.npz")
     name = npz(tmp_path, **numbered(500))
     path = tmp_path / "d.npz"
@@ -275,7 +292,11 @@ def test_npz_files_that_are_none(tmp_path: Path) -> None:
         ("digit", {}, "no data set 'digit' (did you mean digits?); there are digits, cifar10, cifar100,"),
         ("cifar", {}, "no data set 'cifar' (did you mean cifar10?)"),
         ("zzz", {}, "no data set 'zzz'; there are digits"),
-        ("npz", {}, "no data set 'npz' (did you mean npz?); there are digits, cifar10, cifar100, mnist, fash"),
+        (
+            "npz",
+            {},
+            "no data set 'npz' (did you mean npz?); there are digits, cifar10, cifar100, mnist, fash",
+        ),
         ("npz:", {}, "no data set 'npz:'; there are digits"),
         ("digits", {"split_seed": -1}, "need split_seed >= 0, got -1"),
         ("digits", {"val_fraction": 0.0}, "need 0 < val_fraction < 1, got 0.0"),
@@ -305,8 +326,7 @@ def test_every_listed_name_is_accepted() -> None:
 
 def test_importing_the_module_imports_no_torch() -> None:
     code = (
-        "import sys, nastool.data; "
-        "print([m for m in ('torch', 'torchvision', 'sklearn', 'PIL') if m in sys.modules])"
+        "import sys, nastool.data; print([m for m in ('torch', 'torchvision', 'sklearn', 'PIL') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert out.stdout.strip() == "[]"
@@ -419,7 +439,7 @@ def test_mnist_from_files(tmp_path: Path) -> None:
     assert d.test is not None
     assert np.array_equal(d.test.x[:, 0], RNG(20).integers(0, 256, (20, 28, 28), dtype=np.uint8))
     labels = raw / "t10k-labels-idx1-ubyte"
-    damaged = [
+    damaged: list[Callable[[], object]] = [
         lambda: labels.write_bytes(b"\0"),
         lambda: idx(labels, np.zeros(19, np.uint8)),
         lambda: idx(labels, np.full(20, 10, np.uint8)),
@@ -458,7 +478,7 @@ def test_no_network(
     with pytest.raises(InputError) as caught:
         load(name, data_dir=str(tmp_path), download=True)
     assert str(caught.value).startswith(f"cannot download {name} to {tmp_path}: ")
-    assert str(caught.value).endswith("; check the network, or empty the folder and try again")
+    assert str(caught.value).endswith("; check the network, or empty the folder and retry")
     assert "\n" not in str(caught.value) and capsys.readouterr().out == ""
 
 
@@ -483,7 +503,9 @@ def test_layouts_of_torchvision(name: str, first: bool, tmp_path: Path, monkeypa
     assert d.test is not None and np.array_equal(d.test.x, pixels)
     assert d.task == ImageTask(3, 32, 32, 10)
     assert d.classes == (tuple("0123456789") if first else tuple(f"c{i}" for i in range(10)))
-    parts_asked: list[dict[str, Any]] = [{"split": "train"}, {"split": "test"}] if first else [{"train": True}, {"train": False}]
+    parts_asked: list[dict[str, Any]] = (
+        [{"split": "train"}, {"split": "test"}] if first else [{"train": True}, {"train": False}]
+    )
     assert asked == [(str(tmp_path), True, part) for part in parts_asked]
 
 

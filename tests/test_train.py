@@ -33,9 +33,7 @@ from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks import ImageTask
 
 SPACE = NasBench201()
-CELL = SPACE.from_string(
-    "|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|avg_pool_3x3~1|nor_conv_3x3~2|"
-)
+CELL = SPACE.from_string("|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|avg_pool_3x3~1|nor_conv_3x3~2|")
 SMALL = {"channels": 4, "cells": 1}
 Reports = list[tuple[int, dict[str, float]]]
 
@@ -59,7 +57,7 @@ def separable(n: int, seed: int, side: int = 8, channels: int = 1) -> tuple[NDAr
 
 
 def npz(path: Path, side: int = 8, channels: int = 1, test_seed: int = 2, n: int = 80) -> str:
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for part, count, seed in (("train", n, 0), ("val", 40, 1), ("test", 30, test_seed)):
         arrays[f"x_{part}"], arrays[f"y_{part}"] = separable(count, seed, side, channels)
     np.savez(path, **arrays)  # type: ignore[arg-type]
@@ -72,8 +70,8 @@ def data(tmp_path: Path) -> str:
 
 
 def trainer(data: str, **options: Any) -> Train:
-    options = {"scale": SMALL, "device": "cpu", "epochs": 2, "batch_size": 16} | options
-    return Train(SPACE, data=data, **options)
+    defaults: dict[str, Any] = {"scale": SMALL, "device": "cpu", "epochs": 2, "batch_size": 16}
+    return Train(SPACE, data=data, **(defaults | options))
 
 
 def run(evaluator: Train, seed: int = 0, budget: float | None = None, trial: int = 0) -> tuple[Evaluation, Reports]:
@@ -113,9 +111,7 @@ def test_params_and_flops(tmp_path: Path) -> None:
     metrics = evaluator.evaluate(0, Proposal(skip), seed=0, report=lambda *_: None).metrics
     assert metrics["params"] == 73_306 - 8 * 65
     stem, pixels = 3 * 16 * 9, 8 * 8
-    blocks = sum(
-        (c * 2 * c * 9 + 4 * c * c * 9 + c * 2 * c) * pixels // down for c, down in ((16, 4), (32, 16))
-    )
+    blocks = sum((c * 2 * c * 9 + 4 * c * c * 9 + c * 2 * c) * pixels // down for c, down in ((16, 4), (32, 16)))
     assert metrics["flops"] == 2 * (stem * pixels + blocks + 64 * 2)
     assert set(metrics) == {"val_acc", "val_loss", "params", "flops"}
 
@@ -145,7 +141,7 @@ def test_seeds_differ_and_the_global_generator_is_left_alone(data: str) -> None:
 
 
 def test_the_loop_is_sgd_by_the_recipe(tmp_path: Path, data: str) -> None:
-    """The same training written out with PyTorch's plain optimiser, without nastool's batches and schedule."""
+    """The same training written out with PyTorch's optimiser, without nastool's batches and schedule."""
     path = tmp_path / "r.yaml"
     path.write_text(
         "{epochs: 2, batch_size: 20, lr: 0.2, warmup_epochs: 0, crop_padding: 0, label_smoothing: 0.1, "
@@ -362,7 +358,9 @@ def test_a_diverging_training_fails_the_trial(data: str, tmp_path: Path) -> None
     path.write_text("{lr: 1000, grad_clip: 0, warmup_epochs: 0, schedule: constant, weight_decay: 1, batch_size: 16}")
     evaluator = trainer(data, recipe=str(path), epochs=50)
     evaluator.workdir = tmp_path
-    with pytest.raises(TrialFailed, match=r"^diverged: (training|validation) loss is (nan|inf) in epoch \d+; lower lr$"):
+    with pytest.raises(
+        TrialFailed, match=r"^diverged: (training|validation) loss is (nan|inf) in epoch \d+; lower lr$"
+    ):
         run(evaluator)
     assert not (tmp_path / "checkpoints").exists()
 
@@ -382,7 +380,7 @@ def test_out_of_memory(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     evaluator = trainer(data)
     monkeypatch.setattr(evaluator, "_fit", fail)
-    with pytest.raises(TrialFailed, match="^out of GPU memory with batch_size 16; lower it, or the scale$"):
+    with pytest.raises(TrialFailed, match=r"^out of GPU memory with batch_size 16; lower it, or the scale$"):
         run(evaluator)
 
 
@@ -442,11 +440,12 @@ def test_the_constructor_checks(options: dict[str, Any], message: str) -> None:
 
 def test_the_constructor_reads_no_data_and_imports_no_torch() -> None:
     evaluator = Train(SPACE, data="npz:/nowhere.npz")
-    with pytest.raises(InputError, match="no file /nowhere.npz"):
+    with pytest.raises(InputError, match=r"no file /nowhere\.npz"):
         evaluator.prepare()
     code = (
         "import sys; from nastool.evaluators.train import Train; "
-        "from nastool.spaces.nasbench201 import NasBench201; Train(NasBench201()); print('torch' in sys.modules)"
+        "from nastool.spaces.nasbench201 import NasBench201; Train(NasBench201()); "
+        "print('torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
@@ -459,9 +458,7 @@ def test_the_constructor_reads_no_data_and_imports_no_torch() -> None:
         ("cuda:2", 2, "device cuda:2: there are 2 CUDA devices, numbered from 0; give a lower number"),
     ],
 )
-def test_missing_devices(
-    device: str, count: int, message: str, data: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_devices(device: str, count: int, message: str, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     with pytest.raises(InputError) as caught:
         trainer(data, device=device).prepare()
@@ -469,7 +466,12 @@ def test_missing_devices(
 
 
 def test_auto_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    for count, option, expected in ((0, "auto", "cpu"), (1, "auto", "cuda:0"), (2, "cuda:1", "cuda:1"), (1, "cpu", "cpu")):
+    for count, option, expected in (
+        (0, "auto", "cpu"),
+        (1, "auto", "cuda:0"),
+        (2, "cuda:1", "cuda:1"),
+        (1, "cpu", "cpu"),
+    ):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
         assert str(module._device(option)) == expected
 

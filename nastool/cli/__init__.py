@@ -65,7 +65,6 @@ def run() -> int:
     debug = "--debug" in sys.argv or bool(os.environ.get("NASTOOL_DEBUG"))
     try:
         result = cli.main(standalone_mode=False)
-        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
@@ -77,19 +76,22 @@ def run() -> int:
             traceback.print_exc()
         error.show()
         return 2
-    except BrokenPipeError:
-        # Whoever read our results has seen enough. Nothing may be flushed into the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except NastoolError as error:
         if debug:
             traceback.print_exc()
         click.echo(f"nastool: {one_line(error)}", err=True)
         return error.exit_code
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"nastool: {where}{error.strerror or error}", err=True)
+        return 1
     except Exception as error:
         if debug:
             traceback.print_exc()
         click.echo(
-            f"nastool: internal error: {one_line(error)} (please report it with the output of --debug)", err=True
+            f"nastool: internal error: {one_line(error)} (please report it with the output of --debug)",
+            err=True,
         )
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,17 @@ EVALUATOR_FLAGS = ("data", "data_dir", "download", "recipe", "epochs", "scale", 
 
 
 class Command(click.Command):
-    """A click command that also takes --debug (`nastool.cli.run` looks for it)."""
+    """A click command that also takes --debug (`nastool.cli.run` looks for it) and minds a closed pipe."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            # Whoever read our results has seen enough. Nothing may be flushed into the closed pipe at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         debug = click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")

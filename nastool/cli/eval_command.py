@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 @click.option("--seeds", default="0", metavar="N,...", help="Evaluate once with each of these seeds.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Evaluations at a time.")
 @click.option("--save", metavar="DIR", help="Keep the trained weights under DIR/checkpoints.")
-@click.option("--trial-timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up on a longer one.")
+@click.option(
+    "--trial-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Give up on a longer one.",
+)
 @configfile.option
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> int:
@@ -52,7 +57,9 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     with tempfile.TemporaryDirectory(prefix="nastool-") as scratch:
         workdir = Path(given["save"] or scratch)
         documents = common.read_architectures(given["architectures"] or ["-"], space)
-        evaluations = _Evaluations(given["evaluator"], options, seeds, given["workers"], given["trial_timeout"], workdir)
+        evaluations = _Evaluations(
+            given["evaluator"], options, seeds, given["workers"], given["trial_timeout"], workdir
+        )
         try:
             for line in evaluations.run(documents):
                 common.emit(line)
@@ -181,7 +188,8 @@ class _Evaluations:
             yield from self._collect()
 
     def _output(self, line: _Line) -> dict[str, Any]:
-        runs, errors = [], []
+        runs: list[dict[str, Any]] = []
+        errors: list[str] = []
         for seed in self.seeds:
             result = line.results[seed]
             if result.evaluation is None:

@@ -42,7 +42,7 @@ def _entries(kind: str) -> Iterator[dict[str, Any]]:
         from nastool import registry
 
         singular = _SINGULAR[kind]
-        for name, plugin in registry.plugins(singular).items():  # type: ignore[arg-type]  # one of registry.KINDS
+        for name, plugin in registry.plugins(singular).items():
             yield {"kind": singular, "name": name, **_details(singular, name), "package": plugin.owner}
 
 
@@ -100,7 +100,13 @@ def _fit(kind: str, target: Any) -> tuple[list[str], dict[str, str]]:
 
 
 def _text(entries: list[dict[str, Any]]) -> None:
-    headings = {"strategy": "strategies", "space": "spaces", "evaluator": "evaluators", "recipe": "recipes", "data": "data"}
+    headings = {
+        "strategy": "strategies",
+        "space": "spaces",
+        "evaluator": "evaluators",
+        "recipe": "recipes",
+        "data": "data",
+    }
     width = max((len(entry["name"]) for entry in entries), default=0)
     last = None
     for entry in entries:

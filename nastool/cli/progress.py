@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from nastool.cli.common import format_seconds, say
-from nastool.workers import Event, Finished, Reported
+from nastool.core import Trial
+from nastool.workers import Reported
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -52,9 +53,9 @@ class Progress:
             self._live.stop()
             self._live = None
 
-    def watch(self, search: Search, event: Event | None) -> None:
+    def watch(self, search: Search, event: Reported | Trial | None) -> None:
         if self._first_told is None:
-            self._first_told = search.told - isinstance(event, Finished)
+            self._first_told = search.told - isinstance(event, Trial)
         if isinstance(event, Reported):
             shown = " ".join(f"{k} {v:.4f}" for k, v in event.metrics.items() if k == search.objective.metric)
             self._running = f"#{event.job.trial_id} step {event.step} {shown}".rstrip()
@@ -64,9 +65,9 @@ class Progress:
                 self._last_line = now
                 text = "  ".join(filter(None, (self._summary(search, now), self._running)))
                 self._live.update(self._live.task_ids[0], completed=search.told, description=text)
-        elif isinstance(event, Finished) and (now - self._last_line > PLAIN_SECONDS or event.error):
+        elif isinstance(event, Trial) and (now - self._last_line > PLAIN_SECONDS or event.error):
             if event.error:
-                say(f"trial {event.job.trial_id} failed: {event.error}")
+                say(f"trial {event.id} failed: {event.error}")
             self._last_line = now
             say(f"trials {search.told}/{self.total}  {self._summary(search, now)}")
 

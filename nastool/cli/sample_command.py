@@ -13,7 +13,12 @@ from nastool.cli import common
 @common.space_options
 @click.option("-n", "--number", type=click.IntRange(min=1), default=1, help="How many.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed.")
-@click.option("--to", type=click.Choice(["json", "string"]), default="json", help="arch.json lines, or the space's own form.")
+@click.option(
+    "--to",
+    type=click.Choice(["json", "string"]),
+    default="json",
+    help="arch.json lines, or the space's own form.",
+)
 @click.pass_context
 def command(ctx: click.Context, /, number: int, seed: int, to: str, **given: Any) -> None:
     """Print architectures drawn uniformly from a space.

@@ -25,18 +25,31 @@ if TYPE_CHECKING:
 
 
 @click.command("search", cls=common.Command)
-@click.option("-s", "--strategy", default="evolution", metavar="NAME", help="Search strategy (`nastool list strategies`).")
+@click.option(
+    "-s",
+    "--strategy",
+    default="evolution",
+    metavar="NAME",
+    help="Search strategy (`nastool list strategies`).",
+)
 @click.option("-S", "--strategy-options", multiple=True, metavar="KEY=VALUE", help="Option of the strategy.")
 @common.space_options
 @common.evaluator_options
-@click.option("-n", "--trials", type=click.IntRange(min=1), default=20, help="Trials in all, earlier sittings included.")
+@click.option(
+    "-n", "--trials", type=click.IntRange(min=1), default=20, help="Trials in all, earlier sittings included."
+)
 @click.option("--objective", metavar="METRIC[:min|max]", help="What to optimise; the evaluator's own by default.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of strategy and trials.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Trials at a time; GPUs are dealt out in turn.")
 @click.option("-o", "--out", metavar="DIR", help="Run folder; by default one under runs/ named after the search.")
 @click.option("--force", is_flag=True, help="Replace another search in the run folder.")
 @click.option("--keep", type=click.IntRange(min=1), default=10, help="Keep the weights of the best N trials.")
-@click.option("--trial-timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up on a longer trial.")
+@click.option(
+    "--trial-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Give up on a longer trial.",
+)
 @click.option("--max-failures", type=click.IntRange(min=1), default=10, help="End after N failed trials in a row.")
 @configfile.option
 @click.option("--dry-run", is_flag=True, help="Show what would be searched and what it would cost.")
@@ -110,7 +123,8 @@ def _search(
         running = len(pool.busy)
         say(f"\nsaved in {folder.path}; {again}")
         if running and not evaluator.inline:
-            say(f"finishing {running} running trial{'s' * (running > 1)}; Ctrl-C again stops at once (they will be repeated)")
+            what = "the running trial" if running == 1 else f"{running} running trials"
+            say(f"finishing {what}; Ctrl-C again stops at once, to be repeated later")
 
     started = time.monotonic()
     with Interrupts(first_interrupt) as interrupts, Progress(given["trials"]) as progress:
@@ -177,7 +191,9 @@ def _open_store(
     if continues:
         store = Store.open(folder.database, durable=durable)
         counts = store.count()
-        say(f"continuing {folder.path}: {counts['done']} done, {counts['failed']} failed, {counts['running']} to repeat")
+        say(
+            f"continuing {folder.path}: {counts['done']} done, {counts['failed']} failed, {counts['running']} to repeat"
+        )
         return store
     folder.clear()
     objective = Objective.parse(config.objective or evaluator.objective)
@@ -194,7 +210,12 @@ def _of(plugged: Any) -> str:
 
 
 def _product(
-    store: Store, space: SearchSpace, best: Trial, tested: Mapping[str, float], folder: RunFolder, evaluator: Evaluator
+    store: Store,
+    space: SearchSpace,
+    best: Trial,
+    tested: Mapping[str, float],
+    folder: RunFolder,
+    evaluator: Evaluator,
 ) -> dict[str, Any]:
     """Write what the search leaves behind: best.json and the best weights."""
     import os
@@ -235,7 +256,12 @@ def _finished(folder: RunFolder, trials: int, space: SearchSpace) -> dict[str, A
 
 
 def _summary(
-    search: Search, folder: RunFolder, document: Mapping[str, Any], cost: float, took: float, evaluator: Evaluator
+    search: Search,
+    folder: RunFolder,
+    document: Mapping[str, Any],
+    cost: float,
+    took: float,
+    evaluator: Evaluator,
 ) -> None:
     if search.exhausted:
         say(f"the strategy has nothing left to propose after {search.told} trials")
@@ -273,8 +299,6 @@ def _dry_run(
         say("# cost: unknown")
     else:
         kind = "simulated" if evaluator.inline else "measured on the first architecture"
-        say(
-            f"# cost: about {common.format_seconds(seconds)} a trial ({kind}), {common.format_seconds(seconds * trials)} "
-            f"for {trials} on one worker"
-        )
+        each, whole = common.format_seconds(seconds), common.format_seconds(seconds * trials)
+        say(f"# cost: about {each} a trial ({kind}), {whole} for {trials} on one worker")
     return 0

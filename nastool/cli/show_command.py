@@ -68,13 +68,13 @@ def _count(document: ArchDocument, given: dict[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(str(error)) from None
     with torch.device("meta"):
-        params = networks.count_params(networks.build(space, document.arch, task, scale))
+        network = networks.build(space, document.arch, task, scale)
     return {
         "input": given["shape"],
         "classes": given["classes"],
         "scale": {name: getattr(scale, name) for name in options.of(space.Scale)},
-        "params": params,
-        "flops": networks.count_flops(space, document.arch, task, scale),
+        "params": networks.count_params(network),
+        "flops": networks.count_flops(network, task),
     }
 
 

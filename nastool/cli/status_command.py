@@ -37,7 +37,11 @@ def _status(folder: Path) -> dict[str, Any]:
         busy = RunFolder(folder).busy()
         return {
             "run": str(folder),
-            "state": "running" if busy else "finished" if store.get("final") and not counts["running"] else "interrupted",
+            "state": "running"
+            if busy
+            else "finished"
+            if store.get("final") and not counts["running"]
+            else "interrupted",
             "strategy": config["strategy"],
             "space": config["space"],
             "evaluator": config["evaluator"],

@@ -16,7 +16,11 @@ from nastool.errors import InputError
 @click.command("top", cls=common.Command)
 @click.argument("source", metavar="RUN|FILE|-")
 @click.option("-k", "--number", type=click.IntRange(min=1), default=1, help="How many.")
-@click.option("--objective", metavar="METRIC[:min|max]", help="Order by this; by default what the run optimised, or val_acc.")
+@click.option(
+    "--objective",
+    metavar="METRIC[:min|max]",
+    help="Order by this; by default what the run optimised, or val_acc.",
+)
 @click.pass_context
 def command(ctx: click.Context, /, source: str, number: int, objective: str | None) -> None:
     """Print the best architectures of a run, or of JSON lines with metrics, best first.
@@ -34,7 +38,7 @@ def command(ctx: click.Context, /, source: str, number: int, objective: str | No
         raise InputError(str(error)) from None
     path = Path(source)
     if source != "-" and (path.is_dir() or path.name == "run.db"):
-        lines = _of_run(path if path.is_dir() else path.parent, number, wanted)
+        lines: Iterable[dict[str, Any]] = _of_run(path if path.is_dir() else path.parent, number, wanted)
     else:
         lines = _of_lines(source, number, wanted or Objective.parse("val_acc"))
     for line in lines:
@@ -54,7 +58,9 @@ def _of_run(folder: Path, number: int, objective: Any) -> Iterator[dict[str, Any
         if objective is None or objective == Objective.parse(store.get("objective")):
             trials = store.best(number)
         else:
-            done = [trial for trial in store.trials() if trial.evaluation and objective.metric in trial.evaluation.metrics]
+            done = [
+                trial for trial in store.trials() if trial.evaluation and objective.metric in trial.evaluation.metrics
+            ]
             if not done:
                 raise InputError(f"{folder} has no finished trial with metric {objective.metric!r}")
             trials = sorted(done, key=lambda t: objective.loss(t.evaluation.metrics) if t.evaluation else 0)[:number]
@@ -65,7 +71,9 @@ def _of_run(folder: Path, number: int, objective: Any) -> Iterator[dict[str, Any
 def _of_lines(source: str, number: int, objective: Any) -> list[dict[str, Any]]:
     from nastool import archfile
 
-    lines: Iterable[Any] = archfile.read_lines(sys.stdin, "stdin") if source == "-" else archfile.read_file(Path(source))
+    lines: Iterable[Any] = (
+        archfile.read_lines(sys.stdin, "stdin") if source == "-" else archfile.read_file(Path(source))
+    )
     scored = []
     for document in lines:
         metrics = document.extra.get("metrics")

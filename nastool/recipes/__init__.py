@@ -118,12 +118,12 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def recipe_text(name: str) -> str:
-    """The YAML of a shipped recipe as it is, comments included. InputError where there is none of this name."""
+    """The YAML of a shipped recipe as it is, comments included. InputError where none has this name."""
     if name not in recipe_names():
         near = get_close_matches(name, recipe_names(), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise InputError(
-            f"no recipe {name!r}{hint}; there are {', '.join(recipe_names())}, or give the path of a .yaml file"
+            f"no recipe {name!r}{hint}; there are {', '.join(recipe_names())}, or give a .yaml file's path"
         )
     return files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
@@ -131,7 +131,7 @@ def recipe_text(name: str) -> str:
 def load_recipe(name_or_path: str) -> Recipe:
     """A shipped recipe by name, or one's own by path (anything with a / or ending in .yaml or .yml).
 
-    What a file does not say is as in the recipe `default`. InputError names file, key, value and allowed range.
+    What a file leaves out is as in the recipe `default`. InputError names file, key, value and allowed range.
     """
     if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path).expanduser()
@@ -143,7 +143,7 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 
 def default_recipe(data: str) -> str:
-    """The name of the recipe that a data set (a name as for `nastool.data.load`) is trained with by default."""
+    """The name of the recipe that a data set (as for `nastool.data.load`) is trained with by default."""
     return {"digits": "digits", "cifar10": "cifar10-quick", "cifar100": "cifar10-quick"}.get(data, "default")
 
 

@@ -50,7 +50,9 @@ class SpaceContract:
     def test_sampling_is_uniform(self, space: SearchSpace) -> None:
         """Chi-square per decision, at 1e-6 after Bonferroni; only where every combination is a member."""
         rng = np.random.default_rng(5)
-        if not all(space.is_member(space.arch(rng.integers([len(d.options) for d in space.decisions]))) for _ in range(500)):
+        if not all(
+            space.is_member(space.arch(rng.integers([len(d.options) for d in space.decisions]))) for _ in range(500)
+        ):
             pytest.skip(f"{space.name} has rules beyond its options")
         draws = [space.sample(rng).choices for _ in range(3000)]
         for i, decision in enumerate(space.decisions):
@@ -157,10 +159,10 @@ class SpaceContract:
     ) -> None:
         task = ImageTask(3, 16, 16, 10)
         with torch.device("meta"):
-            small = networks.count_params(networks.build(space, archs[0], task, small_scale))
-            large = networks.count_params(networks.build(space, archs[0], task, space.Scale()))
-        assert 0 < small < large
-        assert 0 < networks.count_flops(space, archs[0], task, small_scale)
+            small = networks.build(space, archs[0], task, small_scale)
+            large = networks.build(space, archs[0], task, space.Scale())
+        assert 0 < networks.count_params(small) < networks.count_params(large)
+        assert 0 < networks.count_flops(small, task) < networks.count_flops(large, task)
 
     def test_bad_scale_is_a_value_error(self, space: SearchSpace) -> None:
         for name in options.of(space.Scale):

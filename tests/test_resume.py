@@ -1,0 +1,240 @@
+"""kill -9 at any moment, then the same command: nothing is lost, nothing is told twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nastool import registry
+from nastool.store import Store
+from tests.plugins import sleepy
+
+NASTOOL = [sys.executable, "-m", "nastool"]
+
+
+def rows(folder: Path) -> list[tuple[object, ...]]:
+    """All that must not depend on interruptions; times do."""
+    with sqlite3.connect(folder / "run.db") as db:
+        return db.execute(
+            "SELECT id, told, state, choices, parent, metrics, loss, error FROM trials ORDER BY id"
+        ).fetchall()
+
+
+def check_complete(folder: Path, trials: int) -> None:
+    with Store.read(folder / "run.db") as store:
+        found = list(store.trials())
+    assert [trial.id for trial in found] == list(range(trials))
+    assert all(trial.state in ("done", "failed") for trial in found), "no trial is left running"
+    assert sorted(row[1] for row in rows(folder)) == list(range(trials)), "every trial is told exactly once"  # type: ignore[type-var]
+
+
+def search_and_kill(command: list[str], environment: dict[str, str], kills: int, longest: float) -> int:
+    """Start, kill -9 at a random moment, again; then let it end. Returns how often it was killed."""
+    moments = random.Random(kills)
+    killed = 0
+    for _ in range(kills):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            process.communicate(timeout=moments.uniform(0.05, longest))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            killed += 1
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return killed
+
+
+def table(folder: Path) -> Path:
+    """A made-up table of all of nasbench201."""
+    space = registry.make("space", "nasbench201", given={})
+    archs = np.array([arch.choices for arch in space.members()], dtype=np.uint8)
+    path = folder / "table.npz"
+    np.savez(path, arch=archs, val200=np.random.default_rng(0).uniform(50, 90, len(archs)))
+    return path
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", list(registry.plugins("strategy")))
+def test_killed_table_search_is_the_undisturbed_one(tmp_path: Path, strategy: str, kills: int) -> None:
+    command = [
+        *NASTOOL,
+        "search",
+        "-s",
+        strategy,
+        "--evaluator",
+        "table",
+        "-E",
+        f"file={table(tmp_path)}",
+        "-n",
+        "6000",
+        "--out",
+    ]
+    began = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    took = time.monotonic() - began
+    assert search_and_kill([*command, str(tmp_path / "killed")], dict(os.environ), kills, took) >= 1
+    check_complete(tmp_path / "killed", 6000)
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.slow)])
+def test_killed_search_with_one_worker_is_the_undisturbed_one(tmp_path: Path, kills: int) -> None:
+    environment = sleepy(tmp_path / "plugin")
+    command = [
+        *NASTOOL,
+        "search",
+        "--evaluator",
+        "sleepy",
+        "-E",
+        "misbehave=raise",
+        "-n",
+        "150",
+        "-S",
+        "population=10",
+    ]
+    command += ["-S", "tournament=3", "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
+    assert search_and_kill([*command, str(tmp_path / "killed")], environment, kills, 2.5) >= 1
+    check_complete(tmp_path / "killed", 150)
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    assert {row[2] for row in rows(tmp_path / "killed")} == {"done", "failed"}
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.slow)])
+def test_killed_search_with_two_workers_loses_nothing(tmp_path: Path, kills: int) -> None:
+    environment = sleepy(tmp_path / "plugin")
+    folder = tmp_path / "killed"
+    command = [
+        *NASTOOL,
+        "search",
+        "--evaluator",
+        "sleepy",
+        "-n",
+        "200",
+        "--workers",
+        "2",
+        "--out",
+        str(folder),
+    ]
+    assert search_and_kill(command, environment, kills, 2.5) >= 1
+    check_complete(folder, 200)
+
+
+def test_workers_die_with_the_coordinator(tmp_path: Path) -> None:
+    environment = sleepy(tmp_path / "plugin") | {"NASTOOL_TEST_MARK": str(tmp_path)}
+    command = [
+        *NASTOOL,
+        "search",
+        "--evaluator",
+        "sleepy",
+        "-E",
+        "seconds=600",
+        "--workers",
+        "2",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:
+        wait_for(lambda: len(marked(tmp_path)) >= 3)
+        process.kill()
+        process.communicate()
+    wait_for(lambda: not marked(tmp_path))
+
+
+def marked(mark: Path) -> list[int]:
+    """Processes whose environment carries our mark."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                f"NASTOOL_TEST_MARK={mark}".encode() in (entry / "environ").read_bytes()
+                and "Z" not in (entry / "stat").read_text().split()[2]
+            ):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition: object, seconds: float = 20) -> None:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_say_how_to_go_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    environment = sleepy(tmp_path / "plugin")
+    folder = tmp_path / "run"
+    command = [
+        *NASTOOL,
+        "search",
+        "--evaluator",
+        "sleepy",
+        "-E",
+        "seconds=0.05",
+        "-n",
+        "100",
+        "--out",
+        str(folder),
+    ]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: told(folder) >= 5)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert out == ""
+    assert f"continue with: nastool search --evaluator sleepy -E seconds=0.05 -n 100 --out {folder}" in err
+    assert "Traceback" not in err
+    before = rows(folder)
+    assert 5 <= len(before) < 100
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout)["trial"] < 100
+    check_complete(folder, 100)
+    assert [row for row in rows(folder) if row[0] < len(before) - 1] == before[:-1]  # type: ignore[operator]
+
+
+def test_second_interrupt_stops_at_once(tmp_path: Path) -> None:
+    environment = sleepy(tmp_path / "plugin")
+    folder = tmp_path / "run"
+    command = [*NASTOOL, "search", "--evaluator", "sleepy", "-E", "seconds=600", "--out", str(folder)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: folder.joinpath("run.db").exists() and running(folder) == 1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.7)
+    assert process.poll() is None, "the first waits for the running trial"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Ctrl-C again" in err and "Traceback" not in err
+    assert running(folder) == 1, "it will be repeated"
+
+
+def told(folder: Path) -> int:
+    try:
+        with Store.read(folder / "run.db") as store:
+            counts = store.count()
+    except Exception:
+        return 0
+    return counts["done"] + counts["failed"]
+
+
+def running(folder: Path) -> int:
+    try:
+        with Store.read(folder / "run.db") as store:
+            return store.count()["running"]
+    except Exception:
+        return 0

@@ -1,0 +1,186 @@
+"""The table evaluator: reading files, choosing fields, and the published numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nastool.core import Proposal
+from nastool.errors import InputError, TrialFailed
+from nastool.evaluators.table import Table
+from nastool.spaces.nasbench201 import NasBench201
+from nastool.spaces.nasbench_macro import NasBenchMacro
+
+SPACE = NasBench201()
+PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parent / "reference" / "published.json").read_text())
+
+
+def silent(step: int, metrics: Mapping[str, float]) -> None:
+    raise AssertionError("a table has nothing to report")
+
+
+def prepared(file: Path, **options: Any) -> Table:
+    table = Table(SPACE, file=str(file), **options)
+    table.prepare()
+    return table
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Two architectures, two data sets, two fidelities; one seed missing."""
+    path = tmp_path / "small.npz"
+    np.savez(
+        path,
+        arch=np.array([[0] * 6, [1] * 6]),
+        aa_val200_s0=[60.0, 70.0],
+        aa_val200_s1=[62.0, np.nan],
+        aa_test200=[61.5, 69.0],
+        aa_val12=[30.0, 20.0],
+        aa_test12=[31.0, 21.0],
+        aa_train_time200=[1000.0, 2000.0],
+        bb_val200=[0.5, 0.25],
+        note=np.array("ignored"),
+    )
+    return path
+
+
+def evaluate(table: Table, choice: int, seed: int = 0) -> Any:
+    return table.evaluate(0, Proposal(table.space.arch([choice] * 6)), seed=seed, report=silent)
+
+
+def test_fields_are_discovered(small: Path) -> None:
+    table = prepared(small, dataset="aa")
+    assert table.objective == "val_acc"
+    assert evaluate(table, 0).metrics == {"val_acc": 0.61}
+    assert evaluate(table, 1).metrics == {"val_acc": 0.7}, "the mean of the seeds there are"
+    assert evaluate(table, 1).seconds == 2000
+    proposal = Proposal(SPACE.arch([1] * 6))
+    assert table.test(proposal, evaluate(table, 1)) == {"test_acc": 0.69}
+
+
+def test_fidelity_sets_metric_seconds_and_test(small: Path) -> None:
+    table = prepared(small, dataset="aa", metric="val12")
+    found = evaluate(table, 0)
+    assert found.metrics == {"val_acc": 0.3}
+    assert found.seconds == pytest.approx(60), "12 of 200 epochs"
+    assert table.test(Proposal(SPACE.arch([0] * 6)), found) == {"test_acc": 0.31}
+
+
+def test_test_accuracy_as_the_objective_is_called_so(small: Path) -> None:
+    table = prepared(small, dataset="aa", metric="test200")
+    assert table.objective == "test_acc"
+    assert evaluate(table, 0).metrics == {"test_acc": 0.615}
+
+
+def test_labels(small: Path) -> None:
+    assert evaluate(prepared(small, dataset="aa", label="1"), 0).metrics == {"val_acc": 0.62}
+    with pytest.raises(TrialFailed, match="row 1"):
+        evaluate(prepared(small, dataset="aa", label="1"), 1)
+    table = prepared(small, dataset="aa", label="random")
+    drawn = {evaluate(table, 0, seed).metrics["val_acc"] for seed in range(20)}
+    assert drawn == {0.6, 0.62}
+    assert {evaluate(table, 1, seed).metrics["val_acc"] for seed in range(20)} == {0.7}
+
+
+def test_fractions_are_left_alone(small: Path) -> None:
+    assert evaluate(prepared(small, dataset="bb"), 0).metrics == {"val_acc": 0.5}
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "several data sets: give dataset=... of aa, bb"),
+        ({"dataset": "cc"}, "no data set 'cc'; it has aa, bb"),
+        ({"dataset": "aa", "metric": "val100"}, "no metric 'val100'; it has test12, test200, val12, val200"),
+        ({"dataset": "aa", "label": "7"}, "no training seed 7 of val200; there are 0, 1"),
+        ({"dataset": "bb", "label": "random"}, "no single training seeds"),
+    ],
+)
+def test_wrong_choices(small: Path, options: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        prepared(small, **options)
+
+
+def test_missing_architecture_is_a_failed_trial(small: Path) -> None:
+    with pytest.raises(TrialFailed, match="no architecture"):
+        evaluate(prepared(small, dataset="aa"), 2)
+
+
+def test_broken_files(tmp_path: Path) -> None:
+    good = {"arch": np.zeros((1, 6), int), "val200": np.array([50.0])}
+
+    def write(name: str, **columns: Any) -> Path:
+        np.savez(tmp_path / name, **columns)
+        return tmp_path / f"{name}.npz"
+
+    truncated = tmp_path / "truncated.npz"
+    truncated.write_bytes(write("good", **good).read_bytes()[:100])
+    single = tmp_path / "single.npy"
+    np.save(single, np.zeros(3))
+    cases = [
+        (tmp_path / "absent.npz", "cannot read table .*No such file"),
+        (truncated, "no readable table"),
+        (single, "expected an .npz"),
+        (write("noarch", val200=np.zeros(1)), "it has no 'arch'"),
+        (write("narrow", arch=np.zeros((1, 5), int), val200=np.zeros(1)), "expected integers of shape"),
+        (write("floats", arch=np.zeros((1, 6)), val200=np.zeros(1)), "expected integers"),
+        (write("empty", arch=np.zeros((0, 6), int), val200=np.zeros(0)), "expected integers of shape"),
+        (write("outside", arch=np.full((1, 6), 5), val200=np.zeros(1)), "row 0 is no member"),
+        (write("twice", arch=np.zeros((2, 6), int), val200=np.zeros(2)), "1 architectures come twice"),
+        (write("nothing", arch=np.zeros((1, 6), int)), "has no accuracies"),
+        (write("objects", arch=np.array([[None] * 6]), val200=np.zeros(1)), "no readable table"),
+    ]
+    for path, message in cases:
+        with pytest.raises(InputError, match=message):
+            prepared(path)
+    prepared(tmp_path / "good.npz")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[", "[]", "{}", '{"01": 3}', '{"01": {}, "012": {}}', '{"a": {"test_acc": 1}}', "[" * 100_000],
+)
+def test_broken_json(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="table"):
+        prepared(path)
+
+
+def test_all_nan_is_a_failed_trial(tmp_path: Path) -> None:
+    path = tmp_path / "nan.npz"
+    np.savez(path, arch=np.zeros((1, 6), int), val200=[np.nan])
+    with pytest.raises(TrialFailed, match="has no val200 for row 0"):
+        evaluate(prepared(path), 0)
+
+
+def test_published_nasbench201(benchmark_data: Path) -> None:
+    facts = PUBLISHED["nasbench201"]
+    file = benchmark_data / "nasbench201.npz"
+    for dataset in ("cifar10", "cifar100"):
+        table = prepared(file, dataset=dataset, metric="test200")
+        skip = SPACE.from_string(facts["all_skip"]["string"])
+        found = table.evaluate(0, Proposal(skip), seed=0, report=silent)
+        assert 100 * found.metrics["test_acc"] == pytest.approx(facts["all_skip"][f"{dataset}_test200"], abs=0.005)
+    table = prepared(file, dataset="cifar10")
+    best = SPACE.from_string(facts["best_cifar10"]["string"])
+    found = table.evaluate(0, Proposal(best), seed=0, report=silent)
+    assert found.metrics["params"] == facts["best_cifar10"]["params"]
+    assert found.metrics["flops"] == 2 * facts["best_cifar10"]["multiply_adds_32"]
+    assert 100 * table.test(Proposal(best), found)["test_acc"] == pytest.approx(94.373, abs=0.001)
+    values = [table.evaluate(0, Proposal(a), seed=0, report=silent).metrics["val_acc"] for a in SPACE.members()]
+    assert 100 * max(values) == pytest.approx(facts["best_mean_val_cifar10"], abs=0.001)
+
+
+def test_published_nasbench_macro(benchmark_data: Path) -> None:
+    space = NasBenchMacro()
+    table = Table(space, file=str(benchmark_data / "nasbench_macro_cifar10.json"))
+    table.prepare()
+    assert table.objective == "test_acc", "the table has no validation accuracy"
+    values = [table.evaluate(0, Proposal(a), seed=0, report=silent).metrics["test_acc"] for a in space.members()]
+    assert 100 * max(values) == pytest.approx(PUBLISHED["nasbench_macro"]["best_mean"], abs=0.001)
