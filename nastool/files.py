@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import zipfile
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from nastool.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_YAML_BYTES = 1_000_000
 
@@ -37,6 +42,37 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise InputError(f"{path} must be a YAML mapping of names to values")
     return document
+
+
+def read_npz(path: str | Path, wanted: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file by name; wanted: only those of these names that are there.
+
+    InputError: missing, damaged, no .npz, or an array of Python objects, which are never loaded.
+    """
+    import numpy as np
+
+    name = ""
+    try:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise InputError(f"{path} is no .npz file, or cut short: write it anew with numpy.savez")
+            file.seek(0)
+            archive = np.load(file, allow_pickle=False)
+            arrays: dict[str, NDArray[Any]] = {}
+            for name in archive.files:
+                if wanted is None or name in wanted:
+                    arrays[name] = archive[name]
+            return arrays
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    except Exception as error:
+        # numpy and zipfile raise many kinds for a damaged file; all mean the same to its owner.
+        if "Object arrays" in str(error):
+            raise InputError(f"{path}: {name} holds Python objects, which are not loaded; save plain numbers") from None
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} is damaged ({reason}): write it anew with numpy.savez") from None
 
 
 def write_atomic(path: Path, text: str) -> None:

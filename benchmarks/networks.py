@@ -1,0 +1,73 @@
+"""Are the networks the published ones? Parameters and multiply-adds of every architecture against the tables.
+
+usage: networks.py [--data DIR] [--every N] [--processes N]
+
+Each network is built on the meta device at the published scale for 3x32x32 images and 10 classes. Parameters are
+counted there; then it is given memory and one image passes through it while torch counts floating-point operations.
+Both tables count the multiply-adds of convolutions and linear layers: half of our FLOPs. DIR (NASTOOL_TEST_DATA)
+holds nasbench201.npz and nasbench_macro_cifar10.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nastool import networks, registry
+from nastool.tasks import ImageTask
+
+TASK = ImageTask(3, 32, 32, 10)
+Row = tuple[str, tuple[int, ...], int, int]
+"""space, choices, published parameters, published multiply-adds"""
+
+
+def check(row: Row) -> bool:
+    """Whether our network has the published numbers; prints it if not."""
+    torch.set_num_threads(1)
+    name, choices, params, macs = row
+    space = registry.make("space", name, given={})
+    with torch.device("meta"):
+        network = networks.build(space, space.arch(choices), TASK, space.Scale())
+    ours = networks.count_params(network), networks.count_flops(network.to_empty(device="cpu"), TASK)
+    if ours != (params, 2 * macs):
+        print(f"{name} {choices}: {ours[0]} parameters, {ours[1] / 2} multiply-adds; published {params}, {macs}")
+    return ours == (params, 2 * macs)
+
+
+def rows(data: Path) -> list[Row]:
+    with np.load(data / "nasbench201.npz") as t:
+        columns = zip(t["arch"].tolist(), t["params10_formula"].tolist(), t["macs32"].tolist(), strict=True)
+        found = [("nasbench201", tuple(arch), params, macs) for arch, params, macs in columns]
+    table = json.loads((data / "nasbench_macro_cifar10.json").read_text())
+    found += [("nasbench-macro", tuple(map(int, k)), row["params"], row["flops"]) for k, row in table.items()]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("NASTOOL_TEST_DATA"), required=False)
+    parser.add_argument("--every", type=int, default=1, help="check every N-th row only")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    if args.data is None:
+        parser.error("give --data DIR or set NASTOOL_TEST_DATA")
+    todo = rows(Path(args.data))[:: args.every]
+    start = time.perf_counter()
+    with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
+        right = pool.map(check, todo, chunksize=50)
+    for name in sorted({row[0] for row in todo}):
+        own = [ok for ok, row in zip(right, todo, strict=True) if row[0] == name]
+        print(f"{name}: {sum(own):,} of {len(own):,} networks have the published parameters and multiply-adds")
+    print(f"{time.perf_counter() - start:.0f} s on {args.processes} processes, torch {torch.__version__}")
+    raise SystemExit(0 if all(right) else 1)
+
+
+if __name__ == "__main__":
+    main()
