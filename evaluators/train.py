@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -81,7 +80,7 @@ class Train(Evaluator):
         datasets.check_options(data, **self._split)
         self._source: dict[str, Any] = {"name": data, "data_dir": data_dir, "download": download}
         self.recipe = load_recipe(recipe or default_recipe(data)).replace(epochs=epochs, batch_size=batch_size, lr=lr)
-        self.scale = _scale(space, scale or {})
+        self.scale = space.make_scale(scale or {})
         if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
             raise InputError(f"device: need auto, cpu, cuda or cuda:N, got {device!r}")
         if precision not in ("auto", "fp32", "bf16"):
@@ -166,9 +165,8 @@ class Train(Evaluator):
                 network = self._network(proposal.arch, seed)
                 accuracy, loss = self._fit(network, recipe, seed, report)
         except torch.OutOfMemoryError as error:
-            raise TrialFailed(
-                f"out of GPU memory with batch_size {recipe.batch_size}; lower it, or the scale"
-            ) from error
+            reason = f"out of GPU memory with batch_size {recipe.batch_size}; lower it, or the scale"
+            raise TrialFailed(reason, retry=True) from error
         checkpoint = self._save(network, trial_id, proposal.arch) if self.workdir is not None else None
 
         from nastool.networks import count_flops, count_params
@@ -176,7 +174,7 @@ class Train(Evaluator):
         metrics = {
             "val_acc": accuracy,
             "val_loss": loss,
-            "params": float(count_params(network)),
+            "params": count_params(network),
             "flops": count_flops(network, self.data.task),
         }
         return Evaluation(metrics, time.perf_counter() - start, checkpoint)
@@ -365,22 +363,6 @@ class _Training:
             self.optimizer.step()
             self.done += 1
             yield loss.detach()
-
-
-def _scale(space: SearchSpace, given: Mapping[str, int]) -> Any:
-    """space.Scale with these fields. InputError: an unknown field, or a bad value."""
-    known = [field.name for field in dataclasses.fields(space.Scale)]
-    for key, value in given.items():
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-            raise InputError(f"scale: space {space.name} has no {key!r}; {hint}")
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"scale: {key} must be a whole number, got {value!r}")
-    try:
-        return space.Scale(**given)
-    except ValueError as error:
-        raise InputError(f"scale: {error}") from error
 
 
 def _device(option: str) -> torch.device:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from nastool import registry
 from nastool.core import Arch, SpaceRef
-from nastool.errors import InputError, InvalidArchError
+from nastool.errors import InputError, InvalidArchError, hint
 from nastool.interfaces import SearchSpace
 
 FORMAT = "nastool.arch/1"
@@ -86,7 +85,7 @@ def from_json(document: Any, space: SearchSpace | None = None) -> ArchDocument:
     names = [decision.name for decision in own.decisions]
     for name in choices:
         if name not in names:
-            raise InvalidArchError(f"{own.ref} has no decision {name[:60]!r}{_nearest(name, names)}")
+            raise InvalidArchError(f"{own.ref} has no decision {name[:60]!r}; {hint(name, names)}")
     indices = []
     for decision in own.decisions:
         if decision.name not in choices:
@@ -94,8 +93,9 @@ def from_json(document: Any, space: SearchSpace | None = None) -> ArchDocument:
         option = choices[decision.name]
         if option not in decision.options:
             shown = repr(option) if len(repr(option)) <= 60 else repr(option)[:57] + "..."
-            near = _nearest(option, decision.options) or f"; it has {', '.join(decision.options)}"
-            raise InvalidArchError(f"decision {decision.name!r} has no option {shown}{near}")
+            raise InvalidArchError(
+                f"decision {decision.name!r} has no option {shown}; {hint(option, decision.options)}"
+            )
         indices.append(decision.options.index(option))
     arch = own.arch(indices)
     own.validate(arch)
@@ -165,8 +165,3 @@ def _space(value: Any) -> SearchSpace:
 @lru_cache(maxsize=32)
 def _make_space(ref: SpaceRef) -> SearchSpace:
     return registry.make_space(ref)
-
-
-def _nearest(value: Any, known: Iterable[str]) -> str:
-    near = get_close_matches(value, list(known), n=1, cutoff=0.5) if isinstance(value, str) else []
-    return f"; did you mean {near[0]!r}?" if near else ""

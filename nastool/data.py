@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import os
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from sys import stderr
@@ -21,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.errors import InputError, one_line
+from nastool.errors import InputError, hint, one_line
+from nastool.files import read_npz
 from nastool.tasks import ImageTask
 
 if TYPE_CHECKING:
@@ -106,9 +104,7 @@ def check_options(
     """Raise InputError for what is wrong with `load`'s arguments whatever the files hold. Reads nothing."""
     kind, colon, path = name.partition(":")
     if not (name in _TORCHVISION or name == "digits" or (kind in ("npz", "folder") and colon and path)):
-        near = get_close_matches(kind, [known.partition(":")[0] for known in DATASETS], n=1)
-        hint = f" (did you mean {near[0]}?)" if near and not colon else ""
-        raise InputError(f"no data set {name!r}{hint}; there are {', '.join(DATASETS)}")
+        raise InputError(f"no data set {name!r}; {hint(name, DATASETS)}")
     if split_seed < 0:
         raise InputError(f"need split_seed >= 0, got {split_seed}")
     if val_fraction is not None and not 0 < val_fraction < 1:
@@ -266,7 +262,7 @@ def _torchvision(name: str, data_dir: str | None, download: bool) -> _Source:
 
 
 def _npz(path: str) -> _Source:
-    arrays = _read_npz(path)
+    arrays = read_npz(path, ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "classes"))
     for key in ("x_train", "y_train"):
         if key not in arrays:
             found = ", ".join(arrays) or "nothing"
@@ -308,42 +304,6 @@ def _npz(path: str) -> _Source:
         if images.y.max() >= len(classes):
             raise InputError(f"{source}: need labels < {len(classes)}, got {images.y.max()} in y_{part}")
     return parts, classes
-
-
-def _read_npz(path: str) -> dict[str, NDArray[Any]]:
-    """The known arrays of an npz file by name."""
-    known = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "classes")
-    if not Path(path).is_file():
-        raise InputError(f"no file {path}: give npz:FILE")
-    try:
-        if not zipfile.is_zipfile(path):
-            raise InputError(f"{path} is not an npz file, or cut short: write it anew with numpy.savez")
-        with np.load(path, allow_pickle=False) as file:
-            arrays: dict[str, NDArray[Any]] = {}
-            for key in known:
-                if key in file.files:
-                    try:
-                        arrays[key] = file[key]
-                    except ValueError as error:
-                        if "Object arrays" not in str(error):
-                            raise
-                        raise InputError(
-                            f"{path}: {key} holds Python objects, which are not loaded; save plain numbers"
-                        ) from error
-            return arrays
-    except InputError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path} is not a readable npz file ({reason}): write it anew with numpy.savez") from error
 
 
 def _pixels(what: str, x: NDArray[Any]) -> NDArray[np.uint8]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class NastoolError(Exception):
     """Base class. The message is one line for a person: it names the thing and the remedy."""
@@ -24,6 +27,18 @@ class TrialFailed(NastoolError):
 
     The trial is recorded as failed with this message as its reason and the search goes on.
     """
+
+    def __init__(self, message: str, *, retry: bool = False) -> None:
+        """retry: another try in a fresh process may help (memory ran out, say); the runner gives it one."""
+        super().__init__(message)
+        self.retry = retry
+
+
+def hint(name: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: "did you mean 'x'?", or "there are x, y"."""
+    names = list(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.5) if isinstance(name, str) else []
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"
 
 
 def one_line(error: BaseException) -> str:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nastool import options
 from nastool.core import Arch, Decision, Evaluation, Proposal, Scalar, SpaceRef, Trial
-from nastool.errors import InvalidArchError
+from nastool.errors import InputError, InvalidArchError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,10 +63,19 @@ class SearchSpace(ABC):
     Every field has a default, the published value; `__post_init__` raises ValueError on a bad one.
     """
 
-    def __init__(self, decisions: Sequence[Decision], **options: Scalar) -> None:
-        """options: what the subclass was built with; it becomes part of every architecture's identity."""
+    def make_scale(self, given: Mapping[str, object]) -> Any:
+        """An instance of `Scale` with these fields, text or numbers. InputError: an unknown field or a bad value."""
+        try:
+            return self.Scale(**options.check(f"scale of space {self.name}", self.Scale, given))
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"scale of space {self.name}: {error}") from None
+
+    def __init__(self, decisions: Sequence[Decision], **built_with: Scalar) -> None:
+        """built_with: the subclass's own options; they become part of every architecture's identity."""
         self.decisions = tuple(decisions)
-        self.ref = SpaceRef.of(self.name, options)
+        self.ref = SpaceRef.of(self.name, built_with)
         self._sizes = tuple(len(decision.options) for decision in self.decisions)
         self._highs = np.array(self._sizes)
         self._moves = sum(self._sizes) - len(self._sizes)

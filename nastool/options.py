@@ -8,10 +8,9 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin
 
-from nastool.errors import InputError
+from nastool.errors import InputError, hint
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,7 @@ def check(owner: str, target: Callable[..., object], given: Mapping[str, object]
     values: dict[str, object] = {}
     for key, value in given.items():
         if key not in known:
-            near = get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
-            raise InputError(f"{owner} has no option {key!r}; {hint}")
+            raise InputError(f"{owner} has no option {key!r}; {hint(key, known)}")
         option = known[key]
         try:
             values[key] = convert(value, option.type)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar
 
 from nastool import options
 from nastool.core import SpaceRef
-from nastool.errors import InputError, one_line
+from nastool.errors import InputError, hint, one_line
 from nastool.interfaces import Evaluator, SearchSpace, Strategy
 
 Kind = Literal["strategy", "space", "evaluator"]
@@ -62,9 +61,7 @@ def load(kind: Kind, name: str) -> type[Any]:
     """Import the class registered under a name. InputError: unknown (suggests the nearest), or broken."""
     known = plugins(kind)
     if name not in known:
-        near = get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none: reinstall nastool'}"
-        raise InputError(f"no {kind} {name!r}; {hint}")
+        raise InputError(f"no {kind} {name!r}; {hint(name, known)}")
     plugin = known[name]
     try:
         cls = plugin.entry_point.load()

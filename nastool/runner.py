@@ -16,7 +16,7 @@ from nastool.store import Store
 from nastool.workers import Event, Finished, Job, Pool, Reported
 
 MAX_ATTEMPTS = 2
-"""How often a trial is tried whose worker died."""
+"""How often a trial is tried whose worker died or ran out of memory."""
 WAIT_SECONDS = 0.25
 """How often the loop looks up: for Ctrl-C, and to refresh the screen."""
 
@@ -105,7 +105,7 @@ class Search:
         if isinstance(event, Reported):
             self.store.report(event.job.trial_id, event.step, event.metrics)
             return event
-        if event.died and self.store.attempts(event.job.trial_id) < MAX_ATTEMPTS:
+        if event.retry and self.store.attempts(event.job.trial_id) < MAX_ATTEMPTS:
             self.store.begin()
             self.store.retry(event.job.trial_id)
             self._commit()

@@ -72,13 +72,13 @@ class Reported:
 
 @dataclass(frozen=True)
 class Finished:
-    """evaluation or error; died: the worker went down with it, so another try may help."""
+    """evaluation or error; retry: another try in a fresh process may help."""
 
     job: Job
     evaluation: Evaluation | None = None
     tested: Mapping[str, float] | None = None
     error: str | None = None
-    died: bool = False
+    retry: bool = False
 
 
 Event = Reported | Finished
@@ -111,9 +111,7 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
             assert evaluation is not None
             tested = evaluator.test(job.proposal, evaluation)
     except Exception as error:
-        # An exhausted device may recover in a fresh process; the others would fail the same way again.
-        exhausted = type(error).__name__ in ("OutOfMemoryError", "MemoryError")
-        return Finished(job, error=one_line(error), died=exhausted)
+        return Finished(job, error=one_line(error), retry=getattr(error, "retry", isinstance(error, MemoryError)))
     return Finished(job, evaluation, tested)
 
 
@@ -266,7 +264,7 @@ class _Slot:
         try:
             message = self.connection.recv()
         except (EOFError, OSError):
-            return [Finished(job, error=f"worker died: {self._how_it_died()}", died=True)]
+            return [Finished(job, error=f"worker died: {self._how_it_died()}", retry=True)]
         if isinstance(message, InputError):
             self.kill()
             raise message
@@ -274,7 +272,7 @@ class _Slot:
             self.started = time.monotonic()
             return []
         if isinstance(message, Finished):
-            if message.died:
+            if message.retry:
                 self.kill()
             self.job = None
         event: Event = message

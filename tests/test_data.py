@@ -262,24 +262,24 @@ def test_npz_errors(tmp_path: Path, change: Change, message: str) -> None:
 
 
 def test_npz_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no file /nowhere\.npz: give npz:FILE"):
+    with pytest.raises(InputError, match=r"cannot read /nowhere\.npz: No such file"):
         load("npz:/nowhere.npz")
     name = npz(tmp_path, **numbered(500))
     path = tmp_path / "d.npz"
     whole = path.read_bytes()
     for broken in (b"", b"PK", b"no archive at all", whole[:100], whole[: len(whole) // 2], whole[:-30]):
         path.write_bytes(broken)
-        with pytest.raises(InputError, match=r"d\.npz is not an npz file, or cut short: write it anew with") as caught:
+        with pytest.raises(InputError, match=r"d\.npz is no \.npz file, or cut short: write it anew with") as caught:
             load(name)
         assert "\n" not in str(caught.value)
     damaged = bytearray(whole)
     damaged[2000:2100] = bytes(255 - b for b in damaged[2000:2100])
     path.write_bytes(damaged)
-    with pytest.raises(InputError, match=r"is not a readable npz file \(Bad CRC-32"):
+    with pytest.raises(InputError, match=r"is damaged \(Bad CRC-32"):
         load(name)
     with open(path, "wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(InputError, match=r"d\.npz is not an npz file"):
+    with pytest.raises(InputError, match=r"d\.npz is no \.npz file"):
         load(name)
 
 
@@ -289,15 +289,15 @@ def test_npz_files_that_are_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("digit", {}, "no data set 'digit' (did you mean digits?); there are digits, cifar10, cifar100,"),
-        ("cifar", {}, "no data set 'cifar' (did you mean cifar10?)"),
+        ("digit", {}, "no data set 'digit'; did you mean 'digits'?"),
+        ("cifar", {}, "no data set 'cifar'; did you mean 'cifar10'?"),
         ("zzz", {}, "no data set 'zzz'; there are digits"),
         (
             "npz",
             {},
-            "no data set 'npz' (did you mean npz?); there are digits, cifar10, cifar100, mnist, fash",
+            "no data set 'npz'; ",
         ),
-        ("npz:", {}, "no data set 'npz:'; there are digits"),
+        ("npz:", {}, "no data set 'npz:'; "),
         ("digits", {"split_seed": -1}, "need split_seed >= 0, got -1"),
         ("digits", {"val_fraction": 0.0}, "need 0 < val_fraction < 1, got 0.0"),
         ("digits", {"val_fraction": 1.0}, "need 0 < val_fraction < 1, got 1.0"),
@@ -512,5 +512,5 @@ def test_layouts_of_torchvision(name: str, first: bool, tmp_path: Path, monkeypa
 def test_gzip_is_no_npz(tmp_path: Path) -> None:
     path = tmp_path / "d.npz"
     path.write_bytes(gzip.compress(b"x" * 1000))
-    with pytest.raises(InputError, match="is not an npz file"):
+    with pytest.raises(InputError, match=r"is no \.npz file"):
         load(f"npz:{path}")

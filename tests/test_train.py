@@ -418,16 +418,16 @@ def test_scale() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data": "digit"}, "no data set 'digit' (did you mean digits?)"),
+        ({"data": "digit"}, "no data set 'digit'; did you mean 'digits'?"),
         ({"val_fraction": 2.0}, "need 0 < val_fraction < 1, got 2.0"),
-        ({"recipe": "digit"}, "no recipe 'digit' (did you mean digits?)"),
+        ({"recipe": "digit"}, "no recipe 'digit'; did you mean 'digits'?"),
         ({"epochs": 0}, "epochs: need a whole number from 1 to 100000, got 0"),
         ({"batch_size": 1}, "batch_size: need a whole number from 2 to 65536, got 1"),
         ({"lr": -1.0}, "lr: need a number from 1e-09 to 1000, got -1.0"),
-        ({"scale": {"chanels": 8}}, "scale: space nasbench201 has no 'chanels'; did you mean channels?"),
-        ({"scale": {"zzz": 8}}, "scale: space nasbench201 has no 'zzz'; it has channels, cells"),
-        ({"scale": {"cells": 0}}, "scale: need channels >= 1 and cells >= 1, got 16, 0"),
-        ({"scale": {"cells": True}}, "scale: cells must be a whole number, got True"),
+        ({"scale": {"chanels": 8}}, "scale of space nasbench201 has no option 'chanels'; did you mean 'channels'?"),
+        ({"scale": {"zzz": 8}}, "scale of space nasbench201 has no option 'zzz'; there are channels, cells"),
+        ({"scale": {"cells": 0}}, "scale of space nasbench201: need channels >= 1 and cells >= 1, got 16, 0"),
+        ({"scale": {"cells": True}}, "scale of space nasbench201: option cells must be int, got True"),
         ({"device": "gpu"}, "device: need auto, cpu, cuda or cuda:N, got 'gpu'"),
         ({"precision": "fp8"}, "precision: need auto, fp32 or bf16, got 'fp8'"),
     ],
@@ -440,7 +440,7 @@ def test_the_constructor_checks(options: dict[str, Any], message: str) -> None:
 
 def test_the_constructor_reads_no_data_and_imports_no_torch() -> None:
     evaluator = Train(SPACE, data="npz:/nowhere.npz")
-    with pytest.raises(InputError, match=r"no file /nowhere\.npz"):
+    with pytest.raises(InputError, match=r"cannot read /nowhere\.npz"):
         evaluator.prepare()
     code = (
         "import sys; from nastool.evaluators.train import Train; "

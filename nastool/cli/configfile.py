@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import click
 
-from nastool.errors import InputError
+from nastool.errors import InputError, hint
 
 _SECTIONS = ("format", "provenance", "search", "eval")
 
@@ -34,9 +33,7 @@ def load(ctx: click.Context, parameter: click.Parameter, path: str | None) -> No
     plugins: dict[str, dict[str, Any]] = {}
     for key, value in given.items():
         if key not in known:
-            near = get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-            raise InputError(f"{path}: {ctx.info_name} has no option {key!r}; {hint}")
+            raise InputError(f"{path}: {ctx.info_name} has no option {key!r}; {hint(key, known)}")
         option = known[key]
         assert option.name is not None
         if value is None:

@@ -62,11 +62,9 @@ def _count(document: ArchDocument, given: dict[str, Any]) -> dict[str, Any]:
     pairs = options.parse(given["scale"].split(","), "--scale") if given["scale"] else document.extra.get("scale") or {}
     try:
         task = ImageTask(int(match[1]), int(match[2]), int(match[3]), given["classes"])
-        scale = space.Scale(**options.check(f"scale of {space.name}", space.Scale, pairs))
-    except InputError:
-        raise
     except ValueError as error:
         raise InputError(str(error)) from None
+    scale = space.make_scale(pairs)
     with torch.device("meta"):
         network = networks.build(space, document.arch, task, scale)
     return {

@@ -10,12 +10,11 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from nastool.errors import InputError
+from nastool.errors import InputError, hint
 from nastool.files import read_yaml
 
 Schedule = Literal["cosine", "constant"]
@@ -120,11 +119,7 @@ def recipe_names() -> tuple[str, ...]:
 def recipe_text(name: str) -> str:
     """The YAML of a shipped recipe as it is, comments included. InputError where none has this name."""
     if name not in recipe_names():
-        near = get_close_matches(name, recipe_names(), n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InputError(
-            f"no recipe {name!r}{hint}; there are {', '.join(recipe_names())}, or give a .yaml file's path"
-        )
+        raise InputError(f"no recipe {name!r}; {hint(name, recipe_names())} (a file's path ends in .yaml)")
     return files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
@@ -151,9 +146,7 @@ def _parse(values: Mapping[str, Any], source: str) -> Recipe:
     fields = {field.name: str(field.type) for field in dataclasses.fields(Recipe)}
     for key in values:
         if key not in fields:
-            near = get_close_matches(key, fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(fields)}"
-            raise InputError(f"recipe {source}: no key {key!r}; {hint}")
+            raise InputError(f"recipe {source}: no key {key!r}; {hint(key, fields)}")
     try:
         return Recipe(**{key: _number(value, fields[key]) for key, value in values.items()})
     except InputError as error:
