@@ -161,7 +161,13 @@ class RunFolder:
         names = set(os.listdir(self.path))
         if "run.db" not in names and not names <= self.OWN | {"logs"}:
             raise InputError(f"{self.path} is not empty and no nastool run; give another --out")
-        if force or Store.is_blank(self.database):
+        if Store.is_blank(self.database):
+            return False
+        if force:
+            if not self._is_ours():
+                raise InputError(
+                    f"{self.path} is no nastool run, which is all that --force replaces; give another --out"
+                )
             return False
         with Store.read(self.database) as store:
             found = store.get("config")
@@ -171,6 +177,13 @@ class RunFolder:
             f"{self.path} holds another search ({'; '.join(_differences(found, config.identity))}): give its options, "
             "another --out, or --force to replace it"
         )
+
+    def _is_ours(self) -> bool:
+        """Whether nastool wrote it, even if its database is damaged now."""
+        try:
+            return (self.path / "run.yaml").read_text(encoding="utf-8").startswith("format: nastool.run/")
+        except (OSError, ValueError):
+            return False
 
     def lock(self) -> None:
         """Make this process the folder's coordinator; creates the folder. InputError where another is at work."""

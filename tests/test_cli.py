@@ -347,8 +347,10 @@ def test_top_and_eval_pipeline(trained: tuple[Path, subprocess.CompletedProcess[
 
 def test_eval_keeps_weights_where_asked(tmp_path: Path) -> None:
     sampled = run("sample", "-n", "2").stdout
-    assert len(lines(run("eval", *TINY, "--save", "w", cwd=tmp_path, stdin=sampled))) == 2
-    assert len(list((tmp_path / "w" / "checkpoints").glob("*.safetensors"))) == 2
+    found = lines(run("eval", *TINY, "--save", "w", cwd=tmp_path, stdin=sampled))
+    assert all((tmp_path / line["runs"][0]["weights"]).is_file() for line in found) and len(found) == 2
+    refused = run("eval", *TINY, "--save", "w", cwd=tmp_path, stdin=sampled)
+    assert refused.returncode == 2 and "w/checkpoints is not empty" in refused.stderr
 
 
 def test_eval_reports_failures_and_goes_on(table: Path, tmp_path: Path) -> None:

@@ -54,11 +54,13 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     options = common.layered(ctx, "evaluator_options", common.EVALUATOR_FLAGS)
     space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
     failures = 0
+    if given["save"] and any(Path(given["save"], "checkpoints").glob("*")):
+        raise InputError(f"{given['save']}/checkpoints is not empty: give --save another folder")
     with tempfile.TemporaryDirectory(prefix="nastool-") as scratch:
         workdir = Path(given["save"] or scratch)
         documents = common.read_architectures(given["architectures"] or ["-"], space)
         evaluations = _Evaluations(
-            given["evaluator"], options, seeds, given["workers"], given["trial_timeout"], workdir
+            given["evaluator"], options, seeds, given["workers"], given["trial_timeout"], workdir, bool(given["save"])
         )
         try:
             for line in evaluations.run(documents):
@@ -99,6 +101,7 @@ class _Evaluations:
     workers: int
     timeout: float | None
     workdir: Path
+    keeps_weights: bool
     _pool: Pool | None = None
     _pool_key: object = None
     _waiting: deque[_Line] = field(default_factory=deque)
@@ -197,7 +200,10 @@ class _Evaluations:
                 runs.append({"seed": seed, "error": result.error})
             else:
                 metrics = {**result.evaluation.metrics, **(result.tested or {})}
-                runs.append({"seed": seed, "metrics": {**metrics, "seconds": result.evaluation.seconds}})
+                run = {"seed": seed, "metrics": {**metrics, "seconds": result.evaluation.seconds}}
+                if self.keeps_weights and result.evaluation.checkpoint is not None:
+                    run["weights"] = str(self.workdir / result.evaluation.checkpoint)
+                runs.append(run)
         more: dict[str, Any] = {"seeds": self.seeds, "runs": runs}
         measured = [run["metrics"] for run in runs if "metrics" in run]
         if errors:
