@@ -5,6 +5,7 @@ What such a file looks like: `nastool.tables`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,11 @@ class Table(Evaluator):
             choices = np.asarray(self.space.table_choices(columns))
         except KeyError as error:
             raise InputError(f"{self.file} is no table of space {self.space.name}: it has no {error}") from None
-        shape = (len(choices), len(self.space.decisions))
-        if choices.shape != shape or choices.dtype.kind not in "iu" or not len(choices):
+        width = len(self.space.decisions)
+        if choices.ndim != 2 or choices.shape[1] != width or choices.dtype.kind not in "iu" or not len(choices):
             raise InputError(
                 f"{self.file} is no table of space {self.space.name}: its architectures have shape "
-                f"{choices.shape} and type {choices.dtype}, expected integers of shape (rows, {shape[1]})"
+                f"{choices.shape} and type {choices.dtype}, expected integers of shape (rows, {width})"
             )
         highs = np.array([len(decision.options) for decision in self.space.decisions])
         bad = np.flatnonzero(((choices < 0) | (choices >= highs)).any(axis=1))
@@ -112,7 +113,7 @@ class Table(Evaluator):
             if len(names) > 1:
                 raise InputError(f"{self.file} holds several data sets: give dataset=... of {', '.join(names)}")
             return names[0] or None
-        if self.dataset not in names:
+        if not self.dataset or self.dataset not in names:
             have = ", ".join(filter(None, names)) or "unnamed ones only: leave dataset out"
             raise InputError(f"{self.file} has no data set {self.dataset!r}; it has {have}")
         return self.dataset
@@ -129,7 +130,8 @@ class Table(Evaluator):
 
     def estimate(self, proposal: Proposal) -> float | None:
         """The table's mean: simulated seconds of one training."""
-        return None if self._seconds is None else float(np.nanmean(self._seconds))
+        known = [] if self._seconds is None else self._seconds[np.isfinite(self._seconds)]
+        return float(np.mean(known)) if len(known) else None
 
     # --- evaluating
 
@@ -143,10 +145,11 @@ class Table(Evaluator):
         return Evaluation(metrics, 0.0 if self._seconds is None else float(self._seconds[row]))
 
     def test(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, float]:
-        """The mean test accuracy of that architecture."""
+        """The mean test accuracy of that architecture, where the table has one."""
         if self._test is None:
             return {}
-        return {"test_acc": float(self._test.mean[self._row(proposal)])}
+        accuracy = float(self._test.mean[self._row(proposal)])
+        return {"test_acc": accuracy} if math.isfinite(accuracy) else {}
 
     def _row(self, proposal: Proposal) -> int:
         row = self._rows.get(proposal.arch.choices)

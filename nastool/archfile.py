@@ -9,18 +9,20 @@ Unknown keys are kept, so that a line of `nastool top` is an input of `nastool e
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from nastool import registry
 from nastool.core import Arch, SpaceRef
-from nastool.errors import InputError, InvalidArchError, hint
+from nastool.errors import InputError, InvalidArchError, hint, short
 from nastool.interfaces import SearchSpace
 
 FORMAT = "nastool.arch/1"
+MAX_LINE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,32 @@ def dumps(document: Mapping[str, Any]) -> str:
 
 
 def loads(text: str) -> Any:
-    """Any JSON value. ValueError with one clear line, also for NaN and absurdly deep nesting."""
+    """Any JSON value. ValueError with one clear line: also for NaN, a key twice, absurd nesting and numbers."""
 
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is no JSON value")
 
+    def number(digits: str) -> float:
+        value = float(digits)
+        return value if math.isfinite(value) else refuse(short(digits))
+
+    def integer(digits: str) -> int:
+        return int(digits) if len(digits) < 1000 else refuse(f"a number of {len(digits):,} digits")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"key {short(next(k for k in keys if keys.count(k) > 1))!r} comes twice")
+        return found
+
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse, parse_float=number, parse_int=integer, object_pairs_hook=once)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"no valid JSON at line {error.lineno} column {error.colno}: {error.msg}") from None
+        line = f"line {error.lineno} " if "\n" in text.strip() else ""
+        raise ValueError(f"no valid JSON at {line}column {error.colno}: {error.msg}") from None
 
 
 def from_json(document: Any, space: SearchSpace | None = None) -> ArchDocument:
@@ -72,7 +89,7 @@ def from_json(document: Any, space: SearchSpace | None = None) -> ArchDocument:
     if not isinstance(document, dict):
         raise InvalidArchError(f"an architecture is a JSON object, got {type(document).__name__}")
     if document.get("format", FORMAT) != FORMAT:
-        raise InvalidArchError(f"format {str(document['format'])[:60]!r} is not {FORMAT!r}")
+        raise InvalidArchError(f"format {_shown(document['format'])} is not {FORMAT!r}")
     for key in ("space", "choices"):
         if key not in document:
             raise InvalidArchError(f"no {key!r}: an architecture has 'space' and 'choices'")
@@ -85,16 +102,15 @@ def from_json(document: Any, space: SearchSpace | None = None) -> ArchDocument:
     names = [decision.name for decision in own.decisions]
     for name in choices:
         if name not in names:
-            raise InvalidArchError(f"{own.ref} has no decision {name[:60]!r}; {hint(name, names)}")
+            raise InvalidArchError(f"{own.ref} has no decision {_shown(name)}; {hint(name, names)}")
     indices = []
     for decision in own.decisions:
         if decision.name not in choices:
             raise InvalidArchError(f"decision {decision.name!r} is missing")
         option = choices[decision.name]
         if option not in decision.options:
-            shown = repr(option) if len(repr(option)) <= 60 else repr(option)[:57] + "..."
             raise InvalidArchError(
-                f"decision {decision.name!r} has no option {shown}; {hint(option, decision.options)}"
+                f"decision {decision.name!r} has no option {_shown(option)}; {hint(option, decision.options)}"
             )
         indices.append(decision.options.index(option))
     arch = own.arch(indices)
@@ -112,7 +128,7 @@ def read_text(text: str, space: SearchSpace | None = None) -> ArchDocument:
             space.validate(arch)
             return ArchDocument(space, arch)
         raise InvalidArchError(
-            f"{text.strip()[:60]!r} is no JSON object; give --space NAME to read a space's own string form"
+            f"{short(text)!r} is no JSON object; give --space NAME to read a space's own string form"
         )
     try:
         document = loads(text)
@@ -126,29 +142,46 @@ def read_lines(lines: Iterable[str], source: str, space: SearchSpace | None = No
 
     source: what to call the input in messages. InputError names source and line.
     """
+    found = 0
+    number = 0
     iterator = iter(lines)
-    for number, line in enumerate(iterator, start=1):
-        if not line.strip():
-            continue
-        first = line.strip()
-        try:
-            if number == 1 and first.startswith("{") and not first.endswith("}"):
+    try:
+        for number, line in enumerate(iterator, start=1):
+            text = line.strip().removeprefix("\ufeff")
+            if not text:
+                continue
+            found += 1
+            if found == 1 and text.startswith("{") and not text.endswith("}"):
                 # The beginning of an object over several lines: the whole input is one document.
-                yield read_text(line + "".join(iterator), space)
+                yield read_text("\n".join([text, *iterator]), space)
                 return
-            yield read_text(line, space)
-        except InputError as error:
-            raise InputError(f"{source} line {number}: {error}") from None
+            yield read_text(text, space)
+    except UnicodeDecodeError:
+        raise InputError(f"{source} is no UTF-8 text: an architecture is JSON") from None
+    except InputError as error:
+        raise InputError(f"{source} line {number}: {error}") from None
+    if not found:
+        raise InputError(f"{source} holds no architecture")
 
 
 def read_file(path: Path, space: SearchSpace | None = None) -> Iterator[ArchDocument]:
     try:
-        with open(path, encoding="utf-8") as file:
-            yield from read_lines(file, str(path), space)
+        file = open(path, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {short(path)}: {getattr(error, 'strerror', None) or error}") from None
+    with file:
+        yield from read_lines(bounded(file), short(path), space)
+
+
+def bounded(file: TextIO) -> Iterator[str]:
+    """The lines of a file, of at most MAX_LINE characters each. InputError: longer, or unreadable."""
+    try:
+        while line := file.readline(MAX_LINE + 1):
+            if len(line) > MAX_LINE:
+                raise InputError(f"longer than {MAX_LINE:,} characters: an architecture is a line of JSON")
+            yield line
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is no text file: an architecture is JSON") from None
+        raise InputError(f"cannot be read: {error.strerror or error}") from None
 
 
 def _space(value: Any) -> SearchSpace:
@@ -165,3 +198,8 @@ def _space(value: Any) -> SearchSpace:
 @lru_cache(maxsize=32)
 def _make_space(ref: SpaceRef) -> SearchSpace:
     return registry.make_space(ref)
+
+
+def _shown(value: Any) -> str:
+    """A JSON value in a message."""
+    return f"{short(value)!r}" if isinstance(value, str) else f"a {type(value).__name__}"

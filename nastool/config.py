@@ -7,22 +7,20 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
-
-import yaml
+from typing import Any
 
 from nastool import __version__, options, registry
 from nastool.core import Objective
-from nastool.errors import InputError
-from nastool.files import write_atomic
+from nastool.errors import InputError, short
+from nastool.files import dump_yaml, write_atomic
 from nastool.interfaces import SearchSpace, Strategy, misfits
 from nastool.store import Store
 from nastool.workers import EvaluatorSpec
@@ -138,12 +136,12 @@ class RunConfig:
 class RunFolder:
     """runs/a: run.db, run.yaml, checkpoints, and at the end best.json. One coordinator at a time."""
 
-    OWN = frozenset({"run.db", "run.db-wal", "run.db-shm", "run.db-journal", "run.yaml", "run.yaml.new", "lock"})
-    """Files that make a folder one of ours, even before its database is complete."""
+    DATABASE = ("run.db", "run.db-wal", "run.db-shm", "run.db-journal")
+    BEFORE = frozenset({*DATABASE, "run.yaml", "run.yaml.new", "run.lock", "logs"})
+    """What a search may leave before its first trial is asked."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
 
     @property
     def database(self) -> Path:
@@ -154,12 +152,16 @@ class RunFolder:
 
         InputError: it holds another search (and force is not given), or something that is no run.
         """
-        if not self.path.exists():
+        try:
+            names = set(os.listdir(self.path))
+        except FileNotFoundError:
             return False
-        if not self.path.is_dir():
-            raise InputError(f"{self.path} is a file; give another --out")
-        names = set(os.listdir(self.path))
-        if "run.db" not in names and not names <= self.OWN | {"logs"}:
+        except NotADirectoryError:
+            raise InputError(f"{short(self.path)} is a file, or under one; give another --out") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot use run folder {short(self.path)}: {reason}; give another --out") from None
+        if "run.db" not in names and (not names <= self.BEFORE or ("run.yaml" in names and not self._is_ours())):
             raise InputError(f"{self.path} is not empty and no nastool run; give another --out")
         if Store.is_blank(self.database):
             return False
@@ -170,9 +172,11 @@ class RunFolder:
                 )
             return False
         with Store.read(self.database) as store:
-            found = store.get("config")
+            found, counts = store.get("config"), store.count()
         if found == config.identity:
             return True
+        if not counts["done"] + counts["failed"] and not self.busy():
+            return False  # nothing was measured yet, so nothing is lost
         raise InputError(
             f"{self.path} holds another search ({'; '.join(_differences(found, config.identity))}): give its options, "
             "another --out, or --force to replace it"
@@ -185,29 +189,33 @@ class RunFolder:
         except (OSError, ValueError):
             return False
 
-    def lock(self) -> None:
-        """Make this process the folder's coordinator; creates the folder. InputError where another is at work."""
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Meanwhile this process is the folder's coordinator; creates the folder. InputError: another is at work."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / "lock", "a+", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"cannot write {self.path}: {error.strerror or error}; give another --out") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip()
-            raise InputError(
-                f"{self.path} is being searched by process {holder or '?'}: see `nastool status {self.path}`"
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+            lock = open(self.path / "run.lock", "a+", encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot write {short(self.path)}: {reason}; give another --out") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                holder = lock.read().strip() or "?"
+                raise InputError(
+                    f"{self.path} is being searched by process {holder}: see `nastool status {self.path}`"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
 
     def busy(self) -> bool:
         """Whether a coordinator is at work on it."""
         try:
-            with open(self.path / "lock", encoding="utf-8") as file:
+            with open(self.path / "run.lock", encoding="utf-8") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -217,10 +225,11 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove an earlier run's files; nothing that nastool did not write."""
-        for name in (*self.OWN - {"lock"}, "best.json", "best.safetensors"):
+        for name in (*self.DATABASE, "run.yaml", "run.yaml.new", "best.json", "best.safetensors"):
             (self.path / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "logs"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        for folder, pattern in (("checkpoints", "trial-*.safetensors*"), ("logs", "worker-*.log")):
+            for file in (self.path / folder).glob(pattern):
+                file.unlink()
 
     def describe(self, config: RunConfig, objective: Objective, facts: Mapping[str, Any], trials: int) -> None:
         """Write run.yaml: the resolved configuration, and where and with what it ran."""
@@ -240,18 +249,18 @@ class RunFolder:
                 "evaluator": dict(facts),
             },
         }
-        write_atomic(self.path / "run.yaml", yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+        write_atomic(self.path / "run.yaml", dump_yaml(document))
 
 
-def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
+def _differences(found: Any, wanted: Any, where: str = "configuration") -> list[str]:
     """Where two configurations differ: "seed is 0, not 1"."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         lines = []
         for key in sorted(found.keys() | wanted.keys()):
-            path = key if not where else f"{where}.{key}".replace(".options.", " ").removesuffix(".name")
+            path = key if where == "configuration" else f"{where}.{key}".replace(".options.", " ").removesuffix(".name")
             lines += _differences(found.get(key), wanted.get(key), path)
         return lines
-    return [] if found == wanted else [f"{where} is {found}, not {wanted}"]
+    return [] if found == wanted else [f"{where} is {short(found)}, not {short(wanted)}"]
 
 
 def _version(package: str) -> str | None:

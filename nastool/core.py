@@ -137,7 +137,10 @@ class Objective:
         """The metric as a loss: lower is better, always finite. ValueError where it is missing or not finite."""
         if self.metric not in metrics:
             raise ValueError(f"no metric {self.metric!r} among {', '.join(sorted(metrics)) or 'none'}")
-        value = metrics[self.metric]
+        try:
+            value = float(metrics[self.metric])
+        except (TypeError, OverflowError):
+            raise ValueError(f"{self.metric} is no number") from None
         if not math.isfinite(value):
             raise ValueError(f"{self.metric} is {value}")
         return -value if self.goal == "max" else value

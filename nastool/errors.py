@@ -46,4 +46,11 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if not isinstance(error, NastoolError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= 300 else text[:297] + "..."
+
+
+def short(value: object, length: int = 60) -> str:
+    """value for a message, cut to so many characters. Not for nested values: they may be very large."""
+    text = " ".join(str(value).split()).encode(errors="backslashreplace").decode()
+    return text if len(text) <= length else text[: length - 3] + "..."

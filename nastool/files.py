@@ -4,44 +4,83 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nastool.errors import InputError
+from nastool.errors import InputError, short
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_YAML_BYTES = 1_000_000
+MAX_YAML_BYTES = 200_000
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, which can make a small file enormous, and without keys that come twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not supported", self.peek_event().start_mark
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} comes twice", key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes equal objects out each time: `read_yaml` takes no aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file of at most 1 MB whose top level is a mapping with text keys; {} for an empty one.
+    """A YAML file of at most 200 kB whose top level is a mapping with text keys; {} for an empty one.
 
-    InputError: unreadable, too large, malformed, or something other than a mapping.
+    InputError: unreadable, too large, malformed, something other than a mapping, aliases, a key twice.
     """
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_YAML_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {short(path)}: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_YAML_BYTES:
         raise InputError(f"{path} is larger than {MAX_YAML_BYTES:,} bytes: is it a configuration?")
     try:
-        document = yaml.safe_load(data.decode())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        document = yaml.load(data.decode(), Loader=_Loader)
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is no valid YAML: it is not UTF-8 text") from None
+    except RecursionError:
+        raise InputError(f"{path} is no valid YAML: it is nested too deeply") from None
+    except Exception as error:
+        # The library lets through whatever its constructors of numbers and dates raise.
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or type(error).__name__
-        raise InputError(f"{path}{where} is no valid YAML: {problem}") from None
+        problem = getattr(error, "problem", None) or "a value does not fit its tag, or is too long"
+        raise InputError(f"{path}{where} is no valid YAML: {short(problem, 120)}") from None
     if document is None:
         return {}
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise InputError(f"{path} must be a YAML mapping of names to values")
     return document
+
+
+def dump_yaml(document: Mapping[str, Any]) -> str:
+    """YAML that `read_yaml` reads, in the mapping's own order."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_npz(path: str | Path, wanted: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
@@ -61,12 +100,14 @@ def read_npz(path: str | Path, wanted: Collection[str] | None = None) -> dict[st
             arrays: dict[str, NDArray[Any]] = {}
             for name in archive.files:
                 if wanted is None or name in wanted:
-                    arrays[name] = archive[name]
+                    array = archive[name]
+                    if isinstance(array, np.ndarray):  # other members of the archive come as bytes
+                        arrays[name] = array
             return arrays
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+        raise InputError(f"cannot read {short(path)}: {error.strerror or error}") from None
     except Exception as error:
         # numpy and zipfile raise many kinds for a damaged file; all mean the same to its owner.
         if "Object arrays" in str(error):
@@ -82,7 +123,7 @@ def write_atomic(path: Path, text: str) -> None:
     """
     new = path.with_name(path.name + ".new")
     try:
-        with open(new, "w", encoding="utf-8") as file:
+        with open(new, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -7,6 +7,7 @@ unless one declares in `needs` what another does not list in `provides`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from nastool import options
 from nastool.core import Arch, Decision, Evaluation, Proposal, Scalar, SpaceRef, Trial
-from nastool.errors import InputError, InvalidArchError
+from nastool.errors import InputError, InvalidArchError, short
 
 if TYPE_CHECKING:
     from torch import nn
@@ -213,6 +214,14 @@ class SearchSpace(ABC):
 
         scale: an instance of `Scale`. The module maps (N, channels, height, width) float to logits (N, classes).
         """
+
+
+def check_scale(scale: Any) -> None:
+    """For a Scale's `__post_init__`: every field is an integer from 1 to 10,000. ValueError names the first that is not."""
+    for field in dataclasses.fields(scale):
+        value = getattr(scale, field.name)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10_000:
+            raise ValueError(f"need 1 <= {field.name} <= 10,000, got {short(value)}")
 
 
 class Strategy(ABC):

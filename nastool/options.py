@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
-from nastool.errors import InputError, hint
+from nastool.errors import InputError, hint, short
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def check(owner: str, target: Callable[..., object], given: Mapping[str, object]
         try:
             values[key] = convert(value, option.type)
         except ValueError:
-            shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+            shown = f"a {type(value).__name__}" if isinstance(value, dict | list) else short(repr(value), 80)
             raise InputError(f"{owner}: option {key} must be {describe(option.type)}, got {shown}") from None
     missing = [name for name, option in known.items() if option.required and name not in values]
     if missing:
@@ -111,7 +111,7 @@ def convert(value: object, kind: Any) -> object:
                 return choice
         raise ValueError(value)
     if inspect.isclass(origin) and issubclass(origin, Mapping):
-        return _mapping(value, get_args(kind)[1])
+        return mapping(value, get_args(kind)[1])
     if kind is bool:
         words = {
             "true": True,
@@ -129,7 +129,7 @@ def convert(value: object, kind: Any) -> object:
             return value
         raise ValueError(value)
     if kind is int:
-        if isinstance(value, str):
+        if isinstance(value, str) and len(value) < 100:
             return int(value)
         if isinstance(value, int) and not isinstance(value, bool):
             return value
@@ -147,13 +147,15 @@ def convert(value: object, kind: Any) -> object:
     raise ValueError(value)
 
 
-def _mapping(value: object, kind: Any) -> dict[str, object]:
-    """A YAML mapping, or "a=1,b=2" as text."""
+def mapping(value: object, kind: Any) -> dict[str, object]:
+    """A YAML mapping, or "a=1,b=2" as text, with values of a kind. ValueError."""
     if isinstance(value, str):
-        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        pairs = [part.partition("=") for part in value.split(",")]
         if any(not equals or not key.strip() for key, equals, _ in pairs):
             raise ValueError(value)
         value = {key.strip(): text for key, _, text in pairs}
+        if len(value) < len(pairs):
+            raise ValueError("a key twice")
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise ValueError(value)
     return {key: convert(item, kind) for key, item in value.items()}

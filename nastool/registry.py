@@ -84,7 +84,7 @@ def make(kind: Kind, name: str, *args: object, given: Mapping[str, object]) -> A
         return cls(*args, **given)
     except InputError:
         raise
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"{kind} {name}: {error}") from error
 
 

@@ -10,7 +10,7 @@ from hashlib import blake2s
 from pathlib import Path
 
 from nastool.core import Evaluation, Objective, Trial
-from nastool.errors import NastoolError
+from nastool.errors import InputError, NastoolError
 from nastool.interfaces import Strategy
 from nastool.store import Store
 from nastool.workers import Event, Finished, Job, Pool, Reported
@@ -140,6 +140,11 @@ class Search:
         """The finished trial: an evaluation without a usable objective is a failure, too."""
         job, evaluation, error = event.job, event.evaluation, event.error
         if evaluation is not None:
+            if not self.told and self.objective.metric not in evaluation.metrics:
+                raise InputError(
+                    f"no metric {self.objective.metric!r} to optimise; this evaluator gives "
+                    f"{', '.join(evaluation.metrics) or 'none'}: choose with --objective"
+                )
             bad = [name for name, value in evaluation.metrics.items() if not math.isfinite(value)]
             try:
                 loss = self.objective.loss(evaluation.metrics)

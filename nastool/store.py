@@ -11,12 +11,13 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nastool.core import Arch, Evaluation, Proposal, SpaceRef, Trial
-from nastool.errors import InputError
+from nastool.core import Arch, Evaluation, Objective, Proposal, SpaceRef, Trial
+from nastool.errors import InputError, short
 
 SCHEMA = 1
 _TABLES = """
@@ -70,13 +71,11 @@ class Store:
         """Whether nothing was ever committed to it: it is missing, or its creation was interrupted."""
         if not path.exists():
             return True
-        db = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
         try:
-            return bool(db.execute("SELECT COUNT(*) = 0 FROM sqlite_master").fetchone()[0])
+            with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as db:
+                return bool(db.execute("SELECT COUNT(*) = 0 FROM sqlite_master").fetchone()[0])
         except sqlite3.Error:
             return False  # damaged or foreign: whoever opens it will say so
-        finally:
-            db.close()
 
     @classmethod
     def open(cls, path: Path, *, durable: bool = True) -> Store:
@@ -88,12 +87,19 @@ class Store:
     @classmethod
     def read(cls, path: Path) -> Store:
         """Look at a run, also while it is being searched. InputError where there is none."""
-        if not path.is_file():
-            raise InputError(f"{path.parent} is no run folder: it has no {path.name}")
+        try:
+            there = path.is_file()
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {short(path)}: {getattr(error, 'strerror', None) or error}") from None
+        if not there:
+            raise InputError(f"{short(path.parent)} is no run folder: it has no {path.name}")
         uri = f"file:{quote(str(path.absolute()))}?mode=ro"
         # Without write permission in the folder WAL cannot be used, nor can anybody be writing: then immutable.
         for last, mode in ((False, uri), (True, uri + "&immutable=1")):
-            store = cls(sqlite3.connect(mode, uri=True, isolation_level=None), path)
+            try:
+                store = cls(sqlite3.connect(mode, uri=True, isolation_level=None), path)
+            except sqlite3.Error as error:
+                raise InputError(f"cannot read {short(path)}: {error}") from None
             try:
                 store._check_schema()
                 return store
@@ -117,17 +123,16 @@ class Store:
         return store
 
     def _check_schema(self) -> None:
-        with self._errors:
-            try:
-                version = self.get("schema")
-            except sqlite3.OperationalError as error:
-                if "no such table" in str(error):
-                    raise InputError(f"{self.path} is no nastool run") from None
-                raise
+        version = self.get("schema")
         if version != SCHEMA:
             raise InputError(
                 f"{self.path} has schema {version}, this nastool reads {SCHEMA}: use the version that wrote it"
             )
+        try:
+            SpaceRef.of(self.get("config")["space"]["name"], self.get("config")["space"]["options"])
+            Objective.parse(self.get("objective"))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise InputError(f"{self.path} is damaged: its configuration is incomplete") from None
 
     def close(self) -> None:
         self._db.close()
@@ -158,8 +163,14 @@ class Store:
 
     def get(self, key: str) -> Any:
         """The JSON value stored under key; None where there is none."""
-        row = self._db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
-        return json.loads(row[0]) if row else None
+        rows = list(self._query("SELECT value FROM run WHERE key = ?", key))
+        return self._json(rows[0][0]) if rows else None
+
+    def _json(self, text: Any) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, TypeError, RecursionError):
+            raise InputError(f"{self.path} is damaged: {short(text)!r} is no JSON") from None
 
     def put(self, key: str, value: Any) -> None:
         with self._errors:
@@ -218,7 +229,7 @@ class Store:
             self._db.execute("UPDATE trials SET attempts = attempts + 1 WHERE id = ?", (trial_id,))
 
     def attempts(self, trial_id: int) -> int:
-        row = self._db.execute("SELECT attempts FROM trials WHERE id = ?", (trial_id,)).fetchone()
+        (row,) = self._query("SELECT attempts FROM trials WHERE id = ?", trial_id)
         return int(row[0])
 
     def drop_checkpoint(self, trial_id: int) -> None:
@@ -234,8 +245,8 @@ class Store:
 
     def reports(self, trial_id: int) -> list[tuple[int, dict[str, float]]]:
         """(step, metrics) in the order of steps."""
-        rows = self._db.execute("SELECT step, metrics FROM reports WHERE trial = ? ORDER BY step", (trial_id,))
-        return [(step, json.loads(metrics)) for step, metrics in rows]
+        rows = self._query("SELECT step, metrics FROM reports WHERE trial = ? ORDER BY step", trial_id)
+        return [(step, self._json(metrics)) for step, metrics in rows]
 
     # --- reading
 
@@ -248,7 +259,7 @@ class Store:
     def count(self) -> dict[str, int]:
         """How many trials are in each state."""
         counts = {"running": 0, "done": 0, "failed": 0}
-        counts.update(self._db.execute("SELECT state, COUNT(*) FROM trials GROUP BY state"))
+        counts.update(self._query("SELECT state, COUNT(*) FROM trials GROUP BY state"))
         return counts
 
     def history(self) -> Iterator[Trial]:
@@ -269,27 +280,29 @@ class Store:
 
     def spent(self) -> tuple[float, float, float]:
         """Seconds of all evaluations together, time of the first start, time of the last finish (since 1970)."""
-        row = self._db.execute(
-            "SELECT TOTAL(seconds), COALESCE(MIN(started), 0), COALESCE(MAX(finished), 0) FROM trials"
-        ).fetchone()
+        (row,) = self._query("SELECT TOTAL(seconds), COALESCE(MIN(started), 0), COALESCE(MAX(finished), 0) FROM trials")
         return float(row[0]), float(row[1]), float(row[2])
 
     def _select(self, tail: str, *values: object) -> Iterator[Trial]:
         space = self.space
-        for row in self._db.execute(f"SELECT {_TRIAL} FROM trials {tail}", values):
+        for row in self._query(f"SELECT {_TRIAL} FROM trials {tail}", *values):
             id_, state, choices, parent, budget, policy, metrics, losses, seconds, checkpoint, new, error = row
-            arch = Arch(space, tuple(json.loads(choices)))
+            arch = Arch(space, tuple(self._json(choices)))
             evaluation = None
             if metrics is not None:
-                evaluation = Evaluation(json.loads(metrics), seconds, checkpoint, new and json.loads(new))
+                evaluation = Evaluation(self._json(metrics), seconds, checkpoint, new and self._json(new))
             yield Trial(
                 id_,
-                Proposal(arch, parent, budget, policy and json.loads(policy)),
+                Proposal(arch, parent, budget, policy and self._json(policy)),
                 state,
                 evaluation,
-                tuple(json.loads(losses)) if losses else (),
+                tuple(self._json(losses)) if losses else (),
                 error,
             )
+
+    def _query(self, statement: str, *values: object) -> Iterator[Any]:
+        with self._errors:
+            yield from self._db.execute(statement, values)
 
 
 class _Errors:
@@ -314,6 +327,6 @@ class _Errors:
             raise InputError(
                 f"cannot write {path}: {text}; free some space, then give the same command again"
             ) from error
-        if "not a database" in text or "malformed" in text:
+        if "not a database" in text or "malformed" in text or "no such" in text:
             raise InputError(f"{path} is damaged or no nastool run: {text}") from error
         raise InputError(f"cannot use {path}: {text}") from error

@@ -29,8 +29,8 @@ from nastool.files import read_npz
 
 _FIELD = re.compile(
     r"(?:(?P<dataset>.+?)_)?"
-    r"(?:(?P<part>val|valid|test)(?P<epochs>\d*)(?:_acc)?(?:_s(?P<seed>\d+))?"
-    r"|(?P<time>train_time)(?P<time_epochs>\d*))"
+    r"(?:(?P<part>val|valid|test)(?P<epochs>\d{0,6})(?:_acc)?(?:_s(?P<seed>\d{1,9}))?"
+    r"|(?P<time>train_time)(?P<time_epochs>\d{0,6}))"
 )
 
 
@@ -55,7 +55,7 @@ def read_columns(path: Path) -> dict[str, NDArray[Any]]:
         return _json_columns(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"cannot read table {path}: {error.strerror or error}") from None
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         text = " ".join(str(error).split())[:120]
         raise InputError(f"{path} is no readable table (.npz or .json): {text}") from None
 
@@ -107,6 +107,10 @@ def discover(
         with np.errstate(invalid="ignore"):
             percent = max(np.nanmax(v, initial=0.0) for v in by_seed.values()) > 1.5
         scaled = {seed: v / 100 if percent else v for seed, v in by_seed.items()}
+        for values in scaled.values():
+            if ((values < 0) | (values > 1)).any():
+                name = "_".join(filter(None, (dataset, f"{part}{epochs}")))
+                raise InputError(f"{file}: {name} holds accuracies outside 0 to 100%, such as {_outside(values):g}")
         singles = {seed: v for seed, v in sorted(scaled.items(), key=str) if seed is not None}
         mean = scaled.get(None)
         if mean is None:
@@ -116,6 +120,11 @@ def discover(
     if not fields:
         raise InputError(f"{file} has no accuracies: expected fields such as cifar10_val200, got {', '.join(columns)}")
     return fields, times
+
+
+def _outside(values: NDArray[np.float64]) -> float:
+    """The first value that is no accuracy."""
+    return float(values[(values < 0) | (values > 1)][0])
 
 
 def _row_means(seeds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,5 +15,9 @@ class ImageTask:
     classes: int
 
     def __post_init__(self) -> None:
-        if min(self.channels, self.height, self.width) < 1 or self.classes < 2:
-            raise ValueError(f"an image task needs channels, height, width >= 1 and classes >= 2, got {self}")
+        sizes = (self.channels, self.height, self.width)
+        if min(sizes) < 1 or max(sizes) > 65_536 or not 2 <= self.classes <= 1_000_000:
+            raise ValueError(
+                "an image task needs channels, height, width from 1 to 65,536 and classes from 2 to 1,000,000, got "
+                f"{self.channels}x{self.height}x{self.width}, {self.classes} classes"
+            )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from nastool.core import Arch, Decision
 from nastool.errors import InvalidArchError
-from nastool.interfaces import Choose, SearchSpace
+from nastool.interfaces import Choose, SearchSpace, check_scale
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,8 +34,7 @@ class NasBench201(SearchSpace):
         cells: int = 5
 
         def __post_init__(self) -> None:
-            if self.channels < 1 or self.cells < 1:
-                raise ValueError(f"need channels >= 1 and cells >= 1, got {self.channels}, {self.cells}")
+            check_scale(self)
 
     def __init__(self) -> None:
         super().__init__([Decision(f"{target}<-{source}", OPS) for source, target in EDGES])

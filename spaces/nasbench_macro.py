@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nastool.core import Arch, Decision
 from nastool.errors import InvalidArchError
-from nastool.interfaces import Choose, SearchSpace
+from nastool.interfaces import Choose, SearchSpace, check_scale
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,8 +33,7 @@ class NasBenchMacro(SearchSpace):
         head: int = 1280
 
         def __post_init__(self) -> None:
-            if min(self.channels, self.cells, self.head) < 1:
-                raise ValueError(f"need channels, cells, head >= 1, got {self.channels}, {self.cells}, {self.head}")
+            check_scale(self)
 
     def __init__(self) -> None:
         super().__init__([Decision(f"layer{i}", OPS) for i in range(1, sum(STAGES) + 1)])

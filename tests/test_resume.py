@@ -130,6 +130,20 @@ def test_killed_search_with_two_workers_loses_nothing(tmp_path: Path, kills: int
     check_complete(folder, 200)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_training_search(tmp_path: Path, workers: int) -> None:
+    """Real training, one thread a worker: with one worker even the metrics are those of the undisturbed run."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*NASTOOL, "search", "--data", "digits", "--epochs", "1", "--scale", "channels=4,cells=1"]
+    command += ["--device", "cpu", "-n", "150", "--workers", str(workers), "--out"]
+    assert search_and_kill([*command, str(tmp_path / "killed")], environment, 24, 9) >= 20
+    check_complete(tmp_path / "killed", 150)
+    if workers == 1:
+        subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
+        assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+
+
 def test_workers_die_with_the_coordinator(tmp_path: Path) -> None:
     environment = sleepy(tmp_path / "plugin") | {"NASTOOL_TEST_MARK": str(tmp_path)}
     command = [

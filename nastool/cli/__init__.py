@@ -6,16 +6,22 @@ stdout is data (JSON lines), stderr is for people. Exit codes: 0 done, 1 failed,
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import os
+import signal
 import sys
+import threading
 import traceback
+from types import FrameType
 from typing import NoReturn
 
 import click
 
 from nastool import __version__
-from nastool.errors import NastoolError, one_line
+from nastool.cli.common import say
+from nastool.errors import NastoolError, one_line, short
 
 COMMANDS = ("search", "eval", "sample", "show", "top", "status", "list")
 
@@ -62,14 +68,17 @@ def main() -> NoReturn:
 
 def run() -> int:
     """Run the command of sys.argv; returns the exit code."""
-    debug = "--debug" in sys.argv or bool(os.environ.get("NASTOOL_DEBUG"))
+    debug = "--debug" in sys.argv or os.environ.get("NASTOOL_DEBUG", "").lower() in ("1", "true", "yes", "on")
+    _open_streams()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         result = cli.main(standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("nastool: interrupted", err=True)
+        say("nastool: interrupted")
         return 130
     except click.ClickException as error:
         if debug:
@@ -79,19 +88,41 @@ def run() -> int:
     except NastoolError as error:
         if debug:
             traceback.print_exc()
-        click.echo(f"nastool: {one_line(error)}", err=True)
+        say(f"nastool: {one_line(error)}")
         return error.exit_code
     except OSError as error:
         if debug:
             traceback.print_exc()
-        where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"nastool: {where}{error.strerror or error}", err=True)
+        say(f"nastool: {f'{short(error.filename)}: ' if error.filename else ''}{error.strerror or short(error)}")
         return 1
     except Exception as error:
         if debug:
             traceback.print_exc()
-        click.echo(
-            f"nastool: internal error: {one_line(error)} (please report it with the output of --debug)",
-            err=True,
-        )
+        say(f"nastool: internal error: {one_line(error)} (please report it with the output of --debug)")
         return 1
+
+
+def _open_streams() -> None:
+    """A stream that the caller closed reads as empty; what goes to stdout then is an error of its own."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            # Take the free number, or the next file that is opened gets it and is written to.
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, _NoStdout() if name == "stdout" else open(null, mode, closefd=False))
+            assert null == descriptor
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+
+
+class _NoStdout(io.TextIOBase):
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, "stdout is closed: the result has nowhere to go")
+
+    def isatty(self) -> bool:
+        return False
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM: leave through all `finally` blocks, so that workers stop and temporary files go."""
+    raise click.exceptions.Exit(143)

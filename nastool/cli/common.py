@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nastool.errors import InputError
+from nastool.errors import InputError, short
 
 if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
@@ -21,6 +22,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 EVALUATOR_FLAGS = ("data", "data_dir", "download", "recipe", "epochs", "scale", "device")
 """Evaluator options common enough to have flags of their own; `-E key=value` reaches them all."""
+
+
+SEED = click.IntRange(min=0, max=2**63 - 1)
+
+
+class Seconds(click.ParamType):
+    """A finite number > 0."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            self.fail(f"{value!r} is no number of seconds > 0", param, ctx)
+        return seconds
 
 
 class Command(click.Command):
@@ -106,18 +125,27 @@ def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Ite
 
     for source in sources:
         path = Path(source)
+        try:
+            exists, is_folder = path.exists(), path.is_dir()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot read {short(source)}: {reason}") from None
         if source == "-":
-            yield from archfile.read_lines(sys.stdin, "stdin", space)
+            yield from archfile.read_lines(archfile.bounded(sys.stdin), "stdin", space)
+        elif not source.strip():
+            raise InputError("an empty name is no architecture: give a file, a run folder or -")
         elif source.lstrip().startswith("{"):
             yield archfile.read_text(source, space)
-        elif path.is_dir():
+        elif is_folder:
             if not (path / "best.json").is_file():
                 raise InputError(f"{path} has no best.json: give an arch.json, or a run folder that has finished")
             yield from archfile.read_file(path / "best.json", space)
-        elif path.exists() or space is None or path.suffix:
+        elif exists or path.suffix:
             yield from archfile.read_file(path, space)
-        else:
+        elif space is not None:
             yield archfile.read_text(source, space)
+        else:
+            raise InputError(f"no file {short(source)}; if it is a space's own string form, give --space NAME")
 
 
 def emit(document: Mapping[str, Any]) -> None:
@@ -129,14 +157,18 @@ def emit(document: Mapping[str, Any]) -> None:
 
 
 def say(text: str = "") -> None:
-    """A line for people."""
-    click.echo(text, err=True)
+    """A line for people. If nobody can read it, the work goes on all the same."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        pass
 
 
 def trial_document(space: SearchSpace, trial: Trial, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A trial as an arch.json object with its metrics."""
     from nastool import archfile
 
+    space.validate(trial.proposal.arch)
     document = archfile.to_json(space, trial.proposal.arch)
     if trial.evaluation is not None:
         document["metrics"] = {**trial.evaluation.metrics, "seconds": trial.evaluation.seconds}

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nastool.errors import InputError, hint
+from nastool.errors import InputError, hint, short
 
 _SECTIONS = ("format", "provenance", "search", "eval")
 
@@ -23,7 +23,7 @@ def load(ctx: click.Context, parameter: click.Parameter, path: str | None) -> No
         if section not in _SECTIONS:
             raise InputError(f"{path}: unknown section {section!r}; there are {', '.join(_SECTIONS)}")
     if document.get("format", "nastool.run/1") != "nastool.run/1":
-        raise InputError(f"{path}: format {document['format']!r} is not 'nastool.run/1'")
+        raise InputError(f"{path}: its format is not 'nastool.run/1'")
     given = document.get(ctx.info_name or "") or {}
     if not isinstance(given, dict):
         raise InputError(f"{path}: section {ctx.info_name} must be a mapping of options")
@@ -40,7 +40,7 @@ def load(ctx: click.Context, parameter: click.Parameter, path: str | None) -> No
             continue
         if option.multiple:
             plugins[option.name] = _mapping(path, key, value)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and "KEY=" in (option.metavar or ""):
             defaults[option.name] = ",".join(f"{k}={v}" for k, v in value.items())
         else:
             defaults[option.name] = _checked(path, key, value, option)
@@ -51,7 +51,10 @@ def load(ctx: click.Context, parameter: click.Parameter, path: str | None) -> No
 def _mapping(path: str, key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise InputError(f"{path}: {key} must be a mapping of option names to values")
-    return {name.replace("-", "_"): item for name, item in value.items()}
+    found = {name.replace("-", "_"): item for name, item in value.items()}
+    if len(found) < len(value):
+        raise InputError(f"{path}: {key} holds an option twice, once with - and once with _")
+    return found
 
 
 def _checked(path: str, key: str, value: Any, option: click.Option) -> Any:
@@ -65,7 +68,8 @@ def _checked(path: str, key: str, value: Any, option: click.Option) -> Any:
     else:
         kinds = ("text", (str,))
     if not isinstance(value, kinds[1]) or (isinstance(value, bool) and not option.is_flag):
-        raise InputError(f"{path}: {key} must be {kinds[0]}, got {str(value)[:60]!r}")
+        shown = f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(short(value))
+        raise InputError(f"{path}: {key} must be {kinds[0]}, got {shown}")
     return value
 
 

@@ -6,14 +6,14 @@ import math
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nastool.cli import common, configfile
-from nastool.errors import InputError
+from nastool.errors import InputError, short
 
 if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--save", metavar="DIR", help="Keep the trained weights under DIR/checkpoints.")
 @click.option(
     "--trial-timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=common.Seconds(),
     metavar="SECONDS",
     help="Give up on a longer one.",
 )
@@ -54,8 +54,8 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     options = common.layered(ctx, "evaluator_options", common.EVALUATOR_FLAGS)
     space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
     failures = 0
-    if given["save"] and any(Path(given["save"], "checkpoints").glob("*")):
-        raise InputError(f"{given['save']}/checkpoints is not empty: give --save another folder")
+    if given["save"]:
+        _prepare_folder(Path(given["save"]))
     with tempfile.TemporaryDirectory(prefix="nastool-") as scratch:
         workdir = Path(given["save"] or scratch)
         documents = common.read_architectures(given["architectures"] or ["-"], space)
@@ -71,13 +71,31 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     return 1 if failures else 0
 
 
+STALE = ("metrics", "std", "runs", "seeds", "error", "weights")
+"""What a line says of an earlier evaluation."""
+
+
+def _prepare_folder(folder: Path) -> None:
+    """Make --save's folder before anything is trained. InputError: it cannot be, or holds weights already."""
+    checkpoints = folder / "checkpoints"
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        if any(checkpoints.iterdir()):
+            raise InputError(f"{checkpoints} is not empty: give --save another folder")
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write {short(checkpoints)}: {reason}; give --save another folder") from None
+
+
 def _seeds(text: str) -> list[int]:
     try:
         seeds = [int(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--seeds {text!r}: write integers with commas between, such as 0,1,2") from None
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds {text}: need different integers >= 0")
+        raise InputError(f"--seeds {short(text)!r}: write integers with commas between, such as 0,1,2") from None
+    if min(seeds) < 0 or max(seeds) >= 2**63 or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {short(text)}: need different integers from 0 to 2^63 - 1")
     return seeds
 
 
@@ -205,6 +223,7 @@ class _Evaluations:
                     run["weights"] = str(self.workdir / result.evaluation.checkpoint)
                 runs.append(run)
         more: dict[str, Any] = {"seeds": self.seeds, "runs": runs}
+        kept = {key: value for key, value in line.document.extra.items() if key not in STALE}
         measured = [run["metrics"] for run in runs if "metrics" in run]
         if errors:
             more["error"] = "; ".join(errors)
@@ -214,7 +233,7 @@ class _Evaluations:
         more["metrics"] = mean
         if len(measured) > 1:
             more["std"] = std
-        return line.document.to_json(more)
+        return replace(line.document, extra=kept).to_json(more)
 
 
 def _statistics(rows: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:

@@ -12,7 +12,7 @@ from nastool.cli import common
 @click.command("sample", cls=common.Command)
 @common.space_options
 @click.option("-n", "--number", type=click.IntRange(min=1), default=1, help="How many.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed.")
+@click.option("--seed", type=common.SEED, default=0, help="Seed.")
 @click.option(
     "--to",
     type=click.Choice(["json", "string"]),

@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +40,14 @@ if TYPE_CHECKING:
     "-n", "--trials", type=click.IntRange(min=1), default=20, help="Trials in all, earlier sittings included."
 )
 @click.option("--objective", metavar="METRIC[:min|max]", help="What to optimise; the evaluator's own by default.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of strategy and trials.")
+@click.option("--seed", type=common.SEED, default=0, help="Seed of strategy and trials.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Trials at a time; GPUs are dealt out in turn.")
 @click.option("-o", "--out", metavar="DIR", help="Run folder; by default one under runs/ named after the search.")
 @click.option("--force", is_flag=True, help="Replace another search in the run folder.")
 @click.option("--keep", type=click.IntRange(min=1), default=10, help="Keep the weights of the best N trials.")
 @click.option(
     "--trial-timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=common.Seconds(),
     metavar="SECONDS",
     help="Give up on a longer trial.",
 )
@@ -91,15 +92,13 @@ def command(ctx: click.Context, /, **given: Any) -> int:
         say(f"{folder.path} already has its {given['trials']} trials; more --trials extend it")
         common.emit(done)
         return 0
-    folder.lock()
     device = str(config.evaluator.options.get("device") or "auto")
-    pool = _pool(config, space, evaluator, folder, [] if evaluator.inline else devices.slots(workers, device), given)
-    try:
+    slots = [] if evaluator.inline else devices.slots(workers, device)
+    pool = _pool(config, space, evaluator, folder, slots, given)
+    with folder.locked(), closing(pool):
         facts = pool.open()
         with _open_store(config, space, evaluator, folder, continues, given, facts) as store:
             return _search(config, store, space, strategy, evaluator, pool, folder, given)
-    finally:
-        pool.close()
 
 
 def _search(
@@ -279,11 +278,10 @@ def _dry_run(
     config: RunConfig, space: SearchSpace, strategy: Any, evaluator: Evaluator, folder: RunFolder, trials: int
 ) -> int:
     """Resolved configuration, size of the space, the first architectures, an estimate of the cost."""
-    import yaml
-
     from nastool import archfile
+    from nastool.files import dump_yaml
 
-    say(yaml.safe_dump({"search": {**config.as_options(), "trials": trials}}, sort_keys=False).rstrip())
+    say(dump_yaml({"search": {**config.as_options(), "trials": trials}}).rstrip())
     say(f"# run folder: {folder.path}" + (" (exists)" if folder.path.exists() else ""))
     say(f"# size of the space: {space.size:,} combinations of {len(space.decisions)} decisions")
     evaluator.prepare()

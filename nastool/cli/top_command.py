@@ -64,6 +64,8 @@ def _of_run(folder: Path, number: int, objective: Any) -> Iterator[dict[str, Any
             if not done:
                 raise InputError(f"{folder} has no finished trial with metric {objective.metric!r}")
             trials = sorted(done, key=lambda t: objective.loss(t.evaluation.metrics) if t.evaluation else 0)[:number]
+        if not trials:
+            raise InputError(f"{folder} has no finished trial yet")
         for trial in trials:
             yield common.trial_document(space, trial, more)
 
@@ -72,7 +74,7 @@ def _of_lines(source: str, number: int, objective: Any) -> list[dict[str, Any]]:
     from nastool import archfile
 
     lines: Iterable[Any] = (
-        archfile.read_lines(sys.stdin, "stdin") if source == "-" else archfile.read_file(Path(source))
+        archfile.read_lines(archfile.bounded(sys.stdin), "stdin") if source == "-" else archfile.read_file(Path(source))
     )
     scored = []
     for document in lines:
