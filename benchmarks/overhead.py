@@ -65,6 +65,7 @@ def nastool_times(strategy_name: str, options: Mapping[str, object], trials: int
             one_commit=True,
             watch=watch,
         )
+        search.restore()
         search.run()
     return [b - a for a, b in itertools.pairwise(stamps)]
 

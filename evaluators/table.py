@@ -64,11 +64,13 @@ class Table(Evaluator):
         own = fields[self.dataset]
         self._reward = self._choose_reward(own)
         self.objective = f"{self._reward.part}_acc"
+        self.metrics = frozenset({self.objective})
         same = [f for f in own.values() if f.part == "test" and f.epochs == self._reward.epochs]
         tests = same or sorted((f for f in own.values() if f.part == "test"), key=lambda f: f.epochs or 0)
         self._test = tests[-1] if tests else None
         self._seconds = training_seconds(times.get(self.dataset, {}), self._reward.epochs)
         self._facts = network_facts(columns, self.dataset, len(self._rows))
+        self.metrics |= self._facts.keys()
         if self.label.isdecimal() and int(self.label) not in self._reward.seeds:
             have = ", ".join(map(str, self._reward.seeds)) or "none"
             raise InputError(f"{self.file}: no training seed {self.label} of {self._field_name()}; there are {have}")
@@ -130,19 +132,18 @@ class Table(Evaluator):
 
     def estimate(self, proposal: Proposal) -> float | None:
         """The table's mean: simulated seconds of one training."""
-        known = [] if self._seconds is None else self._seconds[np.isfinite(self._seconds)]
-        return float(np.mean(known)) if len(known) else None
+        if self._seconds is None or not np.isfinite(self._seconds).any():
+            return None
+        return float(np.mean(self._seconds[np.isfinite(self._seconds)]))
 
     # --- evaluating
 
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
         row = self._row(proposal)
         value = self._look_up(row, seed)
-        metrics = {
-            self.objective: value,
-            **{name: float(column[row]) for name, column in self._facts.items()},
-        }
-        return Evaluation(metrics, 0.0 if self._seconds is None else float(self._seconds[row]))
+        facts = {name: int(column[row]) for name, column in self._facts.items() if math.isfinite(column[row])}
+        seconds = 0.0 if self._seconds is None else float(self._seconds[row])
+        return Evaluation({self.objective: value, **facts}, seconds if 0 <= seconds < math.inf else 0.0)
 
     def test(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, float]:
         """The mean test accuracy of that architecture, where the table has one."""

@@ -39,6 +39,7 @@ class Train(Evaluator):
     name = "train"
     needs = frozenset({"network"})
     provides = frozenset({"budget"})
+    metrics = frozenset({"val_acc", "val_loss", "params", "flops"})
     local_options = frozenset({"data_dir", "download", "device"})
 
     def __init__(

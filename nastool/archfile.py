@@ -146,7 +146,11 @@ def read_lines(lines: Iterable[str], source: str, space: SearchSpace | None = No
     number = 0
     iterator = iter(lines)
     try:
-        for number, line in enumerate(iterator, start=1):
+        while True:
+            number += 1
+            line = next(iterator, None)
+            if line is None:
+                break
             text = line.strip().removeprefix("\ufeff")
             if not text:
                 continue
@@ -181,7 +185,7 @@ def bounded(file: TextIO) -> Iterator[str]:
                 raise InputError(f"longer than {MAX_LINE:,} characters: an architecture is a line of JSON")
             yield line
     except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}") from None
+        raise InputError(f"cannot read on: {error.strerror or error}") from None
 
 
 def _space(value: Any) -> SearchSpace:
@@ -202,4 +206,4 @@ def _make_space(ref: SpaceRef) -> SearchSpace:
 
 def _shown(value: Any) -> str:
     """A JSON value in a message."""
-    return f"{short(value)!r}" if isinstance(value, str) else f"a {type(value).__name__}"
+    return f"a {type(value).__name__}" if isinstance(value, dict | list) else short(repr(value))

@@ -138,7 +138,7 @@ class Objective:
         if self.metric not in metrics:
             raise ValueError(f"no metric {self.metric!r} among {', '.join(sorted(metrics)) or 'none'}")
         try:
-            value = float(metrics[self.metric])
+            value = float(metrics[self.metric] + 0)
         except (TypeError, OverflowError):
             raise ValueError(f"{self.metric} is no number") from None
         if not math.isfinite(value):

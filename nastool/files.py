@@ -19,15 +19,7 @@ MAX_YAML_BYTES = 200_000
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases, which can make a small file enormous, and without keys that come twice."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None, None, "aliases (*name) are not supported", self.peek_event().start_mark
-            )
-        node: yaml.Node | None = super().compose_node(parent, index)
-        return node
+    """YAML without keys that come twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -60,7 +52,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if len(data) > MAX_YAML_BYTES:
         raise InputError(f"{path} is larger than {MAX_YAML_BYTES:,} bytes: is it a configuration?")
     try:
-        document = yaml.load(data.decode(), Loader=_Loader)
+        text = data.decode()
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, yaml.AliasEvent):  # with them a small file can be enormous
+                raise InputError(
+                    f"{path}: YAML aliases such as *{short(event.anchor)} are not supported; write the value out"
+                )
+        document = yaml.load(text, Loader=_Loader)
+    except InputError:
+        raise
     except UnicodeDecodeError:
         raise InputError(f"{path} is no valid YAML: it is not UTF-8 text") from None
     except RecursionError:

@@ -217,7 +217,7 @@ class SearchSpace(ABC):
 
 
 def check_scale(scale: Any) -> None:
-    """For a Scale's `__post_init__`: every field is an integer from 1 to 10,000. ValueError names the first that is not."""
+    """For a Scale's `__post_init__`: every field is an integer from 1 to 10,000. ValueError names one that is not."""
     for field in dataclasses.fields(scale):
         value = getattr(scale, field.name)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10_000:
@@ -291,6 +291,8 @@ class Evaluator(ABC):
     local_options: ClassVar[frozenset[str]] = frozenset()
     """Options that say where it runs, not what it measures: a run may be continued with others."""
 
+    metrics: frozenset[str] = frozenset()
+    """What its evaluations hold, known when `objective` is; empty: it cannot say beforehand."""
     objective: str = "val_acc"
     """The metric that is optimised unless the user names another; known once built, or prepared where `inline`."""
     scale: Any = None

@@ -10,7 +10,7 @@ from hashlib import blake2s
 from pathlib import Path
 
 from nastool.core import Evaluation, Objective, Trial
-from nastool.errors import InputError, NastoolError
+from nastool.errors import InputError, InvalidArchError, NastoolError
 from nastool.interfaces import Strategy
 from nastool.store import Store
 from nastool.workers import Event, Finished, Job, Pool, Reported
@@ -59,14 +59,15 @@ class Search:
     exhausted: bool = False
     """The strategy has nothing left to propose."""
     _failures_in_row: int = 0
+    _unfinished: list[Job] = field(default_factory=list)
     _kept: list[tuple[float, int, str]] = field(default_factory=list)
     """Heap of (-loss, -id, checkpoint): the worst of those kept first."""
     _dropped: list[str] = field(default_factory=list)
     """Checkpoint files to delete once the transaction that forgets them has committed."""
 
     def run(self) -> None:
-        """Search until `trials` are done, the strategy is exhausted, or `stop`."""
-        for job in self._restore():
+        """Search until `trials` are done, the strategy is exhausted, or `stop`. Call `restore` before."""
+        for job in self._unfinished:
             self._submit(job)
         while True:
             while self.pool.free and self.asked < self.trials and not self.stop() and not self.exhausted:
@@ -175,23 +176,26 @@ class Search:
             self.store.drop_checkpoint(-worst)
             self._dropped.append(checkpoint)
 
-    def _restore(self) -> list[Job]:
-        """Continue from the store: rebuild the strategy, return the jobs that were running."""
+    def restore(self) -> None:
+        """Continue from the store: rebuild the strategy, find the jobs that were running. InputError: it is damaged."""
         trials = list(self.store.history())
+        for trial in trials:
+            try:
+                self.strategy.space.validate(trial.proposal.arch)
+            except InvalidArchError as error:
+                raise InputError(f"{self.store.path} is damaged: trial {trial.id}: {error}") from None
         state = self.store.get("strategy")
         if state is not None:
             self.strategy.load_state_dict(state, trials)
-        running = []
         for trial in trials:
             self.asked += 1
             if trial.state == "running":
-                running.append(self._job(trial))
+                self._unfinished.append(self._job(trial))
                 continue
             self._count(trial)
             if trial.evaluation is not None and trial.evaluation.checkpoint is not None:
                 heapq.heappush(self._kept, (-trial.loss, -trial.id, trial.evaluation.checkpoint))
         self._failures_in_row = 0
-        return running
 
     def _submit(self, job: Job) -> None:
         """Start a job left over from an earlier sitting, which may have had more workers."""

@@ -8,6 +8,7 @@ really went through. Readers (`status`, `top`) open it read-only and never block
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -72,7 +73,7 @@ class Store:
         if not path.exists():
             return True
         try:
-            with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as db:
+            with closing(sqlite3.connect(f"file:{quote(os.fsencode(path.absolute()))}?mode=ro", uri=True)) as db:
                 return bool(db.execute("SELECT COUNT(*) = 0 FROM sqlite_master").fetchone()[0])
         except sqlite3.Error:
             return False  # damaged or foreign: whoever opens it will say so
@@ -93,7 +94,7 @@ class Store:
             raise InputError(f"cannot read {short(path)}: {getattr(error, 'strerror', None) or error}") from None
         if not there:
             raise InputError(f"{short(path.parent)} is no run folder: it has no {path.name}")
-        uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+        uri = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro"
         # Without write permission in the folder WAL cannot be used, nor can anybody be writing: then immutable.
         for last, mode in ((False, uri), (True, uri + "&immutable=1")):
             try:

@@ -35,8 +35,8 @@ class RegularizedEvolution(Strategy):
         probability, in (0, 1], until one differs. dedup: compare canonical forms with all earlier proposals.
         """
         super().__init__(space, seed=seed)
-        if not 1 <= tournament <= population:
-            raise ValueError(f"need 1 <= tournament <= population, got {tournament}, {population}")
+        if not 1 <= tournament <= population <= 1_000_000:
+            raise ValueError(f"need 1 <= tournament <= population <= 1,000,000, got {tournament}, {population}")
         if not 0 <= mutation_rate <= 1:
             raise ValueError(f"need 0 <= mutation_rate <= 1, got {mutation_rate}")
         self.population = population

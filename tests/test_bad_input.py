@@ -197,7 +197,6 @@ BAD_DOCUMENTS: dict[str, tuple[str | bytes, str]] = {
     "Infinity": (raw("-Infinity"), "Infinity"),
     "number out of range": (raw("1e999"), "line 1"),
     "integer of 5,000 digits": (raw("9" * 5000), "line 1"),
-    "half a character": (raw('"\\ud800"'), "line 1"),
     "choices twice": (LINE[:-1] + ', "choices": {"1<-0": "none"}}', "line 1"),
     "decision twice": (LINE.replace('"1<-0":', '"1<-0": "skip_connect", "1<-0":', 1), "1<-0"),
     "deep list": ("[" * DEEP, "deep"),
@@ -211,7 +210,7 @@ BAD_DOCUMENTS: dict[str, tuple[str | bytes, str]] = {
     "two over several lines": (json.dumps(GOOD, indent=1) * 2, "line"),
     "text after the object": (json.dumps(GOOD, indent=1) + "\nfoo", "line"),
     "long text": ("x y z " * 1_700_000, "line 1"),
-    "long JSON": ('{"a": "' + "b" * 10_000_000 + '"}', "'space'"),
+    "long JSON": ('{"a": "' + "b" * 10_000_000 + '"}', "longer than"),
     "binary": (np.random.default_rng(0).bytes(1_000_000), "text"),
     "UTF-16": (LINE.encode("utf-16"), "text"),
     "Latin-1": (b'{"a": "\xff"}', "text"),
@@ -314,11 +313,11 @@ STRING = SPACE.to_string(SPACE.arch([0, 1, 2, 3, 4, 0]))
         (["show", "x" * 5000, "--space", "nasbench-macro"], "8 digits"),
         (["show", LINE, "--space", "nasbench-macro"], "expected nasbench-macro"),
         (["show", LINE, "--input", "3x8"], "3x32x32"),
-        (["show", LINE, "--input", "0x8x8"], ">= 1"),
+        (["show", LINE, "--input", "0x8x8"], "from 1"),
         (["show", LINE, "--input", f"{10**20}x8x8"], "--input"),
         (["show", LINE, "--input", f"3x{10**10}x{10**10}"], "--input"),
-        (["show", LINE, "--input", "1x8x8", "--scale", "channels"], "KEY=VALUE"),
-        (["show", LINE, "--input", "1x8x8", "--scale", "channels=0"], ">= 1"),
+        (["show", LINE, "--input", "1x8x8", "--scale", "channels"], "KEY=N"),
+        (["show", LINE, "--input", "1x8x8", "--scale", "channels=0"], "1 <= channels"),
         (["show", LINE, "--input", "1x8x8", "--scale", f"channels={10**20}"], "channels"),
         (["show", LINE, "--input", "1x8x8", "--classes", "1"], "--classes"),
         (["show", LINE, "--input", "1x8x8", "--classes", str(10**20)], "classes"),
@@ -616,7 +615,9 @@ def test_damaged_run(search: Run, run: Run, finished: Path, damage: str) -> None
     run("top", "out").refused("out" if damage != "unknown space" else "space")
     search("-n", "6").refused("out")
     after = content(folder)
-    assert {name: after[name] for name in before} == before
+    assert {name: after[name] for name in before if name != "run.lock"} == {
+        name: data for name, data in before.items() if name != "run.lock"
+    }
 
 
 FOREIGN: dict[str, dict[str, str]] = {
@@ -658,15 +659,15 @@ def test_force_with_bad_options_keeps_the_run(search: Run, finished: Path) -> No
     search("--force", "--seed", "1", "-E", "label=7").refused("7")
     search("--force", "--seed", "1", "-S", "population=0").refused("population")
     after = content(Path("out"))
-    assert {name: after[name] for name in before if name != "lock"} == {
-        name: data for name, data in before.items() if name != "lock"
+    assert {name: after[name] for name in before if name != "run.lock"} == {
+        name: data for name, data in before.items() if name != "run.lock"
     }
 
 
 @pytest.mark.parametrize("out", ["file", "file/a", "/proc/nastool", "/dev/null/a", "y" * 300], ids=lambda o: o[:20])
 def test_unwritable_run_folder(run: Run, table: str, out: str) -> None:
     Path("file").write_text("mine")
-    run("search", "--evaluator", "table", "-E", f"file={table}", "--out", out).refused(out, "--out")
+    run("search", "--evaluator", "table", "-E", f"file={table}", "--out", out).refused(out[:50], "--out")
     assert Path("file").read_text() == "mine"
 
 

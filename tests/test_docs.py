@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,19 +22,13 @@ def cli_reference() -> str:
         "`NASTOOL_SEARCH_TRIALS=50`), and by a file passed as `--config`, whose sections are named after the\n"
         "commands; a run's `run.yaml` is such a file. Flags win over the environment, the environment over the file.\n"
     ]
-    group = click.Context(cli, info_name="nastool", terminal_width=100, max_content_width=100)
+    settings: dict[str, Any] = {**cli.context_settings, "terminal_width": 100}
+    group = click.Context(cli, info_name="nastool", **settings)
     parts.append(f"## nastool\n\n```\n{cli.get_help(group)}\n```\n")
     for name in COMMANDS:
         command = cli.get_command(group, name)
         assert command is not None
-        context = click.Context(
-            command,
-            info_name=name,
-            parent=group,
-            terminal_width=100,
-            show_default=True,
-            help_option_names=["-h", "--help"],
-        )
+        context = click.Context(command, info_name=name, parent=group, **settings)
         parts.append(f"## nastool {name}\n\n```\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 

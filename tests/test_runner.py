@@ -136,6 +136,6 @@ def test_extending_a_run_equals_a_longer_one(tmp_path: Path) -> None:
     assert search(short, "-n", "8", *options).returncode == 0
     (short / "plugin").rename(short / "away")
     extended = search(short, "-n", "20", *options)
-    assert extended.returncode == 0 and "8 done" in extended.stderr
+    assert extended.returncode == 0 and "8 trials done" in extended.stderr
     assert search(long, "-n", "20", *options).returncode == 0
     assert rows(short) == rows(long)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nastool.errors import InputError, short
+from nastool.errors import InputError, InvalidArchError, short
 
 if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
@@ -27,7 +27,7 @@ EVALUATOR_FLAGS = ("data", "data_dir", "download", "recipe", "epochs", "scale", 
 SEED = click.IntRange(min=0, max=2**63 - 1)
 
 
-class Seconds(click.ParamType):
+class Seconds(click.ParamType[float]):
     """A finite number > 0."""
 
     name = "seconds"
@@ -128,8 +128,10 @@ def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Ite
         try:
             exists, is_folder = path.exists(), path.is_dir()
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"cannot read {short(source)}: {reason}") from None
+            if space is None:
+                reason = getattr(error, "strerror", None) or error
+                raise InputError(f"cannot read {short(source)}: {reason}") from None
+            exists = is_folder = False  # too long for a name: a string form
         if source == "-":
             yield from archfile.read_lines(archfile.bounded(sys.stdin), "stdin", space)
         elif not source.strip():
@@ -145,7 +147,8 @@ def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Ite
         elif space is not None:
             yield archfile.read_text(source, space)
         else:
-            raise InputError(f"no file {short(source)}; if it is a space's own string form, give --space NAME")
+            hint = "for a space's own string form give --space NAME"
+            raise InputError(f"cannot read {short(source)}: no such file; {hint}")
 
 
 def emit(document: Mapping[str, Any]) -> None:
@@ -168,7 +171,10 @@ def trial_document(space: SearchSpace, trial: Trial, more: Mapping[str, Any] | N
     """A trial as an arch.json object with its metrics."""
     from nastool import archfile
 
-    space.validate(trial.proposal.arch)
+    try:
+        space.validate(trial.proposal.arch)
+    except InvalidArchError as error:
+        raise InputError(f"{(more or {}).get('run', 'the run')} is damaged: trial {trial.id}: {error}") from None
     document = archfile.to_json(space, trial.proposal.arch)
     if trial.evaluation is not None:
         document["metrics"] = {**trial.evaluation.metrics, "seconds": trial.evaluation.seconds}

@@ -23,7 +23,8 @@ def load(ctx: click.Context, parameter: click.Parameter, path: str | None) -> No
         if section not in _SECTIONS:
             raise InputError(f"{path}: unknown section {section!r}; there are {', '.join(_SECTIONS)}")
     if document.get("format", "nastool.run/1") != "nastool.run/1":
-        raise InputError(f"{path}: its format is not 'nastool.run/1'")
+        shown = f" but {short(document['format'])!r}" if isinstance(document["format"], str) else ""
+        raise InputError(f"{path}: its format is not 'nastool.run/1'{shown}")
     given = document.get(ctx.info_name or "") or {}
     if not isinstance(given, dict):
         raise InputError(f"{path}: section {ctx.info_name} must be a mapping of options")
@@ -52,8 +53,9 @@ def _mapping(path: str, key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise InputError(f"{path}: {key} must be a mapping of option names to values")
     found = {name.replace("-", "_"): item for name, item in value.items()}
-    if len(found) < len(value):
-        raise InputError(f"{path}: {key} holds an option twice, once with - and once with _")
+    for name in value:
+        if "-" in name and name.replace("-", "_") in value:
+            raise InputError(f"{path}: {key} holds {name.replace('-', '_')} twice, with - and with _")
     return found
 
 
@@ -67,6 +69,8 @@ def _checked(path: str, key: str, value: Any, option: click.Option) -> Any:
         kinds = ("a number", (int, float))
     else:
         kinds = ("text", (str,))
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise InputError(f"{path}: {key} is too large a number")
     if not isinstance(value, kinds[1]) or (isinstance(value, bool) and not option.is_flag):
         shown = f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(short(value))
         raise InputError(f"{path}: {key} must be {kinds[0]}, got {shown}")

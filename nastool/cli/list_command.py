@@ -18,7 +18,7 @@ _SINGULAR = {"strategies": "strategy", "spaces": "space", "evaluators": "evaluat
 @common.json_option
 @click.pass_context
 def command(ctx: click.Context, /, what: tuple[str, ...], json_flag: bool | None) -> None:
-    """List strategies, spaces, evaluators with their options and what goes with what; recipes and data sets."""
+    """List strategies, spaces, evaluators and what goes with what; recipes and data sets."""
     entries = [entry for kind in what or KINDS for entry in _entries(kind)]
     if common.as_json(json_flag):
         for entry in entries:

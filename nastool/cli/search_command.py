@@ -14,7 +14,7 @@ import click
 
 from nastool.cli import common, configfile
 from nastool.cli.common import say
-from nastool.errors import InputError, NastoolError
+from nastool.errors import InputError, NastoolError, hint
 
 if TYPE_CHECKING:
     from nastool.config import RunConfig, RunFolder
@@ -141,6 +141,9 @@ def _search(
             stop=lambda: interrupts.stopping,
             watch=progress.watch,
         )
+        search.restore()
+        if search.asked:
+            say(f"continuing {folder.path}: {search.told} trials done, {search.asked - search.told} to repeat")
         try:
             search.run()
         except click.exceptions.Exit as stop:
@@ -188,14 +191,12 @@ def _open_store(
 
     durable = not evaluator.inline
     if continues:
-        store = Store.open(folder.database, durable=durable)
-        counts = store.count()
-        say(
-            f"continuing {folder.path}: {counts['done']} done, {counts['failed']} failed, {counts['running']} to repeat"
-        )
-        return store
-    folder.clear()
+        return Store.open(folder.database, durable=durable)
     objective = Objective.parse(config.objective or evaluator.objective)
+    if evaluator.metrics and objective.metric not in evaluator.metrics:
+        near = hint(objective.metric, sorted(evaluator.metrics))
+        raise InputError(f"evaluator {evaluator.name} gives no metric {objective.metric!r}; {near}")
+    folder.clear()
     folder.describe(config, objective, facts, given["trials"])
     say(f"searching in {folder.path}: {_of(config.strategy)} on {_of(config.space)}, {evaluator.name} evaluator")
     say("  " + "  ".join(f"{key} {value}" for key, value in facts.items()))

@@ -51,7 +51,7 @@ def _status(folder: Path) -> dict[str, Any]:
             "evaluation_seconds": round(cost, 3),
             "started": started or None,
             "last_finished": finished or None,
-            "best": common.trial_document(space, best[0]) if best else None,
+            "best": common.trial_document(space, best[0], {"run": str(folder)}) if best else None,
             "failures": [{"trial": trial.id, "error": trial.error} for trial in store.failures(5)],
         }
 
