@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from hashlib import blake2s
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Table(Evaluator):
     # --- reading the file
 
     def prepare(self) -> None:
-        columns = read_columns(Path(self.file))
+        columns = read_columns(Path(self.file).expanduser())
         self._rows = self._index(columns)
         fields, times = discover(columns, len(self._rows), self.file)
         self.dataset = self._choose_dataset(fields)
@@ -76,6 +77,10 @@ class Table(Evaluator):
             raise InputError(f"{self.file}: no training seed {self.label} of {self._field_name()}; there are {have}")
         if self.label == "random" and not self._reward.seeds:
             raise InputError(f"{self.file}: {self._field_name()} has no single training seeds; use label=mean")
+        digest = blake2s(repr(sorted(self._rows)[:1]).encode(), digest_size=4)
+        for values in (self._reward.mean, *self._reward.seeds.values()):
+            digest.update(np.ascontiguousarray(values).data)
+        self._fingerprint = digest.hexdigest()
         # Plain lists: a look-up in a numpy array costs more than everything else here.
         self._mean = self._reward.mean.tolist()
         self._by_seed = {seed: values.tolist() for seed, values in self._reward.seeds.items()}
@@ -86,6 +91,7 @@ class Table(Evaluator):
             "dataset": self.dataset or "-",
             "reward": self._field_name(),
             "rows": len(self._rows),
+            "fingerprint": self._fingerprint,
         }
 
     def _index(self, columns: Mapping[str, NDArray[Any]]) -> dict[tuple[int, ...], int]:

@@ -90,6 +90,14 @@ class Train(Evaluator):
         self._precision = precision
         self._prepared = False
 
+    @classmethod
+    def resolved(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The recipe's values, the options' own changes included."""
+        recipe = load_recipe(options["recipe"] or default_recipe(options["data"]))
+        changes = {name: options[name] for name in ("epochs", "batch_size", "lr")}
+        values = dataclasses.asdict(recipe.replace(**changes))
+        return {"recipe": {name: value for name, value in values.items() if name != "description"}}
+
     # --- once per process
 
     def prepare(self) -> None:
@@ -128,6 +136,7 @@ class Train(Evaluator):
             "train_images": len(self._train),
             "val_images": len(self._val),
             "test_images": len(self._test) if self._test is not None else 0,
+            "fingerprint": self.data.fingerprint,
         }
 
     def estimate(self, proposal: Proposal) -> float | None:

@@ -107,8 +107,9 @@ class ImageBatches:
                 x = random_flip(x, generator)
             yield cutout(self._normalized(x), recipe.cutout, generator), self.y[indices]
 
-    def in_order(self, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in order, not augmented."""
+    def in_order(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in order, not augmented. batch_size: by default 512 of 32x32 pixels, fewer if larger."""
+        batch_size = batch_size or max(1, min(512, 512 * 32 * 32 // self.x[0, 0].numel()))
         for start in range(0, len(self), batch_size):
             batch = slice(start, start + batch_size)
             yield self._normalized(self.x[batch]), self.y[batch]

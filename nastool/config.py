@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nastool import __version__, options, registry
 from nastool.core import Objective
@@ -95,12 +95,13 @@ class RunConfig:
 
     @property
     def identity(self) -> dict[str, Any]:
-        local = registry.load("evaluator", self.evaluator.name).local_options
-        evaluator = {key: value for key, value in self.evaluator.options.items() if key not in local}
+        target = registry.load("evaluator", self.evaluator.name)
+        evaluator = {key: value for key, value in self.evaluator.options.items() if key not in target.local_options}
         identity = {
             "strategy": self.strategy.to_json(),
             "space": self.space.to_json(),
             "evaluator": {"name": self.evaluator.name, "options": evaluator},
+            "resolved": dict(target.resolved(self.evaluator.options)),
             "seed": self.seed,
             "objective": self.objective,
         }
@@ -199,9 +200,7 @@ class RunFolder:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"cannot write {short(self.path)}: {reason}; give another --out") from None
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not _lock(lock):
                 lock.seek(0)
                 holder = lock.read().strip() or "?"
                 raise InputError(
@@ -222,6 +221,15 @@ class RunFolder:
         except OSError:
             return False
         return False
+
+    def discard(self) -> None:
+        """Take back what `locked` and the workers left of a search that never began; nothing if there is a database."""
+        if not self.database.exists():
+            self.clear()
+            (self.path / "run.lock").unlink(missing_ok=True)
+            for folder in (self.path / "logs", self.path):
+                with suppress(OSError):
+                    folder.rmdir()  # not if somebody else's files are in it
 
     def clear(self) -> None:
         """Remove an earlier run's files; nothing that nastool did not write."""
@@ -247,9 +255,20 @@ class RunFolder:
                 "cores": os.cpu_count(),
                 "packages": {name: _version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn")},
                 "evaluator": dict(facts),
+                "resolved": config.identity["resolved"],
             },
         }
         write_atomic(self.path / "run.yaml", dump_yaml(document))
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file for this process. `busy` may hold it for an instant, so try a few times."""
+    for _ in range(5):
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def _differences(found: Any, wanted: Any, where: str = "configuration") -> list[str]:

@@ -113,6 +113,11 @@ class Evaluation:
     checkpoint: str | None = None
     policy: Mapping[str, object] | None = None
 
+    @property
+    def all_metrics(self) -> dict[str, float]:
+        """The metrics, and the cost as "seconds"."""
+        return {**self.metrics, "seconds": self.seconds}
+
 
 @dataclass(frozen=True)
 class Objective:

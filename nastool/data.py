@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2s
 from pathlib import Path
 from sys import stderr
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,16 @@ class ImageData:
     test: Images | None
     classes: tuple[str, ...]
     task: ImageTask
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """8 hexadecimal digits that name the images, labels and split."""
+        digest = blake2s(digest_size=4)
+        for part in (self.train, self.val, self.test):
+            if part is not None:
+                digest.update(np.ascontiguousarray(part.x).data)
+                digest.update(np.ascontiguousarray(part.y).data)
+        return digest.hexdigest()
 
     @cached_property
     def mean(self) -> NDArray[np.float32]:
@@ -142,6 +153,7 @@ def load(
     """
     check_options(name, split_seed=split_seed, val_fraction=val_fraction, train_size=train_size, image_size=image_size)
     kind, _, path = name.partition(":")
+    path = os.path.expanduser(path)
     if name == "digits":
         parts, classes = _digits()
     elif kind == "npz":

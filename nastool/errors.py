@@ -34,6 +34,14 @@ class TrialFailed(NastoolError):
         self.retry = retry
 
 
+class Stopped(BaseException):
+    """A signal ends the program now. Not an Exception: no evaluator's failure may be mistaken for it."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
 def hint(name: object, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: "did you mean 'x'?", or "there are x, y"."""
     names = list(known)

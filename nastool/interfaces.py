@@ -234,6 +234,8 @@ class Strategy(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     """Capabilities it needs, of the space or the evaluator."""
     multi_objective: ClassVar[bool] = False
+    random_trials: int = 0
+    """How many trials come first that are drawn at random; a search no longer than that is random search."""
 
     def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
         """A subclass adds keyword-only options with type annotations: the command line reads them from there."""
@@ -304,12 +306,23 @@ class Evaluator(ABC):
         """A subclass adds keyword-only options with type annotations. Cheap: it reads no data."""
         self.space = space
 
+    @classmethod
+    def resolved(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What options stand for that may change while they do not, such as a recipe's values by its name.
+
+        It becomes part of a run's identity and is recorded. JSON only.
+        """
+        return {}
+
     @abstractmethod
     def prepare(self) -> None:
         """Read and check data and devices, once, before the first evaluation. InputError names what is wrong."""
 
     def describe(self) -> Mapping[str, Scalar]:
-        """Facts for run.yaml and the screen, once prepared: the device, the data's sizes."""
+        """Facts for run.yaml and the screen, once prepared: the device, the data's sizes.
+
+        "fingerprint", if there, names the data's content: a run is continued only with the same.
+        """
         return {}
 
     def estimate(self, proposal: Proposal) -> float | None:

@@ -30,6 +30,18 @@ class Option:
         return f"{self.name}: {describe(self.type)}" + ("" if self.required else f" = {self.default}")
 
 
+def _annotation(target: Callable[..., object], parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
+    """The type of one parameter. InputError where the plugin's author gave none that can be resolved."""
+    carrier = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    try:
+        if parameter.annotation is not inspect.Parameter.empty:
+            return typing.get_type_hints(carrier, globalns=names)[parameter.name]
+    except Exception:
+        pass
+    owner = getattr(target, "__name__", str(target))
+    raise InputError(f"option {parameter.name} of {owner} needs a type annotation that can be resolved at run time")
+
+
 RESERVED = frozenset({"seed"})
 """Parameters that the runner fills in; not options."""
 
@@ -37,13 +49,13 @@ RESERVED = frozenset({"seed"})
 def of(target: Callable[..., object]) -> dict[str, Option]:
     """The options of a class or function: its keyword-only parameters (all of a dataclass's), by name."""
     init = target.__init__ if inspect.isclass(target) else target
-    hints = typing.get_type_hints(init)
+    names: dict[str, Any] = getattr(init, "__globals__", {})
     found = {}
     for name, parameter in inspect.signature(target).parameters.items():
         keyword = parameter.kind is inspect.Parameter.KEYWORD_ONLY
         field = hasattr(target, "__dataclass_fields__") and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
         if (keyword or field) and name not in RESERVED:
-            found[name] = Option(name, hints.get(name, str), parameter.default)
+            found[name] = Option(name, _annotation(target, parameter, names), parameter.default)
     return found
 
 

@@ -69,6 +69,9 @@ def load(kind: Kind, name: str) -> type[Any]:
         raise InputError(f"{kind} {name!r} of package {plugin.owner} cannot be imported: {one_line(error)}") from error
     if not (inspect.isclass(cls) and issubclass(cls, _BASE[kind])):
         raise InputError(f"{kind} {name!r} of package {plugin.owner} is no subclass of {_BASE[kind].__name__}")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+        raise InputError(f"{kind} {name!r} of package {plugin.owner} does not define {missing}")
     if getattr(cls, "name", None) != name:
         raise InputError(
             f"{kind} {name!r} of package {plugin.owner} is registered under another name than its own, "

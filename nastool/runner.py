@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2s
 from pathlib import Path
 
-from nastool.core import Evaluation, Objective, Trial
+from nastool.core import Objective, Trial
 from nastool.errors import InputError, InvalidArchError, NastoolError
 from nastool.interfaces import Strategy
 from nastool.store import Store
@@ -68,6 +68,8 @@ class Search:
     def run(self) -> None:
         """Search until `trials` are done, the strategy is exhausted, or `stop`. Call `restore` before."""
         for job in self._unfinished:
+            if self.stop():
+                break
             self._submit(job)
         while True:
             while self.pool.free and self.asked < self.trials and not self.stop() and not self.exhausted:
@@ -141,19 +143,21 @@ class Search:
         """The finished trial: an evaluation without a usable objective is a failure, too."""
         job, evaluation, error = event.job, event.evaluation, event.error
         if evaluation is not None:
-            if not self.told and self.objective.metric not in evaluation.metrics:
+            if not self.told and self.objective.metric not in evaluation.all_metrics:
                 raise InputError(
                     f"no metric {self.objective.metric!r} to optimise; this evaluator gives "
-                    f"{', '.join(evaluation.metrics) or 'none'}: choose with --objective"
+                    f"{', '.join(evaluation.all_metrics)}: choose with --objective"
                 )
-            bad = [name for name, value in evaluation.metrics.items() if not math.isfinite(value)]
+            bad = [name for name, value in evaluation.all_metrics.items() if not math.isfinite(value)]
             try:
-                loss = self.objective.loss(evaluation.metrics)
+                loss = self.objective.loss(evaluation.all_metrics)
                 if not bad:
                     return Trial(job.trial_id, job.proposal, "done", evaluation, (loss,))
-                error = f"{bad[0]} is {evaluation.metrics[bad[0]]}"
+                error = f"{bad[0]} is {evaluation.all_metrics[bad[0]]}"
             except ValueError as problem:
                 error = str(problem)
+            if evaluation.checkpoint is not None:
+                self._dropped.append(evaluation.checkpoint)
         return Trial(job.trial_id, job.proposal, "failed", error=error or "no result")
 
     def _count(self, trial: Trial) -> None:
@@ -204,13 +208,24 @@ class Search:
         self.pool.submit(job)
 
 
-def test_best(pool: Pool, best: Trial, seed: int) -> tuple[Evaluation, Mapping[str, float]]:
-    """Test what the best trial's evaluation left behind: once, at the end of a search."""
-    assert best.evaluation is not None
-    pool.submit(Job(best.id, best.proposal, trial_seed(seed, best.id), "test", best.evaluation))
+def test_best(pool: Pool, best: Trial, seed: int) -> tuple[Mapping[str, float], str | None]:
+    """Test what the best trial's evaluation left behind, once, at the end of a search.
+
+    Returns its metrics and, where that failed twice or for good, the reason.
+    """
+    job = Job(best.id, best.proposal, trial_seed(seed, best.id), "test", best.evaluation)
+    attempts = 0
+    while True:
+        attempts += 1
+        pool.submit(job)
+        finished = _result(pool)
+        if not finished.retry or attempts == MAX_ATTEMPTS:
+            return finished.tested or {}, finished.error
+
+
+def _result(pool: Pool) -> Finished:
+    """Wait for the one job that is running."""
     while True:
         for event in pool.wait(WAIT_SECONDS):
             if isinstance(event, Finished):
-                if event.error:
-                    raise NastoolError(f"the best trial, {best.id}, could not be tested: {event.error}")
-                return best.evaluation, event.tested or {}
+                return event

@@ -14,19 +14,23 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from nastool import registry
 from nastool.core import Evaluation, Proposal, Scalar, SpaceRef
-from nastool.errors import InputError, NastoolError, one_line
+from nastool.errors import InputError, NastoolError, TrialFailed, one_line
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
     from nastool.interfaces import Evaluator
+
+
+START_SECONDS = 600.0
+"""How long a worker may take to start and prepare its evaluator."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,17 @@ class Reported:
 
 @dataclass(frozen=True)
 class Finished:
-    """evaluation or error; retry: another try in a fresh process may help."""
+    """evaluation or error.
+
+    retry: another try in a fresh process may help. unsound: the process must not evaluate anything else.
+    """
 
     job: Job
     evaluation: Evaluation | None = None
     tested: Mapping[str, float] | None = None
     error: str | None = None
     retry: bool = False
+    unsound: bool = False
 
 
 Event = Reported | Finished
@@ -106,13 +114,23 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
     tested: Mapping[str, float] | None = None
     try:
         if job.task != "test":
-            evaluation = evaluator.evaluate(job.trial_id, job.proposal, seed=job.seed, report=report)
+            found = evaluator.evaluate(job.trial_id, job.proposal, seed=job.seed, report=report)
+            evaluation = replace(found, metrics=plain(found.metrics), seconds=float(found.seconds))
         if job.task != "evaluate":
             assert evaluation is not None
-            tested = evaluator.test(job.proposal, evaluation)
+            tested = plain(evaluator.test(job.proposal, evaluation))
+    except NastoolError as error:
+        retry = isinstance(error, TrialFailed) and error.retry
+        return Finished(job, error=one_line(error), retry=retry, unsound=retry)
     except Exception as error:
-        return Finished(job, error=one_line(error), retry=getattr(error, "retry", isinstance(error, MemoryError)))
+        # Whatever it was, a device may be left in a bad state (after an illegal access CUDA answers nothing else).
+        return Finished(job, error=one_line(error), retry=isinstance(error, MemoryError), unsound=True)
     return Finished(job, evaluation, tested)
+
+
+def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as Python numbers, whatever kind of number a plugin used. TypeError or ValueError: it is none."""
+    return {str(name): value if isinstance(value, int) else float(value) for name, value in metrics.items()}
 
 
 class InlinePool:
@@ -136,7 +154,7 @@ class InlinePool:
 
     def submit(self, job: Job) -> None:
         def report(step: int, metrics: Mapping[str, float]) -> None:
-            self._events.append(Reported(job, step, metrics))
+            self._events.append(Reported(job, step, plain(metrics)))
 
         self._events.append(perform(self.evaluator, job, report))
 
@@ -189,10 +207,12 @@ class ProcessPool:
             events += busy[connection].receive()
         now = time.monotonic()
         for slot in self._slots:
-            if slot.job is not None and self._timeout is not None and now - slot.started > self._timeout:
+            limit = self._timeout if slot.ready else START_SECONDS
+            if slot.job is not None and limit is not None and now - slot.started > limit:
                 job = slot.job
+                what = "(--trial-timeout)" if slot.ready else "of waiting for its worker to start"
                 slot.kill()
-                events.append(Finished(job, error=f"gave up after {self._timeout:g} s (--trial-timeout)"))
+                events.append(Finished(job, error=f"gave up after {limit:g} s {what}"))
         return events
 
     def close(self) -> None:
@@ -212,6 +232,8 @@ class _Slot:
         self.log = None if logs is None else logs / f"worker-{number}.log"
         self.process: SpawnProcess | None = None
         self.job: Job | None = None
+        self.ready = False
+        """Whether the process has prepared its evaluator."""
         self.started = 0.0
 
     def open(self) -> Mapping[str, Scalar]:
@@ -225,6 +247,7 @@ class _Slot:
             self.kill()
             raise message
         assert isinstance(message, Ready)
+        self.ready = True
         return message.facts
 
     def start(self, job: Job) -> None:
@@ -243,7 +266,6 @@ class _Slot:
             target=_worker,
             args=(self.spec, theirs, self.log),
             name=f"nastool-worker-{self.number}",
-            daemon=True,
         )
         # CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS count only when set before the child imports torch.
         before = {key: os.environ.get(key) for key in self.environment}
@@ -269,10 +291,10 @@ class _Slot:
             self.kill()
             raise message
         if isinstance(message, Ready):
-            self.started = time.monotonic()
+            self.ready, self.started = True, time.monotonic()
             return []
         if isinstance(message, Finished):
-            if message.retry:
+            if message.unsound:
                 self.kill()
             self.job = None
         event: Event = message
@@ -298,6 +320,7 @@ class _Slot:
             self.process.close()
             self.connection.close()
         self.process = self.job = None
+        self.ready = False
 
 
 def _worker(spec: EvaluatorSpec, connection: Connection, log: Path | None) -> None:
@@ -328,7 +351,7 @@ def _worker(spec: EvaluatorSpec, connection: Connection, log: Path | None) -> No
             return
 
         def report(step: int, metrics: Mapping[str, float], job: Job = job) -> None:
-            connection.send(Reported(job, step, dict(metrics)))
+            connection.send(Reported(job, step, plain(metrics)))
 
         result = perform(evaluator, job, report)
         if result.error:

@@ -39,7 +39,7 @@ class RegularizedEvolution(Strategy):
             raise ValueError(f"need 1 <= tournament <= population <= 1,000,000, got {tournament}, {population}")
         if not 0 <= mutation_rate <= 1:
             raise ValueError(f"need 0 <= mutation_rate <= 1, got {mutation_rate}")
-        self.population = population
+        self.population = self.random_trials = population
         self.tournament = tournament
         self.mutation_rate = mutation_rate
         self.dedup = dedup

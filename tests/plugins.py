@@ -32,6 +32,8 @@ class Sleepy(Evaluator):
                 raise RuntimeError("made to fail")
             if self.misbehave == "nan":
                 return Evaluation({"val_acc": float("nan")}, 1.0)
+            if self.misbehave == "text":
+                return Evaluation({"val_acc": "good"}, 1.0)
             if self.misbehave == "die":
                 os._exit(3)
             if self.misbehave == "hang":
@@ -42,11 +44,22 @@ class Sleepy(Evaluator):
         if self.misbehave == "always":
             raise RuntimeError("made to fail")
         value = (hash(proposal.arch.choices) % 1009 + seed % 89) / 1100
+        if self.misbehave == "numpy":
+            import numpy
+            return Evaluation({"val_acc": numpy.float32(value), "params": numpy.int64(10)}, numpy.float64(1))
         return Evaluation({"val_acc": value, "params": 10}, self.seconds)
 
     def test(self, proposal, evaluation):
         return {"test_acc": evaluation.metrics["val_acc"] / 2}
+
+class SleepyInline(Sleepy):
+    """The same in the coordinator."""
+    name = "sleepy-inline"
+    inline = True
 '''
+
+
+POINTS = "sleepy = sleepy_plugin:Sleepy\nsleepy-inline = sleepy_plugin:SleepyInline"
 
 
 def install(
@@ -71,4 +84,4 @@ def install(
 
 def sleepy(folder: Path) -> dict[str, str]:
     """The environment with evaluator "sleepy"."""
-    return install(folder, "sleepy_plugin", SLEEPY, {"nastool.evaluators": "sleepy = sleepy_plugin:Sleepy"})
+    return install(folder, "sleepy_plugin", SLEEPY, {"nastool.evaluators": POINTS})

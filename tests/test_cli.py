@@ -368,6 +368,60 @@ def test_eval_reports_failures_and_goes_on(table: Path, tmp_path: Path) -> None:
     assert "error" not in done and "val_acc" in done["metrics"]
 
 
+def test_eval_repeats_what_the_search_did(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """Without flags, a line of a run is trained on the run's data, by its recipe and at its scale."""
+    folder, _ = trained
+    with Store.read(folder / "a" / "run.db") as store:
+        best = store.best(1)[0]
+    assert best.evaluation is not None
+    from nastool.runner import trial_seed
+
+    seed = str(trial_seed(0, best.id))
+    (line,) = lines(run("eval", "a", "--device", "cpu", "--seeds", seed, cwd=folder, OMP_NUM_THREADS="1"))
+    assert {name: line["metrics"][name] for name in best.evaluation.metrics} == best.evaluation.metrics
+    other = lines(run("eval", "a", "--device", "cpu", "--epochs", "2", cwd=folder))[0]
+    assert other["metrics"]["val_loss"] != line["metrics"]["val_loss"]
+
+
+def test_a_changed_recipe_is_another_search(tmp_path: Path) -> None:
+    command = ["search", *TINY, "--recipe", "mine.yaml", "-n", "1", "--out", "r"]
+    text = run("show", "recipe:digits").stdout
+    (tmp_path / "mine.yaml").write_text(text)
+    assert run(*command, cwd=tmp_path).returncode == 0
+    (tmp_path / "mine.yaml").write_text(text.replace("lr: 0.1", "lr: 0.2"))
+    changed = run(*command, cwd=tmp_path)
+    assert changed.returncode == 2 and "lr is 0.1, not 0.2" in changed.stderr
+    assert yaml.safe_load((tmp_path / "r" / "run.yaml").read_text())["provenance"]["resolved"]["recipe"]["lr"] == 0.1
+
+
+def test_a_changed_table_is_not_continued(table: Path, tmp_path: Path) -> None:
+    command = ["search", "--evaluator", "table", "-E", "file=t.npz", "-E", "dataset=aa", "--out", "r"]
+    shutil.copy(table, tmp_path / "t.npz")
+    assert run(*command, cwd=tmp_path).returncode == 0
+    with np.load(table) as columns:
+        changed_columns = {**columns, "aa_val200": columns["aa_val200"][::-1]}
+    np.savez(tmp_path / "t.npz", **changed_columns)
+    changed = run(*command, "-n", "30", cwd=tmp_path)
+    assert changed.returncode == 2 and "the data of r changed" in changed.stderr
+
+
+def test_status_of_an_extended_run(table: Path, tmp_path: Path) -> None:
+    command = ["search", "--evaluator", "table", "-E", f"file={table}", "-E", "dataset=aa", "--out", "r", "-n"]
+    run(*command, "20", cwd=tmp_path)
+    with Store.open(tmp_path / "r" / "run.db") as store:
+        store.begin()
+        store.put("trials", 40)  # as a longer search that was stopped before its first trial leaves it
+        store.commit()
+    (status,) = lines(run("status", "r", cwd=tmp_path))
+    assert (status["state"], status["trials_wanted"]) == ("interrupted", 40)
+
+
+def test_too_short_for_the_strategy_is_said(table: Path, tmp_path: Path) -> None:
+    command = ["search", "--evaluator", "table", "-E", f"file={table}", "-E", "dataset=aa"]
+    assert "30 random trials" in run(*command, "-n", "30", cwd=tmp_path).stderr
+    assert "random trials" not in run(*command, "-n", "31", cwd=tmp_path).stderr
+
+
 # --- pipes
 
 

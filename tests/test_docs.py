@@ -34,7 +34,8 @@ def cli_reference() -> str:
 
 
 def test_cli_reference_is_current() -> None:
-    assert (DOCS / "cli.md").read_text() == cli_reference(), "run `make docs`"
+    written, current = ((DOCS / "cli.md").read_text().split(), cli_reference().split())
+    assert written == current, "run `make docs`"  # versions of click wrap lines differently
 
 
 def test_links_lead_somewhere() -> None:

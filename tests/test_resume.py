@@ -144,6 +144,7 @@ def test_killed_training_search(tmp_path: Path, workers: int) -> None:
         assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_workers_die_with_the_coordinator(tmp_path: Path) -> None:
     environment = sleepy(tmp_path / "plugin") | {"NASTOOL_TEST_MARK": str(tmp_path)}
     command = [
@@ -189,15 +190,16 @@ def wait_for(condition: object, seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("evaluator", ["sleepy", "sleepy-inline"])
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_save_and_say_how_to_go_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_signals_save_and_say_how_to_go_on(tmp_path: Path, number: signal.Signals, code: int, evaluator: str) -> None:
     environment = sleepy(tmp_path / "plugin")
     folder = tmp_path / "run"
     command = [
         *NASTOOL,
         "search",
         "--evaluator",
-        "sleepy",
+        evaluator,
         "-E",
         "seconds=0.05",
         "-n",
@@ -211,13 +213,14 @@ def test_signals_save_and_say_how_to_go_on(tmp_path: Path, number: signal.Signal
     out, err = process.communicate(timeout=20)
     assert process.returncode == code
     assert out == ""
-    assert f"continue with: nastool search --evaluator sleepy -E seconds=0.05 -n 100 --out {folder}" in err
+    assert f"continue with: nastool search --evaluator {evaluator} -E seconds=0.05 -n 100 --out {folder}" in err
     assert "Traceback" not in err
     before = rows(folder)
     assert 5 <= len(before) < 100
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert json.loads(result.stdout)["trial"] < 100
     check_complete(folder, 100)
+    assert all(row[2] == "done" for row in rows(folder)), "a signal is no failed trial"
     assert [row for row in rows(folder) if row[0] < len(before) - 1] == before[:-1]  # type: ignore[operator]
 
 

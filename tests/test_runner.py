@@ -43,10 +43,12 @@ def trials(folder: Path) -> list[Trial]:
         ("nan", "val_acc is nan"),
         ("die", "worker died: exit code 3; see "),
         ("hang", "gave up after 1.5 s (--trial-timeout)"),
+        ("text", "ValueError: could not convert string to float"),
     ],
 )
 def test_a_failed_trial_has_its_reason_and_the_search_goes_on(tmp_path: Path, misbehaviour: str, reason: str) -> None:
-    result = search(tmp_path, "-E", f"misbehave={misbehaviour}", "-n", "10", "--workers", "2", "--trial-timeout", "1.5")
+    options = ("-n", "10", "--workers", "2", "--trial-timeout", "1.5")
+    result = search(tmp_path, "-E", f"misbehave={misbehaviour}", *options)
     assert result.returncode == 0, result.stderr
     found = trials(tmp_path)
     assert [trial.state for trial in found] == ["failed" if i % 5 == 3 else "done" for i in range(10)]
@@ -86,6 +88,7 @@ def test_bad_data_is_found_before_anything_is_written(tmp_path: Path) -> None:
     result = search(tmp_path, "-E", "misbehave=unprepared")
     assert result.returncode == 2
     assert result.stderr == "nastool: no such data: give other data\n"
+    assert not (tmp_path / "run").exists(), "nothing is left behind"
     assert search_again_works(tmp_path)
 
 
@@ -139,3 +142,23 @@ def test_extending_a_run_equals_a_longer_one(tmp_path: Path) -> None:
     assert extended.returncode == 0 and "8 trials done" in extended.stderr
     assert search(long, "-n", "20", *options).returncode == 0
     assert rows(short) == rows(long)
+
+
+def test_any_kind_of_number_is_a_metric(tmp_path: Path) -> None:
+    assert search(tmp_path, "-E", "misbehave=numpy", "-n", "3").returncode == 0
+    for trial in trials(tmp_path):
+        assert trial.evaluation is not None
+        assert type(trial.evaluation.metrics["val_acc"]) is float
+
+
+def test_the_timeout_counts_trials_not_the_start_of_workers(tmp_path: Path) -> None:
+    """A worker needs longer than this to start, a trial does not."""
+    result = search(tmp_path, "-n", "6", "--workers", "2", "--trial-timeout", "0.3")
+    assert result.returncode == 0, result.stderr
+    assert [trial.state for trial in trials(tmp_path)] == ["done"] * 6
+
+
+def test_the_cost_can_be_the_objective(tmp_path: Path) -> None:
+    result = search(tmp_path, "-n", "3", "--objective", "seconds")
+    assert result.returncode == 0, result.stderr
+    assert all(trial.evaluation and trial.loss == trial.evaluation.seconds for trial in trials(tmp_path))

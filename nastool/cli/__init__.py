@@ -21,7 +21,7 @@ import click
 
 from nastool import __version__
 from nastool.cli.common import say
-from nastool.errors import NastoolError, one_line, short
+from nastool.errors import NastoolError, Stopped, one_line, short
 
 COMMANDS = ("search", "eval", "sample", "show", "top", "status", "list")
 
@@ -75,7 +75,7 @@ def run() -> int:
     try:
         result = cli.main(standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as error:
+    except (click.exceptions.Exit, Stopped) as error:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         say("nastool: interrupted")
@@ -125,4 +125,4 @@ class _NoStdout(io.TextIOBase):
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     """SIGTERM: leave through all `finally` blocks, so that workers stop and temporary files go."""
-    raise click.exceptions.Exit(143)
+    raise Stopped(143)

@@ -177,7 +177,7 @@ def trial_document(space: SearchSpace, trial: Trial, more: Mapping[str, Any] | N
         raise InputError(f"{(more or {}).get('run', 'the run')} is damaged: trial {trial.id}: {error}") from None
     document = archfile.to_json(space, trial.proposal.arch)
     if trial.evaluation is not None:
-        document["metrics"] = {**trial.evaluation.metrics, "seconds": trial.evaluation.seconds}
+        document["metrics"] = trial.evaluation.all_metrics
     if trial.error is not None:
         document["error"] = trial.error
     return {**document, "trial": trial.id, **(more or {})}

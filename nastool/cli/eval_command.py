@@ -124,6 +124,7 @@ class _Evaluations:
     _pool_key: object = None
     _waiting: deque[_Line] = field(default_factory=deque)
     _jobs: int = 0
+    _retried: set[int] = field(default_factory=set)
 
     def run(self, documents: Iterator[ArchDocument]) -> Iterator[dict[str, Any]]:
         """Each architecture's output object. Bad input is raised after what came before it is finished."""
@@ -134,11 +135,11 @@ class _Evaluations:
         while True:
             try:
                 document = next(documents, None)
+                own = self._own_options(document) if document is not None else {}
             except InputError as error:
                 document, problem = None, error
             if document is None:
                 break
-            own = self._own_options(document)
             key = (document.space.ref, repr(own))
             if self._pool is None or key != self._pool_key:
                 yield from self._drain()
@@ -161,15 +162,19 @@ class _Evaluations:
             self._pool.close()
 
     def _own_options(self, document: ArchDocument) -> dict[str, object]:
-        """A line that says at which scale it was searched is evaluated at that scale, unless told otherwise."""
+        """A line of a search by the same evaluator is evaluated as it was there, unless told otherwise."""
         from nastool import options, registry
 
         target = registry.load("evaluator", self.evaluator)
-        own = dict(self.options)
-        scale = document.extra.get("scale")
-        if scale is not None and "scale" in options.of(target) and "scale" not in own:
-            own["scale"] = scale
-        return options.resolve(f"evaluator {self.evaluator}", target, own)
+        known = options.of(target)
+        own: dict[str, object] = {}
+        origin = document.extra.get("evaluator")
+        if isinstance(origin, dict) and origin.get("name") == self.evaluator:
+            before = origin.get("options")
+            own = {key: value for key, value in before.items() if key in known} if isinstance(before, dict) else {}
+        if document.extra.get("scale") is not None and "scale" in known:
+            own["scale"] = document.extra["scale"]
+        return options.resolve(f"evaluator {self.evaluator}", target, {**own, **self.options})
 
     def _open(self, document: ArchDocument, own: Mapping[str, object]) -> None:
         from nastool import devices, registry
@@ -196,6 +201,12 @@ class _Evaluations:
         assert self._pool is not None
         for event in self._pool.wait(seconds):
             if isinstance(event, Finished):
+                if event.retry and event.job.trial_id not in self._retried:
+                    self._retried.add(event.job.trial_id)
+                    self._pool.submit(event.job)
+                    continue
+                if not self.keeps_weights and event.evaluation is not None and event.evaluation.checkpoint:
+                    (self.workdir / event.evaluation.checkpoint).unlink(missing_ok=True)
                 number = event.job.trial_id
                 line = next(line for line in self._waiting if 0 <= number - line.first_job < len(self.seeds))
                 line.results[event.job.seed] = event

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
-import click
+from nastool.errors import Stopped
 
 
 class Interrupts:
@@ -28,6 +28,6 @@ class Interrupts:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.stopping:
-            raise click.exceptions.Exit(130)
+            raise Stopped(130)
         self.stopping = True
         self._on_first()

@@ -53,17 +53,16 @@ def _details(kind: Any, name: str) -> dict[str, Any]:
 
     try:
         target = registry.load(kind, name)
+        own = [str(option) for option in options.of(target).values()]
+        scale = [str(option) for option in options.of(target.Scale).values()] if kind == "space" else []
     except InputError as error:
         return {"error": str(error)}
-    found: dict[str, Any] = {
-        "summary": (target.__doc__ or "").strip().partition("\n")[0],
-        "options": [str(option) for option in options.of(target).values()],
-    }
+    found: dict[str, Any] = {"summary": (target.__doc__ or "").strip().partition("\n")[0], "options": own}
     for capability in ("needs", "provides"):
         if getattr(target, capability, None):
             found[capability] = sorted(getattr(target, capability))
     if kind == "space":
-        found["scale"] = [str(option) for option in options.of(target.Scale).values()]
+        found["scale"] = scale
     if kind != "space":
         found["works_with"], found["not_with"] = _fit(kind, target)
     return found

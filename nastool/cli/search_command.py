@@ -14,7 +14,7 @@ import click
 
 from nastool.cli import common, configfile
 from nastool.cli.common import say
-from nastool.errors import InputError, NastoolError, hint
+from nastool.errors import InputError, NastoolError, Stopped, hint
 
 if TYPE_CHECKING:
     from nastool.config import RunConfig, RunFolder
@@ -96,7 +96,13 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     slots = [] if evaluator.inline else devices.slots(workers, device)
     pool = _pool(config, space, evaluator, folder, slots, given)
     with folder.locked(), closing(pool):
-        facts = pool.open()
+        continues = folder.check(config, given["force"])  # again: nobody else can change it from here on
+        try:
+            facts = pool.open()
+        except InputError:
+            pool.close()
+            folder.discard()
+            raise
         with _open_store(config, space, evaluator, folder, continues, given, facts) as store:
             return _search(config, store, space, strategy, evaluator, pool, folder, given)
 
@@ -142,11 +148,18 @@ def _search(
             watch=progress.watch,
         )
         search.restore()
+        store.begin()
+        store.put("trials", given["trials"])
+        store.commit()
         if search.asked:
             say(f"continuing {folder.path}: {search.told} trials done, {search.asked - search.told} to repeat")
+        if given["trials"] <= (random := strategy.random_trials):
+            say(
+                f"note: {strategy.name} begins with {random} random trials, and these are all: give more --trials or -S"
+            )
         try:
             search.run()
-        except click.exceptions.Exit as stop:
+        except Stopped as stop:
             progress.__exit__(None, None, None)
             say(f"stopped with {search.told} trials saved in {folder.path}; {again}")
             return stop.exit_code
@@ -154,10 +167,12 @@ def _search(
             return 130
         if search.best is None:
             raise NastoolError(f"all {search.failed} trials failed; see `nastool status {folder.path}`")
-        evaluation, tested = test_best(pool, search.best, config.seed)
-    document = _product(store, space, search.best, tested, folder, evaluator)
-    _summary(search, folder, document, evaluation.seconds, time.monotonic() - started, evaluator)
+        tested, problem = test_best(pool, search.best, config.seed)
+    document = _product(store, space, search.best, tested, folder)
+    _summary(search, folder, document, time.monotonic() - started)
     common.emit(document)
+    if problem is not None:
+        raise NastoolError(f"the best trial, {search.best.id}, could not be tested: {problem}")
     return 0
 
 
@@ -191,16 +206,27 @@ def _open_store(
 
     durable = not evaluator.inline
     if continues:
-        return Store.open(folder.database, durable=durable)
+        store = Store.open(folder.database, durable=durable)
+        before, now = store.get("fingerprint"), facts.get("fingerprint")
+        if before != now:
+            store.close()
+            raise InputError(f"the data of {folder.path} changed since it began: give the same data, or another --out")
+        return store
     objective = Objective.parse(config.objective or evaluator.objective)
-    if evaluator.metrics and objective.metric not in evaluator.metrics:
-        near = hint(objective.metric, sorted(evaluator.metrics))
+    known = evaluator.metrics | {"seconds"}
+    if evaluator.metrics and objective.metric not in known:
+        near = hint(objective.metric, sorted(known))
         raise InputError(f"evaluator {evaluator.name} gives no metric {objective.metric!r}; {near}")
     folder.clear()
     folder.describe(config, objective, facts, given["trials"])
     say(f"searching in {folder.path}: {_of(config.strategy)} on {_of(config.space)}, {evaluator.name} evaluator")
     say("  " + "  ".join(f"{key} {value}" for key, value in facts.items()))
-    about = {"config": config.identity, "objective": str(objective), "scale": common.scale_of(evaluator)}
+    about = {"config": config.identity, "objective": str(objective), "fingerprint": facts.get("fingerprint")}
+    given_options = config.identity["evaluator"]["options"].items()
+    about["origin"] = {
+        "scale": common.scale_of(evaluator),
+        "evaluator": {"name": evaluator.name, "options": {k: v for k, v in given_options if v is not None}},
+    }
     return Store.create(folder.database, about, durable=durable)
 
 
@@ -210,12 +236,7 @@ def _of(plugged: Any) -> str:
 
 
 def _product(
-    store: Store,
-    space: SearchSpace,
-    best: Trial,
-    tested: Mapping[str, float],
-    folder: RunFolder,
-    evaluator: Evaluator,
+    store: Store, space: SearchSpace, best: Trial, tested: Mapping[str, float], folder: RunFolder
 ) -> dict[str, Any]:
     """Write what the search leaves behind: best.json and the best weights."""
     import os
@@ -225,9 +246,7 @@ def _product(
     from nastool.files import write_atomic
 
     assert best.evaluation is not None
-    more: dict[str, Any] = {"run": str(folder.path)}
-    if (scale := common.scale_of(evaluator)) is not None:
-        more["scale"] = scale
+    more: dict[str, Any] = {"run": str(folder.path), **store.get("origin")}
     if best.evaluation.checkpoint is not None:
         weights = folder.path / "best.safetensors"
         new = weights.with_suffix(".new")
@@ -259,14 +278,13 @@ def _summary(
     search: Search,
     folder: RunFolder,
     document: Mapping[str, Any],
-    cost: float,
     took: float,
-    evaluator: Evaluator,
 ) -> None:
     if search.exhausted:
         say(f"the strategy has nothing left to propose after {search.told} trials")
     say(f"{search.told} trials, {search.failed} failed, in {common.format_seconds(took)}")
     metrics = {k: v for k, v in document["metrics"].items() if k != "seconds"}
+    cost = document["metrics"]["seconds"]
     say(f"best: trial {document['trial']}, architecture {document['key']}")
     say(f"  {common.describe_metrics(metrics)}  {common.format_seconds(cost)}")
     say(f"  {folder.path / 'best.json'}")

@@ -34,20 +34,19 @@ def _status(folder: Path) -> dict[str, Any]:
         config, counts = store.get("config"), store.count()
         cost, started, finished = store.spent()
         best = store.best(1)
-        busy = RunFolder(folder).busy()
+        wanted, final = store.get("trials"), store.get("final")
+        finished_all = final is not None and not counts["running"] and final["trials"] >= (wanted or 0)
+        state = "running" if RunFolder(folder).busy() else "finished" if finished_all else "interrupted"
         return {
             "run": str(folder),
-            "state": "running"
-            if busy
-            else "finished"
-            if store.get("final") and not counts["running"]
-            else "interrupted",
+            "state": state,
             "strategy": config["strategy"],
             "space": config["space"],
             "evaluator": config["evaluator"],
             "objective": store.get("objective"),
             "seed": config["seed"],
             "trials": counts,
+            "trials_wanted": wanted,
             "evaluation_seconds": round(cost, 3),
             "started": started or None,
             "last_finished": finished or None,
@@ -65,7 +64,8 @@ def _text(facts: dict[str, Any]) -> None:
         options = ", ".join(f"{k}={v}" for k, v in facts[kind]["options"].items() if v is not None)
         click.echo(f"  {kind:<10} {facts[kind]['name']}  {options}".rstrip())
     click.echo(f"  objective  {facts['objective']}   seed {facts['seed']}")
-    click.echo(f"  trials     {counts['done']} done, {counts['failed']} failed, {counts['running']} running")
+    wanted = f" of {facts['trials_wanted']}" if facts["trials_wanted"] else ""
+    click.echo(f"  trials     {counts['done']} done, {counts['failed']} failed, {counts['running']} running{wanted}")
     if facts["started"]:
         begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
         click.echo(f"  time       begun {begun}, {common.format_seconds(facts['evaluation_seconds'])} of evaluations")

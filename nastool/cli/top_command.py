@@ -52,18 +52,21 @@ def _of_run(folder: Path, number: int, objective: Any) -> Iterator[dict[str, Any
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
-        more: dict[str, Any] = {"run": str(folder)}
-        if store.get("scale") is not None:
-            more["scale"] = store.get("scale")
+        more: dict[str, Any] = {"run": str(folder), **(store.get("origin") or {})}
         if objective is None or objective == Objective.parse(store.get("objective")):
             trials = store.best(number)
         else:
-            done = [
-                trial for trial in store.trials() if trial.evaluation and objective.metric in trial.evaluation.metrics
-            ]
-            if not done:
+            scored = []
+            for trial in store.trials():
+                try:
+                    scored.append(
+                        (objective.loss(trial.evaluation.all_metrics if trial.evaluation else {}), trial.id, trial)
+                    )
+                except ValueError:
+                    continue
+            if not scored:
                 raise InputError(f"{folder} has no finished trial with metric {objective.metric!r}")
-            trials = sorted(done, key=lambda t: objective.loss(t.evaluation.metrics) if t.evaluation else 0)[:number]
+            trials = [trial for _, _, trial in sorted(scored, key=lambda row: row[:2])[:number]]
         if not trials:
             raise InputError(f"{folder} has no finished trial yet")
         for trial in trials:
