@@ -2,10 +2,11 @@
 
 usage: overhead.py [--trials 100000] [--optuna-trials 1000] [--strategy random|evolution] [--dir DIR]
 
-The objective is free, so everything measured is ask + evaluate + tell + persist. Each window of trials is timed on
-its own: the first 100, the 100 up to number 10,000 and the 100 up to number 100,000 are the figures quoted, as
-medians of the window's trials and as means of the window. Optuna runs RandomSampler over six categorical
-parameters (the same decisions) on its journal file and on SQLite. Needs `pip install nastool[benchmark]`.
+The objective is free, so everything measured is ask + evaluate + tell + persist. Windows of trials are timed on their
+own: the first 100, and the 1,000 up to number 1,000, 10,000 and 100,000; of each the median and the mean. Strategies
+run with replacement and without deduplication, because the space has fewer members than there are trials. Optuna runs
+RandomSampler over six categorical parameters (the same decisions) on its journal file and on SQLite. Needs
+`pip install nastool[benchmark]`.
 """
 
 from __future__ import annotations

@@ -65,13 +65,13 @@ def measure(name: str, space: SearchSpace, arch: Arch, options: Mapping[str, Any
 
     def both(metric: str) -> str:
         values = np.array([row[metric] for row in rows])
-        spread = values.std(ddof=1) if len(values) > 1 else float("nan")
-        return f"{100 * values.mean():.2f} +- {100 * spread:.2f}"
+        spread = f" +- {100 * values.std(ddof=1):.2f}" if len(values) > 1 else " (one seed)"
+        return f"{100 * values.mean():.2f}{spread}"
 
     seconds = np.median([row["seconds"] for row in rows])
     print(
-        f"{name}: {rows[0]['params']:,} parameters, {rows[0]['flops']:,} FLOPs; val {both('val_acc')}%, "
-        f"test {both('test_acc')}%; median {seconds:.0f} s; {dict(facts)}",
+        f"{name}: {rows[0]['params']:,} parameters, {rows[0]['flops']:,} FLOPs; val {both('val_acc')}, "
+        f"test {both('test_acc')} %; median {seconds:.0f} s; {dict(facts)}",
         flush=True,
     )
 

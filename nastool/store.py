@@ -42,8 +42,8 @@ _TRIAL = "id, state, choices, parent, budget, policy, metrics, losses, seconds, 
 class Store:
     """A run's database. Use as a context manager; `create` or `open` makes one.
 
-    Every write happens between `begin` and `commit`. sqlite3 errors of a full or broken disk leave as
-    InputError and the transaction rolled back.
+    Trials and the strategy's state are written between `begin` and `commit`; a report is a commit of its own.
+    sqlite3 errors of a full or broken disk leave as InputError and the transaction rolled back.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:

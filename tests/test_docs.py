@@ -19,8 +19,8 @@ def cli_reference() -> str:
     parts = [
         "# Command line\n\n"
         "Every option can also be set by an environment variable, `NASTOOL_<COMMAND>_<OPTION>` (such as\n"
-        "`NASTOOL_SEARCH_TRIALS=50`), and by a file passed as `--config`, whose sections are named after the\n"
-        "commands; a run's `run.yaml` is such a file. Flags win over the environment, the environment over the file.\n"
+        "`NASTOOL_SEARCH_TRIALS=50`). `search` and `eval` also take a file as `--config`, with a section for each\n"
+        "of them; a run's `run.yaml` is such a file. Flags win over the environment, the environment over the file.\n"
     ]
     settings: dict[str, Any] = {**cli.context_settings, "terminal_width": 100}
     group = click.Context(cli, info_name="nastool", **settings)
