@@ -176,8 +176,8 @@ class RunFolder:
             found, counts = store.get("config"), store.count()
         if found == config.identity:
             return True
-        if not counts["done"] + counts["failed"] and not self.busy():
-            return False  # nothing was measured yet, so nothing is lost
+        if not counts["done"] + counts["failed"]:
+            return False  # nothing was measured yet, so nothing is lost (nobody is at it once we hold the lock)
         raise InputError(
             f"{self.path} holds another search ({'; '.join(_differences(found, config.identity))}): give its options, "
             "another --out, or --force to replace it"
