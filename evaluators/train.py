@@ -235,7 +235,7 @@ class Train(Evaluator):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seeds(seed)[0])
             network = build(self.space, arch, self.data.task, self.scale)
-        return network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
+        return network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]  # torch's stub
 
     def _fit(self, network: nn.Module, recipe: Recipe, seed: int, report: Report) -> tuple[float, float]:
         """Train; validation accuracy and loss after the last epoch."""
@@ -367,7 +367,7 @@ class _Training:
                 logits = self.network(x)
             loss = cross_entropy(logits.float(), y, label_smoothing=self.recipe.label_smoothing)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
             if self.recipe.grad_clip:
                 clip_grad_norm_(self.parameters, self.recipe.grad_clip)
             self.optimizer.step()

@@ -58,7 +58,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
                 raise InputError(
                     f"{path}: YAML aliases such as *{short(event.anchor)} are not supported; write the value out"
                 )
-        document = yaml.load(text, Loader=_Loader)
+        document = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except InputError:
         raise
     except UnicodeDecodeError:
