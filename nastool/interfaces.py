@@ -175,21 +175,30 @@ class SearchSpace(ABC):
         """
         return " ".join(map(str, arch.choices))
 
+    def canonical_many(self, choices: NDArray[np.integer[Any]]) -> list[str]:
+        """`canonical` of each row. choices: option indices of members, shape (n, decisions). Override to be fast."""
+        return [self.canonical(self.arch(row)) for row in choices]
+
     # --- encodings
 
     def encode(self, arch: Arch, kind: str = "onehot") -> NDArray[np.float32]:
-        """A vector for predictors, shape (d,), float32. kind: one of `encodings`; ValueError otherwise.
+        """A vector for predictors, shape (d,), float32. kind: one of `encodings`; ValueError otherwise."""
+        return self.encode_many(np.array([arch.choices]), kind)[0]
 
-        "onehot": the decisions' indicator vectors one after another; d = number of options of all decisions
+    def encode_many(self, choices: NDArray[np.integer[Any]], kind: str = "onehot") -> NDArray[np.float32]:
+        """The vectors of n architectures, shape (n, d), float32; ValueError where `kind` is none of `encodings`.
+
+        choices: option indices of members, shape (n, decisions).
+
+        "onehot": the decisions' indicator vectors one after another; d = number of options of all decisions.
+        A space with more kinds overrides this and passes the others on.
         """
         if kind != "onehot":
             raise ValueError(f"space {self.name} has no encoding {kind!r}; it has {', '.join(self.encodings)}")
-        vector = np.zeros(sum(self._sizes), dtype=np.float32)
-        start = 0
-        for size, choice in zip(self._sizes, arch.choices, strict=True):
-            vector[start + choice] = 1
-            start += size
-        return vector
+        starts = np.cumsum((0, *self._sizes[:-1]))
+        vectors = np.zeros((len(choices), sum(self._sizes)), dtype=np.float32)
+        np.put_along_axis(vectors, choices.astype(np.intp) + starts, 1, axis=1)
+        return vectors
 
     def to_string(self, arch: Arch) -> str | None:
         """The field's own string form, where the space has one."""
