@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from hashlib import blake2s
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ from nastool.errors import InputError, TrialFailed
 from nastool.interfaces import Evaluator, Report, SearchSpace
 from nastool.tables import Field, discover, network_facts, read_columns, training_seconds
 
+_NOISE = 0x6E6F697365
+"""Keeps the draws of a table's noise apart from a strategy's own, which may have the same seed."""
+
 
 class Table(Evaluator):
     """Looks results up instead of training. Simulated, and so said: `seconds` is what the training took then.
 
     `val_acc` (or `test_acc`, for metric=test...) is the reward; the test accuracy of the final architecture is
-    only looked up at the end. Field conventions: `nastool.tables`.
+    only looked up at the end. An architecture that is no row is looked up by its canonical form. Field
+    conventions: `nastool.tables`.
     """
 
     name = "table"
@@ -40,20 +45,32 @@ class Table(Evaluator):
         dataset: str | None = None,
         metric: str | None = None,
         label: str = "mean",
+        noise: float = 0.0,
+        noise_seed: int = 0,
     ) -> None:
         """file: the table. dataset: needed where the file holds several.
 
         metric: a field without its data set, such as val200, val12 or test200; by default the validation
         accuracy of the most epochs, else the test accuracy. label: mean (of the training seeds), random (one of
         them, drawn per trial), or a training seed's number.
+
+        noise: standard deviation of what is added to the label, one fixed draw from N(0, noise) per architecture;
+        in the unit of the accuracies, so 0.002 is 0.2 points; in [0, 1]. The label is not clipped: it may leave
+        [0, 1]. noise_seed: of these draws, >= 0. Test accuracies stay clean.
         """
         super().__init__(space)
         if label not in ("mean", "random") and not label.isdecimal():
             raise ValueError(f"label must be mean, random or a training seed's number, got {label!r}")
+        if not 0 <= noise <= 1:
+            raise ValueError(f"need 0 <= noise <= 1 (accuracies are fractions: 0.002 is 0.2 points), got {noise}")
+        if noise_seed < 0:
+            raise ValueError(f"need noise_seed >= 0, got {noise_seed}")
         self.file = file
         self.dataset = dataset
         self.metric = metric
         self.label = label
+        self.noise = noise
+        self.noise_seed = noise_seed
 
     # --- reading the file
 
@@ -77,13 +94,21 @@ class Table(Evaluator):
             raise InputError(f"{self.file}: no training seed {self.label} of {self._field_name()}; there are {have}")
         if self.label == "random" and not self._reward.seeds:
             raise InputError(f"{self.file}: {self._field_name()} has no single training seeds; use label=mean")
-        digest = blake2s(repr(sorted(self._rows)[:1]).encode(), digest_size=4)
+        first = np.frombuffer(min(self._rows), dtype=self._choices.dtype)
+        digest = blake2s(repr([tuple(first.tolist())]).encode(), digest_size=4)
         for values in (self._reward.mean, *self._reward.seeds.values()):
             digest.update(np.ascontiguousarray(values).data)
         self._fingerprint = digest.hexdigest()
         # Plain lists: a look-up in a numpy array costs more than everything else here.
         self._mean = self._reward.mean.tolist()
         self._by_seed = {seed: values.tolist() for seed, values in self._reward.seeds.items()}
+        self.redraw(self.noise_seed)
+
+    def redraw(self, noise_seed: int) -> None:
+        """Draw the labels' noise with another seed, without reading the file again. Once prepared."""
+        self.noise_seed = noise_seed
+        rng = np.random.default_rng([noise_seed, _NOISE])
+        self._noise = self.noise * rng.standard_normal(len(self._rows)) if self.noise else None
 
     def describe(self) -> Mapping[str, Scalar]:
         return {
@@ -94,12 +119,14 @@ class Table(Evaluator):
             "fingerprint": self._fingerprint,
         }
 
-    def _index(self, columns: Mapping[str, NDArray[Any]]) -> dict[tuple[int, ...], int]:
+    def _index(self, columns: Mapping[str, NDArray[Any]]) -> dict[bytes, int]:
         """Option indices -> row. InputError where a row is no member of the space, or comes twice."""
         try:
             choices = np.asarray(self.space.table_choices(columns))
         except KeyError as error:
             raise InputError(f"{self.file} is no table of space {self.space.name}: it has no {error}") from None
+        except ValueError as error:
+            raise InputError(f"{self.file} is no table of space {self.space.name}: {error}") from None
         width = len(self.space.decisions)
         if choices.ndim != 2 or choices.shape[1] != width or choices.dtype.kind not in "iu" or not len(choices):
             raise InputError(
@@ -110,10 +137,19 @@ class Table(Evaluator):
         bad = np.flatnonzero(((choices < 0) | (choices >= highs)).any(axis=1))
         if len(bad):
             raise InputError(f"{self.file}: row {bad[0]} is no member of space {self.space.name}")
-        rows = {tuple(row): i for i, row in enumerate(choices.tolist())}
+        # Bytes, not tuples: with hundreds of thousands of rows those take seconds and a lot of memory.
+        self._choices = np.ascontiguousarray(choices, dtype=np.min_scalar_type(highs.max()))
+        packed, length = self._choices.tobytes(), width * self._choices.itemsize
+        rows = {packed[i * length : (i + 1) * length]: i for i in range(len(choices))}
         if len(rows) < len(choices):
             raise InputError(f"{self.file}: {len(choices) - len(rows)} architectures come twice")
         return rows
+
+    @cached_property
+    def _forms(self) -> dict[str, int]:
+        """Canonical form -> the first row that has it."""
+        forms = self.space.canonical_many(self._choices)
+        return dict(zip(reversed(forms), reversed(range(len(forms))), strict=True))
 
     def _choose_dataset(self, fields: Mapping[str | None, object]) -> str | None:
         names = sorted(name or "" for name in fields)
@@ -147,6 +183,8 @@ class Table(Evaluator):
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
         row = self._row(proposal)
         value = self._look_up(row, seed)
+        if self._noise is not None:
+            value += float(self._noise[row])
         facts = {name: int(column[row]) for name, column in self._facts.items() if math.isfinite(column[row])}
         seconds = 0.0 if self._seconds is None else float(self._seconds[row])
         return Evaluation({self.objective: value, **facts}, seconds if 0 <= seconds < math.inf else 0.0)
@@ -155,11 +193,31 @@ class Table(Evaluator):
         """The mean test accuracy of that architecture, where the table has one."""
         if self._test is None:
             return {}
-        accuracy = float(self._test.mean[self._row(proposal)])
+        accuracy = self.true_value(proposal)
         return {"test_acc": accuracy} if math.isfinite(accuracy) else {}
 
+    @property
+    def true_metric(self) -> str:
+        """What `true_values` are, such as "test200"."""
+        field = self._test or self._reward
+        return f"{field.part}{field.epochs or ''}"
+
+    @property
+    def true_values(self) -> NDArray[np.float64]:
+        """What the architectures are worth, free of noise: (rows,), in [0, 1], NaN where missing.
+
+        The mean test accuracy; where the table has none, the mean of the reward.
+        """
+        return (self._test or self._reward).mean
+
+    def true_value(self, proposal: Proposal) -> float:
+        """`true_values` of that architecture."""
+        return float(self.true_values[self._row(proposal)])
+
     def _row(self, proposal: Proposal) -> int:
-        row = self._rows.get(proposal.arch.choices)
+        row = self._rows.get(np.array(proposal.arch.choices, dtype=self._choices.dtype).tobytes())
+        if row is None:
+            row = self._forms.get(self.space.canonical(proposal.arch))
         if row is None:
             raise TrialFailed(f"the table has no architecture {proposal.arch.choices}")
         return row

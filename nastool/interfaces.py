@@ -43,6 +43,13 @@ class Choose(Protocol):
         """
         ...
 
+    def option(self, decision: str) -> str:
+        """The option of `decision`, for networks whose shapes depend on it.
+
+        InputError where unbound: a space that asks has no weight-sharing supernet.
+        """
+        ...
+
 
 class SearchSpace(ABC):
     """A set of architectures.
@@ -55,8 +62,10 @@ class SearchSpace(ABC):
     """The name it is registered under."""
     provides: ClassVar[frozenset[str]] = frozenset({"network"})
     """Capabilities: "network", "table" (published tables can be looked up), ..."""
-    encodings: ClassVar[tuple[str, ...]] = ("onehot",)
+    encodings: ClassVar[tuple[str, ...]] = ("onehot", "counts")
     """The kinds that `encode` knows."""
+    views: ClassVar[tuple[str, ...]] = ("onehot", "counts")
+    """Those that together describe an architecture well, for models that can look at several at once."""
 
     Scale: ClassVar[type[Any]]
     """Frozen dataclass of what sizes a network without being part of the architecture (channels, depth).
@@ -183,22 +192,29 @@ class SearchSpace(ABC):
 
     def encode(self, arch: Arch, kind: str = "onehot") -> NDArray[np.float32]:
         """A vector for predictors, shape (d,), float32. kind: one of `encodings`; ValueError otherwise."""
-        return self.encode_many(np.array([arch.choices]), kind)[0]
+        vector: NDArray[np.float32] = self.encode_many(np.array([arch.choices]), kind)[0]
+        return vector
 
     def encode_many(self, choices: NDArray[np.integer[Any]], kind: str = "onehot") -> NDArray[np.float32]:
         """The vectors of n architectures, shape (n, d), float32; ValueError where `kind` is none of `encodings`.
 
         choices: option indices of members, shape (n, decisions).
 
-        "onehot": the decisions' indicator vectors one after another; d = number of options of all decisions.
+        "onehot": the decisions' indicator vectors one after another; d = number of options of all decisions
+        "counts": how many decisions chose each option name; d = number of different names
+
         A space with more kinds overrides this and passes the others on.
         """
-        if kind != "onehot":
-            raise ValueError(f"space {self.name} has no encoding {kind!r}; it has {', '.join(self.encodings)}")
         starts = np.cumsum((0, *self._sizes[:-1]))
-        vectors = np.zeros((len(choices), sum(self._sizes)), dtype=np.float32)
-        np.put_along_axis(vectors, choices.astype(np.intp) + starts, 1, axis=1)
-        return vectors
+        onehot = np.zeros((len(choices), sum(self._sizes)), dtype=np.float32)
+        np.put_along_axis(onehot, choices.astype(np.intp) + starts, 1, axis=1)
+        if kind == "onehot":
+            return onehot
+        if kind == "counts":
+            names = [option for decision in self.decisions for option in decision.options]
+            different = list(dict.fromkeys(names))
+            return onehot @ np.array([[name == other for other in different] for name in names], dtype=np.float32)
+        raise ValueError(f"space {self.name} has no encoding {kind!r}; it has {', '.join(self.encodings)}")
 
     def to_string(self, arch: Arch) -> str | None:
         """The field's own string form, where the space has one."""
@@ -211,7 +227,8 @@ class SearchSpace(ABC):
     def table_choices(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.integer[Any]]:
         """Which architecture each row of a published table is: option indices, shape (rows, decisions).
 
-        For spaces that provide "table". columns: the table file's arrays by name. KeyError names a missing one.
+        For spaces that provide "table". columns: the table file's arrays by name. KeyError names a missing one,
+        ValueError says what is wrong with them.
         """
         return columns["arch"]
 
@@ -245,6 +262,8 @@ class Strategy(ABC):
     multi_objective: ClassVar[bool] = False
     random_trials: int = 0
     """How many trials come first that are drawn at random; a search no longer than that is random search."""
+    notes: tuple[str, ...] = ()
+    """What its user should know before it begins, such as a fallback that this space makes necessary."""
 
     def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
         """A subclass adds keyword-only options with type annotations: the command line reads them from there."""

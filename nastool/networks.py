@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nastool.errors import InputError
+
 if TYPE_CHECKING:
     from nastool.core import Arch
     from nastool.interfaces import SearchSpace
@@ -29,6 +31,9 @@ class _Child:
 
     def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
         return options[self.chosen[decision]]()
+
+    def option(self, decision: str) -> str:
+        return self.chosen[decision]
 
 
 class OneOf(nn.Module):
@@ -58,6 +63,9 @@ class _All:
 
     def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
         return OneOf(decision, {name: make() for name, make in options.items()}, self.chosen)
+
+    def option(self, decision: str) -> str:
+        raise InputError(f"this space has no weight-sharing supernet: {decision!r} changes the shape of its networks")
 
 
 class Supernet(nn.Module):

@@ -6,6 +6,7 @@ fidelities and training seeds it holds is read from the names of its fields:
     [DATASET_]val200_s1      validation accuracy after 200 epochs, training seed 1
     [DATASET_]test200        test accuracy after 200 epochs, mean of the seeds
     [DATASET_]test_acc       test accuracy after the table's only budget
+    [DATASET_]test_correct_of_9984  test accuracy, as the number of 9,984 images classified correctly
     [DATASET_]train_time200  seconds of training for 200 epochs
     params..., flops, macs..., latency   facts about the network
 
@@ -29,7 +30,8 @@ from nastool.files import read_npz
 
 _FIELD = re.compile(
     r"(?:(?P<dataset>.+?)_)?"
-    r"(?:(?P<part>val|valid|test)(?P<epochs>\d{0,6})(?:_acc)?(?:_s(?P<seed>\d{1,9}))?"
+    r"(?:(?P<part>val|valid|test)(?P<epochs>\d{0,6})"
+    r"(?:_acc|_correct_of_(?P<of>[1-9]\d{0,8}))?(?:_s(?P<seed>\d{1,9}))?"
     r"|(?P<time>train_time)(?P<time_epochs>\d{0,6}))"
 )
 
@@ -101,6 +103,10 @@ def discover(
         elif match["part"]:
             part: Literal["val", "test"] = "test" if match["part"] == "test" else "val"
             seed = None if match["seed"] is None else int(match["seed"])
+            if match["of"]:
+                values /= int(match["of"])
+                if (values > 1).any():
+                    raise InputError(f"{file}: {name} counts more than there are, such as {column.max()}")
             found.setdefault((dataset, part, match["epochs"]), {})[seed] = values
     fields: dict[str | None, dict[str, Field]] = {}
     for (dataset, part, epochs), by_seed in found.items():

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nastool.core import Arch, Decision
 from nastool.errors import InvalidArchError
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (source, target), in the order of the string form
+ROUTES = ((3,), (0, 4), (1, 5), (0, 2, 5))  # the edges on each way from input to output, the short ways first
 
 
 class NasBench201(SearchSpace):
@@ -25,6 +29,7 @@ class NasBench201(SearchSpace):
 
     name = "nasbench201"
     provides = frozenset({"network", "table"})
+    encodings = ("onehot", "counts", "path", "simplified_path")
 
     @dataclass(frozen=True)
     class Scale:
@@ -80,6 +85,22 @@ class NasBench201(SearchSpace):
                 terms = []
         return nodes[-1]
 
+    # --- encodings
+
+    def encode_many(self, choices: NDArray[np.integer[Any]], kind: str = "onehot") -> NDArray[np.float32]:
+        """Besides the kinds that every space has:
+
+        "path": d = 5 + 25 + 125, one bit for each sequence of operations that leads from input to output, the short
+            ones first (White et al. 2021), where `none` and `skip_connect` are operations like any other
+        "simplified_path": d = 1 + 3 + 9 + 27, how often each sequence of the three others leads from input to
+            output; `skip_connect` is left out of a sequence, and `none` cuts it
+        """
+        if kind == "path":
+            return _sequences(choices, letters=[0, 1, 2, 3, 4], starts=[0, 0, 5, 30], width=155).clip(max=1)
+        if kind == "simplified_path":
+            return _sequences(choices, letters=[_CUT, _LEFT_OUT, 0, 1, 2], starts=[0, 1, 4, 13], width=40)
+        return super().encode_many(choices, kind)
+
     # --- the network
 
     def network(self, choose: Choose, task: ImageTask, scale: Scale) -> nn.Module:
@@ -115,3 +136,29 @@ class NasBench201(SearchSpace):
             layers += [cell(width) for _ in range(scale.cells)]
         layers += [nn.BatchNorm2d(width), nn.ReLU(), blocks.GlobalPool(), nn.Linear(width, task.classes)]
         return nn.Sequential(*layers)
+
+
+_CUT, _LEFT_OUT = -2, -1
+
+
+def _sequences(
+    choices: NDArray[np.integer[Any]], letters: Sequence[int], starts: Sequence[int], width: int
+) -> NDArray[np.float32]:
+    """How many routes from input to output spell each word, (n, width).
+
+    letters: of each operation, or _CUT, _LEFT_OUT. starts: the column of the first word of each length.
+    """
+    letter = np.array(letters)
+    base = letter.max() + 1
+    rows = np.arange(len(choices))
+    found = np.zeros((len(choices), width), dtype=np.float32)
+    for route in ROUTES:
+        word, length, open_ = (np.zeros(len(choices), dtype=np.intp) for _ in range(3))
+        open_ += 1
+        for edge in route:
+            read = letter[choices[:, edge]]
+            word = np.where(read >= 0, word * base + read, word)
+            length += read >= 0
+            open_ *= read != _CUT
+        found[rows, np.array(starts)[length] + word] += open_
+    return found

@@ -386,7 +386,7 @@ def test_eval_refuses_before_training_where_it_could_not_save(run: Run) -> None:
         (["-S", "popluation=3"], "did you mean 'population'"),
         (["-S", "population=3", "-S", "population=4"], "given twice"),
         (["-S", "mutation-rate=0", "-S", "mutation_rate=1"], "given twice"),
-        (["-S", "population=3"], "1 <= tournament <= population"),
+        (["-S", "population=3", "-S", "tournament=4"], "1 <= tournament <= population"),
         (["-S", "population=0"], "1 <= tournament <= population"),
         (["-S", "population=-5", "-S", "tournament=-6"], "1 <= tournament <= population"),
         (["-S", "population=1.5"], "must be int"),

@@ -156,7 +156,7 @@ def test_show_prints_recipes_to_copy(tmp_path: Path) -> None:
 def test_list_says_what_fits() -> None:
     entries = {(e["kind"], e["name"]): e for e in lines(run("list", "--json"))}
     assert "nasbench201 + train" in entries["strategy", "evolution"]["works_with"]
-    assert "population: int = 30" in entries["strategy", "evolution"]["options"]
+    assert "population: int = 20" in entries["strategy", "evolution"]["options"]
     assert ("recipe", "digits") in entries and ("data", "cifar10") in entries
     assert all("summary" in entry for entry in entries.values())
     assert "evolution" in run("list", "strategies", "--text").stdout
@@ -223,7 +223,7 @@ def test_another_search_is_not_overwritten(table: Path, tmp_path: Path) -> None:
     assert refused.returncode == 2 and refused.stdout == ""
     assert (
         "seed is 0, not 9" in refused.stderr
-        and "population is 30, not 5" in refused.stderr
+        and "population is 20, not 5" in refused.stderr
         and "--force" in refused.stderr
     )
     assert (tmp_path / "r" / "best.json").read_text() == before
@@ -418,8 +418,8 @@ def test_status_of_an_extended_run(table: Path, tmp_path: Path) -> None:
 
 def test_too_short_for_the_strategy_is_said(table: Path, tmp_path: Path) -> None:
     command = ["search", "--evaluator", "table", "-E", f"file={table}", "-E", "dataset=aa"]
-    assert "30 random trials" in run(*command, "-n", "30", cwd=tmp_path).stderr
-    assert "random trials" not in run(*command, "-n", "31", cwd=tmp_path).stderr
+    assert "20 random trials" in run(*command, "-n", "20", cwd=tmp_path).stderr
+    assert "random trials" not in run(*command, "-n", "21", cwd=tmp_path).stderr
 
 
 # --- pipes

@@ -159,6 +159,50 @@ def test_all_nan_is_a_failed_trial(tmp_path: Path) -> None:
         evaluate(prepared(path), 0)
 
 
+def test_missing_labels_are_failed_trials(tmp_path: Path) -> None:
+    """Rows with and without a label: the trial fails, those beside it do not."""
+    path = tmp_path / "gaps.npz"
+    np.savez(path, arch=np.array([[0] * 6, [2] * 6]), val200=[np.nan, 50.0], test200=[40.0, np.nan])
+    table = prepared(path)
+    with pytest.raises(TrialFailed, match="has no val200 for row 0"):
+        evaluate(table, 0)
+    found = evaluate(table, 2)
+    assert found.metrics == {"val_acc": 0.5}
+    assert table.test(Proposal(SPACE.arch([2] * 6)), found) == {}, "no test accuracy there"
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_constant_labels_and_a_single_row(tmp_path: Path, rows: int) -> None:
+    path = tmp_path / "constant.npz"
+    np.savez(path, arch=np.array([[i] * 6 for i in range(rows)]), val200=np.full(rows, 50.0))
+    table = prepared(path)
+    assert [evaluate(table, i).metrics for i in range(rows)] == [{"val_acc": 0.5}] * rows
+
+
+def test_equivalent_architectures_are_looked_up_by_canonical_form(tmp_path: Path) -> None:
+    """An edge behind a zero node counts for nothing. A row of its own comes first, else the first row that is alike."""
+    cut, other, third = ([0, 0, op, 3, 0, 0] for op in (1, 2, 3))
+    path = tmp_path / "classes.npz"
+    np.savez(path, arch=np.array([cut, other, [4] * 6]), val200=[10.0, 20.0, 30.0])
+    table = prepared(path)
+    found = [table.evaluate(0, Proposal(SPACE.arch(a)), seed=0, report=silent) for a in (cut, other, third)]
+    assert [round(100 * f.metrics["val_acc"]) for f in found] == [10, 20, 10]
+    with pytest.raises(TrialFailed, match=r"the table has no architecture \(3, 3"):
+        evaluate(table, 3)
+
+
+def test_counts_of_correct_images(tmp_path: Path) -> None:
+    path = tmp_path / "counts.npz"
+    counts = np.array([9197, 0], np.uint16)
+    np.savez(path, arch=np.array([[0] * 6, [1] * 6]), c_val4_correct_of_10000_s1=counts, c_test_correct_of_9984=counts)
+    table = prepared(path, metric="val4", label="1")
+    assert evaluate(table, 0).metrics == {"val_acc": 0.9197}
+    assert evaluate(prepared(path, metric="test"), 0).metrics == {"test_acc": 9197 / 9984}
+    np.savez(path, arch=np.zeros((1, 6), int), test_correct_of_100=np.array([200]))
+    with pytest.raises(InputError, match="test_correct_of_100 counts more than there are, such as 200"):
+        prepared(path)
+
+
 def test_published_nasbench201(benchmark_data: Path) -> None:
     facts = PUBLISHED["nasbench201"]
     file = benchmark_data / "nasbench201.npz"

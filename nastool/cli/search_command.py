@@ -153,6 +153,8 @@ def _search(
         store.commit()
         if search.asked:
             say(f"continuing {folder.path}: {search.told} trials done, {search.asked - search.told} to repeat")
+        for note in strategy.notes:
+            say(f"note: {note}")
         if given["trials"] <= (random := strategy.random_trials):
             say(
                 f"note: {strategy.name} begins with {random} random trials, and these are all: give more --trials or -S"

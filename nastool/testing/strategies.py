@@ -113,7 +113,7 @@ class StrategyContract:
         strategy = make(space, 0)
         drive(strategy, 20)
         small = len(json.dumps(strategy.state_dict()))
-        drive(strategy, 400, 20)
+        drive(strategy, 150, 20)
         assert len(json.dumps(strategy.state_dict())) <= small + 100
 
     def test_survives_nothing_but_failures(self, make: MakeStrategy, space: SearchSpace) -> None:

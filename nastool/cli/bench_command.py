@@ -1,0 +1,363 @@
+"""`nastool bench`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nastool.cli import common
+from nastool.cli.common import say
+from nastool.errors import InputError, NastoolError, Stopped
+
+if TYPE_CHECKING:
+    from nastool.bench.benchmark import Facts
+    from nastool.bench.journal import Content, Journal
+    from nastool.bench.plan import Item, View
+    from nastool.bench.pool import Pool
+    from nastool.bench.specs import TableSpec
+    from nastool.bench.summary import Row
+
+MAX_REASONS = 5
+"""How many failed runs are told one by one."""
+
+
+@click.command("bench", cls=common.Command)
+@click.option(
+    "-s",
+    "--strategy",
+    "strategies",
+    multiple=True,
+    metavar="NAME[:KEY=VALUE,...]",
+    help="A strategy to compare, with its options. Repeat it.",
+)
+@click.option(
+    "--table",
+    "tables",
+    multiple=True,
+    metavar="SPACE:file=FILE[,KEY=VALUE,...]",
+    help="A tabular benchmark: its space, and options of the evaluator `table` (and the space). Repeat it.",
+)
+@click.option(
+    "--seeds",
+    metavar="N|LIST",
+    help="How many runs of each (seeds 0 to N-1), or which: 0,1,5 or 100-199.  [default: 100]",
+)
+@click.option(
+    "-n",
+    "--trials",
+    type=click.IntRange(min=1),
+    help="Queries a run, all charged.  [default: 100, or without limit with --sim-seconds]",
+)
+@click.option(
+    "--sim-seconds",
+    type=common.Seconds(),
+    metavar="SECONDS",
+    help="Training time a run may use, as the table has it.",
+)
+@click.option("--at", metavar="N,...", help="Read results after so many queries.  [default: a quarter, half, all]")
+@click.option("--at-seconds", metavar="SECONDS,...", help="Read results after so many simulated seconds.")
+@click.option(
+    "--target-regret",
+    type=click.FloatRange(min=0),
+    metavar="POINTS",
+    help="Regret that counts as having reached the target.  [default: 0, the optimum]",
+)
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Runs at a time, each on one thread.")
+@click.option("-o", "--out", metavar="DIR", default="runs/bench", help="Folder that keeps runs and report.")
+@click.option("--format", type=click.Choice(["csv", "jsonl"]), default="csv", help="Format of DIR/results.")
+@click.option("--force", is_flag=True, help="Make all these runs again, such as after changing a strategy.")
+@click.option("--dry-run", is_flag=True, help="Show what would be run, and what is there already.")
+@common.json_option
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> int:
+    """Compare strategies on tabular benchmarks.
+
+    Every strategy runs on every table with every seed. Results are the regret of the architecture that has the best
+    label so far: how many accuracy points (of test accuracy, in %) it is truly worse than the table's best one. Every
+    query is charged. The folder keeps all runs: the same command continues, more --seeds and --trials extend, further
+    strategies and tables are added; without any, the report is written anew.
+
+    \b
+    Examples:
+      nastool bench -s random -s evolution:population=50 --table nasbench201:file=nb201.npz,dataset=cifar10
+      nastool bench -s random --table nasbench-macro:file=macro.json,noise=0.002 --trials 150 --at 50,150
+      nastool bench --out runs/bench --at 20,40
+    """
+    from nastool.bench.journal import Journal
+    from nastool.bench.plan import missing
+    from nastool.bench.pool import Pool
+    from nastool.bench.specs import StrategySpec, TableSpec, check
+
+    strategies = [StrategySpec.parse(text) for text in given["strategies"]]
+    tables = [TableSpec.parse(text) for text in given["tables"]]
+    journal = Journal(Path(given["out"]))
+    if not strategies and not tables:
+        return _report_only(journal, given)
+    if not strategies or not tables:
+        raise InputError(f"give --{'strategy' if tables else 'table'} as well; neither writes the report anew")
+    check(strategies, tables)
+    view = _view(given, None)
+    journal.exists()
+    with closing(Pool(given["workers"])) as pool:
+        known = _facts(pool, tables, view)
+        if given["dry_run"]:
+            return _dry_run(missing(journal.read(), strategies, known, view, given["force"]))
+        with journal.locked():
+            journal.exists()  # again: nobody else can change it from here on
+            content = journal.read()
+            items = missing(content, strategies, known, view, given["force"])
+            return _bench(journal, content, items, view, pool, given)
+
+
+def _view(given: Mapping[str, Any], last: View | None) -> View:
+    """What the options ask to see; what they leave open is as in the last sitting."""
+    from nastool.bench.loop import Budget
+    from nastool.bench.plan import View, numbers, whole_numbers
+
+    at = None if given["at"] is None else whole_numbers(given["at"], "--at")
+    at_seconds = None if given["at_seconds"] is None else numbers(given["at_seconds"], "--at-seconds")
+    trials, seconds, seeds, target = (given[name] for name in ("trials", "sim_seconds", "seeds", "target_regret"))
+    if last is not None:
+        if trials is None and seconds is None:
+            trials, seconds = last.budget.trials, last.budget.seconds
+            if at is None and at_seconds is None:
+                at, at_seconds = last.at, last.at_seconds
+        seeds = last.seeds if seeds is None else seeds
+        target = last.target if target is None else target
+    if trials is None and seconds is None:
+        trials = 100
+    return View.of("100" if seeds is None else seeds, Budget(trials, seconds), at, at_seconds, target or 0.0)
+
+
+def _facts(pool: Pool, tables: Sequence[TableSpec], view: View) -> list[tuple[TableSpec, Facts]]:
+    """The tables, read. InputError: one cannot be used, or not so."""
+    from nastool.bench.pool import describe
+
+    facts = describe(pool, tables)
+    view.check(facts)
+    for i, own in enumerate(facts):
+        if own.id in [other.id for other in facts[:i]]:
+            raise InputError(f"--table {own.file} is the same table as an earlier one: give it once")
+    return list(zip(tables, facts, strict=True))
+
+
+def _bench(journal: Journal, content: Content, items: Sequence[Item], view: View, pool: Pool, given: Any) -> int:
+    from nastool.bench import provenance
+    from nastool.bench.journal import Strategy
+
+    count = sum(len(item.seeds) for item in items)
+    journal.open()
+    for facts in dict.fromkeys(item.facts for item in items):
+        if content.tables.get(facts.id) != facts:
+            content.tables[facts.id] = facts
+            journal.add_table(facts)
+    for strategy in {item.strategy.id: Strategy.of(item.strategy) for item in items}.values():
+        if strategy.id not in content.strategies:
+            content.strategies[strategy.id] = strategy
+            journal.add_strategy(strategy)
+    if count or not content.sittings or content.sittings[-1]["view"] != view.to_json():
+        sitting = {**provenance.sitting(), "view": view.to_json()}
+        content.sittings.append(sitting)
+        journal.add_sitting(sitting)
+    _say_plan(journal, content, items, view)
+    broken = 0
+    if count:
+        code, broken = _run(journal, content, items, view, pool)
+        if code:
+            return code
+    _finish(journal, content, view, given)
+    return 1 if broken else 0
+
+
+def _run(journal: Journal, content: Content, items: Sequence[Item], view: View, pool: Pool) -> tuple[int, int]:
+    """Make the runs that are missing. Returns the exit code of an interruption, or 0, and how many runs broke."""
+    from nastool import __version__
+    from nastool.bench import provenance
+    from nastool.bench.journal import Key, Record
+    from nastool.bench.plan import tasks
+    from nastool.bench.pool import Play, Played
+    from nastool.cli.interrupts import Interrupts
+
+    again = f"continue with: nastool {shlex.join(sys.argv[1:])}"
+    sources = {item.strategy.name: provenance.source(item.strategy.name) for item in items}
+    count = sum(len(item.seeds) for item in items)
+    done = broken = 0
+
+    def first_interrupt() -> None:
+        say(f"\n{done} of {count} runs saved in {journal.path}; {again}")
+        if pool.busy:
+            say(f"finishing {pool.busy} of them; Ctrl-C again stops at once")
+
+    with Interrupts(first_interrupt) as interrupts, _Progress(count) as progress:
+        try:
+            for event in pool.run(tasks(items, view.budget), lambda: interrupts.stopping):
+                if event is None:
+                    progress.update(done + broken)
+                    continue
+                task, result = event
+                assert isinstance(task, Play)
+                key = Key(task.strategy.id, task.facts.id, task.seed)
+                if isinstance(result, Played):
+                    record = Record(result.run, round(result.cpu_seconds, 6), __version__, sources[task.strategy.name])
+                    journal.add_run(key, record)
+                    content.runs[key] = record
+                    done += 1
+                else:
+                    broken += 1
+                    if broken <= MAX_REASONS:
+                        what = f"{task.strategy.label} on {task.facts.label}, seed {task.seed}"
+                        say(f"no result of {what}: {getattr(result, 'reason', result)}")
+                progress.update(done + broken)
+        except Stopped as stop:
+            progress.__exit__(None, None, None)
+            say(f"stopped with {done} of {count} runs saved in {journal.path}; {again}")
+            return stop.exit_code, broken
+        if interrupts.stopping:
+            return 130, broken
+    if broken:
+        say(f"{broken} of {count} runs have no result; the same command tries them again")
+    return 0, broken
+
+
+def _say_plan(journal: Journal, content: Content, items: Sequence[Item], view: View) -> None:
+    """How many runs are there already, and whether a strategy was changed since."""
+    from nastool.bench import provenance
+    from nastool.bench.journal import Key
+    from nastool.bench.plan import parse_seeds
+
+    seeds = parse_seeds(view.seeds)
+    count, whole = sum(len(item.seeds) for item in items), len(items) * len(seeds)
+    say(
+        f"{journal.path}: {whole - count:,} of {whole:,} runs are there" if count < whole else f"{whole:,} runs to make"
+    )
+    changed: dict[str, int] = {}
+    for item in items:
+        source = provenance.source(item.strategy.name)
+        for seed in set(seeds) - set(item.seeds):
+            if content.runs[Key(item.strategy.id, item.facts.id, seed)].source != source:
+                changed[item.strategy.name] = changed.get(item.strategy.name, 0) + 1
+    for name, runs in changed.items():
+        say(f"note: strategy {name} was changed since {runs:,} of these; --force makes them again")
+
+
+def _dry_run(items: Sequence[Item]) -> int:
+    say(f"{sum(len(item.seeds) for item in items):,} runs to make")
+    for item in items:
+        common.emit(
+            {
+                "table": item.facts.label,
+                "strategy": item.strategy.label,
+                "options": dict(item.strategy.options),
+                "runs_missing": len(item.seeds),
+            }
+        )
+    return 0
+
+
+def _report_only(journal: Journal, given: Mapping[str, Any]) -> int:
+    from nastool.bench.plan import View
+
+    if not journal.exists():
+        raise InputError(f"no comparison in {journal.path}: give --strategy and --table, or another --out")
+    if given["dry_run"] or given["force"]:
+        raise InputError("--dry-run and --force need --strategy and --table")
+    content = journal.read()
+    if not content.sittings or not content.runs:
+        raise InputError(f"{journal.path} has no finished runs: give --strategy and --table")
+    view = _view(given, View.from_json(content.sittings[-1]["view"]))
+    view.check(list(content.tables.values()))
+    _finish(journal, content, view, given)
+    return 0
+
+
+def _finish(journal: Journal, content: Content, view: View, given: Mapping[str, Any]) -> None:
+    """Write results, curves and report, and print the summary."""
+    from nastool.bench import plots, report
+    from nastool.bench.summary import compare, groups
+
+    found = groups(content, view)
+    if not found:
+        raise NastoolError(f"{journal.path} has no finished run with these seeds")
+    rows = {facts: [group.row(view) for group in own] for facts, own in found.items()}
+    pairs = {facts: compare(own, view) for facts, own in found.items()}
+    with journal.reporting():
+        report.write_results(journal.path, report.results(found, view), given["format"])
+        names = plots.file_names(list(found))
+        curves = {facts: plots.draw(facts, own, view, journal.path, names[facts])[0] for facts, own in found.items()}
+        say(f"report: {report.write_report(journal.path, content, view, rows, pairs, curves)}")
+    if common.as_json(given["json_flag"]):
+        for own in rows.values():
+            for row in own:
+                common.emit(row.to_json(view))
+    else:
+        _print(rows, view)
+
+
+def _print(rows: Mapping[Facts, Sequence[Row]], view: View) -> None:
+    """The summary for people."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from nastool.bench.report import regret_cell, target_cells
+
+    least = 44 + 16 * len(view.marks)  # a narrower terminal breaks the lines, which loses less than cutting cells
+    console = Console(width=max(Console().width, least), markup=False, highlight=False)
+    for facts, own in rows.items():
+        title = f"{facts.label}: regret in accuracy points after so many queries or seconds"
+        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("strategy", overflow="fold", min_width=16)
+        for head in (*map(str, view.marks), "median", "reached"):
+            table.add_column(head, justify="right", no_wrap=True)
+        for row in own:
+            table.add_row(row.label, *(regret_cell(cell, row) for cell in row.cells), *target_cells(row, view))
+        console.print(table)
+
+
+class _Progress:
+    """Runs done, and the time left: a live line on a terminal, plain lines elsewhere."""
+
+    PLAIN_SECONDS = 5.0
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._start = self._last = time.monotonic()
+        self._live: Any = None
+
+    def __enter__(self) -> _Progress:
+        if sys.stderr is not None and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            columns = (
+                TextColumn("runs"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+            )
+            self._live = Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4)
+            self._live.add_task("", total=self.total)
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def update(self, done: int) -> None:
+        now = time.monotonic()
+        left = (now - self._start) / done * (self.total - done) if done else 0.0
+        text = f"{common.format_seconds(left)} left" if done else ""
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], completed=done, description=text)
+        elif now - self._last > self.PLAIN_SECONDS:
+            self._last = now
+            say(f"runs {done:,}/{self.total:,}  {text}")

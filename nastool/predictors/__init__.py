@@ -1,0 +1,1 @@
+"""Models that predict a metric from encoded architectures."""

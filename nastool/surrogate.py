@@ -1,0 +1,144 @@
+"""What strategies with a model of the objective share: random first, then batches of what the model finds promising."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool.core import Arch, Proposal, Trial
+from nastool.interfaces import SearchSpace, Strategy
+
+Choices = NDArray[np.intp]
+ENUMERABLE = 20_000
+"""A space with no more combinations than this is looked at as a whole; of a larger one, samples."""
+
+
+class SurrogateStrategy(Strategy):
+    """Asks `init` random architectures, then `batch` at a time those that `select` returns.
+
+    No architecture is asked that is equivalent to an earlier one, so the search ends when the space is exhausted.
+    With several workers `select` is called before all of the batch before is measured.
+    """
+
+    def __init__(self, space: SearchSpace, *, seed: int, init: int, batch: int) -> None:
+        """init: random architectures, >= 1. batch: how many are selected at a time, in [1, 1000]."""
+        super().__init__(space, seed=seed)
+        if init < 1:
+            raise ValueError(f"need init >= 1, got {init}")
+        if not 1 <= batch <= 1000:
+            raise ValueError(f"need 1 <= batch <= 1000, got {batch}")
+        self.init = self.random_trials = init
+        self.batch = batch
+        self.asked = 0
+        self.seen: set[str] = set()
+        self.told: list[Trial] = []
+        self.running: dict[tuple[int, ...], None] = {}  # a set that keeps its order
+        self._planned: deque[Arch] = deque()
+
+    @abstractmethod
+    def select(self, count: int) -> list[Arch]:
+        """At most `count` new architectures (none equivalent to another or to one in `seen`), the best first.
+
+        Called once two results are there that differ. May return fewer, or none: then random ones are asked.
+        """
+
+    # --- the loop
+
+    def ask(self) -> Proposal | None:
+        before = self.rng.bit_generator.state
+        if not self._planned and self.asked >= self.init and self._informed():
+            self._planned.extend(self.select(self.batch))
+        arch = self._planned.popleft() if self._planned else self._random()
+        if arch is None:
+            self.rng.bit_generator.state = before
+            return None
+        proposal = Proposal(arch)
+        self.remember(proposal)
+        return proposal
+
+    def _random(self) -> Arch | None:
+        return self.space.sample_new(self.rng, self.seen, self.space.canonical)
+
+    def _informed(self) -> bool:
+        return len({trial.loss for trial in self.told if trial.state == "done"}) > 1
+
+    def remember(self, proposal: Proposal) -> None:
+        self.asked += 1
+        self.seen.add(self.space.canonical(proposal.arch))
+        self.running[proposal.arch.choices] = None
+
+    def tell(self, trial: Trial) -> None:
+        self.running.pop(trial.proposal.arch.choices)
+        self.told.append(trial)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "planned": [list(arch.choices) for arch in self._planned]}
+
+    def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+        super().load_state_dict(state, trials)
+        self._planned = deque(self.space.arch(choices) for choices in state["planned"])
+
+    # --- for `select`
+
+    def measured(self) -> tuple[Choices, NDArray[np.float64]]:
+        """Option indices (n, decisions) and losses (n,) of the finished trials, in the order told.
+
+        A failed trial counts as the worst loss there is: what made it fail, such as its size, is worth avoiding.
+        """
+        losses = np.array([trial.loss for trial in self.told])
+        losses[np.isinf(losses)] = losses[np.isfinite(losses)].max()
+        return np.array([trial.proposal.arch.choices for trial in self.told]), losses
+
+    def best_trials(self, count: int) -> list[Trial]:
+        """The best finished trials, best first, the earlier first where equal."""
+        done = [trial for trial in self.told if trial.state == "done"]
+        return sorted(done, key=lambda trial: trial.loss)[:count]
+
+    def new_mutants(self, parents: Sequence[Arch], count: int, draws: int) -> list[Arch]:
+        """Up to `count` new architectures, no two equivalent, out of `draws` mutants of each parent in turn.
+
+        Where these are too few, out of mutants of the mutants. May return fewer: it draws 10 * count mutants at most.
+        """
+        found: dict[str, Arch] = {}
+        queue = list(parents)
+        for parent in islice(queue, 10 * count // draws):  # grows while it is read
+            for _ in range(draws):
+                try:
+                    mutant = self.space.mutate(parent, self.rng)
+                except ValueError:  # it has no neighbors
+                    break
+                form = self.space.canonical(mutant)
+                if form not in self.seen and form not in found:
+                    found[form] = mutant
+                    queue.append(mutant)
+                    if len(found) == count:
+                        return list(found.values())
+        return list(found.values())
+
+    @cached_property
+    def members(self) -> Members | None:
+        """The whole space, where it is small enough."""
+        return Members(self.space) if self.space.size <= ENUMERABLE else None
+
+
+class Members:
+    """All members of a small space. choices: (n, decisions); group: (n,), equal for equivalent members."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.choices: Choices = np.array([arch.choices for arch in space.members()], dtype=np.intp)
+        forms = space.canonical_many(self.choices)
+        self._number = {form: i for i, form in enumerate(dict.fromkeys(forms))}
+        self.group = np.array([self._number[form] for form in forms])
+
+    def unseen(self, seen: Collection[str]) -> NDArray[np.intp]:
+        """Indices of the members that are not equivalent to one in seen."""
+        fresh = np.ones(len(self._number), dtype=bool)
+        fresh[[self._number[form] for form in seen]] = False
+        return np.flatnonzero(fresh[self.group])

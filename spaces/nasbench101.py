@@ -1,0 +1,376 @@
+"""The cell space of NAS-Bench-101 (Ying et al., ICML 2019): small graphs with an operation at every inner vertex."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool.core import Arch, Decision
+from nastool.errors import InvalidArchError
+from nastool.interfaces import Choose, SearchSpace, check_scale
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nastool.tasks import ImageTask
+
+_K = TypeVar("_K")
+
+OPS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
+INNER = range(1, 6)  # vertex 0 is the input
+OUTPUT = 6
+MAX_EDGES = 9
+EDGES = tuple((x, y) for y in range(1, 7) for x in range(y))  # (source, target): bit x + y(y-1)/2 of the table's masks
+
+# --- graphs as masks: bit i of a mask is EDGES[i]. All of this takes one int, or an int64 array of many.
+
+
+def _sources(graph: Any, target: int) -> Any:
+    """The set of vertices with an edge to target; bit x is vertex x."""
+    return (graph >> target * (target - 1) // 2) & ((1 << target) - 1)
+
+
+def live(graph: Any) -> Any:
+    """The set of vertices on paths from the input to the output; empty where there is no path."""
+    reached, needed = 1, 1 << OUTPUT
+    for y in range(1, 7):
+        reached = reached | ((_sources(graph, y) & reached) != 0) << y
+    for y in range(6, 0, -1):
+        needed = needed | _sources(graph, y) * (needed >> y & 1)
+    return reached & needed
+
+
+def prune(graph: Any) -> Any:
+    """Only the edges on paths from the input to the output."""
+    keep, kept = live(graph), 0
+    for y in range(1, 7):
+        kept = kept | (_sources(graph, y) & keep) * (keep >> y & 1) << y * (y - 1) // 2
+    return kept
+
+
+_MASK = 0xFFFFFFFFFFFFFFFF
+
+
+def _mix(label: Any, others: Any) -> Any:
+    """A 64-bit hash; Python integers and uint64 arrays (which wrap around by themselves) give the same."""
+    x = ((label * 0x9E3779B97F4A7C15 & _MASK) + others + 1) & _MASK
+    x = (x ^ x >> 32) * 0xD6E8FEB86659FD93 & _MASK
+    return x ^ x >> 32
+
+
+def _hash(pruned: Any, ops: Sequence[Any]) -> Any:
+    """A hash that isomorphic cells share, after Weisfeiler and Lehman: a graph without cycles needs two sweeps.
+
+    pruned: a pruned graph, an int or a uint64 array; ops: of vertices 1 to 5, of the same kind. Going down, a
+    vertex's label takes in its operation and those of its sources; going back, its own and those of its targets.
+    """
+    sources = [_sources(pruned, y) for y in range(7)]
+    down = [_mix(len(OPS), 0)]
+    for y, op in enumerate((*ops, len(OPS) + 1), start=1):
+        total = 0
+        for x in range(y):
+            total = total + (sources[y] >> x & 1) * down[x]
+        down.append(_mix(op, total))
+    back = down[:]
+    for x in range(OUTPUT - 1, -1, -1):
+        total = 0
+        for y in range(x + 1, 7):
+            total = total + (sources[y] >> x & 1) * back[y]
+        back[x] = _mix(down[x], total)
+    return back[0]
+
+
+def _same_cell(one: int, its_ops: Sequence[int], other: int, other_ops: Sequence[int]) -> bool:
+    """Whether two pruned graphs with operations are isomorphic. A hash takes long; counts tell most cells apart."""
+    mine = [op for v, op in zip(INNER, its_ops, strict=True) if _sources(one, v)]
+    others = [op for v, op in zip(INNER, other_ops, strict=True) if _sources(other, v)]
+    if one == other and mine == others:
+        return True
+    alike = one.bit_count() == other.bit_count() and sorted(mine) == sorted(others)
+    return alike and bool(_hash(one, its_ops) == _hash(other, other_ops))
+
+
+def vertex_channels(pruned: int, channels: int) -> dict[int, int]:
+    """Channels of every live inner vertex of a pruned graph whose output has so many, as published.
+
+    Vertices that feed the output share its channels, the first ones taking one more where that leaves a
+    remainder; every other has as many as the widest of its targets.
+    """
+    feeding = [x for x in INNER if _sources(pruned, OUTPUT) >> x & 1]
+    width = {x: channels // len(feeding) + (i < channels % len(feeding)) for i, x in enumerate(feeding)}
+    for x in reversed(INNER):
+        targets = [y for y in range(x + 1, OUTPUT) if _sources(pruned, y) >> x & 1]
+        if x not in width and targets:
+            width[x] = max(width[y] for y in targets)
+    return dict(sorted(width.items()))
+
+
+_INNER_SETS = [[v for v in INNER if chosen >> v - 1 & 1] for chosen in range(32)]
+
+
+def _path_edges(inner: Sequence[int]) -> int:
+    """The mask of the edges of the path from the input over these vertices to the output."""
+    return sum(1 << EDGES.index(edge) for edge in zip((0, *inner), (*inner, OUTPUT), strict=True))
+
+
+class NasBench101(SearchSpace):
+    """Cells of up to 7 vertices and 9 edges, 3 operations: 423,624 different ones.
+
+    A cell is written as all 21 edges that 7 ordered vertices may have and the operations of vertices 1 to 5; the
+    output is always vertex 6. What lies on no path from input to output does not count, so a cell has many
+    representations, and smaller ones leave vertices out. Members have such a path, and at most 9 edges on such
+    paths.
+    """
+
+    name = "nasbench101"
+    provides = frozenset({"network", "table"})
+    encodings = (*SearchSpace.encodings, "path", "adjacency")
+    views = ("onehot", "counts", "path")  # the first depends on how vertices are numbered, the last does not
+
+    @dataclass(frozen=True)
+    class Scale:
+        """channels: of the first stack, at least 4 (doubled in each that follows). cells: per stack."""
+
+        channels: int = 128
+        stacks: int = 3
+        cells: int = 3
+
+        def __post_init__(self) -> None:
+            check_scale(self)
+            if self.channels < 4:
+                raise ValueError(f"need channels >= 4, one for each vertex that feeds an output, got {self.channels}")
+
+    def __init__(self) -> None:
+        edges = [Decision(f"edge {x}->{y}", ("no", "yes")) for x, y in EDGES]
+        super().__init__(edges + [Decision(f"op {v}", OPS) for v in INNER])
+
+    # --- members
+
+    def validate(self, arch: Arch) -> None:
+        super().validate(arch)
+        count = prune(_graph(arch.choices)).bit_count()
+        if not count:
+            raise InvalidArchError("no path leads from the input (vertex 0) to the output (vertex 6)")
+        if count > MAX_EDGES:
+            raise InvalidArchError(f"{count} edges lie on paths from input to output, {MAX_EDGES} are allowed")
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        """A member drawn uniformly, by rejection.
+
+        Uniform are the representations, not the cells: a cell with more of them (more vertices left out, less
+        symmetry) is drawn more often.
+        """
+        while True:
+            graph = int(rng.integers(1 << len(EDGES)))
+            if _is_cell(graph):
+                return self._arch(graph, int(rng.integers(len(OPS) ** len(INNER))))
+
+    def sample_new(self, rng: np.random.Generator, seen: Container[_K], key: Callable[[Arch], _K]) -> Arch | None:
+        """A member drawn uniformly among those whose key is not in seen.
+
+        Once 1,000 draws in a row have been seen, one representation of each cell stands for all: drawn is a cell
+        not seen, each alike, and None says that all cells have been seen.
+        """
+        for _ in range(1000):
+            arch = self.sample(rng)
+            if key(arch) not in seen:
+                return arch
+        cells = self._cells
+        for _ in range(1000):
+            arch = self.arch(cells[rng.integers(len(cells))])
+            if key(arch) not in seen:
+                return arch
+        left = [arch for arch in map(self.arch, cells) if key(arch) not in seen]
+        return left[int(rng.integers(len(left)))] if left else None
+
+    def members(self) -> Iterator[Arch]:
+        """Every representation once, in lexicographic order, found as they are asked for: there are 373,754,169."""
+        for number in range(1 << len(EDGES)):
+            graph = int(f"{number:0{len(EDGES)}b}"[::-1], 2)  # the first decision varies slowest
+            if _is_cell(graph):
+                yield from (self._arch(graph, code) for code in range(len(OPS) ** len(INNER)))
+
+    def mutate(self, arch: Arch, rng: np.random.Generator) -> Arch:
+        """Each of the 21 edges flips with probability 1/21, each operation changes with probability 1/5.
+
+        Drawn again until it is another cell: the field's mutation, except that representations of the same cell
+        do not count, since they would waste a trial.
+        """
+        old_graph, old_ops = _graph(arch.choices), arch.choices[len(EDGES) :]
+        old = prune(old_graph)
+        while True:
+            graph, ops = old_graph, list(old_ops)
+            for i in np.flatnonzero(rng.random(len(self._RATES)) < self._RATES).tolist():
+                if i < len(EDGES):
+                    graph ^= 1 << i
+                else:
+                    ops[i - len(EDGES)] = (ops[i - len(EDGES)] + int(rng.integers(1, len(OPS)))) % len(OPS)
+            new = prune(graph)
+            if 0 < new.bit_count() <= MAX_EDGES and not _same_cell(new, ops, old, old_ops):
+                return self.arch([*(graph >> i & 1 for i in range(len(EDGES))), *ops])
+
+    _RATES: ClassVar = np.repeat((1 / len(EDGES), 1 / len(INNER)), (len(EDGES), len(INNER)))
+
+    def _arch(self, graph: int, code: int) -> Arch:
+        """code: the operations as the table writes them."""
+        ops = (code // 81, code // 27 % 3, code // 9 % 3, code // 3 % 3, code % 3)
+        return self.arch([*(graph >> i & 1 for i in range(len(EDGES))), *ops])
+
+    # --- equivalence
+
+    def canonical(self, arch: Arch) -> str:
+        """A hash of the pruned cell, equal for isomorphic ones; all 423,624 cells differ in it (tests check)."""
+        return f"{_hash(prune(_graph(arch.choices)), arch.choices[len(EDGES) :]):016x}"
+
+    def canonical_many(self, choices: NDArray[np.integer[Any]]) -> list[str]:
+        return [f"{value:016x}" for value in self._hashes(choices).tolist()]
+
+    def _hashes(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.uint64]:
+        ops = [column.astype(np.uint64) for column in choices[:, len(EDGES) :].T]
+        hashes: NDArray[np.uint64] = _hash(prune(_graphs(choices)).astype(np.uint64), ops)
+        return hashes
+
+    @cached_property
+    def _cells(self) -> NDArray[np.uint8]:
+        """One representation of each cell, (423,624, 26); its inner vertices come first, those left out last."""
+        graphs = np.arange(1 << len(EDGES))
+        inner = live(graphs) >> 1 & 31
+        graphs = graphs[
+            (graphs > 0)
+            & (prune(graphs) == graphs)
+            & (np.bitwise_count(graphs) <= MAX_EDGES)
+            & (inner & inner + 1 == 0)
+        ]
+        shapes = np.unique(_hash(graphs.astype(np.uint64), [np.uint64(0)] * len(INNER)), return_index=True)[1]
+        edges = graphs[shapes, None] >> np.arange(len(EDGES)) & 1
+        ops = np.indices((len(OPS),) * len(INNER)).reshape(len(INNER), -1).T
+        choices = np.hstack([np.repeat(edges, len(ops), axis=0), np.tile(ops, (len(edges), 1))]).astype(np.uint8)
+        return choices[np.unique(self._hashes(choices), return_index=True)[1]]
+
+    # --- encodings
+
+    def encode_many(self, choices: NDArray[np.integer[Any]], kind: str = "onehot") -> NDArray[np.float32]:
+        """Two kinds besides the usual ones.
+
+        "path" (White et al., AAAI 2021): which sequences of operations lead from input to output, d = 364. The
+        sequence o_0, o_1, ... is number sum_i 3^i (o_i + 1), so shorter ones come first. Isomorphic cells have
+        the same vector. "adjacency": the 21 edges, then the operations' indicator vectors, d = 36; of the
+        representation as it is, with what lies on no path.
+        """
+        if kind == "path":
+            return self._encode_paths(choices)
+        vectors = super().encode_many(choices, "onehot" if kind == "adjacency" else kind)
+        return np.delete(vectors, np.s_[: 2 * len(EDGES) : 2], axis=1) if kind == "adjacency" else vectors
+
+    _PATH_EDGES: ClassVar = np.array([_path_edges(inner) for inner in _INNER_SETS])
+    _PATH_WEIGHTS: ClassVar = np.array([[3 ** s.index(v) if v in s else 0 for s in _INNER_SETS] for v in INNER])
+
+    def _encode_paths(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        there = _graphs(choices)[:, None] & self._PATH_EDGES == self._PATH_EDGES  # (n, 32)
+        number = (choices[:, len(EDGES) :].astype(np.int64) + 1) @ self._PATH_WEIGHTS
+        vectors = np.zeros((len(choices), sum(len(OPS) ** k for k in range(len(INNER) + 1))), dtype=np.float32)
+        rows, paths = np.nonzero(there)
+        vectors[rows, number[rows, paths]] = 1
+        return vectors
+
+    # --- the table
+
+    def table_choices(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.integer[Any]]:
+        """From num_vertices, edge_bits and op_code (base 3, vertex 1 first); or from "arch", where there is one."""
+        if "arch" in columns:
+            return columns["arch"]
+        count, graph, code = np.stack([columns[name] for name in ("num_vertices", "edge_bits", "op_code")])
+        if count.dtype.kind not in "iu" or count.ndim != 1:
+            raise ValueError(f"num_vertices, edge_bits, op_code: expected integers, one per row, got {count.dtype}")
+        count, graph, code = (column.astype(np.int64) for column in (count, graph, code))
+        good = (count >= 2) & (count <= 7) & (graph >= 0) & (code >= 0)
+        size = np.clip(count, 2, 7)
+        good &= (graph < 1 << size * (size - 1) // 2) & (code < len(OPS) ** (size - 2))
+        if not good.all():
+            row = int(np.flatnonzero(~good)[0])
+            raise ValueError(f"row {row} is no cell: {count[row]} vertices, edges {graph[row]}, operations {code[row]}")
+        last = count - 1
+        within = graph & (1 << last * (last - 1) // 2) - 1
+        graph = within | _sources(graph, last) << OUTPUT * (OUTPUT - 1) // 2
+        ops = code[:, None] * len(OPS) ** (7 - count[:, None]) // len(OPS) ** np.arange(4, -1, -1) % len(OPS)
+        return np.hstack([graph[:, None] >> np.arange(len(EDGES)) & 1, ops]).astype(np.uint8)
+
+    # --- the network
+
+    def network(self, choose: Choose, task: ImageTask, scale: Scale) -> nn.Module:
+        """Stem, stacks of cells with 2x2 max pooling and twice the channels in between, global pooling, linear.
+
+        As published: inputs are projected by 1x1 convolutions to a vertex's channels, wider sources are cut off to
+        them, a vertex applies its operation to the sum, and the output concatenates. Channels depend on the edges, so
+        there is no weight-sharing supernet. Not as published: batch normalisation keeps 0.9 of its running
+        averages at a step, not 0.997, with which they come too late in a training of less than thousands of steps.
+        """
+        import torch
+        from torch import nn
+
+        from nastool import blocks
+
+        def operation(vertex: int, c: int) -> nn.Module:
+            options: dict[str, Callable[[], nn.Module]] = {
+                "conv3x3-bn-relu": lambda: blocks.conv_bn_relu(c, c, 3),
+                "conv1x1-bn-relu": lambda: blocks.conv_bn_relu(c, c, 1),
+                "maxpool3x3": lambda: nn.MaxPool2d(3, stride=1, padding=1),
+            }
+            return choose.layer(f"op {vertex}", options)
+
+        graph = prune(sum(1 << i for i, (x, y) in enumerate(EDGES) if choose.option(f"edge {x}->{y}") == "yes"))
+        sources = {y: [x for x in range(y) if _sources(graph, y) >> x & 1] for y in range(1, 7)}
+
+        class Cell(nn.Module):
+            """(N, c_in, H, W) -> (N, c_out, H, W)."""
+
+            def __init__(self, c_in: int, c_out: int) -> None:
+                super().__init__()
+                self.inner = vertex_channels(graph, c_out)
+                fed = {v: c for v, c in {**self.inner, OUTPUT: c_out}.items() if 0 in sources[v]}
+                self.projections = nn.ModuleDict({str(v): blocks.conv_bn_relu(c_in, c, 1) for v, c in fed.items()})
+                self.ops = nn.ModuleDict({str(v): operation(v, c) for v, c in self.inner.items()})
+
+            def forward(self, x: Tensor) -> Tensor:
+                values: dict[int, Tensor] = {}
+                for v, channels in self.inner.items():
+                    terms = [values[u][:, :channels] for u in sources[v] if u]
+                    if 0 in sources[v]:
+                        terms.append(self.projections[str(v)](x))
+                    values[v] = self.ops[str(v)](sum(terms[1:], terms[0]))
+                parts = [values[v] for v in sources[OUTPUT] if v]
+                if 0 not in sources[OUTPUT]:
+                    return torch.cat(parts, 1)
+                projected: Tensor = self.projections[str(OUTPUT)](x)
+                return projected + torch.cat(parts, 1) if parts else projected
+
+        width = scale.channels
+        layers: list[nn.Module] = [blocks.conv_bn_relu(task.channels, width, 3)]
+        for stack in range(scale.stacks):
+            if stack:
+                layers.append(nn.MaxPool2d(2, ceil_mode=True))
+            for cell in range(scale.cells):
+                doubled = 2 * width if stack and not cell else width
+                layers.append(Cell(width, doubled))
+                width = doubled
+        return nn.Sequential(*layers, blocks.GlobalPool(), nn.Linear(width, task.classes))
+
+
+def _is_cell(graph: int) -> bool:
+    count: int = prune(graph).bit_count()
+    return 0 < count <= MAX_EDGES
+
+
+def _graph(choices: Sequence[int]) -> int:
+    """The mask of the edges among an architecture's choices."""
+    return int("".join(map(str, choices[len(EDGES) - 1 :: -1])), 2)
+
+
+def _graphs(choices: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """`_graph` of each row."""
+    return choices[:, : len(EDGES)].astype(np.int64) @ (1 << np.arange(len(EDGES)))

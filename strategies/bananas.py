@@ -1,0 +1,124 @@
+"""BANANAS, Bayesian optimisation with a neural predictor: White, Neiswanger & Savani, AAAI 2021, arXiv 1910.11858."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool.core import Arch
+from nastool.errors import short
+from nastool.interfaces import SearchSpace
+from nastool.predictors import ensemble
+from nastool.predictors.acquisition import Acquisition, score
+from nastool.surrogate import Choices, SurrogateStrategy
+
+FALLBACKS = 4
+"""How many of the next best are mutated, too, where the mutants of the best are used up."""
+LIMITS = {"networks": 100, "layers": 100, "width": 1000, "epochs": 10_000}
+MAX_WEIGHTS, MAX_EPOCHS = 2_000_000, 100_000
+"""Of all networks together: beyond that, memory or patience runs out."""
+
+
+class Bananas(SurrogateStrategy):
+    """An ensemble of small networks predicts the objective from the paths through an architecture.
+
+    Algorithm 1 with the settings of the authors' code: `init` random architectures; then the ensemble is trained anew
+    on all results, `candidates` mutants of the best architecture are scored by independent Thompson sampling, and the
+    best `batch` of them are measured. Deviations: the targets are standardised; two candidates are never equivalent
+    by the space's canonical form (the authors compare path encodings); a failed trial counts as the worst result.
+    """
+
+    name = "bananas"
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        seed: int = 0,
+        init: int = 10,
+        batch: int = 10,
+        encoding: str = "auto",
+        truncate: int | None = None,
+        networks: int = 5,
+        layers: int = 10,
+        width: int = 20,
+        epochs: int = 150,
+        learning_rate: float = 0.01,
+        loss: Literal["mae", "mse"] = "mae",
+        acquisition: Acquisition = "its",
+        candidates: int = 100,
+        parents: int = 1,
+    ) -> None:
+        """init: random architectures first, >= 1. batch: measured per training of the ensemble, in [1, 1000].
+
+        encoding: one of the space's; auto: path where it has it, else onehot. truncate: keep only the first
+        so many entries of it, such as 40 for the paths of at most 3 operations in nasbench101. networks, layers,
+        width, epochs, learning_rate, loss: of the ensemble. acquisition: its, ei, ucb or pi.
+        candidates: how many are scored, in [batch, 10000]. parents: how many of the best are mutated, >= 1.
+        """
+        super().__init__(space, seed=seed, init=init, batch=batch)
+        if not batch <= candidates <= 10_000:
+            raise ValueError(f"need batch <= candidates <= 10,000, got {batch}, {candidates}")
+        if encoding == "auto":
+            encoding = "path" if "path" in space.encodings else "onehot"
+            if encoding == "onehot":
+                self.notes = (f"space {space.name} has no path encoding: bananas uses onehot",)
+        if encoding not in space.encodings:
+            raise ValueError(f"space {space.name} has no encoding {encoding!r}; it has {', '.join(space.encodings)}")
+        if truncate is not None and truncate < 1:
+            raise ValueError(f"need truncate >= 1, got {truncate}")
+        sizes = {"networks": networks, "layers": layers, "width": width, "epochs": epochs}
+        for name, value in sizes.items():
+            if not 1 <= value <= LIMITS[name]:
+                raise ValueError(f"need 1 <= {name} <= {LIMITS[name]:,}, got {short(value)}")
+        if networks * layers * width**2 > MAX_WEIGHTS or networks * epochs > MAX_EPOCHS:
+            raise ValueError(
+                f"need networks x layers x width^2 <= {MAX_WEIGHTS:,} and networks x epochs <= {MAX_EPOCHS:,}, "
+                f"got {networks}, {layers}, {width}, {epochs}"
+            )
+        if parents < 1 or not 0 < learning_rate <= 1:
+            raise ValueError(f"need parents >= 1, 0 < learning_rate <= 1, got {parents}, {learning_rate}")
+        self.encoding = encoding
+        self.truncate = truncate
+        self.acquisition = acquisition
+        self.candidates = candidates
+        self.parents = parents
+        self.networks = networks
+        self.layers = layers
+        self.width = width
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.loss = loss
+
+    @np.errstate(over="ignore", invalid="ignore")  # of networks that diverge: NaN comes last in the order
+    def select(self, count: int) -> list[Arch]:
+        choices, losses = self.measured()
+        values = -losses
+        predictor = ensemble.fit(
+            self._encode(choices),
+            values,
+            self.rng,
+            networks=self.networks,
+            layers=self.layers,
+            width=self.width,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            loss=self.loss,
+        )
+        candidates = self._candidates()
+        if not candidates:
+            return []
+        predictions = predictor.predict(self._encode(np.array([arch.choices for arch in candidates])))
+        scores = score(self.acquisition, predictions.mean(axis=0), predictions.std(axis=0), values.max(), self.rng)
+        return [candidates[i] for i in np.argsort(-scores, kind="stable")[:count]]
+
+    def _candidates(self) -> list[Arch]:
+        """New mutants of the best `parents`; of the next best, too, where these are used up."""
+        best = [trial.proposal.arch for trial in self.best_trials(self.parents + FALLBACKS)]
+        return self.new_mutants(best, self.candidates, draws=math.ceil(self.candidates / self.parents))
+
+    def _encode(self, choices: Choices) -> NDArray[np.float32]:
+        return self.space.encode_many(choices, self.encoding)[:, : self.truncate]

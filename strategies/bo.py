@@ -1,0 +1,182 @@
+"""Bayesian optimisation with an exact Gaussian process: Mockus 1975; Rasmussen & Williams 2006."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool.core import Arch, Trial
+from nastool.errors import short
+from nastool.interfaces import SearchSpace
+from nastool.predictors.acquisition import Acquisition, score
+from nastool.surrogate import Choices, SurrogateStrategy
+
+if TYPE_CHECKING:
+    from nastool.predictors.gaussian_process import GaussianProcess
+
+Features = list[NDArray[np.float32]]
+"""For each encoding (n, d): the vectors of n architectures."""
+
+PARENTS = 10
+"""How many of the best are mutated for candidates."""
+REFIT = 1.15
+"""The hyper-parameters are fitted anew when there are so many times more results."""
+
+
+class BayesianOptimisation(SurrogateStrategy):
+    """A Gaussian process over several encodings at once says which architecture improves most on the best, expectedly.
+
+    - Targets are the normal quantiles of the losses' ranks, so that neither units nor outliers matter.
+    - The kernel is a sum over encodings. Their weights, their length scales (of "onehot" one per decision) and the
+      noise are those of maximum posterior probability, fitted anew whenever there are 15% more results.
+    - In a space of at most 20,000 combinations every architecture is a candidate; in a larger one `candidates`
+      are: mutants of the best 10 and, where these are too few, mutants of these.
+    - Within a batch, and while workers are measuring, an architecture is taken to turn out exactly as predicted
+      (the "kriging believer" of Ginsbourger, Le Riche & Carraro 2010).
+    - With more than `max_points` results the process sees that number: the best half of it and of the others an even
+      choice over the ranks. So a proposal's cost is bounded.
+    - A failed trial counts as the worst result.
+    """
+
+    name = "bo"
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        seed: int = 0,
+        init: int = 10,
+        batch: int = 1,
+        acquisition: Acquisition = "ei",
+        encodings: str = "auto",
+        candidates: int = 300,
+        max_points: int = 500,
+    ) -> None:
+        """init: random architectures first, >= 1. batch: selected at a time, in [1, 1000]. acquisition: ei, ...
+
+        encodings: some of the space's, joined by +; auto: those it recommends, such as onehot+counts.
+        candidates: how many are scored in a large space, in [10, 100000]. max_points: of the process, in [10, 5000].
+        """
+        super().__init__(space, seed=seed, init=init, batch=batch)
+        self.encodings = list(space.views) if encodings == "auto" else encodings.split("+")
+        for kind in self.encodings:
+            if kind not in space.encodings:
+                raise ValueError(f"space {space.name} has no encoding {kind!r}; it has {', '.join(space.encodings)}")
+        if len(set(self.encodings)) < len(self.encodings):
+            raise ValueError(f"need encodings that differ, got {short(encodings)}")
+        if not 10 <= candidates <= 100_000:
+            raise ValueError(f"need 10 <= candidates <= 100,000, got {candidates}")
+        if not 10 <= max_points <= 5000:
+            raise ValueError(f"need 10 <= max_points <= 5,000, got {max_points}")
+        self.acquisition = acquisition
+        self.candidates = candidates
+        self.max_points = max_points
+        self.theta: list[float] | None = None  # the hyper-parameters, and with how many results they were fitted
+        self.fitted = 0
+
+    def select(self, count: int) -> list[Arch]:
+        choices, losses = self.measured()
+        targets = _quantiles(-losses)
+        keep = _representatives(losses, self.max_points)
+        inputs, targets = self._encode(choices[keep]), targets[keep]
+        self._fit(inputs, targets, len(losses))
+        pool, features = self._pool()
+        running = np.array(list(self.running), dtype=np.intp).reshape(-1, pool.shape[1])
+        found = self._greedy(inputs, targets, self._encode(running), features, count)
+        return [self.space.arch(pool[i]) for i in found]
+
+    # --- the model
+
+    def _encode(self, choices: Choices) -> Features:
+        return [self.space.encode_many(choices, kind) for kind in self.encodings]
+
+    @cached_property
+    def process(self) -> GaussianProcess:
+        """Its features are scaled by what a fixed sample of the space looks like."""
+        from nastool.predictors.gaussian_process import GaussianProcess, View
+
+        rng = np.random.default_rng(0)
+        sample = self._encode(np.array([self.space.sample(rng).choices for _ in range(500)]))
+        options = [len(decision.options) for decision in self.space.decisions]
+        groups = {"onehot": np.repeat(np.arange(len(options)), options)}
+        views = []
+        for kind, features in zip(self.encodings, sample, strict=True):
+            views.append(View.of(features, groups.get(kind, np.zeros(features.shape[1], dtype=np.intp))))
+        return GaussianProcess(views)
+
+    def _fit(self, inputs: Features, targets: NDArray[np.float64], results: int) -> None:
+        if self.theta is None or results >= REFIT * self.fitted:
+            self.process.fit(inputs, targets)
+            self.theta, self.fitted = self.process.theta.tolist(), results
+
+    # --- candidates
+
+    @cached_property
+    def _encoded_members(self) -> Features:
+        assert self.members is not None
+        return self._encode(self.members.choices)
+
+    def _pool(self) -> tuple[Choices, Features]:
+        """The candidates: option indices (m, decisions), and their features. m may be 0."""
+        if self.members is not None:
+            left = self.members.unseen(self.seen)
+            return self.members.choices[left], [features[left] for features in self._encoded_members]
+        best = [trial.proposal.arch for trial in self.best_trials(PARENTS)]
+        found = self.new_mutants(best, self.candidates, draws=math.ceil(self.candidates / PARENTS))
+        choices = np.array([arch.choices for arch in found], dtype=np.intp).reshape(-1, len(self.space.decisions))
+        return choices, self._encode(choices)
+
+    def _greedy(
+        self, inputs: Features, targets: NDArray[np.float64], running: Features, pool: Features, count: int
+    ) -> list[int]:
+        """Indices into the pool of up to `count` candidates, one after another, given what is being measured."""
+        first = len(running[0])
+        belief = self.process.predict(
+            inputs, targets, [np.concatenate(pair) for pair in zip(running, pool, strict=True)]
+        )
+        for i in range(first):
+            belief.believe(i)
+        found: list[int] = []
+        left = np.arange(first, len(belief.mean))
+        while len(left) and len(found) < count:
+            if found:
+                belief.believe(found[-1])
+            scores = score(self.acquisition, belief.mean, belief.deviation, targets.max(), self.rng)
+            found.append(int(left[np.argmax(scores[left])]))
+            left = left[left != found[-1]]
+        return [i - first for i in found]
+
+    # --- resume
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "theta": self.theta, "fitted": self.fitted}
+
+    def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+        super().load_state_dict(state, trials)
+        self.theta, self.fitted = state["theta"], state["fitted"]
+        if self.theta is not None:
+            self.process.theta = np.array(self.theta)
+
+
+def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The standard normal quantile of each value's rank; equal values share their mean rank."""
+    from scipy.special import ndtri
+
+    _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - counts / 2  # from 0 to n, in the middle of those that share it
+    return np.asarray(ndtri(ranks / len(values))[position])
+
+
+def _representatives(losses: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """Which results the process sees, ascending: all, or the best half of count and an even choice of the rest."""
+    order = np.argsort(losses, kind="stable")
+    if len(order) <= count:
+        return np.arange(len(order))
+    best, rest = order[: count // 2], order[count // 2 :]
+    even = np.linspace(0, len(rest) - 1, count - len(best)).astype(np.intp)
+    return np.sort(np.concatenate([best, rest[even]]))

@@ -1,0 +1,235 @@
+"""What `nastool bench` computes: against values worked out by hand and against scipy."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from nastool.bench.benchmark import Facts
+from nastool.bench.journal import Content, Key, Record, Strategy
+from nastool.bench.loop import Best, Budget, Ended, Run
+from nastool.bench.plan import View, parse_seeds
+from nastool.bench.plots import apart, curve
+from nastool.bench.statistics import bootstrap, holm, median_until, paired, standard_error, wilcoxon
+from nastool.bench.summary import Group, compare, groups
+from nastool.errors import InputError
+
+FACTS = Facts("t", "table", "t.npz", "f", "val", "test", 100, 100, optimum=0.9, worst=0.1, mean_seconds=10.0)
+STRATEGIES = {name: Strategy(name, name, name, {}) for name in ("a", "b", "c")}
+
+
+def run(
+    *best: tuple[int, float],
+    queries: int = 10,
+    ended: Ended = "trials",
+    budget: Budget | None = None,
+    spent: Sequence[float] | None = None,
+) -> Run:
+    """A run whose incumbent is worth so much since that query."""
+    found = tuple(Best(query, value, value, 1 + round(100 * (0.9 - value))) for query, value in best)
+    seconds = [10.0 * (i + 1) for i in range(queries)] if spent is None else spent
+    return Run(budget or Budget(queries), ended, queries, found, array("d", seconds))
+
+
+def group(*runs: Run, name: str = "a") -> Group:
+    records = {seed: Record(run, 0.001, "0", "") for seed, run in enumerate(runs)}
+    return Group(STRATEGIES[name], FACTS, name, records)
+
+
+def view(trials: int = 10, at: Sequence[int] = (5, 10), target: float = 0.0) -> View:
+    return View.of("100", Budget(trials), at, None, target)
+
+
+# --- pure functions
+
+
+def test_standard_error_by_hand() -> None:
+    assert standard_error(np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(math.sqrt(5 / 3) / 2)
+    assert math.isnan(standard_error(np.array([1.0])))
+
+
+def test_holm_by_hand() -> None:
+    # sorted .01 .02 .03 .04 times 4 3 2 1 = .04 .06 .06 .04, made monotone
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+
+
+def test_median_counts_those_that_never_got_there() -> None:
+    assert median_until([5, 1, 9]) == 5
+    assert median_until([5, None, 1]) == 5
+    assert median_until([5, None, None]) is None
+    assert median_until([5, 1, None, None]) == 5, "half of them did, after 5 queries"
+    assert median_until([5, None]) == 5
+    assert median_until([]) is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 13, 30, 50, 51, 200])
+def test_wilcoxon_is_scipys(count: int) -> None:
+    differences = np.random.default_rng(count).normal(0.1, 1, count)
+    assert wilcoxon(differences) == pytest.approx(stats.wilcoxon(differences).pvalue)
+    if count > 50:
+        tied = np.round(differences, 1)
+        assert wilcoxon(tied) == pytest.approx(stats.wilcoxon(tied).pvalue)
+
+
+def test_wilcoxon_with_ties_is_exact() -> None:
+    differences = np.array([0.1, 0.1, -0.1, 0.2, 0.3, 0.3, 0.0, -0.2, 0.5])
+    kept = differences[differences != 0]
+    exact = stats.wilcoxon(kept, method=stats.PermutationMethod(n_resamples=2 ** len(kept))).pvalue
+    assert wilcoxon(differences) == pytest.approx(exact)
+    # by hand: of the 16 choices of signs one gives each extreme
+    assert wilcoxon(np.ones(4)) == pytest.approx(2 / 16)
+    rounding = np.array([0.3 - 0.2, 0.1, 0.4 - 0.3, 0.1])
+    assert wilcoxon(rounding) == wilcoxon(np.full(4, 0.1))
+
+
+def test_equal_strategies_are_not_told_apart() -> None:
+    same = paired(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
+    assert (same.mean, same.low, same.high, same.p) == (0, 0, 0, 1)
+
+
+def test_bootstrap_interval() -> None:
+    values = np.random.default_rng(0).normal(5, 2, (400, 3))
+    low, high = bootstrap(values)
+    half = 1.96 * values.std(axis=0, ddof=1) / 20
+    assert low == pytest.approx(values.mean(axis=0) - half, rel=0.01)
+    assert high == pytest.approx(values.mean(axis=0) + half, rel=0.01)
+    assert (bootstrap(values) == (low, high)).all(), "the same values, the same interval"
+    assert np.isnan(bootstrap(np.ones((1, 2)))).all()
+
+
+# --- runs
+
+
+def test_seeds() -> None:
+    assert parse_seeds("3") == (0, 1, 2)
+    assert parse_seeds("3,5") == (3, 5)
+    assert parse_seeds("7-7") == (7,)
+    assert parse_seeds("0-2, 9") == (0, 1, 2, 9)
+    for text in ("", "0", "-3", "x", "1,,2", "5-4", "1,1", "0-3,2", "1e3", "9" * 30, "0-99999999999"):
+        with pytest.raises(InputError, match="--seeds"):
+            parse_seeds(text)
+
+
+def test_what_a_run_covers() -> None:
+    by_trials = run((1, 0.5))  # 10 queries of 10 s, then its 10 trials were over
+    assert by_trials.covers(Budget(10)) and by_trials.covers(Budget(3)) and not by_trials.covers(Budget(11))
+    assert by_trials.covers(Budget(None, 99)) and not by_trials.covers(Budget(None, 100)), "an 11th might fit into 100"
+    assert by_trials.covers(Budget(10, 500)) and by_trials.covers(Budget(50, 99))
+    by_seconds = run((1, 0.5), ended="seconds", budget=Budget(None, 105))
+    assert by_seconds.covers(Budget(None, 105)) and not by_seconds.covers(Budget(None, 106))
+    assert by_seconds.covers(Budget(10)) and not by_seconds.covers(Budget(11))
+    assert run((1, 0.5), ended="exhausted").covers(Budget(1000, 1e9)), "there is nothing more to come"
+
+
+def test_how_a_run_is_cut() -> None:
+    whole = run((1, 0.5))
+    assert whole.cut(Budget(4)) == 4 and whole.cut(Budget(None, 40)) == 4 and whole.cut(Budget(None, 39.9)) == 3
+    assert whole.cut(Budget(3, 70)) == 3 and whole.cut(Budget(99)) == 10
+    assert list(run((3, 0.5), (5, 0.6)).stretches(6)) == [
+        (1, 2, None),
+        (3, 4, Best(3, 0.5, 0.5, 41)),
+        (5, 6, Best(5, 0.6, 0.6, 31)),
+    ]
+    assert list(run((3, 0.5)).stretches(2)) == [(1, 2, None)] and list(run().stretches(0)) == []
+
+
+def test_a_row_by_hand() -> None:
+    row = group(run((1, 0.8), (4, 0.9)), run((2, 0.7), (7, 0.88)), run((1, 0.9))).row(view())
+    first, last = row.cells
+    assert first is not None and last is not None
+    assert first.regret == pytest.approx((0 + 20 + 0) / 3) and last.regret == pytest.approx(2 / 3)
+    assert first.error == pytest.approx(np.std([0, 20, 0], ddof=1) / math.sqrt(3))
+    assert first.rank == pytest.approx((1 + 21 + 1) / 3)
+    assert row.median_queries == 4 and row.reached == pytest.approx(2 / 3)
+    assert row.cpu_seconds == pytest.approx(0.0001)
+    assert group(run((2, 0.7), (7, 0.88))).row(view(target=2)).median_queries == 7
+
+
+def test_without_a_success_the_worst_counts() -> None:
+    row = group(run(), run((6, 0.9))).row(view())
+    first, last = row.cells
+    assert first is not None and last is not None
+    assert first.regret == pytest.approx(80) and first.rank == 100
+    assert last.regret == pytest.approx(40)
+
+
+def test_who_leaves_the_target_has_not_reached_it() -> None:
+    """Noise lets a worse architecture take the place of the best."""
+    left, returned = run((2, 0.9), (5, 0.8)), run((2, 0.9), (5, 0.8), (8, 0.9))
+    assert group(left).row(view()).reached == 0
+    assert group(left).row(view(trials=4, at=[4])).reached == 1
+    assert group(returned).row(view()).median_queries == 8
+
+
+def test_runs_that_end_early_keep_their_last_result() -> None:
+    row = group(run((2, 0.8), queries=4, ended="exhausted")).row(view())
+    assert [cell and round(cell.regret, 6) for cell in row.cells] == [10, 10]
+
+
+def test_runs_that_are_too_short_count_only_where_they_reach() -> None:
+    row = group(run((1, 0.8)), run((1, 0.7), queries=5)).row(view())
+    first, last = row.cells
+    assert first is not None and last is not None
+    assert (first.seeds, last.seeds, row.seeds) == (2, 1, 1)
+    assert group(run((1, 0.7), queries=3)).row(view()).cells == (None, None)
+
+
+def test_pairs_share_their_seeds() -> None:
+    content = Content({"t": FACTS}, dict(STRATEGIES))
+    for name, seed, value in [("a", 0, 0.8), ("a", 1, 0.85), ("b", 1, 0.8), ("b", 2, 0.1), ("c", 7, 0.5)]:
+        content.runs[Key(name, "t", seed)] = Record(run((1, value)), 0.0, "0", "")
+    (own,) = groups(content, view(at=[10])).values()
+    (pair,) = compare(own, view(at=[10]))
+    assert (pair.first, pair.second, pair.difference.seeds) == ("a", "b", 1)
+    assert pair.difference.mean == pytest.approx(-5) and math.isnan(pair.difference.low)
+
+
+def test_names_that_clash_are_told_apart() -> None:
+    """The same strategy after a change of its defaults; the same table after a change of its file."""
+    tables = {"t": FACTS, "u": replace(FACTS, id="u", fingerprint="g")}
+    options: dict[str, dict[str, Any]] = {"a": {"n": 1, "x": None}, "b": {"n": 2, "x": None}, "c": {"n": 2, "x": None}}
+    strategies = {id: Strategy(id, "same", "s", given) for id, given in options.items() if id != "c"}
+    strategies["c"] = Strategy("c", "other", "o", options["c"])
+    content = Content(tables, strategies)
+    for name in "abc":
+        for table in "tu":
+            content.runs[Key(name, table, 0)] = Record(run((1, 0.5)), 0.0, "0", "")
+    found = groups(content, view())
+    assert [facts.label for facts in found] == ["table [f]", "table [g]"]
+    for own in found.values():
+        assert [group.label for group in own] == ["same [n=1]", "same [n=2]", "other"]
+
+
+def test_curve_over_queries_and_seconds() -> None:
+    found = curve(group(run((1, 0.5), (3, 0.9)), run((1, 0.5))), view())
+    assert found is not None
+    assert found.x.tolist() == list(range(1, 11)) and found.mean[1:3] == pytest.approx([40, 20])
+    timed = View.of("2", Budget(None, 60), None, None, 0)
+    found = curve(group(run((1, 0.5), (3, 0.9))), timed)
+    assert found is not None
+    at = dict(zip(found.x.round(6).tolist(), found.mean.round(6).tolist(), strict=True))
+    assert (at[9.8], at[10], at[29.8], at[30], at[60]) == (80, 40, 40, 0, 0)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 0.1)), min_size=1, max_size=9))
+def test_labels_do_not_overlap(boxes: list[tuple[float, float]]) -> None:
+    boxes.sort()
+    heights = [height for _, height in boxes]
+    centers = apart([center for center, _ in boxes], heights, -0.1, 1.1)
+    bottoms = [center - height / 2 for center, height in zip(centers, heights, strict=True)]
+    tops = [center + height / 2 for center, height in zip(centers, heights, strict=True)]
+    assert min(bottoms) >= -0.1 - 1e-9 and max(tops) <= 1.1 + 1e-9
+    assert all(top <= bottom + 1e-9 for top, bottom in zip(tops, bottoms[1:], strict=False))

@@ -1,0 +1,191 @@
+"""Strategies with a model: bananas and bo."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import ndtri
+from scipy.stats import rankdata
+
+from nastool.core import Arch, Evaluation, Trial
+from nastool.interfaces import SearchSpace
+from nastool.spaces.nasbench101 import NasBench101
+from nastool.spaces.nasbench201 import NasBench201
+from nastool.spaces.nasbench_macro import NasBenchMacro
+from nastool.strategies import bo
+from nastool.strategies.bananas import Bananas
+from nastool.strategies.bo import BayesianOptimisation
+from nastool.surrogate import Members, SurrogateStrategy
+
+Make = Callable[..., SurrogateStrategy]
+BOTH = pytest.mark.parametrize("make", [Bananas, BayesianOptimisation])
+
+
+def additive(arch: Arch) -> float:
+    """A loss of nasbench-macro with its optimum, 0, at all 2; an earlier layer weighs more."""
+    return float(sum((2 - choice) / (i + 1) for i, choice in enumerate(arch.choices)))
+
+
+def run(strategy: SurrogateStrategy, trials: int, loss: Callable[[Arch], float] = additive) -> list[Trial]:
+    """NaN is a failure."""
+    done = []
+    for i in range(trials):
+        proposal = strategy.ask()
+        if proposal is None:
+            break
+        value = loss(proposal.arch)
+        if np.isnan(value):
+            done.append(Trial(i, proposal, "failed", error="made up"))
+        else:
+            done.append(Trial(i, proposal, "done", Evaluation({"val_loss": value}, 1.0), (value,)))
+        strategy.tell(done[-1])
+    return done
+
+
+@BOTH
+@pytest.mark.parametrize("space", [NasBench201(), NasBenchMacro(), NasBench101()], ids=lambda space: space.name)
+def test_never_asks_an_equivalent_architecture(make: Make, space: SearchSpace) -> None:
+    trials = run(make(space, seed=0, batch=5), 60)
+    forms = [space.canonical(trial.proposal.arch) for trial in trials]
+    assert len(set(forms)) == 60
+
+
+@pytest.mark.parametrize("make, trials", [(Bananas, 120), (BayesianOptimisation, 40)])
+def test_finds_the_optimum_of_an_easy_function(make: Make, trials: int) -> None:
+    space = NasBenchMacro()
+    for seed in range(3):
+        found = run(make(space, seed=seed), trials)
+        assert min(trial.loss for trial in found) == 0, seed
+
+
+@BOTH
+def test_avoids_what_fails(make: Make) -> None:
+    """Architectures that would be best, but for failing, are 40% of the space."""
+    space = NasBench201()
+
+    def loss(arch: Arch) -> float:
+        return float("nan") if arch.choices[0] >= 3 else -float(arch.choices[0])
+
+    trials = run(make(space, seed=0), 60, loss)
+    failed = [trial.state == "failed" for trial in trials]
+    assert sum(failed[30:]) < 30 * 0.2
+
+
+@BOTH
+def test_goes_on_where_all_results_are_equal(make: Make) -> None:
+    assert len(run(make(NasBench201(), seed=0), 40, lambda arch: 0.5)) == 40
+    assert len(run(make(NasBench201(), seed=0), 40, lambda arch: float("nan"))) == 40
+
+
+@BOTH
+def test_refuses_bad_options(make: Make) -> None:
+    space = NasBenchMacro()
+    for options, message in (
+        ({"init": 0}, "init >= 1, got 0"),
+        ({"batch": 0}, "1 <= batch <= 1000, got 0"),
+        ({"batch": 1001}, "1 <= batch <= 1000, got 1001"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(space, **options)
+
+
+# --- bananas
+
+
+def test_bananas_uses_paths_where_there_are_some_and_says_where_not() -> None:
+    assert Bananas(NasBench101()).encoding == "path"
+    assert not Bananas(NasBench101()).notes
+    macro = Bananas(NasBenchMacro())
+    assert macro.encoding == "onehot"
+    assert macro.notes == ("space nasbench-macro has no path encoding: bananas uses onehot",)
+    with pytest.raises(ValueError, match="space nasbench-macro has no encoding 'path'; it has onehot, counts"):
+        Bananas(NasBenchMacro(), encoding="path")
+
+
+def test_bananas_truncates_paths() -> None:
+    space = NasBench101()
+    arch = space.sample(np.random.default_rng(0))
+    short = Bananas(space, truncate=40)._encode(np.array([arch.choices]))
+    assert short.shape == (1, 40)
+    np.testing.assert_array_equal(short[0], space.encode(arch, "path")[:40])
+
+
+def test_bananas_candidates_are_new_mutants_of_the_best() -> None:
+    space = NasBench201()
+    strategy = Bananas(space, seed=0, candidates=15)
+    trials = run(strategy, 30)
+    best = min(trials, key=lambda trial: trial.loss)
+    candidates = strategy._candidates()
+    assert len(candidates) == 15
+    forms = {space.canonical(arch) for arch in candidates}
+    assert len(forms) == 15
+    assert not forms & {space.canonical(trial.proposal.arch) for trial in trials}
+    neighbors = set(space.neighbors(best.proposal.arch))
+    assert sum(arch in neighbors for arch in candidates) >= 5
+
+
+# --- bo
+
+
+def test_quantiles_are_of_mean_ranks() -> None:
+    values = np.random.default_rng(0).integers(0, 9, 50).astype(float)
+    np.testing.assert_allclose(bo._quantiles(values), ndtri((rankdata(values) - 0.5) / 50))
+
+
+def test_representatives_hold_the_best_and_the_extremes() -> None:
+    losses = np.random.default_rng(0).permutation(1000).astype(float)
+    kept = bo._representatives(losses, 100)
+    assert len(set(kept.tolist())) == 100
+    assert (np.diff(kept) > 0).all()
+    assert set(range(50)) <= set(losses[kept])
+    assert losses[kept].max() == 999
+    assert bo._representatives(losses, 1000).tolist() == list(range(1000))
+
+
+def test_bo_with_few_points_still_works() -> None:
+    trials = run(BayesianOptimisation(NasBenchMacro(), seed=0, max_points=20), 60)
+    assert min(trial.loss for trial in trials) < 0.5
+
+
+def test_bo_spreads_what_is_measured_at_the_same_time() -> None:
+    """What is being measured is taken into account: proposals differ, and not by one decision only."""
+    space = NasBench201()
+    strategy = BayesianOptimisation(space, seed=0)
+    run(strategy, 20)
+    out = [strategy.ask() for _ in range(4)]
+    assert len({space.canonical(proposal.arch) for proposal in out if proposal}) == 4
+
+
+def test_members_know_what_has_been_seen() -> None:
+    space = NasBenchMacro()
+    members = Members(space)
+    assert len(members.choices) == 6561
+    assert members.group.max() + 1 == 3969
+    arch = space.sample(np.random.default_rng(0))
+    form = space.canonical(arch)
+    left = members.unseen({form})
+    gone = sorted(set(range(6561)) - set(left.tolist()))
+    assert [space.canonical(space.arch(members.choices[i])) for i in gone] == [form] * len(gone)
+
+
+# --- against published tables
+
+
+@pytest.mark.slow
+def test_bo_reaches_the_best_measured_regret(benchmark_data: Path) -> None:
+    """Mean over 50 seeds on NAS-Bench-201, CIFAR-10: at most .11/.04/.01 points after 50/100/150 queries."""
+    columns = np.load(os.fspath(benchmark_data / "nasbench201.npz"))
+    accuracy = dict(zip(map(tuple, columns["arch"].tolist()), columns["cifar10_test200"].tolist(), strict=True))
+    best = max(accuracy.values())
+    regrets = []
+    for seed in range(50):
+        trials = run(BayesianOptimisation(NasBench201(), seed=seed), 150, lambda arch: -accuracy[arch.choices])
+        regrets.append(best + np.minimum.accumulate([trial.loss for trial in trials]))
+    mean = np.mean(regrets, axis=0)
+    assert mean[49] <= 0.11
+    assert mean[99] <= 0.04
+    assert mean[149] <= 0.01
