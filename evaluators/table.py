@@ -6,6 +6,7 @@ What such a file looks like: `nastool.tables`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from hashlib import blake2s
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core import Evaluation, Proposal, Scalar
-from nastool.errors import InputError, TrialFailed
+from nastool.errors import InputError, TrialFailed, short
 from nastool.interfaces import Evaluator, Report, SearchSpace
 from nastool.tables import Field, discover, network_facts, read_columns, training_seconds
 
@@ -59,8 +60,10 @@ class Table(Evaluator):
         [0, 1]. noise_seed: of these draws, >= 0. Test accuracies stay clean.
         """
         super().__init__(space)
-        if label not in ("mean", "random") and not label.isdecimal():
-            raise ValueError(f"label must be mean, random or a training seed's number, got {label!r}")
+        if not file:
+            raise ValueError("file is empty: name the table")
+        if label not in ("mean", "random") and not re.fullmatch(r"[0-9]{1,9}", label):
+            raise ValueError(f"label must be mean, random or a training seed's number, got {short(label)!r}")
         if not 0 <= noise <= 1:
             raise ValueError(f"need 0 <= noise <= 1 (accuracies are fractions: 0.002 is 0.2 points), got {noise}")
         if noise_seed < 0:
@@ -128,7 +131,9 @@ class Table(Evaluator):
         except ValueError as error:
             raise InputError(f"{self.file} is no table of space {self.space.name}: {error}") from None
         width = len(self.space.decisions)
-        if choices.ndim != 2 or choices.shape[1] != width or choices.dtype.kind not in "iu" or not len(choices):
+        if not choices.size:
+            raise InputError(f"{self.file} is no table of space {self.space.name}: it has no rows")
+        if choices.ndim != 2 or choices.shape[1] != width or choices.dtype.kind not in "iu":
             raise InputError(
                 f"{self.file} is no table of space {self.space.name}: its architectures have shape "
                 f"{choices.shape} and type {choices.dtype}, expected integers of shape (rows, {width})"

@@ -16,6 +16,7 @@ Which architecture a row is, the space says (`SearchSpace.table_choices`).
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.errors import InputError
+from nastool.errors import InputError, short
 from nastool.files import read_npz
 
 _FIELD = re.compile(
@@ -51,6 +52,8 @@ class Field:
 
 def read_columns(path: Path) -> dict[str, NDArray[Any]]:
     """The file's columns by name. InputError: missing, damaged, of another kind."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise InputError(f"{path} is a device or a pipe: a table must be a file")
     if path.suffix != ".json":
         return read_npz(path)
     try:
@@ -124,7 +127,14 @@ def discover(
         field = Field(part, int(epochs) if epochs else None, singles, mean)
         fields.setdefault(dataset, {})[f"{part}{epochs}"] = field
     if not fields:
-        raise InputError(f"{file} has no accuracies: expected fields such as cifar10_val200, got {', '.join(columns)}")
+        for name, column in columns.items():
+            if (match := _FIELD.fullmatch(name)) and match["part"]:
+                raise InputError(
+                    f"{file}: {name} has shape {column.shape} and type {column.dtype}, expected {rows} numbers, "
+                    "one per architecture"
+                )
+        have = short(", ".join(columns), 120)
+        raise InputError(f"{file} has no accuracies: expected fields such as cifar10_val200, got {have}")
     return fields, times
 
 

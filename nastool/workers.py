@@ -7,11 +7,8 @@ happened since: reports and results. Workers share nothing with the coordinator 
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,10 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from nastool import registry
 from nastool.core import Evaluation, Proposal, Scalar, SpaceRef
 from nastool.errors import InputError, NastoolError, TrialFailed, one_line
+from nastool.processes import WorkerProcess, settle_in
 
 if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
-
     from nastool.interfaces import Evaluator
 
 
@@ -223,24 +219,34 @@ class ProcessPool:
 class _Slot:
     """One worker process, started on its first job and again after it died."""
 
-    connection: Connection
-
     def __init__(self, spec: EvaluatorSpec, number: int, environment: Mapping[str, str], logs: Path | None) -> None:
         self.spec = spec
         self.number = number
         self.environment = dict(environment)
+        """CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS count only when set before the child imports torch."""
         self.log = None if logs is None else logs / f"worker-{number}.log"
-        self.process: SpawnProcess | None = None
+        self.process: WorkerProcess | None = None
         self.job: Job | None = None
         self.ready = False
         """Whether the process has prepared its evaluator."""
         self.started = 0.0
 
+    def _running(self) -> WorkerProcess:
+        """Its process, started where there is none."""
+        if self.process is None:
+            name = f"nastool-worker-{self.number}"
+            self.process = WorkerProcess(_worker, (self.spec, self.log), name=name, environment=self.environment)
+        return self.process
+
+    @property
+    def connection(self) -> Connection:
+        assert self.process is not None
+        return self.process.connection
+
     def open(self) -> Mapping[str, Scalar]:
         """Start the process and wait until its evaluator is prepared."""
-        self._spawn()
         try:
-            message = self.connection.recv()
+            message = self._running().connection.recv()
         except (EOFError, OSError):
             raise NastoolError(f"the first worker died at its start: {self._how_it_died()}") from None
         if isinstance(message, InputError):
@@ -251,34 +257,12 @@ class _Slot:
         return message.facts
 
     def start(self, job: Job) -> None:
-        if self.process is None:
-            self._spawn()
+        process = self._running()
         self.job, self.started = job, time.monotonic()
         try:
-            self.connection.send(job)
+            process.connection.send(job)
         except OSError:
             pass  # the worker died while idle: `receive` will find its end of the pipe closed
-
-    def _spawn(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_worker,
-            args=(self.spec, theirs, self.log),
-            name=f"nastool-worker-{self.number}",
-        )
-        # CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS count only when set before the child imports torch.
-        before = {key: os.environ.get(key) for key in self.environment}
-        os.environ.update(self.environment)
-        try:
-            self.process.start()
-        finally:
-            for key, value in before.items():
-                if value is None:
-                    os.environ.pop(key, None)
-                else:
-                    os.environ[key] = value
-        theirs.close()
 
     def receive(self) -> list[Event]:
         assert self.job is not None
@@ -302,40 +286,26 @@ class _Slot:
 
     def _how_it_died(self) -> str:
         assert self.process is not None
-        self.process.join(10)
-        code = self.process.exitcode
+        how = self.process.how_it_died()
+        self.process = None
         self.kill()
-        if code is not None and code < 0:
-            how = f"signal {-code} ({signal.strsignal(-code) or 'unknown'})"
-            if -code == signal.SIGKILL:
-                how += ", perhaps for want of memory"
-        else:
-            how = f"exit code {code}"
         return f"{how}; see {self.log}" if self.log else how
 
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.join()
-            self.process.close()
-            self.connection.close()
         self.process = self.job = None
         self.ready = False
 
 
-def _worker(spec: EvaluatorSpec, connection: Connection, log: Path | None) -> None:
+def _worker(connection: Connection, spec: EvaluatorSpec, log: Path | None) -> None:
     """The body of a worker process: evaluate what comes through the pipe until it closes."""
-    # Ctrl-C reaches the whole process group; the coordinator alone decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    # stdout carries the coordinator's results: nothing else may get there.
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(target, 2)
         os.close(target)
-    os.dup2(2, 1)
+    settle_in()
     faulthandler.enable()
     try:
         evaluator = spec.build()
@@ -357,11 +327,3 @@ def _worker(spec: EvaluatorSpec, connection: Connection, log: Path | None) -> No
         if result.error:
             print(f"trial {job.trial_id}: {result.error}", file=sys.stderr, flush=True)
         connection.send(result)
-
-
-def _die_with_parent() -> None:
-    """A coordinator that was killed cannot stop its workers: they watch it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)

@@ -283,11 +283,15 @@ class NasBench101(SearchSpace):
     def table_choices(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.integer[Any]]:
         """From num_vertices, edge_bits and op_code (base 3, vertex 1 first); or from "arch", where there is one."""
         if "arch" in columns:
-            return columns["arch"]
-        count, graph, code = np.stack([columns[name] for name in ("num_vertices", "edge_bits", "op_code")])
-        if count.dtype.kind not in "iu" or count.ndim != 1:
-            raise ValueError(f"num_vertices, edge_bits, op_code: expected integers, one per row, got {count.dtype}")
-        count, graph, code = (column.astype(np.int64) for column in (count, graph, code))
+            arch = columns["arch"]
+            if arch.ndim == 2 and arch.shape[1] == len(self.decisions) and arch.dtype.kind in "iu":
+                _check_cells(_graphs(arch & 1))  # whoever reads the table looks for other numbers
+            return arch
+        names = ("num_vertices", "edge_bits", "op_code")
+        for name in names:
+            if columns[name].dtype.kind not in "iu" or columns[name].ndim != 1:
+                raise ValueError(f"{name}: expected integers, one per row, got {columns[name].dtype}")
+        count, graph, code = np.stack([columns[name].astype(np.int64) for name in names])
         good = (count >= 2) & (count <= 7) & (graph >= 0) & (code >= 0)
         size = np.clip(count, 2, 7)
         good &= (graph < 1 << size * (size - 1) // 2) & (code < len(OPS) ** (size - 2))
@@ -297,6 +301,7 @@ class NasBench101(SearchSpace):
         last = count - 1
         within = graph & (1 << last * (last - 1) // 2) - 1
         graph = within | _sources(graph, last) << OUTPUT * (OUTPUT - 1) // 2
+        _check_cells(graph)
         ops = code[:, None] * len(OPS) ** (7 - count[:, None]) // len(OPS) ** np.arange(4, -1, -1) % len(OPS)
         return np.hstack([graph[:, None] >> np.arange(len(EDGES)) & 1, ops]).astype(np.uint8)
 
@@ -364,6 +369,14 @@ class NasBench101(SearchSpace):
 def _is_cell(graph: int) -> bool:
     count: int = prune(graph).bit_count()
     return 0 < count <= MAX_EDGES
+
+
+def _check_cells(graphs: NDArray[np.int64]) -> None:
+    """ValueError where one is no member's, whatever its operations."""
+    edges = np.bitwise_count(prune(graphs))
+    bad = np.flatnonzero((edges == 0) | (edges > MAX_EDGES))
+    if len(bad):
+        raise ValueError(f"row {bad[0]} is no cell: {edges[bad[0]]} edges lie on paths from input to output")
 
 
 def _graph(choices: Sequence[int]) -> int:

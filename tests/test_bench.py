@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import fcntl
 import io
@@ -332,19 +331,16 @@ def test_killed_it_goes_on_as_if_nothing_had_been(
 ) -> None:
     command = [*NASTOOL, "bench", "-s", "random", "-s", EVOLUTION, "--table", table(tables), "-n", "60"]
     command += ["--workers", "2", "--seeds", str(seeds), "--out"]
-    began = time.monotonic()
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    longest = time.monotonic() - began
-    moments, killed = random.Random(0), 0
-    for _ in range(kills):
+    moments, journal = random.Random(0), tmp_path / "killed" / "runs.jsonl"
+    for kill in range(kills):
         process = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=moments.uniform(0.3, 0.9) * longest)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
+        enough = 2 * seeds * (kill + moments.random()) / (kills + 1)
+        while not journal.exists() or journal.read_bytes().count(b"\n") <= enough:
+            assert process.poll() is None, "it was over before it could be killed"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
         process.communicate()
-    assert killed
     subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
     for name in ("results.csv", "curves-nasbench-macro-val.svg"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()

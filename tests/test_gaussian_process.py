@@ -105,6 +105,19 @@ def test_scaled_distances_are_about_one() -> None:
     assert difference[:, 2].mean() == pytest.approx(1, abs=0.15)
 
 
+def test_the_most_extreme_hyper_parameters_are_no_trouble() -> None:
+    """At their bounds: large amplitudes, long length scales, little noise; and points that are there twice."""
+    x, y = np.repeat(points(150, 5, 0), 2, axis=0), np.random.default_rng(1).normal(size=300)
+    process = GaussianProcess([view(5), view(5, [0, 1, 2, 3, 4])])
+    for signs in ((1, -1, -1), (-1, 1, -1), (1, 1, 1)):
+        amplitude, length, noise = 4 * np.array(signs)
+        process.theta = process.prior_mean + np.array([amplitude, length, amplitude, *[length] * 5, noise])
+        belief = process.predict([x, x], y, [x, x])
+        belief.believe(3)
+        assert np.isfinite(belief.mean).all()
+        assert np.isfinite(belief.deviation).all()
+
+
 # --- acquisition
 
 

@@ -83,6 +83,24 @@ def test_killed_table_search_is_the_undisturbed_one(
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
 
 
+WITH_MEMORY = {"bo": ["-S", "batch=3"], "bananas": ["-S", "epochs=50"], "local-search": []}
+"""What has more to remember than its random generator: hyper-parameters, a batch begun, where it climbs."""
+
+
+@pytest.mark.parametrize("kills, trials, at_least", [(4, 60, 1), pytest.param(25, 400, 20, marks=slow)])
+@pytest.mark.parametrize("strategy", WITH_MEMORY)
+def test_killed_amid_a_batch_or_a_climb(tmp_path: Path, strategy: str, kills: int, trials: int, at_least: int) -> None:
+    """Often while the model is fitted, which takes most of the time."""
+    command = [*NASTOOL, "search", "-s", strategy, *WITH_MEMORY[strategy], "-n", str(trials)]
+    command += ["--evaluator", "table", "-E", f"file={table(tmp_path)}", "--out"]
+    began = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    longest = min(1.5, time.monotonic() - began)
+    assert search_and_kill([*command, str(tmp_path / "killed")], dict(os.environ), kills, longest) >= at_least
+    check_complete(tmp_path / "killed", trials)
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("kills, trials, at_least", [(4, 150, 1), pytest.param(25, 500, 20, marks=slow)])
 def test_killed_search_with_one_worker_is_the_undisturbed_one(
     tmp_path: Path, kills: int, trials: int, at_least: int

@@ -129,7 +129,7 @@ def test_broken_files(tmp_path: Path) -> None:
         (write("noarch", val200=np.zeros(1)), "it has no 'arch'"),
         (write("narrow", arch=np.zeros((1, 5), int), val200=np.zeros(1)), "expected integers of shape"),
         (write("floats", arch=np.zeros((1, 6)), val200=np.zeros(1)), "expected integers"),
-        (write("empty", arch=np.zeros((0, 6), int), val200=np.zeros(0)), "expected integers of shape"),
+        (write("empty", arch=np.zeros((0, 6), int), val200=np.zeros(0)), "it has no rows"),
         (write("outside", arch=np.full((1, 6), 5), val200=np.zeros(1)), "row 0 is no member"),
         (write("twice", arch=np.zeros((2, 6), int), val200=np.zeros(2)), "1 architectures come twice"),
         (write("nothing", arch=np.zeros((1, 6), int)), "has no accuracies"),

@@ -12,17 +12,20 @@ import math
 import os
 from array import array
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
+from nastool import options
 from nastool.bench.benchmark import Facts
 from nastool.bench.loop import Best, Budget, Run
 from nastool.bench.specs import StrategySpec
 from nastool.errors import InputError, short
 
 FORMAT = "nastool.bench/1"
+FIRST = json.dumps({"format": FORMAT}, separators=(",", ":")).encode() + b"\n"
 
 
 @dataclass(frozen=True)
@@ -90,16 +93,17 @@ class Journal:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"cannot use folder {short(self.path)}: {reason}; give another --out") from None
-        if "runs.jsonl" not in names and names - {"bench.lock"}:
+        there = self.file.is_file()
+        if not there and names - {"bench.lock"}:
             raise InputError(f"{short(self.path)} is not empty and no comparison of nastool bench; give another --out")
-        return "runs.jsonl" in names
+        return there
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Meanwhile this process alone writes to the folder, which is created. InputError: another one does."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / "bench.lock", "a+", encoding="utf-8")
+            lock = open(self.path / "bench.lock", "ab+", buffering=0)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"cannot write {short(self.path)}: {reason}; give another --out") from None
@@ -108,13 +112,13 @@ class Journal:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 lock.seek(0)
-                holder = lock.read().strip() or "?"
+                holder = lock.read(20).decode(errors="replace").strip() or "?"
                 raise InputError(
                     f"{self.path} is being written by process {holder}: wait for it, or give another --out"
                 ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+            with suppress(OSError):  # it is only for the message above
+                lock.truncate(0)
+                lock.write(str(os.getpid()).encode())
             try:
                 yield
             finally:
@@ -141,47 +145,27 @@ class Journal:
         try:
             with open(self.file, "rb") as file:
                 for number, line in enumerate(file, 1):
-                    if not line.endswith(b"\n"):
+                    if not line.endswith(b"\n") and (number > 1 or FIRST.startswith(line)):
                         break  # torn
                     try:
-                        self._take(json.loads(line), content, number)
-                    except InputError:
-                        raise
-                    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                        document = json.loads(line, parse_constant=_no_number)
                         if number == 1:
-                            raise InputError(f"{self.file} is none of nastool bench; give another --out") from None
-                        raise InputError(
-                            f"{self.file} is damaged in line {number}: delete that line, and its runs are made again"
-                        ) from None
+                            _check_format(document)
+                        else:
+                            _take(document, content)
+                    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+                        if number > 1:
+                            reason = f"is damaged in line {number}: delete that line, and its runs are made again"
+                        elif isinstance(error, InputError):
+                            reason = str(error)
+                        else:
+                            reason = "is none of nastool bench; give another --out"
+                        raise InputError(f"{self.file} {reason}") from None
         except FileNotFoundError:
             pass
         except OSError as error:
             raise InputError(f"cannot read {self.file}: {error.strerror or error}") from None
         return content
-
-    def _take(self, document: Any, content: Content, number: int) -> None:
-        if number == 1:
-            if document["format"] != FORMAT:
-                raise ValueError(document["format"])
-            return
-        kind = document.pop("kind")
-        if kind == "table":
-            facts = Facts(**document)
-            content.tables[facts.id] = facts
-        elif kind == "strategy":
-            strategy = Strategy(**document)
-            content.strategies[strategy.id] = strategy
-        elif kind == "sitting":
-            if not isinstance(document["view"], dict):
-                raise ValueError
-            content.sittings.append(document)
-        elif kind == "run":
-            key, record = _record(document)
-            if key.strategy not in content.strategies or key.table not in content.tables:
-                raise ValueError
-            content.runs[key] = record
-        else:
-            raise ValueError(kind)
 
     # --- writing
 
@@ -195,7 +179,7 @@ class Journal:
         except OSError as error:
             raise InputError(f"cannot write {self.file}: {error.strerror or error}") from None
         if empty:
-            self._write({"format": FORMAT})
+            self._write_line(FIRST)
 
     def add_table(self, facts: Facts) -> None:
         self._write({"kind": "table", **asdict(facts)})
@@ -224,9 +208,11 @@ class Journal:
         self._write(document)
 
     def _write(self, document: Mapping[str, Any]) -> None:
-        """One line, in one go. InputError: the disk is full, say."""
+        self._write_line(json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+
+    def _write_line(self, data: bytes) -> None:
+        """In one go. InputError: the disk is full, say."""
         assert self._append is not None
-        data = json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         try:
             while data:
                 data = data[self._append.write(data) :]
@@ -247,20 +233,97 @@ def _whole(file: IO[bytes]) -> int:
     return 0
 
 
+# What follows raises ValueError, KeyError, TypeError, AttributeError or OverflowError where a line is not what was
+# written: whoever edits one must not meet an error elsewhere, or a wrong result.
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(text)
+
+
+def _check_format(document: Any) -> None:
+    """InputError: it is of another version."""
+    found = _text(document["format"])
+    if found != FORMAT and found.startswith("nastool.bench/"):
+        raise InputError(f"has format {short(found)}, this nastool reads {FORMAT}: use the version that wrote it")
+    if found != FORMAT:
+        raise ValueError(found)
+
+
+def _take(document: Any, content: Content) -> None:
+    """Add what a line says."""
+    kind = document.pop("kind")
+    if kind == "table":
+        facts = Facts(**options.check("table", Facts, document))  # type: ignore[arg-type]  # it checks the types
+        _text(facts.id + facts.label + facts.fingerprint + facts.metric + facts.truth)
+        if not 0 <= facts.worst <= facts.optimum <= 1 or not 1 <= facts.judged <= facts.rows:
+            raise ValueError(facts)
+        content.tables[facts.id] = facts
+    elif kind == "strategy":
+        strategy = Strategy(**document)
+        _text(strategy.id + strategy.label + strategy.name)
+        strategy.options.keys()
+        content.strategies[strategy.id] = strategy
+    elif kind == "sitting":
+        _check_sitting(document)
+        content.sittings.append(document)
+    elif kind == "run":
+        key, record = _record(document)
+        if key.strategy in content.strategies and key.table in content.tables:  # else their line was deleted
+            content.runs[key] = record
+    else:
+        raise ValueError(kind)
+
+
+def _check_sitting(document: Mapping[str, Any]) -> None:
+    from nastool.bench.plan import View  # which imports this module
+
+    View.from_json(document["view"])
+    for name in ("date", "nastool", "python", "platform", "cpu"):
+        _text(document[name])
+    for word in document["command"]:
+        _text(word)
+    for name, number in document["packages"].items():
+        _text(name + (number or ""))
+    _count(document["cores"] or 0)
+
+
 def _record(document: Mapping[str, Any]) -> tuple[Key, Record]:
-    """ValueError, KeyError or TypeError: it is no run."""
     if document["ended"] not in ("trials", "seconds", "exhausted"):
         raise ValueError(document["ended"])
-    spent = document["spent"]
-    run = Run(
-        Budget(**document["budget"]),
-        document["ended"],
-        document["queries"],
-        tuple(Best(*best) for best in document["best"]),
-        None if spent is None else array("d", spent),
-        tuple(document["failed"]),
-    )
-    if not all(math.isfinite(best.value) for best in run.best) or len(spent or ()) not in (0, run.queries):
-        raise ValueError
-    key = Key(document["strategy"], document["table"], document["seed"])
-    return key, Record(run, document["cpu_seconds"], document["nastool"], document["source"])
+    budget, queries, spent = Budget(**document["budget"]), _count(document["queries"]), document["spent"]
+    _count(budget.trials or 0)
+    _number(budget.seconds or 0)
+    best = tuple(Best(_count(q), _number(label), _number(v), _count(rank)) for q, label, v, rank in document["best"])
+    failed = tuple(_count(query) for query in document["failed"])
+    if not all(0 <= each.value <= 1 for each in best):
+        raise ValueError(best)
+    for numbers in ([each.query for each in best], failed):
+        if not all(a < b for a, b in pairwise((0, *numbers, queries + 1))):
+            raise ValueError(numbers)
+    if spent is not None:
+        spent = array("d", map(_number, spent))
+        if len(spent) != queries or not all(a <= b for a, b in pairwise((0.0, *spent))):
+            raise ValueError(len(spent))
+    run = Run(budget, document["ended"], queries, best, spent, failed)
+    key = Key(_text(document["strategy"]), _text(document["table"]), _count(document["seed"]))
+    return key, Record(run, _number(document["cpu_seconds"]), _text(document["nastool"]), _text(document["source"]))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    value.encode()
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise TypeError(value)
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise TypeError(value)
+    return value

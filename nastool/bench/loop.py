@@ -111,7 +111,7 @@ def play(strategy: Strategy, benchmark: Benchmark, seed: int, budget: Budget) ->
             break
         trial, value = _look_up(benchmark, len(spent), proposal, seed)
         cost = (trial.evaluation.seconds if trial.evaluation else 0.0) or benchmark.mean_seconds or 0.0
-        total = round((spent[-1] if spent else 0.0) + cost, 3)
+        total = round((spent[-1] if spent else 0.0) + max(cost, 0.001), 3)  # a run without limit of queries must end
         if timed and budget.seconds is not None and total > budget.seconds:
             ended = "seconds"
             break

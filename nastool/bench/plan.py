@@ -16,6 +16,7 @@ from nastool.bench.specs import StrategySpec, TableSpec
 from nastool.errors import InputError, short
 
 MAX_SEEDS = 1_000_000
+MAX_QUERIES = 10**9
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -77,9 +78,15 @@ class View:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> View:
+        """ValueError, KeyError, TypeError, ...: it is none that `to_json` gave."""
         budget = Budget(**document["budget"])
-        at, at_seconds = tuple(document["at"]), tuple(document["at_seconds"])
-        return cls(document["seeds"], budget, at, at_seconds, document["target"])
+        whole = [*document["at"], budget.trials or 1]
+        if not all(isinstance(count, int) for count in whole) or not (budget.trials or (budget.seconds or 0) > 0):
+            raise ValueError(whole)
+        view = cls.of(document["seeds"], budget, document["at"], document["at_seconds"], float(document["target"]))
+        if list(view.at) != document["at"] or list(view.at_seconds) != document["at_seconds"]:
+            raise ValueError(view)
+        return view
 
     @classmethod
     def of(
@@ -94,6 +101,9 @@ class View:
         parse_seeds(seeds)
         if not 0 <= target < math.inf:
             raise InputError(f"need a finite --target-regret >= 0, got {target}")
+        for flag, queries in (("--trials", budget.trials or 1), *(("--at", mark) for mark in at or ())):
+            if not 1 <= queries <= MAX_QUERIES:
+                raise InputError(f"need 1 <= {flag} <= {MAX_QUERIES:,}, got {short(queries)}")
         if not at and not at_seconds:
             if budget.trials is not None:
                 at = [max(1, budget.trials * part // 4) for part in (1, 2, 4)]

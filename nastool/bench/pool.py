@@ -6,26 +6,20 @@ Each worker reads a table once. Numerical libraries get one thread each: the run
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nastool.bench.benchmark import Benchmark, Facts
 from nastool.bench.loop import Budget, Run, play
 from nastool.bench.specs import StrategySpec, TableSpec
 from nastool.errors import InputError, NastoolError, one_line
-
-if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
+from nastool.processes import WorkerProcess, settle_in
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What each worker has as "1" in its environment before numpy is loaded."""
@@ -117,73 +111,50 @@ class Pool:
 class _Worker:
     """One process, started on its first task and again after it died."""
 
-    connection: Connection
-
     def __init__(self) -> None:
-        self.process: SpawnProcess | None = None
+        self.process: WorkerProcess | None = None
         self.task: Task | None = None
+
+    @property
+    def connection(self) -> Connection:
+        assert self.process is not None
+        return self.process.connection
 
     def start(self, task: Task) -> None:
         if self.process is None:
-            self._spawn()
+            environment = dict.fromkeys(THREADS, "1")
+            try:
+                self.process = WorkerProcess(_serve, (), name="nastool-bench-worker", environment=environment)
+            except OSError as error:
+                reason = error.strerror or error
+                raise InputError(f"cannot start one more worker ({reason}): give fewer --workers") from None
         self.task = task
         with contextlib.suppress(OSError):  # it died while idle: `receive` will find its end of the pipe closed
-            self.connection.send(task)
-
-    def _spawn(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), name="nastool-bench-worker")
-        before = {name: os.environ.get(name) for name in THREADS}
-        os.environ.update(dict.fromkeys(THREADS, "1"))
-        try:
-            self.process.start()
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-        theirs.close()
+            self.process.connection.send(task)
 
     def receive(self) -> tuple[Task, Result, bool]:
         """The task, its result, and whether the process died of it. InputError: as the worker raised it."""
-        assert self.task is not None
-        task = self.task
+        assert self.process is not None and self.task is not None
+        task, self.task = self.task, None
         try:
-            message: Any = self.connection.recv()
+            message: Any = self.process.connection.recv()
         except (EOFError, OSError):
-            return task, Broken(f"worker died: {self._how_it_died()}"), True
-        self.task = None
+            reason = f"worker died: {self.process.how_it_died()}"
+            self.process = None
+            return task, Broken(reason), True
         if isinstance(message, InputError):
             raise message
         return task, message, False
 
-    def _how_it_died(self) -> str:
-        assert self.process is not None
-        self.process.join(10)
-        code = self.process.exitcode
-        self.kill()
-        if code is None or code >= 0:
-            return f"exit code {code}"
-        memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-        return f"signal {-code} ({signal.strsignal(-code) or 'unknown'}){memory}"
-
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.join()
-            self.process.close()
-            self.connection.close()
         self.process = self.task = None
 
 
 def _serve(connection: Connection) -> None:
     """The body of a worker process: do what comes through the pipe until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    os.dup2(2, 1)  # stdout carries the coordinator's results
+    settle_in()
     benchmarks: list[tuple[TableSpec, Benchmark]] = []
     while True:
         try:
@@ -200,7 +171,7 @@ def _serve(connection: Connection) -> None:
             connection.send(_play(task, benchmark) if isinstance(task, Play) else benchmark.facts)
         except InputError as error:
             connection.send(error)
-        except Exception as error:
+        except BaseException as error:
             connection.send(_broken(error))
 
 
@@ -210,23 +181,15 @@ def _play(task: Play, benchmark: Benchmark) -> Played | Broken:
     started = time.process_time()
     try:
         run = play(task.strategy.build(benchmark.space, task.seed), benchmark, task.seed, task.budget)
-    except Exception as error:
+    except BaseException as error:  # also of a strategy that calls sys.exit
         return _broken(error)
     return Played(run, time.process_time() - started)
 
 
-def _broken(error: Exception) -> Broken:
+def _broken(error: BaseException) -> Broken:
     if "--debug" in sys.argv:  # a worker has its coordinator's
         traceback.print_exc()
     return Broken(one_line(error))
-
-
-def _die_with_parent() -> None:
-    """A coordinator that was killed cannot stop its workers: they watch it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 def describe(pool: Pool, tables: Sequence[TableSpec]) -> list[Facts]:

@@ -52,6 +52,8 @@ class StrategySpec:
     @classmethod
     def parse(cls, text: str) -> StrategySpec:
         name, given = split(text, "--strategy")
+        if text.encode(errors="replace").decode() != text:
+            raise InputError(f"--strategy {short(text)!r}: it is no UTF-8 text")
         return cls(name, options.resolve(f"strategy {name}", registry.load("strategy", name), given))
 
     def build(self, space: SearchSpace, seed: int) -> Strategy:

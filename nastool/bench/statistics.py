@@ -44,24 +44,13 @@ def wilcoxon(differences: NDArray[np.float64]) -> float:
     """Two-sided p-value of the signed-rank test (Wilcoxon, Biometrics 1, 1945): that differences are symmetric about 0.
 
     differences: (n,), of pairs. Zeros are left out, as Wilcoxon did; nothing left gives 1. Those equal but for
-    rounding are ties and share their ranks. Exact for at most 50 that are left, ties or not, else by the normal
-    approximation without continuity correction. As scipy.stats.wilcoxon, which takes a second to import.
+    rounding are ties.
     """
+    from scipy import stats  # here, since it takes a second
+
     kept = np.round(differences, 9)
     kept = kept[kept != 0]
-    if not len(kept):
-        return 1.0
-    _, which, counts = np.unique(abs(kept), return_inverse=True, return_counts=True)
-    ranks = (2 * np.cumsum(counts) - counts + 1)[which]  # doubled, for the ranks of ties are halves
-    positive = int(ranks[kept > 0].sum())
-    if len(kept) > 50:
-        z = (positive - ranks.sum() / 2) / math.sqrt((ranks**2).sum() / 4)
-        return math.erfc(abs(z) / math.sqrt(2))
-    ways = np.ones(1)  # of all choices of signs: how many have each sum of positive ranks
-    for rank in ranks:
-        ways = np.append(ways, np.zeros(rank)) + np.append(np.zeros(rank), ways)
-    ways /= ways.sum()
-    return min(1.0, 2 * float(min(ways[: positive + 1].sum(), ways[positive:].sum())))
+    return float(stats.wilcoxon(kept).pvalue) if len(kept) else 1.0
 
 
 def bootstrap(values: NDArray[np.float64], resamples: int = RESAMPLES) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import click
 
 from nastool.cli import common
 from nastool.cli.common import say
-from nastool.errors import InputError, NastoolError, Stopped
+from nastool.errors import InputError, NastoolError, Stopped, short
 
 if TYPE_CHECKING:
     from nastool.bench.benchmark import Facts
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nastool.bench.specs import TableSpec
     from nastool.bench.summary import Row
 
+MAX_WORKERS = 1000
 MAX_REASONS = 5
 """How many failed runs are told one by one."""
 
@@ -95,6 +96,8 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     from nastool.bench.pool import Pool
     from nastool.bench.specs import StrategySpec, TableSpec, check
 
+    if given["workers"] > MAX_WORKERS:
+        raise InputError(f"need --workers <= {MAX_WORKERS:,}, got {short(given['workers'])}")
     strategies = [StrategySpec.parse(text) for text in given["strategies"]]
     tables = [TableSpec.parse(text) for text in given["tables"]]
     journal = Journal(Path(given["out"]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from scipy.optimize import minimize
 from nastool.predictors.threads import one_thread
 
 Floats = NDArray[np.float64]
+_F = TypeVar("_F", np.float32, np.float64)
 _JITTER = 1e-6
 COMMON, INDIVIDUAL = 1.0, 0.5
 """Prior standard deviations of the logarithm of a view's length scales: of what they share, and of each."""
@@ -79,14 +80,14 @@ class GaussianProcess:
             start = end
         return found
 
-    def kernel(self, left: Sequence[NDArray[np.float32]], right: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Covariances without noise, (n, m) float32. left, right: for each view the features, (n, d) and (m, d)."""
-        total: NDArray[np.float32] | None = None
+    def kernel(self, left: Sequence[NDArray[_F]], right: Sequence[NDArray[_F]]) -> NDArray[_F]:
+        """Covariances without noise, (n, m), in the inputs' precision. left, right: for each view (n, d) and (m, d)."""
+        total: NDArray[_F] | None = None
         for view, (amplitude, weights), x, z in zip(self.views, self._split(self.theta), left, right, strict=True):
-            scale = (view.scale * np.sqrt(weights)[view.groups]).astype(np.float32)
+            scale = (view.scale * np.sqrt(weights)[view.groups]).astype(x.dtype)
             product = _exponents(x * scale, z * scale)
             np.exp(product, out=product)
-            product *= np.float32(amplitude)
+            product *= x.dtype.type(amplitude)
             total = product if total is None else np.add(total, product, out=total)
         assert total is not None
         return total
@@ -165,7 +166,8 @@ class GaussianProcess:
     ) -> Belief:
         """What is believed about m points given observations. inputs, targets: as in `fit`; points: each (m, d)."""
         with one_thread():
-            covariance = self.kernel(inputs, inputs).astype(np.float64)
+            exact = [x.astype(np.float64) for x in inputs]  # rounding in float32 can exceed the noise
+            covariance = self.kernel(exact, exact)
             covariance[np.diag_indices_from(covariance)] += self.noise
             factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
             whitening = solve_triangular(factor, np.eye(len(targets)), lower=True, overwrite_b=True, check_finite=False)
@@ -207,10 +209,10 @@ def _positive(variance: NDArray[np.floating[Any]]) -> Floats:
     return np.maximum(variance.astype(np.float64), 1e-10)
 
 
-def _exponents(x: NDArray[np.float32], z: NDArray[np.float32]) -> NDArray[np.float32]:
+def _exponents(x: NDArray[_F], z: NDArray[_F]) -> NDArray[_F]:
     """-1/2 |x - z|^2 for all pairs of rows, (n, m), by one product: x z - |x|^2 / 2 - |z|^2 / 2."""
-    left = np.empty((len(x), x.shape[1] + 2), np.float32)
-    right = np.empty((len(z), z.shape[1] + 2), np.float32)
+    left = np.empty((len(x), x.shape[1] + 2), x.dtype)
+    right = np.empty((len(z), z.shape[1] + 2), z.dtype)
     left[:, :-2], left[:, -2], left[:, -1] = x, -0.5 * np.einsum("ij,ij->i", x, x), 1
     right[:, :-2], right[:, -2], right[:, -1] = z, 1, -0.5 * np.einsum("ij,ij->i", z, z)
     return left @ right.T
