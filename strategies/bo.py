@@ -29,7 +29,7 @@ REFIT = 1.15
 
 
 class BayesianOptimisation(SurrogateStrategy):
-    """A Gaussian process over several encodings at once says which architecture improves most on the best, expectedly.
+    """Measures the architecture that a Gaussian process over several encodings expects to improve most on the best.
 
     - Targets are the normal quantiles of the losses' ranks, so that neither units nor outliers matter.
     - The kernel is a sum over encodings. Their weights, their length scales (of "onehot" one per decision) and the
@@ -80,15 +80,30 @@ class BayesianOptimisation(SurrogateStrategy):
         self.fitted = 0
 
     def select(self, count: int) -> list[Arch]:
+        pool, features, group = self._pool()
+        if not len(pool):
+            return []
         choices, losses = self.measured()
         targets = _quantiles(-losses)
         keep = _representatives(losses, self.max_points)
         inputs, targets = self._encode(choices[keep]), targets[keep]
         self._fit(inputs, targets, len(losses))
-        pool, features = self._pool()
         running = np.array(list(self.running), dtype=np.intp).reshape(-1, pool.shape[1])
-        found = self._greedy(inputs, targets, self._encode(running), features, count)
-        return [self.space.arch(pool[i]) for i in found]
+        there = len(running)
+        points = [np.concatenate(pair) for pair in zip(self._encode(running), features, strict=True)]
+        belief = self.process.predict(inputs, targets, points)
+        for i in range(there):
+            belief.believe(i)
+        found: list[Arch] = []
+        left = np.arange(len(pool))
+        while len(left) and len(found) < count:
+            scores = score(self.acquisition, belief.mean, belief.deviation, targets.max(), self.rng)[there:]
+            chosen = left[np.argmax(scores[left])]
+            found.append(self.space.arch(pool[chosen]))
+            left = left[group[left] != group[chosen]]
+            if len(found) < count:
+                belief.believe(there + int(chosen))
+        return found
 
     # --- the model
 
@@ -121,35 +136,15 @@ class BayesianOptimisation(SurrogateStrategy):
         assert self.members is not None
         return self._encode(self.members.choices)
 
-    def _pool(self) -> tuple[Choices, Features]:
-        """The candidates: option indices (m, decisions), and their features. m may be 0."""
+    def _pool(self) -> tuple[Choices, Features, Choices]:
+        """The candidates: option indices (m, decisions), features, and (m,) what equivalent ones share. m may be 0."""
         if self.members is not None:
             left = self.members.unseen(self.seen)
-            return self.members.choices[left], [features[left] for features in self._encoded_members]
+            return self.members.choices[left], [f[left] for f in self._encoded_members], self.members.group[left]
         best = [trial.proposal.arch for trial in self.best_trials(PARENTS)]
         found = self.new_mutants(best, self.candidates, draws=math.ceil(self.candidates / PARENTS))
         choices = np.array([arch.choices for arch in found], dtype=np.intp).reshape(-1, len(self.space.decisions))
-        return choices, self._encode(choices)
-
-    def _greedy(
-        self, inputs: Features, targets: NDArray[np.float64], running: Features, pool: Features, count: int
-    ) -> list[int]:
-        """Indices into the pool of up to `count` candidates, one after another, given what is being measured."""
-        first = len(running[0])
-        belief = self.process.predict(
-            inputs, targets, [np.concatenate(pair) for pair in zip(running, pool, strict=True)]
-        )
-        for i in range(first):
-            belief.believe(i)
-        found: list[int] = []
-        left = np.arange(first, len(belief.mean))
-        while len(left) and len(found) < count:
-            if found:
-                belief.believe(found[-1])
-            scores = score(self.acquisition, belief.mean, belief.deviation, targets.max(), self.rng)
-            found.append(int(left[np.argmax(scores[left])]))
-            left = left[left != found[-1]]
-        return [i - first for i in found]
+        return choices, self._encode(choices), np.arange(len(found))
 
     # --- resume
 

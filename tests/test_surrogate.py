@@ -160,6 +160,14 @@ def test_bo_spreads_what_is_measured_at_the_same_time() -> None:
     assert len({space.canonical(proposal.arch) for proposal in out if proposal}) == 4
 
 
+def test_bo_selects_no_two_equivalent_ones_at_once() -> None:
+    space = NasBenchMacro()
+    strategy = BayesianOptimisation(space, seed=0, batch=200)
+    run(strategy, 20)
+    found = strategy.select(200)
+    assert len(found) == len({space.canonical(arch) for arch in found}) == 200
+
+
 def test_members_know_what_has_been_seen() -> None:
     space = NasBenchMacro()
     members = Members(space)
