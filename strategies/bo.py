@@ -26,6 +26,8 @@ PARENTS = 10
 """How many of the best are mutated for candidates."""
 REFIT = 1.15
 """The hyper-parameters are fitted anew when there are so many times more results."""
+FIT_POINTS = 300
+"""With how many results at most."""
 
 
 class BayesianOptimisation(SurrogateStrategy):
@@ -38,8 +40,8 @@ class BayesianOptimisation(SurrogateStrategy):
       are: mutants of the best 10 and, where these are too few, mutants of these.
     - Within a batch, and while workers are measuring, an architecture is taken to turn out exactly as predicted
       (the "kriging believer" of Ginsbourger, Le Riche & Carraro 2010).
-    - With more than `max_points` results the process sees that number: the best half of it and of the others an even
-      choice over the ranks. So a proposal's cost is bounded.
+    - With more than `max_points` results the process sees that number (and the fit 300): the best half of it and of
+      the others an even choice over the ranks. So a proposal's cost is bounded.
     - A failed trial counts as the worst result.
     """
 
@@ -85,9 +87,12 @@ class BayesianOptimisation(SurrogateStrategy):
             return []
         choices, losses = self.measured()
         targets = _quantiles(-losses)
+        if self.theta is None or len(losses) >= REFIT * self.fitted:
+            keep = _representatives(losses, min(self.max_points, FIT_POINTS))
+            self.process.fit(self._encode(choices[keep]), targets[keep])
+            self.theta, self.fitted = self.process.theta.tolist(), len(losses)
         keep = _representatives(losses, self.max_points)
         inputs, targets = self._encode(choices[keep]), targets[keep]
-        self._fit(inputs, targets, len(losses))
         running = np.array(list(self.running), dtype=np.intp).reshape(-1, pool.shape[1])
         there = len(running)
         points = [np.concatenate(pair) for pair in zip(self._encode(running), features, strict=True)]
@@ -123,11 +128,6 @@ class BayesianOptimisation(SurrogateStrategy):
         for kind, features in zip(self.encodings, sample, strict=True):
             views.append(View.of(features, groups.get(kind, np.zeros(features.shape[1], dtype=np.intp))))
         return GaussianProcess(views)
-
-    def _fit(self, inputs: Features, targets: NDArray[np.float64], results: int) -> None:
-        if self.theta is None or results >= REFIT * self.fitted:
-            self.process.fit(inputs, targets)
-            self.theta, self.fitted = self.process.theta.tolist(), results
 
     # --- candidates
 

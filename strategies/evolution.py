@@ -33,7 +33,8 @@ class RegularizedEvolution(Strategy):
 
         The defaults were best on NAS-Bench-Macro and NAS-Bench-201's CIFAR-10; the paper has 100 and 25.
         mutation_rate: 0: exactly one decision changes (the paper's); else each is redrawn with this
-        probability, in (0, 1], until one differs. dedup: compare canonical forms with all earlier proposals.
+        probability, in (0, 1], until one differs (after 1,000 tries exactly one is changed). dedup: compare
+        canonical forms with all earlier proposals.
         """
         super().__init__(space, seed=seed)
         if tournament is None:
@@ -82,20 +83,27 @@ class RegularizedEvolution(Strategy):
 
     def _child(self, parent: Arch) -> Arch | None:
         """A mutant of parent; with dedup, mutated on until it is new."""
-        child = self._mutate(parent)
+        child = parent
         for _ in range(100):
+            mutant = self._mutate(child)
+            if mutant is None:
+                break
+            child = mutant
             if not self.dedup or self.space.canonical(child) not in self.seen:
                 return child
-            child = self._mutate(child)
         return self._random()
 
-    def _mutate(self, arch: Arch) -> Arch:
-        if self.mutation_rate == 0:
+    def _mutate(self, arch: Arch) -> Arch | None:
+        """None: arch has no neighbors."""
+        if self.mutation_rate > 0:
+            for _ in range(1000):
+                fresh = self.space.sample(self.rng).choices
+                redrawn = self.rng.random(len(fresh)) < self.mutation_rate
+                choices = [f if r else c for f, r, c in zip(fresh, redrawn, arch.choices, strict=True)]
+                child = self.space.arch(choices)
+                if child != arch and self.space.is_member(child):
+                    return child
+        try:
             return self.space.mutate(arch, self.rng)
-        while True:
-            fresh = self.space.sample(self.rng).choices
-            redrawn = self.rng.random(len(fresh)) < self.mutation_rate
-            choices = [f if r else c for f, r, c in zip(fresh, redrawn, arch.choices, strict=True)]
-            child = self.space.arch(choices)
-            if child != arch and self.space.is_member(child):
-                return child
+        except ValueError:
+            return None

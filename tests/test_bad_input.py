@@ -397,10 +397,29 @@ def test_eval_refuses_before_training_where_it_could_not_save(run: Run) -> None:
         (["-S", "mutation_rate=1.1"], "mutation_rate <= 1"),
         (["-S", "dedup=maybe"], "must be bool"),
         (["-S", "seed=1"], "no option 'seed'"),
+        (["-s", "bananas", "-S", "truncate=0"], "need truncate >= 1, got 0"),
+        (["-s", "bananas", "-S", "networks=1000000"], "1 <= networks <= 100"),
+        (["-s", "bananas", "-S", "width=1000000"], "1 <= width <= 1,000"),
+        (["-s", "bananas", "-S", "width=1000"], "networks x layers x width^2 <= 2,000,000"),
+        (["-s", "bananas", "-S", "epochs=0"], "1 <= epochs <= 10,000"),
+        (["-s", "bananas", "-S", "epochs=" + "9" * 30], "1 <= epochs <= 10,000"),
+        (["-s", "bananas", "-S", "candidates=1000000000"], "need batch <= candidates <= 10,000"),
+        (["-s", "bananas", "-S", "batch=500"], "need batch <= candidates <= 10,000, got 500, 100"),
+        (["-s", "bananas", "-S", "encoding="], "has no encoding ''; it has"),
+        (["-s", "bananas", "-S", "learning_rate=0"], "0 < learning_rate <= 1"),
+        (["-s", "bo", "-S", "encodings=onehot+onehot"], "need encodings that differ, got onehot+onehot"),
+        (["-s", "bo", "-S", "encodings=onehot+"], "has no encoding ''; it has"),
+        (["-s", "bo", "-S", "candidates=1000000000"], "candidates <= 100,000"),
+        (["-s", "bo", "-S", "acquisition=best"], "its | ei | ucb | pi"),
+        (["-s", "local-search", "-S", "init=0"], "need init >= 1, got 0"),
         (["-P", "a=1"], "no option 'a'"),
         (["-E", "x=1"], "no option 'x'"),
         (["-E", "label=x"], "label"),
         (["-E", "label=5"], "no training seed 5"),
+        (["-E", "label=" + "9" * 5000], "label must be mean, random or a training seed's number"),
+        (["-E", "noise=-1"], "need 0 <= noise <= 1"),
+        (["-E", "noise=nan"], "must be float"),
+        (["-E", "noise_seed=-1"], "need noise_seed >= 0"),
         (["-E", "label=random"], "label=mean"),
         (["-E", "metric=nope"], "no metric 'nope'"),
         (["-E", "dataset=nope"], "no data set 'nope'"),
@@ -545,7 +564,10 @@ def test_table_without_a_number(run: Run, columns: dict[str, np.ndarray[Any, Any
         assert outcome.accepted()[0]["metrics"]["val_acc"] > 0
 
 
-@pytest.mark.parametrize("kind", ["scalar", "no array", "long epochs", "long seed", "many fields", "huge number"])
+ODD_TABLES = ["scalar", "no array", "long epochs", "long seed", "many fields", "huge number", "short column", "a pipe"]
+
+
+@pytest.mark.parametrize("kind", ODD_TABLES)
 def test_bad_table(run: Run, columns: dict[str, np.ndarray[Any, Any]], kind: str) -> None:
     """Beside those of test_table.py."""
     arch, val = columns["arch"], columns["val"]
@@ -562,6 +584,10 @@ def test_bad_table(run: Run, columns: dict[str, np.ndarray[Any, Any]], kind: str
             np.savez(path, allow_pickle=False, arch=arch, **{"val_s" + "9" * 5000: val})
         case "many fields":
             np.savez(path, allow_pickle=False, arch=arch, **{f"field{i}": val[:1] for i in range(300)})
+        case "short column":
+            np.savez(path, allow_pickle=False, arch=arch, val=val[:5])
+        case "a pipe":
+            os.mkfifo(path)
         case "huge number":
             path = "t.json"
             Path(path).write_text('{"000000": {"val": ' + "9" * 400 + "}}")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fcntl
 import io
 import json
+import math
 import random
 import resource
+import shlex
 import signal
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -22,12 +25,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nastool import cli
 from nastool.bench import plots
 from nastool.bench.benchmark import Facts
-from nastool.bench.plan import View
+from nastool.bench.plan import View, parse_seeds, whole_numbers
+from nastool.bench.specs import StrategySpec, TableSpec
 from nastool.bench.summary import Group
+from nastool.errors import InputError
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.spaces.nasbench_macro import NasBenchMacro
 from tests.plugins import install
@@ -325,6 +332,68 @@ def test_torn_and_damaged_lines(bench: Bench, tables: dict[str, str], tmp_path: 
     assert without_times(bench(*command).lines[0]) == without_times(whole.lines[0]), "killed while it began"
 
 
+def test_a_deleted_line_is_made_again(bench: Bench, tables: dict[str, str], tmp_path: Path) -> None:
+    """Also that of a strategy or a table, without which the runs that follow say nothing."""
+    command = ["-s", "random", "-s", EVOLUTION, "--table", table(tables), "--seeds", "2", "-n", "5", "-o", "b"]
+    whole = [without_times(line) for line in bench(*command).lines]
+    path = tmp_path / "b" / "runs.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for i in range(1, len(lines)):
+        path.write_bytes(b"".join(lines[:i] + lines[i + 1 :]))
+        again = [without_times(line) for line in bench(*command).lines]
+        assert sorted(again, key=str) == sorted(whole, key=str), lines[i]
+
+
+JUNK = [None, True, 0, -1, 1, 1.5, 2**70, 10**400, 1e308, math.nan, "", "x", "\ud800", [], [1], ["x"], {}, {"a": 1}]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths to everything in a JSON value."""
+    if path:
+        yield path
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[key], (*path, key))
+
+
+def test_edited_lines(bench: Bench, tables: dict[str, str], tmp_path: Path) -> None:
+    """Any value replaced by any other: it is accepted, or the line is named; never an error of ours or a NaN."""
+    bench("-s", EVOLUTION, "--table", table(tables), "--seeds", "2", "-n", "5", "-o", "b")
+    path = tmp_path / "b" / "runs.jsonl"
+    lines = path.read_text().splitlines()
+    moments = random.Random(0)
+    cases = [(i, place) for i in range(1, 5) for place in places(json.loads(lines[i]))]
+    for number, (i, place) in enumerate(cases):
+        for value in JUNK if "best" in place else moments.sample(JUNK, 3):
+            document = holder = json.loads(lines[i])
+            for key in place[:-1]:
+                holder = holder[key]
+            holder[place[-1]] = value
+            path.write_text("\n".join([*lines[:i], json.dumps(document), *lines[i + 1 :]]) + "\n")
+            result = bench("-o", "b", *(["--text"] if number % 2 else []))
+            if result.code == 2:
+                of_no_run = "b has no finished runs" in result.err  # the id of its strategy or table, say
+                result.refused("" if of_no_run else f"b/runs.jsonl is damaged in line {i + 1}: delete that line")
+            else:
+                assert "internal error" not in result.err and "nan" not in result.out, (place, value, result)
+
+
+def test_a_file_that_is_not_ours_stays(bench: Bench, tables: dict[str, str], tmp_path: Path) -> None:
+    command = ["-s", "random", "--table", table(tables), "--seeds", "1", "-n", "2", "-o", "b"]
+    (tmp_path / "b").mkdir()
+    path = tmp_path / "b" / "runs.jsonl"
+    for data, says in (
+        (b"my diary, a line without end", "none of nastool bench"),
+        (random.Random(0).randbytes(100_000), "none of nastool bench"),
+        (b'{"format":"nastool.bench/2"}\n{"kind":"new"}\n', "has format nastool.bench/2, this nastool reads"),
+    ):
+        path.write_bytes(data)
+        bench(*command).refused(says)
+        assert path.read_bytes() == data
+    path.unlink()
+    path.mkdir()
+    bench(*command).refused("no comparison of nastool bench")
+
+
 @pytest.mark.parametrize("kills, seeds", [(1, 50), pytest.param(25, 1500, marks=pytest.mark.slow)])
 def test_killed_it_goes_on_as_if_nothing_had_been(
     tables: dict[str, str], tmp_path: Path, kills: int, seeds: int
@@ -384,6 +453,8 @@ class Clumsy(RandomSearch):
     def ask(self):
         if self.number == 1:
             raise RuntimeError("made to fail")
+        if self.number == 3 and self.always:
+            raise SystemExit(0)
         if self.number == 2 and (self.always or not os.path.exists("died")):
             open("died", "w").close()
             os._exit(3)
@@ -409,10 +480,11 @@ def test_a_bad_run_costs_itself_alone(tables: dict[str, str], tmp_path: Path) ->
     assert result.code == 1
     assert "no result of clumsy on nasbench-macro val, seed 1: RuntimeError: made to fail" in result.err
     assert "no result of clumsy(always=true) on nasbench-macro val, seed 2: worker died: exit code 3" in result.err
-    assert "3 of 8 runs have no result; the same command tries them again" in result.err
+    assert "no result of clumsy(always=true) on nasbench-macro val, seed 3: SystemExit: 0" in result.err
+    assert "4 of 8 runs have no result; the same command tries them again" in result.err
     once, always = map(json.loads, result.out.splitlines())
     assert once["seeds"] == 3, "the worker that died once was given another try"
-    assert always["seeds"] == 2
+    assert always["seeds"] == 1
     bench("-s", "needy").refused("strategy needy needs 'budget', which space nasbench-macro and evaluator table lack")
 
 
@@ -443,6 +515,56 @@ def test_odd_curves(drawing: Bench, tables: dict[str, str], tmp_path: Path, name
     assert drawing(*command, *(options or ["--seeds", "3", "-n", "6"]), "-o", "b").code == 0
     (path,) = (tmp_path / "b").glob("curves-*.svg")
     assert ElementTree.parse(path).getroot().tag.endswith("svg")
+
+
+def test_odd_names(drawing: Bench, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Of data sets: no formula, no file name, no letters that a font has."""
+    macro = np.array([arch.choices for arch in NasBenchMacro().members()], dtype=np.uint8)
+    names = ["a$\\foo$", "|../*", "日本", "L" * 400]
+    np.savez("t.npz", arch=macro, **{f"{name}_val": macro.mean(axis=1) / 2 for name in names})
+    all_of_them = [part for name in names for part in ("--table", f"nasbench-macro:file=t.npz,dataset={name}")]
+    assert len(drawing("-s", "random", *all_of_them, "--seeds", "2", "-n", "3", "-o", "b").lines) == len(names)
+    assert len(list((tmp_path / "b").glob("curves-*.svg"))) == len(names)
+    assert not recwarn.list
+
+
+def test_too_many_workers(tables: dict[str, str], tmp_path: Path) -> None:
+    command = [*NASTOOL, "bench", "-s", "random", "--table", table(tables), "--seeds", "40", "-n", "2"]
+    result = subprocess.run(
+        [*command, "-o", "b", "--workers", "40"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_NOFILE, (24, 24)),
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "nastool: cannot start one more worker (Too many open files): give fewer --workers" in result.stderr
+
+
+def test_a_reader_that_leaves(bench: Bench, tables: dict[str, str], tmp_path: Path) -> None:
+    bench("-s", "random", "--table", table(tables), "--seeds", "1", "-n", "2", "-o", "b")
+    for form in ("--text", "--json"):
+        script = f"{shlex.join([*NASTOOL, 'bench', '-o', 'b', form])} | true; exit ${{PIPESTATUS[0]}}"
+        result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "report: b/report.md\n"), form
+
+
+WORDS = st.sampled_from(
+    ["random", "evolution", "bo", "nasbench-macro", "population", "file", "noise", *":,=\\+-019", "9" * 30, "nan", "e"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(WORDS | st.text(max_size=3), max_size=9).map("".join))
+def test_fuzz_specs(text: str) -> None:
+    """InputError or success; what is accepted has a name and a label."""
+    for read in (StrategySpec.parse, TableSpec.parse, parse_seeds, partial(whole_numbers, flag="--at")):
+        with contextlib.suppress(InputError):
+            found: Any = read(text)
+            if isinstance(found, StrategySpec):
+                assert (found.id + found.label).encode()
+            else:
+                assert found
 
 
 def test_bad_input(bench: Bench, tables: dict[str, str], tmp_path: Path) -> None:
@@ -479,6 +601,11 @@ def test_bad_input(bench: Bench, tables: dict[str, str], tmp_path: Path) -> None
     refused(*run, "--seeds", "0", says="--seeds '0': need 1 <= number of seeds")
     refused(*run, "--seeds", "a", says="--seeds 'a': write how many, or a list")
     refused(*run, "--trials", "0", says="'--trials'")
+    refused(*run, "--trials", "9" * 30, says="need 1 <= --trials <= 1,000,000,000")
+    refused(*run, "--sim-seconds", "9", "--at", "1e300", says="need 1 <= --at <= 1,000,000,000")
+    refused(*run, "--workers", "9" * 20, says="need --workers <= 1,000, got 9999")
+    refused("-s", "bananas:encoding=\udcff", "--table", good, says="it is no UTF-8 text")
+    refused("-s", "random", "--table", "nasbench-macro:file=", says="file is empty: name the table")
     refused(*run, "--trials", "9", "--at", "5,10", says="--at 10 lies beyond --trials 9")
     refused(*run, "--at", "5,x", says="--at '5,x': write numbers > 0")
     refused(*run, "--at", "1.5", says="--at '1.5': write whole numbers")

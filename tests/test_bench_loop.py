@@ -138,6 +138,13 @@ def test_simulated_seconds(table: Path) -> None:
     assert play(Scripted(SPACE, [9] * 100), found, 0, Budget(None, 60)).queries == 3, "failures use time, too"
 
 
+def test_seconds_run_out_however_short_the_trainings(tmp_path: Path) -> None:
+    """Those of less than half a millisecond, too: nothing else ends a strategy that repeats itself."""
+    np.savez(tmp_path / "t.npz", arch=ARCHS, val=np.full(6, 0.5), train_time=np.full(6, 1e-5))
+    run = play(Scripted(SPACE, [0] * 1000), benchmark(tmp_path / "t.npz"), 0, Budget(None, 0.1))
+    assert (run.ended, run.queries) == ("seconds", 100)
+
+
 def test_tables_without_times(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", arch=ARCHS[:1], val=[0.5])
     found = benchmark(tmp_path / "t.npz")

@@ -13,6 +13,7 @@ import pytest
 from nastool.core import Proposal
 from nastool.errors import InputError, TrialFailed
 from nastool.evaluators.table import Table
+from nastool.spaces.nasbench101 import NasBench101
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.spaces.nasbench_macro import NasBenchMacro
 
@@ -133,6 +134,10 @@ def test_broken_files(tmp_path: Path) -> None:
         (write("outside", arch=np.full((1, 6), 5), val200=np.zeros(1)), "row 0 is no member"),
         (write("twice", arch=np.zeros((2, 6), int), val200=np.zeros(2)), "1 architectures come twice"),
         (write("nothing", arch=np.zeros((1, 6), int)), "has no accuracies"),
+        (
+            write("short", arch=np.zeros((1, 6), int), val200=np.zeros(3)),
+            r"val200 has shape \(3,\)",
+        ),
         (write("objects", arch=np.array([[None] * 6]), val200=np.zeros(1)), "arch holds Python objects"),
     ]
     for path, message in cases:
@@ -189,6 +194,28 @@ def test_equivalent_architectures_are_looked_up_by_canonical_form(tmp_path: Path
     assert [round(100 * f.metrics["val_acc"]) for f in found] == [10, 20, 10]
     with pytest.raises(TrialFailed, match=r"the table has no architecture \(3, 3"):
         evaluate(table, 3)
+
+
+def test_rows_that_are_no_cells_of_nasbench101(tmp_path: Path) -> None:
+    """Neither without a path from input to output nor with ten edges."""
+    space, path = NasBench101(), tmp_path / "t.npz"
+    good: dict[str, Any] = {"num_vertices": np.array([2, 7], np.int8), "edge_bits": np.array([1, 1 << 15], np.uint64)}
+    for bits, message in ((None, ""), (0, "row 1 is no cell: 0 edges"), ((1 << 21) - 1, "row 1 is no cell: 21 edges")):
+        if bits is not None:
+            good["edge_bits"][1] = bits
+        np.savez(path, **good, op_code=np.array([0, 5]), val=[0.5, 0.6])
+        arch = np.zeros((2, 26), int)
+        arch[:, 15] = 1  # from the input to the output
+        if bits is not None:
+            arch[1, :21] = bits >> np.arange(21) & 1
+        np.savez(tmp_path / "arch.npz", arch=arch + np.eye(2, 26, 25, dtype=int), val=[0.5, 0.6])
+        for file in (path, tmp_path / "arch.npz"):
+            table = Table(space, file=str(file))
+            if not message:
+                table.prepare()
+                continue
+            with pytest.raises(InputError, match=message):
+                table.prepare()
 
 
 def test_counts_of_correct_images(tmp_path: Path) -> None:

@@ -284,16 +284,16 @@ def _check_sitting(document: Mapping[str, Any]) -> None:
     for word in document["command"]:
         _text(word)
     for name, number in document["packages"].items():
-        _text(name + (number or ""))
-    _count(document["cores"] or 0)
+        _text(name if number is None else name + number)
+    _count(0 if document["cores"] is None else document["cores"])
 
 
 def _record(document: Mapping[str, Any]) -> tuple[Key, Record]:
     if document["ended"] not in ("trials", "seconds", "exhausted"):
         raise ValueError(document["ended"])
     budget, queries, spent = Budget(**document["budget"]), _count(document["queries"]), document["spent"]
-    _count(budget.trials or 0)
-    _number(budget.seconds or 0)
+    _count(0 if budget.trials is None else budget.trials)
+    _number(0 if budget.seconds is None else budget.seconds)
     best = tuple(Best(_count(q), _number(label), _number(v), _count(rank)) for q, label, v, rank in document["best"])
     failed = tuple(_count(query) for query in document["failed"])
     if not all(0 <= each.value <= 1 for each in best):

@@ -80,9 +80,10 @@ class View:
     def from_json(cls, document: Mapping[str, Any]) -> View:
         """ValueError, KeyError, TypeError, ...: it is none that `to_json` gave."""
         budget = Budget(**document["budget"])
-        whole = [*document["at"], budget.trials or 1]
-        if not all(isinstance(count, int) for count in whole) or not (budget.trials or (budget.seconds or 0) > 0):
-            raise ValueError(whole)
+        whole = document["at"] if budget.trials is None else [*document["at"], budget.trials]
+        limits = [limit for limit in (budget.trials, budget.seconds) if limit is not None]
+        if not limits or not all(limit > 0 for limit in limits) or not all(isinstance(count, int) for count in whole):
+            raise ValueError(limits)
         view = cls.of(document["seeds"], budget, document["at"], document["at_seconds"], float(document["target"]))
         if list(view.at) != document["at"] or list(view.at_seconds) != document["at_seconds"]:
             raise ValueError(view)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Curve:
 
 def file_names(tables: Sequence[Facts]) -> dict[Facts, str]:
     """What each table's pictures are called, without their suffix."""
-    names = {facts: "curves-" + re.sub(r"[^A-Za-z0-9.]+", "-", facts.label).strip("-") for facts in tables}
+    names = {facts: "curves-" + re.sub(r"[^A-Za-z0-9.]+", "-", facts.label).strip("-")[:100] for facts in tables}
     shared = [name for name, count in Counter(names.values()).items() if count > 1]
     return {facts: f"{name}-{facts.id}" if name in shared else name for facts, name in names.items()}
 
@@ -88,7 +89,8 @@ def draw(facts: Facts, own: Sequence[Group], view: View, folder: Path, name: str
     names = [_lines(found.label) for found in curves]
     inches = max(4.2, sum(LINE * len(lines) + GAP for lines in names) + 0.4)
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about letters that the font lacks
         matplotlib.rcdefaults()  # whatever the user's own say, the same picture
         matplotlib.rcParams.update(_style())
         figure = Figure(figsize=(7.2, inches))
@@ -138,6 +140,7 @@ def _style() -> Any:
         "xtick.color": "#555555",
         "ytick.color": "#555555",
         "svg.hashsalt": "nastool",
+        "text.parse_math": False,  # a name with dollar signs is no formula
     }
 
 

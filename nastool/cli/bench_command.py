@@ -321,7 +321,9 @@ def _print(rows: Mapping[Facts, Sequence[Row]], view: View) -> None:
             table.add_column(head, justify="right", no_wrap=True)
         for row in own:
             table.add_row(row.label, *(regret_cell(cell, row) for cell in row.cells), *target_cells(row, view))
-        console.print(table)
+        with console.capture() as text:  # rich's own way with a closed pipe is another than ours
+            console.print(table)
+        sys.stdout.write(text.get())
 
 
 class _Progress:
