@@ -76,8 +76,8 @@ HEAD = """# Benchmarks
 
 Every strategy with its default options on published tables, written by `python benchmarks/tables.py`. The defaults were
 chosen on NAS-Bench-Macro and on NAS-Bench-201's CIFAR-10; its CIFAR-100 and NAS-Bench-101 played no part in that but
-for one choice: that `bo` looks at paths in `nasbench101` was decided because its other encodings depend on how vertices are
-numbered, and then seen to help there in three seeds.
+for one choice: that `bo` looks at paths in `nasbench101` was decided because its other encodings depend on how
+vertices are numbered, and then seen to help there in three seeds.
 """
 
 
