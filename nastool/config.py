@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from nastool import __version__, options, registry
+from nastool import __version__, folders, options, registry
 from nastool.core import Objective
 from nastool.errors import InputError, short
 from nastool.files import dump_yaml, write_atomic
@@ -153,15 +153,9 @@ class RunFolder:
 
         InputError: it holds another search (and force is not given), or something that is no run.
         """
-        try:
-            names = set(os.listdir(self.path))
-        except FileNotFoundError:
+        names = folders.names(self.path)
+        if names is None:
             return False
-        except NotADirectoryError:
-            raise InputError(f"{short(self.path)} is a file, or under one; give another --out") from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"cannot use run folder {short(self.path)}: {reason}; give another --out") from None
         if "run.db" not in names and (not names <= self.BEFORE or ("run.yaml" in names and not self._is_ours())):
             raise InputError(f"{self.path} is not empty and no nastool run; give another --out")
         if Store.is_blank(self.database):
@@ -193,22 +187,8 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Meanwhile this process is the folder's coordinator; creates the folder. InputError: another is at work."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / "run.lock", "a+", encoding="utf-8")
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"cannot write {short(self.path)}: {reason}; give another --out") from None
-        with lock:
-            if not _lock(lock):
-                lock.seek(0)
-                holder = lock.read().strip() or "?"
-                raise InputError(
-                    f"{self.path} is being searched by process {holder}: see `nastool status {self.path}`"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+        taken = f"{self.path} is being searched by process {{holder}}: see `nastool status {self.path}`"
+        with folders.locked(self.path, "run.lock", taken):
             yield
 
     def busy(self) -> bool:
@@ -259,16 +239,6 @@ class RunFolder:
             },
         }
         write_atomic(self.path / "run.yaml", dump_yaml(document))
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock a file for this process. `busy` may hold it for an instant, so try a few times."""
-    for _ in range(5):
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def _differences(found: Any, wanted: Any, where: str = "configuration") -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
-from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_info
 from torch import Tensor
 
 from nastool.predictors.ensemble import Adam, Array, Backpropagation, Weights, fit, train

@@ -12,13 +12,13 @@ import math
 import os
 from array import array
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
-from nastool import options
+from nastool import folders, options
 from nastool.bench.benchmark import Facts
 from nastool.bench.loop import Best, Budget, Run
 from nastool.bench.specs import StrategySpec
@@ -84,15 +84,9 @@ class Journal:
 
     def exists(self) -> bool:
         """Whether there is one. InputError: the folder holds something else, or cannot be used."""
-        try:
-            names = set(os.listdir(self.path))
-        except FileNotFoundError:
+        names = folders.names(self.path)
+        if names is None:
             return False
-        except NotADirectoryError:
-            raise InputError(f"{short(self.path)} is a file, or under one; give another --out") from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"cannot use folder {short(self.path)}: {reason}; give another --out") from None
         there = self.file.is_file()
         if not there and names - {"bench.lock"}:
             raise InputError(f"{short(self.path)} is not empty and no comparison of nastool bench; give another --out")
@@ -101,24 +95,8 @@ class Journal:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Meanwhile this process alone writes to the folder, which is created. InputError: another one does."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / "bench.lock", "ab+", buffering=0)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"cannot write {short(self.path)}: {reason}; give another --out") from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                holder = lock.read(20).decode(errors="replace").strip() or "?"
-                raise InputError(
-                    f"{self.path} is being written by process {holder}: wait for it, or give another --out"
-                ) from None
-            with suppress(OSError):  # it is only for the message above
-                lock.truncate(0)
-                lock.write(str(os.getpid()).encode())
+        taken = f"{self.path} is being written by process {{holder}}: wait for it, or give another --out"
+        with folders.locked(self.path, "bench.lock", taken):
             try:
                 yield
             finally:

@@ -1,0 +1,58 @@
+"""Folders that one process at a time may write to."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from nastool.errors import InputError, short
+
+
+def names(path: Path) -> set[str] | None:
+    """What is in the folder; None: it does not exist. InputError: it is a file, or cannot be read."""
+    try:
+        return set(os.listdir(path))
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        raise InputError(f"{short(path)} is a file, or under one; give another --out") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot use folder {short(path)}: {reason}; give another --out") from None
+
+
+@contextmanager
+def locked(path: Path, lock_name: str, taken: str) -> Iterator[None]:
+    """Create the folder, and hold the lock file in it meanwhile. InputError: another process does, or it cannot be.
+
+    taken: what to say then, with {holder} for the number of that process.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = open(path / lock_name, "ab+", buffering=0)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write {short(path)}: {reason}; give another --out") from None
+    with lock:
+        if not _lock(lock):
+            lock.seek(0)
+            raise InputError(taken.replace("{holder}", lock.read(20).decode(errors="replace").strip() or "?"))
+        with suppress(OSError):  # the disk may be full; it is only for the message above
+            lock.truncate(0)
+            lock.write(str(os.getpid()).encode())
+        yield
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Lock a file for this process. Whoever asks whether it is locked may hold it for an instant: try a few times."""
+    for _ in range(5):
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.02)
+    return False
