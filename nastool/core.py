@@ -39,14 +39,27 @@ class Decision:
 
     name: unique within its space, such as "layer3.op".
     options: the names of what can be chosen, at least one, all different.
+    place: the layer or block that it belongs to, such as "layer3"; "" where the space has none.
+    refers: for each option the place it stands for, "" for none; () where the decision refers to no place. An input
+        decision has ("input1", "input2", "block1"), a skip connection, off or on, ("", "layer1"). A place
+        without decisions of its own is one of the network's or cell's inputs.
     """
 
     name: str
     options: tuple[str, ...]
+    place: str = ""
+    refers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.options or len(set(self.options)) != len(self.options):
             raise ValueError(f"decision {self.name!r} needs options that differ: {self.options}")
+        if self.refers and len(self.refers) != len(self.options):
+            raise ValueError(f"decision {self.name!r}: need one place referred to for each option, got {self.refers}")
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it only says if something earlier is connected: options off and on, in this order."""
+        return len(self.refers) == 2 and not self.refers[0] and bool(self.refers[1])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
@@ -25,6 +25,7 @@ from nastool.errors import InputError, InvalidArchError, short
 if TYPE_CHECKING:
     from torch import nn
 
+    from nastool.networks import Subset
     from nastool.tasks import ImageTask
 
 _K = TypeVar("_K")
@@ -40,6 +41,16 @@ class Choose(Protocol):
 
         options: one factory for each option of the decision. Bound to an architecture, the one chosen is built
         and returned; unbound, a module holding all of them that runs only the active one.
+        """
+        ...
+
+    def subset(
+        self, rule: Callable[[Mapping[str, str]], Collection[str]], options: Mapping[str, Callable[[], nn.Module]]
+    ) -> Subset:
+        """Those modules that `rule` names, given the option of every decision.
+
+        options: one factory for each that may be named. Bound to an architecture, only those named are built; unbound,
+        all, and `Subset.active` changes with the architecture.
         """
         ...
 
@@ -187,6 +198,14 @@ class SearchSpace(ABC):
     def canonical_many(self, choices: NDArray[np.integer[Any]]) -> list[str]:
         """`canonical` of each row. choices: option indices of members, shape (n, decisions). Override to be fast."""
         return [self.canonical(self.arch(row)) for row in choices]
+
+    def active_many(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """Which decisions matter, given the others, shape (n, decisions). choices: option indices, the same shape.
+
+        One that does not matter, such as those of a layer that is not there, may have any option. Whether one matters
+        depends on earlier decisions alone. By default all matter.
+        """
+        return np.ones(choices.shape, dtype=np.bool_)
 
     # --- encodings
 

@@ -8,7 +8,7 @@ executes the active one. Both therefore compute the same function from the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from nastool.tasks import ImageTask
 
 
+Rule = Callable[[Mapping[str, str]], Collection[str]]
+"""Names of modules that take part, given decision name -> option name."""
+
+
 class _Child:
     """Choose: build only what the architecture selects."""
 
@@ -31,6 +35,10 @@ class _Child:
 
     def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
         return options[self.chosen[decision]]()
+
+    def subset(self, rule: Rule, options: Mapping[str, Callable[[], nn.Module]]) -> Subset:
+        names = rule(self.chosen)
+        return Subset(rule, {name: make() for name, make in options.items() if name in names}, self.chosen)
 
     def option(self, decision: str) -> str:
         return self.chosen[decision]
@@ -55,6 +63,30 @@ class OneOf(nn.Module):
         return output
 
 
+class Subset(nn.Module):
+    """Modules of which those take part that a rule names; in a child network only these are there."""
+
+    def __init__(self, rule: Rule, members: Mapping[str, nn.Module], chosen: Mapping[str, str]) -> None:
+        """rule: chosen -> names. chosen: as for `OneOf`."""
+        super().__init__()
+        self.members = nn.ModuleDict(members)
+        self.rule = rule
+        self.chosen = chosen
+
+    def names(self, chosen: Mapping[str, str]) -> list[str]:
+        """Those that take part, in the order of the members."""
+        wanted = self.rule(chosen)
+        return [name for name in self.members if name in wanted]
+
+    @property
+    def active(self) -> dict[str, nn.Module]:
+        """Name -> module of those that take part now, in the order of the members."""
+        return {name: self.members[name] for name in self.names(self.chosen)}
+
+    def forward(self, *_: Tensor) -> Tensor:
+        raise NotImplementedError("whoever holds a subset calls its active members")
+
+
 class _All:
     """Choose: build every option."""
 
@@ -63,6 +95,9 @@ class _All:
 
     def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
         return OneOf(decision, {name: make() for name, make in options.items()}, self.chosen)
+
+    def subset(self, rule: Rule, options: Mapping[str, Callable[[], nn.Module]]) -> Subset:
+        return Subset(rule, {name: make() for name, make in options.items()}, self.chosen)
 
     def option(self, decision: str) -> str:
         raise InputError(f"this space has no weight-sharing supernet: {decision!r} changes the shape of its networks")
@@ -89,19 +124,31 @@ class Supernet(nn.Module):
     def child_state(self, arch: Arch) -> dict[str, Tensor]:
         """The weights of arch under the names that `build(space, arch, ...)` gives them; the tensors are shared."""
         chosen = chosen_options(self.space, arch)
-        state = self.network.state_dict()
-        for path, module in self.network.named_modules():
-            if not isinstance(module, OneOf):
-                continue
-            prefix = f"{path}.options."
-            keep = f"{prefix}{chosen[module.decision]}."
-            # Nested choices have longer paths and come later, under their parent's new name: rename by suffix.
-            state = {
-                (f"{path}.{key.removeprefix(keep)}" if key.startswith(keep) else key): value
-                for key, value in state.items()
-                if key.startswith(keep) or not key.startswith(prefix)
-            }
-        return state
+        named = ((_child_key(self.network, key, chosen), value) for key, value in self.network.state_dict().items())
+        return {key: value for key, value in named if key is not None}
+
+
+def _child_key(network: nn.Module, key: str, chosen: Mapping[str, str]) -> str | None:
+    """The name that a supernet's parameter or buffer has in the child network; None: it is not there."""
+    module: Any = network
+    kept: list[str] = []
+    parts = iter(key.split("."))
+    for part in parts:
+        if isinstance(module, OneOf):  # the part is "options", the next the option's name: a child has neither
+            option = next(parts)
+            if option != chosen[module.decision]:
+                return None
+            module = module.options[option]
+        elif isinstance(module, Subset):
+            name = next(parts)
+            if name not in module.names(chosen):
+                return None
+            kept += [part, name]
+            module = module.members[name]
+        else:
+            kept.append(part)
+            module = getattr(module, part)
+    return ".".join(kept)
 
 
 def chosen_options(space: SearchSpace, arch: Arch) -> dict[str, str]:
