@@ -107,6 +107,11 @@ class ImageBatches:
                 x = random_flip(x, generator)
             yield cutout(self._normalized(x), recipe.cutout, generator), self.y[indices]
 
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The images of these indices (n,) int64, of any device, not augmented, and their labels."""
+        indices = indices.to(self.device)
+        return self._normalized(self.x[indices]), self.y[indices]
+
     def in_order(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, not augmented. batch_size: by default 512 of 32x32 pixels, fewer if larger."""
         batch_size = batch_size or max(1, min(512, 512 * 32 * 32 // self.x[0, 0].numel()))

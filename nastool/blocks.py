@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from nastool.networks import OneOf
+from nastool.networks import OneOf, Subset
 
 
-def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
     """Convolution without bias, padded so that output = ceil(input / stride)."""
-    return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Conv2d(c_in, c_out, kernel, stride, dilation * (kernel // 2), dilation, groups, bias=False)
 
 
 def conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -27,6 +28,94 @@ def relu_conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequ
     return nn.Sequential(nn.ReLU(), *conv_bn(c_in, c_out, kernel, stride))
 
 
+class Separable(nn.Module):
+    """Depthwise, then pointwise convolution, with nothing in between (Chollet 2017)."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.depthwise = conv(c_in, c_in, kernel, stride, groups=c_in, dilation=dilation)
+        self.pointwise = conv(c_in, c_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.pointwise(self.depthwise(x))
+        return out
+
+
+def sep_conv(channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """ReLU, separable convolution, BN, all twice; the first has the stride (NASNet)."""
+    layers: list[nn.Module] = []
+    for step in (stride, 1):
+        layers += [nn.ReLU(), Separable(channels, channels, kernel, step), nn.BatchNorm2d(channels)]
+    return nn.Sequential(*layers)
+
+
+def dil_conv(channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """ReLU, separable convolution with dilation 2, BN (DARTS)."""
+    return nn.Sequential(nn.ReLU(), Separable(channels, channels, kernel, stride, 2), nn.BatchNorm2d(channels))
+
+
+def cross_conv(channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """ReLU, 1 x kernel, then kernel x 1 convolution, BN (NASNet)."""
+    row = nn.Conv2d(channels, channels, (1, kernel), (1, stride), (0, kernel // 2), bias=False)
+    column = nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (kernel // 2, 0), bias=False)
+    return nn.Sequential(nn.ReLU(), row, column, nn.BatchNorm2d(channels))
+
+
+def pool(kind: str, kernel: int, stride: int = 1) -> nn.Module:
+    """ "avg" (over the positions inside the image) or "max" pooling, output = ceil(input / stride)."""
+    if kind == "max":
+        return nn.MaxPool2d(kernel, stride, kernel // 2)
+    return nn.AvgPool2d(kernel, stride, kernel // 2, count_include_pad=False)
+
+
+def halve(x: Tensor, weight: Tensor) -> Tensor:
+    """1x1 convolution that halves height and width (rounded up) and sees every second position diagonally twice.
+
+    The first half of the channels looks at the even positions, the second at the odd ones, with zeros beyond the
+    image. weight: (c_out, c_in, 1, 1).
+    """
+    even = (weight.shape[0] + 1) // 2
+    out = functional.conv2d(x, weight[:even], stride=2)
+    if even == weight.shape[0]:
+        return out
+    height, width = x.shape[2:]
+    shifted = functional.pad(x, (0, width % 2, 0, height % 2))[:, :, 1:, 1:]
+    return torch.cat([out, functional.conv2d(shifted, weight[even:], stride=2)], 1)
+
+
+class FactorizedReduce(nn.Module):
+    """Half the height and width by `halve`, then BN: a reduction that skips less than a strided 1x1 convolution."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.conv = conv(c_in, c_out, 1)
+        self.norm = nn.BatchNorm2d(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(halve(x, self.conv.weight))
+        return out
+
+
+class DropPath(nn.Module):
+    """Zeroes whole images of a batch in training and scales the others by 1 / (1 - probability).
+
+    probability: in [0, 1); set by `networks.regularize`. 0: the input itself. depth: where in the network it is, in
+    (0, 1]. It has no state, and one instance may stand on several edges: each call draws anew, from torch's global
+    generator.
+    """
+
+    def __init__(self, depth: float) -> None:
+        super().__init__()
+        self.depth = depth
+        self.probability = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        keep = 1 - self.probability
+        return x * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep).div_(keep)
+
+
 class GlobalPool(nn.Module):
     """(N, C, H, W) -> (N, C): the mean over positions."""
 
@@ -35,10 +124,14 @@ class GlobalPool(nn.Module):
 
 
 class Zero(nn.Module):
-    """No connection: zeros in the input's shape. `Dag` leaves it out."""
+    """No connection: zeros in the input's shape, or a stride's. `Dag` leaves it out."""
+
+    def __init__(self, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x)
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
 class Residual(nn.Module):
@@ -83,3 +176,84 @@ class Dag(nn.Module):
                 total = term if total is None else total + term
             states.append(torch.zeros_like(x) if total is None else total)
         return states[-1]
+
+
+class TrainingOnly(nn.Sequential):
+    """Modules that only training needs, such as an auxiliary classifier; `networks.count_params` leaves them out."""
+
+    training_only = True
+
+
+class Add(nn.Module):
+    """x + y."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class Concat(nn.Module):
+    """The concatenation of x and y through a module."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        out: Tensor = self.body(torch.cat([x, y], 1))
+        return out
+
+
+class Take(nn.Module):
+    """One of several named tensors, through a module."""
+
+    def __init__(self, name: str, body: nn.Module) -> None:
+        super().__init__()
+        self.name = name
+        self.body = body
+
+    def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        out: Tensor = self.body(tensors[self.name])
+        return out
+
+
+class Sum(nn.Module):
+    """The sum of those tensors that a subset names, each through its member."""
+
+    def __init__(self, parts: Subset) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        terms: list[Tensor] = [part(tensors[name]) for name, part in self.parts.active.items()]
+        return sum(terms[1:], terms[0])
+
+
+class Join(nn.Module):
+    """1x1 convolution over the concatenation of those tensors that a subset names.
+
+    A convolution of a concatenation is the sum of one for each part, so there is a weight for each tensor that may
+    take part, in the child as in the supernet; those of the ones that do are concatenated, too, and run as one.
+    """
+
+    def __init__(
+        self, parts: Subset, before: nn.Module, *, halves: bool = False, bias: nn.Parameter | None = None
+    ) -> None:
+        """parts: bias-free 1x1 `Conv2d`s. before: applied to the concatenation. halves: `halve` instead."""
+        super().__init__()
+        self.parts = parts
+        self.before = before
+        self.halves = halves
+        self.bias = bias
+        with torch.no_grad():  # drawn as one convolution's would be, whose variance falls with all its inputs
+            for part in parts.members.values():
+                part.weight /= len(parts.members) ** 0.5
+
+    def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """tensors: by name, (N, c, H, W) of one N, H, W; others may be among them."""
+        active = self.parts.active
+        weights: list[Tensor] = [part.weight for part in active.values()]  # type: ignore[misc]  # torch's stub
+        x = self.before(
+            torch.cat([tensors[name] for name in active], 1) if len(active) > 1 else tensors[next(iter(active))]
+        )
+        weight = torch.cat(weights, 1) if len(weights) > 1 else weights[0]
+        return halve(x, weight) if self.halves else functional.conv2d(x, weight, self.bias)

@@ -91,7 +91,7 @@ class RunConfig:
         return strategy
 
     def evaluator_spec(self, space: SearchSpace, workdir: Path | None) -> EvaluatorSpec:
-        return EvaluatorSpec(space.ref, self.evaluator.name, self.evaluator.options, workdir)
+        return EvaluatorSpec(space.ref, self.evaluator.name, self.evaluator.options, workdir, self.seed)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -215,7 +215,11 @@ class RunFolder:
         """Remove an earlier run's files; nothing that nastool did not write."""
         for name in (*self.DATABASE, "run.yaml", "run.yaml.new", "best.json", "best.safetensors"):
             (self.path / name).unlink(missing_ok=True)
-        for folder, pattern in (("checkpoints", "trial-*.safetensors*"), ("logs", "worker-*.log")):
+        for folder, pattern in (
+            ("checkpoints", "trial-*.safetensors*"),
+            ("checkpoints", "supernet.safetensors*"),
+            ("logs", "worker-*.log"),
+        ):
             for file in (self.path / folder).glob(pattern):
                 file.unlink()
 

@@ -20,9 +20,11 @@ METRICS: Mapping[str, Goal] = {
     "val_acc": "max",  # in [0, 1]
     "test_acc": "max",  # in [0, 1]
     "train_acc": "max",  # in [0, 1]
+    "shared_acc": "max",  # in [0, 1]: of the validation images, with weights that architectures share
     "val_loss": "min",  # nats
     "test_loss": "min",  # nats
     "train_loss": "min",  # nats
+    "shared_loss": "min",  # nats, as shared_acc
     "val_ppl": "min",
     "test_ppl": "min",
     "latency_ms": "min",

@@ -14,6 +14,7 @@ from nastool.errors import InputError, short
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
 MAX_YAML_BYTES = 200_000
 
@@ -130,3 +131,38 @@ def write_atomic(path: Path, text: str) -> None:
         os.replace(new, path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all. Half precision becomes float32. OSError."""
+    import torch
+    from safetensors.torch import save
+
+    copies = {}
+    for key, value in tensors.items():
+        dtype = torch.float32 if value.dtype in (torch.bfloat16, torch.float16) else value.dtype
+        copies[key] = value.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+    new = path.with_name(path.name + ".new")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(new, "wb") as file:
+            file.write(save(copies, dict(metadata)))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file. InputError: missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"there is no {path}")
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:120]}") from None

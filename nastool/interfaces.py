@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from nastool.core import Arch, Decision, Evaluation, Proposal, Scalar, SpaceRef,
 from nastool.errors import InputError, InvalidArchError, short
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from nastool.networks import Subset
@@ -77,6 +78,9 @@ class SearchSpace(ABC):
     """The kinds that `encode` knows."""
     views: ClassVar[tuple[str, ...]] = ("onehot", "counts")
     """Those that together describe an architecture well, for models that can look at several at once."""
+
+    depth: ClassVar[str | None] = None
+    """Name of the decision that says how many layers there are, where the space has one."""
 
     Scale: ClassVar[type[Any]]
     """Frozen dataclass of what sizes a network without being part of the architecture (channels, depth).
@@ -261,12 +265,45 @@ class SearchSpace(ABC):
         """
 
 
-def check_scale(scale: Any) -> None:
-    """For a Scale's `__post_init__`: every field is an integer from 1 to 10,000. ValueError names one that is not."""
+def check_scale(scale: Any, switches: Collection[str] = ()) -> None:
+    """For a Scale's `__post_init__`: every field is an integer from 1 to 10,000, a switch 0 or 1.
+
+    ValueError names a field that is not.
+    """
     for field in dataclasses.fields(scale):
         value = getattr(scale, field.name)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10_000:
-            raise ValueError(f"need 1 <= {field.name} <= 10,000, got {short(value)}")
+        low, high = (0, 1) if field.name in switches else (1, 10_000)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"need {low} <= {field.name} <= {high:,}, got {short(value)}")
+
+
+class Policy(Protocol):
+    """A distribution over architectures that an evaluator improves, round by round, beside the weights it trains.
+
+    It is made by the strategy's `make_policy`, lives with the evaluator, and knows no networks.
+    """
+
+    def sample(self, count: int, generator: torch.Generator) -> NDArray[np.integer[Any]]:
+        """Option indices of architectures drawn from it, shape (count, decisions). generator: of the CPU."""
+        ...
+
+    def improve(
+        self, reward: Callable[[NDArray[np.integer[Any]]], list[float]], generator: torch.Generator
+    ) -> Mapping[str, float]:
+        """The policy's phase of a round. Returns what is worth reporting.
+
+        reward: the accuracy, in [0, 1], of each of these architectures (m, decisions) with the shared weights on one
+            minibatch of validation images, which is another one at every call.
+        """
+        ...
+
+    def conclude(self, last: bool, generator: torch.Generator) -> dict[str, object]:
+        """What `Strategy.tell` learns of it after a round, as JSON. last: the weights are not trained any further."""
+        ...
+
+    def state_dict(self) -> dict[str, torch.Tensor]: ...
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None: ...
 
 
 class Strategy(ABC):
@@ -283,6 +320,17 @@ class Strategy(ABC):
     """How many trials come first that are drawn at random; a search no longer than that is random search."""
     notes: tuple[str, ...] = ()
     """What its user should know before it begins, such as a fallback that this space makes necessary."""
+    goes_with: ClassVar[Mapping[Literal["space", "evaluator"], str]] = {}
+    """The names of the space and the evaluator that `search` takes with it unless told otherwise."""
+
+    def planned_trials(self, rounds: int | None) -> int | None:
+        """How many trials a whole search takes, for a strategy that knows its end. rounds: as of the evaluator."""
+        return None
+
+    @classmethod
+    def make_policy(cls, space: SearchSpace, options: Mapping[str, Any], seed: int) -> Policy:
+        """The untrained policy, for strategies that need "policy". options: those that its proposals carry."""
+        raise NotImplementedError(f"strategy {cls.name} has no policy")
 
     def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
         """A subclass adds keyword-only options with type annotations: the command line reads them from there."""
@@ -337,6 +385,11 @@ class Evaluator(ABC):
     inline: ClassVar[bool] = False
     """Costs next to nothing: it runs in the coordinator, without a worker process."""
 
+    shares_weights: ClassVar[bool] = False
+    """Its scores come from weights that architectures share: a search ends by training the best from scratch."""
+    rounds: int | None = None
+    """For how many rounds it trains a policy and the weights it goes with, for those that provide "policy"."""
+
     local_options: ClassVar[frozenset[str]] = frozenset()
     """Options that say where it runs, not what it measures: a run may be continued with others."""
 
@@ -350,7 +403,10 @@ class Evaluator(ABC):
     """Folder to keep checkpoints in; None: keep none. Set before the first `evaluate`."""
 
     def __init__(self, space: SearchSpace) -> None:
-        """A subclass adds keyword-only options with type annotations. Cheap: it reads no data."""
+        """A subclass adds keyword-only options with type annotations. Cheap: it reads no data.
+
+        One that draws random numbers beyond those of a trial has a keyword-only `seed` of type int, too: the run's.
+        """
         self.space = space
 
     @classmethod

@@ -164,8 +164,26 @@ def build(space: SearchSpace, arch: Arch, task: ImageTask, scale: Any) -> nn.Mod
 
 
 def count_params(network: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+    """Number of trainable parameters, without modules that are `training_only`, such as an auxiliary head."""
+    extra = (module.parameters() for module in network.modules() if getattr(module, "training_only", False))
+    left_out = {id(parameter) for parameters in extra for parameter in parameters}
+    return sum(p.numel() for p in network.parameters() if p.requires_grad and id(p) not in left_out)
+
+
+def regularize(network: nn.Module, *, dropout: float, drop_path: float, by_depth: bool) -> None:
+    """Set the probabilities, in [0, 1), of every dropout and of every `DropPath`.
+
+    by_depth: a path's grows with the depth at which it is, from near 0 to `drop_path` in the last cell (ENAS).
+    """
+    from nastool.blocks import DropPath
+
+    if not 0 <= dropout < 1 or not 0 <= drop_path < 1:
+        raise ValueError(f"need 0 <= dropout < 1 and 0 <= drop_path < 1, got {dropout}, {drop_path}")
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+        elif isinstance(module, DropPath):
+            module.probability = drop_path * module.depth if by_depth else drop_path
 
 
 def count_flops(network: nn.Module, task: ImageTask) -> int:
@@ -183,3 +201,11 @@ def count_flops(network: nn.Module, task: ImageTask) -> int:
     finally:
         network.train(training)
     return int(counter.get_total_flops())
+
+
+def use_batch_statistics(network: nn.Module) -> None:
+    """Make batch normalisation use the statistics of the batch at hand, in evaluation mode too, and keep no others."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None

@@ -6,7 +6,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -47,16 +47,40 @@ RESERVED = frozenset({"seed"})
 
 
 def of(target: Callable[..., object]) -> dict[str, Option]:
-    """The options of a class or function: its keyword-only parameters (all of a dataclass's), by name."""
-    init = target.__init__ if inspect.isclass(target) else target
-    names: dict[str, Any] = getattr(init, "__globals__", {})
-    found = {}
-    for name, parameter in inspect.signature(target).parameters.items():
-        keyword = parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        field = hasattr(target, "__dataclass_fields__") and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-        if (keyword or field) and name not in RESERVED:
-            found[name] = Option(name, _annotation(target, parameter, names), parameter.default)
+    """The options of a class or function: its keyword-only parameters (all of a dataclass's), by name.
+
+    A constructor that takes `**more` has the options of the next class it derives from, too.
+    """
+    found: dict[str, Option] = {}
+    dataclass = hasattr(target, "__dataclass_fields__")
+    for init in _constructors(target):
+        names: dict[str, Any] = getattr(init, "__globals__", {})
+        for name, parameter in inspect.signature(init).parameters.items():
+            keyword = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            field = dataclass and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and name != "self"
+            if (keyword or field) and name not in RESERVED and name not in found:
+                found[name] = Option(name, _annotation(target, parameter, names), parameter.default)
     return found
+
+
+def _constructors(target: Callable[..., object]) -> Iterator[Callable[..., object]]:
+    """Those that read target's parameters: a class's `__init__`, and while it takes `**more` that of the next base."""
+    if not inspect.isclass(target):
+        yield target
+        return
+    for cls in target.__mro__:
+        init = cls.__dict__.get("__init__")
+        if init is None or cls is object:
+            continue
+        yield init
+        kinds = {parameter.kind for parameter in inspect.signature(init).parameters.values()}
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            return
+
+
+def accepts(target: Callable[..., object], name: str) -> bool:
+    """Whether a constructor has the keyword-only parameter, one of those that are no options included."""
+    return any(name in inspect.signature(init).parameters for init in _constructors(target))
 
 
 def parse(pairs: Sequence[str], flag: str) -> dict[str, str]:

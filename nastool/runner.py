@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2s
 from pathlib import Path
 
-from nastool.core import Objective, Trial
+from nastool.core import Evaluation, Objective, Proposal, Trial
 from nastool.errors import InputError, InvalidArchError, NastoolError
 from nastool.interfaces import Strategy
 from nastool.store import Store
@@ -221,6 +221,22 @@ def test_best(pool: Pool, best: Trial, seed: int) -> tuple[Mapping[str, float], 
         finished = _result(pool)
         if not finished.retry or attempts == MAX_ATTEMPTS:
             return finished.tested or {}, finished.error
+
+
+def evaluate_all(pool: Pool, proposals: Sequence[Proposal], stop: Callable[[], bool]) -> Iterator[Evaluation]:
+    """Evaluate each, outside of a search, in order; ends early where `stop`. NastoolError: one failed twice."""
+    for proposal in proposals:
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            if stop():
+                return
+            pool.submit(Job(0, proposal, 0))
+            finished = _result(pool)
+            if finished.evaluation is not None:
+                break
+            if not finished.retry or attempt == MAX_ATTEMPTS:
+                raise NastoolError(f"architecture {proposal.arch.key} could not be evaluated: {finished.error}")
+        assert finished.evaluation is not None
+        yield finished.evaluation
 
 
 def _result(pool: Pool) -> Finished:

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from nastool import registry
+from nastool import options, registry
 from nastool.core import Evaluation, Proposal, Scalar, SpaceRef
 from nastool.errors import InputError, NastoolError, TrialFailed, one_line
 from nastool.processes import WorkerProcess, settle_in
@@ -37,10 +37,13 @@ class EvaluatorSpec:
     name: str
     options: Mapping[str, Any]
     workdir: Path | None = None
+    seed: int = 0
+    """The run's, for an evaluator that has a use for one beyond each trial's own."""
 
     def build(self) -> Evaluator:
         space = registry.make_space(self.space)
-        evaluator: Evaluator = registry.make("evaluator", self.name, space, given=self.options)
+        own = {"seed": self.seed} if options.accepts(registry.load("evaluator", self.name), "seed") else {}
+        evaluator: Evaluator = registry.make("evaluator", self.name, space, given={**self.options, **own})
         evaluator.workdir = self.workdir
         return evaluator
 

@@ -28,7 +28,7 @@ class NasBench201(SearchSpace):
     """A cell of 4 nodes and 6 edges with one of 5 operations each: 15,625 members, 6,466 different functions."""
 
     name = "nasbench201"
-    provides = frozenset({"network", "table"})
+    provides = frozenset({"network", "supernet", "table"})
     encodings = ("onehot", "counts", "path", "simplified_path")
 
     @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class NasBenchMacro(SearchSpace):
     """8 layers, each identity, inverted residual 3x3 x 3 or inverted residual 5x5 x 6: 6,561 members."""
 
     name = "nasbench-macro"
-    provides = frozenset({"network", "table"})
+    provides = frozenset({"network", "supernet", "table"})
 
     @dataclass(frozen=True)
     class Scale:

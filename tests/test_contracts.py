@@ -32,18 +32,38 @@ class TestSpaces(SpaceContract):
         return make_space(request.param)
 
 
+STRATEGY_OPTIONS: Mapping[str, Mapping[str, Any]] = {"enas": {"steps": 1, "children": 2, "candidates": 200}}
+"""Those that are not built with their defaults here: ENAS' controller takes too long."""
+
+
 class TestStrategies(StrategyContract):
     @pytest.fixture(params=own("space"))
     def space(self, request: pytest.FixtureRequest) -> SearchSpace:
         return make_space(request.param)
 
     @pytest.fixture(params=own("strategy"))
-    def make(self, request: pytest.FixtureRequest) -> MakeStrategy:
-        return lambda space, seed: registry.make("strategy", request.param, space, given={"seed": seed})
+    def strategy_name(self, request: pytest.FixtureRequest) -> str:
+        name: str = request.param
+        return name
+
+    @pytest.fixture
+    def given(self, strategy_name: str) -> Mapping[str, object]:
+        return STRATEGY_OPTIONS.get(strategy_name, {})
+
+    @pytest.fixture
+    def make(self, strategy_name: str, given: Mapping[str, object]) -> MakeStrategy:
+        return lambda space, seed: registry.make("strategy", strategy_name, space, given={"seed": seed, **given})
 
 
 EVALUATOR_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "train": {
+        "data": "digits",
+        "epochs": 1,
+        "train_size": 200,
+        "scale": {"channels": 4, "cells": 1},
+        "device": "cpu",
+    },
+    "supernet": {
         "data": "digits",
         "epochs": 1,
         "train_size": 200,

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from nastool.core import Decision, Evaluation, Proposal
 from nastool.errors import InputError, TrialFailed
-from nastool.evaluators import train as module
+from nastool import training as module
 from nastool.evaluators.train import Train
 from nastool.interfaces import Choose, SearchSpace
 from nastool.networks import build
@@ -155,7 +155,7 @@ def test_the_loop_is_sgd_by_the_recipe(tmp_path: Path, data: str) -> None:
     mean, std = arrays["x_train"].mean() / 255, arrays["x_train"].std() / 255
     x, x_val = (torch.from_numpy((arrays[k] / 255 - mean) / std).float() for k in ("x_train", "x_val"))
     y, y_val = (torch.from_numpy(arrays[k]) for k in ("y_train", "y_val"))
-    initial, _, order_seed = module._seeds(3)
+    initial, _, order_seed = module.seeds(3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(initial)
         network = build(SPACE, CELL, ImageTask(1, 8, 8, 2), NasBench201.Scale(**SMALL))
@@ -246,7 +246,7 @@ def test_evaluate_never_looks_at_test_images(data: str, tmp_path: Path) -> None:
     assert first.metrics == second.metrics
     evaluator = trainer(data)
     evaluator.prepare()
-    evaluator._test = Poison()  # type: ignore[assignment]
+    evaluator.test_images = Poison()  # type: ignore[assignment]
     assert run(evaluator)[0].metrics == first.metrics
 
 
@@ -294,7 +294,7 @@ def test_a_checkpoint_reproduces_the_validation_exactly(data: str, tmp_path: Pat
     assert [f.name for f in (tmp_path / "checkpoints").iterdir()] == ["trial-000012.safetensors"]
     other = trainer_like(evaluator, data)
     other.prepare()
-    accuracy, loss = other._score(other.load(CELL, evaluation.checkpoint), other._val)
+    accuracy, loss = other.score(other.load(CELL, evaluation.checkpoint), other.val_images)
     assert (accuracy, loss) == (evaluation.metrics["val_acc"], evaluation.metrics["val_loss"])
 
 
@@ -498,5 +498,5 @@ def test_on_a_gpu(data: str, tmp_path: Path, precision: str) -> None:
     assert run(evaluator, seed=1)[0].metrics == first.metrics
     assert first.metrics["val_acc"] >= 0.8
     network = evaluator.load(CELL, str(first.checkpoint))
-    assert evaluator._score(network, evaluator._val) == (first.metrics["val_acc"], first.metrics["val_loss"])
+    assert evaluator.score(network, evaluator.val_images) == (first.metrics["val_acc"], first.metrics["val_loss"])
     assert set(evaluator.test(Proposal(CELL), first)) == {"test_acc", "test_loss"}

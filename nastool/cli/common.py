@@ -120,10 +120,13 @@ def space_from(ctx: click.Context) -> SearchSpace:
 
 
 def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Iterator[ArchDocument]:
-    """Architectures from files, run folders (their best), "-" for stdin, or string forms of the given space."""
-    from nastool import archfile
+    """Architectures from files, run folders (their best), "-" for stdin, zoo:NAME, string forms of the given space."""
+    from nastool import archfile, zoo
 
     for source in sources:
+        if source.startswith("zoo:"):
+            yield archfile.from_json(zoo.document(source.removeprefix("zoo:")), space)
+            continue
         path = Path(source)
         try:
             exists, is_folder = path.exists(), path.is_dir()

@@ -9,7 +9,7 @@ import click
 
 from nastool.cli import common
 
-KINDS = ("strategies", "spaces", "evaluators", "recipes", "data")
+KINDS = ("strategies", "spaces", "evaluators", "recipes", "data", "zoo")
 _SINGULAR = {"strategies": "strategy", "spaces": "space", "evaluators": "evaluator"}
 
 
@@ -18,7 +18,7 @@ _SINGULAR = {"strategies": "strategy", "spaces": "space", "evaluators": "evaluat
 @common.json_option
 @click.pass_context
 def command(ctx: click.Context, /, what: tuple[str, ...], json_flag: bool | None) -> None:
-    """List strategies, spaces, evaluators and what goes with what; recipes and data sets."""
+    """List strategies, spaces, evaluators and what goes with what; recipes, data sets, published architectures."""
     entries = [entry for kind in what or KINDS for entry in _entries(kind)]
     if common.as_json(json_flag):
         for entry in entries:
@@ -38,6 +38,12 @@ def _entries(kind: str) -> Iterator[dict[str, Any]]:
 
         for name, summary in DATASETS.items():
             yield {"kind": "data", "name": name, "summary": summary}
+    elif kind == "zoo":
+        from nastool.zoo import PUBLISHED
+
+        for name, entry in PUBLISHED.items():
+            summary = f"{entry.summary} ({entry.source})"
+            yield {"kind": "zoo", "name": f"zoo:{name}", "summary": summary, "space": entry.space}
     else:
         from nastool import registry
 
@@ -105,6 +111,7 @@ def _text(entries: list[dict[str, Any]]) -> None:
         "evaluator": "evaluators",
         "recipe": "recipes",
         "data": "data",
+        "zoo": "zoo",
     }
     width = max((len(entry["name"]) for entry in entries), default=0)
     last = None

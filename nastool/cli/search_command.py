@@ -8,15 +8,17 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from nastool import registry
 from nastool.cli import common, configfile
 from nastool.cli.common import say
 from nastool.errors import InputError, NastoolError, Stopped, hint
 
 if TYPE_CHECKING:
+    from nastool.cli.finale import Finale, Outcome
     from nastool.config import RunConfig, RunFolder
     from nastool.core import Scalar, Trial
     from nastool.interfaces import Evaluator, SearchSpace
@@ -37,7 +39,10 @@ if TYPE_CHECKING:
 @common.space_options
 @common.evaluator_options
 @click.option(
-    "-n", "--trials", type=click.IntRange(min=1), default=20, help="Trials in all, earlier sittings included."
+    "-n",
+    "--trials",
+    type=click.IntRange(min=1),
+    help="Trials in all, earlier sittings included; 20 unless the strategy knows its end.",
 )
 @click.option("--objective", metavar="METRIC[:min|max]", help="What to optimise; the evaluator's own by default.")
 @click.option("--seed", type=common.SEED, default=0, help="Seed of strategy and trials.")
@@ -52,6 +57,27 @@ if TYPE_CHECKING:
     help="Give up on a longer trial.",
 )
 @click.option("--max-failures", type=click.IntRange(min=1), default=10, help="End after N failed trials in a row.")
+@click.option(
+    "--retrain",
+    type=click.IntRange(min=0, max=10_000),
+    metavar="K",
+    help="At the end, train the K best from scratch; 3 where scores are with shared weights, else 0.",
+)
+@click.option("--retrain-recipe", metavar="NAME|FILE", help="How; by default as the recipe of the search says.")
+@click.option("--retrain-scale", metavar="KEY=N,...", help="In which size; by default the recipe's, or the search's.")
+@click.option(
+    "--baseline/--no-baseline", default=True, help="With shared weights, train K random architectures beside them."
+)
+@click.option(
+    "--check-ranking",
+    type=click.IntRange(min=0, max=100_000),
+    default=0,
+    metavar="N",
+    help="Train N random architectures from scratch and compare their ranking with that of their scores.",
+)
+@click.option(
+    "--ranking-table", metavar="KEY=VALUE,...", help="Options of evaluator table: look their accuracies up instead."
+)
 @configfile.option
 @click.option("--dry-run", is_flag=True, help="Show what would be searched and what it would cost.")
 @click.pass_context
@@ -68,12 +94,20 @@ def command(ctx: click.Context, /, **given: Any) -> int:
       nastool search -s evolution -S population=50 --evaluator table -E file=nasbench201.npz -E dataset=cifar100
     """
     from nastool import devices
+    from nastool.cli.finale import Finale, Settings
     from nastool.config import RunConfig, RunFolder
+
+    goes_with = registry.load("strategy", given["strategy"]).goes_with
+
+    def chosen(kind: Literal["space", "evaluator"]) -> str:
+        by_default = ctx.get_parameter_source(kind) is click.core.ParameterSource.DEFAULT
+        name: str = goes_with.get(kind, given[kind]) if by_default else given[kind]
+        return name
 
     config = RunConfig.resolve(
         (given["strategy"], common.layered(ctx, "strategy_options")),
-        (given["space"], common.layered(ctx, "space_options")),
-        (given["evaluator"], common.layered(ctx, "evaluator_options", common.EVALUATOR_FLAGS)),
+        (chosen("space"), common.layered(ctx, "space_options")),
+        (chosen("evaluator"), common.layered(ctx, "evaluator_options", common.EVALUATOR_FLAGS)),
         given["seed"],
         given["objective"],
     )
@@ -81,19 +115,23 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     strategy = config.make_strategy(space)
     folder = RunFolder(Path(given["out"]) if given["out"] else config.default_folder)
     evaluator = config.evaluator_spec(space, folder.path).build()
+    given["trials"] = given["trials"] or strategy.planned_trials(evaluator.rounds) or 20
     workers = given["workers"]
-    if evaluator.max_workers is not None and workers > evaluator.max_workers:
-        raise InputError(f"evaluator {evaluator.name} runs with at most --workers {evaluator.max_workers}")
+    most = evaluator.max_workers
+    if most is not None and workers > most and not evaluator.shares_weights:
+        raise InputError(f"evaluator {evaluator.name} runs with at most --workers {most}")
+    finale = Finale(config, space, evaluator, folder, Settings.read(given, evaluator))
     if given["dry_run"]:
         return _dry_run(config, space, strategy, evaluator, folder, given["trials"])
 
     continues = folder.check(config, given["force"])
-    if continues and (done := _finished(folder, given["trials"], space)) is not None:
+    if continues and (done := _finished(folder, given["trials"], finale)) is not None:
         say(f"{folder.path} already has its {given['trials']} trials; more --trials extend it")
         common.emit(done)
         return 0
     device = str(config.evaluator.options.get("device") or "auto")
-    slots = [] if evaluator.inline else devices.slots(workers, device)
+    # With shared weights one process trains them; the others have their turn when the best are trained from scratch.
+    slots = [] if evaluator.inline else devices.slots(min(workers, most or workers), device)
     pool = _pool(config, space, evaluator, folder, slots, given)
     with folder.locked(), closing(pool):
         continues = folder.check(config, given["force"])  # again: nobody else can change it from here on
@@ -104,7 +142,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
             folder.discard()
             raise
         with _open_store(config, space, evaluator, folder, continues, given, facts) as store:
-            return _search(config, store, space, strategy, evaluator, pool, folder, given)
+            return _search(config, store, space, strategy, evaluator, pool, folder, finale, given)
 
 
 def _search(
@@ -115,6 +153,7 @@ def _search(
     evaluator: Evaluator,
     pool: Pool,
     folder: RunFolder,
+    finale: Finale,
     given: Mapping[str, Any],
 ) -> int:
     from nastool.cli.interrupts import Interrupts
@@ -132,49 +171,65 @@ def _search(
             say(f"finishing {what}; Ctrl-C again stops at once, to be repeated later")
 
     started = time.monotonic()
-    with Interrupts(first_interrupt) as interrupts, Progress(given["trials"]) as progress:
-        search = Search(
-            store,
-            strategy,
-            pool,
-            Objective.parse(store.get("objective")),
-            config.seed,
-            given["trials"],
-            folder.path,
-            one_commit=evaluator.inline,
-            keep=given["keep"],
-            max_failures=given["max_failures"],
-            stop=lambda: interrupts.stopping,
-            watch=progress.watch,
-        )
-        search.restore()
-        store.begin()
-        store.put("trials", given["trials"])
-        store.commit()
-        if search.asked:
-            say(f"continuing {folder.path}: {search.told} trials done, {search.asked - search.told} to repeat")
-        for note in strategy.notes:
-            say(f"note: {note}")
-        if given["trials"] <= (random := strategy.random_trials):
-            say(
-                f"note: {strategy.name} begins with {random} random trials, and these are all: give more --trials or -S"
+    with Interrupts(first_interrupt) as interrupts:
+        with Progress(given["trials"]) as progress:
+            search = Search(
+                store,
+                strategy,
+                pool,
+                Objective.parse(store.get("objective")),
+                config.seed,
+                given["trials"],
+                folder.path,
+                one_commit=evaluator.inline,
+                keep=given["keep"],
+                max_failures=given["max_failures"],
+                stop=lambda: interrupts.stopping,
+                watch=progress.watch,
             )
-        try:
-            search.run()
-        except Stopped as stop:
-            progress.__exit__(None, None, None)
-            say(f"stopped with {search.told} trials saved in {folder.path}; {again}")
-            return stop.exit_code
+            search.restore()
+            store.begin()
+            store.put("trials", given["trials"])
+            store.commit()
+            if search.asked:
+                say(f"continuing {folder.path}: {search.told} trials done, {search.asked - search.told} to repeat")
+            for note in strategy.notes:
+                say(f"note: {note}")
+            if given["trials"] <= (random := strategy.random_trials):
+                say(
+                    f"note: {strategy.name} begins with {random} random trials, and these are all: "
+                    "give more --trials or -S"
+                )
+            try:
+                search.run()
+            except Stopped as stop:
+                progress.__exit__(None, None, None)
+                say(f"stopped with {search.told} trials saved in {folder.path}; {again}")
+                return stop.exit_code
         if interrupts.stopping:
             return 130
         if search.best is None:
             raise NastoolError(f"all {search.failed} trials failed; see `nastool status {folder.path}`")
-        tested, problem = test_best(pool, search.best, config.seed)
-    document = _product(store, space, search.best, tested, folder)
-    _summary(search, folder, document, time.monotonic() - started)
+        if finale.settings.any or evaluator.shares_weights:
+            try:
+                outcome = finale.run(store, pool, given["workers"], lambda: interrupts.stopping)
+            except Stopped as stop:
+                say(f"stopped; all trials are saved in {folder.path}; {again}")
+                return stop.exit_code
+            if outcome is None:
+                return 130
+        else:
+            outcome = None
+        best = finale.best(search.best, store)
+        problem = None
+        tested: Mapping[str, float] = {}
+        if outcome is None or outcome.best is None:
+            tested, problem = test_best(pool, best, config.seed)
+    document = _product(store, space, best, tested, folder, finale, outcome)
+    _summary(search, folder, document, time.monotonic() - started, outcome)
     common.emit(document)
     if problem is not None:
-        raise NastoolError(f"the best trial, {search.best.id}, could not be tested: {problem}")
+        raise NastoolError(f"the best trial, {best.id}, could not be tested: {problem}")
     return 0
 
 
@@ -238,7 +293,13 @@ def _of(plugged: Any) -> str:
 
 
 def _product(
-    store: Store, space: SearchSpace, best: Trial, tested: Mapping[str, float], folder: RunFolder
+    store: Store,
+    space: SearchSpace,
+    best: Trial,
+    tested: Mapping[str, float],
+    folder: RunFolder,
+    finale: Finale,
+    outcome: Outcome | None,
 ) -> dict[str, Any]:
     """Write what the search leaves behind: best.json and the best weights."""
     import os
@@ -247,30 +308,41 @@ def _product(
     from nastool import archfile
     from nastool.files import write_atomic
 
-    assert best.evaluation is not None
     more: dict[str, Any] = {"run": str(folder.path), **store.get("origin")}
+    source = folder.path
+    scores: dict[str, float] = {}
+    if outcome is not None and outcome.best is not None and outcome.run is not None:
+        scores = finale.scores(outcome.best.proposal.arch, store)
+        best, tested, source = outcome.best, outcome.tested, outcome.run
+        more = {"run": str(outcome.run), **outcome.origin}
+    assert best.evaluation is not None
     if best.evaluation.checkpoint is not None:
         weights = folder.path / "best.safetensors"
         new = weights.with_suffix(".new")
-        shutil.copyfile(folder.path / best.evaluation.checkpoint, new)
+        shutil.copyfile(source / best.evaluation.checkpoint, new)
         os.replace(new, weights)
         more["weights"] = str(weights)
     document = common.trial_document(space, best, more)
-    document["metrics"].update(tested)
+    document["metrics"].update({**scores, **tested})
+    if outcome is not None and outcome.report:
+        document["comparison"] = outcome.report
     write_atomic(folder.path / "best.json", archfile.dumps(document) + "\n")
     store.begin()
-    store.put("final", {"trials": sum(store.count().values()), "document": document})
+    final = {"trials": sum(store.count().values()), "finale": finale.settings.to_json(), "document": document}
+    store.put("final", final)
     store.commit()
     return document
 
 
-def _finished(folder: RunFolder, trials: int, space: SearchSpace) -> dict[str, Any] | None:
+def _finished(folder: RunFolder, trials: int, finale: Finale) -> dict[str, Any] | None:
     """The result of a run that needs nothing more for so many trials."""
     from nastool.store import Store
 
     with Store.read(folder.database) as store:
         final = store.get("final")
         if final is None or sum(store.count().values()) < trials or final["trials"] < trials:
+            return None
+        if final.get("finale", finale.settings.to_json()) != finale.settings.to_json():
             return None
         document: dict[str, Any] = final["document"]
         return document
@@ -281,14 +353,18 @@ def _summary(
     folder: RunFolder,
     document: Mapping[str, Any],
     took: float,
+    outcome: Outcome | None,
 ) -> None:
-    if search.exhausted:
+    if search.exhausted and search.told < search.trials:
         say(f"the strategy has nothing left to propose after {search.told} trials")
     say(f"{search.told} trials, {search.failed} failed, in {common.format_seconds(took)}")
     metrics = {k: v for k, v in document["metrics"].items() if k != "seconds"}
     cost = document["metrics"]["seconds"]
-    say(f"best: trial {document['trial']}, architecture {document['key']}")
+    which = f"trial {document['trial']}" if outcome is None or outcome.best is None else "trained from scratch"
+    say(f"best: {which}, architecture {document['key']}")
     say(f"  {common.describe_metrics(metrics)}  {common.format_seconds(cost)}")
+    for line in outcome.lines if outcome is not None else ():
+        say(f"  {line}")
     say(f"  {folder.path / 'best.json'}")
     if "weights" in document:
         say(f"  {document['weights']}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -31,6 +31,11 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "grad_clip": (0, 1e9),
     "crop_padding": (0, 256),
     "cutout": (0, 1024),
+    "restart_epochs": (0, 100_000),
+    "restart_factor": (1, 100),
+    "dropout": (0, 0.9999),
+    "drop_path": (0, 0.9999),
+    "auxiliary_weight": (0, 100),
 }
 """Smallest and largest value of each number in a recipe."""
 
@@ -52,6 +57,15 @@ class Recipe:
     crop_padding: zeros around the image before it is cropped at random to its size, pixels; 0 does not crop.
     flip: mirror each image left to right with probability 0.5.
     cutout: side of the square that is blanked at random, pixels; 0 does not blank.
+    restart_epochs, restart_factor: the cosine starts again after so many epochs, and each time after so many times
+        as many (SGDR's T_0 and T_mult); 0: one cosine over all epochs.
+    dropout: probability, before the classifier (for networks that have a place for it).
+    drop_path: probability at the end with which a path into a block is left out of a training step; it rises from 0
+        linearly (ScheduledDropPath, Zoph et al. 2018; for networks that have such paths). drop_path_by_depth: less in
+        earlier cells, as in ENAS.
+    auxiliary_weight: of the auxiliary classifier's loss (for networks with one: scale auxiliary=1).
+    scale: size of the networks, unless one is given; what a space's Scale does not have is left out.
+    retrain: the recipe by which what a search found with this one is trained afterwards; "" for the data's default.
     """
 
     epochs: int = 20
@@ -68,24 +82,37 @@ class Recipe:
     crop_padding: int = 2
     flip: bool = False
     cutout: int = 0
+    restart_epochs: int = 0
+    restart_factor: int = 2
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    drop_path_by_depth: bool = False
+    auxiliary_weight: float = 0.0
+    scale: Mapping[str, int] = field(default_factory=dict)
+    retrain: str = ""
     description: str = ""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            kind = str(field.type)
-            if field.name in RANGES:
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            kind = str(each.type)
+            if each.name in RANGES:
                 number = isinstance(value, int if kind == "int" else int | float) and not isinstance(value, bool)
-                low, high = RANGES[field.name]
+                low, high = RANGES[each.name]
                 if not number or not low <= value <= high:
                     noun = "a whole number" if kind == "int" else "a number"
-                    raise InputError(f"{field.name}: need {noun} from {low:g} to {high:g}, got {value!r}")
+                    raise InputError(f"{each.name}: need {noun} from {low:g} to {high:g}, got {value!r}")
             elif kind == "bool" and not isinstance(value, bool):
-                raise InputError(f"{field.name}: need true or false, got {value!r}")
+                raise InputError(f"{each.name}: need true or false, got {value!r}")
             elif kind == "str" and not isinstance(value, str):
-                raise InputError(f"{field.name}: need text, got {value!r}")
+                raise InputError(f"{each.name}: need text, got {value!r}")
         if self.schedule not in get_args(Schedule):
             raise InputError(f"schedule: need {' or '.join(get_args(Schedule))}, got {self.schedule!r}")
+        if not isinstance(self.scale, Mapping) or not all(
+            isinstance(key, str) and isinstance(value, int) and not isinstance(value, bool)
+            for key, value in self.scale.items()
+        ):
+            raise InputError(f"scale: need whole numbers by name, got {self.scale!r}")
         if self.nesterov and not self.momentum:
             raise InputError("nesterov: true needs momentum > 0")
         if self.final_lr > self.lr:
@@ -95,10 +122,14 @@ class Recipe:
         """A copy with the changes that are not None; InputError as for the constructor."""
         return dataclasses.replace(self, **{key: value for key, value in changes.items() if value is not None})
 
+    def scale_for(self, scale: type[Any]) -> dict[str, int]:
+        """What of `scale` a space's Scale class has."""
+        return {key: value for key, value in self.scale.items() if key in {f.name for f in dataclasses.fields(scale)}}
+
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of step 0, 1, ... < epochs x steps_per_epoch.
 
-        The cosine is SGDR's without restarts (Loshchilov & Hutter 2017, eq. 5), over the steps after warm-up.
+        The cosine is SGDR's (Loshchilov & Hutter 2017, eq. 5), over the steps after warm-up.
         A warm-up longer than the training is cut to half of it.
         """
         total = self.epochs * steps_per_epoch
@@ -107,7 +138,12 @@ class Recipe:
             return self.lr * min(1.0, (step + 1) / (warmup + 1))
         if self.schedule == "constant":
             return self.lr
-        progress = (step - warmup) / (total - warmup)
+        start, length = warmup, total - warmup
+        if self.restart_epochs:
+            length = self.restart_epochs * steps_per_epoch
+            while step >= start + length:
+                start, length = start + length, length * self.restart_factor
+        progress = (step - start) / length
         return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -137,9 +173,12 @@ def load_recipe(name_or_path: str) -> Recipe:
     return _parse(read_yaml(str(files(__name__).joinpath(f"{name_or_path}.yaml"))), name_or_path)
 
 
-def default_recipe(data: str) -> str:
-    """The name of the recipe that a data set (as for `nastool.data.load`) is trained with by default."""
-    return {"digits": "digits", "cifar10": "cifar10-quick", "cifar100": "cifar10-quick"}.get(data, "default")
+def default_recipe(data: str, prefix: str = "") -> str:
+    """The name of the recipe that a data set (as for `nastool.data.load`) is trained with by default.
+
+    prefix: "supernet-" for shared weights.
+    """
+    return prefix + {"digits": "digits", "cifar10": "cifar10-quick", "cifar100": "cifar10-quick"}.get(data, "default")
 
 
 def _parse(values: Mapping[str, Any], source: str) -> Recipe:

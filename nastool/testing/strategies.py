@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,12 +33,31 @@ class TinySpace(SearchSpace):
         raise AssertionError("a strategy builds no network")
 
 
-def outcome(trial_id: int, proposal: Proposal) -> Trial:
-    """A made-up objective, with every seventh trial failing."""
+ROUNDS = 3
+"""How many rounds the made-up evaluator trains a policy for."""
+
+
+def outcome(trial_id: int, proposal: Proposal, strategy: Strategy) -> Trial:
+    """A made-up objective, with every seventh trial failing. A policy is improved by it, too."""
     if trial_id % 7 == 5:
         return Trial(trial_id, proposal, "failed", error="made up")
-    value = (hash(proposal.arch.choices) % 1009) / 1009  # of a tuple of integers: the same in every process
-    return Trial(trial_id, proposal, "done", Evaluation({"val_acc": value}, 1.0), (-value,))
+    value = _value(proposal.arch.choices)
+    told: dict[str, object] | None = None
+    if proposal.policy is not None:
+        import torch
+
+        given: Any = proposal.policy
+        generator = torch.Generator().manual_seed(trial_id)
+        policy = strategy.make_policy(strategy.space, given["options"], trial_id)
+        policy.improve(lambda archs: [_value(tuple(choices)) for choices in archs.tolist()], generator)
+        left = ROUNDS - 1 - given["round"]
+        told = {**policy.conclude(left == 0, generator), "rounds_left": left}
+        told = json.loads(json.dumps(told))
+    return Trial(trial_id, proposal, "done", Evaluation({"val_acc": value}, 1.0, None, told), (-value,))
+
+
+def _value(choices: tuple[int, ...]) -> float:
+    return (hash(choices) % 1009) / 1009  # of a tuple of integers: the same in every process
 
 
 def drive(strategy: Strategy, trials: int, first: int = 0) -> list[Trial]:
@@ -47,13 +67,20 @@ def drive(strategy: Strategy, trials: int, first: int = 0) -> list[Trial]:
         proposal = strategy.ask()
         if proposal is None:
             break
-        done.append(outcome(i, proposal))
+        done.append(outcome(i, proposal, strategy))
         strategy.tell(done[-1])
     return done
 
 
 class StrategyContract:
-    """Subclass it and give the fixtures `make` (space, seed -> strategy) and `space`."""
+    """Subclass it and give the fixtures `make` (space, seed -> strategy) and `space`.
+
+    `given`: the options that `make` builds it with, where it is registered and they are not its defaults.
+    """
+
+    @pytest.fixture
+    def given(self) -> Mapping[str, object]:
+        return {}
 
     @pytest.fixture
     def make(self) -> MakeStrategy:
@@ -106,7 +133,7 @@ class StrategyContract:
         resumed.load_state_dict(state, [*told, *running])
         for strategy in (undisturbed, resumed):
             for trial in (running[2], running[0], running[1]):
-                strategy.tell(outcome(trial.id, trial.proposal))
+                strategy.tell(outcome(trial.id, trial.proposal, strategy))
         assert drive(undisturbed, 30, 43) == drive(resumed, 30, 43)
 
     def test_state_does_not_grow(self, make: MakeStrategy, space: SearchSpace) -> None:
@@ -134,11 +161,11 @@ class StrategyContract:
                 assert strategy.ask() is None
                 assert json.dumps(strategy.state_dict()) == state
                 assert out, "with nothing running there is something to ask"
-                strategy.tell(outcome(*out.pop()))
+                strategy.tell(outcome(*out.pop(), strategy))
                 continue
             out.append((i, proposal))
             if len(out) == 8:
-                strategy.tell(outcome(*out.pop(3)))
+                strategy.tell(outcome(*out.pop(3), strategy))
         assert len({i for i, _ in out}) == len(out)
 
     def test_a_tiny_space_is_no_trap(self, make: MakeStrategy) -> None:
@@ -155,11 +182,13 @@ class StrategyContract:
                 assert len(set(archs)) == space.size, "it stops only when it has seen everything"
                 break
             archs.append(proposal.arch)
-            strategy.tell(outcome(i, proposal))
+            strategy.tell(outcome(i, proposal, strategy))
         assert all(space.is_member(arch) for arch in archs)
 
-    def test_does_not_depend_on_hash_randomisation(self, make: MakeStrategy, space: SearchSpace) -> None:
-        """The same seed in another process with another PYTHONHASHSEED asks the same; of registered defaults."""
+    def test_does_not_depend_on_hash_randomisation(
+        self, make: MakeStrategy, space: SearchSpace, given: Mapping[str, object]
+    ) -> None:
+        """The same seed in another process with another PYTHONHASHSEED asks the same."""
         strategy = make(space, 11)
         here = [list(trial.proposal.arch.choices) for trial in drive(strategy, 50)]
         code = (
@@ -167,11 +196,12 @@ class StrategyContract:
             "from nastool import registry\n"
             "from nastool.testing.strategies import drive\n"
             "space = registry.make('space', sys.argv[1], given={})\n"
-            "strategy = registry.make('strategy', sys.argv[2], space, given={'seed': 11})\n"
+            "strategy = registry.make('strategy', sys.argv[2], space, "
+            "given={'seed': 11, **json.loads(sys.argv[3])})\n"
             "print(json.dumps([t.proposal.arch.choices for t in drive(strategy, 50)]))\n"
         )
         result = subprocess.run(
-            [sys.executable, "-c", code, space.name, strategy.name],
+            [sys.executable, "-c", code, space.name, strategy.name, json.dumps(given)],
             env={**os.environ, "PYTHONHASHSEED": "12345"},
             capture_output=True,
             text=True,

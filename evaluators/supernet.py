@@ -1,0 +1,305 @@
+"""Scores architectures with weights that all of them share: a supernet, trained one sampled child at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nastool import files, registry
+from nastool.core import Arch, Evaluation, Proposal
+from nastool.errors import InputError, TrialFailed
+from nastool.interfaces import Policy, Report, SearchSpace
+from nastool.training import ImageEvaluator, Training, seeds
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from nastool.networks import Supernet as Network
+
+
+class Supernet(ImageEvaluator):
+    """One network that holds every architecture; an architecture's score is its accuracy with the shared weights.
+
+    The weights are trained on the training images, each minibatch on one child (Pham et al. 2018; Bender et al. 2018;
+    Li & Talwalkar 2019). With a strategy that has a policy, children are drawn from it; a proposal with a policy is
+    one round: an epoch of the weights (the policy is left alone), then the policy's phase on minibatches of the
+    validation images (the weights are left alone). With any other strategy, children are drawn uniformly, all
+    epochs before the first score (random search with weight sharing, if the strategy is random search).
+
+    Metrics: shared_acc in [0, 1] and shared_loss in nats, of all validation images; after a round also train_loss and
+    what the policy reports. They rank architectures, roughly; they say little about what a network reaches that is
+    trained by itself. Batch normalisation always uses the minibatch's own statistics: running means would mix
+    those of all children. An architecture's score therefore depends a little on how the images are batched.
+    """
+
+    name = "supernet"
+    needs = frozenset({"network", "supernet"})
+    provides = frozenset({"policy"})
+    max_workers = 1
+    shares_weights = True
+    objective = "shared_acc"
+    recipe_prefix = "supernet-"
+    local_options = ImageEvaluator.local_options
+
+    def __init__(self, space: SearchSpace, *, seed: int = 0, weights: str | None = None, **training: Any) -> None:
+        """recipe: its epochs are the rounds; its batch_size is that of the policy's phase, too.
+
+        seed: of the weights' initialisation and of uniform sampling.
+        weights: a supernet's checkpoint from an earlier run (`RUN/checkpoints/supernet.safetensors`), which is then
+            not trained any further.
+        """
+        super().__init__(space, **training)
+        self.seed = seed
+        self.weights = weights
+        self.rounds = self.recipe.epochs
+        self._shared: _SharedWeights | None = None
+
+    # --- one trial
+
+    def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
+        """One round, for a proposal with a policy; else the score. seed: of a round's draws.
+
+        TrialFailed: the loss is not finite, the GPU's memory is too small, the checkpoint cannot be written.
+        """
+        import torch
+
+        start = time.perf_counter()
+        self.prepare()
+        if self._shared is None:
+            self._shared = self._load()
+        shared = self._shared
+        policy: Mapping[str, object] | None = None
+        try:
+            if proposal.policy is not None:
+                if self.weights is not None:
+                    raise InputError("weights= are trained already: a strategy with a policy trains its own")
+                metrics, policy = self._round(shared, proposal, seed, report)
+            else:
+                while shared.done < self.recipe.epochs and self.weights is None:
+                    self._uniform_epoch(shared, report)
+                metrics = self._score(shared, proposal.arch)
+        except torch.OutOfMemoryError as error:
+            reason = f"out of GPU memory with batch_size {self.recipe.batch_size}; lower it, or the scale"
+            raise TrialFailed(reason, retry=True) from error
+        except BaseException:
+            self._shared = None  # perhaps in the middle of a step: go on from the checkpoint
+            raise
+        return Evaluation(metrics, time.perf_counter() - start, None, policy)
+
+    def _round(
+        self, shared: _SharedWeights, proposal: Proposal, seed: int, report: Report
+    ) -> tuple[dict[str, float], Mapping[str, object]]:
+        """Train weights and policy, once each. A round that is in the checkpoint already is not trained again."""
+        import torch
+
+        given: Any = proposal.policy
+        number = int(given["round"])
+        policy = shared.policy
+        if policy is None:
+            strategy = registry.load("strategy", given["strategy"])
+            policy = shared.with_policy(strategy.make_policy(self.space, given["options"], self.seed))
+        if shared.done == number + 1 and shared.told is not None:
+            return shared.told["metrics"], shared.told["policy"]
+        if shared.done != number:
+            raise TrialFailed(
+                f"the shared weights are those after {shared.done} rounds, not {number}: begin anew (--force)"
+            )
+        weights_seed, policy_seed, _ = seeds(seed)
+        generator = torch.Generator().manual_seed(policy_seed)
+        with self.reproducible(seed):
+            children = policy.sample(shared.training.steps, generator)
+            train_loss = self._epoch(shared, children, weights_seed)
+            minibatches = self._minibatches(generator)
+            learnt = policy.improve(lambda archs: self.rewards(shared.network, archs, next(minibatches)), generator)
+            metrics = {**self._score(shared, proposal.arch), "train_loss": train_loss, **learnt}
+            told = policy.conclude(shared.done == self.recipe.epochs, generator)
+        left = self.recipe.epochs - shared.done
+        shared.told = {"metrics": metrics, "policy": {**told, "rounds_left": left}}
+        self._save_shared(shared)
+        report(shared.done, metrics)
+        return metrics, shared.told["policy"]
+
+    def _uniform_epoch(self, shared: _SharedWeights, report: Report) -> None:
+        sequence = np.random.SeedSequence([self.seed, shared.done])
+        rng = np.random.default_rng(sequence)
+        children = np.array([self.space.sample(rng).choices for _ in range(shared.training.steps)])
+        with self.reproducible(int(rng.integers(2**62))):
+            train_loss = self._epoch(shared, children, int(rng.integers(2**62)))
+            accuracy, loss = self._accuracy(shared, children[-1])
+        self._save_shared(shared)
+        report(shared.done, {"train_loss": train_loss, "shared_acc": accuracy, "shared_loss": loss})
+
+    # --- the two phases
+
+    def _epoch(self, shared: _SharedWeights, children: NDArray[Any], seed: int) -> float:
+        """One pass over the training images, step i on child i; the mean loss."""
+        import torch
+
+        shared.training.generator.manual_seed(seed)
+        total = torch.zeros((), device=self.device)
+        archs = [self.space.arch(choices) for choices in children]
+        for loss in shared.training.epoch(lambda step: shared.network.select(archs[step])):
+            total += loss
+        mean = total.item() / shared.training.steps
+        if not math.isfinite(mean):
+            raise TrialFailed(f"diverged: training loss is {mean} in epoch {shared.done}; lower lr")
+        return mean
+
+    def _minibatches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Validation images, not augmented, in an order drawn anew whenever they are used up; without end."""
+        import torch
+
+        size = min(self.recipe.batch_size, len(self.val_images))
+        while True:
+            order = torch.randperm(len(self.val_images), generator=generator)
+            for start in range(0, len(order) - size + 1, size):
+                yield self.val_images.batch(order[start : start + size])
+
+    def rewards(self, network: Network, archs: NDArray[Any], batch: tuple[Tensor, Tensor]) -> list[float]:
+        """The accuracy in [0, 1] of each architecture on one batch. archs: option indices, shape (m, decisions)."""
+        import torch
+
+        x, y = batch
+        with self.frozen(network):
+            correct = []
+            for choices in archs:
+                network.select(self.space.arch(choices))
+                correct.append((network(x).argmax(1) == y).sum())
+            found: list[float] = (torch.stack(correct).double() / len(y)).tolist()
+        return found
+
+    def _score(self, shared: _SharedWeights, arch: Arch) -> dict[str, float]:
+        accuracy, loss = self._accuracy(shared, arch.choices)
+        if not math.isfinite(loss):
+            raise TrialFailed(f"diverged: validation loss is {loss} after epoch {shared.done}; lower lr")
+        return {"shared_acc": accuracy, "shared_loss": loss}
+
+    def _accuracy(self, shared: _SharedWeights, choices: Sequence[int]) -> tuple[float, float]:
+        shared.network.select(self.space.arch(choices))
+        return self.score(shared.network, self.val_images)
+
+    @contextmanager
+    def frozen(self, network: Network) -> Iterator[None]:
+        """Meanwhile nothing is learnt: no gradients, dropout and paths that are dropped off."""
+        import torch
+
+        from nastool.training import cudnn
+
+        network.eval()
+        with torch.inference_mode(), cudnn(), self.autocast():
+            yield
+
+    # --- the shared weights
+
+    def supernet(self) -> Network:
+        """The untrained network, on the device; its batch normalisation uses the batch's statistics."""
+        import torch
+
+        from nastool.networks import Supernet as Network
+        from nastool.networks import use_batch_statistics
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeds(self.seed)[0])
+            network = Network(self.space, self.data.task, self.scale)
+        use_batch_statistics(network)
+        return network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]  # torch's stub
+
+    @property
+    def checkpoint(self) -> Path | None:
+        return None if self.workdir is None else self.workdir / "checkpoints" / "supernet.safetensors"
+
+    def _load(self) -> _SharedWeights:
+        """As the checkpoint has them, or untrained."""
+        network = self.supernet()
+        shared = _SharedWeights(network, Training(self, network, self.recipe, self.seed))
+        path = Path(self.weights).expanduser() if self.weights is not None else self.checkpoint
+        if path is not None and (self.weights is not None or path.is_file()):
+            tensors, facts = files.read_tensors(path, str(self.device))
+            own = self._identity()
+            for key in own if self.weights is None else ("space", "scale", "task"):
+                if facts.get(key) != own[key]:
+                    raise InputError(
+                        f"{path} holds shared weights of another {key}: give the options they were made with"
+                    )
+            try:
+                shared.restore(tensors, json.loads(facts["state"]))
+            except (RuntimeError, KeyError, ValueError) as error:
+                raise InputError(f"{path} is damaged: begin anew (--force)") from error
+        return shared
+
+    def _save_shared(self, shared: _SharedWeights) -> None:
+        if self.checkpoint is None:
+            return
+        tensors, state = shared.capture()
+        try:
+            files.write_tensors(self.checkpoint, tensors, {**self._identity(), "state": json.dumps(state)})
+        except OSError as error:
+            raise TrialFailed(
+                f"cannot write {self.checkpoint}: {error.strerror or error}; free some space, then run again"
+            ) from error
+
+    def _identity(self) -> dict[str, str]:
+        """Whose weights they are."""
+        return {
+            "space": self.space.ref.canonical_json,
+            "scale": json.dumps(vars(self.scale)),
+            "task": json.dumps(vars(self.data.task)),
+            "seed": str(self.seed),
+        }
+
+
+class _SharedWeights:
+    """A supernet, how far its training has come, and the policy that is trained with it."""
+
+    def __init__(self, network: Network, training: Training) -> None:
+        self.network = network
+        self.training = training
+        self.policy: Policy | None = None
+        self.told: dict[str, Any] | None = None
+        """What the last round returned."""
+        self._policy_state: dict[str, Tensor] = {}
+
+    @property
+    def done(self) -> int:
+        """Epochs so far."""
+        return self.training.done // self.training.steps
+
+    def with_policy(self, policy: Policy) -> Policy:
+        """Take this policy on, as it was when the checkpoint was written."""
+        if self._policy_state:
+            policy.load_state_dict(self._policy_state)
+        self.policy = policy
+        return policy
+
+    def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All of it, as tensors and JSON."""
+        momentum = self.training.optimizer.state
+        tensors = {f"weights.{name}": value for name, value in self.network.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            for value in momentum[parameter].values():
+                tensors[f"momentum.{name}"] = value
+        policy = self._policy_state if self.policy is None else self.policy.state_dict()
+        tensors.update({f"policy.{name}": value for name, value in policy.items()})
+        return tensors, {"steps": self.training.done, "told": self.told}
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """KeyError or RuntimeError: these are of another network."""
+        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "momentum": {}, "policy": {}}
+        for key, value in tensors.items():
+            part, _, name = key.partition(".")
+            parts[part][name] = value
+        self.network.load_state_dict(parts["weights"])
+        parameters = dict(self.network.named_parameters())
+        for name, value in parts["momentum"].items():
+            self.training.optimizer.state[parameters[name]]["momentum_buffer"].copy_(value)
+        self._policy_state = {name: value.cpu() for name, value in parts["policy"].items()}
+        self.training.done, self.told = state["steps"], state["told"]

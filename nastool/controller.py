@@ -1,0 +1,474 @@
+"""A recurrent policy over the decisions of any search space, and how it learns from rewards.
+
+Zoph & Le: Neural Architecture Search with Reinforcement Learning, ICLR 2017 (arXiv 1611.01578); Pham et al.: Efficient
+Neural Architecture Search via Parameter Sharing, ICML 2018 (arXiv 1802.03268). The steps are those of the latter's
+published code for its macro and micro spaces, each of which is what the rules below give for such decisions.
+
+An LSTM makes the decisions in order. What a decision is follows from what the space says of it:
+
+- *select* (set selection, NAS-RL section 3.3): the longest runs of switches of one place are decided in one step, each
+  by itself, with P(on) = sigmoid(2 q), q = v . tanh(W1 a_j + W2 h), a_j the anchor of the place switched. Next input:
+  the sum of the anchors switched on, divided by 1 + their number.
+- *point* (micro index): a decision whose options stand for places is a softmax over such q. Next input: the anchor
+  chosen.
+- *choose*: any other decision is a softmax over a linear map of h. Next input: the option's embedding.
+- The *anchor* of a place is the hidden state of its last step where that is a selection (macro), else that of one more
+  step after it (micro; the first layer of macro), after which comes the start token. A place without decisions, an
+  input of the network or cell, takes a step, too, fed with the start token, at the beginning of the place that first
+  refers to it; its W1 h counts in q, while as an input it is zero.
+
+Deviations from that code: no step is taken for places that no decision refers to; no operation has a bias in its
+favour; a decision that does not matter (`SearchSpace.active_many`) is skipped, so that its option has no effect on
+anything; and the four differences in learning that `PolicyGradient` and `Scored` name.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nastool.core import Decision
+from nastool.interfaces import SearchSpace
+
+Decide = Callable[[Tensor, Sequence[int]], Tensor]
+"""Log-probabilities (n, columns, options) and the columns they are of, to option indices (n, columns)."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch uses one thread inside: tensors this small take longer on two, and sums do not depend on the cores.
+
+    The setting is the process's, not the calling thread's, so do not enter it from two threads at once.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the LSTM.
+
+    columns: the decisions it makes: several for "select", one for "point" and "choose", none for the others.
+    refers: for "select" the place of each switch, for "point" that of each option.
+    head: which linear map and which embeddings a "choose" uses.
+    place: of which this step's hidden state is the anchor; None: of none.
+    """
+
+    kind: Literal["input", "choose", "point", "select", "anchor"]
+    columns: tuple[int, ...] = ()
+    refers: tuple[str, ...] = ()
+    head: str = ""
+    place: str | None = None
+
+
+def plan(decisions: Sequence[Decision], shared_heads: bool = True) -> list[Step]:
+    """The steps that make these decisions, by the rules above.
+
+    shared_heads: decisions with the same options share their linear map and embeddings, as in the published code. A
+    decision that refers to a place whose decisions are not all made before it is treated as an ordinary one.
+    """
+    last = {decision.place: i for i, decision in enumerate(decisions)}
+    heads: dict[tuple[str, ...], int] = {}
+
+    def places(i: int) -> tuple[str, ...]:
+        refers = decisions[i].refers[1:] if decisions[i].is_switch else decisions[i].refers
+        return refers if all(last.get(place, -1) < i or not place for place in refers) else ()
+
+    def kind(i: int) -> tuple[str, str, object]:
+        if not places(i):
+            return decisions[i].place, "choose", i
+        return decisions[i].place, *(("select", 0) if decisions[i].is_switch else ("point", i))
+
+    wanted = {place for i in range(len(decisions)) for place in places(i)}
+    steps: list[Step] = []
+    begins: dict[str, int] = {}  # the number of steps before each place
+    inputs: dict[int, list[str]] = {}  # number of steps -> the inputs whose steps belong there
+    for (place, what, _), run in itertools.groupby(range(len(decisions)), kind):
+        columns = tuple(run)
+        begins.setdefault(place, len(steps))
+        ends = place if place and place in wanted and columns[-1] == last[place] else None
+        refers = tuple(name for i in columns for name in places(i))
+        for name in refers:
+            if (not name or name not in last) and not any(name in names for names in inputs.values()):
+                inputs.setdefault(begins[place], []).append(name)
+        if what == "select":
+            steps.append(Step("select", columns, refers, place=ends))
+            continue
+        if what == "point":
+            steps.append(Step("point", columns, refers))
+        else:
+            options = decisions[columns[0]].options
+            head = heads.setdefault(options, len(heads)) if shared_heads else columns[0]
+            steps.append(Step("choose", columns, head=str(head)))
+        if ends is not None:
+            steps.append(Step("anchor", place=ends))
+    for position, names in sorted(inputs.items(), reverse=True):
+        steps[position:position] = [Step("input", place=name) for name in names]
+    return steps
+
+
+class Scored(NamedTuple):
+    """What the policy says of n architectures, each of shape (n,), float32.
+
+    log_prob: of the decisions that matter. entropy: the sum of the entropies (nats) of the distributions that these
+    were drawn from, not, as in the macro code, -p log p of what was drawn. switch_kl: KL(P(on) || target rate) in nats,
+    of the P that is drawn from (the code has half its logit there), summed over a step's switches, averaged over the
+    steps that have any; 0 without a target. switch_rate: the mean P(on); 0 where there are no switches.
+    """
+
+    log_prob: Tensor
+    entropy: Tensor
+    switch_kl: Tensor
+    switch_rate: Tensor
+
+
+class Controller(nn.Module):
+    """The policy: an LSTM of one layer without biases that makes a space's decisions one after another.
+
+    Everything is float32 on the CPU. Uses `space.decisions` and `space.active_many` alone: a space with further rules
+    must reject what is no member.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        hidden: int = 64,
+        temperature: float | None = None,
+        tanh_constant: float | None = None,
+        op_tanh_reduce: float = 1.0,
+        init: float = 0.1,
+        shared_heads: bool = True,
+        generator: torch.Generator,
+    ) -> None:
+        """hidden: units, >= 1. temperature: divides all logits, > 0.
+
+        tanh_constant: then logits become this times their tanh, so none exceeds it, > 0; of ordinary decisions it is
+        divided by op_tanh_reduce, > 0 (2.5 in the micro space). None: neither. init: parameters are
+        drawn uniformly within +-init, > 0. shared_heads: see `plan`. ValueError on a bad value.
+        """
+        super().__init__()
+        if hidden < 1:
+            raise ValueError(f"need hidden >= 1, got {hidden}")
+        for name, value in {
+            "temperature": temperature,
+            "tanh_constant": tanh_constant,
+            "op_tanh_reduce": op_tanh_reduce,
+            "init": init,
+        }.items():
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"need {name} > 0, got {value}")
+        self.space = space
+        self.hidden = hidden
+        self.temperature = temperature
+        self.tanh_constant = tanh_constant
+        self.op_tanh_reduce = op_tanh_reduce
+        self.steps = plan(space.decisions, shared_heads)
+
+        def matrix(rows: int, columns: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(rows, columns))
+
+        self.start = matrix(1, hidden)
+        self.from_input = matrix(4 * hidden, hidden)
+        self.from_state = matrix(4 * hidden, hidden)
+        chosen = {step.head: len(space.decisions[step.columns[0]].options) for step in self.steps if step.head}
+        self.heads = nn.ParameterDict({head: matrix(size, hidden) for head, size in chosen.items()})
+        self.embeddings = nn.ParameterDict({head: matrix(size, hidden) for head, size in chosen.items()})
+        if any(step.refers for step in self.steps):
+            self.attend_anchor = matrix(hidden, hidden)
+            self.attend_state = matrix(hidden, hidden)
+            self.attend_vector = matrix(1, hidden)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.uniform_(-init, init, generator=generator)
+
+    # --- what can be asked of it
+
+    def sample(
+        self, n: int, generator: torch.Generator, forced: Mapping[int, int] | None = None, flatten: float = 1.0
+    ) -> Tensor:
+        """n architectures drawn independently: option indices (n, decisions), int64, in one pass for all.
+
+        forced: decision -> option that is not drawn. A decision that does not matter has option 0, or the one
+        forced. The generator gives n x decisions uniform numbers, whatever is drawn. flatten: draw with probabilities
+        proportional to the policy's to the power of 1 / flatten, >= 1; 1: the policy itself.
+        """
+        noise = torch.rand(n, len(self.space.decisions), generator=generator)
+
+        def draw(log_prob: Tensor, columns: Sequence[int]) -> Tensor:
+            below = (log_prob / flatten).softmax(-1).cumsum(-1)[..., :-1]
+            return (noise[:, list(columns), None] >= below).sum(-1)
+
+        return self._decided(n, draw, forced)
+
+    def most_likely(self, forced: Mapping[int, int] | None = None) -> Tensor:
+        """Each decision's likeliest option given those before it: option indices (decisions,), int64."""
+        return self._decided(1, lambda log_prob, _: log_prob.argmax(-1), forced)[0]
+
+    def score(self, choices: Tensor, *, forced: Collection[int] = (), switch_target: float | None = None) -> Scored:
+        """What the policy says of these architectures, differentiable in its parameters.
+
+        choices: option indices (n, decisions), int64. forced: decisions that were not drawn; they enter only as inputs
+        to later ones. switch_target: rate of on that switch_kl compares with, in (0, 1).
+        """
+        if switch_target is not None and not 0 < switch_target < 1:
+            raise ValueError(f"need 0 < switch_target < 1, got {switch_target}")
+        sizes = torch.tensor([len(decision.options) for decision in self.space.decisions])
+        if choices.ndim != 2 or choices.shape[1] != len(sizes) or bool(((choices < 0) | (choices >= sizes)).any()):
+            raise ValueError(f"need option indices of {len(sizes)} decisions, got {tuple(choices.shape)}")
+        walked = self._walk(choices, None)
+        counted = torch.from_numpy(self.space.active_many(choices.numpy())).float()
+        counted[:, list(forced)] = 0
+        log_prob = entropy = torch.zeros(len(choices))
+        for size in sorted({logs.shape[-1] for _, logs in walked}):  # few operations on many decisions at once
+            columns = [column for step, logs in walked if logs.shape[-1] == size for column in step.columns]
+            together = torch.cat([logs for _, logs in walked if logs.shape[-1] == size], 1)
+            chosen = together.gather(-1, choices[:, columns, None]).squeeze(-1)
+            log_prob = log_prob + (chosen * counted[:, columns]).sum(1)
+            entropy = entropy - ((together.exp() * together).sum(-1) * counted[:, columns]).sum(1)
+        selections = [(step.columns, logs) for step, logs in walked if step.kind == "select"]
+        return Scored(log_prob, entropy, *_switches(selections, counted, switch_target))
+
+    # --- the one pass that draws and scores
+
+    def _decided(self, n: int, decide: Decide, forced: Mapping[int, int] | None) -> Tensor:
+        forced = forced or {}
+        choices = torch.zeros(n, len(self.space.decisions), dtype=torch.int64)
+        for column, option in forced.items():
+            if not 0 <= option < len(self.space.decisions[column].options):
+                raise ValueError(f"decision {self.space.decisions[column].name!r} has no option number {option}")
+            choices[:, column] = option
+        with torch.no_grad(), one_thread():
+            self._walk(choices, decide, frozenset(forced))
+        return choices
+
+    def _walk(self, choices: Tensor, decide: Decide | None, forced: Collection[int] = ()) -> list[tuple[Step, Tensor]]:
+        """The log-probabilities (n, columns, options) at each step that makes decisions.
+
+        decide: None: the choices are made; else they are written into `choices`, but for those forced.
+        """
+        n = len(choices)
+        walked = []
+        x = start = self.start.expand(n, -1)
+        h = c = zero = torch.zeros(n, self.hidden)
+        anchors: dict[str, Tensor] = {}
+        keys: dict[str, Tensor] = {}  # W1 times the anchors' states
+        matters = self.space.active_many(choices.numpy())
+        for step in self.steps:
+            fed = start if step.kind == "input" else x
+            after = torch.lstm_cell(fed, (h, c), self.from_input, self.from_state)
+            if not step.columns:
+                h, c = after
+                x = start if step.kind == "anchor" else x
+            else:
+                columns = list(step.columns)
+                if decide is not None:
+                    matters = self.space.active_many(choices.numpy())
+                active = torch.from_numpy(matters[:, columns])
+                there = None if bool(active.all()) else active.any(1, keepdim=True)
+                h, c = _where(there, after[0], h), _where(there, after[1], c)
+                logs = torch.log_softmax(self._logits(step, h, keys), -1)
+                walked.append((step, logs))
+                if decide is not None:
+                    drawn = [i for i, column in enumerate(columns) if column not in forced]
+                    choices[:, [columns[i] for i in drawn]] = (decide(logs, columns) * active)[:, drawn]
+                x = _where(there, self._next_input(step, choices[:, columns], active, anchors), x)
+            if step.place is not None:
+                anchors[step.place] = zero if step.kind == "input" else h
+                keys[step.place] = h @ self.attend_anchor
+        return walked
+
+    def _logits(self, step: Step, h: Tensor, keys: Mapping[str, Tensor]) -> Tensor:
+        """(n, columns, options)."""
+        constant = self.tanh_constant
+        if step.kind == "choose":
+            logits = h @ self.heads[step.head].T
+            if constant is not None:
+                constant /= self.op_tanh_reduce
+        else:
+            states = torch.stack([keys[place] for place in step.refers], 1)
+            logits = torch.tanh(states + (h @ self.attend_state)[:, None]) @ self.attend_vector[0]
+        if self.temperature is not None:
+            logits = logits / self.temperature
+        if constant is not None:
+            logits = constant * torch.tanh(logits)
+        return torch.stack([-logits, logits], -1) if step.kind == "select" else logits[:, None]
+
+    def _next_input(self, step: Step, picked: Tensor, active: Tensor, anchors: Mapping[str, Tensor]) -> Tensor:
+        if step.kind == "choose":
+            embeddings: Tensor = self.embeddings[step.head]
+            return embeddings[picked[:, 0]]
+        states = torch.stack([anchors[place] for place in step.refers], 1)
+        if step.kind == "point":
+            return states[torch.arange(len(picked)), picked[:, 0]]
+        on = (picked * active).float()
+        return (on[..., None] * states).sum(1) / (1 + on.sum(1, keepdim=True))
+
+
+def _where(rows: Tensor | None, yes: Tensor, no: Tensor) -> Tensor:
+    """rows: (n, 1); None: all, as mostly."""
+    return yes if rows is None else torch.where(rows, yes, no)
+
+
+def _switches(
+    selections: Sequence[tuple[Sequence[int], Tensor]], counted: Tensor, target: float | None
+) -> tuple[Tensor, Tensor]:
+    """`Scored.switch_kl` and `switch_rate`. counted: (n, decisions), 1 where a decision was drawn and matters."""
+    nothing = torch.zeros(len(counted))
+    if not selections:
+        return nothing, nothing
+    columns = [column for these, _ in selections for column in these]
+    logs = torch.cat([logs for _, logs in selections], 1)
+    weight = counted[:, columns]
+    rate = (logs[..., 1].exp() * weight).sum(1) / weight.sum(1).clamp(min=1)
+    if target is None:
+        return nothing, rate
+    kl = (logs.exp() * (logs - torch.tensor([1 - target, target]).log())).sum(-1) * weight
+    steps = sum((counted[:, list(these)].any(1).float() for these, _ in selections), nothing)
+    return kl.sum(1) / steps.clamp(min=1), rate
+
+
+class PolicyGradient:
+    """REINFORCE with a moving average as baseline, or its clipped variant, for a controller.
+
+    The loss of m architectures with rewards R is, averaged over them,
+
+        -log_prob (R - b) - entropy_weight entropy + switch_weight switch_kl
+
+    - The entropy is a term of the loss, whose gradient is that of the entropies met along the samples. In the
+      published code it is added to the reward, where it shifts the baseline.
+    - b is taken before these rewards enter it, so that the advantage is no rescaled R - b. It is a bias-corrected
+      moving average: the earliest rewards count alike. Where there is none yet, b is the mean of the *other* rewards:
+      unbiased, no larger than their spread, and zero advantage for a single one.
+    - A reward is whatever the caller passes: its scale matters, a constant added to all of them does not.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.0, 0.999),
+        eps: float = 1e-3,
+        entropy_weight: float = 1e-4,
+        baseline_decay: float = 0.99,
+        switch_target: float | None = None,
+        switch_weight: float = 0.8,
+        ppo_clip: float | None = None,
+        ppo_epochs: int = 1,
+        grad_clip: float | None = None,
+    ) -> None:
+        """lr, betas, eps: of Adam. entropy_weight: per nat, >= 0. baseline_decay: per reward, in [0, 1).
+
+        The defaults are those of ENAS. switch_target, switch_weight: the rate of connections that is aimed at, in
+        (0, 1), and how much that counts, >= 0. ppo_clip: the probability ratio is clipped to within 1 +- this, in
+        (0, 1) (PPO, Schulman et al. 2017); then every update takes ppo_epochs steps, >= 1. grad_clip: largest gradient
+        norm, > 0. ValueError on a bad value.
+        """
+        if not lr > 0 or not eps > 0 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"need lr > 0, eps > 0, betas in [0, 1), got {lr}, {eps}, {betas}")
+        if not entropy_weight >= 0 or not switch_weight >= 0:
+            raise ValueError(f"need entropy_weight, switch_weight >= 0, got {entropy_weight}, {switch_weight}")
+        if not 0 <= baseline_decay < 1:
+            raise ValueError(f"need 0 <= baseline_decay < 1, got {baseline_decay}")
+        if switch_target is not None and not 0 < switch_target < 1:
+            raise ValueError(f"need 0 < switch_target < 1, got {switch_target}")
+        if ppo_clip is not None and not 0 < ppo_clip < 1:
+            raise ValueError(f"need 0 < ppo_clip < 1, got {ppo_clip}")
+        if ppo_epochs < 1 or (ppo_epochs > 1 and ppo_clip is None):
+            raise ValueError(f"need ppo_epochs >= 1, and 1 without ppo_clip, got {ppo_epochs}")
+        if grad_clip is not None and not grad_clip > 0:
+            raise ValueError(f"need grad_clip > 0, got {grad_clip}")
+        self.controller = controller
+        self.entropy_weight = entropy_weight
+        self.baseline_decay = baseline_decay
+        self.switch_target = switch_target
+        self.switch_weight = switch_weight
+        self.ppo_clip = ppo_clip
+        self.ppo_epochs = ppo_epochs
+        self.grad_clip = grad_clip
+        self.adam = torch.optim.Adam(controller.parameters(), lr=lr, betas=betas, eps=eps)
+        self._average = torch.zeros((), dtype=torch.float64)  # of the rewards, from 0
+        self._weight = torch.zeros((), dtype=torch.float64)  # of all rewards in it: 1 - decay^(their number)
+
+    @property
+    def baseline(self) -> float | None:
+        """The moving average; None before the first update."""
+        return float(self._average / self._weight) if self._weight else None
+
+    def advantages(self, rewards: Tensor) -> Tensor:
+        """R - b for rewards (m,) that are not yet part of the baseline, float64."""
+        rewards = rewards.double()
+        if self._weight:
+            return rewards - self._average / self._weight
+        return (rewards - rewards.mean()) * (len(rewards) / max(len(rewards) - 1, 1))
+
+    def update(self, choices: Tensor, rewards: Tensor, forced: Collection[int] = ()) -> dict[str, float]:
+        """Learn from m architectures that the policy drew.
+
+        choices: (m, decisions), int64. rewards: (m,), finite, higher is better. forced: decisions not drawn. Returns
+        the means of entropy, log_prob, switch_kl, switch_rate before the update, advantage (the mean of its absolute
+        value), reward, and baseline, that after the update. ValueError where shapes or rewards are unfit.
+        """
+        if rewards.shape != (len(choices),) or not len(choices) or not bool(rewards.isfinite().all()):
+            raise ValueError(f"need a finite reward for each of {len(choices)} architectures, got {rewards}")
+        advantages = self.advantages(rewards).float()
+        first: Scored | None = None
+        with one_thread():
+            for _ in range(self.ppo_epochs):
+                scored = self.controller.score(choices, forced=forced, switch_target=self.switch_target)
+                first = first or Scored(*(value.detach() for value in scored))
+                self.adam.zero_grad()
+                self._loss(scored, first.log_prob, advantages).backward()  # type: ignore[no-untyped-call]
+                if self.grad_clip is not None:
+                    nn.utils.clip_grad_norm_(self.controller.parameters(), self.grad_clip)
+                self.adam.step()
+        assert first is not None
+        keep = self.baseline_decay ** len(rewards)
+        self._average = keep * self._average + (1 - keep) * rewards.double().mean()
+        self._weight = keep * self._weight + (1 - keep)
+        means = {name: float(value.mean()) for name, value in first._asdict().items()}
+        reward, advantage = float(rewards.double().mean()), float(advantages.abs().mean())
+        return {**means, "reward": reward, "advantage": advantage, "baseline": float(self._average / self._weight)}
+
+    def _loss(self, scored: Scored, old_log_prob: Tensor, advantages: Tensor) -> Tensor:
+        if self.ppo_clip is None:
+            gain = scored.log_prob * advantages
+        else:
+            ratio = (scored.log_prob - old_log_prob).exp()
+            clipped = ratio.clamp(1 - self.ppo_clip, 1 + self.ppo_clip)
+            gain = torch.minimum(ratio * advantages, clipped * advantages)
+        loss = -gain - self.entropy_weight * scored.entropy
+        if self.switch_target is not None:
+            loss = loss + self.switch_weight * scored.switch_kl
+        return loss.mean()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that changes, as copies: the controller's parameters, Adam's moments, the baseline."""
+        state = {f"controller.{name}": value.clone() for name, value in self.controller.state_dict().items()}
+        for name, parameter in self.controller.named_parameters():
+            for key, value in self.adam.state[parameter].items():
+                state[f"adam.{key}.{name}"] = value.clone()
+        return {**state, "baseline.average": self._average.clone(), "baseline.weight": self._weight.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue exactly where `state_dict` was taken. KeyError, RuntimeError: it is of another controller."""
+        prefix = "controller."
+        self.controller.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        self.adam.state.clear()
+        for name, parameter in self.controller.named_parameters():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if f"adam.{key}.{name}" in state:
+                    self.adam.state[parameter][key] = state[f"adam.{key}.{name}"].clone()
+        self._average, self._weight = state["baseline.average"].clone(), state["baseline.weight"].clone()

@@ -1,0 +1,380 @@
+"""Two cells that a network is stacked from: the space of NASNet, ENAS micro, AmoebaNet and DARTS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2s
+from typing import TYPE_CHECKING, Literal
+
+from nastool.core import Arch, Decision
+from nastool.errors import InputError, short
+from nastool.interfaces import Choose, SearchSpace, check_scale
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nastool.networks import Subset
+    from nastool.tasks import ImageTask
+
+OPS: Mapping[str, tuple[str, ...]] = {
+    "enas": ("sep_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "max_pool_3x3", "skip_connect"),
+    "nasnet": (
+        "skip_connect",
+        "conv_1x3_3x1",
+        "conv_1x7_7x1",
+        "dil_conv_3x3",
+        "avg_pool_3x3",
+        "max_pool_3x3",
+        "max_pool_5x5",
+        "max_pool_7x7",
+        "conv_1x1",
+        "conv_3x3",
+        "sep_conv_3x3",
+        "sep_conv_5x5",
+        "sep_conv_7x7",
+    ),
+    "darts": (
+        "none",
+        "max_pool_3x3",
+        "avg_pool_3x3",
+        "skip_connect",
+        "sep_conv_3x3",
+        "sep_conv_5x5",
+        "dil_conv_3x3",
+        "dil_conv_5x5",
+    ),
+}
+KINDS = ("normal", "reduce")
+INPUTS = ("0", "1")  # the states that are the cell's inputs
+
+
+class CellCNN(SearchSpace):
+    """A normal and a reduction cell of B blocks, each of two inputs, an operation on either and their combination.
+
+    The states of a cell are numbered as in DARTS' genotypes: 0 is the output of the cell before the previous one, 1
+    that of the previous one, 2 .. B+1 are the blocks 1 .. B. A block decides: input, operation, input, operation.
+    """
+
+    name = "cell-cnn"
+    provides = frozenset({"network", "supernet"})
+
+    @dataclass(frozen=True)
+    class Scale:
+        """channels: of each state in the first of three stages; the next have 2 and 4 times as many.
+
+        cells: normal cells per stage; a reduction cell stands between two stages. stem: channels of the first
+        convolution, in multiples of `channels`. auxiliary: 1 adds a second classifier after 2/3 of the cells, that
+        there is only in training: then the network returns (logits, auxiliary logits). twice: 1 sends the previous
+        cell's output through two 1x1 convolutions, ReLU and BN with each, as ENAS' code does.
+        """
+
+        channels: int = 36
+        cells: int = 5
+        stem: int = 3
+        auxiliary: int = 0
+        twice: int = 0
+
+        def __post_init__(self) -> None:
+            check_scale(self, switches=("auxiliary", "twice"))
+
+    def __init__(
+        self,
+        *,
+        blocks: int = 5,
+        ops: Literal["enas", "nasnet", "darts"] = "enas",
+        combine: Literal["add", "concat", "search"] = "add",
+        normal_output: str = "unused",
+        reduce_output: str = "unused",
+    ) -> None:
+        """blocks: B, from 1 to 16. ops: ENAS' 5 operations, NASNet's 13 or DARTS' 8.
+
+        combine: how a block combines; "search" makes it a decision of its own, as in NASNet. A concatenation is
+        followed by a 1x1 convolution to the channels of a state.
+        normal_output, reduce_output: the states that a cell concatenates: "unused" (those that no block of the
+        architecture reads), "all" (the blocks), or numbers, such as 2,3,4,5. Blocks and cells that lead nowhere are
+        left out of the network.
+        """
+        if not 1 <= blocks <= 16:
+            raise InputError(f"space {self.name}: need 1 <= blocks <= 16, got {blocks}")
+        if ops not in OPS or combine not in ("add", "concat", "search"):
+            raise InputError(f"space {self.name}: no ops {short(ops)!r} or no combine {short(combine)!r}")
+        self.blocks = blocks
+        self.states = tuple(map(str, range(blocks + 2)))
+        self.ops = OPS[ops]
+        self.combine = combine
+        self.fixed_outputs = {
+            "normal": self._fixed_output("normal_output", normal_output),
+            "reduce": self._fixed_output("reduce_output", reduce_output),
+        }
+        decisions = []
+        for kind in KINDS:
+            places = [f"{kind}:input0", f"{kind}:input1", *(f"{kind}{b}" for b in range(1, blocks + 1))]
+            for b in range(1, blocks + 1):
+                block = f"{kind}{b}"
+                for slot in "12":
+                    decisions.append(
+                        Decision(f"{block}.input{slot}", self.states[: b + 1], block, tuple(places[: b + 1]))
+                    )
+                    decisions.append(Decision(f"{block}.op{slot}", self.ops, block))
+                if combine == "search":
+                    decisions.append(Decision(f"{block}.combine", ("add", "concat"), block))
+        super().__init__(
+            decisions,
+            blocks=blocks,
+            ops=ops,
+            combine=combine,
+            normal_output=normal_output,
+            reduce_output=reduce_output,
+        )
+
+    def _fixed_output(self, option: str, text: str) -> tuple[str, ...] | None:
+        """The states that every architecture's cell concatenates; None: that depends."""
+        if text == "unused":
+            return None
+        if text == "all":
+            return self.states[2:]
+        numbers = text.split(",")
+        if not set(numbers) <= set(self.states) or len(set(numbers)) < len(numbers):
+            raise InputError(
+                f"space {self.name}: {option} must be unused, all or different numbers from 0 to "
+                f"{self.blocks + 1} with commas between, got {short(text)!r}"
+            )
+        return tuple(numbers)
+
+    # --- what takes part
+
+    def _inputs(self, chosen: Mapping[str, str], kind: str, block: int) -> set[str]:
+        return {chosen[f"{kind}{block}.input1"], chosen[f"{kind}{block}.input2"]}
+
+    def outputs(self, chosen: Mapping[str, str], kind: str) -> Collection[str]:
+        """The states that a cell concatenates. chosen: decision -> option."""
+        fixed = self.fixed_outputs[kind]
+        if fixed is not None:
+            return fixed
+        used = set().union(*(self._inputs(chosen, kind, block) for block in range(1, self.blocks + 1)))
+        return [state for state in self.states if state not in used]
+
+    def live(self, chosen: Mapping[str, str], kind: str) -> set[str]:
+        """The states of a cell that its outputs depend on."""
+        states = set(self.outputs(chosen, kind))
+        for block in range(self.blocks, 0, -1):
+            if str(block + 1) in states:
+                states |= self._inputs(chosen, kind, block)
+        return states
+
+    def live_cells(self, chosen: Mapping[str, str], kinds: Sequence[str], read: Iterable[int]) -> set[str]:
+        """The cells that those in `read` depend on, these included, as text. kinds: of the cells 0, 1, ..."""
+        reach = {kind: [2 - int(state) for state in self.live(chosen, kind) if state in INPUTS] for kind in KINDS}
+        cells = set(read)
+        for cell in range(len(kinds) - 1, -1, -1):
+            if cell in cells:
+                cells |= {cell - back for back in reach[kinds[cell]]}
+        return {str(cell) for cell in cells if cell >= 0}
+
+    # --- equivalence
+
+    def canonical(self, arch: Arch) -> str:
+        """The expressions of each cell's outputs, hashed.
+
+        Recognises the order of a block's two (input, operation) pairs, the order of blocks, blocks that lead to no
+        output, and what `none` reads. The order of outputs does not count either: it only permutes channels.
+        """
+        options = (decision.options[choice] for decision, choice in zip(self.decisions, arch.choices, strict=True))
+        chosen = dict(zip((decision.name for decision in self.decisions), options, strict=True))
+        cells = []
+        for kind in KINDS:
+            forms = list(INPUTS)
+            for block in range(1, self.blocks + 1):
+                name = f"{kind}{block}"
+                pairs = [(chosen[f"{name}.op{slot}"], forms[int(chosen[f"{name}.input{slot}"])]) for slot in "12"]
+                terms = sorted(op if op == "none" else f"{op}({source})" for op, source in pairs)
+                combine = chosen.get(f"{name}.combine", self.combine)
+                forms.append(blake2s(f"{combine} {' '.join(terms)}".encode(), digest_size=8).hexdigest())
+            cells.append(" ".join(sorted(forms[int(state)] for state in self.outputs(chosen, kind))))
+        return " | ".join(cells)
+
+    # --- the network
+
+    def network(self, choose: Choose, task: ImageTask, scale: Scale) -> nn.Module:
+        """3x3 convolution and BN; N normal cells, reduction, N normal, reduction, N normal; ReLU, pooling, linear.
+
+        As published (Zoph et al. 2018, Pham et al. 2018, Liu et al. 2019): an operation is ReLU, convolution, BN,
+        separable convolutions twice; the two inputs of a cell are brought to its channels by ReLU, 1x1 convolution and
+        BN, or a factorised reduction where the input is larger; a reduction cell's operations on its inputs have stride
+        2, and it doubles the channels. Weights belong to a block, its slot, the input and the operation. The supernet
+        is built like the final network (ENAS' search code reduces in front of a reduction cell, whose strides are 1).
+
+        Where the published networks differ from each other, here all do the same: each input gets one 1x1 convolution
+        (ENAS: two in a row on the second, `twice=1`; ENAS, NASNet: none where the channels fit); `skip_connect` with
+        stride 2 is a ReLU and a factorised reduction (ENAS: no ReLU; NASNet: a strided 1x1 convolution); `dil_conv` is
+        separable (DARTS); a ReLU precedes the last pooling (DARTS: none). An output that is a reduction cell's input
+        takes a factorised reduction. `DropPath` is on every edge but `skip_connect` and `none` (DARTS: also on
+        `skip_connect` with stride 2). The auxiliary classifier reads the second reduction cell (ENAS: the cell after
+        it; NASNet: the one before).
+        """
+        import torch
+        from torch import nn
+
+        from nastool import blocks
+
+        space = self
+        kinds = ["normal"] * scale.cells + (["reduce"] + ["normal"] * scale.cells) * 2
+        auxiliary_after = 2 * scale.cells + 1  # the second reduction cell
+        read = {len(kinds) - 1, *([auxiliary_after] if scale.auxiliary else [])}
+
+        def width(index: int) -> int:
+            """Channels of a cell's states."""
+            return scale.channels << kinds[: index + 1].count("reduce")
+
+        def outputs(index: int) -> Callable[[Mapping[str, str]], Collection[str]]:
+            """The rule which of a cell's states are read; -1, -2: those of the stem, which has one."""
+            return lambda chosen: space.outputs(chosen, kinds[index]) if index >= 0 else ("stem",)
+
+        def weights(index: int, c_out: int) -> Subset:
+            """Of a 1x1 convolution over a cell's outputs."""
+            c_in = width(index) if index >= 0 else scale.stem * scale.channels
+            names = (space.fixed_outputs[kinds[index]] or space.states) if index >= 0 else ("stem",)
+            return choose.subset(outputs(index), {name: lambda: blocks.conv(c_in, c_out, 1) for name in names})
+
+        def edge(kind: str, block: int, slot: int, c: int, drop: nn.Module) -> nn.Module:
+            """A cell's states by name -> one of the two terms of a block."""
+
+            def through(state: str) -> nn.Module:
+                stride = 2 if kind == "reduce" and state in INPUTS else 1
+                make = {op: partial(_operation, op, c, stride, drop) for op in space.ops}
+                return blocks.Take(state, choose.layer(f"{kind}{block}.op{slot}", make))
+
+            states = space.states[: block + 1]
+            return choose.layer(f"{kind}{block}.input{slot}", {state: partial(through, state) for state in states})
+
+        class Block(nn.Module):
+            def __init__(self, kind: str, block: int, c: int, drop: nn.Module) -> None:
+                super().__init__()
+                self.first, self.second = (edge(kind, block, slot, c, drop) for slot in (1, 2))
+                combine: dict[str, Callable[[], nn.Module]] = {
+                    "add": blocks.Add,
+                    "concat": lambda: blocks.Concat(blocks.relu_conv_bn(2 * c, c, 1)),
+                }
+                searched = space.combine == "search"
+                self.combine = choose.layer(f"{kind}{block}.combine", combine) if searched else combine[space.combine]()
+
+            def forward(self, states: Mapping[str, Tensor]) -> Tensor:
+                out: Tensor = self.combine(self.first(states), self.second(states))
+                return out
+
+        class Cell(nn.Module):
+            """The states of the two cells before, by name -> this cell's; each reader knows which are outputs."""
+
+            def __init__(self, index: int) -> None:
+                super().__init__()
+                c, kind = width(index), kinds[index]
+                drop = blocks.DropPath((index + 1) / len(kinds))
+
+                def live(chosen: Mapping[str, str]) -> Collection[str]:
+                    return space.live(chosen, kind)
+
+                def adapt(state: str) -> nn.Module:
+                    halves = state == "0" and index > 0 and kinds[index - 1] == "reduce"
+                    join = blocks.Join(weights(index - 2 + int(state), c), nn.ReLU(), halves=halves)
+                    again = [blocks.relu_conv_bn(c, c, 1)] if scale.twice and state == "1" else []
+                    return nn.Sequential(join, nn.BatchNorm2d(c), *again)
+
+                def pass_on() -> nn.Module:
+                    return blocks.FactorizedReduce(c, c) if kind == "reduce" else nn.Identity()
+
+                numbers = range(1, space.blocks + 1)
+                self.inputs = choose.subset(live, {state: partial(adapt, state) for state in INPUTS})
+                self.blocks = choose.subset(live, {str(b + 1): partial(Block, kind, b, c, drop) for b in numbers})
+                self.passed_on = choose.subset(outputs(index), dict.fromkeys(INPUTS, pass_on))
+
+            def forward(self, *before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+                states: dict[str, Tensor] = {}
+                for state, adapt in self.inputs.active.items():
+                    states[state] = adapt(before[int(state)])
+                for state, block in self.blocks.active.items():
+                    states[state] = block(states)
+                for state, pass_on in self.passed_on.active.items():
+                    states[state] = pass_on(states[state])
+                return states
+
+        class Network(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.stem = blocks.conv_bn(task.channels, scale.stem * scale.channels, 3)
+                self.cells = choose.subset(
+                    lambda chosen: space.live_cells(chosen, kinds, read),
+                    {str(index): partial(Cell, index) for index in range(len(kinds))},
+                )
+                pooling = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Dropout(0.0))
+                bias = nn.Parameter(torch.zeros(task.classes))
+                self.classifier = blocks.Join(weights(len(kinds) - 1, task.classes), pooling, bias=bias)
+                if scale.auxiliary:
+                    height, width = (-(-n // 4) for n in (task.height, task.width))
+                    self.auxiliary = _auxiliary_head(weights(auxiliary_after, 128), height, width, task.classes)
+
+            def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+                x = self.stem(images)
+                before: dict[str, Tensor] = {"stem": x}
+                last = before
+                cells = self.cells.active
+                auxiliary: Tensor | None = None
+                for index in range(len(kinds)):
+                    cell = cells.get(str(index))
+                    before, last = last, cell(before, last) if cell is not None else {}
+                    if index == auxiliary_after and scale.auxiliary and self.training:
+                        auxiliary = self.auxiliary(last)
+                logits: Tensor = self.classifier(last).flatten(1)
+                return logits if auxiliary is None else (logits, auxiliary)
+
+        return Network()
+
+
+def _operation(name: str, c: int, stride: int, drop: nn.Module) -> nn.Module:
+    """(N, c, H, W) -> (N, c, H / stride, W / stride), rounded up."""
+    from torch import nn
+
+    from nastool import blocks
+
+    if name == "none":
+        return blocks.Zero(stride)
+    if name == "skip_connect":
+        return nn.Identity() if stride == 1 else nn.Sequential(nn.ReLU(), blocks.FactorizedReduce(c, c))
+    family, *_, size = name.split("_")
+    kernel = int(size[0])
+    body: nn.Module
+    if family in ("avg", "max"):
+        body = blocks.pool(family, kernel, stride)
+    elif family == "sep":
+        body = blocks.sep_conv(c, kernel, stride)
+    elif family == "dil":
+        body = blocks.dil_conv(c, kernel, stride)
+    elif size in ("3x1", "7x1"):
+        body = blocks.cross_conv(c, kernel, stride)
+    else:
+        body = blocks.relu_conv_bn(c, c, kernel, stride)
+    return nn.Sequential(body, drop)
+
+
+def _auxiliary_head(weights: Subset, height: int, width: int, classes: int) -> nn.Module:
+    """DARTS' head: pooling 5x5 with stride 3, 1x1 convolution to 128 channels, 2x2 to 768, BN and ReLU, linear.
+
+    height, width: of its input, 8 there; windows are no larger than that, and positions that are left are averaged.
+    """
+    from torch import nn
+
+    from nastool import blocks
+
+    window = min(5, height), min(5, width)
+    kernel = min(2, (height - window[0]) // 3 + 1), min(2, (width - window[1]) // 3 + 1)
+    return blocks.TrainingOnly(
+        blocks.Join(weights, nn.Sequential(nn.ReLU(), nn.AvgPool2d(window, 3))),
+        nn.BatchNorm2d(128),
+        nn.ReLU(),
+        nn.Conv2d(128, 768, kernel, bias=False),
+        nn.BatchNorm2d(768),
+        nn.ReLU(),
+        blocks.GlobalPool(),
+        nn.Linear(768, classes),
+    )

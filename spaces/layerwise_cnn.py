@@ -1,0 +1,219 @@
+"""The convolutional space of NAS-RL: Zoph & Le, ICLR 2017, arXiv 1611.01578, section 3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool.core import Arch, Decision
+from nastool.errors import InputError, TrialFailed
+from nastool.interfaces import Choose, SearchSpace, check_scale
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nastool.tasks import ImageTask
+
+SIZES = ("1", "3", "5", "7")
+STRIDES = ("1", "2", "3")
+FILTERS = ("24", "36", "48", "64")
+TYPES = ("conv", "max_pool", "batch_norm")
+USES = {
+    "filter_height": ("conv", "max_pool"),
+    "filter_width": ("conv", "max_pool"),
+    "stride_height": ("conv", "max_pool"),
+    "stride_width": ("conv", "max_pool"),
+    "filters": ("conv",),
+}
+"""Which types of layers have an attribute."""
+MAX_CHANNELS = 65_536
+"""That a layer may read: layers that keep their channels and read all earlier ones double them each time."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the decisions say of one layer.
+
+    kind: one of TYPES. size, stride: (height, width). filters: before the scale. inputs: numbers of the layers that
+    it reads, from 1, ascending; () for the image.
+    """
+
+    kind: str
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    filters: int
+    inputs: tuple[int, ...]
+
+
+def loose_ends(layers: Sequence[Layer]) -> list[int]:
+    """The numbers of the layers that no other one reads. The last layer is one of them."""
+    read = {j for layer in layers for j in layer.inputs}
+    return [i for i in range(1, len(layers) + 1) if i not in read]
+
+
+class LayerwiseCNN(SearchSpace):
+    """NAS-RL: a whole network, each layer with its filter size, filter count and connections to earlier layers.
+
+    Decisions per layer, in the paper's order: its type (with `types`), filter height, filter width, strides (with
+    `strides`), filters, then a switch for each earlier layer (with `skips`; without, a layer reads the one before).
+    A decision that a layer's type has no use for, and all of the layers beyond the depth, do not matter.
+    """
+
+    name = "layerwise-cnn"
+    depth = "depth"
+
+    @dataclass(frozen=True)
+    class Scale:
+        """width: per cent of the filter counts that are built, rounded, at least one filter."""
+
+        width: int = 100
+
+        def __post_init__(self) -> None:
+            check_scale(self)
+
+    def __init__(
+        self,
+        *,
+        layers: int = 6,
+        min_layers: int | None = None,
+        types: bool = False,
+        strides: bool = False,
+        skips: bool = True,
+    ) -> None:
+        """layers: from 1 to 50. min_layers: then the first decision is the depth, from this, >= 1, to `layers`.
+
+        types: a layer may also be a max pooling or a batch normalisation. strides: from 1 to 3 in each direction,
+        otherwise 1. skips: a layer reads any of the earlier ones.
+        """
+        if not 1 <= layers <= 50:
+            raise InputError(f"space {self.name}: need 1 <= layers <= 50, got {layers}")
+        if min_layers is not None and not 1 <= min_layers <= layers:
+            raise InputError(f"space {self.name}: need 1 <= min_layers <= layers, got {min_layers}, {layers}")
+        self.layers = layers
+        self.min_layers = layers if min_layers is None else min_layers
+        self.skips = skips
+        decisions = []
+        if min_layers is not None:
+            decisions.append(Decision("depth", tuple(str(n) for n in range(min_layers, layers + 1))))
+        for i in range(1, layers + 1):
+            place = f"layer{i}"
+            attributes: dict[str, tuple[str, ...]] = {"type": TYPES} if types else {}
+            attributes |= {"filter_height": SIZES, "filter_width": SIZES}
+            attributes |= {"stride_height": STRIDES, "stride_width": STRIDES} if strides else {}
+            attributes |= {"filters": FILTERS}
+            decisions += [Decision(f"{place}.{name}", options, place) for name, options in attributes.items()]
+            if skips:
+                decisions += [Decision(f"{place}.skip{j}", ("0", "1"), place, ("", f"layer{j}")) for j in range(1, i)]
+        built_with = {"layers": layers, "min_layers": min_layers, "types": types, "strides": strides, "skips": skips}
+        super().__init__(decisions, **built_with)
+        self._column = {decision.name: i for i, decision in enumerate(self.decisions)}
+        self._layer_of = np.array([int(d.place.removeprefix("layer") or 0) for d in self.decisions])
+
+    # --- what matters
+
+    def active_many(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        depth = np.full(len(choices), self.layers)
+        if "depth" in self._column:
+            depth = choices[:, 0].astype(np.intp) + self.min_layers
+        active: NDArray[np.bool_] = self._layer_of <= depth[:, None]
+        if "layer1.type" in self._column:
+            for i in range(1, self.layers + 1):
+                kind = choices[:, self._column[f"layer{i}.type"]]
+                for name, kinds in USES.items():
+                    column = self._column.get(f"layer{i}.{name}")
+                    if column is not None:
+                        active[:, column] &= np.isin(kind, [TYPES.index(one) for one in kinds])
+        return active
+
+    def canonical(self, arch: Arch) -> str:
+        """The choices, with "-" for those that do not matter."""
+        return self.canonical_many(np.array([arch.choices]))[0]
+
+    def canonical_many(self, choices: NDArray[np.integer[Any]]) -> list[str]:
+        shown = np.where(self.active_many(choices), choices.astype(np.intp), -1).tolist()
+        return [" ".join("-" if choice < 0 else str(choice) for choice in row) for row in shown]
+
+    # --- the network
+
+    def read(self, chosen: Mapping[str, str]) -> list[Layer]:
+        """The layers that are there, in order. chosen: decision -> option."""
+        found = []
+        for i in range(1, int(chosen.get("depth", self.layers)) + 1):
+            option = {name: chosen.get(f"layer{i}.{name}", "1") for name in USES}
+            if self.skips:
+                inputs = tuple(j for j in range(1, i) if chosen[f"layer{i}.skip{j}"] == "1")
+            else:
+                inputs = (i - 1,) if i > 1 else ()
+            found.append(
+                Layer(
+                    chosen.get(f"layer{i}.type", "conv"),
+                    (int(option["filter_height"]), int(option["filter_width"])),
+                    (int(option["stride_height"]), int(option["stride_width"])),
+                    int(option["filters"]),
+                    inputs,
+                )
+            )
+        return found
+
+    def network(self, choose: Choose, task: ImageTask, scale: Scale) -> nn.Module:
+        """The layers, then what no layer reads concatenated, global average pooling, linear.
+
+        As in the paper: inputs are concatenated along channels; a layer without inputs reads the image; of inputs that
+        differ in size the smaller are padded with zeros to the largest height and width. A convolution is
+        followed by batch normalisation and ReLU. Where the paper does not say: padding keeps the size (with strides
+        its ceiling), zeros are added alike on both sides (an odd one at the end), and a pooling's window is the filter
+        size. Channels depend on the connections, so there is no weight-sharing supernet.
+        """
+        import torch
+        from torch import nn
+        from torch.nn.functional import pad
+
+        layers = self.read({decision.name: choose.option(decision.name) for decision in self.decisions})
+
+        def concatenate(parts: Sequence[Tensor]) -> Tensor:
+            height, width = (max(part.shape[axis] for part in parts) for axis in (2, 3))
+            padded = []
+            for part in parts:
+                rows, columns = height - part.shape[2], width - part.shape[3]
+                sides = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+                padded.append(pad(part, sides) if rows or columns else part)
+            return torch.cat(padded, 1)
+
+        def operation(layer: Layer, c_in: int, c_out: int) -> nn.Module:
+            (height, width), same = layer.size, (layer.size[0] // 2, layer.size[1] // 2)
+            if layer.kind == "max_pool":
+                return nn.MaxPool2d((height, width), layer.stride, same)
+            if layer.kind == "batch_norm":
+                return nn.BatchNorm2d(c_in)
+            conv = nn.Conv2d(c_in, c_out, (height, width), layer.stride, same, bias=False)
+            return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU())
+
+        class Network(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                channels = [task.channels]  # of the image and every layer
+                operations = []
+                for layer in layers:
+                    c_in = sum(channels[j] for j in layer.inputs or (0,))
+                    if c_in > MAX_CHANNELS:
+                        raise TrialFailed(f"layer {len(channels)} reads {c_in:,} channels, more than {MAX_CHANNELS:,}")
+                    c_out = max(1, round(layer.filters * scale.width / 100)) if layer.kind == "conv" else c_in
+                    operations.append(operation(layer, c_in, c_out))
+                    channels.append(c_out)
+                self.operations = nn.ModuleList(operations)
+                self.ends = loose_ends(layers)
+                self.classifier = nn.Linear(sum(channels[i] for i in self.ends), task.classes)
+
+            def forward(self, images: Tensor) -> Tensor:
+                outputs = [images]
+                for layer, apply in zip(layers, self.operations, strict=True):
+                    outputs.append(apply(concatenate([outputs[j] for j in layer.inputs or (0,)])))
+                features = concatenate([outputs[i] for i in self.ends]).mean((2, 3))
+                logits: Tensor = self.classifier(features)
+                return logits
+
+        return Network()

@@ -1,0 +1,254 @@
+"""Efficient neural architecture search: Pham et al., ICML 2018, arXiv 1802.03268."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool.core import Arch, Proposal, Trial
+from nastool.interfaces import SearchSpace, Strategy
+
+if TYPE_CHECKING:
+    import torch
+
+Choices = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the controller is and how it learns; the options of `ENAS` of the same names, none of them left open."""
+
+    steps: int
+    children: int
+    candidates: int
+    lr: float
+    hidden: int
+    temperature: float | None
+    tanh_constant: float | None
+    op_tanh_reduce: float
+    entropy_weight: float
+    baseline_decay: float
+    skip_target: float
+    skip_weight: float
+
+
+class ENAS(Strategy):
+    """A controller learns by REINFORCE which child networks do well with weights that all of them share.
+
+    Each round is one epoch of the loop of section 2.2: the evaluator trains the shared weights, one child drawn from
+    the controller per minibatch; then the controller takes `steps` steps, each on the accuracies of `children`
+    sampled children. A round's trial is the child that looked best in the round before. After the last round the
+    candidates, drawn from the controller, are the trials: each is scored on all validation images.
+
+    The defaults are those of the authors' code: of its macro search for spaces with skip connections that are on or
+    off, of its micro search for all others. Deviations from it:
+
+    - The children of one step are compared on the same validation minibatch; the authors take one for each.
+    - The entropy is that of the whole distributions, and a term of the loss (in their macro code: of the sampled
+      options, added to the reward, where it also moves the baseline).
+    - The divergence from skip_target is that of the probability that is sampled, sigmoid(2 q); theirs uses sigmoid(q),
+      so that their target of .4 means a rate of .31.
+    - The advantage uses the baseline before it is updated.
+    - No operation has a bias in its favour (theirs: separable convolutions, in the micro space).
+    - The derived architecture is the best of `candidates`, not of 10 scored on a minibatch each.
+    - The learning rate of the shared weights falls at every step, not at every epoch.
+    """
+
+    name = "enas"
+    needs = frozenset({"policy"})
+    goes_with = {"space": "macro-cnn", "evaluator": "supernet"}  # noqa: RUF012  # a ClassVar in Strategy
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        seed: int = 0,
+        candidates: int = 100,
+        steps: int | None = None,
+        children: int | None = None,
+        lr: float | None = None,
+        hidden: int = 64,
+        temperature: float | None = None,
+        tanh_constant: float | None = None,
+        op_tanh_reduce: float | None = None,
+        entropy_weight: float = 0.0001,
+        baseline_decay: float = 0.99,
+        skip_target: float = 0.4,
+        skip_weight: float = 0.8,
+    ) -> None:
+        """candidates: architectures scored at the end, in [1, 10000].
+
+        steps, children: of the controller per round, and children sampled for each, both >= 1; by default 50 x 20 with
+            skip connections, else 30 x 10. lr: of Adam, > 0; by default 0.001 or 0.0035.
+        hidden: units of the LSTM, >= 1. temperature: divides the logits, > 0.
+        tanh_constant: bounds the logits, > 0; by default 1.5 or 1.1. op_tanh_reduce: divides it for all decisions but
+            those for an earlier layer or block, > 0; by default 1 or 2.5.
+        entropy_weight: >= 0. baseline_decay: of the moving average of rewards, in [0, 1).
+        skip_target, skip_weight: rate of skip connections, in (0, 1), and the weight, >= 0, of diverging from it.
+        """
+        super().__init__(space, seed=seed)
+        macro = any(decision.is_switch for decision in space.decisions)
+        self.settings = Settings(
+            steps=(50 if macro else 30) if steps is None else steps,
+            children=(20 if macro else 10) if children is None else children,
+            candidates=candidates,
+            lr=(0.001 if macro else 0.0035) if lr is None else lr,
+            hidden=hidden,
+            temperature=temperature,
+            tanh_constant=(1.5 if macro else 1.1) if tanh_constant is None else tanh_constant,
+            op_tanh_reduce=(1.0 if macro else 2.5) if op_tanh_reduce is None else op_tanh_reduce,
+            entropy_weight=entropy_weight,
+            baseline_decay=baseline_decay,
+            skip_target=skip_target,
+            skip_weight=skip_weight,
+        )
+        _check(self.settings)
+        self.guess = space.sample(self.rng)
+        """What looks best so far."""
+        self.rounds = 0
+        self.in_round = False
+        self.asked = 0
+        """Candidates."""
+        self.candidates: list[Arch] | None = None
+        """None: the rounds are not over."""
+
+    def planned_trials(self, rounds: int | None) -> int | None:
+        return None if rounds is None else rounds + self.settings.candidates
+
+    @classmethod
+    def make_policy(cls, space: SearchSpace, options: Mapping[str, Any], seed: int) -> ENASPolicy:
+        return ENASPolicy(space, Settings(**options), seed)
+
+    def ask(self) -> Proposal | None:
+        if self.candidates is None:
+            if self.in_round:
+                return None
+            policy = {"strategy": self.name, "round": self.rounds, "options": dataclasses.asdict(self.settings)}
+            proposal = Proposal(self.guess, policy=policy)
+        elif self.asked < len(self.candidates):
+            proposal = Proposal(self.candidates[self.asked])
+        else:
+            return None
+        self.remember(proposal)
+        return proposal
+
+    def remember(self, proposal: Proposal) -> None:
+        if proposal.policy is None:
+            self.asked += 1
+        else:
+            self.in_round = True
+
+    def tell(self, trial: Trial) -> None:
+        if trial.proposal.policy is None:
+            return
+        self.in_round = False
+        if trial.evaluation is None or trial.evaluation.policy is None:
+            return  # it failed: the round is tried again
+        learnt: Any = trial.evaluation.policy
+        self.rounds += 1
+        self.guess = self.space.arch(learnt["best"])
+        if not learnt["rounds_left"]:
+            self.candidates = [self.space.arch(choices) for choices in learnt["candidates"]]
+
+
+class ENASPolicy:
+    """The controller's phase: step 2 of the loop."""
+
+    def __init__(self, space: SearchSpace, settings: Settings, seed: int) -> None:
+        import torch
+
+        from nastool.controller import Controller, PolicyGradient
+
+        self.space = space
+        self.settings = settings
+        controller = Controller(
+            space,
+            hidden=settings.hidden,
+            temperature=settings.temperature,
+            tanh_constant=settings.tanh_constant,
+            op_tanh_reduce=settings.op_tanh_reduce,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        self.learner = PolicyGradient(
+            controller,
+            lr=settings.lr,
+            betas=(0.0, 0.999),
+            eps=1e-3,
+            entropy_weight=settings.entropy_weight,
+            baseline_decay=settings.baseline_decay,
+            switch_target=settings.skip_target,
+            switch_weight=settings.skip_weight,
+        )
+        self.best: list[int] = []
+
+    def sample(self, count: int, generator: torch.Generator) -> Choices:
+        """Members only: what the space's rules forbid is drawn again."""
+        members: list[Any] = []
+        for _ in range(1000):
+            drawn = self.learner.controller.sample(count - len(members), generator).tolist()
+            members += [choices for choices in drawn if self.space.is_member(self.space.arch(choices))]
+            if len(members) == count:
+                return np.array(members)
+        raise ValueError("the controller hardly ever draws a member of this space")
+
+    def improve(self, reward: Callable[[Choices], list[float]], generator: torch.Generator) -> Mapping[str, float]:
+        """`steps` steps of REINFORCE. Returns the means of their rewards, the entropy (nats) and the rate of skips."""
+        import torch
+
+        found: list[Mapping[str, float]] = []
+        for _ in range(self.settings.steps):
+            children = self.sample(self.settings.children, generator)
+            rewards = reward(children)
+            learnt = self.learner.update(torch.from_numpy(children), torch.tensor(rewards))
+            found.append({"reward": float(np.mean(rewards)), **learnt})
+        self.best = children[int(np.argmax(rewards))].tolist()
+        shown = ["reward", "entropy"]
+        if any(decision.is_switch for decision in self.space.decisions):
+            shown.append("switch_rate")
+        return {name: float(np.mean([step[name] for step in found])) for name in shown}
+
+    def conclude(self, last: bool, generator: torch.Generator) -> dict[str, object]:
+        """The best child of the round's last step; after the last round also the candidates, no two equivalent."""
+        if not last:
+            return {"best": self.best}
+        found: dict[str, list[int]] = {}
+        for _ in range(20):  # a collapsed policy has fewer to offer
+            for choices in self.sample(self.settings.candidates, generator).tolist():
+                found.setdefault(self.space.canonical(self.space.arch(choices)), choices)
+            if len(found) >= self.settings.candidates:
+                break
+        return {"best": self.best, "candidates": list(found.values())[: self.settings.candidates]}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self.learner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.learner.load_state_dict(state)
+
+
+def _check(settings: Settings) -> None:
+    """ValueError names what is out of its range."""
+    for name, low, high in (
+        ("candidates", 1, 10_000),
+        ("steps", 1, 100_000),
+        ("children", 1, 10_000),
+        ("hidden", 1, 10_000),
+    ):
+        if not low <= (value := getattr(settings, name)) <= high:
+            raise ValueError(f"need {low} <= {name} <= {high:,}, got {value}")
+    for name in ("lr", "temperature", "tanh_constant", "op_tanh_reduce"):
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"need {name} > 0, got {value}")
+    for name in ("entropy_weight", "skip_weight"):
+        if getattr(settings, name) < 0:
+            raise ValueError(f"need {name} >= 0, got {getattr(settings, name)}")
+    if not 0 <= settings.baseline_decay < 1:
+        raise ValueError(f"need 0 <= baseline_decay < 1, got {settings.baseline_decay}")
+    if not 0 < settings.skip_target < 1:
+        raise ValueError(f"need 0 < skip_target < 1, got {settings.skip_target}")

@@ -1,0 +1,204 @@
+"""Neural architecture search with reinforcement learning: Zoph & Le, ICLR 2017, arXiv 1611.01578."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from nastool.core import Arch, Proposal, Trial
+from nastool.errors import short
+from nastool.interfaces import SearchSpace, Strategy
+
+if TYPE_CHECKING:
+    import torch
+
+DRAWS = ((8, 1.0), (64, 1.0), (64, 1.5), (64, 2.0), (64, 4.0), (64, 8.0))
+"""How many architectures the policy draws at a time, and how flat it is made, until one is a member and new."""
+
+
+class Reinforce(Strategy):
+    """A recurrent controller learns by policy gradient which decisions lead to good architectures.
+
+    The controller (`nastool.controller`) makes the space's decisions one after another. After every `batch` results
+    it is updated by REINFORCE with a moving average of the rewards as baseline, or by its clipped variant.
+
+    Deviations: one LSTM layer, and the anchors of ENAS' code; a loop in place of parameter servers, so that gradients
+    are late only as far as several workers make them; rewards are free of the objective's unit (see `reward`), where
+    the paper cubes the accuracy; an entropy bonus. A trial that failed counts as the worst result so far. Only new
+    architectures are measured (`dedup`): the policy draws until one is, and what is learned from is as if it were its
+    first draw; when 584 draws in a row were not, a new one is drawn uniformly.
+    """
+
+    name = "reinforce"
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        seed: int = 0,
+        batch: int = 1,
+        lr: float = 0.01,
+        hidden: int = 64,
+        reward: Literal["rank", "value"] = "rank",
+        entropy_weight: float = 0.03,
+        baseline_decay: float = 0.95,
+        beta1: float = 0.9,
+        temperature: float | None = None,
+        tanh_constant: float | None = None,
+        ppo_clip: float | None = None,
+        ppo_epochs: int = 1,
+        dedup: bool = True,
+        depth_start: int | None = None,
+        depth_step: int = 2,
+        depth_every: int = 1600,
+    ) -> None:
+        """batch: results an update learns from, the paper's m, in [1, 1000]. lr, beta1: of Adam, > 0 and in [0, 1).
+
+        hidden: units of the LSTM, in [1, 1000]. reward: rank: the fraction of all results so far that are worse, from
+        -1 to 1; value: how many standard deviations of these it is better than their mean. entropy_weight: per nat,
+        >= 0. baseline_decay: per result, in [0, 1). temperature: > 0; tanh_constant: bound of the logits, > 0.
+        ppo_clip: in (0, 1); then every update takes ppo_epochs steps, in [1, 100]. dedup: compare canonical forms with
+        all earlier proposals.
+
+        depth_start, depth_step, depth_every: in a space with a decision on depth, that is not learned, but
+        depth_start + depth_step * (n // depth_every) for trial n, or the largest below that there is. >= 1, 0, 1.
+
+        The defaults were chosen on NAS-Bench-201's CIFAR-100.
+        """
+        super().__init__(space, seed=seed)
+        if not 1 <= batch <= 1000:
+            raise ValueError(f"need 1 <= batch <= 1000, got {short(batch)}")
+        if not 1 <= hidden <= 1000 or not 1 <= ppo_epochs <= 100:
+            raise ValueError(f"need 1 <= hidden <= 1000, 1 <= ppo_epochs <= 100, got {hidden}, {ppo_epochs}")
+        if depth_step < 0 or depth_every < 1 or (depth_start is not None and depth_start < 1):
+            raise ValueError(
+                "need depth_start >= 1, depth_step >= 0, depth_every >= 1, "
+                f"got {depth_start}, {depth_step}, {depth_every}"
+            )
+        self.batch = batch
+        self.reward = reward
+        self.dedup = dedup
+        self.depth_start = depth_start
+        self.depth_step = depth_step
+        self.depth_every = depth_every
+        self._depth_column, self._depths = -1, [0]
+        if depth_start is not None:
+            names = [decision.name for decision in space.decisions]
+            if space.depth not in names:
+                raise ValueError(f"space {space.name} has no decision on its depth: leave out depth_start")
+            self._depth_column = names.index(space.depth)
+            self._depths = [int(option) for option in space.decisions[self._depth_column].options]
+
+        from nastool.controller import Controller, PolicyGradient
+
+        self.controller = Controller(
+            space,
+            hidden=hidden,
+            temperature=temperature,
+            tanh_constant=tanh_constant,
+            generator=self._generator(),
+        )
+        self.learner = PolicyGradient(
+            self.controller,
+            lr=lr,
+            betas=(beta1, 0.999),
+            entropy_weight=entropy_weight,
+            baseline_decay=baseline_decay,
+            ppo_clip=ppo_clip,
+            ppo_epochs=ppo_epochs,
+        )
+        self.asked = 0
+        self.seen: set[str] = set()
+        self._losses: list[float] = []  # all so far, sorted; infinite where failed
+        self._finite = 0
+        self._mean = self._squares = 0.0  # of the finite ones; the sum of squared deviations
+        self._batch: list[Trial] = []
+
+    # --- the loop
+
+    def ask(self) -> Proposal | None:
+        before = self.rng.bit_generator.state
+        arch = self._draw()
+        if arch is None:
+            self.rng.bit_generator.state = before
+            return None
+        proposal = Proposal(arch)
+        self.remember(proposal)
+        return proposal
+
+    def remember(self, proposal: Proposal) -> None:
+        self.asked += 1
+        if self.dedup:
+            self.seen.add(self.space.canonical(proposal.arch))
+
+    def tell(self, trial: Trial) -> None:
+        insort(self._losses, trial.loss)
+        if math.isfinite(trial.loss):
+            self._finite += 1
+            step = trial.loss - self._mean
+            self._mean += step / self._finite
+            self._squares += step * (trial.loss - self._mean)
+        self._batch.append(trial)
+        if len(self._batch) == self.batch:
+            self._learn(self._batch)
+            self._batch = []
+
+    def _learn(self, trials: list[Trial]) -> None:
+        import torch
+
+        choices = torch.tensor([trial.proposal.arch.choices for trial in trials])
+        rewards = torch.tensor([self._reward(trial.loss) for trial in trials], dtype=torch.float64)
+        self.learner.update(choices, rewards, forced=self._forced(trials[0].id))
+
+    def _reward(self, loss: float) -> float:
+        """Of a result that is in the statistics."""
+        if self.reward == "rank":
+            worse = len(self._losses) - bisect_right(self._losses, loss)
+            return (worse - bisect_left(self._losses, loss)) / len(self._losses)
+        if not self._squares > 0:
+            return 0.0
+        loss = min(loss, self._losses[self._finite - 1])
+        return (self._mean - loss) / math.sqrt(self._squares / self._finite)
+
+    # --- drawing
+
+    def _generator(self) -> torch.Generator:
+        """One for torch that follows the strategy's own."""
+        import torch
+
+        return torch.Generator().manual_seed(int(self.rng.integers(2**63)))
+
+    def _forced(self, trial: int) -> Mapping[int, int]:
+        """The depth at this trial, where there is a schedule: decision -> option."""
+        if self.depth_start is None:
+            return {}
+        wanted = self.depth_start + self.depth_step * (trial // self.depth_every)
+        fitting = [i for i, depth in enumerate(self._depths) if depth <= wanted]
+        return {self._depth_column: max(fitting, key=self._depths.__getitem__, default=0)}
+
+    def _draw(self) -> Arch | None:
+        """The policy's first draw that is a member and new, or any that is; None: there is none."""
+        forced = self._forced(self.asked)
+        generator = self._generator()
+        tried: set[tuple[int, ...]] = set()
+        for count, flatten in DRAWS:
+            for row in self.controller.sample(count, generator, forced, flatten).tolist():
+                arch = self.space.arch(row)
+                if arch.choices not in tried and self._fits(arch):
+                    return arch
+                tried.add(arch.choices)
+        if forced:
+            for _ in range(1000):
+                choices = np.array(self.space.sample(self.rng).choices)
+                choices[list(forced)] = list(forced.values())
+                arch = self.space.arch(choices)
+                if self._fits(arch):
+                    return arch
+        return self.space.sample_new(self.rng, self.seen, self.space.canonical)  # without dedup, seen is empty
+
+    def _fits(self, arch: Arch) -> bool:
+        return self.space.is_member(arch) and self.space.canonical(arch) not in self.seen

@@ -1,0 +1,347 @@
+"""nastool.evaluators.supernet: weights that architectures share, and the two phases of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from nastool import registry
+from nastool.core import Arch, Evaluation, Proposal
+from nastool.errors import InputError, TrialFailed
+from nastool.evaluators.supernet import Supernet
+from nastool.interfaces import SearchSpace
+from nastool.spaces.nasbench201 import NasBench201
+from nastool.strategies.enas import ENAS
+
+OPTIONS: Mapping[str, Any] = {
+    "data": "digits",
+    "train_size": 300,
+    "epochs": 3,
+    "batch_size": 50,
+    "scale": {"channels": 4, "cells": 1},
+    "device": "cpu",
+}
+SPACE = NasBench201()
+GOOD = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
+SETTINGS: Mapping[str, Any] = {"steps": 2, "children": 3, "candidates": 5}
+
+
+def supernet(folder: Path | None = None, **options: Any) -> Supernet:
+    evaluator = Supernet(SPACE, **{**OPTIONS, **options})
+    evaluator.workdir = folder
+    return evaluator
+
+
+def quiet(step: int, metrics: Mapping[str, float]) -> None:
+    pass
+
+
+def rounds(
+    evaluator: Supernet | Callable[[], Supernet], strategy: ENAS, count: int, first: int = 0
+) -> list[Evaluation]:
+    """The next so many rounds of a search, each told to the strategy. evaluator: one, or how to make one for each."""
+    from nastool.core import Trial
+
+    found = []
+    for i in range(first, first + count):
+        proposal = strategy.ask()
+        assert proposal is not None
+        own = evaluator if isinstance(evaluator, Supernet) else evaluator()
+        found.append(own.evaluate(i, proposal, seed=100 + i, report=quiet))
+        strategy.tell(Trial(i, proposal, "done", found[-1], (-found[-1].metrics["shared_acc"],)))
+    return found
+
+
+def learnt(evaluation: Evaluation) -> tuple[Any, Any]:
+    return evaluation.metrics, evaluation.policy
+
+
+def arch(seed: int, space: SearchSpace = SPACE) -> Arch:
+    return space.sample(np.random.default_rng(seed))
+
+
+def copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture
+def prepared() -> Iterator[Supernet]:
+    evaluator = supernet()
+    evaluator.prepare()
+    evaluator._shared = evaluator._load()
+    yield evaluator
+
+
+class TestSharing:
+    def test_architectures_that_share_an_edge_share_its_parameters(self, prepared: Supernet) -> None:
+        """The very same Parameter objects, not equal copies."""
+        network = prepared._shared.network  # type: ignore[union-attr]
+        first = SPACE.from_string("|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|nor_conv_1x1~2|")
+        second = SPACE.from_string("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|nor_conv_3x3~1|none~2|")
+        parameters = {p.data_ptr(): p for p in network.parameters()}
+        of = [
+            {name: parameters.get(t.data_ptr()) for name, t in network.child_state(a).items()} for a in (first, second)
+        ]
+        edge = [name for name in of[0] if "1<-0" in name]
+        assert edge and all(of[0][name] is of[1][name] is not None for name in edge)
+        assert any("3<-2" in name for name in of[0]) and not any("3<-2" in name for name in of[1])
+
+    def test_only_the_active_path_has_gradients_and_changes(self, prepared: Supernet) -> None:
+        shared = prepared._shared
+        assert shared is not None
+        before = copy(dict(shared.network.named_parameters()))
+        child = SPACE.from_string(GOOD)
+        prepared._epoch(shared, np.array([child.choices] * shared.training.steps), 0)
+        active = {value.data_ptr() for value in shared.network.child_state(child).values()}
+        inactive = 0
+        for name, parameter in shared.network.named_parameters():
+            if parameter.data_ptr() in active:
+                assert parameter.grad is not None and not torch.equal(parameter, before[name]), name
+            else:
+                inactive += 1
+                assert parameter.grad is None and torch.equal(parameter, before[name]), name
+        assert inactive
+
+    def test_inactive_operations_are_not_executed(self, prepared: Supernet) -> None:
+        from torch import nn
+
+        network = prepared._shared.network  # type: ignore[union-attr]
+        ran: list[nn.Module] = []
+        for module in network.modules():
+            module.register_forward_hook(lambda module, inputs, output: ran.append(module))
+        child = SPACE.arch([1] * 6)  # all skip_connect
+        network.select(child)
+        network(torch.rand(2, 1, 8, 8))
+        convolutions = [module for module in ran if isinstance(module, nn.Conv2d)]
+        assert len(convolutions) == 1 + 2 * 3  # the stem and two residual reductions
+
+    def test_normalisation_uses_the_batch(self, prepared: Supernet) -> None:
+        """Also when scoring (bug 6 of the field's list): whatever was trained or scored before leaves no statistics."""
+        shared = prepared._shared
+        assert shared is not None
+        assert not [name for name in shared.network.state_dict() if "running" in name]
+        first = prepared._score(shared, arch(1))
+        prepared._score(shared, arch(2))
+        assert prepared._score(shared, arch(1)) == first
+        shared.network.eval()
+        shared.network.select(SPACE.from_string("|nor_conv_3x3~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|"))
+        outputs: list[Tensor] = []
+        last = [m for m in shared.network.modules() if isinstance(m, torch.nn.BatchNorm2d)][-1]
+        last.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        shared.network(torch.rand(16, 1, 8, 8) * 7)
+        assert outputs[0].mean((0, 2, 3)).abs().max() < 1e-4
+        assert (outputs[0].var((0, 2, 3), correction=0) - 1).abs().max() < 0.05
+
+
+class TestPhases:
+    def test_each_leaves_the_other_alone(self, tmp_path: Path) -> None:
+        evaluator = supernet()
+        strategy = ENAS(SPACE, **SETTINGS)
+        rounds(evaluator, strategy, 1)
+        shared = evaluator._shared
+        assert shared is not None and shared.policy is not None
+        weights, policy = copy(shared.network.state_dict()), copy(shared.policy.state_dict())
+        generator = torch.Generator().manual_seed(0)
+        evaluator._epoch(shared, shared.policy.sample(shared.training.steps, generator), 0)
+        assert same(policy, shared.policy.state_dict())
+        assert not same(weights, shared.network.state_dict())
+        weights = copy(shared.network.state_dict())
+        shared.training.optimizer.zero_grad(set_to_none=True)
+        batches = evaluator._minibatches(generator)
+        shared.policy.improve(lambda archs: evaluator.rewards(shared.network, archs, next(batches)), generator)
+        assert same(weights, shared.network.state_dict())
+        assert all(parameter.grad is None for parameter in shared.network.parameters())
+        assert not same(policy, shared.policy.state_dict())
+
+    def test_they_see_different_images(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The weights training images alone, the policy validation images alone, neither the test images."""
+        evaluator = supernet()
+        evaluator.prepare()
+        evaluator.test_images = None
+        seen: list[str] = []
+        for name in ("train_images", "val_images"):
+            part = getattr(evaluator, name)
+            original = part._normalized
+            monkeypatch.setattr(part, "_normalized", lambda x, n=name, f=original: (seen.append(n), f(x))[1])
+        shared = evaluator._shared = evaluator._load()
+        evaluator._epoch(shared, np.array([arch(0).choices] * shared.training.steps), 0)
+        assert set(seen) == {"train_images"}
+        seen.clear()
+        evaluator.rewards(shared.network, np.array([arch(1).choices]), next(evaluator._minibatches(torch.Generator())))
+        assert set(seen) == {"val_images"}
+
+    def test_one_child_per_minibatch(self, prepared: Supernet, monkeypatch: pytest.MonkeyPatch) -> None:
+        shared = prepared._shared
+        assert shared is not None
+        chosen: list[Arch] = []
+        select = shared.network.select
+        monkeypatch.setattr(shared.network, "select", lambda a: (chosen.append(a), select(a))[1])
+        prepared.recipe = prepared.recipe.replace(epochs=2)
+        prepared._uniform_epoch(shared, quiet)
+        assert len(chosen) == shared.training.steps + 1  # and the last one is scored
+        assert len(set(chosen)) > 4
+
+    def test_a_minibatch_of_rewards_is_an_accuracy_on_it(self, prepared: Supernet) -> None:
+        shared = prepared._shared
+        assert shared is not None
+        x, y = next(prepared._minibatches(torch.Generator().manual_seed(1)))
+        assert len(y) == 50
+        children = np.array([arch(i).choices for i in range(3)])
+        found = prepared.rewards(shared.network, children, (x, y))
+        shared.network.eval()
+        for choices, reward in zip(children, found, strict=True):
+            shared.network.select(SPACE.arch(choices))
+            with torch.no_grad():
+                assert (shared.network(x).argmax(1) == y).double().mean().item() == reward
+
+    def test_minibatches_go_through_the_validation_images_in_random_order(self, prepared: Supernet) -> None:
+        prepared.recipe = prepared.recipe.replace(batch_size=100)
+        batches = prepared._minibatches(torch.Generator().manual_seed(1))
+        first = [next(batches)[0] for _ in range(3)]  # of 360 images
+        images = torch.cat(first).flatten(1)
+        assert len(images.unique(dim=0)) == 300
+        assert not torch.equal(next(batches)[0], first[0])
+
+
+class TestContinuing:
+    def test_rounds_in_other_processes_are_the_same(self, tmp_path: Path) -> None:
+        """A new evaluator each round, as after a kill: the same weights, policy and random numbers."""
+        whole, cut = tmp_path / "whole", tmp_path / "cut"
+        one = rounds(supernet(whole), ENAS(SPACE, **SETTINGS), 3)
+        other = rounds(lambda: supernet(cut), ENAS(SPACE, **SETTINGS), 3)
+        assert list(map(learnt, one)) == list(map(learnt, other))
+        candidate = Proposal(arch(7))
+        scores = [supernet(f).evaluate(9, candidate, seed=0, report=quiet).metrics for f in (whole, cut)]
+        assert scores[0] == scores[1]
+
+    def test_killed_in_the_middle_of_a_round(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever half of it was done is not there any more: the round is repeated from the checkpoint."""
+        undisturbed = rounds(supernet(tmp_path / "a"), ENAS(SPACE, **SETTINGS), 2)
+        strategy = ENAS(SPACE, **SETTINGS)
+        evaluator = supernet(tmp_path / "b")
+        found = rounds(evaluator, strategy, 1)
+        proposal = strategy.ask()
+        assert proposal is not None
+
+        def killed(*args: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluator, "rewards", killed)
+            with pytest.raises(KeyboardInterrupt):
+                evaluator.evaluate(1, proposal, seed=101, report=quiet)
+        for again in (evaluator, supernet(tmp_path / "b")):
+            assert learnt(again.evaluate(1, proposal, seed=101, report=quiet)) == learnt(undisturbed[1])
+        assert learnt(found[0]) == learnt(undisturbed[0])
+
+    def test_killed_between_checkpoint_and_database(self, tmp_path: Path) -> None:
+        """The round is in the checkpoint but was never told: its result comes back, nothing is trained twice."""
+        strategy = ENAS(SPACE, **SETTINGS)
+        rounds(supernet(tmp_path), strategy, 1)
+        proposal = strategy.ask()
+        assert proposal is not None
+        first = supernet(tmp_path).evaluate(1, proposal, seed=101, report=quiet)
+        content = (tmp_path / "checkpoints" / "supernet.safetensors").read_bytes()
+        again = supernet(tmp_path).evaluate(1, proposal, seed=101, report=quiet)
+        assert learnt(first) == learnt(again)
+        assert (tmp_path / "checkpoints" / "supernet.safetensors").read_bytes() == content
+
+    def test_a_lost_checkpoint_is_said(self, tmp_path: Path) -> None:
+        strategy = ENAS(SPACE, **SETTINGS)
+        rounds(supernet(tmp_path), strategy, 1)
+        (tmp_path / "checkpoints" / "supernet.safetensors").unlink()
+        proposal = strategy.ask()
+        assert proposal is not None
+        with pytest.raises(TrialFailed, match=r"after 0 rounds, not 1: begin anew"):
+            supernet(tmp_path).evaluate(1, proposal, seed=1, report=quiet)
+
+    def test_uniform_training_goes_on_after_a_kill(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        proposal = Proposal(arch(3))
+        whole = supernet(tmp_path / "a").evaluate(0, proposal, seed=0, report=quiet)
+        evaluator = supernet(tmp_path / "b")
+
+        def kill(step: int, metrics: Mapping[str, float]) -> None:
+            if step == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            evaluator.evaluate(0, proposal, seed=0, report=kill)
+        steps: list[int] = []
+        again = supernet(tmp_path / "b").evaluate(0, proposal, seed=5, report=lambda step, metrics: steps.append(step))
+        assert again.metrics == whole.metrics
+        assert steps == [3]
+
+    def test_weights_of_another_run(self, tmp_path: Path) -> None:
+        trained = supernet(tmp_path / "a")
+        expected = trained.evaluate(0, Proposal(arch(3)), seed=0, report=quiet).metrics
+        path = str(tmp_path / "a" / "checkpoints" / "supernet.safetensors")
+        steps: list[int] = []
+        other = supernet(tmp_path / "b", weights=path, seed=8)
+        found = other.evaluate(0, Proposal(arch(3)), seed=0, report=lambda step, metrics: steps.append(step))
+        assert found.metrics == expected
+        assert not steps
+        proposal = ENAS(SPACE, **SETTINGS).ask()
+        assert proposal is not None
+        with pytest.raises(InputError, match="trains its own"):
+            other.evaluate(1, proposal, seed=0, report=quiet)
+        with pytest.raises(InputError, match="another scale"):
+            supernet(tmp_path / "c", weights=path, scale={"channels": 5, "cells": 1}).evaluate(
+                0, Proposal(arch(3)), seed=0, report=quiet
+            )
+        with pytest.raises(InputError, match="there is no"):
+            supernet(weights="/nowhere").evaluate(0, Proposal(arch(3)), seed=0, report=quiet)
+
+    def test_damaged_checkpoints_are_said(self, tmp_path: Path) -> None:
+        supernet(tmp_path).evaluate(0, Proposal(arch(3)), seed=0, report=quiet)
+        path = tmp_path / "checkpoints" / "supernet.safetensors"
+        path.write_bytes(path.read_bytes()[:1000])
+        with pytest.raises(InputError, match=r"supernet\.safetensors is damaged"):
+            supernet(tmp_path).evaluate(0, Proposal(arch(3)), seed=0, report=quiet)
+
+
+class TestScores:
+    def test_divergence_fails_the_trial_and_nothing_is_kept_of_it(self, tmp_path: Path) -> None:
+        evaluator = supernet(tmp_path, lr=1000.0)
+        evaluator.recipe = evaluator.recipe.replace(grad_clip=0.0, warmup_epochs=0.0)
+        strategy = ENAS(SPACE, **SETTINGS)
+        proposal = strategy.ask()
+        assert proposal is not None
+        with pytest.raises(TrialFailed, match=r"diverged: .* lower lr"):
+            for i in range(10):
+                proposal = Proposal(proposal.arch, policy={**(proposal.policy or {}), "round": i})
+                evaluator.evaluate(0, proposal, seed=0, report=quiet)
+        assert evaluator._shared is None
+
+    def test_training_the_shared_weights_helps(self) -> None:
+        """More than chance (0.1) by far, for an architecture drawn at random, and more with more rounds."""
+        good = Proposal(SPACE.from_string(GOOD))
+        short, long = (
+            supernet(train_size=None, epochs=n, scale={"channels": 8, "cells": 1}).evaluate(
+                0, good, seed=0, report=quiet
+            )
+            for n in (1, 8)
+        )
+        assert long.metrics["shared_acc"] > max(0.6, short.metrics["shared_acc"])
+
+    def test_seeds_differ(self) -> None:
+        scores = [supernet(seed=seed).evaluate(0, Proposal(arch(3)), seed=0, report=quiet).metrics for seed in (0, 1)]
+        assert scores[0] != scores[1]
+
+    def test_spaces_without_a_supernet_are_refused(self) -> None:
+        from nastool.interfaces import misfits
+
+        space = registry.load("space", "nasbench101")
+        assert misfits(None, space, Supernet) == ["evaluator supernet needs 'supernet', which space nasbench101 lacks"]
+        assert misfits(ENAS, NasBench201, registry.load("evaluator", "train")) == [
+            "strategy enas needs 'policy', which space nasbench201 and evaluator train lack"
+        ]
