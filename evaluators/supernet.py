@@ -46,6 +46,7 @@ class Supernet(ImageEvaluator):
     provides = frozenset({"policy"})
     max_workers = 1
     shares_weights = True
+    metrics = frozenset({"shared_acc", "shared_loss"})
     objective = "shared_acc"
     recipe_prefix = "supernet-"
     local_options = ImageEvaluator.local_options
@@ -60,8 +61,77 @@ class Supernet(ImageEvaluator):
         super().__init__(space, **training)
         self.seed = seed
         self.weights = weights
-        self.rounds = self.recipe.epochs
+        self.rounds = self.recipe.epochs if weights is None else None
         self._shared: _SharedWeights | None = None
+
+    # --- before the first trial
+
+    def prepare(self) -> None:
+        """Also read `weights`, if given. InputError: they are missing, damaged, or of other options."""
+        super().prepare()
+        if self.weights is not None and self._shared is None:
+            self._shared = self._load()
+
+    def check_state(self) -> None:
+        if self.weights is None and self.checkpoint is not None:
+            files.check_tensors(self.checkpoint)
+
+    def estimate(self, proposal: Proposal) -> float | None:
+        """Seconds of a round, or of a score once the weights are trained."""
+        training, score = self._costs(proposal)
+        return score if proposal.policy is None else training + score
+
+    def estimate_all(self, first: Proposal, trials: int) -> float | None:
+        """Seconds of a search: rounds and then scores, or all training and then scores."""
+        training, score = self._costs(first)
+        rounds = self.rounds or 0
+        return training * (rounds if first.policy is None else min(rounds, trials)) + score * trials
+
+    def _costs(self, proposal: Proposal) -> tuple[float, float]:
+        """Seconds of a round (with the policy's phase, if any) but for its score, and of a score; from a short look."""
+        import torch
+
+        self.prepare()
+        network = self.supernet()
+        training = Training(self, network, self.recipe, self.seed)
+        generator = torch.Generator().manual_seed(0)
+        rng = np.random.default_rng(0)
+
+        def child() -> Arch:
+            arch = self.space.sample(rng)
+            network.select(arch)
+            return arch
+
+        def seconds_of_one(work: Iterator[object]) -> float:
+            """The mean of those in about a second, but for the first, which takes longer."""
+            taken: list[float] = []
+            for _ in work:
+                self.synchronize()
+                taken.append(time.perf_counter())
+                if len(taken) > 2 and taken[-1] - taken[0] > 1:
+                    break
+            return (taken[-1] - taken[0]) / max(1, len(taken) - 1)
+
+        with self.reproducible(0):
+            step = seconds_of_one(training.epoch(lambda _: network.select(child())))
+            score = seconds_of_one(self.score(network, self.val_images) for _ in range(4) if child())
+            cost = step * training.steps
+            if proposal.policy is not None:
+                given: Any = proposal.policy
+                policy = registry.load("strategy", given["strategy"]).make_policy(self.space, given["options"], 0)
+                batch = next(self._minibatches(generator))
+                ones = (self.rewards(network, np.array([child().choices]), batch) for _ in range(100))
+                reward = seconds_of_one(ones)
+                asked: list[int] = []
+                start = time.perf_counter()
+
+                def made_up(archs: NDArray[Any]) -> list[float]:
+                    asked.append(len(archs))
+                    return [0.5] * len(archs)
+
+                policy.improve(made_up, training.steps, generator)
+                cost += time.perf_counter() - start + reward * sum(asked)
+        return cost, score
 
     # --- one trial
 
@@ -119,7 +189,11 @@ class Supernet(ImageEvaluator):
             children = policy.sample(shared.training.steps, generator)
             train_loss = self._epoch(shared, children, weights_seed)
             minibatches = self._minibatches(generator)
-            learnt = policy.improve(lambda archs: self.rewards(shared.network, archs, next(minibatches)), generator)
+
+            def reward(archs: NDArray[Any]) -> list[float]:
+                return self.rewards(shared.network, archs, next(minibatches))
+
+            learnt = policy.improve(reward, shared.training.steps, generator)
             metrics = {**self._score(shared, proposal.arch), "train_loss": train_loss, **learnt}
             told = policy.conclude(shared.done == self.recipe.epochs, generator)
         left = self.recipe.epochs - shared.done

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nastool.depthwise import DepthwiseConv2d
 from nastool.networks import OneOf, Subset
 
 
@@ -33,7 +34,7 @@ class Separable(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
-        self.depthwise = conv(c_in, c_in, kernel, stride, groups=c_in, dilation=dilation)
+        self.depthwise = DepthwiseConv2d(c_in, kernel, stride, dilation)
         self.pointwise = conv(c_in, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,6 +76,11 @@ def halve(x: Tensor, weight: Tensor) -> Tensor:
     image. weight: (c_out, c_in, 1, 1).
     """
     even = (weight.shape[0] + 1) // 2
+    if torch.is_grad_enabled() and even < weight.shape[0]:
+        # One 2x2 convolution. Slices and strided 1x1 convolutions pass gradients back that are not channels_last, and then
+        # all before them is slow: a training step of ENAS' macro supernet takes 1.8 times as long on a CPU.
+        both = [functional.pad(weight[:even], (0, 1, 0, 1)), functional.pad(weight[even:], (1, 0, 1, 0))]
+        return functional.conv2d(functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)), torch.cat(both), stride=2)
     out = functional.conv2d(x, weight[:even], stride=2)
     if even == weight.shape[0]:
         return out
@@ -225,7 +231,10 @@ class Sum(nn.Module):
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
         terms: list[Tensor] = [part(tensors[name]) for name, part in self.parts.active.items()]
-        return sum(terms[1:], terms[0])
+        total = terms[0]
+        for i, term in enumerate(terms[1:]):
+            total = total + term if i == 0 else total.add_(term)  # only the first sum is a tensor of our own
+        return total
 
 
 class Join(nn.Module):

@@ -222,12 +222,21 @@ class RunFolder:
         ):
             for file in (self.path / folder).glob(pattern):
                 file.unlink()
+        for retrained in map(RunFolder, self.path.glob("retrain-????????")):
+            if retrained._is_ours():
+                retrained.clear()
+                (retrained.path / "run.lock").unlink(missing_ok=True)
+                for inner in (retrained.path / "checkpoints", retrained.path / "logs", retrained.path):
+                    with suppress(OSError):
+                        inner.rmdir()  # not if somebody else's files are in it
 
-    def describe(self, config: RunConfig, objective: Objective, facts: Mapping[str, Any], trials: int) -> None:
-        """Write run.yaml: the resolved configuration, and where and with what it ran."""
+    def describe(
+        self, config: RunConfig, objective: Objective, facts: Mapping[str, Any], more: Mapping[str, Any]
+    ) -> None:
+        """Write run.yaml: the resolved configuration, and where and with what it ran. more: other options."""
         document = {
             "format": FORMAT,
-            "search": {**config.as_options(), "trials": trials},
+            "search": {**config.as_options(), **more},
             "provenance": {
                 "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "command": sys.argv,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 from nastool.errors import InputError
@@ -24,6 +25,22 @@ def slots(workers: int, device: str = "auto") -> list[dict[str, str]]:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
         found.append(environment)
     return found
+
+
+def keep_memory() -> bool:
+    """Let this process keep the memory it frees, for the next tensor of that size.
+
+    By default glibc maps every large block anew and gives it back at once, and the kernel zeroes it page by page, which
+    can take as long as the operation that writes to it. Afterwards the process stays as large as it was at its largest.
+    False where there is no such setting (macOS, musl).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    top_pad, mmap_threshold, trim_threshold = -2, -3, -1
+    settings = ((mmap_threshold, 1 << 30), (trim_threshold, (1 << 31) - 1), (top_pad, 64 << 20))
+    return all([bool(mallopt(name, value)) for name, value in settings])
 
 
 def usable_cores() -> int:

@@ -155,6 +155,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise
 
 
+def check_tensors(path: Path) -> None:
+    """InputError: a safetensors file is missing or cut short. Reads only its header, and needs no torch."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"there is no {path}")
+    try:
+        with safe_open(path, framework="np") as file:
+            file.metadata()
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is damaged ({short(error, 120)})") from None
+
+
 def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file. InputError: missing or damaged."""
     from safetensors import SafetensorError, safe_open

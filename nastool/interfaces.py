@@ -288,10 +288,11 @@ class Policy(Protocol):
         ...
 
     def improve(
-        self, reward: Callable[[NDArray[np.integer[Any]]], list[float]], generator: torch.Generator
+        self, reward: Callable[[NDArray[np.integer[Any]]], list[float]], minibatches: int, generator: torch.Generator
     ) -> Mapping[str, float]:
         """The policy's phase of a round. Returns what is worth reporting.
 
+        minibatches: how many the weights were trained on in this round.
         reward: the accuracy, in [0, 1], of each of these architectures (m, decisions) with the shared weights on one
             minibatch of validation images, which is another one at every call.
         """
@@ -421,6 +422,13 @@ class Evaluator(ABC):
     def prepare(self) -> None:
         """Read and check data and devices, once, before the first evaluation. InputError names what is wrong."""
 
+    def check_state(self) -> None:
+        """Called before a run that has finished trials goes on; neither prepared nor in a worker. Cheap.
+
+        InputError: what it has left in workdir and cannot go on without is missing or damaged.
+        """
+        return
+
     def describe(self) -> Mapping[str, Scalar]:
         """Facts for run.yaml and the screen, once prepared: the device, the data's sizes.
 
@@ -431,6 +439,11 @@ class Evaluator(ABC):
     def estimate(self, proposal: Proposal) -> float | None:
         """About how many seconds one evaluation takes here, found out within a few; None: unknown. For --dry-run."""
         return None
+
+    def estimate_all(self, first: Proposal, trials: int) -> float | None:
+        """The same for so many trials one after another, where they do not all take as long as the first."""
+        seconds = self.estimate(first)
+        return None if seconds is None else seconds * trials
 
     @abstractmethod
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:

@@ -17,6 +17,8 @@ from nastool.workers import Event, Finished, Job, Pool, Reported
 
 MAX_ATTEMPTS = 2
 """How often a trial is tried whose worker died or ran out of memory."""
+OUTSIDE = 10**9
+"""From here on are the ids of evaluations that are no trials of a search, so that their checkpoints are not theirs."""
 WAIT_SECONDS = 0.25
 """How often the loop looks up: for Ctrl-C, and to refresh the screen."""
 
@@ -225,11 +227,11 @@ def test_best(pool: Pool, best: Trial, seed: int) -> tuple[Mapping[str, float], 
 
 def evaluate_all(pool: Pool, proposals: Sequence[Proposal], stop: Callable[[], bool]) -> Iterator[Evaluation]:
     """Evaluate each, outside of a search, in order; ends early where `stop`. NastoolError: one failed twice."""
-    for proposal in proposals:
+    for number, proposal in enumerate(proposals, OUTSIDE):
         for attempt in range(1, MAX_ATTEMPTS + 1):
             if stop():
                 return
-            pool.submit(Job(0, proposal, 0))
+            pool.submit(Job(number, proposal, 0))
             finished = _result(pool)
             if finished.evaluation is not None:
                 break

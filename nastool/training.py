@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from nastool import __version__, archfile, files
+from nastool import __version__, archfile, devices, files
 from nastool import data as datasets
 from nastool.core import Arch, Scalar
 from nastool.errors import InputError, TrialFailed
@@ -101,6 +101,8 @@ class ImageEvaluator(Evaluator):
         from nastool.augment import ImageBatches
 
         self.device = _device(self._device_option)
+        if self.device.type == "cpu":
+            devices.keep_memory()
         self.bf16 = self._precision == "bf16" or (self._precision == "auto" and self.device.type == "cuda")
         # Also on the CPU: NAS-Bench-201's all-nor_conv_3x3 cell on 2 threads takes 14 % less time a step than
         # contiguous at channels=16, cells=5, 32x32, batch 128, and 7 to 38 % less at channels=8, cells=1.

@@ -16,14 +16,19 @@ from nastool.interfaces import SearchSpace, Strategy
 if TYPE_CHECKING:
     import torch
 
+MIN_STEPS = 10
 Choices = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the controller is and how it learns; the options of `ENAS` of the same names, none of them left open."""
+    """What the controller is and how it learns; the options of `ENAS` of the same names.
 
-    steps: int
+    steps: None: steps_per_minibatch times the minibatches of the weights' phase, at least MIN_STEPS.
+    """
+
+    steps: int | None
+    steps_per_minibatch: float
     children: int
     candidates: int
     lr: float
@@ -83,18 +88,21 @@ class ENAS(Strategy):
     ) -> None:
         """candidates: architectures scored at the end, in [1, 10000].
 
-        steps, children: of the controller per round, and children sampled for each, both >= 1; by default 50 x 20 with
-            skip connections, else 30 x 10. lr: of Adam, > 0; by default 0.001 or 0.0035.
-        hidden: units of the LSTM, >= 1. temperature: divides the logits, > 0.
-        tanh_constant: bounds the logits, > 0; by default 1.5 or 1.1. op_tanh_reduce: divides it for all decisions but
-            those for an earlier layer or block, > 0; by default 1 or 2.5.
-        entropy_weight: >= 0. baseline_decay: of the moving average of rewards, in [0, 1).
-        skip_target, skip_weight: rate of skip connections, in (0, 1), and the weight, >= 0, of diverging from it.
+        steps, children: of the controller per round, and children sampled for each, both >= 1. By default 20 children
+            with skip connections, else 10, and so many steps for each minibatch of the weights' phase that there are
+            50 or 30 on CIFAR-10, as published, but at least 10. lr: of Adam, in (0, 1]; by default 0.001 or 0.0035.
+        hidden: units of the LSTM, in [1, 1000]. temperature: divides the logits.
+        tanh_constant: bounds the logits; by default 1.5 or 1.1. op_tanh_reduce: divides it for all decisions but those
+            for an earlier layer or block; by default 1 or 2.5. All three in [0.001, 1000].
+        entropy_weight: in [0, 1000]. baseline_decay: of the moving average of rewards, in [0, 1).
+        skip_target, skip_weight: rate of skip connections, in (0, 1), and the weight, in [0, 1000], of diverging from
+            it.
         """
         super().__init__(space, seed=seed)
         macro = any(decision.is_switch for decision in space.decisions)
         self.settings = Settings(
-            steps=(50 if macro else 30) if steps is None else steps,
+            steps=steps,
+            steps_per_minibatch=50 / 351 if macro else 30 / 281,
             children=(20 if macro else 10) if children is None else children,
             candidates=candidates,
             lr=(0.001 if macro else 0.0035) if lr is None else lr,
@@ -196,12 +204,15 @@ class ENASPolicy:
                 return np.array(members)
         raise ValueError("the controller hardly ever draws a member of this space")
 
-    def improve(self, reward: Callable[[Choices], list[float]], generator: torch.Generator) -> Mapping[str, float]:
+    def improve(
+        self, reward: Callable[[Choices], list[float]], minibatches: int, generator: torch.Generator
+    ) -> Mapping[str, float]:
         """`steps` steps of REINFORCE. Returns the means of their rewards, the entropy (nats) and the rate of skips."""
         import torch
 
         found: list[Mapping[str, float]] = []
-        for _ in range(self.settings.steps):
+        by_default = max(MIN_STEPS, round(self.settings.steps_per_minibatch * minibatches))
+        for _ in range(self.settings.steps or by_default):
             children = self.sample(self.settings.children, generator)
             rewards = reward(children)
             learnt = self.learner.update(torch.from_numpy(children), torch.tensor(rewards))
@@ -237,17 +248,20 @@ def _check(settings: Settings) -> None:
         ("candidates", 1, 10_000),
         ("steps", 1, 100_000),
         ("children", 1, 10_000),
-        ("hidden", 1, 10_000),
+        ("hidden", 1, 1000),
     ):
-        if not low <= (value := getattr(settings, name)) <= high:
-            raise ValueError(f"need {low} <= {name} <= {high:,}, got {value}")
-    for name in ("lr", "temperature", "tanh_constant", "op_tanh_reduce"):
         value = getattr(settings, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"need {name} > 0, got {value}")
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"need {low} <= {name} <= {high:,}, got {value}")
+    if not 0 < settings.lr <= 1:
+        raise ValueError(f"need 0 < lr <= 1, got {settings.lr}")
+    for name in ("temperature", "tanh_constant", "op_tanh_reduce"):
+        value = getattr(settings, name)
+        if value is not None and not 0.001 <= value <= 1000:
+            raise ValueError(f"need 0.001 <= {name} <= 1000, got {value}")
     for name in ("entropy_weight", "skip_weight"):
-        if getattr(settings, name) < 0:
-            raise ValueError(f"need {name} >= 0, got {getattr(settings, name)}")
+        if not 0 <= (value := getattr(settings, name)) <= 1000:
+            raise ValueError(f"need 0 <= {name} <= 1000, got {value}")
     if not 0 <= settings.baseline_decay < 1:
         raise ValueError(f"need 0 <= baseline_decay < 1, got {settings.baseline_decay}")
     if not 0 < settings.skip_target < 1:

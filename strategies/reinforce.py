@@ -26,11 +26,12 @@ class Reinforce(Strategy):
     The controller (`nastool.controller`) makes the space's decisions one after another. After every `batch` results
     it is updated by REINFORCE with a moving average of the rewards as baseline, or by its clipped variant.
 
-    Deviations: one LSTM layer, and the anchors of ENAS' code; a loop in place of parameter servers, so that gradients
-    are late only as far as several workers make them; rewards are free of the objective's unit (see `reward`), where
-    the paper cubes the accuracy; an entropy bonus. A trial that failed counts as the worst result so far. Only new
-    architectures are measured (`dedup`): the policy draws until one is, and what is learned from is as if it were its
-    first draw; when 584 draws in a row were not, a new one is drawn uniformly.
+    Deviations: the controller is that of ENAS' code; one loop takes the place of parameter servers, so gradients are
+    late only as far as several workers make them; rewards are free of the objective's unit (see `reward`), where the
+    paper cubes the accuracy; there is an entropy bonus. A trial that failed counts as the worst result so far. With
+    `dedup` only new architectures are measured: the policy draws until one is, flattened step by step where it has
+    little new to offer (at last one is drawn uniformly), and learns as if that had been its first draw. So what it
+    learns from follows the policy truncated to what is new (or, in spaces with rules, to members).
     """
 
     name = "reinforce"
@@ -58,14 +59,15 @@ class Reinforce(Strategy):
     ) -> None:
         """batch: results an update learns from, the paper's m, in [1, 1000]. lr, beta1: of Adam, > 0 and in [0, 1).
 
-        hidden: units of the LSTM, in [1, 1000]. reward: rank: the fraction of all results so far that are worse, from
-        -1 to 1; value: how many standard deviations of these it is better than their mean. entropy_weight: per nat,
-        >= 0. baseline_decay: per result, in [0, 1). temperature: > 0; tanh_constant: bound of the logits, > 0.
-        ppo_clip: in (0, 1); then every update takes ppo_epochs steps, in [1, 100]. dedup: compare canonical forms with
-        all earlier proposals.
+        hidden: units of the LSTM, in [1, 1000]. reward: rank: the fraction of all results so far that are worse, less
+        that of those better; value: how many standard deviations of these it is better than their mean.
+        entropy_weight: per nat, >= 0. baseline_decay: per result, in [0, 1). temperature: > 0; tanh_constant: bound of
+        the logits, > 0. ppo_clip: in (0, 1); then every update takes ppo_epochs steps, in [1, 100]. dedup: compare
+        canonical forms with all earlier proposals.
 
         depth_start, depth_step, depth_every: in a space with a decision on depth, that is not learned, but
-        depth_start + depth_step * (n // depth_every) for trial n, or the largest below that there is. >= 1, 0, 1.
+        depth_start + depth_step * (n // depth_every) for trial n (once its architectures are used up, any depth), or
+        the nearest below that there is. >= 1, >= 0, >= 1.
 
         The defaults were chosen on NAS-Bench-201's CIFAR-100.
         """

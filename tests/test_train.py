@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from nastool import training as module
 from nastool.core import Decision, Evaluation, Proposal
 from nastool.errors import InputError, TrialFailed
-from nastool import training as module
 from nastool.evaluators.train import Train
 from nastool.interfaces import Choose, SearchSpace
 from nastool.networks import build

@@ -71,8 +71,23 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     return 1 if failures else 0
 
 
-STALE = ("metrics", "std", "runs", "seeds", "error", "weights")
+STALE = ("metrics", "std", "runs", "seeds", "error", "weights", "comparison")
 """What a line says of an earlier evaluation."""
+
+
+DATA = ("data", "split_seed", "val_fraction", "train_size", "image_size")
+"""Options that mean the same to all of nastool's evaluators that train."""
+
+
+def _data_options(origin: object, target: type[Any]) -> tuple[str, ...]:
+    """Which options of the evaluator named origin mean the same to another one."""
+    from nastool import registry
+    from nastool.training import ImageEvaluator
+
+    if not isinstance(origin, str) or origin not in registry.plugins("evaluator"):
+        return ()
+    both = (target, registry.load("evaluator", origin))
+    return DATA if all(issubclass(cls, ImageEvaluator) for cls in both) else ()
 
 
 def _prepare_folder(folder: Path) -> None:
@@ -162,16 +177,19 @@ class _Evaluations:
             self._pool.close()
 
     def _own_options(self, document: ArchDocument) -> dict[str, object]:
-        """A line of a search by the same evaluator is evaluated as it was there, unless told otherwise."""
+        """A line of a search by the same evaluator is evaluated as it was there, unless told otherwise.
+
+        Where only one of the two trains with shared weights, the data at least are the same.
+        """
         from nastool import options, registry
 
         target = registry.load("evaluator", self.evaluator)
         known = options.of(target)
         own: dict[str, object] = {}
         origin = document.extra.get("evaluator")
-        if isinstance(origin, dict) and origin.get("name") == self.evaluator:
-            before = origin.get("options")
-            own = {key: value for key, value in before.items() if key in known} if isinstance(before, dict) else {}
+        if isinstance(origin, dict) and isinstance(before := origin.get("options"), dict):
+            taken = known if origin.get("name") == self.evaluator else _data_options(origin.get("name"), target)
+            own = {key: value for key, value in before.items() if key in known and key in taken}
         if document.extra.get("scale") is not None and "scale" in known:
             own["scale"] = document.extra["scale"]
         return options.resolve(f"evaluator {self.evaluator}", target, {**own, **self.options})
@@ -185,13 +203,19 @@ class _Evaluations:
         ref = document.space.ref
         if reasons := misfits(None, type(document.space), registry.load("evaluator", self.evaluator)):
             raise InputError("; ".join(reasons))
-        spec = EvaluatorSpec(ref, self.evaluator, own, self.workdir)
+        spec = EvaluatorSpec(ref, self.evaluator, own, self.workdir, self.seeds[0])
         evaluator = spec.build()
+        if evaluator.shares_weights and len(self.seeds) > 1:
+            raise InputError(
+                f"--seeds: evaluator {self.evaluator} scores with one set of shared weights, so all seeds would give "
+                "the same; give one"
+            )
         self._scale = common.scale_of(evaluator)
         if evaluator.inline:
             self._pool = InlinePool(evaluator)
         else:
-            slots = devices.slots(self.workers, str(own.get("device") or "auto"))
+            workers = min(self.workers, evaluator.max_workers or self.workers)
+            slots = devices.slots(workers, str(own.get("device") or "auto"))
             self._pool = ProcessPool(spec, slots, timeout=self.timeout)
         self._pool.open()
 

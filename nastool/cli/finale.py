@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -18,13 +20,14 @@ from nastool.cli.common import say
 from nastool.cli.progress import Progress
 from nastool.config import Plugged, RunConfig, RunFolder
 from nastool.core import Arch, Objective, Proposal, Trial
-from nastool.errors import InputError, NastoolError
-from nastool.interfaces import Evaluator, SearchSpace, Strategy
+from nastool.errors import InputError, NastoolError, TrialFailed, short
+from nastool.interfaces import Evaluator, SearchSpace, Strategy, misfits
+from nastool.recipes import Recipe, load_recipe
 from nastool.runner import Search, evaluate_all, test_best
 from nastool.store import Store
 
 if TYPE_CHECKING:
-    from nastool.workers import Pool
+    from nastool.workers import EvaluatorSpec, Pool
 
 TRAIN = "train"
 """The evaluator that trains from scratch."""
@@ -87,11 +90,30 @@ class Settings:
             raise InputError("--check-ranking 1: a rank correlation needs at least 2 architectures")
         if settings.table is not None and not settings.ranking:
             raise InputError("--ranking-table goes with --check-ranking N: say how many architectures to compare")
+        if not settings.trains:
+            for flag, value in (("--retrain-recipe", settings.recipe), ("--retrain-scale", settings.scale)):
+                if value is not None:
+                    raise InputError(f"{flag} goes with --retrain K: say how many architectures to train")
         return settings
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained from scratch."""
+        return bool(self.retrain or (self.ranking and self.table is None))
 
     @property
     def any(self) -> bool:
         return bool(self.retrain or self.ranking)
+
+    def as_options(self) -> dict[str, Any]:
+        """As part of a configuration file's `search` section: what differs from doing nothing, and all that matters."""
+        found: dict[str, Any] = {"retrain": self.retrain}
+        if self.retrain:
+            found["baseline"] = self.baseline
+        if self.ranking:
+            found.update({"check-ranking": self.ranking, "ranking-table": self.table})
+        found.update({"retrain-recipe": self.recipe, "retrain-scale": self.scale})
+        return {key: value for key, value in found.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -126,44 +148,98 @@ class Finale:
         self.settings = settings
         self.training: Plugged | None = None
         self.table: Evaluator | None = None
-        if settings.retrain or (settings.ranking and settings.table is None):
+        self.pool: Pool | None = None
+        """What is at work, once it is no longer the search's own pool."""
+        if settings.trains:
             self.training = self._training()
-            self._spec(self.folder.path).build()  # for its errors
+            try:
+                self._spec(self.folder.path).build()
+            except InputError as error:
+                raise InputError(f"{self._flag()}: {error}") from None
         if settings.table is not None:
             if "table" not in space.provides:
                 raise InputError(f"--ranking-table: space {space.name} has no published tables")
             self.table = _table(space, settings.table)
 
+    def prepare(self) -> None:
+        """Read the table now rather than at the end. InputError says what is wrong with it."""
+        if self.table is not None:
+            self.table.prepare()
+
+    def identity(self) -> dict[str, Any]:
+        """What a result depends on beside the search: the same flags may name a recipe that has changed."""
+        training = None if self.training is None else replace(self.config, evaluator=self.training).identity
+        return {**self.settings.to_json(), "training": training and [training["evaluator"], training["resolved"]]}
+
+    def trainings(self, trials: int) -> int:
+        """How many are trained from scratch, at most, after so many trials."""
+        found = min(self.settings.retrain, trials)
+        sampled = self.settings.ranking if self.settings.table is None else 0
+        return found + max(found if self.settings.baseline else 0, sampled)
+
+    def estimate(self, arch: Arch) -> float | None:
+        """Seconds of one of these trainings, found out within a few; None: unknown. The search is not running yet."""
+        return None if self.training is None else self._spec(self.folder.path).build().estimate(Proposal(arch))
+
     # --- what is trained, and how
+
+    def _flag(self) -> str:
+        return "--retrain" if self.settings.retrain else "--check-ranking"
 
     def _training(self) -> Plugged:
         """Evaluator train on the same data and device, by the recipe for what a search found."""
         target = registry.load("evaluator", TRAIN)
+        if reasons := misfits(None, type(self.space), target):
+            raise InputError(f"{self._flag()}: {'; '.join(reasons)}")
         known = options.of(target)
         before = self.config.evaluator.options
+        if "data" not in before:
+            run = shlex.quote(str(self.folder.path))
+            instead = "look accuracies up with --ranking-table"
+            if self.settings.retrain:
+                instead = f"afterwards give `nastool top {run} -k 3 | nastool eval - --data NAME`"
+            raise InputError(f"{self._flag()}: evaluator {self.evaluator.name} has no data to train on; {instead}")
         given = {key: value for key, value in before.items() if key in known}
         search_recipe = getattr(self.evaluator, "recipe", None)
-        name = self.settings.recipe or (search_recipe.retrain if search_recipe else "") or None
+        name = self.settings.recipe
+        if name is None:
+            name = (search_recipe.retrain if search_recipe else "") or None
         if self.evaluator.shares_weights or name is not None:
             given.update(recipe=name, epochs=None, batch_size=None, lr=None)
-        if self.settings.scale is not None:
-            given["scale"] = self.settings.scale
-        elif self.evaluator.scale is not None:
-            from nastool.recipes import load_recipe
+        given["scale"] = self._scale(name)
+        return Plugged(TRAIN, options.resolve(self._flag(), target, given))
 
-            if name is None or not load_recipe(name).scale_for(self.space.Scale):
-                given["scale"] = {key: int(value) for key, value in (common.scale_of(self.evaluator) or {}).items()}
-            else:
-                given["scale"] = None
-        return Plugged(TRAIN, options.resolve("retraining", target, given))
+    def _scale(self, recipe: str | None) -> dict[str, Any] | None:
+        """The recipe's, else the search's, with the changes that --retrain-scale makes. None: the recipe's as it is."""
+        of_recipe = {} if recipe is None else self._recipe(recipe).scale_for(self.space.Scale)
+        base = of_recipe or {key: int(value) for key, value in (common.scale_of(self.evaluator) or {}).items()}
+        if self.settings.scale is None:
+            return None if of_recipe else base or None
+        try:
+            changes = options.mapping(self.settings.scale, int)
+        except ValueError:
+            text = short(repr(self.settings.scale))
+            raise InputError(f"--retrain-scale {text}: write KEY=N,..., such as channels=16,cells=5") from None
+        try:
+            self.space.make_scale({**base, **changes})
+        except InputError as error:
+            raise InputError(f"--retrain-scale: {error}") from None
+        return {**base, **changes}
 
-    def _spec(self, workdir: Path) -> Any:
+    def _recipe(self, name: str) -> Recipe:
+        try:
+            return load_recipe(name)
+        except InputError as error:
+            where = "--retrain-recipe" if self.settings.recipe is not None else "the recipe for retraining"
+            raise InputError(f"{where}: {error}") from None
+
+    def _spec(self, workdir: Path) -> EvaluatorSpec:
         assert self.training is not None
         return replace(self.config, evaluator=self.training).evaluator_spec(self.space, workdir)
 
-    def _random(self) -> list[Arch]:
+    def _random(self, baseline: int) -> list[Arch]:
         """The sample of random architectures, no two equivalent; the smaller sample is the larger one's beginning."""
-        wanted = max(self.settings.ranking, self.settings.retrain if self.settings.baseline else 0)
+        wanted = max(self.settings.ranking, baseline)
         rng = np.random.default_rng([self.config.seed, _SAMPLE])
         found: dict[str, Arch] = {}
         while len(found) < wanted:
@@ -189,14 +265,17 @@ class Finale:
         """None: interrupted; the same command goes on. pool: of the search's evaluator; closed before training."""
         outcome = Outcome()
         derived = derive(store, self.space, max(1, self.settings.retrain))
-        sample = self._random()
+        heads = [trial.proposal.arch for trial in derived[: self.settings.retrain]]
+        rivals = len(heads) if self.settings.baseline else 0
+        sample = self._random(rivals)
         ranked = sample[: self.settings.ranking]
         scores: list[float] = []
-        objective = Objective.parse(store.get("objective"))
+        if ranked and (left := _rounds_left(store)):
+            say(f"note: the ranking is not checked: the search ended {left} rounds before its end; give more --trials")
+            ranked, sample = [], sample[:rivals]
         if ranked:
             say(f"scoring {len(ranked)} random architectures, to check the ranking")
-            for evaluation in evaluate_all(pool, [Proposal(arch) for arch in ranked], stop):
-                scores.append(-objective.loss(evaluation.all_metrics))
+            scores = self._scores(ranked, store, pool, stop)
             if len(scores) < len(ranked):
                 return None
         if self.evaluator.shares_weights:
@@ -206,11 +285,36 @@ class Finale:
         if self.training is None:
             return outcome
         pool.close()
-        heads = [trial.proposal.arch for trial in derived[: self.settings.retrain]]
-        beside = sample if self.table is None else sample[: self.settings.retrain if self.settings.baseline else 0]
+        beside = sample if self.table is None else sample[:rivals]
         if not self._train(store, heads, beside, scores if self.table is None else [], workers, stop, outcome):
             return None
         return outcome
+
+    def _scores(self, archs: list[Arch], store: Store, pool: Pool, stop: Callable[[], bool]) -> list[float]:
+        """The score of each, higher is better; fewer where `stop`. Those that are found are kept for the next time."""
+        objective = Objective.parse(store.get("objective"))
+        known: dict[str, float] = store.get("scores") or {}
+        new = [arch for arch in archs if arch.key not in known]
+
+        def save() -> None:
+            store.begin()
+            store.put("scores", known)
+            store.commit()
+
+        saved = time.monotonic()
+        found = evaluate_all(pool, [Proposal(arch) for arch in new], stop)
+        for arch, evaluation in zip(new, found, strict=False):
+            if evaluation.checkpoint is not None:
+                (self.folder.path / evaluation.checkpoint).unlink(missing_ok=True)
+            try:
+                known[arch.key] = -objective.loss(evaluation.all_metrics)
+            except ValueError as error:
+                raise NastoolError(f"--check-ranking: architecture {arch.key} has no score: {error}") from None
+            if time.monotonic() - saved > 5:
+                save()
+                saved = time.monotonic()
+        save()
+        return [known[arch.key] for arch in archs if arch.key in known]
 
     def _train(
         self,
@@ -243,20 +347,19 @@ class Finale:
         say(f"training {' and '.join(filter(None, (found, other)))} from scratch in {folder.path}")
         slots = devices.slots(workers, str(self.training.options.get("device") or "auto"))
         with folder.locked(), closing(ProcessPool(spec, slots, logs=folder.path / "logs")) as pool:
+            self.pool = pool
             facts = pool.open()
+            given = config.identity["evaluator"]["options"].items()
             origin = {
                 "scale": common.scale_of(evaluator),
-                "evaluator": {
-                    "name": TRAIN,
-                    "options": {k: v for k, v in self.training.options.items() if v is not None and k != "data_dir"},
-                },
+                "evaluator": {"name": TRAIN, "options": {key: value for key, value in given if value is not None}},
             }
             if folder.check(config, False):
                 inner = Store.open(folder.database)
             else:
                 target = Objective.parse(evaluator.objective)
                 folder.clear()
-                folder.describe(config, target, facts, len(archs))
+                folder.describe(config, target, facts, {"trials": len(archs)})
                 about = {"config": config.identity, "objective": str(target), "origin": origin}
                 inner = Store.create(folder.database, {**about, "fingerprint": facts.get("fingerprint")})
             with inner, Progress(len(archs)) as progress:
@@ -318,19 +421,24 @@ class Finale:
 
     def _look_up(self, ranked: list[Arch], scores: list[float], best: Trial, outcome: Outcome) -> None:
         """Compare with the table."""
-        assert self.table is not None
-        self.table.prepare()
+        table = self.table
+        assert table is not None
 
-        def found(arch: Arch) -> dict[str, float]:
-            assert self.table is not None
-            evaluation = self.table.evaluate(0, Proposal(arch), seed=0, report=lambda step, metrics: None)
-            return {**evaluation.metrics, **self.table.test(Proposal(arch), evaluation)}
+        def found(arch: Arch) -> dict[str, float] | None:
+            """None: the table lacks it."""
+            try:
+                evaluation = table.evaluate(0, Proposal(arch), seed=0, report=lambda step, metrics: None)
+            except TrialFailed:
+                return None
+            return {**evaluation.metrics, **table.test(Proposal(arch), evaluation)}
 
-        truths = [found(arch)[self.table.objective] for arch in ranked]
-        self._ranking(scores, truths, f"{self.table.objective} of the table", outcome)
-        own = found(best.proposal.arch)
-        outcome.report["table"] = own
-        outcome.lines.append(f"the best-scored architecture in the table: {common.describe_metrics(own)}")
+        if ranked:
+            looked_up = [(score, found(arch)) for score, arch in zip(scores, ranked, strict=True)]
+            pairs = [(score, metrics[table.objective]) for score, metrics in looked_up if metrics is not None]
+            self._ranking([a for a, _ in pairs], [b for _, b in pairs], f"{table.objective} of the table", outcome)
+        if (own := found(best.proposal.arch)) is not None:
+            outcome.report["table"] = own
+            outcome.lines.append(f"the best-scored architecture in the table: {common.describe_metrics(own)}")
 
     def _ranking(self, scores: list[float], truths: list[float], what: str, outcome: Outcome) -> None:
         ranking = sharing.rank_correlation(scores, truths)
@@ -344,8 +452,9 @@ class Finale:
                 entropy = trial.evaluation.metrics.get("entropy")
                 given: Any = trial.evaluation.policy or {}
                 asked: Any = trial.proposal.policy
-                if "candidates" in given:
-                    candidates = (len(given["candidates"]), asked["options"]["candidates"])
+                wanted = (asked.get("options") or {}).get("candidates")
+                if "candidates" in given and wanted is not None:
+                    candidates = (len(given["candidates"]), wanted)
         signs = sharing.collapse(self.space, derived, entropy, candidates)
         if signs:
             outcome.report["warnings"] = signs
@@ -367,6 +476,23 @@ def derive(store: Store, space: SearchSpace, count: int) -> list[Trial]:
     return different(iter([t for t in best if t.proposal.policy is None])) or different(iter(best))
 
 
+def best_trials(store: Store, space: SearchSpace, count: int) -> list[Trial]:
+    """The best trials, best first; of a search by rounds of a policy those scored afterwards, no two equivalent."""
+    first = next(store.trials(), None)
+    by_rounds = first is not None and first.proposal.policy is not None
+    return derive(store, space, count) if by_rounds else store.best(count)
+
+
+def _rounds_left(store: Store) -> int:
+    """How many rounds of a policy are still to come; 0 for a search without one."""
+    left = 0
+    for trial in store.trials():
+        if trial.evaluation is not None and trial.evaluation.policy is not None:
+            learnt: Any = trial.evaluation.policy
+            left = int(learnt["rounds_left"])
+    return left
+
+
 def _accuracies(metrics: Mapping[str, float]) -> str:
     return common.describe_metrics({name: metrics[name] for name in ("val_acc", "test_acc") if name in metrics})
 
@@ -376,7 +502,9 @@ def _table(space: SearchSpace, text: str) -> Evaluator:
     try:
         given = options.mapping(text, str)
     except ValueError:
-        raise InputError(f"--ranking-table {text}: write KEY=VALUE,..., such as file=t.npz,dataset=cifar10") from None
+        raise InputError(
+            f"--ranking-table {short(repr(text))}: write KEY=VALUE,..., such as file=t.npz,dataset=cifar10"
+        ) from None
     found = options.resolve("--ranking-table", target, given)
     evaluator: Evaluator = registry.make("evaluator", "table", space, given=found)
     return evaluator

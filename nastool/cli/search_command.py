@@ -115,20 +115,32 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     strategy = config.make_strategy(space)
     folder = RunFolder(Path(given["out"]) if given["out"] else config.default_folder)
     evaluator = config.evaluator_spec(space, folder.path).build()
-    given["trials"] = given["trials"] or strategy.planned_trials(evaluator.rounds) or 20
+    if "policy" in strategy.needs and evaluator.rounds is None:
+        raise InputError(f"strategy {strategy.name} trains shared weights of its own: leave out -E weights=")
+    planned = strategy.planned_trials(evaluator.rounds)
+    given["trials"] = given["trials"] or planned or 20
     workers = given["workers"]
     most = evaluator.max_workers
     if most is not None and workers > most and not evaluator.shares_weights:
         raise InputError(f"evaluator {evaluator.name} runs with at most --workers {most}")
     finale = Finale(config, space, evaluator, folder, Settings.read(given, evaluator))
+    rounds = evaluator.rounds if "policy" in strategy.needs else None
+    if rounds is not None and given["trials"] <= rounds:
+        if finale.settings.ranking:
+            raise InputError(
+                f"--check-ranking: needs all {rounds} rounds of the search: give more than {rounds} --trials"
+            )
+        say(f"note: a whole search takes {planned} trials, and its first {rounds} are rounds: it will end among them")
     if given["dry_run"]:
-        return _dry_run(config, space, strategy, evaluator, folder, given["trials"])
+        return _dry_run(config, space, strategy, evaluator, folder, finale, given["trials"])
 
     continues = folder.check(config, given["force"])
     if continues and (done := _finished(folder, given["trials"], finale)) is not None:
-        say(f"{folder.path} already has its {given['trials']} trials; more --trials extend it")
         common.emit(done)
         return 0
+    finale.prepare()
+    if continues:
+        _check_state(folder, evaluator)
     device = str(config.evaluator.options.get("device") or "auto")
     # With shared weights one process trains them; the others have their turn when the best are trained from scratch.
     slots = [] if evaluator.inline else devices.slots(min(workers, most or workers), device)
@@ -141,7 +153,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
             pool.close()
             folder.discard()
             raise
-        with _open_store(config, space, evaluator, folder, continues, given, facts) as store:
+        with _open_store(config, space, evaluator, folder, continues, finale, given, facts) as store:
             return _search(config, store, space, strategy, evaluator, pool, folder, finale, given)
 
 
@@ -164,10 +176,11 @@ def _search(
     again = f"continue with: nastool {shlex.join(sys.argv[1:])}"
 
     def first_interrupt() -> None:
-        running = len(pool.busy)
+        running = len((finale.pool or pool).busy)
         say(f"\nsaved in {folder.path}; {again}")
-        if running and not evaluator.inline:
-            what = "the running trial" if running == 1 else f"{running} running trials"
+        if running and (finale.pool is not None or not evaluator.inline):
+            kind = "trial" if finale.pool is None else "training"
+            what = f"the running {kind}" if running == 1 else f"{running} running {kind}s"
             say(f"finishing {what}; Ctrl-C again stops at once, to be repeated later")
 
     started = time.monotonic()
@@ -225,7 +238,7 @@ def _search(
         tested: Mapping[str, float] = {}
         if outcome is None or outcome.best is None:
             tested, problem = test_best(pool, best, config.seed)
-    document = _product(store, space, best, tested, folder, finale, outcome)
+    document = _product(store, space, best, tested, folder, finale, outcome, search.exhausted)
     _summary(search, folder, document, time.monotonic() - started, outcome)
     common.emit(document)
     if problem is not None:
@@ -249,12 +262,26 @@ def _pool(
     return ProcessPool(spec, slots, timeout=given["trial_timeout"], logs=folder.path / "logs")
 
 
+def _check_state(folder: RunFolder, evaluator: Evaluator) -> None:
+    """InputError: a run cannot go on, since what its evaluator left of the finished trials is not there any more."""
+    from nastool.store import Store
+
+    with Store.read(folder.database) as store:
+        begun = store.count()["done"] > 0
+    if begun:
+        try:
+            evaluator.check_state()
+        except InputError as error:
+            raise InputError(f"{error}: the search cannot go on; begin anew with --force") from None
+
+
 def _open_store(
     config: RunConfig,
     space: SearchSpace,
     evaluator: Evaluator,
     folder: RunFolder,
     continues: bool,
+    finale: Finale,
     given: Mapping[str, Any],
     facts: Mapping[str, Scalar],
 ) -> Store:
@@ -275,7 +302,8 @@ def _open_store(
         near = hint(objective.metric, sorted(known))
         raise InputError(f"evaluator {evaluator.name} gives no metric {objective.metric!r}; {near}")
     folder.clear()
-    folder.describe(config, objective, facts, given["trials"])
+    more = finale.settings.as_options() if finale.settings.any or evaluator.shares_weights else {}
+    folder.describe(config, objective, facts, {"trials": given["trials"], **more})
     say(f"searching in {folder.path}: {_of(config.strategy)} on {_of(config.space)}, {evaluator.name} evaluator")
     say("  " + "  ".join(f"{key} {value}" for key, value in facts.items()))
     about = {"config": config.identity, "objective": str(objective), "fingerprint": facts.get("fingerprint")}
@@ -300,6 +328,7 @@ def _product(
     folder: RunFolder,
     finale: Finale,
     outcome: Outcome | None,
+    exhausted: bool,
 ) -> dict[str, Any]:
     """Write what the search leaves behind: best.json and the best weights."""
     import os
@@ -316,8 +345,10 @@ def _product(
         best, tested, source = outcome.best, outcome.tested, outcome.run
         more = {"run": str(outcome.run), **outcome.origin}
     assert best.evaluation is not None
-    if best.evaluation.checkpoint is not None:
-        weights = folder.path / "best.safetensors"
+    weights = folder.path / "best.safetensors"
+    if best.evaluation.checkpoint is None:
+        weights.unlink(missing_ok=True)  # of an earlier result
+    else:
         new = weights.with_suffix(".new")
         shutil.copyfile(source / best.evaluation.checkpoint, new)
         os.replace(new, weights)
@@ -328,24 +359,29 @@ def _product(
         document["comparison"] = outcome.report
     write_atomic(folder.path / "best.json", archfile.dumps(document) + "\n")
     store.begin()
-    final = {"trials": sum(store.count().values()), "finale": finale.settings.to_json(), "document": document}
-    store.put("final", final)
+    trials = sum(store.count().values())
+    facts = {"trials": trials, "exhausted": exhausted, "finale": finale.identity(), "document": document}
+    store.put("final", facts)
     store.commit()
     return document
 
 
 def _finished(folder: RunFolder, trials: int, finale: Finale) -> dict[str, Any] | None:
-    """The result of a run that needs nothing more for so many trials."""
+    """The result of a run that needs nothing more for so many trials; says why."""
     from nastool.store import Store
 
     with Store.read(folder.database) as store:
-        final = store.get("final")
-        if final is None or sum(store.count().values()) < trials or final["trials"] < trials:
-            return None
-        if final.get("finale", finale.settings.to_json()) != finale.settings.to_json():
-            return None
-        document: dict[str, Any] = final["document"]
-        return document
+        final, count = store.get("final"), sum(store.count().values())
+    if final is None or min(count, final["trials"]) < (1 if final.get("exhausted") else trials):
+        return None
+    if final.get("finale", finale.identity()) != finale.identity():
+        return None
+    if count >= trials:
+        say(f"{folder.path} already has its {trials} trials; more --trials extend it")
+    else:
+        say(f"{folder.path} already has its {count} trials; the strategy has nothing left to propose")
+    document: dict[str, Any] = final["document"]
+    return document
 
 
 def _summary(
@@ -368,17 +404,25 @@ def _summary(
     say(f"  {folder.path / 'best.json'}")
     if "weights" in document:
         say(f"  {document['weights']}")
-    say(f"next: nastool top {folder.path} -k 3    nastool show {folder.path / 'best.json'}")
+    run, result = (shlex.quote(str(path)) for path in (folder.path, folder.path / "best.json"))
+    say(f"next: nastool top {run} -k 3    nastool show {result}")
 
 
 def _dry_run(
-    config: RunConfig, space: SearchSpace, strategy: Any, evaluator: Evaluator, folder: RunFolder, trials: int
+    config: RunConfig,
+    space: SearchSpace,
+    strategy: Any,
+    evaluator: Evaluator,
+    folder: RunFolder,
+    finale: Finale,
+    trials: int,
 ) -> int:
     """Resolved configuration, size of the space, the first architectures, an estimate of the cost."""
     from nastool import archfile
     from nastool.files import dump_yaml
 
-    say(dump_yaml({"search": {**config.as_options(), "trials": trials}}).rstrip())
+    more = finale.settings.as_options() if finale.settings.any or evaluator.shares_weights else {}
+    say(dump_yaml({"search": {**config.as_options(), "trials": trials, **more}}).rstrip())
     say(f"# run folder: {folder.path}" + (" (exists)" if folder.path.exists() else ""))
     say(f"# size of the space: {space.size:,} combinations of {len(space.decisions)} decisions")
     evaluator.prepare()
@@ -389,11 +433,16 @@ def _dry_run(
             break
         first = first or proposal
         common.emit(archfile.to_json(space, proposal.arch))
-    seconds = None if first is None else evaluator.estimate(first)
+    seconds = None if first is None else evaluator.estimate_all(first, trials)
     if seconds is None:
         say("# cost: unknown")
     else:
         kind = "simulated" if evaluator.inline else "measured on the first architecture"
-        each, whole = common.format_seconds(seconds), common.format_seconds(seconds * trials)
+        each, whole = common.format_seconds(seconds / trials), common.format_seconds(seconds)
         say(f"# cost: about {each} a trial ({kind}), {whole} for {trials} on one worker")
+    if first is not None and (count := finale.trainings(trials)):
+        each_training = finale.estimate(first.arch)
+        if each_training is not None:
+            each, whole = common.format_seconds(each_training), common.format_seconds(each_training * count)
+            say(f"# and then: about {each} a training from scratch, {whole} for up to {count} on one worker")
     return 0

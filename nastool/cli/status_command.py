@@ -26,6 +26,7 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], json_flag: bool | None
 
 def _status(folder: Path) -> dict[str, Any]:
     from nastool import registry
+    from nastool.cli.finale import best_trials
     from nastool.config import RunFolder
     from nastool.store import Store
 
@@ -33,9 +34,10 @@ def _status(folder: Path) -> dict[str, Any]:
         space = registry.make_space(store.space)
         config, counts = store.get("config"), store.count()
         cost, started, finished = store.spent()
-        best = store.best(1)
+        best = best_trials(store, space, 1)
         wanted, final = store.get("trials"), store.get("final")
-        finished_all = final is not None and not counts["running"] and final["trials"] >= (wanted or 0)
+        enough = final is not None and (final.get("exhausted") or final["trials"] >= (wanted or 0))
+        finished_all = enough and not counts["running"]
         state = "running" if RunFolder(folder).busy() else "finished" if finished_all else "interrupted"
         return {
             "run": str(folder),

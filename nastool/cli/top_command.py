@@ -47,6 +47,7 @@ def command(ctx: click.Context, /, source: str, number: int, objective: str | No
 
 def _of_run(folder: Path, number: int, objective: Any) -> Iterator[dict[str, Any]]:
     from nastool import registry
+    from nastool.cli.finale import best_trials
     from nastool.core import Objective
     from nastool.store import Store
 
@@ -54,7 +55,7 @@ def _of_run(folder: Path, number: int, objective: Any) -> Iterator[dict[str, Any
         space = registry.make_space(store.space)
         more: dict[str, Any] = {"run": str(folder), **(store.get("origin") or {})}
         if objective is None or objective == Objective.parse(store.get("objective")):
-            trials = store.best(number)
+            trials = best_trials(store, space, number)
         else:
             scored = []
             for trial in store.trials():

@@ -49,7 +49,7 @@ def outcome(trial_id: int, proposal: Proposal, strategy: Strategy) -> Trial:
         given: Any = proposal.policy
         generator = torch.Generator().manual_seed(trial_id)
         policy = strategy.make_policy(strategy.space, given["options"], trial_id)
-        policy.improve(lambda archs: [_value(tuple(choices)) for choices in archs.tolist()], generator)
+        policy.improve(lambda archs: [_value(tuple(choices)) for choices in archs.tolist()], 3, generator)
         left = ROUNDS - 1 - given["round"]
         told = {**policy.conclude(left == 0, generator), "rounds_left": left}
         told = json.loads(json.dumps(told))

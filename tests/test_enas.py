@@ -1,0 +1,362 @@
+"""Strategy enas: the order of rounds and candidates, its options, and what its policy learns from made-up rewards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nastool.core import Evaluation, Proposal, Trial
+from nastool.interfaces import SearchSpace
+from nastool.spaces.cell_cnn import CellCNN
+from nastool.spaces.macro_cnn import MacroCNN
+from nastool.spaces.nasbench201 import NasBench201
+from nastool.strategies.enas import ENAS, ENASPolicy, Settings
+
+CELL = NasBench201()
+MACRO = MacroCNN(layers=4)
+QUICK: Mapping[str, Any] = {"steps": 2, "children": 3, "candidates": 6}
+MINIBATCHES = 4
+"""Of a made-up round's weights."""
+
+Rewards = Callable[[np.ndarray[Any, Any]], list[float]]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def made_up(children: np.ndarray[Any, Any]) -> list[float]:
+    return [(hash(tuple(row)) % 1009) / 1009 for row in children.tolist()]
+
+
+def policy_of(strategy: ENAS, seed: int = 0) -> ENASPolicy:
+    """Of the options that its proposals carry, through JSON, as it reaches an evaluator."""
+    proposal = strategy.ask()
+    assert proposal is not None and proposal.policy is not None
+    given: Any = json.loads(json.dumps(proposal.policy))
+    return ENAS.make_policy(strategy.space, given["options"], seed)
+
+
+class Rounds:
+    """A made-up evaluator: one policy, improved by made-up rewards."""
+
+    def __init__(self, strategy: ENAS, rounds: int, rewards: Rewards = made_up) -> None:
+        self.space, self.rounds, self.rewards = strategy.space, rounds, rewards
+        self.policy: ENASPolicy | None = None
+        self.trials: list[Trial] = []
+
+    def evaluate(self, proposal: Proposal) -> Trial:
+        """The finished trial, not told yet."""
+        told: Any = None
+        if proposal.policy is not None:
+            given: Any = proposal.policy
+            if self.policy is None:
+                self.policy = ENAS.make_policy(self.space, given["options"], 0)
+            rng = generator(given["round"])
+            self.policy.improve(self.rewards, MINIBATCHES, rng)
+            left = self.rounds - given["round"] - 1
+            told = json.loads(json.dumps({**self.policy.conclude(left == 0, rng), "rounds_left": left}))
+        metrics = {"shared_acc": made_up(np.array([proposal.arch.choices]))[0]}
+        return Trial(
+            len(self.trials), proposal, "done", Evaluation(metrics, 1.0, None, told), (-metrics["shared_acc"],)
+        )
+
+    def drive(self, strategy: ENAS, trials: int = 10**6) -> list[Trial]:
+        """Until it has nothing left, or so many trials more are done."""
+        for _ in range(trials):
+            proposal = strategy.ask()
+            if proposal is None:
+                break
+            self.trials.append(self.evaluate(proposal))
+            strategy.tell(self.trials[-1])
+        return self.trials
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("space", "children", "lr", "tanh_constant", "op_tanh_reduce"),
+        [(MACRO, 20, 0.001, 1.5, 1.0), (CellCNN(blocks=2), 10, 0.0035, 1.1, 2.5), (CELL, 10, 0.0035, 1.1, 2.5)],
+        ids=lambda value: getattr(value, "name", None),
+    )
+    def test_defaults_are_the_authors(
+        self, space: SearchSpace, children: int, lr: float, tanh_constant: float, op_tanh_reduce: float
+    ) -> None:
+        settings = ENAS(space).settings
+        assert settings.children == children
+        assert settings.lr == lr
+        assert settings.tanh_constant == tanh_constant
+        assert settings.op_tanh_reduce == op_tanh_reduce
+        assert settings.temperature is None
+        assert (settings.hidden, settings.entropy_weight, settings.baseline_decay) == (64, 0.0001, 0.99)
+        assert (settings.skip_target, settings.skip_weight) == (0.4, 0.8)
+
+    @pytest.mark.parametrize(
+        ("space", "minibatches", "steps"), [(MACRO, 45_000 // 128, 50), (CELL, 45_000 // 160, 30), (CELL, 20, 10)]
+    )
+    def test_steps_by_default(self, space: SearchSpace, minibatches: int, steps: int) -> None:
+        """As many as the authors' for as many minibatches as theirs, in proportion for others, but not too few."""
+        asked: list[int] = []
+
+        def reward(children: np.ndarray[Any, Any]) -> list[float]:
+            asked.append(len(children))
+            return [0.5] * len(children)
+
+        policy_of(ENAS(space, children=2)).improve(reward, minibatches, generator())
+        assert asked == [2] * steps
+
+    def test_options_reach_the_policy(self) -> None:
+        strategy = ENAS(MACRO, hidden=8, temperature=5.0, tanh_constant=2.0, op_tanh_reduce=3.0, lr=0.5, **QUICK)
+        policy = policy_of(strategy)
+        assert policy.settings == strategy.settings
+        controller, learner = policy.learner.controller, policy.learner
+        assert (controller.hidden, controller.temperature) == (8, 5)
+        assert (controller.tanh_constant, controller.op_tanh_reduce) == (2, 3)
+        group = learner.adam.param_groups[0]
+        assert (group["lr"], group["betas"], group["eps"]) == (0.5, (0, 0.999), 0.001)
+        assert (learner.switch_target, learner.switch_weight) == (0.4, 0.8)
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"candidates": 0}, "need 1 <= candidates <= 10,000, got 0"),
+            ({"candidates": 10_001}, "candidates"),
+            ({"steps": 0}, "1 <= steps"),
+            ({"steps": 10**9}, "steps <= 100,000"),
+            ({"children": 0}, "1 <= children"),
+            ({"hidden": 0}, "1 <= hidden"),
+            ({"hidden": 1001}, "hidden <= 1,000"),
+            ({"lr": 0.0}, "0 < lr <= 1"),
+            ({"lr": -1.0}, "lr"),
+            ({"lr": 1e30}, "lr"),
+            ({"temperature": 0.0}, "temperature"),
+            ({"tanh_constant": 1e300}, "need 0.001 <= tanh_constant <= 1000"),
+            ({"op_tanh_reduce": -2.0}, "op_tanh_reduce"),
+            ({"entropy_weight": -0.1}, "entropy_weight"),
+            ({"entropy_weight": 1e308}, "entropy_weight"),
+            ({"baseline_decay": 1.0}, "baseline_decay"),
+            ({"baseline_decay": -0.1}, "baseline_decay"),
+            ({"skip_target": 0.0}, "skip_target"),
+            ({"skip_target": 1.0}, "skip_target"),
+            ({"skip_weight": -1.0}, "skip_weight"),
+            ({"skip_weight": 1e308}, "skip_weight"),
+        ],
+        ids=str,
+    )
+    def test_bad_values(self, given: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message) as caught:
+            ENAS(CELL, **given)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"lr": 1.0, "tanh_constant": 1000.0, "op_tanh_reduce": 0.001},
+            {"temperature": 0.001, "entropy_weight": 1000.0, "skip_weight": 1000.0},
+            {"temperature": 1000.0, "tanh_constant": 0.001, "skip_target": 1e-9},
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("space", [CELL, MACRO], ids=lambda space: space.name)
+    def test_extreme_values_stay_finite(self, space: SearchSpace, given: dict[str, Any]) -> None:
+        policy = policy_of(ENAS(space, **QUICK, **given))
+        for round_ in range(3):
+            learnt = policy.improve(made_up, MINIBATCHES, generator(round_))
+            assert all(np.isfinite(list(learnt.values()))), learnt
+        assert all(bool(value.isfinite().all()) for value in policy.state_dict().values())
+
+
+class TestOrder:
+    def test_planned_trials(self) -> None:
+        strategy = ENAS(CELL, **QUICK)
+        assert strategy.planned_trials(30) == 36
+        assert strategy.planned_trials(None) is None
+
+    @pytest.mark.parametrize("space", [CELL, MACRO, CellCNN(blocks=2)], ids=lambda space: space.name)
+    def test_rounds_and_then_candidates(self, space: SearchSpace) -> None:
+        strategy = ENAS(space, **QUICK)
+        trials = Rounds(strategy, 4).drive(strategy)
+        assert len(trials) == strategy.planned_trials(4)
+        assert [t.proposal.policy and t.proposal.policy["round"] for t in trials] == [0, 1, 2, 3] + [None] * 6
+        for trial in trials:
+            space.validate(trial.proposal.arch)
+        assert len({space.canonical(trial.proposal.arch) for trial in trials[4:]}) == 6
+        assert strategy.ask() is None
+
+    def test_a_round_scores_the_child_that_looked_best_in_the_one_before(self) -> None:
+        strategy = ENAS(CELL, **QUICK)
+        rounds = Rounds(strategy, 3)
+        first, second, third = rounds.drive(strategy, 3)
+        for before, trial in ((first, second), (second, third)):
+            assert before.evaluation is not None and before.evaluation.policy is not None
+            learnt: Any = before.evaluation.policy
+            assert tuple(learnt["best"]) == trial.proposal.arch.choices
+            assert set(learnt) == {"best", "rounds_left"}
+        assert third.evaluation is not None and third.evaluation.policy is not None
+        assert set(third.evaluation.policy) == {"best", "candidates", "rounds_left"}
+
+    def test_nothing_beside_a_round(self) -> None:
+        """Several workers would have to share the weights."""
+        strategy = ENAS(CELL, **QUICK)
+        assert strategy.ask() is not None
+        assert strategy.ask() is None
+        assert strategy.ask() is None
+
+    def test_candidates_do_not_wait_for_each_other(self) -> None:
+        strategy = ENAS(CELL, **QUICK)
+        Rounds(strategy, 1).drive(strategy, 1)
+        asked = [strategy.ask() for _ in range(7)]
+        assert [proposal is not None for proposal in asked] == [True] * 6 + [False]
+
+    def test_a_failed_round_is_asked_again(self) -> None:
+        strategy, undisturbed = ENAS(CELL, **QUICK), ENAS(CELL, **QUICK)
+        rounds = Rounds(strategy, 2)
+        rounds.drive(strategy, 1)
+        proposal = strategy.ask()
+        assert proposal is not None and proposal.policy is not None and proposal.policy["round"] == 1
+        strategy.tell(Trial(1, proposal, "failed", error="made up"))
+        assert strategy.ask() == proposal
+        strategy.tell(Trial(2, proposal, "done", Evaluation({"shared_acc": 0.5}, 1.0), (-0.5,)))  # it says nothing
+        assert strategy.ask() == proposal
+        strategy.tell(rounds.evaluate(proposal))
+        Rounds(undisturbed, 2).drive(undisturbed, 2)
+        assert [strategy.ask() for _ in range(6)] == [undisturbed.ask() for _ in range(6)]
+
+    def test_a_failed_candidate_is_not(self) -> None:
+        strategy = ENAS(CELL, **QUICK)
+        Rounds(strategy, 1).drive(strategy, 1)
+        asked = []
+        for i in range(1, 7):
+            proposal = strategy.ask()
+            assert proposal is not None
+            asked.append(proposal.arch)
+            strategy.tell(Trial(i, proposal, "failed", error="made up"))
+        assert len(set(asked)) == 6
+        assert strategy.ask() is None
+
+    @pytest.mark.parametrize("running", [False, True])
+    @pytest.mark.parametrize("cut", range(9))
+    def test_it_goes_on_after_any_trial(self, cut: int, running: bool) -> None:
+        """A kill between two trials, or during one."""
+        strategy = ENAS(CELL, **QUICK, seed=3)
+        whole = [trial.proposal for trial in Rounds(strategy, 3).drive(strategy)]
+        other = ENAS(CELL, **QUICK, seed=3)
+        rounds = Rounds(other, 3)
+        told = list(rounds.drive(other, cut))
+        out = other.ask() if running else None
+        state = json.loads(json.dumps(other.state_dict()))
+        again = ENAS(CELL, **QUICK, seed=3)
+        again.load_state_dict(state, told if out is None else [*told, Trial(cut, out)])
+        if out is not None:
+            assert out == whole[cut]
+            rounds.trials.append(rounds.evaluate(out))
+            again.tell(rounds.trials[-1])
+        rounds.drive(again)
+        assert [trial.proposal for trial in rounds.trials] == whole
+
+
+class TestPolicy:
+    def settings(self, space: SearchSpace, **given: Any) -> Settings:
+        return ENAS(space, **given).settings
+
+    def share(self, policy: ENASPolicy, column: int, option: int) -> float:
+        return float(np.mean(policy.sample(2000, generator(99))[:, column] == option))
+
+    @pytest.mark.parametrize(("space", "column", "option"), [(CELL, 5, 2), (MACRO, 0, 3)], ids=["cell", "macro"])
+    def test_it_learns_what_is_rewarded(self, space: SearchSpace, column: int, option: int) -> None:
+        """With the learning rate and all else as published; chance is 1/5 and 1/6."""
+        policy = ENASPolicy(space, self.settings(space, steps=150), 0)
+        before = self.share(policy, column, option)
+        learnt = policy.improve(lambda rows: (rows[:, column] == option).astype(float).tolist(), 1, generator())
+        after = self.share(policy, column, option)
+        assert before < 0.3
+        assert after > before + 0.15
+        assert before < learnt["reward"] < after
+
+    def test_a_constant_reward_teaches_nothing_but_the_rate_of_skips(self) -> None:
+        policy = ENASPolicy(MACRO, self.settings(MACRO, steps=100, lr=0.01), 0)
+        ops = [i for i, decision in enumerate(MACRO.decisions) if not decision.is_switch]
+        switches = [i for i, decision in enumerate(MACRO.decisions) if decision.is_switch]
+        before = policy.sample(4000, generator(1))
+        assert before[:, switches].mean() == pytest.approx(0.5, abs=0.03)
+        learnt = policy.improve(lambda rows: [0.7] * len(rows), 1, generator())
+        after = policy.sample(4000, generator(1))
+        assert after[:, switches].mean() == pytest.approx(0.4, abs=0.02), "of what is sampled, not of half its logit"
+        for op in range(6):
+            assert (after[:, ops] == op).mean() == pytest.approx(1 / 6, abs=0.05)
+        assert 0.4 <= learnt["switch_rate"] < 0.5
+        assert learnt["reward"] == pytest.approx(0.7)
+
+    def test_what_it_reports(self) -> None:
+        for space, names in ((CELL, {"reward", "entropy"}), (MACRO, {"reward", "entropy", "switch_rate"})):
+            policy = ENASPolicy(space, self.settings(space, **QUICK), 0)
+            learnt = policy.improve(made_up, MINIBATCHES, generator())
+            assert set(learnt) == names
+            most = sum(np.log(len(decision.options)) for decision in space.decisions)
+            assert 0.95 * most < learnt["entropy"] <= most + 1e-4, "in nats, at first nearly uniform"
+
+    def test_best_is_the_best_of_the_last_step(self) -> None:
+        policy = ENASPolicy(CELL, self.settings(CELL, **QUICK), 0)
+        seen: list[np.ndarray[Any, Any]] = []
+
+        def reward(children: np.ndarray[Any, Any]) -> list[float]:
+            seen.append(children)
+            return made_up(children)
+
+        policy.improve(reward, MINIBATCHES, generator())
+        assert [children.shape for children in seen] == [(3, 6)] * 2
+        assert policy.conclude(False, generator()) == {"best": seen[-1][int(np.argmax(made_up(seen[-1])))].tolist()}
+
+    @pytest.mark.parametrize("count", [1, 100])
+    def test_so_many_candidates(self, count: int) -> None:
+        policy = ENASPolicy(CELL, self.settings(CELL, steps=1, candidates=count), 0)
+        policy.improve(made_up, MINIBATCHES, generator())
+        told: Any = policy.conclude(True, generator())
+        assert len({CELL.canonical(CELL.arch(choices)) for choices in told["candidates"]}) == count
+        assert len(told["candidates"]) == count
+
+    def test_a_collapsed_policy_has_fewer(self) -> None:
+        policy = ENASPolicy(CELL, self.settings(CELL, steps=40, lr=0.3, tanh_constant=20.0, candidates=50), 0)
+        learnt = policy.improve(lambda rows: (rows == 1).mean(1).tolist(), 1, generator())
+        told: Any = policy.conclude(True, generator())
+        assert 1 <= len(told["candidates"]) < 25
+        assert learnt["entropy"] < 0.7 * 6 * np.log(5)
+
+    def test_members_only(self) -> None:
+        class Ruled(NasBench201):
+            """Half of the combinations are no members."""
+
+            def is_member(self, arch: Any) -> bool:
+                return super().is_member(arch) and arch.choices[0] < 2
+
+        space = Ruled()
+        policy = ENASPolicy(space, self.settings(space, **QUICK), 0)
+        assert set(policy.sample(200, generator())[:, 0]) == {0, 1}
+
+        class Empty(NasBench201):
+            def is_member(self, arch: Any) -> bool:
+                return False
+
+        with pytest.raises(ValueError, match="hardly ever draws a member"):
+            ENASPolicy(Empty(), self.settings(space, **QUICK), 0).sample(1, generator())
+
+    def test_it_goes_on_exactly(self) -> None:
+        """Parameters, Adam's moments and the baseline, through a checkpoint."""
+        whole, first = (ENASPolicy(MACRO, self.settings(MACRO, **QUICK), 0) for _ in range(2))
+        for policy in (whole, first):
+            policy.improve(made_up, MINIBATCHES, generator(1))
+        other = ENASPolicy(MACRO, self.settings(MACRO, **QUICK), 7)
+        other.load_state_dict(first.state_dict())
+        found = [policy.improve(made_up, MINIBATCHES, generator(2)) for policy in (whole, other)]
+        assert found[0] == found[1]
+        concluded = [policy.conclude(True, generator(3)) for policy in (whole, other)]
+        assert concluded[0] == concluded[1]
+
+    def test_seeds_differ(self) -> None:
+        drawn = [ENASPolicy(CELL, self.settings(CELL, **QUICK), seed).state_dict() for seed in (0, 0, 1)]
+        start = [state["controller.start"] for state in drawn]
+        assert torch.equal(start[0], start[1]) and not torch.equal(start[0], start[2])

@@ -1,0 +1,467 @@
+"""What a search does at its end: retraining, baseline, ranking; through the command, interruptions included."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nastool import archfile
+from nastool.errors import InputError
+from nastool.evaluators.supernet import Supernet
+from nastool.evaluators.train import Train
+from nastool.runner import trial_seed
+from nastool.spaces.nasbench201 import NasBench201
+from nastool.store import Store
+from tests.plugins import sleepy
+from tests.test_contracts import write_table
+
+NASTOOL = str(Path(sys.executable).parent / "nastool")
+SPACE = NasBench201()
+RECIPE = "epochs: 2\nbatch_size: 50\nlr: 0.1\ncrop_padding: 0\n"
+SMALL = ["-E", "train_size=200", "--scale", "channels=4,cells=1", "--device", "cpu"]
+ROUNDS, CANDIDATES = 8, 6
+ENAS = ["search", "-s", "enas", "--space", "nasbench201", *SMALL, "--epochs", str(ROUNDS)]
+ENAS += ["-S", "steps=2", "-S", "children=3", "-S", f"candidates={CANDIDATES}"]
+RETRAIN = ["--retrain", "2", "--retrain-recipe", "tiny.yaml"]
+WHOLE = [*ENAS, "-n", "1000", *RETRAIN, "--out", "a"]
+"""The search that most tests look at: in its folder, a. It wants more trials than the strategy has."""
+
+Done = subprocess.CompletedProcess[str]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def run(*arguments: str, cwd: Path, stdin: str | None = None, **env: str) -> Done:
+    return subprocess.run(
+        [NASTOOL, *arguments],
+        cwd=cwd,
+        env={**environment(), **env},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def document(done: Done) -> dict[str, Any]:
+    """The one JSON line on stdout."""
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = done.stdout.splitlines()
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def refused(done: Done, *fragments: str) -> None:
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("nastool: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr and "internal error" not in done.stderr, done.stderr
+    for fragment in fragments:
+        assert fragment in lines[0]
+
+
+def workplace(folder: Path) -> Path:
+    (folder / "tiny.yaml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """The folder that holds a, and what its search said."""
+    folder = workplace(tmp_path_factory.mktemp("whole"))
+    return folder, run(*WHOLE, cwd=folder)
+
+
+@pytest.fixture
+def copied(whole: tuple[Path, Done], tmp_path: Path) -> Path:
+    """A copy to go on with."""
+    shutil.copytree(whole[0], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def rows(folder: Path) -> list[tuple[Any, ...]]:
+    """All of the trials that must not depend on interruptions; times do."""
+    with sqlite3.connect(folder / "run.db") as db:
+        return db.execute(
+            "SELECT id, told, state, choices, policy, metrics, loss, new_policy, error FROM trials ORDER BY id"
+        ).fetchall()
+
+
+def retrained(run_folder: Path) -> Path:
+    """The folder of the only retraining."""
+    (found,) = run_folder.glob("retrain-*")
+    return found
+
+
+def timeless(value: Any) -> Any:
+    """A document without what differs each time."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+    return value
+
+
+def train(folder: Path, best: dict[str, Any]) -> Train:
+    """The evaluator that best.json names."""
+    evaluator = Train(SPACE, **{**best["evaluator"]["options"], "recipe": str(folder / "tiny.yaml"), "device": "cpu"})
+    evaluator.workdir = folder
+    evaluator.prepare()
+    return evaluator
+
+
+class TestWhole:
+    def test_the_result_on_stdout(self, whole: tuple[Path, Done]) -> None:
+        folder, done = whole
+        best = document(done)
+        assert best == json.loads((folder / "a" / "best.json").read_text())
+        metrics = best["metrics"]
+        for name in ("val_acc", "test_acc", "shared_acc"):
+            assert 0 <= metrics[name] <= 1
+        assert {"val_loss", "test_loss", "shared_loss", "params", "flops", "seconds"} <= set(metrics)
+        assert best["run"] == f"a/{retrained(folder / 'a').name}"
+        assert best["scale"] == {"channels": 4, "cells": 1}
+        rival = best["comparison"]["random"]
+        assert rival["architectures"] == 2 and {"val_acc", "test_acc"} <= set(rival["metrics"])
+        assert "best of 2 retrained: val_acc" in done.stderr
+        assert "best of 2 random ones, trained the same: val_acc" in done.stderr
+
+    def test_the_best_is_the_best_of_those_retrained_and_its_score_that_of_the_search(
+        self, whole: tuple[Path, Done]
+    ) -> None:
+        folder, done = whole
+        best = document(done)
+        with Store.read(folder / "a" / "run.db") as store:
+            trials = list(store.trials())
+        with Store.read(retrained(folder / "a") / "run.db") as store:
+            trained = list(store.trials())
+        assert len(trials) == ROUNDS + CANDIDATES and len(trained) == 4
+        candidates = sorted(trials[ROUNDS:], key=lambda trial: (trial.loss, trial.id))
+        assert all(trial.proposal.policy is None for trial in candidates)
+        assert [t.proposal.arch for t in trained[:2]] == [t.proposal.arch for t in candidates[:2]]
+        winner = min(trained[:2], key=lambda trial: (trial.loss, trial.id))
+        assert best["key"] == winner.proposal.arch.key and best["trial"] == winner.id
+        assert winner.evaluation is not None
+        assert best["metrics"]["val_acc"] == winner.evaluation.metrics["val_acc"]
+        (score,) = [t.evaluation for t in candidates if t.proposal.arch == winner.proposal.arch]
+        assert score is not None and best["metrics"]["shared_acc"] == score.metrics["shared_acc"]
+
+    def test_the_weights_give_that_accuracy(self, whole: tuple[Path, Done]) -> None:
+        folder, done = whole
+        best = document(done)
+        evaluator = train(folder, best)
+        network = evaluator.load(archfile.from_json(best).arch, best["weights"])
+        for images, part in ((evaluator.test_images, "test"), (evaluator.val_images, "val")):
+            assert images is not None
+            accuracy, loss = evaluator.score(network, images)
+            assert accuracy == best["metrics"][f"{part}_acc"]
+            assert loss == pytest.approx(best["metrics"][f"{part}_loss"], rel=1e-9)
+
+    def test_eval_of_the_result_repeats_its_training(self, whole: tuple[Path, Done]) -> None:
+        folder, done = whole
+        best = document(done)
+        assert "device" not in best["evaluator"]["options"], "it is not the result's"
+        seed = str(trial_seed(0, best["trial"]))
+        again = document(run("eval", "a/best.json", "--device", "cpu", "--seeds", seed, cwd=folder))
+        for name in ("val_acc", "val_loss", "test_acc", "test_loss"):
+            assert again["metrics"][name] == best["metrics"][name]
+        assert "shared_acc" not in again["metrics"] and "comparison" not in again
+
+    def test_eval_with_the_shared_weights_gives_the_score(self, whole: tuple[Path, Done]) -> None:
+        folder, done = whole
+        weights = "weights=a/checkpoints/supernet.safetensors"
+        command = ["eval", "a/best.json", "--evaluator", "supernet", "-E", weights, "--device", "cpu"]
+        before = (folder / "a/checkpoints/supernet.safetensors").read_bytes()
+        again = document(run(*command, "--workers", "2", cwd=folder))
+        assert again["metrics"]["shared_acc"] == document(done)["metrics"]["shared_acc"]
+        assert (folder / "a/checkpoints/supernet.safetensors").read_bytes() == before
+
+    def test_top_gives_candidates_and_eval_trains_them_on_the_same_data(self, whole: tuple[Path, Done]) -> None:
+        folder, done = whole
+        top = run("top", "a", "-k", "3", cwd=folder)
+        lines = [json.loads(line) for line in top.stdout.splitlines()]
+        assert len(lines) == 3
+        assert all(line["trial"] >= ROUNDS for line in lines), "what was scored in a round had other weights"
+        assert len({SPACE.canonical(archfile.from_json(line).arch) for line in lines}) == 3
+        scores = [line["metrics"]["shared_acc"] for line in lines]
+        assert scores == sorted(scores, reverse=True)
+        first = json.dumps(lines[0])
+        found = document(
+            run("eval", "-", "--recipe", "tiny.yaml", "--device", "cpu", "--save", "kept", cwd=folder, stdin=first)
+        )
+        evaluator = train(folder, document(done))
+        assert found["metrics"]["val_acc"] >= 0 and "shared_acc" not in found["metrics"]
+        network = evaluator.load(archfile.from_json(found).arch, found["runs"][0]["weights"])
+        assert evaluator.score(network, evaluator.val_images)[0] == found["metrics"]["val_acc"]
+
+    def test_status_and_show(self, whole: tuple[Path, Done]) -> None:
+        folder, done = whole
+        status = document(run("status", "a", cwd=folder))
+        assert status["state"] == "finished"
+        assert status["trials"] == {"running": 0, "done": ROUNDS + CANDIDATES, "failed": 0}
+        inner = document(run("status", retrained(folder / "a").as_posix(), cwd=folder))
+        assert inner["state"] == "finished" and inner["trials"]["done"] == 4
+        assert document(run("show", "a", cwd=folder))["key"] == document(done)["key"]
+
+
+class TestAgain:
+    @pytest.mark.parametrize("command", [WHOLE, ["search", "--config", "a/run.yaml", "--out", "a"]], ids=["", "config"])
+    def test_the_same_again_says_the_same_at_once(self, whole: tuple[Path, Done], command: list[str]) -> None:
+        """Though it wants more trials than there are; and run.yaml holds the flags of the end, too."""
+        folder, done = whole
+        before = sorted(str(path) for path in folder.rglob("*"))
+        again = run(*command, cwd=folder)
+        assert document(again) == document(done)
+        assert f"already has its {ROUNDS + CANDIDATES} trials; the strategy has nothing left" in again.stderr
+        assert sorted(str(path) for path in folder.rglob("*")) == before
+
+    def test_config_holds_all_that_matters(self, whole: tuple[Path, Done]) -> None:
+        folder, _ = whole
+        search = yaml.safe_load((folder / "a" / "run.yaml").read_text())["search"]
+        assert search["retrain"] == 2 and search["baseline"] is True
+        assert search["retrain-recipe"] == "tiny.yaml" and search["trials"] == 1000
+        assert "check-ranking" not in search
+
+    def test_other_retraining_goes_on_without_searching_again(self, copied: Path) -> None:
+        """And a sample of random ones checks the ranking, trained from scratch."""
+        before = rows(copied / "a")
+        first = retrained(copied / "a")
+        (copied / "a" / "best.json").unlink()
+        command = [*WHOLE, "--retrain", "1", "--retrain-scale", "channels=5", "--check-ranking", "3"]
+        done = run(*command, "--workers", "2", cwd=copied)
+        best = document(done)
+        assert rows(copied / "a") == before
+        assert best["scale"] == {"channels": 5, "cells": 1}, "the rest of the size is the search's"
+        ranking = best["comparison"]["ranking"]
+        assert ranking["architectures"] == 3 and "trained from scratch" in ranking["with"]
+        assert best["comparison"]["random"]["architectures"] == 1
+        (second,) = set((copied / "a").glob("retrain-*")) - {first}
+        assert len(rows(second)) == 4, "the random one is the first of the sample"
+        assert "over 3 architectures" in done.stderr
+        again = run(*command, cwd=copied)
+        assert document(again) == best and "already has" in again.stderr
+
+    def test_ranking_by_a_table(self, copied: Path) -> None:
+        """Of made-up numbers, which agree with nothing."""
+        write_table(copied / "table.npz", SPACE)
+        command = [*ENAS, "--out", "a", "--retrain", "0", "--check-ranking", "30"]
+        command += ["--ranking-table", "file=table.npz,dataset=made_up"]
+        done = run(*command, cwd=copied)
+        best = document(done)
+        ranking = best["comparison"]["ranking"]
+        assert ranking["architectures"] == 30 and abs(ranking["spearman"]) < 0.6
+        assert {"val_acc", "test_acc"} <= set(best["comparison"]["table"])
+        assert "shared_acc" in best["metrics"] and "weights" not in best
+        assert not (copied / "a" / "best.safetensors").exists(), "those of another architecture"
+        assert len(list((copied / "a").glob("retrain-*"))) == 1, "nothing new is trained"
+
+    def test_a_changed_recipe_is_another_retraining(self, copied: Path) -> None:
+        (copied / "tiny.yaml").write_text(RECIPE.replace("0.1", "0.2"))
+        done = run(*WHOLE, "--retrain", "1", "--no-baseline", cwd=copied)
+        first = document(done)
+        (copied / "tiny.yaml").write_text(RECIPE.replace("2", "1"))
+        assert timeless(document(run(*WHOLE, "--retrain", "1", "--no-baseline", cwd=copied))) != timeless(first)
+
+    @pytest.mark.parametrize("damage", ["missing", "truncated", "text"])
+    def test_lost_weights_are_said_and_nothing_else_is_lost(self, copied: Path, damage: str) -> None:
+        path = copied / "a" / "checkpoints" / "supernet.safetensors"
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:1000] if damage == "truncated" else b"my diary")
+        before = rows(copied / "a")
+        refused(run(*WHOLE, "--retrain", "1", cwd=copied), str(Path("a/checkpoints/supernet.safetensors")), "--force")
+        assert rows(copied / "a") == before
+        assert json.loads((copied / "a" / "best.json").read_text())["metrics"]["test_acc"] >= 0
+
+    def test_force_replaces_the_retraining_but_nothing_of_others(self, copied: Path) -> None:
+        inner = retrained(copied / "a")
+        (inner / "notes.txt").write_text("mine")
+        done = run(*ENAS, "--out", "a", "--force", "--seed", "1", "-n", "1", "--retrain", "0", cwd=copied)
+        assert "shared_acc" in document(done)["metrics"]
+        assert [path.name for path in inner.iterdir()] == ["notes.txt"]
+        assert "it will end among them" in done.stderr
+
+
+class TestOthers:
+    def test_random_search_with_shared_weights(self, tmp_path: Path) -> None:
+        workplace(tmp_path)
+        command = ["search", "-s", "random", "--evaluator", "supernet", *SMALL, "--epochs", "2", "-n", "5"]
+        command += ["--retrain", "1", "--retrain-recipe", "tiny.yaml", "--no-baseline", "--out", "names with spaces"]
+        done = run(*command, "--objective", "shared_loss:min", cwd=tmp_path)
+        best = document(done)
+        assert {"val_acc", "test_acc", "shared_acc"} <= set(best["metrics"]) and "random" not in best.get(
+            "comparison", {}
+        )
+        assert "nastool top 'names with spaces'" in done.stderr
+        with Store.read(tmp_path / "names with spaces" / "run.db") as store:
+            trials = list(store.trials())
+            (top,) = store.best(1)
+            assert [step for step, _ in store.reports(0)] == [1, 2], "all training comes before the first score"
+        losses = [trial.evaluation.metrics["shared_loss"] for trial in trials if trial.evaluation]
+        assert top.loss == min(losses) and len(set(losses)) == 5
+        assert best["key"] == top.proposal.arch.key
+
+    def test_after_short_trainings(self, tmp_path: Path) -> None:
+        """And what checks the ranking touches no trial's weights."""
+        workplace(tmp_path)
+        command = ["search", "-s", "random", *SMALL, "--epochs", "1", "-n", "2", "--out", "r"]
+        done = run(*command, *RETRAIN, "--check-ranking", "2", cwd=tmp_path)
+        best = document(done)
+        assert best["evaluator"]["options"]["recipe"] == "tiny.yaml" and best["metrics"]["test_acc"] >= 0
+        assert "random" not in best["comparison"], "trials have accuracies of their own to compare with"
+        assert best["comparison"]["ranking"]["architectures"] == 2
+        from safetensors import safe_open
+
+        with Store.read(tmp_path / "r" / "run.db") as store:
+            trials = list(store.trials())
+        for trial in trials:
+            assert trial.evaluation is not None and trial.evaluation.checkpoint is not None
+            with safe_open(tmp_path / "r" / trial.evaluation.checkpoint, framework="np") as file:
+                assert json.loads(file.metadata()["arch"])["key"] == trial.proposal.arch.key
+        assert len(list((tmp_path / "r" / "checkpoints").iterdir())) == 2
+
+    def test_an_evaluator_of_others(self, tmp_path: Path) -> None:
+        """It has none of the attributes that came later, and no data to train on; a table ranks all the same."""
+        env = sleepy(tmp_path / "plugin")
+        write_table(tmp_path / "table.npz", SPACE)
+        command = ["search", "-s", "random", "--evaluator", "sleepy-inline", "-E", "seconds=0", "-n", "3", "--out", "r"]
+        refused(run(*command, "--retrain", "1", cwd=tmp_path, **env), "--retrain: evaluator sleepy-inline has no data")
+        assert not (tmp_path / "r").exists()
+        table = ["--check-ranking", "5", "--ranking-table", "file=table.npz"]
+        best = document(run(*command, *table, cwd=tmp_path, **env))
+        assert best["comparison"]["ranking"]["architectures"] == 5 and "table" in best["comparison"]
+        again = run(*command, *table, cwd=tmp_path, **env)
+        assert document(again) == best and "already has its 3 trials" in again.stderr
+
+
+class TestInterrupted:
+    """At any moment, then the same command: exactly the result of the undisturbed run."""
+
+    def test_signals_and_kills(self, whole: tuple[Path, Done], tmp_path: Path) -> None:
+        """kill -9 and Ctrl-C, each during the rounds and during the retraining."""
+        workplace(tmp_path)
+        for number, enough in (
+            (signal.SIGKILL, 2),
+            (signal.SIGINT, 4),
+            (signal.SIGINT, ROUNDS + CANDIDATES),
+            (signal.SIGKILL, ROUNDS + CANDIDATES + 2),
+        ):
+            process, message = interrupt(tmp_path, number, lambda enough=enough: progress(tmp_path / "a") >= enough)
+            if number == signal.SIGINT:
+                assert process.returncode == 130
+                assert "continue with: nastool search -s enas" in message and "Traceback" not in message
+                assert document(run("status", "a", cwd=tmp_path))["state"] == "interrupted"
+        assert_same(whole, tmp_path)
+
+    @pytest.mark.slow
+    def test_killed_at_twenty_moments(self, whole: tuple[Path, Done], tmp_path: Path) -> None:
+        workplace(tmp_path)
+        moments = random.Random(0)
+        most = ROUNDS + CANDIDATES + 4
+        for kill in range(20):
+            enough = most * (kill + moments.random()) / 21
+            if kill % 5 == 0:  # while it starts, after what was there
+                interrupt(tmp_path, signal.SIGKILL, lambda: True, moments.uniform(0, 4))
+                continue
+            interrupt(
+                tmp_path,
+                signal.SIGKILL,
+                lambda enough=enough: progress(tmp_path / "a") >= enough,
+                moments.uniform(0, 0.2),
+            )
+        assert_same(whole, tmp_path)
+
+
+def interrupt(
+    folder: Path, number: signal.Signals, moment: Callable[[], bool], wait: float = 0.0
+) -> tuple[subprocess.Popen[str], str]:
+    """Start or continue the whole search and send it a signal, so many seconds after a moment. What it said."""
+    process = subprocess.Popen(
+        [NASTOOL, *WHOLE], cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 120
+    while not moment() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.003)
+    time.sleep(wait)
+    process.send_signal(number)
+    return process, process.communicate(timeout=120)[1]
+
+
+def progress(folder: Path) -> int:
+    """How many trials are done, those of the retraining included."""
+    found = 0
+    for path in (folder / "run.db", *folder.glob("retrain-*/run.db")):
+        try:
+            with Store.read(path) as store:
+                found += store.count()["done"]
+        except InputError:
+            continue
+    return found
+
+
+def assert_same(whole: tuple[Path, Done], folder: Path) -> None:
+    done = run(*WHOLE, cwd=folder)
+    assert timeless(document(done)) == timeless(document(whole[1]))
+    assert rows(folder / "a") == rows(whole[0] / "a")
+    assert retrained(folder / "a").name == retrained(whole[0] / "a").name
+    assert rows(retrained(folder / "a")) == rows(retrained(whole[0] / "a"))
+    weights = [(place / "a" / "best.safetensors").read_bytes() for place in (folder, whole[0])]
+    assert weights[0] == weights[1]
+
+
+class TestEstimate:
+    def options(self) -> dict[str, Any]:
+        return {"train_size": 200, "epochs": 3, "scale": {"channels": 4, "cells": 1}, "device": "cpu"}
+
+    def test_rounds_and_scores_differ(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from nastool.core import Proposal
+
+        evaluator = Supernet(SPACE, **self.options())
+        monkeypatch.setattr(evaluator, "_costs", lambda proposal: (10.0, 1.0))
+        arch = SPACE.arch([0] * 6)
+        round_, score = Proposal(arch, policy={"round": 0}), Proposal(arch)
+        assert (evaluator.estimate(round_), evaluator.estimate(score)) == (11, 1)
+        assert evaluator.estimate_all(round_, 3 + 100) == 3 * 10 + 103
+        assert evaluator.estimate_all(round_, 2) == 2 * 10 + 2
+        assert evaluator.estimate_all(score, 100) == 3 * 10 + 100, "all training comes before the first score"
+        trained = Supernet(SPACE, weights="some.safetensors", **self.options())
+        monkeypatch.setattr(trained, "_costs", lambda proposal: (10.0, 1.0))
+        assert trained.estimate_all(score, 100) == 100
+
+    def test_it_is_measured(self) -> None:
+        """The policy's phase counts by the children that it looks at."""
+        from nastool.strategies.enas import ENAS as Strategy
+
+        found = []
+        for children in (2, 200):
+            evaluator = Supernet(SPACE, **self.options())
+            proposal = Strategy(SPACE, steps=2, children=children, candidates=3).ask()
+            assert proposal is not None
+            training, score = evaluator._costs(proposal)
+            assert 0 < score < 5 and 0 < training < 60
+            assert evaluator._shared is None, "nothing is kept of it"
+            found.append(training)
+        assert found[1] > 3 * found[0]
+
+
+def test_bad_weights_are_found_before_the_first_trial(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no"):
+        Supernet(SPACE, weights=str(tmp_path / "none"), device="cpu").prepare()
+    (tmp_path / "text").write_text("my diary")
+    with pytest.raises(InputError, match="is damaged"):
+        Supernet(SPACE, weights=str(tmp_path / "text"), device="cpu").prepare()

@@ -1,0 +1,157 @@
+"""nastool.sharing: rank correlations, and signs that a search with shared weights has collapsed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from nastool.core import Arch
+from nastool.interfaces import SearchSpace
+from nastool.sharing import collapse, has_weights, rank_correlation, weightless_share
+from nastool.spaces.cell_cnn import CellCNN
+from nastool.spaces.macro_cnn import MacroCNN
+from nastool.spaces.nasbench201 import NasBench201
+
+SPACE = NasBench201()
+ALL_SKIP = SPACE.from_string(
+    "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
+)
+GOOD = SPACE.from_string(
+    "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+)
+
+
+class TestRankCorrelation:
+    @pytest.mark.parametrize(
+        ("first", "second", "spearman", "kendall"),
+        [
+            ([1, 2, 3, 4], [10, 20, 30, 400], 1, 1),
+            ([1, 2, 3, 4], [4, 3, 2, 1], -1, -1),
+            # d = (-1, 1, 0, 0): rho = 1 - 6 * 2 / (4 * 15); 5 pairs agree and 1 does not
+            ([1, 2, 3, 4], [2, 1, 3, 4], 0.8, 4 / 6),
+            ([3, 1], [1, 2], -1, -1),
+            # Ranks (1.5, 1.5, 3) and (1, 2, 3): covariance 1.5, variances 1.5 and 2. Kendall: 2 of 3 pairs agree, one
+            # is a tie in the first: 2 / sqrt(2 * 3)
+            ([5, 5, 6], [1, 2, 3], 1.5 / math.sqrt(1.5 * 2), 2 / math.sqrt(6)),
+            # Ties at the same place in both: perfect agreement
+            ([5, 5, 6], [0.1, 0.1, 0.9], 1, 1),
+        ],
+    )
+    def test_by_hand(self, first: list[float], second: list[float], spearman: float, kendall: float) -> None:
+        for a, b in ((first, second), (second, first)):
+            found = rank_correlation(a, b)
+            assert found.architectures == len(first)
+            assert found.spearman == pytest.approx(spearman)
+            assert found.kendall == pytest.approx(kendall)
+
+    def test_only_ranks_count(self) -> None:
+        rng = np.random.default_rng(0)
+        first, second = rng.random(30), rng.random(30)
+        assert rank_correlation(list(first), list(second)) == rank_correlation(list(np.exp(9 * first)), list(second))
+
+    @pytest.mark.parametrize(("first", "second"), [([], []), ([1], [2]), ([7, 7, 7], [1, 2, 3]), ([1, 2], [0, 0])])
+    def test_undefined(self, first: list[float], second: list[float]) -> None:
+        found = rank_correlation(first, second)
+        assert (found.architectures, found.spearman, found.kendall) == (len(first), None, None)
+        assert "undefined" in str(found)
+
+    def test_in_words(self) -> None:
+        assert str(rank_correlation([1, 2, 3, 4], [2, 1, 3, 4])) == "Spearman 0.80, Kendall 0.67 over 4 architectures"
+
+
+def with_ops(space: SearchSpace, op: str, switches: str = "0") -> Arch:
+    """Every operation is this one; every other decision has this option, or its first."""
+    choices = []
+    for decision in space.decisions:
+        wanted = op if op in decision.options else switches if switches in decision.options else decision.options[0]
+        choices.append(decision.options.index(wanted))
+    return space.arch(choices)
+
+
+class TestWeightless:
+    @pytest.mark.parametrize(
+        ("option", "expected"),
+        [
+            ("nor_conv_1x1", True),
+            ("sep_conv_5x5", True),
+            ("mbconv3_e3", True),
+            ("skip_connect", False),
+            ("avg_pool_3x3", False),
+            ("max_pool_3x3", False),
+            ("none", False),
+            ("identity", False),
+        ],
+    )
+    def test_operations(self, option: str, expected: bool) -> None:
+        assert has_weights(option) is expected
+
+    def test_nasbench201(self) -> None:
+        assert weightless_share(SPACE, ALL_SKIP) == 1
+        assert weightless_share(SPACE, GOOD) == pytest.approx(1 / 6)
+
+    @pytest.mark.parametrize("switches", ["0", "1"])
+    def test_macro_counts_operations_not_connections(self, switches: str) -> None:
+        space = MacroCNN(layers=4)
+        assert weightless_share(space, with_ops(space, "max_pool_3x3", switches)) == 1
+        assert weightless_share(space, with_ops(space, "conv_3x3", switches)) == 0
+        half = list(with_ops(space, "conv_3x3", switches).choices)
+        for i in [i for i, decision in enumerate(space.decisions) if decision.name.endswith(".op")][:2]:
+            half[i] = space.decisions[i].options.index("avg_pool_3x3")
+        assert weightless_share(space, space.arch(half)) == 0.5
+
+    def test_cell_counts_operations_not_inputs(self) -> None:
+        space = CellCNN(blocks=2)
+        assert weightless_share(space, with_ops(space, "skip_connect")) == 1
+        assert weightless_share(space, with_ops(space, "sep_conv_3x3")) == 0
+
+    def test_nothing_to_say_of_other_spaces(self) -> None:
+        from nastool.testing.strategies import TinySpace
+
+        tiny = TinySpace()
+        assert weightless_share(tiny, tiny.arch([0, 0])) is None
+        assert not collapse(tiny, [tiny.arch([0, 0])], None, None)
+
+
+class TestCollapse:
+    """Most entropy in NAS-Bench-201: 6 ln 5 = 9.66 nats."""
+
+    def test_the_all_skip_cell(self) -> None:
+        (sign,) = collapse(SPACE, [ALL_SKIP, GOOD], None, None)
+        assert sign.startswith("100% of the operations")
+
+    def test_a_good_cell(self) -> None:
+        assert not collapse(SPACE, [GOOD, ALL_SKIP], 9.0, (100, 100))
+
+    def test_half_of_the_operations_are_no_sign(self) -> None:
+        half = SPACE.from_string("|none~0|+|skip_connect~0|nor_conv_3x3~1|+|nor_conv_3x3~0|none~1|nor_conv_1x1~2|")
+        assert not collapse(SPACE, [half], None, None)
+
+    @pytest.mark.parametrize(("entropy", "signs"), [(0.0, 1), (0.96, 1), (0.97, 0), (9.6, 0), (None, 0)])
+    def test_entropy(self, entropy: float | None, signs: int) -> None:
+        found = collapse(SPACE, [GOOD], entropy, None)
+        assert len(found) == signs
+        assert all(f"{entropy:.2f} nats, of 9.7 at most" in sign for sign in found)
+
+    @pytest.mark.parametrize(("candidates", "signs"), [((49, 100), 1), ((50, 100), 0), ((100, 100), 0)])
+    def test_few_candidates(self, candidates: tuple[int, int], signs: int) -> None:
+        found = collapse(SPACE, [GOOD], None, candidates)
+        assert found == [f"the policy gave only {candidates[0]} different candidates of {candidates[1]}"] * signs
+
+    def test_a_small_space_has_no_more_candidates_to_give(self) -> None:
+        from nastool.testing.strategies import TinySpace
+
+        tiny = TinySpace()
+        assert not collapse(tiny, [tiny.arch([0, 0])], None, (4, 10))
+
+    @pytest.mark.parametrize("space", [MacroCNN(layers=4), CellCNN(blocks=2)], ids=lambda space: space.name)
+    def test_other_spaces(self, space: SearchSpace) -> None:
+        assert len(collapse(space, [with_ops(space, "avg_pool_3x3")], None, None)) == 1
+        assert not collapse(space, [with_ops(space, "sep_conv_3x3")], None, None)
+
+    def test_all_signs_at_once(self) -> None:
+        assert len(collapse(SPACE, [ALL_SKIP], 0.1, (1, 100))) == 3
+
+    def test_nothing_was_found(self) -> None:
+        assert not collapse(SPACE, [], None, None)
