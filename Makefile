@@ -7,8 +7,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test check docs format slow clean
 
 demo: $(INSTALLED)  ## a real search on built-in data; ends with a trained network
-	$(BIN)/nastool search --strategy evolution -S population=20 -S tournament=5 --space nasbench201 \
-		--data digits --scale channels=16,cells=1 --trials 60 --workers 2 --out runs/demo
+	$(BIN)/nastool search --strategy enas --out runs/demo
 
 test: $(INSTALLED)  ## all tests but the slow ones
 	$(BIN)/python -m pytest -q

@@ -226,7 +226,7 @@ def main() -> None:
                     racer.weights.clear()
                     racer.scores.clear()
         print(
-            f"\n{title}: peak {np.median(peaks):.0f} GFLOP/s ({min(peaks):.0f} to {max(peaks):.0f}), {given.turns} turns"
+            f"\n{title}: {given.turns} turns, peak {np.median(peaks):.0f} GFLOP/s ({min(peaks):.0f} to {max(peaks):.0f})"
         )
         print(f"controller's own time: {controller_seconds(space_name):.3f} s")
         base = racers[0]

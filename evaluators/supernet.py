@@ -298,6 +298,8 @@ class Supernet(ImageEvaluator):
         path = Path(self.weights).expanduser() if self.weights is not None else self.checkpoint
         if path is not None and (self.weights is not None or path.is_file()):
             tensors, facts = files.read_tensors(path, str(self.device))
+            if "state" not in facts:
+                raise InputError(f"{path} holds no shared weights: give RUN/checkpoints/supernet.safetensors")
             own = self._identity()
             for key in own if self.weights is None else ("space", "scale", "task"):
                 if facts.get(key) != own[key]:

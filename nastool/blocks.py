@@ -77,8 +77,8 @@ def halve(x: Tensor, weight: Tensor) -> Tensor:
     """
     even = (weight.shape[0] + 1) // 2
     if torch.is_grad_enabled() and even < weight.shape[0]:
-        # One 2x2 convolution. Slices and strided 1x1 convolutions pass gradients back that are not channels_last, and then
-        # all before them is slow: a training step of ENAS' macro supernet takes 1.8 times as long on a CPU.
+        # One 2x2 convolution. Slices and strided 1x1 convolutions pass gradients back that are not channels_last, and
+        # then all before them is slow: a training step of ENAS' macro supernet takes 1.8 times as long on a CPU.
         both = [functional.pad(weight[:even], (0, 1, 0, 1)), functional.pad(weight[even:], (1, 0, 1, 0))]
         return functional.conv2d(functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)), torch.cat(both), stride=2)
     out = functional.conv2d(x, weight[:even], stride=2)

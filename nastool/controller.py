@@ -17,9 +17,9 @@ An LSTM makes the decisions in order. What a decision is follows from what the s
   input of the network or cell, takes a step, too, fed with the start token, at the beginning of the place that first
   refers to it; its W1 h counts in q, while as an input it is zero.
 
-Deviations from that code: no step is taken for places that no decision refers to; no operation has a bias in its
-favour; a decision that does not matter (`SearchSpace.active_many`) is skipped, so that its option has no effect on
-anything; and the four differences in learning that `PolicyGradient` and `Scored` name.
+Deviations from that code: no step is taken for places that no decision refers to; a decision that does not matter
+(`SearchSpace.active_many`) is skipped, so that its option has no effect on anything; and the four differences in
+learning that `PolicyGradient` and `Scored` name.
 """
 
 from __future__ import annotations
@@ -150,13 +150,15 @@ class Controller(nn.Module):
         op_tanh_reduce: float = 1.0,
         init: float = 0.1,
         shared_heads: bool = True,
+        bias: Callable[[str], float] | None = None,
         generator: torch.Generator,
     ) -> None:
         """hidden: units, >= 1. temperature: divides all logits, > 0.
 
         tanh_constant: then logits become this times their tanh, so none exceeds it, > 0; of ordinary decisions it is
         divided by op_tanh_reduce, > 0 (2.5 in the micro space). None: neither. init: parameters are
-        drawn uniformly within +-init, > 0. shared_heads: see `plan`. ValueError on a bad value.
+        drawn uniformly within +-init, > 0. shared_heads: see `plan`. bias: of an ordinary decision's option, added to
+        its logit last and not learnt; None: 0. ValueError on a bad value.
         """
         super().__init__()
         if hidden < 1:
@@ -183,6 +185,13 @@ class Controller(nn.Module):
         self.from_input = matrix(4 * hidden, hidden)
         self.from_state = matrix(4 * hidden, hidden)
         chosen = {step.head: len(space.decisions[step.columns[0]].options) for step in self.steps if step.head}
+        self.biases = {
+            step.head: torch.tensor(
+                [bias(option) if bias else 0.0 for option in space.decisions[step.columns[0]].options]
+            )
+            for step in self.steps
+            if step.head
+        }
         self.heads = nn.ParameterDict({head: matrix(size, hidden) for head, size in chosen.items()})
         self.embeddings = nn.ParameterDict({head: matrix(size, hidden) for head, size in chosen.items()})
         if any(step.refers for step in self.steps):
@@ -303,6 +312,8 @@ class Controller(nn.Module):
             logits = logits / self.temperature
         if constant is not None:
             logits = constant * torch.tanh(logits)
+        if step.kind == "choose":
+            logits = logits + self.biases[step.head]
         return torch.stack([-logits, logits], -1) if step.kind == "select" else logits[:, None]
 
     def _next_input(self, step: Step, picked: Tensor, active: Tensor, anchors: Mapping[str, Tensor]) -> Tensor:

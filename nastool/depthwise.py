@@ -46,9 +46,9 @@ class _Wide(torch.autograd.Function):
     """Kernels of width 5 or 7, stride 1, images of even width.
 
     oneDNN has a fast kernel for the weight's gradient only up to a width of 3. In channels_last the memory of a tensor
-    with width W and C channels is also that of one with width W / 2 and 2 C channels (even columns, odd columns), where
-    a kernel of width 3 looks at the columns -2, 0 and 2. The columns -1, 0 and 1 come from the tensor as it is, -3 and 3
-    from it moved by one column.
+    with width W and C channels is also that of one with width W / 2 and 2 C channels (even columns, odd columns),
+    where a kernel of width 3 looks at the columns -2, 0 and 2. The columns -1, 0 and 1 come from the tensor as it
+    is, -3 and 3 from it moved by one column.
     """
 
     @staticmethod
@@ -57,7 +57,7 @@ class _Wide(torch.autograd.Function):
         return _same(x, weight)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch's stub
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         channels, _, height, width = weight.shape

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nastool.core import Arch, Proposal, Trial
 from nastool.interfaces import SearchSpace, Strategy
+from nastool.sharing import has_weights
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,7 @@ class Settings:
     temperature: float | None
     tanh_constant: float | None
     op_tanh_reduce: float
+    op_bias: float
     entropy_weight: float
     baseline_decay: float
     skip_target: float
@@ -59,7 +61,8 @@ class ENAS(Strategy):
     - The divergence from skip_target is that of the probability that is sampled, sigmoid(2 q); theirs uses sigmoid(q),
       so that their target of .4 means a rate of .31.
     - The advantage uses the baseline before it is updated.
-    - No operation has a bias in its favour (theirs: separable convolutions, in the micro space).
+    - op_bias is as large as theirs at the beginning: in their micro search one of 10 inside the tanh and one of +-.25
+      outside favour separable convolutions. Ours is not learnt, as the latter, and favours all operations with weights.
     - The derived architecture is the best of `candidates`, not of 10 scored on a minibatch each.
     - The learning rate of the shared weights falls at every step, not at every epoch.
     """
@@ -81,6 +84,7 @@ class ENAS(Strategy):
         temperature: float | None = None,
         tanh_constant: float | None = None,
         op_tanh_reduce: float | None = None,
+        op_bias: float | None = None,
         entropy_weight: float = 0.0001,
         baseline_decay: float = 0.99,
         skip_target: float = 0.4,
@@ -94,6 +98,9 @@ class ENAS(Strategy):
         hidden: units of the LSTM, in [1, 1000]. temperature: divides the logits.
         tanh_constant: bounds the logits; by default 1.5 or 1.1. op_tanh_reduce: divides it for all decisions but those
             for an earlier layer or block; by default 1 or 2.5. All three in [0.001, 1000].
+        op_bias: is added to the logits of operations with weights and subtracted from those of others (skip, pooling,
+            none), in [0, 1000]; by default 0 or 0.47. Shared weights learn slowly: without it the controller soon
+            prefers operations that have none.
         entropy_weight: in [0, 1000]. baseline_decay: of the moving average of rewards, in [0, 1).
         skip_target, skip_weight: rate of skip connections, in (0, 1), and the weight, in [0, 1000], of diverging from
             it.
@@ -110,6 +117,7 @@ class ENAS(Strategy):
             temperature=temperature,
             tanh_constant=(1.5 if macro else 1.1) if tanh_constant is None else tanh_constant,
             op_tanh_reduce=(1.0 if macro else 2.5) if op_tanh_reduce is None else op_tanh_reduce,
+            op_bias=(0.0 if macro else 0.47) if op_bias is None else op_bias,
             entropy_weight=entropy_weight,
             baseline_decay=baseline_decay,
             skip_target=skip_target,
@@ -180,6 +188,7 @@ class ENASPolicy:
             temperature=settings.temperature,
             tanh_constant=settings.tanh_constant,
             op_tanh_reduce=settings.op_tanh_reduce,
+            bias=lambda option: settings.op_bias if has_weights(option) else -settings.op_bias,
             generator=torch.Generator().manual_seed(seed),
         )
         self.learner = PolicyGradient(
@@ -259,7 +268,7 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and not 0.001 <= value <= 1000:
             raise ValueError(f"need 0.001 <= {name} <= 1000, got {value}")
-    for name in ("entropy_weight", "skip_weight"):
+    for name in ("entropy_weight", "skip_weight", "op_bias"):
         if not 0 <= (value := getattr(settings, name)) <= 1000:
             raise ValueError(f"need 0 <= {name} <= 1000, got {value}")
     if not 0 <= settings.baseline_decay < 1:

@@ -11,14 +11,17 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
-from nastool import archfile
+from nastool import archfile, cli
+from nastool.cli.finale import Finale, Settings
+from nastool.config import RunConfig, RunFolder
 from nastool.errors import InputError
 from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
@@ -223,11 +226,11 @@ class TestAgain:
     def test_the_same_again_says_the_same_at_once(self, whole: tuple[Path, Done], command: list[str]) -> None:
         """Though it wants more trials than there are; and run.yaml holds the flags of the end, too."""
         folder, done = whole
-        before = sorted(str(path) for path in folder.rglob("*"))
+        before = {path for path in folder.rglob("*") if "run.db-" not in path.name}
         again = run(*command, cwd=folder)
         assert document(again) == document(done)
         assert f"already has its {ROUNDS + CANDIDATES} trials; the strategy has nothing left" in again.stderr
-        assert sorted(str(path) for path in folder.rglob("*")) == before
+        assert {path for path in folder.rglob("*") if "run.db-" not in path.name} == before
 
     def test_config_holds_all_that_matters(self, whole: tuple[Path, Done]) -> None:
         folder, _ = whole
@@ -242,7 +245,7 @@ class TestAgain:
         first = retrained(copied / "a")
         (copied / "a" / "best.json").unlink()
         command = [*WHOLE, "--retrain", "1", "--retrain-scale", "channels=5", "--check-ranking", "3"]
-        done = run(*command, "--workers", "2", cwd=copied)
+        done = run(*command, cwd=copied)
         best = document(done)
         assert rows(copied / "a") == before
         assert best["scale"] == {"channels": 5, "cells": 1}, "the rest of the size is the search's"
@@ -269,12 +272,14 @@ class TestAgain:
         assert not (copied / "a" / "best.safetensors").exists(), "those of another architecture"
         assert len(list((copied / "a").glob("retrain-*"))) == 1, "nothing new is trained"
 
-    def test_a_changed_recipe_is_another_retraining(self, copied: Path) -> None:
-        (copied / "tiny.yaml").write_text(RECIPE.replace("0.1", "0.2"))
-        done = run(*WHOLE, "--retrain", "1", "--no-baseline", cwd=copied)
-        first = document(done)
-        (copied / "tiny.yaml").write_text(RECIPE.replace("2", "1"))
-        assert timeless(document(run(*WHOLE, "--retrain", "1", "--no-baseline", cwd=copied))) != timeless(first)
+    def test_a_changed_recipe_is_another_retraining(self, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Though the flags are the same, the result is not given again."""
+        monkeypatch.chdir(copied)
+        found = []
+        for text in (RECIPE, RECIPE, RECIPE.replace("0.1", "0.2")):
+            (copied / "tiny.yaml").write_text(text)
+            found.append(finale(copied / "a", retrain=2, retrain_recipe="tiny.yaml").identity())
+        assert found[0] == found[1] != found[2]
 
     @pytest.mark.parametrize("damage", ["missing", "truncated", "text"])
     def test_lost_weights_are_said_and_nothing_else_is_lost(self, copied: Path, damage: str) -> None:
@@ -291,10 +296,22 @@ class TestAgain:
     def test_force_replaces_the_retraining_but_nothing_of_others(self, copied: Path) -> None:
         inner = retrained(copied / "a")
         (inner / "notes.txt").write_text("mine")
-        done = run(*ENAS, "--out", "a", "--force", "--seed", "1", "-n", "1", "--retrain", "0", cwd=copied)
-        assert "shared_acc" in document(done)["metrics"]
+        (copied / "a" / "retrain-01234567").mkdir()
+        RunFolder(copied / "a").clear()
         assert [path.name for path in inner.iterdir()] == ["notes.txt"]
-        assert "it will end among them" in done.stderr
+        assert (copied / "a" / "retrain-01234567").is_dir()
+        assert not list((copied / "a" / "checkpoints").iterdir())
+
+
+def finale(folder: Path, space: Any = SPACE, evaluator: str = "supernet", **given: Any) -> Finale:
+    """That of a search in this folder, with these flags."""
+    options = {} if evaluator == "table" else {"train_size": 200, "scale": {"channels": 4, "cells": 1}}
+    options |= {"file": "table.npz"} if evaluator == "table" else {}
+    config = RunConfig.resolve(("random", {}), (space.name, {}), (evaluator, options), 0, None)
+    flags: dict[str, Any] = {"retrain": None, "baseline": True, "retrain_recipe": None, "retrain_scale": None}
+    flags |= {"check_ranking": 0, "ranking_table": None, **given}
+    built = config.evaluator_spec(space, folder).build()
+    return Finale(config, space, built, RunFolder(folder), Settings.read(flags, built))
 
 
 class TestOthers:
@@ -352,50 +369,48 @@ class TestOthers:
 class TestInterrupted:
     """At any moment, then the same command: exactly the result of the undisturbed run."""
 
-    def test_signals_and_kills(self, whole: tuple[Path, Done], tmp_path: Path) -> None:
-        """kill -9 and Ctrl-C, each during the rounds and during the retraining."""
+    def test_killed_in_a_round_and_stopped_in_the_retraining(self, whole: tuple[Path, Done], tmp_path: Path) -> None:
         workplace(tmp_path)
-        for number, enough in (
-            (signal.SIGKILL, 2),
-            (signal.SIGINT, 4),
-            (signal.SIGINT, ROUNDS + CANDIDATES),
-            (signal.SIGKILL, ROUNDS + CANDIDATES + 2),
-        ):
-            process, message = interrupt(tmp_path, number, lambda enough=enough: progress(tmp_path / "a") >= enough)
-            if number == signal.SIGINT:
-                assert process.returncode == 130
-                assert "continue with: nastool search -s enas" in message and "Traceback" not in message
-                assert document(run("status", "a", cwd=tmp_path))["state"] == "interrupted"
+        interrupt(tmp_path, signal.SIGKILL, 3)
+        process, message = interrupt(tmp_path, signal.SIGINT, ROUNDS + CANDIDATES + 1)
+        check_stopped(process, message)
+        assert "finishing the running training" in message
+        assert document(run("status", "a", cwd=tmp_path))["state"] == "interrupted"
         assert_same(whole, tmp_path)
 
     @pytest.mark.slow
-    def test_killed_at_twenty_moments(self, whole: tuple[Path, Done], tmp_path: Path) -> None:
+    def test_at_twenty_moments(self, whole: tuple[Path, Done], tmp_path: Path) -> None:
+        """Ctrl-C each fifth time, else kill -9; some of these while it starts."""
         workplace(tmp_path)
         moments = random.Random(0)
         most = ROUNDS + CANDIDATES + 4
-        for kill in range(20):
-            enough = most * (kill + moments.random()) / 21
-            if kill % 5 == 0:  # while it starts, after what was there
-                interrupt(tmp_path, signal.SIGKILL, lambda: True, moments.uniform(0, 4))
+        for i in range(20):
+            if i % 5 == 0:
+                interrupt(tmp_path, signal.SIGKILL, 0, moments.uniform(0, 4))
                 continue
-            interrupt(
-                tmp_path,
-                signal.SIGKILL,
-                lambda enough=enough: progress(tmp_path / "a") >= enough,
-                moments.uniform(0, 0.2),
-            )
+            enough = most * (i + moments.random()) / 21
+            number = signal.SIGINT if i % 5 == 1 else signal.SIGKILL
+            process, message = interrupt(tmp_path, number, enough, moments.uniform(0, 0.2))
+            if number == signal.SIGINT:
+                check_stopped(process, message)
         assert_same(whole, tmp_path)
 
 
+def check_stopped(process: subprocess.Popen[str], message: str) -> None:
+    assert process.returncode == 130, message
+    assert "continue with: nastool search -s enas" in message and "Traceback" not in message
+
+
 def interrupt(
-    folder: Path, number: signal.Signals, moment: Callable[[], bool], wait: float = 0.0
+    folder: Path, number: signal.Signals, enough: float, wait: float = 0.0
 ) -> tuple[subprocess.Popen[str], str]:
-    """Start or continue the whole search and send it a signal, so many seconds after a moment. What it said."""
+    """Start or continue the whole search and send it a signal so many seconds after so much progress. What it said."""
     process = subprocess.Popen(
         [NASTOOL, *WHOLE], cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     end = time.monotonic() + 120
-    while not moment() and process.poll() is None and time.monotonic() < end:
+    while progress(folder / "a") < enough:
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
         time.sleep(0.003)
     time.sleep(wait)
     process.send_signal(number)
@@ -420,8 +435,9 @@ def assert_same(whole: tuple[Path, Done], folder: Path) -> None:
     assert rows(folder / "a") == rows(whole[0] / "a")
     assert retrained(folder / "a").name == retrained(whole[0] / "a").name
     assert rows(retrained(folder / "a")) == rows(retrained(whole[0] / "a"))
-    weights = [(place / "a" / "best.safetensors").read_bytes() for place in (folder, whole[0])]
-    assert weights[0] == weights[1]
+    first, second = (load_file(place / "a" / "best.safetensors") for place in (folder, whole[0]))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 class TestEstimate:
@@ -465,3 +481,138 @@ def test_bad_weights_are_found_before_the_first_trial(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("my diary")
     with pytest.raises(InputError, match="is damaged"):
         Supernet(SPACE, weights=str(tmp_path / "text"), device="cpu").prepare()
+
+
+class TestFlags:
+    """What is wrong with them is said before anything is searched."""
+
+    def test_defaults(self, tmp_path: Path) -> None:
+        assert finale(tmp_path).settings.to_json() == {
+            "retrain": 3,
+            "baseline": True,
+            "recipe": None,
+            "scale": None,
+            "ranking": 0,
+            "table": None,
+        }
+        settings = finale(tmp_path, evaluator="train").settings
+        assert (settings.retrain, settings.baseline, settings.any) == (0, False, False)
+
+    def test_recipe_and_size_by_default(self, tmp_path: Path) -> None:
+        """The recipe that the search's own names; its size, or else the search's."""
+        plugged = finale(tmp_path).training
+        assert plugged is not None
+        assert plugged.options["recipe"] == "digits" and plugged.options["epochs"] is None
+        assert plugged.options["scale"] == {"channels": 4, "cells": 1} and plugged.options["train_size"] == 200
+        assert plugged.options["data"] == "digits"
+        (tmp_path / "sized.yaml").write_text("scale: {channels: 6, cells: 2, other: 3}")
+        recipe = str(tmp_path / "sized.yaml")
+        plugged = finale(tmp_path, retrain_recipe=recipe).training
+        assert plugged is not None and plugged.options["scale"] is None
+        plugged = finale(tmp_path, retrain_recipe=recipe, retrain_scale="cells=3").training
+        assert plugged is not None and plugged.options["scale"] == {"channels": 6, "cells": 3}
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"retrain_recipe": "nope"}, "--retrain-recipe: no recipe 'nope'"),
+            ({"retrain_recipe": ""}, "--retrain-recipe: no recipe ''"),
+            ({"retrain_recipe": "none.yaml"}, "--retrain-recipe: no recipe file none.yaml"),
+            ({"retrain_scale": ""}, "--retrain-scale '': write KEY=N"),
+            ({"retrain_scale": "channels"}, "--retrain-scale 'channels': write KEY=N"),
+            ({"retrain_scale": "channels=x"}, "write KEY=N"),
+            ({"retrain_scale": "channels=1,channels=2"}, "write KEY=N"),
+            ({"retrain_scale": "channels=" + "9" * 5000}, "write KEY=N"),
+            ({"retrain_scale": "channels=0"}, "--retrain-scale: .*1 <= channels"),
+            ({"retrain_scale": "chanels=3"}, "--retrain-scale: .*'chanels'"),
+            ({"retrain": 0, "retrain_scale": "channels=3"}, "--retrain-scale goes with --retrain"),
+            ({"retrain": 0, "retrain_recipe": "digits"}, "--retrain-recipe goes with --retrain"),
+            ({"check_ranking": 1}, "--check-ranking 1: a rank correlation needs at least 2"),
+            ({"ranking_table": "file=t.npz"}, "--ranking-table goes with --check-ranking"),
+            ({"check_ranking": 3, "ranking_table": ""}, "--ranking-table '': write KEY=VALUE"),
+            ({"check_ranking": 3, "ranking_table": "x"}, "--ranking-table 'x': write KEY=VALUE"),
+            ({"check_ranking": 3, "ranking_table": "a=1"}, "--ranking-table has no option 'a'"),
+            ({"check_ranking": 3, "ranking_table": "dataset=x"}, "--ranking-table needs file="),
+            (
+                {"evaluator": "table", "retrain": 1},
+                "--retrain: evaluator table has no data to train on; afterwards give",
+            ),
+            ({"evaluator": "table", "check_ranking": 5}, "--check-ranking: .* --ranking-table"),
+        ],
+        ids=str,
+    )
+    def test_bad_values(self, tmp_path: Path, given: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message) as caught:
+            finale(tmp_path, **given)
+        assert len(str(caught.value)) < 400
+
+    def test_a_table_is_read_before_the_search(self, tmp_path: Path) -> None:
+        found = finale(tmp_path, retrain=0, check_ranking=3, ranking_table="file=none.npz")
+        with pytest.raises(InputError, match=r"none\.npz"):
+            found.prepare()
+
+    def test_of_a_space_without_tables(self, tmp_path: Path) -> None:
+        from nastool.spaces.macro_cnn import MacroCNN
+
+        config = RunConfig.resolve(("random", {}), ("macro-cnn", {}), ("supernet", {}), 0, None)
+        built = config.evaluator_spec(MacroCNN(), tmp_path).build()
+        settings = Settings(retrain=0, baseline=True, recipe=None, scale=None, ranking=3, table="file=t.npz")
+        with pytest.raises(InputError, match="--ranking-table: space macro-cnn has no published tables"):
+            Finale(config, MacroCNN(), built, RunFolder(tmp_path), settings)
+
+    @pytest.mark.parametrize(
+        ("arguments", "fragments"),
+        [
+            (["-n", str(ROUNDS), "--check-ranking", "4"], ("--check-ranking", f"more than {ROUNDS} --trials")),
+            (["-E", "weights=w.safetensors"], ("strategy enas trains shared weights of its own", "weights=")),
+            (["--evaluator", "train"], ("strategy enas needs 'policy'",)),
+            (["--space", "nasbench101"], ("needs 'supernet', which space nasbench101 lacks",)),
+            (["--objective", "val_acc:up"], ("METRIC:max",)),
+            (["--check-ranking", "3", "--ranking-table", "file=none.npz"], ("none.npz",)),
+            (["-S", "hidden=5000"], ("1 <= hidden <= 1,000",)),
+            (["-S", "lr=none", "-S", "skip_target=1"], ("0 < skip_target < 1",)),
+        ],
+        ids=str,
+    )
+    def test_bad_searches(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        arguments: list[str],
+        fragments: tuple[str, ...],
+    ) -> None:
+        """In this process: nothing of it needs a worker."""
+        code, out, err = inside(tmp_path, monkeypatch, capsys, *ENAS, "--out", "r", *arguments)
+        refused(subprocess.CompletedProcess([], code, out, err), *fragments)
+        assert not list(tmp_path.iterdir())
+
+    def test_eval_with_shared_weights_takes_one_seed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        line = archfile.dumps(archfile.to_json(SPACE, SPACE.arch([0] * 6)))
+        command = ["eval", line, "--evaluator", "supernet", "--seeds", "0,1"]
+        code, out, err = inside(tmp_path, monkeypatch, capsys, *command)
+        refused(subprocess.CompletedProcess([], code, out, err), "--seeds", "one set of shared weights")
+
+    def test_dry_run_says_what_it_all_costs(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "tiny.yaml").write_text(RECIPE)
+        command = [*ENAS, *RETRAIN, "-n", str(ROUNDS), "--dry-run"]
+        code, out, err = inside(tmp_path, monkeypatch, capsys, *command)
+        assert code == 0, err
+        assert json.loads(out)["space"]["name"] == "nasbench201"
+        assert f"for {ROUNDS} on one worker" in err and "for up to 4 on one worker" in err
+        assert "retrain-recipe: tiny.yaml" in err and "it will end among them" in err
+
+
+def inside(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
+    """Run a command in this process. Exit code, stdout, stderr."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["nastool", *arguments])
+    capsys.readouterr()
+    code = cli.run()
+    return code, *capsys.readouterr()

@@ -126,7 +126,7 @@ def test_gradients_stay_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gradient in another format makes every batch normalisation before it several times slower on a CPU."""
     space = MacroCNN(layers=6)
     network = networks.Supernet(space, ImageTask(3, 16, 16, 10), space.Scale(channels=8))
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     formats: list[bool] = []
 
     def look(module: nn.Module, inputs: Any, outputs: Any) -> None:
