@@ -226,7 +226,7 @@ def main() -> None:
                     racer.weights.clear()
                     racer.scores.clear()
         print(
-            f"\n{title}: {given.turns} turns, peak {np.median(peaks):.0f} GFLOP/s ({min(peaks):.0f} to {max(peaks):.0f})"
+            f"\n{title}: {given.turns} turns; peak {np.median(peaks):.0f} ({min(peaks):.0f} to {max(peaks):.0f}) GFLOP/s"
         )
         print(f"controller's own time: {controller_seconds(space_name):.3f} s")
         base = racers[0]

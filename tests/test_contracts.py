@@ -36,10 +36,19 @@ STRATEGY_OPTIONS: Mapping[str, Mapping[str, Any]] = {"enas": {"steps": 1, "child
 """Those that are not built with their defaults here: ENAS' controller takes too long."""
 
 
+SPACE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "cell-cnn": {"blocks": 2},
+    "layerwise-cnn": {"layers": 5},
+    "macro-cnn": {"layers": 4},
+}
+"""Smaller ones than their defaults, for strategies: these spaces have many decisions."""
+
+
 class TestStrategies(StrategyContract):
     @pytest.fixture(params=own("space"))
     def space(self, request: pytest.FixtureRequest) -> SearchSpace:
-        return make_space(request.param)
+        space: SearchSpace = registry.make("space", request.param, given=SPACE_OPTIONS.get(request.param, {}))
+        return space
 
     @pytest.fixture(params=own("strategy"))
     def strategy_name(self, request: pytest.FixtureRequest) -> str:

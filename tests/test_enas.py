@@ -79,18 +79,29 @@ class Rounds:
 
 class TestOptions:
     @pytest.mark.parametrize(
-        ("space", "children", "lr", "tanh_constant", "op_tanh_reduce"),
-        [(MACRO, 20, 0.001, 1.5, 1.0), (CellCNN(blocks=2), 10, 0.0035, 1.1, 2.5), (CELL, 10, 0.0035, 1.1, 2.5)],
+        ("space", "children", "lr", "tanh_constant", "op_tanh_reduce", "op_bias"),
+        [
+            (MACRO, 20, 0.001, 1.5, 1.0, 0.0),
+            (CellCNN(blocks=2), 10, 0.0035, 1.1, 2.5, 0.47),
+            (CELL, 10, 0.0035, 1.1, 2.5, 0.47),
+        ],
         ids=lambda value: getattr(value, "name", None),
     )
     def test_defaults_are_the_authors(
-        self, space: SearchSpace, children: int, lr: float, tanh_constant: float, op_tanh_reduce: float
+        self,
+        space: SearchSpace,
+        children: int,
+        lr: float,
+        tanh_constant: float,
+        op_tanh_reduce: float,
+        op_bias: float,
     ) -> None:
         settings = ENAS(space).settings
         assert settings.children == children
         assert settings.lr == lr
         assert settings.tanh_constant == tanh_constant
         assert settings.op_tanh_reduce == op_tanh_reduce
+        assert settings.op_bias == op_bias
         assert settings.temperature is None
         assert (settings.hidden, settings.entropy_weight, settings.baseline_decay) == (64, 0.0001, 0.99)
         assert (settings.skip_target, settings.skip_weight) == (0.4, 0.8)
@@ -143,6 +154,8 @@ class TestOptions:
             ({"skip_target": 0.0}, "skip_target"),
             ({"skip_target": 1.0}, "skip_target"),
             ({"skip_weight": -1.0}, "skip_weight"),
+            ({"op_bias": -0.1}, "op_bias"),
+            ({"op_bias": 1001.0}, "op_bias <= 1000"),
             ({"skip_weight": 1e308}, "skip_weight"),
         ],
         ids=str,
@@ -157,7 +170,7 @@ class TestOptions:
         [
             {"lr": 1.0, "tanh_constant": 1000.0, "op_tanh_reduce": 0.001},
             {"temperature": 0.001, "entropy_weight": 1000.0, "skip_weight": 1000.0},
-            {"temperature": 1000.0, "tanh_constant": 0.001, "skip_target": 1e-9},
+            {"temperature": 1000.0, "tanh_constant": 0.001, "skip_target": 1e-9, "op_bias": 1000.0},
         ],
         ids=str,
     )
@@ -293,11 +306,17 @@ class TestPolicy:
 
     def test_what_it_reports(self) -> None:
         for space, names in ((CELL, {"reward", "entropy"}), (MACRO, {"reward", "entropy", "switch_rate"})):
-            policy = ENASPolicy(space, self.settings(space, **QUICK), 0)
+            policy = ENASPolicy(space, self.settings(space, op_bias=0.0, **QUICK), 0)
             learnt = policy.improve(made_up, MINIBATCHES, generator())
             assert set(learnt) == names
             most = sum(np.log(len(decision.options)) for decision in space.decisions)
             assert 0.95 * most < learnt["entropy"] <= most + 1e-4, "in nats, at first nearly uniform"
+
+    def test_operations_with_weights_are_favoured(self) -> None:
+        """In proportion exp(op_bias) to exp(-op_bias) before anything is learnt: 2 of 5 operations have weights."""
+        for bias, expected in ((None, 0.63), (0.0, 0.4)):
+            drawn = ENASPolicy(CELL, self.settings(CELL, op_bias=bias), 0).sample(2000, generator())
+            assert np.isin(drawn, [2, 3]).mean() == pytest.approx(expected, abs=0.03)
 
     def test_best_is_the_best_of_the_last_step(self) -> None:
         policy = ENASPolicy(CELL, self.settings(CELL, **QUICK), 0)
@@ -320,7 +339,9 @@ class TestPolicy:
         assert len(told["candidates"]) == count
 
     def test_a_collapsed_policy_has_fewer(self) -> None:
-        policy = ENASPolicy(CELL, self.settings(CELL, steps=40, lr=0.3, tanh_constant=20.0, candidates=50), 0)
+        policy = ENASPolicy(
+            CELL, self.settings(CELL, steps=40, lr=0.3, tanh_constant=20.0, op_bias=0.0, candidates=50), 0
+        )
         learnt = policy.improve(lambda rows: (rows == 1).mean(1).tolist(), 1, generator())
         told: Any = policy.conclude(True, generator())
         assert 1 <= len(told["candidates"]) < 25

@@ -24,14 +24,22 @@ def written(tmp_path: Path, text: str) -> str:
 
 
 def test_shipped_names() -> None:
-    assert recipe_names() == ("cifar10-quick", "default", "digits", "nasbench201", "nasbench201-12")
+    assert {"default", "digits", "nasbench201", "supernet-default", "enas-macro-cifar10"} < set(recipe_names())
+    assert all(f"supernet-{default_recipe(data)}" in recipe_names() for data in ("digits", "cifar10", "folder:x"))
 
 
-@pytest.mark.parametrize("name", ["cifar10-quick", "default", "digits", "nasbench201", "nasbench201-12"])
-def test_a_shipped_recipe_says_everything_and_can_be_copied(name: str, tmp_path: Path) -> None:
+SPECIAL = {"restart_epochs", "restart_factor", "dropout", "drop_path", "drop_path_by_depth", "auxiliary_weight"}
+SPECIAL |= {"scale", "retrain"}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_says_what_it_does_and_can_be_copied(name: str, tmp_path: Path) -> None:
+    """All that every training has; what few have only where it is not off, but for the recipe `default`."""
     text = recipe_text(name)
     assert text.startswith("#")
-    assert set(re.findall(r"^(\w+):", text, re.MULTILINE)) == set(FIELDS)
+    said = set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    assert set(FIELDS) - SPECIAL <= said <= set(FIELDS)
+    assert name != "default" or said == set(FIELDS)
     recipe = load_recipe(name)
     assert recipe.description
     assert load_recipe(written(tmp_path, text)) == recipe
@@ -190,3 +198,64 @@ def test_learning_rate_stays_in_bounds_rises_then_falls(
     assert top <= len(rates) / 2 + 1
     assert rates[:top] == sorted(rates[:top])
     assert all(a >= b - 1e-9 * lr for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
+
+
+def test_warm_restarts() -> None:
+    """SGDR with T_0 = 10 and T_mult = 2, as ENAS has it: restarts after 10, 30 and 70 epochs, 310 end one exactly."""
+    recipe = load_recipe("enas-macro-cifar10")
+    steps = 7
+
+    def rate(epoch: float) -> float:
+        return recipe.learning_rate(round(epoch * steps), steps)
+
+    for epoch in (0, 10, 30, 70, 150):
+        assert rate(epoch) == recipe.lr == 0.05
+        assert rate(epoch + 1 / steps) < recipe.lr
+    for start, end in ((0, 10), (10, 30), (30, 70), (70, 150), (150, 310)):
+        assert rate((start + end) / 2) == pytest.approx((recipe.lr + recipe.final_lr) / 2)
+        last = recipe.learning_rate(end * steps - 1, steps)
+        assert recipe.final_lr < last < recipe.final_lr + 1e-4
+    assert sum((10, 20, 40, 80, 160)) == recipe.epochs
+
+
+def test_published_enas_settings() -> None:
+    """As in the authors' scripts. Their l2 penalty is not halved, so weight decay is twice its factor."""
+    macro, micro = load_recipe("enas-macro-cifar10"), load_recipe("enas-micro-cifar10")
+    assert (macro.epochs, macro.batch_size, macro.weight_decay, macro.dropout) == (
+        310,
+        128,
+        2 * 2.5e-4,
+        pytest.approx(0.1),
+    )
+    assert (micro.epochs, micro.batch_size, micro.weight_decay, micro.drop_path) == (
+        150,
+        160,
+        2 * 1e-4,
+        pytest.approx(0.4),
+    )
+    for recipe in (macro, micro):
+        assert (recipe.lr, recipe.final_lr, recipe.restart_epochs, recipe.restart_factor) == (0.05, 0.0005, 10, 2)
+        assert recipe.nesterov and recipe.momentum == 0.9 and recipe.grad_clip == 5
+        assert load_recipe(recipe.retrain).epochs == {310: 310, 150: 630}[recipe.epochs]
+
+
+def test_every_recipe_leads_to_one_that_is_there() -> None:
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        if recipe.retrain:
+            assert not load_recipe(recipe.retrain).retrain
+
+
+@pytest.mark.parametrize("scale", [{"channels": 1.5}, {"channels": True}, ["channels"], "channels=3", {3: 4}])
+def test_bad_sizes(scale: object) -> None:
+    with pytest.raises(InputError, match="scale: need whole numbers by name"):
+        Recipe(scale=scale)  # type: ignore[arg-type]
+
+
+def test_a_size_is_for_the_spaces_that_have_it() -> None:
+    from nastool.spaces.macro_cnn import MacroCNN
+    from nastool.spaces.nasbench201 import NasBench201
+
+    recipe = Recipe(scale={"channels": 8, "cells": 2})
+    assert recipe.scale_for(MacroCNN.Scale) == {"channels": 8}
+    assert recipe.scale_for(NasBench201.Scale) == {"channels": 8, "cells": 2}

@@ -124,8 +124,13 @@ def _text(entries: list[dict[str, Any]]) -> None:
         for key, label in (("options", "options"), ("scale", "scale")):
             if entry.get(key):
                 click.echo(f"{pad}{label}: " + f"\n{pad}{' ' * len(label)}  ".join(entry[key]))
-        for key, label in (("needs", "needs"), ("provides", "provides"), ("works_with", "works with")):
+        for key, label in (("needs", "needs"), ("provides", "provides")):
             if entry.get(key):
                 click.echo(f"{pad}{label}: {', '.join(entry[key])}")
-        for pair, why in entry.get("not_with", {}).items():
-            click.echo(f"{pad}not with {pair}: {why}")
+        if entry["kind"] == "strategy":  # what an evaluator takes stands with the evaluators
+            evaluators = sorted({pair.partition(" + ")[2] for pair in entry.get("works_with", ())})
+            click.echo(f"{pad}works with: {', '.join(evaluators)}")
+        elif entry.get("works_with"):
+            click.echo(f"{pad}works with: {', '.join(entry['works_with'])}")
+            for name, why in entry["not_with"].items():
+                click.echo(f"{pad}not with {name}: {why}")

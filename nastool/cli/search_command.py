@@ -86,9 +86,11 @@ def command(ctx: click.Context, /, **given: Any) -> int:
 
     The same command continues a run that was interrupted, and more --trials extend it. Ends with the best
     architecture as one JSON line on stdout; the run folder keeps every trial and the best one's weights.
+    A strategy may bring its own default space and evaluator: enas takes macro-cnn and supernet.
 
     \b
     Examples:
+      nastool search --strategy enas
       nastool search --data digits --trials 20 --workers 2
       nastool search -s random --space nasbench-macro --data cifar10 --data-dir ~/data --download
       nastool search -s evolution -S population=50 --evaluator table -E file=nasbench201.npz -E dataset=cifar100

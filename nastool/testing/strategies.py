@@ -194,14 +194,23 @@ class StrategyContract:
         code = (
             "import json, sys\n"
             "from nastool import registry\n"
+            "from nastool.core import SpaceRef\n"
             "from nastool.testing.strategies import drive\n"
-            "space = registry.make('space', sys.argv[1], given={})\n"
+            "space = registry.make_space(SpaceRef.of(sys.argv[1], json.loads(sys.argv[4])))\n"
             "strategy = registry.make('strategy', sys.argv[2], space, "
             "given={'seed': 11, **json.loads(sys.argv[3])})\n"
             "print(json.dumps([t.proposal.arch.choices for t in drive(strategy, 50)]))\n"
         )
         result = subprocess.run(
-            [sys.executable, "-c", code, space.name, strategy.name, json.dumps(given)],
+            [
+                sys.executable,
+                "-c",
+                code,
+                space.name,
+                strategy.name,
+                json.dumps(given),
+                json.dumps(dict(space.ref.options)),
+            ],
             env={**os.environ, "PYTHONHASHSEED": "12345"},
             capture_output=True,
             text=True,
