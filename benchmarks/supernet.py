@@ -225,9 +225,8 @@ def main() -> None:
                 for racer in racers:
                     racer.weights.clear()
                     racer.scores.clear()
-        print(
-            f"\n{title}: {given.turns} turns; peak {np.median(peaks):.0f} ({min(peaks):.0f} to {max(peaks):.0f}) GFLOP/s"
-        )
+        low, high = min(peaks), max(peaks)
+        print(f"\n{title}: {given.turns} turns, peak {np.median(peaks):.0f} GFLOP/s ({low:.0f} to {high:.0f})")
         print(f"controller's own time: {controller_seconds(space_name):.3f} s")
         base = racers[0]
         for racer in racers:

@@ -53,7 +53,8 @@ class ENAS(Strategy):
     candidates, drawn from the controller, are the trials: each is scored on all validation images.
 
     The defaults are those of the authors' code: of its macro search for spaces with skip connections that are on or
-    off, of its micro search for all others. Deviations from it:
+    off, of its micro search for all others; but where no decision refers to an earlier layer or block, as in
+    NAS-Bench-201, the logits may be as large as in that benchmark's own runs of ENAS. Deviations from the code:
 
     - The children of one step are compared on the same validation minibatch; the authors take one for each.
     - The entropy is that of the whole distributions, and a term of the loss (in their macro code: of the sampled
@@ -96,8 +97,9 @@ class ENAS(Strategy):
             with skip connections, else 10, and so many steps for each minibatch of the weights' phase that there are
             50 or 30 on CIFAR-10, as published, but at least 10. lr: of Adam, in (0, 1]; by default 0.001 or 0.0035.
         hidden: units of the LSTM, in [1, 1000]. temperature: divides the logits.
-        tanh_constant: bounds the logits; by default 1.5 or 1.1. op_tanh_reduce: divides it for all decisions but those
-            for an earlier layer or block; by default 1 or 2.5. All three in [0.001, 1000].
+        tanh_constant: bounds the logits; by default 1.5 or 1.1, or 2.5 where no decision refers to another place.
+            op_tanh_reduce: divides it for all decisions but those for an earlier layer or block; by default 1, in
+            micro spaces 2.5. All three in [0.001, 1000].
         op_bias: is added to the logits of operations with weights and subtracted from those of others (skip, pooling,
             none), in [0, 1000]; by default 0 or 0.47. Shared weights learn slowly: without it the controller soon
             prefers operations that have none.
@@ -107,6 +109,7 @@ class ENAS(Strategy):
         """
         super().__init__(space, seed=seed)
         macro = any(decision.is_switch for decision in space.decisions)
+        micro = any(decision.refers for decision in space.decisions) and not macro
         self.settings = Settings(
             steps=steps,
             steps_per_minibatch=50 / 351 if macro else 30 / 281,
@@ -115,8 +118,8 @@ class ENAS(Strategy):
             lr=(0.001 if macro else 0.0035) if lr is None else lr,
             hidden=hidden,
             temperature=temperature,
-            tanh_constant=(1.5 if macro else 1.1) if tanh_constant is None else tanh_constant,
-            op_tanh_reduce=(1.0 if macro else 2.5) if op_tanh_reduce is None else op_tanh_reduce,
+            tanh_constant=(1.5 if macro else 1.1 if micro else 2.5) if tanh_constant is None else tanh_constant,
+            op_tanh_reduce=(2.5 if micro else 1.0) if op_tanh_reduce is None else op_tanh_reduce,
             op_bias=(0.0 if macro else 0.47) if op_bias is None else op_bias,
             entropy_weight=entropy_weight,
             baseline_decay=baseline_decay,

@@ -83,7 +83,7 @@ class TestOptions:
         [
             (MACRO, 20, 0.001, 1.5, 1.0, 0.0),
             (CellCNN(blocks=2), 10, 0.0035, 1.1, 2.5, 0.47),
-            (CELL, 10, 0.0035, 1.1, 2.5, 0.47),
+            (CELL, 10, 0.0035, 2.5, 1.0, 0.47),
         ],
         ids=lambda value: getattr(value, "name", None),
     )

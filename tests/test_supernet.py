@@ -322,6 +322,17 @@ class TestContinuing:
 
 
 class TestScores:
+    def test_all_validation_images_count(self, prepared: Supernet) -> None:
+        """Not a first chunk of them (bug 8 of the field's list)."""
+        shared = prepared._shared
+        assert shared is not None
+        found = prepared._score(shared, arch(4))
+        shared.network.eval()
+        shared.network.select(arch(4))
+        with torch.no_grad():
+            right = [(shared.network(x).argmax(1) == y).sum().item() for x, y in prepared.val_images.in_order()]
+        assert found["shared_acc"] == sum(right) / 360
+
     def test_divergence_fails_the_trial_and_nothing_is_kept_of_it(self, tmp_path: Path) -> None:
         evaluator = supernet(tmp_path, lr=1000.0)
         evaluator.recipe = evaluator.recipe.replace(grad_clip=0.0, warmup_epochs=0.0)

@@ -205,7 +205,8 @@ class Finale:
         if name is None:
             name = (search_recipe.retrain if search_recipe else "") or None
         if self.evaluator.shares_weights or name is not None:
-            given.update(recipe=name, epochs=None, batch_size=None, lr=None)
+            given.update(recipe=name, batch_size=None, lr=None)
+        given["epochs"] = None  # the search's trainings may have been short ones
         given["scale"] = self._scale(name)
         return Plugged(TRAIN, options.resolve(self._flag(), target, given))
 
