@@ -193,7 +193,8 @@ class Supernet(ImageEvaluator):
             def reward(archs: NDArray[Any]) -> list[float]:
                 return self.rewards(shared.network, archs, next(minibatches))
 
-            learnt = policy.improve(reward, shared.training.steps, generator)
+            progress = shared.done / self.recipe.epochs
+            learnt = policy.improve(reward, shared.training.steps, generator, progress)
             metrics = {**self._score(shared, proposal.arch), "train_loss": train_loss, **learnt}
             told = policy.conclude(shared.done == self.recipe.epochs, generator)
         left = self.recipe.epochs - shared.done

@@ -288,11 +288,16 @@ class Policy(Protocol):
         ...
 
     def improve(
-        self, reward: Callable[[NDArray[np.integer[Any]]], list[float]], minibatches: int, generator: torch.Generator
+        self,
+        reward: Callable[[NDArray[np.integer[Any]]], list[float]],
+        minibatches: int,
+        generator: torch.Generator,
+        progress: float = 1.0,
     ) -> Mapping[str, float]:
         """The policy's phase of a round. Returns what is worth reporting.
 
-        minibatches: how many the weights were trained on in this round.
+        minibatches: how many the weights were trained on in this round. progress: which share of all rounds the
+            weights were trained for, in (0, 1].
         reward: the accuracy, in [0, 1], of each of these architectures (m, decisions) with the shared weights on one
             minibatch of validation images, which is another one at every call.
         """

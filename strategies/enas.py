@@ -38,6 +38,7 @@ class Settings:
     tanh_constant: float | None
     op_tanh_reduce: float
     op_bias: float
+    warmup: float
     entropy_weight: float
     baseline_decay: float
     skip_target: float
@@ -86,6 +87,7 @@ class ENAS(Strategy):
         tanh_constant: float | None = None,
         op_tanh_reduce: float | None = None,
         op_bias: float | None = None,
+        warmup: float | None = None,
         entropy_weight: float = 0.0001,
         baseline_decay: float = 0.99,
         skip_target: float = 0.4,
@@ -103,6 +105,9 @@ class ENAS(Strategy):
         op_bias: is added to the logits of operations with weights and subtracted from those of others (skip, pooling,
             none), in [0, 1000]; by default 0 or 0.47. Shared weights learn slowly: without it the controller soon
             prefers operations that have none.
+        warmup: the share of rounds, in [0, 1), in which the controller is left as it is; by default 0, or 0.5 where no
+            decision refers to another place: the larger the logits, the sooner the controller settles on what learns
+            fast, which is then all that is trained.
         entropy_weight: in [0, 1000]. baseline_decay: of the moving average of rewards, in [0, 1).
         skip_target, skip_weight: rate of skip connections, in (0, 1), and the weight, in [0, 1000], of diverging from
             it.
@@ -121,6 +126,7 @@ class ENAS(Strategy):
             tanh_constant=(1.5 if macro else 1.1 if micro else 2.5) if tanh_constant is None else tanh_constant,
             op_tanh_reduce=(2.5 if micro else 1.0) if op_tanh_reduce is None else op_tanh_reduce,
             op_bias=(0.0 if macro else 0.47) if op_bias is None else op_bias,
+            warmup=(0.0 if macro or micro else 0.5) if warmup is None else warmup,
             entropy_weight=entropy_weight,
             baseline_decay=baseline_decay,
             skip_target=skip_target,
@@ -217,17 +223,31 @@ class ENASPolicy:
         raise ValueError("the controller hardly ever draws a member of this space")
 
     def improve(
-        self, reward: Callable[[Choices], list[float]], minibatches: int, generator: torch.Generator
+        self,
+        reward: Callable[[Choices], list[float]],
+        minibatches: int,
+        generator: torch.Generator,
+        progress: float = 1.0,
     ) -> Mapping[str, float]:
-        """`steps` steps of REINFORCE. Returns the means of their rewards, the entropy (nats) and the rate of skips."""
+        """`steps` steps of REINFORCE. Returns the means of their rewards, the entropy (nats) and the rate of skips.
+
+        While progress is not beyond `warmup`: children are sampled and looked at once, and nothing is learnt.
+        """
         import torch
 
         found: list[Mapping[str, float]] = []
+        learns = progress > self.settings.warmup
         by_default = max(MIN_STEPS, round(self.settings.steps_per_minibatch * minibatches))
-        for _ in range(self.settings.steps or by_default):
+        for _ in range((self.settings.steps or by_default) if learns else 1):
             children = self.sample(self.settings.children, generator)
             rewards = reward(children)
-            learnt = self.learner.update(torch.from_numpy(children), torch.tensor(rewards))
+            choices = torch.from_numpy(children)
+            if learns:
+                learnt = self.learner.update(choices, torch.tensor(rewards))
+            else:
+                with torch.no_grad():
+                    scored = self.learner.controller.score(choices)
+                learnt = {name: float(value.mean()) for name, value in scored._asdict().items()}
             found.append({"reward": float(np.mean(rewards)), **learnt})
         self.best = children[int(np.argmax(rewards))].tolist()
         shown = ["reward", "entropy"]
@@ -274,7 +294,8 @@ def _check(settings: Settings) -> None:
     for name in ("entropy_weight", "skip_weight", "op_bias"):
         if not 0 <= (value := getattr(settings, name)) <= 1000:
             raise ValueError(f"need 0 <= {name} <= 1000, got {value}")
-    if not 0 <= settings.baseline_decay < 1:
-        raise ValueError(f"need 0 <= baseline_decay < 1, got {settings.baseline_decay}")
+    for name in ("baseline_decay", "warmup"):
+        if not 0 <= (value := getattr(settings, name)) < 1:
+            raise ValueError(f"need 0 <= {name} < 1, got {value}")
     if not 0 < settings.skip_target < 1:
         raise ValueError(f"need 0 < skip_target < 1, got {settings.skip_target}")

@@ -102,6 +102,7 @@ class TestOptions:
         assert settings.tanh_constant == tanh_constant
         assert settings.op_tanh_reduce == op_tanh_reduce
         assert settings.op_bias == op_bias
+        assert settings.warmup == (0.5 if space is CELL else 0)
         assert settings.temperature is None
         assert (settings.hidden, settings.entropy_weight, settings.baseline_decay) == (64, 0.0001, 0.99)
         assert (settings.skip_target, settings.skip_weight) == (0.4, 0.8)
@@ -270,6 +271,26 @@ class TestOrder:
             again.tell(rounds.trials[-1])
         rounds.drive(again)
         assert [trial.proposal for trial in rounds.trials] == whole
+
+
+class TestWarmUp:
+    def test_nothing_is_learnt_in_it(self) -> None:
+        policy = ENASPolicy(CELL, ENAS(CELL, warmup=0.5, **QUICK).settings, 0)
+        before = policy.state_dict()
+        for progress in (0.1, 0.3, 0.5):
+            learnt = policy.improve(made_up, MINIBATCHES, generator(), progress)
+            assert {"reward", "entropy"} <= learnt.keys()
+            assert policy.best
+            state = policy.state_dict()
+            assert state.keys() == before.keys() and all(torch.equal(state[name], before[name]) for name in before)
+        policy.improve(made_up, MINIBATCHES, generator(), 0.51)
+        state = policy.state_dict()
+        assert any(not torch.equal(state[name], before[name]) for name in before)
+
+    @pytest.mark.parametrize("warmup", [-0.1, 1.0])
+    def test_bad_share(self, warmup: float) -> None:
+        with pytest.raises(ValueError, match="need 0 <= warmup < 1"):
+            ENAS(CELL, warmup=warmup)
 
 
 class TestPolicy:

@@ -502,7 +502,7 @@ class TestFlags:
         """The recipe that the search's own names; its size, or else the search's."""
         plugged = finale(tmp_path).training
         assert plugged is not None
-        assert plugged.options["recipe"] == "digits" and plugged.options["epochs"] is None
+        assert plugged.options["recipe"] == "digits-long" and plugged.options["epochs"] is None
         assert plugged.options["scale"] == {"channels": 4, "cells": 1} and plugged.options["train_size"] == 200
         assert plugged.options["data"] == "digits"
         (tmp_path / "sized.yaml").write_text("scale: {channels: 6, cells: 2, other: 3}")

@@ -225,13 +225,13 @@ def test_published_enas_settings() -> None:
         310,
         128,
         2 * 2.5e-4,
-        pytest.approx(0.1),
+        0.1,
     )
     assert (micro.epochs, micro.batch_size, micro.weight_decay, micro.drop_path) == (
         150,
         160,
         2 * 1e-4,
-        pytest.approx(0.4),
+        0.4,
     )
     for recipe in (macro, micro):
         assert (recipe.lr, recipe.final_lr, recipe.restart_epochs, recipe.restart_factor) == (0.05, 0.0005, 10, 2)
