@@ -301,3 +301,20 @@ def test_regularize_sets_every_probability() -> None:
     for bad in (-0.1, 1.0):
         with pytest.raises(ValueError, match="drop_path"):
             networks.regularize(network, dropout=0, drop_path=bad, by_depth=True)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 6), (1, 7), (1, 1)])
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_max_pooling_without_gradients_is_the_same(
+    size: tuple[int, int], kernel: int, stride: int, dtype: torch.dtype
+) -> None:
+    for memory_format in (torch.channels_last, torch.contiguous_format):
+        x = torch.randn(3, 4, *size).to(dtype).contiguous(memory_format=memory_format)
+        before = x.clone()
+        plain = torch.nn.functional.max_pool2d(x, kernel, stride, kernel // 2)
+        assert torch.equal(blocks.pool("max", kernel, stride)(x), plain)
+        assert torch.equal(x, before)
+        x.requires_grad_()
+        blocks.pool("max", kernel, stride)(x).sum().backward()
+        assert x.grad is not None
