@@ -361,7 +361,9 @@ class TestPolicy:
 
     def test_a_collapsed_policy_has_fewer(self) -> None:
         policy = ENASPolicy(
-            CELL, self.settings(CELL, steps=40, lr=0.3, tanh_constant=20.0, op_tanh_reduce=2.5, op_bias=0.0, candidates=50), 0
+            CELL,
+            self.settings(CELL, steps=40, lr=0.3, tanh_constant=20.0, op_tanh_reduce=2.5, op_bias=0.0, candidates=50),
+            0,
         )
         learnt = policy.improve(lambda rows: (rows == 1).mean(1).tolist(), 1, generator())
         told: Any = policy.conclude(True, generator())
