@@ -79,7 +79,7 @@ def refused(done: Done, *fragments: str) -> None:
         assert fragment in lines[0]
 
 
-def workplace(folder: Path) -> Path:
+def with_recipe(folder: Path) -> Path:
     (folder / "tiny.yaml").write_text(RECIPE)
     return folder
 
@@ -87,7 +87,7 @@ def workplace(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     """The folder that holds a, and what its search said."""
-    folder = workplace(tmp_path_factory.mktemp("whole"))
+    folder = with_recipe(tmp_path_factory.mktemp("whole"))
     return folder, run(*WHOLE, cwd=folder)
 
 
@@ -316,7 +316,7 @@ def finale(folder: Path, space: Any = SPACE, evaluator: str = "supernet", **give
 
 class TestOthers:
     def test_random_search_with_shared_weights(self, tmp_path: Path) -> None:
-        workplace(tmp_path)
+        with_recipe(tmp_path)
         command = ["search", "-s", "random", "--evaluator", "supernet", *SMALL, "--epochs", "2", "-n", "5"]
         command += ["--retrain", "1", "--retrain-recipe", "tiny.yaml", "--no-baseline", "--out", "names with spaces"]
         done = run(*command, "--objective", "shared_loss:min", cwd=tmp_path)
@@ -335,7 +335,7 @@ class TestOthers:
 
     def test_after_short_trainings(self, tmp_path: Path) -> None:
         """And what checks the ranking touches no trial's weights."""
-        workplace(tmp_path)
+        with_recipe(tmp_path)
         command = ["search", "-s", "random", *SMALL, "--epochs", "1", "-n", "2", "--out", "r"]
         done = run(*command, *RETRAIN, "--check-ranking", "2", cwd=tmp_path)
         best = document(done)
@@ -370,7 +370,7 @@ class TestInterrupted:
     """At any moment, then the same command: exactly the result of the undisturbed run."""
 
     def test_killed_in_a_round_and_stopped_in_the_retraining(self, whole: tuple[Path, Done], tmp_path: Path) -> None:
-        workplace(tmp_path)
+        with_recipe(tmp_path)
         interrupt(tmp_path, signal.SIGKILL, 3)
         process, message = interrupt(tmp_path, signal.SIGINT, ROUNDS + CANDIDATES + 1)
         check_stopped(process, message)
@@ -381,7 +381,7 @@ class TestInterrupted:
     @pytest.mark.slow
     def test_at_twenty_moments(self, whole: tuple[Path, Done], tmp_path: Path) -> None:
         """Ctrl-C each fifth time, else kill -9; some of these while it starts."""
-        workplace(tmp_path)
+        with_recipe(tmp_path)
         moments = random.Random(0)
         most = ROUNDS + CANDIDATES + 4
         for i in range(20):
