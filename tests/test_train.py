@@ -365,7 +365,7 @@ def test_a_diverging_training_fails_the_trial(data: str, tmp_path: Path) -> None
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize(("poisoned", "what"), [("_train", "training"), ("_val", "validation")])
+@pytest.mark.parametrize(("poisoned", "what"), [("train_images", "training"), ("val_images", "validation")])
 def test_which_loss_is_not_finite(data: str, poisoned: str, what: str) -> None:
     evaluator = trainer(data)
     evaluator.prepare()
