@@ -66,7 +66,7 @@ class Plain(nn.Module):
         x = self.stem(x)
         outputs: list[Tensor] = []
         for i, (op, skips) in enumerate(self.child):
-            x = self.options[i][op](x)  # type: ignore[index]
+            x = self.options[i][op](x)  # type: ignore[index]  # torch's stub
             for j, on in enumerate(skips):
                 if on:
                     x = x + outputs[j]
@@ -102,7 +102,7 @@ class Contender:
         self.children = children
         self.format = how.get("memory_format", torch.channels_last)
         self.bf16 = how.get("bf16", False)
-        self.network = network.to(memory_format=self.format)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=self.format)  # type: ignore[call-overload]  # torch's
         parameters = list(network.parameters())
         self.parameters = parameters
         self.optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, nesterov=True, foreach=True)
@@ -121,7 +121,7 @@ class Contender:
                 logits = self.network(self.x)
             loss = functional.cross_entropy(logits.float(), self.y)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
             nn.utils.clip_grad_norm_(self.parameters, 5.0)
             self.optimizer.step()
         self.weights.append(CHILDREN * BATCH / (time.perf_counter() - start))
@@ -139,7 +139,7 @@ class Contender:
 def peak() -> float:
     """GFLOP/s of a 3x3 convolution, 36 channels, channels_last, forward."""
     x = torch.randn(BATCH, CHANNELS, 32, 32).contiguous(memory_format=torch.channels_last)
-    conv = nn.Conv2d(CHANNELS, CHANNELS, 3, 1, 1, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    conv = nn.Conv2d(CHANNELS, CHANNELS, 3, 1, 1, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's
     best = float("inf")
     with torch.inference_mode():
         for _ in range(10):
