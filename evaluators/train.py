@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from nastool.core import Evaluation, Proposal
-from nastool.errors import InputError, TrialFailed
-from nastool.interfaces import Report
+from nastool import checkpoints, files
+from nastool.checkpoints import Checkpoint
+from nastool.core import Arch, Evaluation, Proposal
+from nastool.errors import CannotGoOn, InputError, TrialFailed, short
+from nastool.interfaces import Report, SearchSpace
 from nastool.recipes import Recipe
-from nastool.training import ImageEvaluator, Training
+from nastool.training import ImageEvaluator, Training, seeds
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
+
+CALIBRATION = 512
+"""How many training images the statistics of new channels are taken from."""
 
 
 class Train(ImageEvaluator):
-    """Training from scratch with SGD, by a recipe; the budget is the number of epochs.
+    """Training with SGD, by a recipe, from scratch or from weights at hand; the budget is the number of epochs.
 
     Metrics: val_acc in [0, 1], val_loss in nats (without label smoothing), both after the last epoch; params;
     flops of one image. They are the same for the same arguments on the same device model with the same number
@@ -27,8 +35,36 @@ class Train(ImageEvaluator):
     """
 
     name = "train"
-    provides = frozenset({"budget"})
+    provides = frozenset({"budget", "warm-start", "ensemble"})
     metrics = frozenset({"val_acc", "val_loss", "params", "flops"})
+    local_options = ImageEvaluator.local_options | {"from_checkpoint"}  # its content is what counts
+
+    def __init__(self, space: SearchSpace, *, from_checkpoint: str | None = None, **more: Any) -> None:
+        """from_checkpoint: a file of trained weights from which each training begins that inherits from no other trial.
+
+        Of the same architecture, or of one from which it can grow without a change of its function.
+        """
+        super().__init__(space, **more)
+        self._from_checkpoint = from_checkpoint
+        if from_checkpoint is not None:
+            _digest_of(from_checkpoint)
+
+    @classmethod
+    def resolved(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The recipe's values, and what the file is that training begins from."""
+        found = dict(super().resolved(options))
+        if options["from_checkpoint"] is not None:
+            found["from_checkpoint"] = _digest_of(options["from_checkpoint"])
+        return found
+
+    def prepare(self) -> None:
+        super().prepare()
+        if self._from_checkpoint is not None and self._beginning is None:
+            path = Path(self._from_checkpoint)
+            self._beginning = checkpoints.read(path, self.space, self.scale, self.data.task, str(self.device))
+
+    _beginning: Checkpoint | None = None
+    """What from_checkpoint names, once prepared."""
 
     def estimate(self, proposal: Proposal) -> float | None:
         """Seconds, extrapolated from about a second of training and one validation (after `prepare`)."""
@@ -54,7 +90,8 @@ class Train(ImageEvaluator):
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
         """Train, reporting val_acc, val_loss and train_loss after every epoch. seed: >= 0.
 
-        TrialFailed: the loss is not finite, the GPU's memory is too small, the checkpoint cannot be written.
+        TrialFailed: the loss is not finite, the GPU's memory is too small. CannotGoOn: the checkpoint cannot be
+        written, or the parent's cannot be read.
         """
         import torch
 
@@ -63,12 +100,15 @@ class Train(ImageEvaluator):
         recipe = self._recipe(proposal)
         try:
             with self.reproducible(seed):
-                network = self.build(proposal.arch, seed)
-                accuracy, loss = self._fit(network, recipe, seed, report)
+                training = self._begin(proposal, recipe, seed)
+                accuracy, loss = self._fit(training, report)
         except torch.OutOfMemoryError as error:
             reason = f"out of GPU memory with batch_size {recipe.batch_size}; lower it, or the scale"
             raise TrialFailed(reason, retry=True) from error
-        checkpoint = self.save(network, trial_id, proposal.arch) if self.workdir is not None else None
+        network = training.network
+        checkpoint = None
+        if self.workdir is not None:
+            checkpoint = self.save(network, trial_id, proposal.arch, training.momentum() if proposal.inherit else None)
 
         from nastool.networks import count_flops, count_params
 
@@ -91,6 +131,43 @@ class Train(ImageEvaluator):
         accuracy, loss = self.score(self.load(proposal.arch, evaluation.checkpoint), self.test_images)
         return {"test_acc": accuracy, "test_loss": loss}
 
+    def ensemble(self, members: Sequence[tuple[Proposal, Evaluation]]) -> Mapping[str, float]:
+        """val_acc, val_loss in nats, test_acc, test_loss of the mean of the members' probabilities.
+
+        Each member's are kept beside its checkpoint, so that it predicts once. InputError as for `test`.
+        """
+        import torch
+
+        self.prepare()
+        predictions = [self._predictions(*member) for member in members]
+        found: dict[str, float] = {}
+        for part, images in (("val", self.val_images), ("test", self.test_images)):
+            if images is None:
+                continue
+            labels = images.y.cpu()
+            mean = sum((each[part].double() for each in predictions[1:]), predictions[0][part].double()) / len(members)
+            found[f"{part}_acc"] = (mean.argmax(1) == labels).double().mean().item()
+            of_label = mean.gather(1, labels[:, None]).clamp_min(torch.finfo(torch.float32).tiny)
+            found[f"{part}_loss"] = -of_label.log().mean().item()
+        return found
+
+    def _predictions(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, Tensor]:
+        """Probabilities (n, classes) float32 of the validation and the test images, as "val" and "test"."""
+        assert self.workdir is not None and evaluation.checkpoint is not None
+        path = self.workdir / evaluation.checkpoint
+        cache = checkpoints.predictions_of(path)
+        network = self.load(proposal.arch, evaluation.checkpoint)
+        wanted = {"weights": checkpoints.digest(network.state_dict()), "fingerprint": self.data.fingerprint}
+        with suppress(InputError):
+            found, metadata = files.read_tensors(cache)
+            if metadata == wanted:
+                return found
+        parts = {"val": self.val_images, "test": self.test_images}
+        found = {part: self.probabilities(network, images) for part, images in parts.items() if images is not None}
+        with suppress(OSError):  # without it, they are made again next time
+            files.write_tensors(cache, found, wanted)
+        return found
+
     def _recipe(self, proposal: Proposal) -> Recipe:
         budget = proposal.budget
         if budget is None:
@@ -99,12 +176,56 @@ class Train(ImageEvaluator):
             raise InputError(f"budget: need a whole number of epochs >= 1, got {budget}")
         return self.recipe.replace(epochs=int(budget))
 
-    def _fit(self, network: nn.Module, recipe: Recipe, seed: int, report: Report) -> tuple[float, float]:
+    def _begin(self, proposal: Proposal, recipe: Recipe, seed: int) -> Training:
+        """A training about to start: from scratch, or from the weights and the momentum that the network inherits."""
+        network = self.build(proposal.arch, seed)
+        training = Training(self, network, recipe, seed, proposal.annealing)
+        ancestor = self._ancestor(proposal)
+        if ancestor is not None:
+            inheritance = self.space.inherit(ancestor.arch, proposal.arch, self.data.task, self.scale)
+            inheritance.apply(network, ancestor.weights)
+            if inheritance.identity or inheritance.fresh:
+                inheritance.calibrate(network, self._calibration_images(seed))
+            training.take_momentum(inheritance.expand(ancestor.momentum, network))
+        return training
+
+    def _ancestor(self, proposal: Proposal) -> Checkpoint | None:
+        """The checkpoint that the training begins from. CannotGoOn: the parent's cannot be read."""
+        if not proposal.inherit or proposal.parent is None:
+            if self._beginning is not None:
+                self._check_beginning(self._beginning.arch, proposal.arch)
+            return self._beginning
+        if self.workdir is None:
+            raise InputError("weights are handed down in a run folder, and there is none")
+        path = self.workdir / checkpoints.name_of(proposal.parent)
+        try:
+            return checkpoints.read(path, self.space, self.scale, self.data.task, str(self.device))
+        except InputError as error:
+            remedy = f"put the checkpoint of trial {proposal.parent} back, or begin anew with --force"
+            raise CannotGoOn(f"{error}: {remedy}") from error
+
+    def _check_beginning(self, given: Arch, wanted: Arch) -> None:
+        """InputError: from_checkpoint is of an architecture that cannot become the wanted one as it is."""
+        if not self.space.inherit(given, wanted, self.data.task, self.scale).exact:
+            raise CannotGoOn(
+                f"checkpoint {self._from_checkpoint} is of architecture {given.key}, which cannot become {wanted.key} "
+                "without a change of its function: give a checkpoint of that architecture"
+            )
+
+    def _calibration_images(self, seed: int) -> Tensor:
+        """Up to CALIBRATION training images, drawn at random."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seeds(seed)[1])
+        chosen = torch.randperm(len(self.train_images), generator=generator)[:CALIBRATION]
+        return self.train_images.batch(chosen)[0]
+
+    def _fit(self, training: Training, report: Report) -> tuple[float, float]:
         """Train; validation accuracy and loss after the last epoch."""
         import torch
 
-        training = Training(self, network, recipe, seed)
-        for epoch in range(1, recipe.epochs + 1):
+        network = training.network
+        for epoch in range(1, training.recipe.epochs + 1):
             total = torch.zeros((), device=self.device)
             for loss in training.epoch():
                 total += loss
@@ -116,3 +237,13 @@ class Train(ImageEvaluator):
                 raise TrialFailed(f"diverged: validation loss is {val_loss} in epoch {epoch}; lower lr")
             report(epoch, {"val_acc": accuracy, "val_loss": val_loss, "train_loss": train_loss})
         return accuracy, val_loss
+
+
+def _digest_of(path: str) -> str:
+    """32 hexadecimal digits that name a file's content. InputError: it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"from_checkpoint: cannot read {short(path)}: {reason}") from None

@@ -88,6 +88,9 @@ class RunConfig:
     def make_strategy(self, space: SearchSpace) -> Strategy:
         given = {**self.strategy.options, "seed": self.seed}
         strategy: Strategy = registry.make("strategy", self.strategy.name, space, given=given)
+        evaluator = registry.load("evaluator", self.evaluator.name)
+        if reasons := misfits(strategy, type(space), evaluator):  # with these options it may need more than its class
+            raise InputError("; ".join(reasons))
         return strategy
 
     def evaluator_spec(self, space: SearchSpace, workdir: Path | None) -> EvaluatorSpec:

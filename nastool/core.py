@@ -105,12 +105,17 @@ class Proposal:
     parent: id of the trial whose weights or genes this one starts from.
     budget: fidelity for evaluators that provide "budget" (for training: epochs, > 0); None is their default.
     policy: the state of a policy that the evaluator trains (evaluators that provide "policy"); JSON only.
+    inherit: weights are handed down (evaluators that provide "warm-start"): training begins with the parent's, if there
+        is one, and leaves behind what a child needs to do the same.
+    annealing: which part of the learning rate's schedule this training goes through, 0 <= from < to <= 1.
     """
 
     arch: Arch
     parent: int | None = None
     budget: float | None = None
     policy: Mapping[str, object] | None = None
+    inherit: bool = False
+    annealing: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,13 @@ class TrialFailed(NastoolError):
         self.retry = retry
 
 
+class CannotGoOn(InputError):
+    """Raised by an evaluator where nothing is wrong with the trial, but with what it stands on: a full disk, say.
+
+    The search ends with this message, and the trial is repeated when it is continued.
+    """
+
+
 class Stopped(BaseException):
     """A signal ends the program now. Not an Exception: no evaluator's failure may be mistaken for it."""
 

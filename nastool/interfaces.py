@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from nastool.inheritance import Inheritance
     from nastool.networks import Subset
     from nastool.tasks import ImageTask
 
@@ -73,7 +74,7 @@ class SearchSpace(ABC):
     name: ClassVar[str]
     """The name it is registered under."""
     provides: ClassVar[frozenset[str]] = frozenset({"network"})
-    """Capabilities: "network", "table" (published tables can be looked up), ..."""
+    """Capabilities: "network", "table" (published tables can be looked up), "inherit" (networks can grow), ..."""
     encodings: ClassVar[tuple[str, ...]] = ("onehot", "counts")
     """The kinds that `encode` knows."""
     views: ClassVar[tuple[str, ...]] = ("onehot", "counts")
@@ -264,6 +265,33 @@ class SearchSpace(ABC):
         scale: an instance of `Scale`. The module maps (N, channels, height, width) float to logits (N, classes).
         """
 
+    # --- growing: for spaces that provide "inherit"
+
+    def start(self) -> Arch:
+        """The small network that growing begins with."""
+        raise NotImplementedError(f"space {self.name} has no network morphisms")
+
+    def morphisms(self, arch: Arch) -> Mapping[str, Sequence[Arch]]:
+        """Kind -> every member that one function-preserving step of this kind leads to, in a fixed order.
+
+        Every kind is there, possibly empty. `inherit` is exact from arch to each of them, and to what any number of
+        such steps leads to.
+        """
+        raise NotImplementedError(f"space {self.name} has no network morphisms")
+
+    def inherit(self, parent: Arch, child: Arch, task: ImageTask, scale: Any) -> Inheritance:
+        """What the network of `child` takes from that of `parent`, a member, too.
+
+        Any space can do this: by default tensors are taken over where name and shape are the same.
+        """
+        import torch
+
+        from nastool.inheritance import matching, shapes
+        from nastool.networks import build
+
+        with torch.device("meta"):
+            return matching(*(shapes(build(self, arch, task, scale)) for arch in (child, parent)))
+
 
 def check_scale(scale: Any, switches: Collection[str] = ()) -> None:
     """For a Scale's `__post_init__`: every field is an integer from 1 to 10,000, a switch 0 or 1.
@@ -319,15 +347,15 @@ class Strategy(ABC):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[frozenset[str]] = frozenset()
-    """Capabilities it needs, of the space or the evaluator."""
+    needs: frozenset[str] = frozenset()
+    """Capabilities it needs, of the space or the evaluator; an instance may need more than its class."""
     multi_objective: ClassVar[bool] = False
     random_trials: int = 0
     """How many trials come first that are drawn at random; a search no longer than that is random search."""
     notes: tuple[str, ...] = ()
     """What its user should know before it begins, such as a fallback that this space makes necessary."""
-    goes_with: ClassVar[Mapping[Literal["space", "evaluator"], str]] = {}
-    """The names of the space and the evaluator that `search` takes with it unless told otherwise."""
+    goes_with: ClassVar[Mapping[Literal["space", "evaluator", "recipes"], str]] = {}
+    """What `search` takes with it unless told otherwise: names of space and evaluator, a prefix of recipes' names."""
 
     def planned_trials(self, rounds: int | None) -> int | None:
         """How many trials a whole search takes, for a strategy that knows its end. rounds: as of the evaluator."""
@@ -357,6 +385,14 @@ class Strategy(ABC):
 
     def remember(self, proposal: Proposal) -> None:
         """Take in a proposal that was asked before a restart. Override where `ask` keeps what it handed out."""
+
+    def wanted(self) -> Collection[int]:
+        """Ids of trials whose weights a later proposal may inherit: their checkpoints are not deleted meanwhile."""
+        return ()
+
+    def snapshots(self) -> Sequence[int]:
+        """Ids of the trials whose networks make an ensemble, for strategies that train one network on and on."""
+        return ()
 
     def state_dict(self) -> dict[str, Any]:
         """What the trials do not tell: the random generator and such. JSON only, of a size independent of n."""
@@ -464,9 +500,16 @@ class Evaluator(ABC):
         """
         return {}
 
+    def ensemble(self, members: Sequence[tuple[Proposal, Evaluation]]) -> Mapping[str, float]:
+        """Metrics of the mean of the members' predictions, for those that provide "ensemble".
+
+        On validation data and, where there is any, test data. Called by `search --ensemble` at the very end.
+        """
+        raise NotImplementedError(f"evaluator {self.name} makes no ensembles")
+
 
 def misfits(
-    strategy: type[Strategy] | None,
+    strategy: type[Strategy] | Strategy | None,
     space: type[SearchSpace],
     evaluator: type[Evaluator] | None,
 ) -> list[str]:

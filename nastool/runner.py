@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2s
 from pathlib import Path
 
+from nastool import checkpoints
 from nastool.core import Evaluation, Objective, Proposal, Trial
 from nastool.errors import InputError, InvalidArchError, NastoolError
 from nastool.interfaces import Strategy
@@ -35,7 +36,9 @@ class Search:
 
     trials: the number of trials after which it ends, those of earlier sittings included; >= 1.
     one_commit: ask, evaluation and tell in one transaction, for evaluations that cost next to nothing.
-    keep: how many of the best trials' checkpoints stay on disk.
+    keep: how many of the best trials' checkpoints stay on disk, beside those that the strategy builds on. Of these
+        alone stays what their optimiser remembers.
+    ensemble: the checkpoints of the strategy's snapshots stay, too.
     max_failures: give up after so many failed trials in a row.
     stop: asked between events; True ends the search after the running trials.
     watch: told of every report and every told trial and, at least every WAIT_SECONDS, of None; for displays.
@@ -50,6 +53,7 @@ class Search:
     workdir: Path
     one_commit: bool = False
     keep: int = 10
+    ensemble: bool = False
     max_failures: int = 10
     stop: Callable[[], bool] = lambda: False
     watch: Callable[[Search, Reported | Trial | None], None] = lambda search, event: None
@@ -64,15 +68,20 @@ class Search:
     _unfinished: list[Job] = field(default_factory=list)
     _kept: list[tuple[float, int, str]] = field(default_factory=list)
     """Heap of (-loss, -id, checkpoint): the worst of those kept first."""
+    _held: dict[int, str] = field(default_factory=dict)
+    """Checkpoints that are not among the best, by trial, kept since they are wanted."""
+    _heirlooms: dict[int, str] = field(default_factory=dict)
+    """Checkpoints with what the optimiser remembers, by trial."""
     _dropped: list[str] = field(default_factory=list)
     """Checkpoint files to delete once the transaction that forgets them has committed."""
+    _outlived: list[str] = field(default_factory=list)
+    """Checkpoints of which only the weights are still kept."""
 
     def run(self) -> None:
         """Search until `trials` are done, the strategy is exhausted, or `stop`. Call `restore` before."""
-        for job in self._unfinished:
-            if self.stop():
-                break
-            self._submit(job)
+        while self._unfinished and not self.stop():
+            self._submit(self._unfinished[0])
+            del self._unfinished[0]
         while True:
             while self.pool.free and self.asked < self.trials and not self.stop() and not self.exhausted:
                 if not self._ask():
@@ -110,6 +119,8 @@ class Search:
         if isinstance(event, Reported):
             self.store.report(event.job.trial_id, event.step, event.metrics)
             return event
+        if event.mend:
+            raise InputError(event.error or "no result")
         if event.retry and self.store.attempts(event.job.trial_id) < MAX_ATTEMPTS:
             self.store.begin()
             self.store.retry(event.job.trial_id)
@@ -125,10 +136,10 @@ class Search:
         self.strategy.tell(trial)
         self.store.finish(trial, self.told)
         self._count(trial)
-        self._prune(trial)
+        self._take_checkpoint(trial)
+        self._prune()
         self._commit()
-        while self._dropped:
-            (self.workdir / self._dropped.pop()).unlink(missing_ok=True)
+        self._delete()
         if self._failures_in_row >= self.max_failures:
             raise NastoolError(f"gave up after {self._failures_in_row} failed trials in a row; the last: {trial.error}")
 
@@ -172,15 +183,36 @@ class Search:
         if self.best is None or (trial.loss, trial.id) < (self.best.loss, self.best.id):
             self.best = trial
 
-    def _prune(self, trial: Trial) -> None:
-        """Keep the checkpoints of the best `keep` trials, forget the others."""
+    def _take_checkpoint(self, trial: Trial) -> None:
         if trial.evaluation is None or trial.evaluation.checkpoint is None:
             return
         heapq.heappush(self._kept, (-trial.loss, -trial.id, trial.evaluation.checkpoint))
+        if trial.proposal.inherit:
+            self._heirlooms[trial.id] = trial.evaluation.checkpoint
+
+    def _prune(self) -> None:
+        """Keep the checkpoints of the best `keep` trials and of those that are wanted, forget the others."""
         while len(self._kept) > self.keep:
             _, worst, checkpoint = heapq.heappop(self._kept)
-            self.store.drop_checkpoint(-worst)
-            self._dropped.append(checkpoint)
+            self._held[-worst] = checkpoint
+        if not self._held and not self._heirlooms:
+            return
+        jobs = [*self.pool.busy, *self._unfinished]
+        parents = {*self.strategy.wanted()} | {p for job in jobs if (p := job.proposal.parent) is not None}
+        wanted = parents | {*self.strategy.snapshots()} if self.ensemble else parents
+        for trial_id in [trial_id for trial_id in self._held if trial_id not in wanted]:
+            self.store.drop_checkpoint(trial_id)
+            self._heirlooms.pop(trial_id, None)
+            self._dropped.append(self._held.pop(trial_id))
+        for trial_id in [trial_id for trial_id in self._heirlooms if trial_id not in parents]:
+            self._outlived.append(self._heirlooms.pop(trial_id))
+
+    def _delete(self) -> None:
+        """Remove the files that the last transaction forgot."""
+        while self._dropped:
+            checkpoints.remove(self.workdir / self._dropped.pop())
+        while self._outlived:
+            checkpoints.optimizer_of(self.workdir / self._outlived.pop()).unlink(missing_ok=True)
 
     def restore(self) -> None:
         """Continue from the store: rebuild the strategy, find the jobs that were running. InputError: it is damaged."""
@@ -199,9 +231,20 @@ class Search:
                 self._unfinished.append(self._job(trial))
                 continue
             self._count(trial)
-            if trial.evaluation is not None and trial.evaluation.checkpoint is not None:
-                heapq.heappush(self._kept, (-trial.loss, -trial.id, trial.evaluation.checkpoint))
+            self._take_checkpoint(trial)
         self._failures_in_row = 0
+        self._check_checkpoints()
+
+    def _check_checkpoints(self) -> None:
+        """InputError: what the search builds on is gone. Deletes what a crash left of trials that are forgotten."""
+        there = {-trial_id: checkpoint for _, trial_id, checkpoint in self._kept}
+        for trial_id in self.strategy.wanted():
+            if trial_id not in there or not (self.workdir / there[trial_id]).is_file():
+                raise InputError(
+                    f"{self.workdir} lacks the checkpoint of trial {trial_id}, from which the search goes on: put "
+                    f"{checkpoints.name_of(trial_id)} back, or begin anew with --force"
+                )
+        checkpoints.sweep(self.workdir, there, OUTSIDE)
 
     def _submit(self, job: Job) -> None:
         """Start a job left over from an earlier sitting, which may have had more workers."""
@@ -215,7 +258,16 @@ def test_best(pool: Pool, best: Trial, seed: int) -> tuple[Mapping[str, float], 
 
     Returns its metrics and, where that failed twice or for good, the reason.
     """
-    job = Job(best.id, best.proposal, trial_seed(seed, best.id), "test", best.evaluation)
+    return _measure(pool, Job(best.id, best.proposal, trial_seed(seed, best.id), "test", best.evaluation))
+
+
+def measure_ensemble(pool: Pool, members: Sequence[Trial]) -> tuple[Mapping[str, float], str | None]:
+    """Metrics of the members' mean prediction, as `test_best`. members: not empty, done, their checkpoints there."""
+    pairs = tuple((trial.proposal, trial.evaluation) for trial in members if trial.evaluation is not None)
+    return _measure(pool, Job(members[-1].id, members[-1].proposal, 0, "ensemble", members=pairs))
+
+
+def _measure(pool: Pool, job: Job) -> tuple[Mapping[str, float], str | None]:
     attempts = 0
     while True:
         attempts += 1

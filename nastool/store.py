@@ -20,7 +20,7 @@ from urllib.parse import quote
 from nastool.core import Arch, Evaluation, Objective, Proposal, SpaceRef, Trial
 from nastool.errors import InputError, short
 
-SCHEMA = 1
+SCHEMA = 2
 _TABLES = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE trials (
@@ -29,6 +29,7 @@ CREATE TABLE trials (
     told INTEGER,                     -- 0, 1, 2, ... in the order the strategy was told
     choices TEXT NOT NULL,            -- JSON list of option indices
     parent INTEGER, budget REAL, policy TEXT,
+    inherit INTEGER NOT NULL DEFAULT 0, annealing TEXT,  -- JSON [from, to]; NULL: [0, 1]
     metrics TEXT, losses TEXT, loss REAL, seconds REAL, checkpoint TEXT, new_policy TEXT,
     error TEXT,
     attempts INTEGER NOT NULL DEFAULT 1,
@@ -36,7 +37,10 @@ CREATE TABLE trials (
 );
 CREATE TABLE reports (trial INTEGER, step INTEGER, metrics TEXT NOT NULL, PRIMARY KEY (trial, step)) WITHOUT ROWID;
 """
-_TRIAL = "id, state, choices, parent, budget, policy, metrics, losses, seconds, checkpoint, new_policy, error"
+_TRIAL = (
+    "id, state, choices, parent, budget, policy, inherit, annealing, "
+    "metrics, losses, seconds, checkpoint, new_policy, error"
+)
 
 
 class Store:
@@ -185,7 +189,8 @@ class Store:
         policy = None if proposal.policy is None else json.dumps(proposal.policy)
         with self._errors:
             self._db.execute(
-                "INSERT INTO trials (id, state, choices, parent, budget, policy, started) VALUES (?,?,?,?,?,?,?)",
+                "INSERT INTO trials (id, state, choices, parent, budget, policy, inherit, annealing, started) "
+                "VALUES (?,?,?,?,?,?,?,?,?)",
                 (
                     trial.id,
                     trial.state,
@@ -193,6 +198,8 @@ class Store:
                     proposal.parent,
                     proposal.budget,
                     policy,
+                    proposal.inherit,
+                    None if proposal.annealing == (0.0, 1.0) else json.dumps(proposal.annealing),
                     time.time(),
                 ),
             )
@@ -287,14 +294,16 @@ class Store:
     def _select(self, tail: str, *values: object) -> Iterator[Trial]:
         space = self.space
         for row in self._query(f"SELECT {_TRIAL} FROM trials {tail}", *values):
-            id_, state, choices, parent, budget, policy, metrics, losses, seconds, checkpoint, new, error = row
+            id_, state, choices, parent, budget, policy, inherit, annealing, *result = row
+            metrics, losses, seconds, checkpoint, new, error = result
             arch = Arch(space, tuple(self._json(choices)))
             evaluation = None
             if metrics is not None:
                 evaluation = Evaluation(self._json(metrics), seconds, checkpoint, new and self._json(new))
+            begin, end = self._json(annealing) if annealing else (0.0, 1.0)
             yield Trial(
                 id_,
-                Proposal(arch, parent, budget, policy and self._json(policy)),
+                Proposal(arch, parent, budget, policy and self._json(policy), bool(inherit), (begin, end)),
                 state,
                 evaluation,
                 tuple(self._json(losses)) if losses else (),

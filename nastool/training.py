@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from nastool import __version__, archfile, devices, files
+from nastool import __version__, archfile, checkpoints, devices, files
 from nastool import data as datasets
 from nastool.core import Arch, Scalar
-from nastool.errors import InputError, TrialFailed
+from nastool.errors import InputError
 from nastool.interfaces import Evaluator, SearchSpace
 from nastool.recipes import Recipe, default_recipe, load_recipe
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from nastool.augment import ImageBatches
 
@@ -134,7 +134,7 @@ class ImageEvaluator(Evaluator):
         }
 
     def load(self, arch: Arch, checkpoint: str) -> nn.Module:
-        """The trained network of a checkpoint (relative to the run's folder), on the device."""
+        """The trained network of a checkpoint (relative to the run's folder), on the device. InputError."""
         assert self.workdir is not None
         path = self.workdir / checkpoint
         if not path.is_file():
@@ -174,6 +174,14 @@ class ImageEvaluator(Evaluator):
                 loss += cross_entropy(logits, y, reduction="sum")
         return correct.item() / len(part), loss.item() / len(part)
 
+    def probabilities(self, network: nn.Module, part: ImageBatches) -> Tensor:
+        """Of each class, for each image: (n, classes) float32, on the CPU."""
+        import torch
+
+        network.eval()
+        with torch.inference_mode(), cudnn(), self.autocast():
+            return torch.cat([network(x).float().softmax(1).cpu() for x, _ in part.in_order()])
+
     def autocast(self) -> AbstractContextManager[object]:
         import torch
 
@@ -195,11 +203,15 @@ class ImageEvaluator(Evaluator):
 
             torch.cuda.synchronize(self.device)
 
-    def save(self, network: nn.Module, trial_id: int, arch: Arch) -> str:
-        """Write the weights (fp32, contiguous) and what they belong to; the path relative to workdir."""
+    def save(self, network: nn.Module, trial_id: int, arch: Arch, momentum: Mapping[str, Tensor] | None = None) -> str:
+        """Write the weights (fp32, contiguous) and what they belong to; the path relative to workdir.
+
+        momentum: by parameter, where a child will go on from here. CannotGoOn: the disk is full, say.
+        """
         assert self.workdir is not None
         metadata = {
             "nastool": __version__,
+            "trial": str(trial_id),
             "arch": json.dumps(archfile.to_json(self.space, arch)),
             "scale": json.dumps(dataclasses.asdict(self.scale)),
             "task": json.dumps(dataclasses.asdict(self.data.task)),
@@ -207,22 +219,23 @@ class ImageEvaluator(Evaluator):
             "mean": json.dumps(self.data.mean.tolist()),
             "std": json.dumps(self.data.std.tolist()),
         }
-        name = f"checkpoints/trial-{trial_id:06d}.safetensors"
-        path = self.workdir / name
-        try:
-            files.write_tensors(path, network.state_dict(), metadata)
-        except OSError as error:
-            raise TrialFailed(
-                f"cannot write checkpoint {path}: {error.strerror or error}; free some space, then run again"
-            ) from error
+        name = checkpoints.name_of(trial_id)
+        checkpoints.write(self.workdir / name, network.state_dict(), momentum, metadata)
         return name
 
 
 class Training:
     """The optimisation of one network; each call of `epoch` continues where the last one ended."""
 
-    def __init__(self, evaluator: ImageEvaluator, network: nn.Module, recipe: Recipe, seed: int) -> None:
-        """seed: of the order of the images and their augmentation."""
+    def __init__(
+        self,
+        evaluator: ImageEvaluator,
+        network: nn.Module,
+        recipe: Recipe,
+        seed: int,
+        annealing: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        """seed: of the order of the images and their augmentation. annealing: as of a `Proposal`."""
         import torch
         from torch import nn
 
@@ -230,6 +243,7 @@ class Training:
 
         self.network = network
         self.recipe = recipe
+        self.annealing = annealing
         self.images = evaluator.train_images
         self.autocast = evaluator.autocast
         self.steps = self.images.steps(recipe.batch_size)
@@ -248,6 +262,18 @@ class Training:
         if recipe.momentum:
             for parameter in self.parameters:  # fused SGD fails where it has to make some of them later
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+    def momentum(self) -> dict[str, Tensor]:
+        """By parameter; {} where the recipe has none."""
+        if not self.recipe.momentum:
+            return {}
+        return {name: self.optimizer.state[p]["momentum_buffer"] for name, p in self.network.named_parameters()}
+
+    def take_momentum(self, momentum: Mapping[str, Tensor]) -> None:
+        """Begin with this momentum, as of `momentum`; what it does not name stays zero."""
+        for name, buffer in self.momentum().items():
+            if name in momentum:
+                buffer.copy_(momentum[name])
 
     def epoch(self, prepare: Callable[[int], None] = lambda step: None) -> Iterator[torch.Tensor]:
         """The loss of every step, a scalar on the device, as the steps are taken.
@@ -283,7 +309,7 @@ class Training:
         from nastool.networks import regularize
 
         recipe = self.recipe
-        self.optimizer.param_groups[0]["lr"] = recipe.learning_rate(self.done, self.steps)
+        self.optimizer.param_groups[0]["lr"] = recipe.learning_rate(self.done, self.steps, self.annealing)
         drop_path = recipe.drop_path * self.done / (recipe.epochs * self.steps)
         regularize(self._random_parts, dropout=recipe.dropout, drop_path=drop_path, by_depth=recipe.drop_path_by_depth)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from nastool import options, registry
 from nastool.core import Evaluation, Proposal, Scalar, SpaceRef
-from nastool.errors import InputError, NastoolError, TrialFailed, one_line
+from nastool.errors import CannotGoOn, InputError, NastoolError, TrialFailed, one_line
 from nastool.processes import WorkerProcess, settle_in
 
 if TYPE_CHECKING:
@@ -50,13 +50,17 @@ class EvaluatorSpec:
 
 @dataclass(frozen=True)
 class Job:
-    """task: "evaluate" measures the proposal, "test" tests what `evaluation` measured before, "both" does both."""
+    """task: "evaluate" measures the proposal, "test" tests what `evaluation` measured before, "both" does both.
+
+    "ensemble" measures members together.
+    """
 
     trial_id: int
     proposal: Proposal
     seed: int
-    task: Literal["evaluate", "test", "both"] = "evaluate"
+    task: Literal["evaluate", "test", "both", "ensemble"] = "evaluate"
     evaluation: Evaluation | None = None
+    members: tuple[tuple[Proposal, Evaluation], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Finished:
     """evaluation or error.
 
     retry: another try in a fresh process may help. unsound: the process must not evaluate anything else.
+    mend: the error is not the trial's own; nothing can go on before it is mended.
     """
 
     job: Job
@@ -86,6 +91,7 @@ class Finished:
     error: str | None = None
     retry: bool = False
     unsound: bool = False
+    mend: bool = False
 
 
 Event = Reported | Finished
@@ -112,12 +118,16 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
     evaluation = job.evaluation
     tested: Mapping[str, float] | None = None
     try:
+        if job.task == "ensemble":
+            return Finished(job, tested=plain(evaluator.ensemble(job.members)))
         if job.task != "test":
             found = evaluator.evaluate(job.trial_id, job.proposal, seed=job.seed, report=report)
             evaluation = replace(found, metrics=plain(found.metrics), seconds=float(found.seconds))
         if job.task != "evaluate":
             assert evaluation is not None
             tested = plain(evaluator.test(job.proposal, evaluation))
+    except CannotGoOn as error:
+        return Finished(job, error=one_line(error), mend=True)
     except NastoolError as error:
         retry = isinstance(error, TrialFailed) and error.retry
         return Finished(job, error=one_line(error), retry=retry, unsound=retry)

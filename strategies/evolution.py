@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 from nastool.core import Arch, Proposal, Trial
 from nastool.interfaces import SearchSpace, Strategy
@@ -28,13 +29,15 @@ class RegularizedEvolution(Strategy):
         tournament: int | None = None,
         mutation_rate: float = 0.0,
         dedup: bool = True,
+        inherit: bool = False,
     ) -> None:
         """population: individuals alive, >= 1. tournament: draws to find a parent, in [1, population], or all of these.
 
         The defaults were best on NAS-Bench-Macro and NAS-Bench-201's CIFAR-10; the paper has 100 and 25.
         mutation_rate: 0: exactly one decision changes (the paper's); else each is redrawn with this
         probability, in (0, 1], until one differs (after 1,000 tries exactly one is changed). dedup: compare
-        canonical forms with all earlier proposals.
+        canonical forms with all earlier proposals. inherit: a child's training begins with its parent's weights,
+        wherever the space says that they fit (Real et al., ICML 2017, weight inheritance), not from scratch.
         """
         super().__init__(space, seed=seed)
         if tournament is None:
@@ -47,6 +50,9 @@ class RegularizedEvolution(Strategy):
         self.tournament = tournament
         self.mutation_rate = mutation_rate
         self.dedup = dedup
+        self.inherit = inherit
+        if inherit:
+            self.needs = frozenset({"warm-start"})
         self.asked = 0
         self.seen: set[str] = set()
         self.alive: deque[Trial] = deque(maxlen=population)  # a full deque drops its oldest
@@ -61,9 +67,12 @@ class RegularizedEvolution(Strategy):
         if arch is None:
             self.rng.bit_generator.state = before
             return None
-        proposal = Proposal(arch, parent)
+        proposal = Proposal(arch, parent, inherit=self.inherit)
         self.remember(proposal)
         return proposal
+
+    def wanted(self) -> Collection[int]:
+        return [trial.id for trial in self.alive] if self.inherit else ()
 
     def remember(self, proposal: Proposal) -> None:
         self.asked += 1

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from nastool import training as module
 from nastool.core import Decision, Evaluation, Proposal
-from nastool.errors import InputError, TrialFailed
+from nastool.errors import CannotGoOn, InputError, TrialFailed
 from nastool.evaluators.train import Train
 from nastool.interfaces import Choose, SearchSpace
 from nastool.networks import build
@@ -327,7 +327,7 @@ def test_a_full_disk(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(TrialFailed) as caught:
+    with pytest.raises(CannotGoOn) as caught:
         run(evaluator)
     assert str(caught.value) == (
         f"cannot write checkpoint {path}: No space left on device; free some space, then run again"

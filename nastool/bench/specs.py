@@ -58,6 +58,8 @@ class StrategySpec:
 
     def build(self, space: SearchSpace, seed: int) -> Strategy:
         strategy: Strategy = registry.make("strategy", self.name, space, given={**self.options, "seed": seed})
+        if reasons := misfits(strategy, type(space), Table):  # with these options it may need more than its class
+            raise InputError("; ".join(reasons))
         return strategy
 
     @property

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.command("eval", cls=common.Command)
 @click.argument("architectures", nargs=-1, metavar="[ARCH|RUN|-]...")
 @common.evaluator_options
+@click.option("--from-checkpoint", metavar="FILE", help="Begin with these trained weights instead of from scratch.")
 @click.option("--space", metavar="NAME", help="Space of architectures in their own string form.")
 @click.option("--seeds", default="0", metavar="N,...", help="Evaluate once with each of these seeds.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Evaluations at a time.")
@@ -46,12 +47,13 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     Examples:
       nastool sample -n 8 | nastool eval - --data digits --epochs 2 | jq .metrics.val_acc
       nastool top runs/a -k 3 | nastool eval - --data digits --epochs 20 --seeds 0,1,2
+      nastool eval runs/a --from-checkpoint runs/a/best.safetensors --epochs 10
     """
     from nastool import registry
     from nastool.core import SpaceRef
 
     seeds = _seeds(given["seeds"])
-    options = common.layered(ctx, "evaluator_options", common.EVALUATOR_FLAGS)
+    options = common.layered(ctx, "evaluator_options", (*common.EVALUATOR_FLAGS, "from_checkpoint"))
     space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
     failures = 0
     if given["save"]:
@@ -71,7 +73,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     return 1 if failures else 0
 
 
-STALE = ("metrics", "std", "runs", "seeds", "error", "weights", "comparison")
+STALE = ("metrics", "std", "runs", "seeds", "error", "weights", "comparison", "ensemble")
 """What a line says of an earlier evaluation."""
 
 
@@ -225,6 +227,8 @@ class _Evaluations:
         assert self._pool is not None
         for event in self._pool.wait(seconds):
             if isinstance(event, Finished):
+                if event.mend:
+                    raise InputError(event.error or "no result")
                 if event.retry and event.job.trial_id not in self._retried:
                     self._retried.add(event.job.trial_id)
                     self._pool.submit(event.job)

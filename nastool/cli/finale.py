@@ -206,6 +206,7 @@ class Finale:
             name = (search_recipe.retrain if search_recipe else "") or None
         if self.evaluator.shares_weights or name is not None:
             given.update(recipe=name, batch_size=None, lr=None)
+        given["from_checkpoint"] = None
         given["epochs"] = None  # the search's trainings may have been short ones
         given["scale"] = self._scale(name)
         return Plugged(TRAIN, options.resolve(self._flag(), target, given))

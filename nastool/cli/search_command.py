@@ -78,6 +78,9 @@ if TYPE_CHECKING:
 @click.option(
     "--ranking-table", metavar="KEY=VALUE,...", help="Options of evaluator table: look their accuracies up instead."
 )
+@click.option(
+    "--ensemble", is_flag=True, help="At the end, average the predictions of the strategy's path of networks."
+)
 @configfile.option
 @click.option("--dry-run", is_flag=True, help="Show what would be searched and what it would cost.")
 @click.pass_context
@@ -96,10 +99,19 @@ def command(ctx: click.Context, /, **given: Any) -> int:
       nastool search -s evolution -S population=50 --evaluator table -E file=nasbench201.npz -E dataset=cifar100
     """
     from nastool import devices
+    from nastool.cli import snapshots
     from nastool.cli.finale import Finale, Settings
     from nastool.config import RunConfig, RunFolder
+    from nastool.recipes import default_recipe
 
     goes_with = registry.load("strategy", given["strategy"]).goes_with
+
+    def evaluator_options(name: str) -> dict[str, object]:
+        found = common.layered(ctx, "evaluator_options", common.EVALUATOR_FLAGS)
+        target = registry.load("evaluator", name)
+        if "recipes" in goes_with and "recipe" not in found and getattr(target, "recipe_prefix", None) == "":
+            found["recipe"] = default_recipe(str(found.get("data", "digits")), goes_with["recipes"])
+        return found
 
     def chosen(kind: Literal["space", "evaluator"]) -> str:
         by_default = ctx.get_parameter_source(kind) is click.core.ParameterSource.DEFAULT
@@ -109,7 +121,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     config = RunConfig.resolve(
         (given["strategy"], common.layered(ctx, "strategy_options")),
         (chosen("space"), common.layered(ctx, "space_options")),
-        (chosen("evaluator"), common.layered(ctx, "evaluator_options", common.EVALUATOR_FLAGS)),
+        (chosen("evaluator"), evaluator_options(chosen("evaluator"))),
         given["seed"],
         given["objective"],
     )
@@ -119,6 +131,10 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     evaluator = config.evaluator_spec(space, folder.path).build()
     if "policy" in strategy.needs and evaluator.rounds is None:
         raise InputError(f"strategy {strategy.name} trains shared weights of its own: leave out -E weights=")
+    if "budget" in strategy.needs and config.evaluator.options.get("epochs") is not None:
+        raise InputError(f"strategy {strategy.name} says itself how long to train: give -S epochs=N, not --epochs")
+    if given["ensemble"]:
+        snapshots.check(strategy, evaluator)
     planned = strategy.planned_trials(evaluator.rounds)
     given["trials"] = given["trials"] or planned or 20
     workers = given["workers"]
@@ -137,7 +153,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
         return _dry_run(config, space, strategy, evaluator, folder, finale, given["trials"])
 
     continues = folder.check(config, given["force"])
-    if continues and (done := _finished(folder, given["trials"], finale)) is not None:
+    if continues and (done := _finished(folder, given, finale)) is not None:
         common.emit(done)
         return 0
     finale.prepare()
@@ -170,6 +186,7 @@ def _search(
     finale: Finale,
     given: Mapping[str, Any],
 ) -> int:
+    from nastool.cli import snapshots
     from nastool.cli.interrupts import Interrupts
     from nastool.cli.progress import Progress
     from nastool.core import Objective
@@ -198,6 +215,7 @@ def _search(
                 folder.path,
                 one_commit=evaluator.inline,
                 keep=given["keep"],
+                ensemble=given["ensemble"],
                 max_failures=given["max_failures"],
                 stop=lambda: interrupts.stopping,
                 watch=progress.watch,
@@ -240,7 +258,8 @@ def _search(
         tested: Mapping[str, float] = {}
         if outcome is None or outcome.best is None:
             tested, problem = test_best(pool, best, config.seed)
-    document = _product(store, space, best, tested, folder, finale, outcome, search.exhausted)
+        ensemble = snapshots.measure(strategy, store, pool) if given["ensemble"] else None
+    document = _product(store, space, best, tested, folder, finale, outcome, ensemble, search.exhausted)
     _summary(search, folder, document, time.monotonic() - started, outcome)
     common.emit(document)
     if problem is not None:
@@ -330,6 +349,7 @@ def _product(
     folder: RunFolder,
     finale: Finale,
     outcome: Outcome | None,
+    ensemble: Mapping[str, Any] | None,
     exhausted: bool,
 ) -> dict[str, Any]:
     """Write what the search leaves behind: best.json and the best weights."""
@@ -359,6 +379,8 @@ def _product(
     document["metrics"].update({**scores, **tested})
     if outcome is not None and outcome.report:
         document["comparison"] = outcome.report
+    if ensemble is not None:
+        document["ensemble"] = ensemble
     write_atomic(folder.path / "best.json", archfile.dumps(document) + "\n")
     store.begin()
     trials = sum(store.count().values())
@@ -368,15 +390,19 @@ def _product(
     return document
 
 
-def _finished(folder: RunFolder, trials: int, finale: Finale) -> dict[str, Any] | None:
+def _finished(folder: RunFolder, given: Mapping[str, Any], finale: Finale) -> dict[str, Any] | None:
     """The result of a run that needs nothing more for so many trials; says why."""
     from nastool.store import Store
+
+    trials = given["trials"]
 
     with Store.read(folder.database) as store:
         final, count = store.get("final"), sum(store.count().values())
     if final is None or min(count, final["trials"]) < (1 if final.get("exhausted") else trials):
         return None
     if final.get("finale", finale.identity()) != finale.identity():
+        return None
+    if given["ensemble"] and "ensemble" not in final["document"]:
         return None
     if count >= trials:
         say(f"{folder.path} already has its {trials} trials; more --trials extend it")
@@ -393,6 +419,8 @@ def _summary(
     took: float,
     outcome: Outcome | None,
 ) -> None:
+    from nastool.cli import snapshots
+
     if search.exhausted and search.told < search.trials:
         say(f"the strategy has nothing left to propose after {search.told} trials")
     say(f"{search.told} trials, {search.failed} failed, in {common.format_seconds(took)}")
@@ -403,6 +431,8 @@ def _summary(
     say(f"  {common.describe_metrics(metrics)}  {common.format_seconds(cost)}")
     for line in outcome.lines if outcome is not None else ():
         say(f"  {line}")
+    if "ensemble" in document:
+        say(f"  {snapshots.describe(document['ensemble'])}")
     say(f"  {folder.path / 'best.json'}")
     if "weights" in document:
         say(f"  {document['weights']}")

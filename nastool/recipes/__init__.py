@@ -126,13 +126,16 @@ class Recipe:
         """What of `scale` a space's Scale class has."""
         return {key: value for key, value in self.scale.items() if key in {f.name for f in dataclasses.fields(scale)}}
 
-    def learning_rate(self, step: int, steps_per_epoch: int) -> float:
+    def learning_rate(self, step: int, steps_per_epoch: int, part: tuple[float, float] = (0.0, 1.0)) -> float:
         """The learning rate of step 0, 1, ... < epochs x steps_per_epoch.
 
         The cosine is SGDR's (Loshchilov & Hutter 2017, eq. 5), over the steps after warm-up.
         A warm-up longer than the training is cut to half of it.
+        part: from, to: these epochs are that part of a longer training, whose schedule it is.
         """
-        total = self.epochs * steps_per_epoch
+        begin, end = part
+        total = self.epochs * steps_per_epoch / (end - begin)
+        step += round(begin * total)
         warmup = min(self.warmup_epochs * steps_per_epoch, total / 2)
         if step < warmup:
             return self.lr * min(1.0, (step + 1) / (warmup + 1))

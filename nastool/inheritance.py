@@ -1,0 +1,175 @@
+"""What one network hands down to another: weights, the optimiser's memory, and how batch normalisation begins.
+
+A space says which part of which tensor goes where (`SearchSpace.inherit`); here that is carried out. The copies that
+move weights move momentum, too, whose new entries are zero. A child is exact, up to rounding, in evaluation mode as
+soon as `apply` has run; in training mode, where batch normalisation uses the batch's statistics, `calibrate` brings it
+close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Index = tuple[NDArray[np.intp], ...]
+"""An entry for each dimension, broadcast against one another as numpy and torch do."""
+
+
+def block(*rows: Sequence[int] | range) -> Index:
+    """The entries at every combination of these positions, one sequence a dimension."""
+    return np.ix_(*(np.asarray(row, dtype=np.intp) for row in rows))
+
+
+@dataclass(frozen=True)
+class Fill:
+    """child[where] = value, before anything is copied."""
+
+    name: str
+    where: Index
+    value: float
+
+
+@dataclass(frozen=True)
+class Copy:
+    """child[target] = parent[source], in tensors of the names `name` and `source_name`."""
+
+    name: str
+    target: Index
+    source_name: str
+    source: Index
+
+
+@dataclass
+class Inheritance:
+    """How a child network begins with its parent's weights.
+
+    fills: new weights that are not as freshly initialised: zeros, and the ones of an identity.
+    copies: old weights. Whatever neither mentions stays as it was drawn.
+    identity: name of a batch normalisation -> the channels whose normalisation it has to undo, since the layer is an
+        identity at birth.
+    fresh: name of a batch normalisation -> the channels that did not exist before.
+    exact: in evaluation mode the child computes the parent's function.
+    """
+
+    fills: list[Fill] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
+    identity: dict[str, list[int]] = field(default_factory=dict)
+    fresh: dict[str, list[int]] = field(default_factory=dict)
+    exact: bool = True
+
+    def apply(self, child: nn.Module, parent: Mapping[str, Tensor]) -> None:
+        """Give the child, freshly initialised, what it inherits. parent: the parent's state_dict."""
+        import torch
+        from torch import nn
+
+        state = child.state_dict()  # shares its tensors with the child
+        with torch.no_grad():
+            for fill in self.fills:
+                state[fill.name][_on(fill.where, state[fill.name])] = fill.value
+            for name, channels in self.identity.items():
+                norm = child.get_submodule(name)
+                assert isinstance(norm, nn.BatchNorm2d)
+                _undo(norm, channels)
+            self._copy(state, parent)
+
+    def expand(self, memory: Mapping[str, Tensor], child: nn.Module) -> dict[str, Tensor]:
+        """The optimiser's memory for the child's parameters: the parent's where weights are the parent's, else zero.
+
+        memory: a tensor in the shape of each of the parent's parameters (momentum, say).
+        """
+        import torch
+
+        zeros = {name: torch.zeros_like(parameter) for name, parameter in child.named_parameters()}
+        self._copy(zeros, memory)
+        return zeros
+
+    def calibrate(self, child: nn.Module, images: Tensor) -> None:
+        """Set the statistics of new channels from images (N, C, H, W), so that training mode begins near the parent.
+
+        An identity's scale and shift follow them: sqrt(variance + eps) and mean, so evaluation mode stays exact
+        (Elsken et al. 2017, type I with C = 1/A). Needs N * H * W > 1 where the normalisation is; else nothing changes.
+        """
+        import torch
+        from torch import nn
+
+        def calibrate(norm: nn.Module, inputs: tuple[Tensor, ...], name: str) -> None:
+            assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+            identity = self.identity.get(name, [])
+            channels = sorted({*identity, *self.fresh.get(name, [])})
+            x = inputs[0][:, channels]
+            if x[:, 0].numel() < 2:
+                return
+            variance, mean = torch.var_mean(x, (0, 2, 3))
+            norm.running_mean[channels] = mean
+            norm.running_var[channels] = variance
+            if identity:
+                _undo(norm, identity)
+
+        handles = []
+        for name in {*self.identity, *self.fresh}:
+            hook = lambda norm, inputs, name=name: calibrate(norm, inputs, name)  # noqa: E731
+            handles.append(child.get_submodule(name).register_forward_pre_hook(hook))
+        training = child.training
+        child.eval()
+        try:
+            with torch.no_grad():
+                child(images)
+        finally:
+            child.train(training)
+            for handle in handles:
+                handle.remove()
+
+    def _copy(self, state: Mapping[str, Tensor], parent: Mapping[str, Tensor]) -> None:
+        for copy in self.copies:
+            if copy.name in state and copy.source_name in parent:  # an optimiser remembers no statistics
+                target, source = state[copy.name], parent[copy.source_name].to(state[copy.name].device)
+                values = source[_on(copy.source, source)]
+                target[_on(copy.target, target)] = values.to(target.dtype)
+
+
+def matching(child: Mapping[str, tuple[int, ...]], parent: Mapping[str, tuple[int, ...]]) -> Inheritance:
+    """Weights go where name and shape are the same (Real et al., ICML 2017); the rest is new.
+
+    child, parent: name -> shape of every parameter and buffer. Exact only where nothing differs.
+    """
+    same = [name for name, shape in child.items() if parent.get(name) == shape]
+    copies = [Copy(name, _everything(child[name]), name, _everything(child[name])) for name in same]
+    fresh = {
+        name.removesuffix(".running_mean"): list(range(shape[0]))
+        for name, shape in child.items()
+        if name.endswith(".running_mean") and name not in same
+    }
+    return Inheritance([], copies, {}, fresh, exact=dict(child) == dict(parent))
+
+
+def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every parameter and buffer."""
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+
+
+def _everything(shape: Collection[int]) -> Index:
+    return block(*(range(length) for length in shape)) if shape else ()
+
+
+def _on(index: Index, tensor: Tensor) -> tuple[torch.Tensor, ...]:
+    import torch
+
+    return tuple(torch.from_numpy(part).to(tensor.device) for part in index)
+
+
+def _undo(norm: nn.BatchNorm2d, channels: list[int]) -> None:
+    """Scale and shift that undo the normalisation by the running statistics."""
+    import torch
+
+    assert norm.running_mean is not None and norm.running_var is not None
+    with torch.no_grad():
+        norm.weight[channels] = (norm.running_var[channels] + norm.eps).sqrt()
+        norm.bias[channels] = norm.running_mean[channels]
