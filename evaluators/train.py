@@ -132,23 +132,21 @@ class Train(ImageEvaluator):
         return {"test_acc": accuracy, "test_loss": loss}
 
     def ensemble(self, members: Sequence[tuple[Proposal, Evaluation]]) -> Mapping[str, float]:
-        """val_acc, val_loss in nats, test_acc, test_loss of the mean of the members' probabilities.
+        """Of the last of the members, at least two: as many as have the least validation loss together.
 
-        Each member's are kept beside its checkpoint, so that it predicts once. InputError as for `test`.
+        Averaged are probabilities; each member's are kept beside its checkpoint, so that it predicts once. val_acc,
+        val_loss in nats, test_acc, test_loss, and how many "members" these are. InputError as for `test`.
         """
-        import torch
-
         self.prepare()
         predictions = [self._predictions(*member) for member in members]
-        found: dict[str, float] = {}
+        val = [each["val"] for each in predictions]
+        starts = range(max(1, len(members) - 1))
+        start = min(starts, key=lambda start: _of_mean(val[start:], self.val_images.y)[1])
+        found: dict[str, float] = {"members": len(members) - start}
         for part, images in (("val", self.val_images), ("test", self.test_images)):
-            if images is None:
-                continue
-            labels = images.y.cpu()
-            mean = sum((each[part].double() for each in predictions[1:]), predictions[0][part].double()) / len(members)
-            found[f"{part}_acc"] = (mean.argmax(1) == labels).double().mean().item()
-            of_label = mean.gather(1, labels[:, None]).clamp_min(torch.finfo(torch.float32).tiny)
-            found[f"{part}_loss"] = -of_label.log().mean().item()
+            if images is not None:
+                accuracy, loss = _of_mean([each[part] for each in predictions[start:]], images.y)
+                found |= {f"{part}_acc": accuracy, f"{part}_loss": loss}
         return found
 
     def _predictions(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, Tensor]:
@@ -199,7 +197,9 @@ class Train(ImageEvaluator):
             raise InputError("weights are handed down in a run folder, and there is none")
         path = self.workdir / checkpoints.name_of(proposal.parent)
         try:
-            return checkpoints.read(path, self.space, self.scale, self.data.task, str(self.device))
+            return checkpoints.read(
+                path, self.space, self.scale, self.data.task, str(self.device), trial=proposal.parent
+            )
         except InputError as error:
             remedy = f"put the checkpoint of trial {proposal.parent} back, or begin anew with --force"
             raise CannotGoOn(f"{error}: {remedy}") from error
@@ -237,6 +237,16 @@ class Train(ImageEvaluator):
                 raise TrialFailed(f"diverged: validation loss is {val_loss} in epoch {epoch}; lower lr")
             report(epoch, {"val_acc": accuracy, "val_loss": val_loss, "train_loss": train_loss})
         return accuracy, val_loss
+
+
+def _of_mean(predictions: Sequence[Tensor], labels: Tensor) -> tuple[float, float]:
+    """Accuracy and cross-entropy in nats of the mean of these probabilities, each (n, classes)."""
+    import torch
+
+    labels = labels.cpu()
+    mean = torch.stack([each.double() for each in predictions]).mean(0)
+    of_label = mean.gather(1, labels[:, None]).clamp_min(torch.finfo(torch.float32).tiny)
+    return (mean.argmax(1) == labels).double().mean().item(), -of_label.log().mean().item()
 
 
 def _digest_of(path: str) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from nastool import archfile, files
 from nastool.core import Arch
-from nastool.errors import CannotGoOn, InputError
+from nastool.errors import CannotGoOn, InputError, short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,28 +76,34 @@ def write(
         raise CannotGoOn(f"cannot write checkpoint {path}: {reason}; free some space, then run again") from error
 
 
-def read(path: Path, space: SearchSpace, scale: Any, task: ImageTask, device: str = "cpu") -> Checkpoint:
-    """A checkpoint to begin with. InputError: it is missing, damaged, changed, or of another space, scale or task."""
+def read(
+    path: Path, space: SearchSpace, scale: Any, task: ImageTask, device: str = "cpu", trial: int | None = None
+) -> Checkpoint:
+    """A checkpoint to begin with. InputError: it is missing, damaged, changed, or of another space, scale or task.
+
+    trial: whose it has to be; then the momentum has to be there, too.
+    """
     import torch
 
     weights, metadata = files.read_tensors(path, device)
-    if "digest" in metadata and metadata["digest"] != digest(weights):
-        raise InputError(f"checkpoint {path} is damaged: its tensors were changed")
+    if trial is not None and metadata.get("trial") != str(trial):
+        raise InputError(f"{path} is no checkpoint of trial {trial}")
+    check_digest(path, weights, metadata)
     try:
-        arch = archfile.from_json(json.loads(metadata["arch"])).arch
-        found = {"scale": json.loads(metadata["scale"]), "task": json.loads(metadata["task"])}
+        arch = archfile.from_json(archfile.loads(metadata["arch"])).arch
+        found = {what: archfile.loads(metadata[what]) for what in ("scale", "task")}
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} is no checkpoint of nastool: it does not say of which architecture") from error
     if arch.space != space.ref:
         raise InputError(f"checkpoint {path} is of space {arch.space}, not {space.ref}")
     for what, wanted in (("scale", scale), ("task", task)):
         if found[what] != json.loads(json.dumps(dataclasses.asdict(wanted))):
-            raise InputError(f"checkpoint {path} is of {what} {found[what]}, not {dataclasses.asdict(wanted)}")
+            raise InputError(f"checkpoint {path} is of {what} {short(found[what])}, not {dataclasses.asdict(wanted)}")
     _check_shapes(path, weights, space, arch, scale, task)
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"checkpoint {path} is damaged: {name} holds numbers that are not finite")
-    return Checkpoint(arch, weights, _momentum(path, weights, device))
+    return Checkpoint(arch, weights, _momentum(path, weights, device, needed=trial is not None))
 
 
 def _check_shapes(
@@ -119,13 +125,15 @@ def _check_shapes(
             )
 
 
-def _momentum(path: Path, weights: Mapping[str, Tensor], device: str) -> Mapping[str, Tensor]:
-    """What belongs to these very weights; nothing where there is no such file."""
+def _momentum(path: Path, weights: Mapping[str, Tensor], device: str, needed: bool) -> Mapping[str, Tensor]:
+    """What belongs to these very weights; nothing where there is no such file, unless it is needed."""
     optimizer = optimizer_of(path)
-    if not optimizer.is_file():
+    if not needed and not optimizer.is_file():
         return {}
     momentum, metadata = files.read_tensors(optimizer, device)
     if metadata.get("weights") != digest(weights):
+        if needed:
+            raise InputError(f"{optimizer} does not belong to the checkpoint beside it")
         return {}  # of an earlier writing of this checkpoint
     if metadata.get("digest") != digest(momentum) or any(
         name not in weights or tensor.shape != weights[name].shape for name, tensor in momentum.items()
@@ -148,18 +156,27 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
+def check_digest(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """InputError: these are not the tensors that were written. A file without a digest passes."""
+    if "digest" in metadata and metadata["digest"] != digest(tensors):
+        raise InputError(f"checkpoint {path} is damaged: its tensors were changed")
+
+
 def remove(path: Path) -> None:
     """A checkpoint and what belongs to it."""
     for file in (path, optimizer_of(path), predictions_of(path)):
         file.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, keep: Collection[int], below: int) -> None:
-    """Delete what trials left behind of which nothing is kept any more, such as after a crash between two steps.
+def sweep(folder: Path, keep: Collection[int], parents: Collection[int], below: int) -> None:
+    """Delete what is not kept any more, such as after a crash between two steps. Nobody is writing meanwhile.
 
-    folder: the run's. keep: ids. below: ids from this on are left alone.
+    folder: the run's. keep: trials whose weights stay. parents: trials whose momentum stays. below: ids from this on
+    are left alone.
     """
     for file in sorted((folder / "checkpoints").glob("trial-*.safetensors*")):
         match = _NAME.fullmatch(file.name)
-        if match and int(match[1]) < below and int(match[1]) not in keep:
-            file.unlink(missing_ok=True)
+        if match and int(match[1]) < below:
+            unfinished = match[3] is not None
+            if unfinished or int(match[1]) not in (parents if match[2] == ".optimizer" else keep):
+                file.unlink(missing_ok=True)

@@ -503,7 +503,8 @@ class Evaluator(ABC):
     def ensemble(self, members: Sequence[tuple[Proposal, Evaluation]]) -> Mapping[str, float]:
         """Metrics of the mean of the members' predictions, for those that provide "ensemble".
 
-        On validation data and, where there is any, test data. Called by `search --ensemble` at the very end.
+        On validation data and, where there is any, test data; and as "members" how many it takes, from the last one on
+        (chosen on validation data). Called by `search --ensemble` at the very end.
         """
         raise NotImplementedError(f"evaluator {self.name} makes no ensembles")
 

@@ -76,6 +76,8 @@ class Search:
     """Checkpoint files to delete once the transaction that forgets them has committed."""
     _outlived: list[str] = field(default_factory=list)
     """Checkpoints of which only the weights are still kept."""
+    _events: list[Event] = field(default_factory=list)
+    """What has happened and is not handled yet."""
 
     def run(self) -> None:
         """Search until `trials` are done, the strategy is exhausted, or `stop`. Call `restore` before."""
@@ -109,11 +111,11 @@ class Search:
 
     def _wait(self) -> None:
         """Take in what happens in the next WAIT_SECONDS."""
-        events = self.pool.wait(WAIT_SECONDS)
-        for event in events:
-            self.watch(self, self._handle(event))
-        if not events:
+        self._events = self.pool.wait(WAIT_SECONDS)
+        if not self._events:
             self.watch(self, None)
+        while self._events:
+            self.watch(self, self._handle(self._events.pop(0)))
 
     def _handle(self, event: Event) -> Reported | Trial | None:
         if isinstance(event, Reported):
@@ -171,6 +173,7 @@ class Search:
                 error = str(problem)
             if evaluation.checkpoint is not None:
                 self._dropped.append(evaluation.checkpoint)
+        self._dropped.append(checkpoints.name_of(job.trial_id))  # a worker may have died after it wrote one
         return Trial(job.trial_id, job.proposal, "failed", error=error or "no result")
 
     def _count(self, trial: Trial) -> None:
@@ -197,8 +200,7 @@ class Search:
             self._held[-worst] = checkpoint
         if not self._held and not self._heirlooms:
             return
-        jobs = [*self.pool.busy, *self._unfinished]
-        parents = {*self.strategy.wanted()} | {p for job in jobs if (p := job.proposal.parent) is not None}
+        parents = self._parents()
         wanted = parents | {*self.strategy.snapshots()} if self.ensemble else parents
         for trial_id in [trial_id for trial_id in self._held if trial_id not in wanted]:
             self.store.drop_checkpoint(trial_id)
@@ -206,6 +208,12 @@ class Search:
             self._dropped.append(self._held.pop(trial_id))
         for trial_id in [trial_id for trial_id in self._heirlooms if trial_id not in parents]:
             self._outlived.append(self._heirlooms.pop(trial_id))
+
+    def _parents(self) -> set[int]:
+        """Trials whose weights a running trial inherits, or a later one may."""
+        jobs = [*self.pool.busy, *self._unfinished, *(event.job for event in self._events)]  # the last may be retried
+        parents = {job.proposal.parent for job in jobs if job.proposal.inherit}
+        return {*self.strategy.wanted(), *(trial_id for trial_id in parents if trial_id is not None)}
 
     def _delete(self) -> None:
         """Remove the files that the last transaction forgot."""
@@ -238,13 +246,14 @@ class Search:
     def _check_checkpoints(self) -> None:
         """InputError: what the search builds on is gone. Deletes what a crash left of trials that are forgotten."""
         there = {-trial_id: checkpoint for _, trial_id, checkpoint in self._kept}
-        for trial_id in self.strategy.wanted():
+        parents = self._parents()
+        for trial_id in sorted(parents):
             if trial_id not in there or not (self.workdir / there[trial_id]).is_file():
                 raise InputError(
                     f"{self.workdir} lacks the checkpoint of trial {trial_id}, from which the search goes on: put "
                     f"{checkpoints.name_of(trial_id)} back, or begin anew with --force"
                 )
-        checkpoints.sweep(self.workdir, there, OUTSIDE)
+        checkpoints.sweep(self.workdir, there, parents, OUTSIDE)
 
     def _submit(self, job: Job) -> None:
         """Start a job left over from an earlier sitting, which may have had more workers."""

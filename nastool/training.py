@@ -141,7 +141,9 @@ class ImageEvaluator(Evaluator):
             raise InputError(f"no checkpoint {path}: evaluate the architecture again")
         network = self.build(arch, 0)
         try:
-            network.load_state_dict(files.read_tensors(path, str(self.device))[0])
+            weights, metadata = files.read_tensors(path, str(self.device))
+            checkpoints.check_digest(path, weights, metadata)
+            network.load_state_dict(weights)
         except InputError as error:
             raise InputError(f"checkpoint {path} is damaged: evaluate the architecture again") from error
         except RuntimeError as error:

@@ -112,15 +112,17 @@ class MorphCNN(SearchSpace):
     def active_many(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
         active = np.ones(choices.shape, dtype=np.bool_)
         for stage in range(1, self.stages + 1):
+            sources = np.ones((len(choices), 1 + (stage > 1)), np.bool_)  # whether what a skip's options name is there
+            sources[:, 0] = False
             for slot in range(1, self.layers + 1):
                 place = f"stage{stage}.layer{slot}"
-                there = slot == 1 or choices[:, self._column[f"{place}.conv"]] != 0
-                for what in ("width", "skip"):
-                    if (column := self._column.get(f"{place}.{what}")) is not None:
-                        active[:, column] = there
-                if f"{place}.skip" in self._column:
-                    joined = choices[:, self._column[f"{place}.skip"]] != 0
+                there = (choices[:, self._column[f"{place}.conv"]] != 0) | (slot == 1)
+                active[:, self._column[f"{place}.width"]] = there
+                if (column := self._column.get(f"{place}.skip")) is not None:
+                    active[:, column] = there
+                    joined = np.take_along_axis(sources, choices[:, [column]], 1)[:, 0]
                     active[:, self._column[f"{place}.join"]] = there & joined
+                sources = np.column_stack([sources, there])
         return active
 
     def canonical(self, arch: Arch) -> str:
@@ -182,9 +184,14 @@ class MorphCNN(SearchSpace):
         layers = self.read(arch)
         by_name = {layer.name: layer for layer in layers}
         found: dict[str, list[Arch]] = {kind: [] for kind in KINDS}
+        begin = list(arch.choices)
+        for layer in layers:
+            column = self._column.get(f"stage{layer.stage}.layer{layer.slot}.skip")
+            if layer.source is None and column is not None:
+                begin[column] = 0  # one from an empty slot would come with the layer that fills it
 
         def add(kind: str, layer: Layer | int, slot: int, **changes: str) -> None:
-            choices = list(arch.choices)
+            choices = list(begin)
             stage = layer if isinstance(layer, int) else layer.stage
             for what, option in changes.items():
                 column = self._column.get(f"stage{stage}.layer{slot}.{what}")
@@ -250,10 +257,12 @@ class MorphCNN(SearchSpace):
                 y: Tensor = self.conv(x)
                 if skip is None:
                     return y
+                share: Tensor = self.share
                 if self.training:  # projected gradient descent: r*y + (1 - r)*v stays a convex sum
-                    with torch.no_grad():
-                        self.share.clamp_(0, 1)
-                share = self.share.clamp(0, 1).to(y.dtype)
+                    share.data.clamp_(0, 1)  # by .data, so that several passes may come before a backward one
+                else:
+                    share = share.clamp(0, 1)  # after the last step; its gradient at 0 and 1 may be 0, so not above
+                share = share.to(y.dtype)
                 if (missing := self.width - skip.shape[1]) != 0:
                     skip = pad(skip, (0, 0, 0, 0, 0, missing))  # a negative one crops
                 if missing > 0:

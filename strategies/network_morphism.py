@@ -146,11 +146,12 @@ class NetworkMorphism(Strategy):
         self.siblings = []
 
     def wanted(self) -> Collection[int]:
-        done = self.step == self.steps and self.siblings and not self.out  # after the last training
-        if done or not self.inherit:
+        last = self.step == self.steps
+        over = last and (not self.budgets[2] or (self.siblings and not self.out))
+        if over or not self.inherit:
             return ()
         return [trial.id for trial in (self.center, self.next) if trial is not None]
 
     def snapshots(self) -> Sequence[int]:
-        last = [self.next.id] if self.step == self.steps and self.next is not None else []
-        return [*self.path, *last]
+        """Of a step that is not over, the best candidate so far is one of them."""
+        return [*self.path, *([self.next.id] if self.next is not None else [])]

@@ -437,6 +437,138 @@ def test_bad_search(search: Run, arguments: list[str], fragment: str) -> None:
     assert len(search().accepted()) == 1
 
 
+NARROW = "growing starts with layers of min_width = 2, which max_width = 1 does not allow: raise max_width or lower"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["-S", "neighbors=0"], "need 1 <= neighbors <= 100,000, got 0"),
+        (["-S", "neighbors=" + "9" * 30], "1 <= neighbors <= 100,000"),
+        (["-S", "steps=-1"], "need 0 <= steps <= 100,000, got -1"),
+        (["-S", "morphisms=0"], "1 <= morphisms"),
+        (["-S", "start_epochs=0"], "1 <= start_epochs"),
+        (["-S", "epochs=0"], "1 <= epochs"),
+        (["-S", "epochs=1.5"], "must be int"),
+        (["-S", "final_epochs=-1"], "0 <= final_epochs"),
+        (["-S", "inherit=perhaps"], "must be bool"),
+        (["-S", "kinds=wieder"], "no morphism 'wieder'; there are deeper, wider, concat, add, kernel"),
+        (["-S", "kinds="], "no morphism ''"),
+        (["-S", "neighbours=3"], "did you mean 'neighbors'"),
+        (["-P", "max_width=1", "-P", "min_width=2"], NARROW),
+        (["-P", "max_width=3"], "max_width: need a power of two from 1 to 1,024, got 3"),
+        (["-P", "layers=0"], "1 <= layers <= 30"),
+        (["-P", "stages=9"], "1 <= stages <= 8"),
+        (["--scale", "channels=0"], "1 <= channels"),
+        (["--epochs", "3"], "strategy network-morphism says itself how long to train: give -S epochs=N, not --epochs"),
+        (["-E", "epochs=3"], "give -S epochs=N, not --epochs"),
+        (["--space", "nasbench201"], "needs 'inherit', which space nasbench201 and evaluator train lack"),
+        (["--evaluator", "supernet"], "evaluator supernet needs 'supernet', which space morph-cnn lacks"),
+        (["--evaluator", "table", "-E", "file=x"], "needs 'table', which space morph-cnn lacks"),
+        (["--recipe", "morphism-digit"], "did you mean 'morphism-digits'"),
+        (["-E", "from_checkpoint=none.safetensors"], "from_checkpoint: cannot read none.safetensors: No such file"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
+)
+def test_bad_network_morphism(run: Run, arguments: list[str], fragment: str) -> None:
+    run("search", "-s", "network-morphism", *arguments, "--out", "out").refused(fragment)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["-s", "random"], "--ensemble: strategy random has no path of networks to make one of"),
+        (["-s", "evolution", "-S", "inherit=true"], "--ensemble: strategy evolution has no path"),
+        (["-s", "enas"], "--ensemble: strategy enas has no path"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_no_ensemble(run: Run, arguments: list[str], fragment: str) -> None:
+    run("search", *arguments, "--ensemble", "--out", "out").refused(fragment)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("evaluator", ["table", "supernet"])
+def test_no_weights_to_hand_down(run: Run, table: str, evaluator: str) -> None:
+    source = ["-E", f"file={table}"] if evaluator == "table" else ["--data", "digits"]
+    run("search", "-s", "evolution", "-S", "inherit=true", "--evaluator", evaluator, *source, "--out", "out").refused(
+        f"strategy evolution needs 'warm-start', which space nasbench201 and evaluator {evaluator} lack"
+    )
+    assert not Path("out").exists()
+
+
+def test_no_weights_to_hand_down_in_a_comparison(run: Run, table: str) -> None:
+    for strategy in ("evolution:inherit=true", "network-morphism"):
+        run("bench", "-s", strategy, "--table", f"nasbench201:file={table}", "--out", "out").refused(
+            "needs 'warm-start', which space nasbench201 and evaluator table lack"
+        )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of morph-cnn, hardly trained, beside its arch.json; and smaller.json."""
+    from nastool.core import Proposal
+    from nastool.evaluators.train import Train
+    from nastool.spaces.morph_cnn import MorphCNN
+
+    space = MorphCNN()
+    smaller = space.start()
+    arch = space.arch([1, *smaller.choices[1:]])
+    folder = tmp_path_factory.mktemp("trained")
+    evaluator = Train(space, train_size=50, epochs=1, scale={"channels": 2}, device="cpu")
+    evaluator.workdir = folder
+    found = evaluator.evaluate(0, Proposal(arch), seed=0, report=lambda *_: None)
+    (folder / str(found.checkpoint)).rename(folder / "a.safetensors")
+    (folder / "arch.json").write_text(json.dumps(archfile.to_json(space, arch)))
+    (folder / "smaller.json").write_text(json.dumps(archfile.to_json(space, smaller)))
+    return folder
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _damaged(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # the last bit of a number
+    path.write_bytes(data)
+
+
+NO_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
+    "missing": (lambda path: path.unlink(), [], "from_checkpoint: cannot read a.safetensors: No such file"),
+    "a folder": (_folder, [], "cannot read a.safetensors: Is a directory"),
+    "text": (lambda path: path.write_text("my diary"), [], "a.safetensors is damaged"),
+    "empty": (lambda path: path.write_bytes(b""), [], "a.safetensors is damaged"),
+    "truncated": (lambda path: os.truncate(path, 2000), [], "a.safetensors is damaged"),
+    "one bit": (_damaged, [], "a.safetensors is damaged: its tensors were changed"),
+    "another scale": (lambda path: None, ["--scale", "channels=3"], "is of scale {'channels': 2}, not {'channels': 3}"),
+    "another space": (lambda path: path.with_name("arch.json").write_text(LINE), [], "is of space morph-cnn("),
+    "given twice": (lambda path: None, ["-E", "from_checkpoint=b"], "both --from-checkpoint and -E from_checkpoint="),
+    "another evaluator": (lambda path: None, ["--evaluator", "supernet"], "has no option 'from_checkpoint'"),
+    "another architecture": (
+        lambda path: path.with_name("smaller.json").rename(path.with_name("arch.json")),
+        [],
+        "without a change of its function: give a checkpoint of that architecture",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_CHECKPOINTS)
+def test_bad_checkpoint_to_begin_with(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    from nastool.evaluators.train import Train
+
+    monkeypatch.setattr(Train, "inline", True)
+    for file in trained.glob("*.*"):
+        shutil.copy(file, file.name)
+    damage, arguments, fragment = NO_CHECKPOINTS[name]
+    damage(Path("a.safetensors"))
+    scale = [] if "--scale" in arguments else ["--scale", "channels=2"]
+    command = ["eval", "arch.json", "--data", "digits", *scale, "--epochs", "1", "--device", "cpu"]
+    run(*command, "-E", "train_size=50", "--from-checkpoint", "a.safetensors", *arguments).refused(fragment)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "fragment"),
     [

@@ -1,14 +1,24 @@
-"""Evolution where there is little to mutate."""
+"""Evolution where there is little to mutate, and where weights are handed down."""
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from nastool.core import Decision, Evaluation, Trial
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nastool import checkpoints, registry
+from nastool.core import Decision, Evaluation, Proposal, Trial
+from nastool.evaluators.train import Train
 from nastool.interfaces import SearchSpace
 from nastool.spaces.nasbench_macro import NasBenchMacro
 from nastool.strategies.evolution import RegularizedEvolution
 from nastool.testing.strategies import TinySpace
+from nastool.training import Training
+from tests.test_train import npz
 
 
 class OneMember(TinySpace):
@@ -43,3 +53,100 @@ def test_a_space_of_one_is_no_trap(rate: float, dedup: bool) -> None:
             return
         strategy.tell(Trial(i, proposal, "done", Evaluation({"val_loss": 1.0}, 1.0), (1.0,)))
     assert not dedup
+
+
+# --- inherit: weights are handed down
+
+
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Beginnings(Train):
+    """Remembers the weights that each training begins with."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.begun: list[dict[str, torch.Tensor]] = []
+        self.loss: list[float] = []
+
+    def _begin(self, *arguments: Any) -> Training:
+        training = super()._begin(*arguments)
+        self.begun.append({name: value.clone() for name, value in training.network.state_dict().items()})
+        self.loss.append(self.score(training.network, self.val_images)[1])
+        return training
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "scale"),
+    [
+        ("nasbench201", {}, {"channels": 2, "cells": 1}),
+        ("morph-cnn", {"stages": 2, "layers": 3, "max_width": 2}, {"channels": 2}),
+    ],
+)
+def test_children_begin_with_their_parents_weights(
+    tmp_path: Path, _one_thread: None, name: str, options: dict[str, Any], scale: dict[str, int]
+) -> None:
+    space = registry.make("space", name, given=options)
+    evaluator = Beginnings(space, data=npz(tmp_path / "tiny.npz"), scale=scale, device="cpu", epochs=2, batch_size=16)
+    evaluator.workdir = tmp_path
+    strategy = RegularizedEvolution(space, seed=0, population=4, tournament=4, inherit=True)
+    archs, losses, exact = [], [], 0
+    for i in range(14):
+        proposal = strategy.ask()
+        assert proposal is not None and proposal.inherit
+        evaluation = evaluator.evaluate(i, proposal, seed=i, report=lambda *_: None)
+        archs.append(proposal.arch)
+        losses.append(evaluation.metrics["val_loss"])
+        begun, parent = evaluator.begun[i], proposal.parent
+        assert (parent is None) == (i < 4)
+        if parent is not None:
+            assert parent in strategy.wanted()
+            kept = load_file(tmp_path / checkpoints.name_of(parent))
+            fitting = {key for key, value in kept.items() if key in begun and begun[key].shape == value.shape}
+            assert fitting
+            if name == "nasbench201":
+                assert all(torch.equal(begun[key], kept[key]) for key in fitting)
+            elif space.inherit(archs[parent], proposal.arch, evaluator.data.task, evaluator.scale).exact:
+                exact += 1
+                assert evaluator.loss[i] == pytest.approx(losses[parent], rel=1e-4)
+        strategy.tell(Trial(i, proposal, "done", evaluation, (losses[i],)))
+    assert name == "nasbench201" or exact, "some mutations are morphisms"
+
+
+def test_wanted_are_those_alive() -> None:
+    for inherit in (True, False):
+        strategy = RegularizedEvolution(NasBenchMacro(), seed=0, population=3, inherit=inherit)
+        assert strategy.needs == ({"warm-start"} if inherit else set())
+        assert list(strategy.wanted()) == []
+        alive: list[int] = []
+        for i in range(8):
+            proposal = strategy.ask()
+            assert proposal is not None and proposal.inherit == inherit
+            if i == 5:
+                strategy.tell(Trial(i, proposal, "failed", error="made up"))
+            else:
+                strategy.tell(Trial(i, proposal, "done", Evaluation({"val_loss": 1.0}, 1.0), (1.0,)))
+                alive = [*alive, i][-3:]
+            assert list(strategy.wanted()) == (alive if inherit else [])
+
+
+def test_handing_down_changes_nothing_but_that() -> None:
+    """The same proposals otherwise."""
+
+    def proposals(inherit: bool) -> list[Proposal]:
+        strategy = RegularizedEvolution(NasBenchMacro(), seed=1, population=3, inherit=inherit)
+        found = []
+        for i in range(12):
+            proposal = strategy.ask()
+            assert proposal is not None
+            found.append(proposal)
+            strategy.tell(Trial(i, proposal, "done", Evaluation({"val_loss": 1.0}, 1.0), (float(-i % 5),)))
+        return found
+
+    pairs = list(zip(proposals(True), proposals(False), strict=True))
+    assert all(a.arch == b.arch and a.parent == b.parent and a.inherit and not b.inherit for a, b in pairs)

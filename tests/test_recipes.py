@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nastool.errors import InputError
-from nastool.recipes import RANGES, Recipe, default_recipe, load_recipe, recipe_names, recipe_text
+from nastool.recipes import RANGES, Recipe, Schedule, default_recipe, load_recipe, recipe_names, recipe_text
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
 
@@ -216,6 +216,45 @@ def test_warm_restarts() -> None:
         last = recipe.learning_rate(end * steps - 1, steps)
         assert recipe.final_lr < last < recipe.final_lr + 1e-4
     assert sum((10, 20, 40, 80, 160)) == recipe.epochs
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    steps=st.integers(1, 50),
+    warmup=st.floats(0, 20),
+    restart=st.integers(0, 10),
+    schedule=st.sampled_from(["cosine", "constant"]),
+)
+def test_parts_of_a_longer_training(
+    lengths: list[int], steps: int, warmup: float, restart: int, schedule: Schedule
+) -> None:
+    """One after another they have the learning rates of one training that is as long as all."""
+    recipe = Recipe(lr=0.4, final_lr=0.001, warmup_epochs=warmup, restart_epochs=restart, schedule=schedule)
+    whole = recipe.replace(epochs=sum(lengths))
+    expected = [whole.learning_rate(step, steps) for step in range(whole.epochs * steps)]
+    found, before = [], 0
+    for epochs in lengths:
+        part = (before / whole.epochs, (before + epochs) / whole.epochs)
+        piece = recipe.replace(epochs=epochs)
+        found += [piece.learning_rate(step, steps, part) for step in range(epochs * steps)]
+        before += epochs
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.integers(1, 100), st.integers(1, 100))
+def test_a_whole_training_is_a_part_of_itself(epochs: int, steps: int) -> None:
+    recipe = Recipe(epochs=epochs)
+    assert [recipe.learning_rate(step, steps, (0.0, 1.0)) for step in range(epochs * steps)] == [
+        recipe.learning_rate(step, steps) for step in range(epochs * steps)
+    ]
+
+
+def test_network_morphism_recipes_are_as_published() -> None:
+    """Elsken et al. 2017: SGDR from 0.05 to 0, batches of 64; a cosine for each training, without warm-up."""
+    for data in ("digits", "cifar10", "cifar100", "npz:a.npz", "folder:a"):
+        recipe = load_recipe(default_recipe(data, "morphism-"))
+        assert (recipe.lr, recipe.final_lr, recipe.batch_size) == (0.05, 0, 64)
+        assert (recipe.schedule, recipe.warmup_epochs, recipe.restart_epochs) == ("cosine", 0, 0)
 
 
 def test_published_enas_settings() -> None:

@@ -140,6 +140,51 @@ def test_killed_training_search(tmp_path: Path, workers: int) -> None:
         assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
 
 
+def without_order(folder: Path) -> list[tuple[object, ...]]:
+    """`rows`, whatever the order in which the trials were told."""
+    return [(id_, *others) for id_, _, *others in rows(folder)]
+
+
+@pytest.mark.parametrize("kills, trials", [(4, 82), pytest.param(25, 401, marks=slow)])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_weights_that_are_handed_down_survive(tmp_path: Path, workers: int, kills: int, trials: int) -> None:
+    """Each made-up trial depends on all its ancestors' checkpoints. Steps end together, so workers do not matter."""
+    environment = sleepy(tmp_path / "plugin")
+    command = [*NASTOOL, "search", "-s", "network-morphism", "--evaluator", "sleepy-heir", "-S", "morphisms=2"]
+    command += ["-S", f"steps={trials // 8}", "-S", f"final_epochs={trials % 8 - 1}", "--keep", "1", "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
+    command += [str(tmp_path / "killed"), "--workers", str(workers)]
+    search_and_kill(command, environment, tmp_path / "killed", kills, trials)
+    check_complete(tmp_path / "killed", trials)
+    assert without_order(tmp_path / "killed") == without_order(tmp_path / "whole")
+    if workers == 1:
+        assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    left = [[file.name for file in (tmp_path / run / "checkpoints").iterdir()] for run in ("killed", "whole")]
+    assert left[0] == left[1] and len(left[0]) == 1
+
+
+@pytest.mark.slow
+def test_killed_network_morphism(tmp_path: Path) -> None:
+    """Real training, one thread a worker: with two workers, too, every trial's metrics are the undisturbed run's."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*NASTOOL, "search", "-s", "network-morphism", "--data", "digits", "-E", "train_size=300"]
+    command += ["--scale", "channels=4", "--device", "cpu", "-P", "stages=2", "-P", "layers=4", "--keep", "2"]
+    command += ["-S", "steps=6", "-S", "morphisms=2", "-S", "start_epochs=2", "-S", "epochs=2", "-S", "final_epochs=4"]
+    command += ["--ensemble", "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        search_and_kill([*command, str(folder), "--workers", str(workers)], environment, folder, 10, 50)
+        check_complete(folder, 50)
+        assert without_order(folder) == without_order(tmp_path / "whole")
+        if workers == 1:
+            assert rows(folder) == rows(tmp_path / "whole")
+        documents = [json.loads((path / "best.json").read_text()) for path in (folder, tmp_path / "whole")]
+        assert documents[0]["ensemble"] == documents[1]["ensemble"]
+        names = [{file.name for file in (path / "checkpoints").iterdir()} for path in (folder, tmp_path / "whole")]
+        assert names[0] == names[1]
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_workers_die_with_the_coordinator(tmp_path: Path) -> None:
     environment = sleepy(tmp_path / "plugin") | {"NASTOOL_TEST_MARK": str(tmp_path)}

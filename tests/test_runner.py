@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
+import random
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nastool.core import Trial
+from nastool import checkpoints
+from nastool.core import Evaluation, Objective, Proposal, Scalar, Trial
+from nastool.errors import InputError
+from nastool.interfaces import SearchSpace, Strategy
+from nastool.runner import OUTSIDE, Search
+from nastool.spaces.morph_cnn import MorphCNN
+from nastool.spaces.nasbench201 import NasBench201
 from nastool.store import Store
+from nastool.strategies.evolution import RegularizedEvolution
+from nastool.strategies.network_morphism import NetworkMorphism
+from nastool.strategies.random_search import RandomSearch
+from nastool.workers import Event, Finished, Job, Reported
 from tests.plugins import sleepy
 
 
@@ -162,3 +176,308 @@ def test_the_cost_can_be_the_objective(tmp_path: Path) -> None:
     result = search(tmp_path, "-n", "3", "--objective", "seconds")
     assert result.returncode == 0, result.stderr
     assert all(trial.evaluation and trial.loss == trial.evaluation.seconds for trial in trials(tmp_path))
+
+
+# --- what stays on disk
+
+
+@dataclass
+class Hands:
+    """A pool of made-up workers, which leave files as a training does and end in an order drawn at random.
+
+    failing: every so many-th trial fails, after it left its files. dying: every so many-th dies on its first try.
+    mend: the number of a trial that cannot go on. at_once: at most so many end between two looks.
+    """
+
+    folder: Path
+    size: int = 1
+    seed: int = 0
+    failing: int = 1000
+    dying: int = 1000
+    mend: int | None = None
+    at_once: int = 1
+    running: list[Job] = field(default_factory=list)
+    started: list[int] = field(default_factory=list)
+
+    def open(self) -> Mapping[str, Scalar]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def free(self) -> int:
+        return self.size - len(self.running)
+
+    @property
+    def busy(self) -> Sequence[Job]:
+        return self.running
+
+    def submit(self, job: Job) -> None:
+        assert self.free
+        proposal = job.proposal
+        if proposal.inherit and proposal.parent is not None:
+            parent = self.folder / checkpoints.name_of(proposal.parent)
+            assert parent.is_file() and checkpoints.optimizer_of(parent).is_file(), f"{job} has no parent"
+        self.running.append(job)
+        self.started.append(job.trial_id)
+
+    def wait(self, seconds: float) -> list[Event]:
+        rng = random.Random(hash((self.seed, len(self.started), len(self.running))))
+        ended = [
+            self.running.pop(rng.randrange(len(self.running))) for _ in range(min(self.at_once, len(self.running)))
+        ]
+        return [self.result(job) for job in ended]
+
+    def result(self, job: Job) -> Event:
+        if job.trial_id == self.mend:
+            return Finished(job, error="the disk is full: free some space", mend=True)
+        path = self.folder / checkpoints.name_of(job.trial_id)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        if job.proposal.inherit:
+            checkpoints.optimizer_of(path).touch()
+        if job.trial_id % self.dying == self.dying - 1 and self.started.count(job.trial_id) == 1:
+            return Finished(job, error="worker died", retry=True)
+        if job.trial_id % self.failing == self.failing - 1:
+            return Finished(job, error="made up")
+        metrics = {"val_loss": random.Random(job.seed).randrange(20) / 20}
+        return Finished(job, Evaluation(metrics, 1.0, checkpoints.name_of(job.trial_id)))
+
+
+STRATEGIES: Mapping[str, tuple[type[Strategy], SearchSpace, Mapping[str, Any]]] = {
+    "network-morphism": (NetworkMorphism, MorphCNN(stages=2, layers=3), {"steps": 4, "neighbors": 5, "morphisms": 1}),
+    "from scratch": (
+        NetworkMorphism,
+        MorphCNN(stages=2, layers=3),
+        {"steps": 4, "neighbors": 5, "morphisms": 1, "inherit": False},
+    ),
+    "evolution": (RegularizedEvolution, NasBench201(), {"population": 4, "tournament": 2, "inherit": True}),
+    "without inheritance": (RegularizedEvolution, NasBench201(), {"population": 4, "tournament": 2}),
+    "random": (RandomSearch, NasBench201(), {}),
+}
+
+
+def on_disk(folder: Path, foreign: Collection[str] = ()) -> tuple[set[int], set[int]]:
+    """Trials with weights, and with what the optimiser remembers. Nothing else is there but what is foreign."""
+    found: tuple[set[int], set[int]] = (set(), set())
+    names = {file.name for file in (folder / "checkpoints").glob("*")}
+    assert names >= set(foreign)
+    for name in names - set(foreign):
+        kind, suffix = (1, ".optimizer.safetensors") if ".optimizer" in name else (0, ".safetensors")
+        number = int(name.removeprefix("trial-").removesuffix(suffix))
+        assert name == f"trial-{number:06d}{suffix}"
+        found[kind].add(number)
+    return found
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@dataclass
+class Checked:
+    """A search whose files are checked after each told trial."""
+
+    folder: Path
+    kind: str
+    trials: int = 22
+    keep: int = 3
+    ensemble: bool = False
+    foreign: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        self.strategy, self.space, self.options = STRATEGIES[self.kind]
+        config = {"space": {"name": self.space.name, "options": dict(self.space.ref.options)}}
+        Store.create(self.folder / "run.db", {"config": config, "objective": "val_loss:min"}).close()
+
+    def sit(self, pool: Hands, monkeypatch: pytest.MonkeyPatch, enough: int = 10**9) -> list[Trial]:
+        """One sitting, killed where files are to be deleted after so many told trials. All trials so far."""
+        told = 0
+
+        def delete(search: Search) -> None:
+            nonlocal told
+            told += 1
+            if told == enough:
+                raise Killed
+            original(search)
+
+        def watch(search: Search, event: Reported | Trial | None) -> None:
+            if isinstance(event, Trial):
+                self.check(search)
+
+        original = Search._delete
+        with Store.open(self.folder / "run.db", durable=False) as store, monkeypatch.context() as patch:
+            patch.setattr(Search, "_delete", delete)
+            search = Search(
+                store,
+                self.strategy(self.space, seed=0, **self.options),
+                pool,
+                Objective.parse("val_loss"),
+                0,
+                self.trials,
+                self.folder,
+                keep=self.keep,
+                ensemble=self.ensemble,
+                watch=watch,
+            )
+            search.restore()
+            self.check(search)
+            try:
+                search.run()
+            except Killed:
+                pass
+            return list(store.trials())
+
+    def check(self, search: Search) -> None:
+        trials = list(search.store.trials())
+        done = sorted((trial for trial in trials if trial.state == "done"), key=lambda trial: (trial.loss, trial.id))
+        running = {trial.id: trial.proposal for trial in trials if trial.state == "running"}
+        parents = {p.parent for p in running.values() if p.inherit and p.parent is not None}
+        parents |= set(search.strategy.wanted())
+        kept = parents | {trial.id for trial in done[: self.keep]}
+        if self.ensemble:
+            kept |= set(search.strategy.snapshots())
+        weights, momentum = on_disk(self.folder, self.foreign)
+        assert weights - running.keys() == kept
+        assert momentum - running.keys() == parents
+        for trial in done:
+            assert trial.evaluation is not None
+            assert (trial.evaluation.checkpoint is not None) == (trial.id in kept)
+
+
+def results(found: Sequence[Trial]) -> list[tuple[int, Proposal, str, Sequence[float]]]:
+    return [(trial.id, trial.proposal, trial.state, trial.losses) for trial in found]
+
+
+@pytest.mark.parametrize("ensemble", [False, True], ids=["", "ensemble"])
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_which_checkpoints_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, workers: int, ensemble: bool
+) -> None:
+    """The best, those that a trial inherits or may inherit from, and the ensemble's, whatever fails."""
+    for seed, keep in enumerate((1, 3, 100)):
+        search = Checked(tmp_path / str(keep), kind, keep=keep, ensemble=ensemble)
+        pool = Hands(search.folder, workers, seed, failing=6, dying=5, at_once=1 + seed)
+        found = search.sit(pool, monkeypatch)
+        assert len(found) == search.trials
+        assert {trial.state for trial in found} == {"done", "failed"}
+
+
+FOREIGN = {"mine.safetensors", "supernet.safetensors", "trial-1.safetensors", "trial-000001.safetensors.bak"}
+FOREIGN |= {f"trial-{OUTSIDE}.safetensors", f"trial-{OUTSIDE + 7}.safetensors.new"}
+ORPHANS = ("0000500", "000000.optimizer", "000001", "000021.predictions")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("kind", ["network-morphism", "evolution", "random"])
+def test_a_crash_leaves_nothing_behind_and_takes_nothing_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, workers: int
+) -> None:
+    """Between a commit and the deletions that follow it, again and again; and while files were written."""
+    search = Checked(tmp_path / "cut", kind, foreign=FOREIGN)
+    folder = search.folder / "checkpoints"
+    folder.mkdir()
+    for sitting in range(search.trials):
+        for name in FOREIGN:
+            (folder / name).touch()
+        for name in ORPHANS:
+            (folder / f"trial-{name}.safetensors.new").touch()
+        (folder / "trial-000040.safetensors").touch()
+        (folder / "trial-000040.optimizer.safetensors").touch()
+        found = search.sit(Hands(search.folder, workers, sitting, at_once=2), monkeypatch, 1 + sitting % 2)
+        if len(found) == search.trials and all(trial.state != "running" for trial in found):
+            break
+    assert sitting > 10
+    found = search.sit(Hands(search.folder), monkeypatch)
+    whole = Checked(tmp_path / "whole", kind).sit(Hands(tmp_path / "whole"), monkeypatch)
+    if workers == 1 or kind != "evolution":  # whose children depend on who ended before whom
+        assert results(found) == results(whole)
+
+
+def test_without_what_it_builds_on_it_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Checked(tmp_path, "network-morphism")
+    with pytest.raises(InputError, match="the disk is full"):
+        search.sit(Hands(tmp_path, mend=9), monkeypatch)
+    _, momentum = on_disk(tmp_path)
+    assert len(momentum) == 2
+    for trial_id in momentum:
+        path = tmp_path / checkpoints.name_of(trial_id)
+        path.rename(tmp_path / "away")
+        pool = Hands(tmp_path)
+        with pytest.raises(InputError) as caught:
+            search.sit(pool, monkeypatch)
+        assert str(caught.value) == (
+            f"{tmp_path} lacks the checkpoint of trial {trial_id}, from which the search goes on: put "
+            f"checkpoints/trial-{trial_id:06d}.safetensors back, or begin anew with --force"
+        )
+        assert not pool.started, "before anything is trained"
+        (tmp_path / "away").rename(path)
+    assert len(search.sit(Hands(tmp_path), monkeypatch)) == 22
+
+
+def test_also_the_parent_of_a_trial_that_was_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the strategy wants it no more."""
+    search = Checked(tmp_path, "evolution", keep=1)
+    for sitting in range(20):
+        trials = search.sit(Hands(tmp_path, 6, sitting), monkeypatch, 2)
+        told = [trial for trial in trials if trial.state != "running"]
+        with Store.read(tmp_path / "run.db") as store:
+            alive = [trial.id for trial in store.history() if trial.state == "done"][-4:]
+        parents = {trial.proposal.parent for trial in trials if trial.state == "running"} - {None, *alive}
+        if parents:
+            break
+    assert told and parents, "another seed is needed"
+    (tmp_path / checkpoints.name_of(next(iter(parents)) or 0)).unlink()
+    with pytest.raises(InputError, match="lacks the checkpoint of trial"):
+        search.sit(Hands(tmp_path), monkeypatch)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_is_not_the_trials_fault_ends_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """And it is repeated as if nothing had been."""
+    search = Checked(tmp_path / "disturbed", "network-morphism")
+    for trial_id in (0, 2, 7, 13, 21):
+        with pytest.raises(InputError, match="the disk is full: free some space"):
+            search.sit(Hands(search.folder, workers, mend=trial_id), monkeypatch)
+        with Store.read(search.folder / "run.db") as store:
+            states = {trial.id: trial.state for trial in store.trials()}
+        assert states[trial_id] == "running"
+        assert "failed" not in states.values()
+    found = search.sit(Hands(search.folder, workers), monkeypatch)
+    whole = Checked(tmp_path / "whole", "network-morphism").sit(Hands(tmp_path / "whole"), monkeypatch)
+    assert results(found) == results(whole)
+
+
+# --- the trials of a step run at the same time
+
+
+def test_a_step_keeps_all_workers_busy(tmp_path: Path) -> None:
+    """Eight neighbors on four workers: four at a time, until fewer are left."""
+    options = ("-s", "network-morphism", "-S", "steps=2", "-S", "final_epochs=0", "-E", "seconds=0.5")
+    result = search(tmp_path, "--evaluator", "sleepy-heir", *options, "--workers", "4")
+    assert result.returncode == 0, result.stderr
+    with sqlite3.connect(tmp_path / "run" / "run.db") as db:
+        rows = db.execute("SELECT id, parent, started, finished FROM trials ORDER BY id").fetchall()
+    assert len(rows) == 17
+    for step in (rows[1:9], rows[9:]):
+        assert len({parent for _, parent, _, _ in step}) == 1
+        changes = sorted([(started, 1) for *_, started, _ in step] + [(finished, -1) for *_, finished in step])
+        running = [sum(change for _, change in changes[: i + 1]) for i in range(len(changes))]
+        assert max(running) == 4
+        begun = [i for i, (_, change) in enumerate(changes) if change == 1]
+        assert running[begun[3]] == running[begun[7]] == 4
+    first_end, begin, end = max(row[3] for row in rows[1:9]), rows[9][2], max(row[3] for row in rows[9:])
+    assert first_end <= begin, "the next step begins when all have ended"
+    assert end - begin < 6 * 0.5, "one after another it takes at least 8"
+
+
+def test_not_every_evaluator_makes_ensembles(tmp_path: Path) -> None:
+    result = search(tmp_path, "-s", "network-morphism", "--evaluator", "sleepy-heir", "--ensemble")
+    assert result.returncode == 2
+    assert result.stderr == "nastool: --ensemble: evaluator sleepy-heir makes no ensembles\n"
+    assert not (tmp_path / "run").exists()

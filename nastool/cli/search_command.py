@@ -221,6 +221,8 @@ def _search(
                 watch=progress.watch,
             )
             search.restore()
+            if given["ensemble"]:
+                snapshots.members(strategy, store, folder.path)  # for its error, before anything is trained
             store.begin()
             store.put("trials", given["trials"])
             store.commit()
@@ -254,16 +256,24 @@ def _search(
         else:
             outcome = None
         best = finale.best(search.best, store)
-        problem = None
+        problem: str | None = None
+        ensemble_problem: NastoolError | None = None
         tested: Mapping[str, float] = {}
         if outcome is None or outcome.best is None:
             tested, problem = test_best(pool, best, config.seed)
-        ensemble = snapshots.measure(strategy, store, pool) if given["ensemble"] else None
+        ensemble = None
+        if given["ensemble"]:
+            try:
+                ensemble = snapshots.measure(strategy, store, pool, folder.path)
+            except NastoolError as error:  # the search itself has a result all the same
+                ensemble_problem = error
     document = _product(store, space, best, tested, folder, finale, outcome, ensemble, search.exhausted)
     _summary(search, folder, document, time.monotonic() - started, outcome)
     common.emit(document)
     if problem is not None:
         raise NastoolError(f"the best trial, {best.id}, could not be tested: {problem}")
+    if ensemble_problem is not None:
+        raise ensemble_problem
     return 0
 
 
@@ -470,6 +480,8 @@ def _dry_run(
         say("# cost: unknown")
     else:
         kind = "simulated" if evaluator.inline else "measured on the first architecture"
+        if "inherit" in strategy.needs:
+            kind += ", which is the smallest: later ones take longer"
         each, whole = common.format_seconds(seconds / trials), common.format_seconds(seconds)
         say(f"# cost: about {each} a trial ({kind}), {whole} for {trials} on one worker")
     if first is not None and (count := finale.trainings(trials)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nastool.cli import common
@@ -10,6 +11,7 @@ from nastool.errors import InputError, NastoolError
 from nastool.interfaces import Strategy
 
 if TYPE_CHECKING:
+    from nastool.core import Trial
     from nastool.interfaces import Evaluator
     from nastool.store import Store
     from nastool.workers import Pool
@@ -23,21 +25,36 @@ def check(strategy: Strategy, evaluator: Evaluator) -> None:
         raise InputError(f"--ensemble: evaluator {evaluator.name} makes no ensembles")
 
 
-def measure(strategy: Strategy, store: Store, pool: Pool) -> dict[str, Any]:
+def members(strategy: Strategy, store: Store, folder: Path) -> list[Trial]:
+    """The trials whose networks make the ensemble so far. InputError: the weights of one are gone."""
+    wanted = set(strategy.snapshots())
+    found = [trial for trial in store.trials() if trial.id in wanted]
+    for trial in found:
+        if trial.evaluation is None or trial.evaluation.checkpoint is None:
+            raise InputError(
+                f"--ensemble: the weights of trial {trial.id} were not kept: give --ensemble from the beginning of a "
+                "search"
+            )
+        if not (folder / trial.evaluation.checkpoint).is_file():
+            raise InputError(f"--ensemble: there is no {folder / trial.evaluation.checkpoint}: put it back")
+    return found
+
+
+def measure(strategy: Strategy, store: Store, pool: Pool, folder: Path) -> dict[str, Any]:
     """Facts for best.json: the trials whose networks it is made of, and its metrics. NastoolError."""
     from nastool.runner import measure_ensemble
 
-    wanted = set(strategy.snapshots())
-    members = [trial for trial in store.trials() if trial.id in wanted]
-    gone = [trial.id for trial in members if trial.evaluation is None or trial.evaluation.checkpoint is None]
-    if gone:
-        raise InputError(
-            f"--ensemble: the weights of trial {gone[0]} were not kept: give --ensemble from the beginning of a search"
-        )
-    metrics, problem = measure_ensemble(pool, members)
+    found = members(strategy, store, folder)
+    if not found:
+        raise InputError(f"--ensemble: strategy {strategy.name} has no network to make one of")
+    metrics, problem = measure_ensemble(pool, found)
     if problem is not None:
         raise NastoolError(f"the ensemble could not be measured: {problem}")
-    return {"trials": [trial.id for trial in members], "metrics": dict(metrics)}
+    taken = found[-int(metrics["members"]) :]
+    return {
+        "trials": [trial.id for trial in taken],
+        "metrics": {name: value for name, value in metrics.items() if name != "members"},
+    }
 
 
 def describe(ensemble: Mapping[str, Any]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import Tensor, nn
 
 from nastool import archfile, networks, options
 from nastool.core import Arch
@@ -17,6 +19,7 @@ from nastool.errors import InputError, InvalidArchError
 from nastool.interfaces import SearchSpace
 from nastool.tasks import ImageTask
 
+TASK = ImageTask(3, 8, 8, 5)
 TASKS = (ImageTask(3, 32, 32, 10), ImageTask(1, 8, 8, 10), ImageTask(2, 7, 5, 3), ImageTask(1, 1, 1, 2))
 
 
@@ -159,9 +162,8 @@ class SpaceContract:
         self, space: SearchSpace, archs: list[Arch], small_scale: object
     ) -> None:
         """The same weights give the same function, in training mode too; and the shared parts are shared."""
-        task = ImageTask(3, 8, 8, 5)
         try:
-            supernet = networks.Supernet(space, task, small_scale).double()
+            supernet = networks.Supernet(space, TASK, small_scale).double()
         except InputError as error:
             assert "supernet" not in space.provides
             pytest.skip(f"{space.name}: {error}")
@@ -169,7 +171,7 @@ class SpaceContract:
         for arch in archs[:6]:
             supernet.select(arch)
             state = supernet.child_state(arch)
-            child = networks.build(space, arch, task, small_scale).double()
+            child = networks.build(space, arch, TASK, small_scale).double()
             child.load_state_dict(state)
             for training in (False, True):
                 supernet.train(training)
@@ -192,3 +194,104 @@ class SpaceContract:
         for name in options.of(space.Scale):
             with pytest.raises(ValueError, match=name):
                 space.Scale(**{name: -1})
+
+    # --- weights that are handed down
+
+    def test_a_network_inherits_everything_from_itself(
+        self, space: SearchSpace, archs: list[Arch], small_scale: object
+    ) -> None:
+        for arch in archs[:2]:
+            inheritance = space.inherit(arch, arch, TASK, small_scale)
+            assert inheritance.exact
+            assert not inheritance.identity and not inheritance.fresh, "nothing is new"
+            parent, child = (networks.build(space, arch, TASK, small_scale).double() for _ in range(2))
+            images = train_a_little(parent)
+            inheritance.apply(child, parent.state_dict())
+            same(child.state_dict(), parent.state_dict())
+            assert torch.equal(child.eval()(images), parent.eval()(images))
+            momentum = {name: torch.randn_like(value) for name, value in parent.named_parameters()}
+            same(inheritance.expand(momentum, child), momentum)
+
+    def test_a_network_inherits_from_any_other(
+        self, space: SearchSpace, archs: list[Arch], small_scale: object
+    ) -> None:
+        for before, after in zip(archs[:3], archs[3:6], strict=True):
+            parent, child = (networks.build(space, arch, TASK, small_scale) for arch in (before, after))
+            images = train_a_little(parent)
+            inheritance = space.inherit(before, after, TASK, small_scale)
+            inheritance.apply(child, parent.state_dict())
+            inheritance.calibrate(child, images)
+            assert child.train()(images).isfinite().all()
+            memory = inheritance.expand(dict(parent.named_parameters()), child)
+            assert {n: v.shape for n, v in memory.items()} == {n: v.shape for n, v in child.named_parameters()}
+
+    def test_morphisms_are_other_members(self, space: SearchSpace, archs: list[Arch]) -> None:
+        start = growing(space)
+        space.validate(start)
+        kinds = list(space.morphisms(start))
+        for arch in (start, *archs):
+            found = {kind: list(others) for kind, others in space.morphisms(arch).items()}
+            assert list(found) == kinds, "every kind is there"
+            assert found == {kind: list(others) for kind, others in space.morphisms(arch).items()}, "the order is fixed"
+            for others in found.values():
+                assert len(set(others)) == len(others)
+                for other in others:
+                    space.validate(other)
+                    assert space.canonical(other) != space.canonical(arch)
+
+    def test_morphisms_keep_the_function(self, space: SearchSpace, archs: list[Arch], small_scale: object) -> None:
+        """One of each kind at every step of a chain, before and after calibration, and the chain as a whole."""
+        rng = np.random.default_rng(2)
+        for first in (growing(space), *archs[:2]):
+            beginning = parent = networks.build(space, first, TASK, small_scale).double()
+            images = train_a_little(parent)
+            arch = first
+            for _ in range(4):
+                steps = [others[int(rng.integers(len(others)))] for others in space.morphisms(arch).values() if others]
+                children = [(step, exact_child(space, arch, step, parent, images, small_scale)) for step in steps]
+                if children:
+                    arch, parent = children[int(rng.integers(len(children)))]
+                    train_a_little(parent)
+            exact_child(space, first, arch, beginning, images, small_scale)
+
+
+def growing(space: SearchSpace) -> Arch:
+    if "inherit" not in space.provides:
+        pytest.skip(f"{space.name}: networks do not grow")
+    return space.start()
+
+
+def train_a_little(network: nn.Module) -> Tensor:
+    """The images, of `TASK`, on which it was."""
+    images = torch.rand(4, 3, 8, 8, dtype=next(network.parameters()).dtype)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    network.train()
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images), torch.arange(4)).backward()  # type: ignore[no-untyped-call]  # torch's stub
+        optimizer.step()
+    return images
+
+
+def exact_child(
+    space: SearchSpace, before: Arch, after: Arch, parent: nn.Module, images: Tensor, scale: object
+) -> nn.Module:
+    """The parent's child, once it has turned out to compute the same in evaluation mode, calibrated or not."""
+    inheritance = space.inherit(before, after, TASK, scale)
+    assert inheritance.exact
+    child = networks.build(space, after, TASK, scale).double()
+    inheritance.apply(child, parent.state_dict())
+    with torch.no_grad():
+        expected = parent.eval()(images)
+        uncalibrated = child.eval()(images)
+        inheritance.calibrate(child, images)
+        bound = 1e-10 * expected.abs().max().item()
+        for found in (uncalibrated, child(images)):
+            torch.testing.assert_close(found, expected, rtol=0, atol=bound)
+    return child
+
+
+def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
