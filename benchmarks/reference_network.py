@@ -46,8 +46,11 @@ class ResNet18(SearchSpace):
     def network(self, choose: Choose, task: ImageTask, scale: Any) -> nn.Module:
         from torchvision.models import resnet18
 
-        model: nn.Module = resnet18(num_classes=task.classes)
-        return model
+        model = resnet18(num_classes=task.classes)
+        if task.channels != 3:
+            model.conv1 = nn.Conv2d(task.channels, 64, 7, 2, 3, bias=False)
+        network: nn.Module = model
+        return network
 
 
 def measure(name: str, space: SearchSpace, arch: Arch, options: Mapping[str, Any], seeds: list[int]) -> None:

@@ -163,7 +163,7 @@ def load(
     else:
         parts, classes = _torchvision(name, data_dir, download)
     if image_size is not None:
-        parts = {part: Images(_resize(images.x, image_size), images.y) for part, images in parts.items()}
+        parts = {part: Images(_resize(images.x, image_size, image_size), images.y) for part, images in parts.items()}
 
     train, val, test = parts["train"], parts.get("val"), parts.get("test")
     if len(train) < 2:
@@ -408,19 +408,11 @@ def _class_folders(folder: Path) -> list[str]:
 
 def _read_images(paths: list[Path], image_size: int | None) -> NDArray[np.uint8]:
     """uint8 (N, C, H, W); C = 1 where all are grey, otherwise 3."""
-    from PIL import Image
-
     arrays: list[NDArray[np.uint8]] = []
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                array = _as_array(image)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise InputError(f"{path}: cannot be read as an image; remove or replace it") from error
+        array = _read(path)
         if image_size is not None:
-            array = _resize(array[None], image_size)[0]
+            array = _resize(array[None], image_size, image_size)[0]
         elif arrays and array.shape[1:] != arrays[0].shape[1:]:
             (h, w), (first_h, first_w) = array.shape[1:], arrays[0].shape[1:]
             raise InputError(
@@ -429,6 +421,35 @@ def _read_images(paths: list[Path], image_size: int | None) -> NDArray[np.uint8]
         arrays.append(array)
     channels = max(len(array) for array in arrays)
     return np.stack([np.broadcast_to(array, (channels, *array.shape[1:])) for array in arrays])
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return _as_array(image)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: cannot be read as an image; remove or replace it") from error
+
+
+def read_image(path: Path, task: ImageTask) -> NDArray[np.uint8]:
+    """An image file as a task's networks see it: uint8 (channels, height, width), resized where it has another size.
+
+    A grey image becomes three equal channels, a colour one grey (ITU-R 601), as needed. InputError: it is none.
+    """
+    array = _read(path)
+    if task.channels == 1 and len(array) == 3:
+        array = np.rint(np.tensordot([0.299, 0.587, 0.114], array, 1))[None].astype(np.uint8)
+    elif task.channels != len(array):
+        if len(array) != 1:
+            raise InputError(f"{path} has {len(array)} channels, the network needs {task.channels}")
+        array = np.repeat(array, task.channels, 0)
+    if array.shape[1:] != (task.height, task.width):
+        array = _resize(array[None], task.height, task.width)[0]
+    return array
 
 
 def _as_array(image: Image) -> NDArray[np.uint8]:
@@ -442,13 +463,13 @@ def _as_array(image: Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
 
-def _resize(x: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """uint8 (N, C, H, W) -> (N, C, size, size)."""
+def _resize(x: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """uint8 (N, C, H, W) -> (N, C, height, width)."""
     import torch
     from torch.nn.functional import interpolate
 
     chunks = [
-        interpolate(torch.from_numpy(chunk.copy()).float(), (size, size), mode="bilinear", antialias=True)
+        interpolate(torch.from_numpy(chunk.copy()).float(), (height, width), mode="bilinear", antialias=True)
         .round()
         .clamp(0, 255)
         .to(torch.uint8)

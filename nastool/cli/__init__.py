@@ -23,7 +23,7 @@ from nastool import __version__
 from nastool.cli.common import say
 from nastool.errors import NastoolError, Stopped, one_line, short
 
-COMMANDS = ("search", "eval", "bench", "sample", "show", "top", "status", "list")
+COMMANDS = ("search", "eval", "export", "predict", "bench", "sample", "show", "top", "status", "list")
 
 
 class Commands(click.Group):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
     from nastool.core import Trial
     from nastool.interfaces import Evaluator, SearchSpace
+    from nastool.tasks import ImageTask
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,6 +88,41 @@ def evaluator_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def network_options(what_for: str) -> Callable[[F], F]:
+    """--input, --classes and --scale, for a command that builds a network outside of a run; see `task_and_scale`."""
+
+    def decorate(function: F) -> F:
+        for option in (
+            click.option("--scale", metavar="KEY=N,...", help="Size of the network, with --input."),
+            click.option("--classes", type=click.IntRange(2, 1_000_000), default=10, help="Classes, with --input."),
+            click.option("--input", "shape", metavar="CxHxW", help=what_for),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def task_and_scale(document: ArchDocument, given: Mapping[str, Any]) -> tuple[ImageTask, Any]:
+    """What --input, --classes and --scale say; without the last, the scale is the one in the line. InputError."""
+    from nastool import options
+    from nastool.tasks import ImageTask
+
+    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})x(\d{1,6})", given["shape"])
+    if match is None:
+        raise InputError(f"--input {short(given['shape'])!r}: write CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
+    try:
+        scale = document.space.make_scale(options.mapping(given["scale"] or document.extra.get("scale") or {}, int))
+    except InputError:
+        raise
+    except ValueError:
+        raise InputError("scale must be KEY=N,... (in a line of JSON an object), such as channels=16,cells=5") from None
+    try:
+        return ImageTask(int(match[1]), int(match[2]), int(match[3]), given["classes"]), scale
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def layered(ctx: click.Context, name: str, flags: Sequence[str] = ()) -> dict[str, object]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nastool.cli import common
-from nastool.errors import InputError, short
 
 if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
@@ -17,9 +15,7 @@ if TYPE_CHECKING:
 @click.command("show", cls=common.Command)
 @click.argument("source", metavar="ARCH|RUN|recipe:NAME|-")
 @click.option("--space", metavar="NAME", help="Space of an architecture in its own string form.")
-@click.option("--input", "shape", metavar="CxHxW", help="Also count parameters and FLOPs for images of this shape.")
-@click.option("--classes", type=click.IntRange(min=2, max=1_000_000), default=10, help="Classes, with --input.")
-@click.option("--scale", metavar="KEY=N,...", help="Size of the network, with --input.")
+@common.network_options("Also count parameters and FLOPs for images of this shape.")
 @common.json_option
 @click.pass_context
 def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given: Any) -> None:
@@ -53,22 +49,9 @@ def _count(document: ArchDocument, given: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from nastool import networks, options
-    from nastool.tasks import ImageTask
 
-    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})x(\d{1,6})", given["shape"])
-    if match is None:
-        raise InputError(f"--input {short(given['shape'])!r}: write CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
+    task, scale = common.task_and_scale(document, given)
     space = document.space
-    try:
-        scale = space.make_scale(options.mapping(given["scale"] or document.extra.get("scale") or {}, int))
-    except InputError:
-        raise
-    except ValueError:
-        raise InputError("scale must be KEY=N,... (in a line of JSON an object), such as channels=16,cells=5") from None
-    try:
-        task = ImageTask(int(match[1]), int(match[2]), int(match[3]), given["classes"])
-    except ValueError as error:
-        raise InputError(str(error)) from None
     with torch.device("meta"):
         network = networks.build(space, document.arch, task, scale)
     return {

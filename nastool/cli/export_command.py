@@ -1,0 +1,108 @@
+"""`nastool export`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nastool.cli import common
+from nastool.cli.common import say
+from nastool.errors import InputError, short
+from nastool.files import write_atomic
+
+if TYPE_CHECKING:
+    from nastool.archfile import ArchDocument
+    from nastool.models import Model
+
+SUFFIXES = {"python": ".py", "pt2": ".pt2", "onnx": ".onnx", "safetensors": ".safetensors"}
+
+
+@click.command("export", cls=common.Command)
+@click.argument("source", metavar="RUN|WEIGHTS|ARCH|-", default="-")
+@click.option("--to", "form", type=click.Choice(list(SUFFIXES)), required=True, help="Which form.")
+@click.option("-o", "--out", metavar="FILE", help="Where; by default model.py, model.pt2, ... in this folder.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--space", metavar="NAME", help="Space of an architecture in its own string form.")
+@common.network_options("For an architecture without weights")
+def command(source: str, form: str, **given: Any) -> None:
+    """Write a network as code or in another tool's format.
+
+    SOURCE is a run folder (its best network), a .safetensors file of nastool's, or an architecture: an arch.json
+    file or - for stdin (the default). An architecture whose line names its weights is exported with them; one
+    without weights, or for another --input, can only become code.
+
+    \b
+      python       plain PyTorch of just this network, which needs no nastool; the weights fit it
+      pt2          a program of torch.export
+      onnx         for other runtimes (pip install 'nastool[onnx]')
+      safetensors  the weights
+
+    What is written as pt2 and onnx is loaded again and compared on images before it counts.
+
+    \b
+    Examples:
+      nastool export runs/demo --to python
+      nastool export runs/demo --to onnx -o digits.onnx
+      nastool sample -n 8 | nastool eval - --save kept | nastool top - -k 1 | nastool export --to pt2
+    """
+    from nastool import models
+
+    out = Path(given["out"] or f"model{SUFFIXES[form]}")
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"--out {short(out)}: {'it is a folder' if out.is_dir() else f'there is no {out.parent}'}")
+    if out.exists() and not given["force"]:
+        raise InputError(f"{out} exists: give another --out, or --force to replace it")
+    if source.endswith(".safetensors") or (source != "-" and Path(source).is_dir()):
+        _export(models.load(source), form, out)
+    else:
+        document = _document(source, given["space"])
+        weights = document.extra.get("weights")
+        if isinstance(weights, str) and given["shape"] is None:
+            _export(models.load(weights), form, out)
+        else:
+            _untrained(document, form, out, given)
+    say(f"wrote {out}")
+
+
+def _document(source: str, space: str | None) -> ArchDocument:
+    """The only architecture that the source holds."""
+    from nastool import registry
+    from nastool.core import SpaceRef
+
+    documents = list(common.read_architectures([source], registry.make_space(SpaceRef(space)) if space else None))
+    if len(documents) > 1:
+        raise InputError(
+            f"{short(source)} holds {len(documents)} architectures: give one, as `nastool top - -k 1` does"
+        )
+    return documents[0]
+
+
+def _export(model: Model, form: str, out: Path) -> None:
+    from nastool import exports
+
+    if form == "python":
+        write_atomic(out, exports.python(model))
+    elif form == "safetensors":
+        try:
+            shutil.copyfile(model.path, out)
+        except OSError as error:
+            raise InputError(f"cannot write {out}: {error.strerror or error}") from None
+    else:
+        write = exports.pt2 if form == "pt2" else exports.onnx
+        images, which = exports.example_images(model)
+        difference = write(model, out, images)
+        say(f"loaded again: on {len(images)} {which}, logits differ by at most {difference:.1e}")
+
+
+def _untrained(document: ArchDocument, form: str, out: Path, given: dict[str, Any]) -> None:
+    from nastool import exports
+
+    if form != "python":
+        raise InputError(f"--to {form} needs weights, and this architecture names none: give a run or its weights")
+    if given["shape"] is None:
+        raise InputError("this architecture names no weights: say what images it is for, such as --input 3x32x32")
+    task, scale = common.task_and_scale(document, given)
+    write_atomic(out, exports.untrained_python(document.space, document.arch, task, scale))

@@ -1,0 +1,54 @@
+"""`nastool predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nastool.cli import common
+
+BATCH = 256
+"""Images at a time."""
+
+
+@click.command("predict", cls=common.Command)
+@click.argument("model", metavar="RUN|WEIGHTS")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("-k", "--top", type=click.IntRange(min=1), default=1, help="Name the K most probable classes.")
+@common.json_option
+def command(model: str, images: tuple[str, ...], top: int, json_flag: bool | None) -> None:
+    """Say what images show, with a network that a search has found.
+
+    RUN is a run folder (its best network), WEIGHTS a .safetensors file of nastool's. An image of another size than the
+    network was trained with is resized. Prints a line for each image, in order.
+
+    \b
+    Examples:
+      nastool predict runs/a cat.jpg dog.png
+      nastool predict runs/a/best.safetensors photos/*.jpg -k 3 | jq -r '[.image, .class] | @tsv'
+    """
+    import numpy as np
+
+    from nastool import models
+    from nastool.data import read_image
+
+    found = models.load(model)
+    paths = [Path(image) for image in images]
+    for start in range(0, len(paths), BATCH):
+        batch = paths[start : start + BATCH]
+        probabilities = found.predict(np.stack([read_image(path, found.task) for path in batch]))
+        for path, row in zip(batch, probabilities, strict=True):
+            order = np.argsort(-row, kind="stable")[:top]
+            _show(path, [(found.classes[i], float(row[i])) for i in order], common.as_json(json_flag))
+
+
+def _show(path: Path, best: list[tuple[str, float]], as_json: bool) -> None:
+    if not as_json:
+        click.echo(f"{path}  " + "  ".join(f"{name} {probability:.4f}" for name, probability in best))
+        return
+    line: dict[str, Any] = {"image": str(path), "class": best[0][0], "probability": best[0][1]}
+    if len(best) > 1:
+        line["top"] = [{"class": name, "probability": probability} for name, probability in best]
+    common.emit(line)

@@ -1,0 +1,184 @@
+"""A trained network in other tools' formats, each loaded again and compared before it counts as written."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool.errors import InputError, NastoolError, one_line
+from nastool.models import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nastool.core import Arch
+    from nastool.interfaces import SearchSpace
+    from nastool.tasks import ImageTask
+
+IMAGES = 64
+"""How many images an export is compared on."""
+TOLERANCE = 1e-4
+"""Largest difference of a logit to nastool's own, relative to the largest logit where that is above 1."""
+
+
+def facts(model: Model) -> dict[str, str]:
+    """What a file says of its network, as text."""
+    task = model.task
+    return {
+        "arch": model.arch.key,
+        "space": str(model.space.ref),
+        "input": f"float32 (N, {task.channels}, {task.height}, {task.width}): (pixel / 255 - mean) / std",
+        "mean": json.dumps(model.mean),
+        "std": json.dumps(model.std),
+        "output": f"logits (N, {task.classes})",
+        "classes": json.dumps(model.classes),
+    }
+
+
+def python(model: Model) -> str:
+    """Source of a module that needs nothing but torch, for these weights. InputError: the network cannot be written."""
+    from nastool.codegen import python
+
+    about = {**model.facts, "weights": model.path.name}
+    title = f"A network of nastool's search space {model.space.name}."
+    return python(
+        model.network, model.task, title=title, facts=about, classes=model.classes, mean=model.mean, std=model.std
+    )
+
+
+def untrained_python(space: SearchSpace, arch: Arch, task: ImageTask, scale: Any) -> str:
+    """The same for an architecture alone."""
+    import torch
+
+    from nastool.codegen import python
+    from nastool.networks import build
+
+    with torch.random.fork_rng(devices=[]):
+        network = build(space, arch, task, scale)
+    title = f"A network of nastool's search space {space.name}, untrained."
+    return python(network, task, title=title, facts={"architecture": arch.key, "scale": str(scale)})
+
+
+def example_images(model: Model) -> tuple[NDArray[np.uint8], str]:
+    """Images to compare on, uint8 (N, C, H, W), and what they are: validation images where the run's data are there."""
+    from nastool import data
+
+    run = model.path.parent if model.path.name == "best.safetensors" else model.path.parent.parent
+    try:
+        document = json.loads((run / "best.json").read_text(encoding="utf-8"))
+        options = document["evaluator"]["options"]
+        names = ("split_seed", "val_fraction", "train_size", "image_size", "data_dir")
+        found = data.load(options["data"], **{name: options[name] for name in names if name in options})
+        if found.task == model.task:
+            return found.val.x[:IMAGES], "validation images"
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    task = model.task
+    shape = (IMAGES, task.channels, task.height, task.width)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), "random images"
+
+
+def pt2(model: Model, path: Path, images: NDArray[np.uint8]) -> float:
+    """torch.export, for any batch size. images: uint8 (N, C, H, W), N >= 2, to compare on. Returns the difference."""
+    import torch
+
+    inputs = model.inputs(images)
+    with _quiet(), _whole(path) as new:
+        batch = torch.export.Dim("batch", min=1)
+        program = torch.export.export(model.network, (inputs,), dynamic_shapes=({0: batch},))
+        torch.export.save(program, new, extra_files={"nastool.json": json.dumps(facts(model))})
+        again = torch.export.load(new).module()
+        with torch.inference_mode():
+            return _compare(model, {len(x): again(x) for x in (inputs, inputs[:1])}, inputs, path)
+
+
+def onnx(model: Model, path: Path, images: NDArray[np.uint8]) -> float:
+    """ONNX, one file, for any batch size, compared by onnxruntime. Otherwise as `pt2`. InputError: no such package."""
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  # torch's exporter needs it
+    except ImportError as error:
+        raise InputError(f"--to onnx needs {error.name}: pip install 'nastool[onnx]'") from None
+    import torch
+
+    inputs = model.inputs(images)
+    with _quiet(), _whole(path) as new:
+        program = torch.onnx.export(
+            model.network,
+            (inputs,),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+        proto = program.model_proto
+        for key, value in facts(model).items():
+            proto.metadata_props.add(key=key, value=value)
+        onnx.checker.check_model(proto)
+        onnx.save(proto, str(new))
+        session = onnxruntime.InferenceSession(str(new), providers=["CPUExecutionProvider"])
+        found = {
+            len(x): torch.from_numpy(np.asarray(session.run(None, {"images": x.numpy()})[0]))
+            for x in (inputs, inputs[:1])
+        }
+        return _compare(model, found, inputs, path)
+
+
+def _compare(model: Model, found: Mapping[int, Tensor], inputs: Tensor, path: Path) -> float:
+    """found: batch size -> logits of the first so many images. NastoolError: they are not the network's."""
+    import torch
+
+    worst = 0.0
+    for count, logits in found.items():
+        with torch.inference_mode():
+            wanted = model.network(inputs[:count])
+        difference = (logits - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
+        worst = max(worst, difference)
+    if not worst <= TOLERANCE:
+        raise NastoolError(f"{path} was not written: loaded again, its outputs differ by {worst:.1e}")
+    return worst
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file beside path to write to, which takes its place only if all went well. InputError: it cannot be written."""
+    new = path.with_name(f".{path.name}.new{path.suffix}")
+    try:
+        yield new
+        os.replace(new, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    except NastoolError:
+        raise
+    except Exception as error:
+        raise NastoolError(f"{path} was not written: {one_line(error)}") from error
+    finally:
+        new.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters talk a lot."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

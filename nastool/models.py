@@ -1,0 +1,100 @@
+"""A trained network as something to use: read from a run or a checkpoint, with all that it takes to feed it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool import archfile, checkpoints, files
+from nastool.errors import InputError
+from nastool.tasks import ImageTask
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nastool.core import Arch
+    from nastool.interfaces import SearchSpace
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, in evaluation mode.
+
+    mean, std: of each channel, of pixels in [0, 1]; what the network sees is (pixel - mean) / std.
+    classes: the name of each class.
+    """
+
+    network: nn.Module
+    space: SearchSpace
+    arch: Arch
+    scale: Any
+    task: ImageTask
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    path: Path
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What there is to say of it, by name."""
+        scale = ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(self.scale).items())
+        return {"architecture": self.arch.key, "space": str(self.space.ref), "scale": scale}
+
+    def inputs(self, images: NDArray[np.uint8]) -> Tensor:
+        """uint8 (N, C, H, W) -> float32, normalised."""
+        import torch
+
+        mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (self.mean, self.std))
+        return torch.addcmul(-mean / std, torch.from_numpy(images).float(), 1 / (255 * std))
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probability of each class, (N, classes). images: uint8 (N, C, H, W)."""
+        import torch
+
+        with torch.inference_mode():
+            probabilities: NDArray[np.float32] = self.network(self.inputs(images)).softmax(1).numpy()
+        return probabilities
+
+
+def find(source: str) -> Path:
+    """The file with the weights of a run folder (its best), or the file itself. InputError: there is none."""
+    path = Path(source)
+    try:
+        folder, there = path.is_dir(), path.exists()
+    except (OSError, ValueError):
+        folder = there = False
+    if folder:
+        path = path / "best.safetensors"
+        there = path.is_file()
+        if not there:
+            raise InputError(f"{source} has no best.safetensors: give a run that has finished, or a checkpoint")
+    if not there:
+        raise InputError(f"no model {source}: give a run folder or a file of weights (.safetensors)")
+    return path
+
+
+def load(source: str) -> Model:
+    """Read a run folder's best network, or a checkpoint. On the CPU. InputError: missing, damaged, or not nastool's."""
+    import torch
+
+    from nastool.networks import build
+
+    path = find(source)
+    _, metadata = files.read_tensors(path)
+    try:
+        document = archfile.from_json(archfile.loads(metadata["arch"]))
+        task = ImageTask(**archfile.loads(metadata["task"]))
+        scale = document.space.make_scale(archfile.loads(metadata["scale"]))
+        classes, mean, std = (tuple(archfile.loads(metadata[key])) for key in ("classes", "mean", "std"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is no checkpoint of nastool: it does not say of which network ({error})") from error
+    found = checkpoints.read(path, document.space, scale, task)
+    with torch.random.fork_rng(devices=[]):
+        network = build(document.space, document.arch, task, scale)
+    network.load_state_dict(found.weights)
+    return Model(network.eval(), document.space, document.arch, scale, task, classes, mean, std, path)

@@ -1,0 +1,580 @@
+"""Code that is written for a network is plain PyTorch and computes the same; and what networks are traced to.
+
+`python -m tests.test_codegen` writes the example in tests/reference anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nastool import archfile, codegen, networks, registry, zoo
+from nastool.core import Arch
+from nastool.errors import InputError
+from nastool.interfaces import SearchSpace
+from nastool.tasks import ImageTask
+from nastool.tracing import Graph, Node, trace
+
+EXAMPLE = Path(__file__).parent / "reference" / "nasbench201_model.txt"
+TASKS = [ImageTask(3, 8, 8, 5), ImageTask(1, 16, 16, 10), ImageTask(2, 7, 5, 3), ImageTask(1, 1, 1, 2)]
+SPACES: list[tuple[str, dict[str, Any], dict[str, int]]] = [
+    ("cell-cnn", {}, {"channels": 4, "cells": 1}),
+    ("cell-cnn", {"ops": "darts", "blocks": 4, "normal_output": "all", "reduce_output": "all"}, {"channels": 3}),
+    ("cell-cnn", {"ops": "nasnet", "combine": "search"}, {"channels": 4, "cells": 2, "auxiliary": 1, "twice": 1}),
+    ("cell-cnn", {"blocks": 2, "combine": "concat"}, {"channels": 2, "cells": 2}),
+    ("layerwise-cnn", {}, {"width": 10}),
+    ("layerwise-cnn", {"types": True, "strides": True, "min_layers": 1}, {"width": 10}),
+    ("macro-cnn", {}, {"channels": 4}),
+    ("macro-cnn", {"layers": 6}, {"channels": 3, "widen": 1, "concat": 1}),
+    ("morph-cnn", {}, {"channels": 4}),
+    ("nasbench101", {}, {"channels": 4, "cells": 2}),
+    ("nasbench201", {}, {"channels": 4, "cells": 3}),
+    ("nasbench-macro", {}, {"channels": 4, "head": 8}),
+]
+
+
+def make_space(name: str, options: Mapping[str, Any]) -> SearchSpace:
+    space: SearchSpace = registry.make("space", name, given=options)
+    return space
+
+
+def build(space: SearchSpace, arch: Arch, task: ImageTask, scale: Mapping[str, int]) -> nn.Module:
+    """A network with numbers in all its weights and statistics, as after a training."""
+    if "cells" in scale or space.name != "cell-cnn":
+        made = space.make_scale(scale)
+    else:
+        made = space.make_scale({"cells": 1, **scale})
+    network = networks.build(space, arch, task, made)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    for name, parameter in network.named_parameters():
+        if name.endswith("share"):
+            nn.init.uniform_(parameter, -0.5, 1.5)
+    return network
+
+
+def write(network: nn.Module, task: ImageTask) -> str:
+    return codegen.python(network, task, title="A network", facts={"val_acc": "0.9"})
+
+
+def run(text: str) -> dict[str, Any]:
+    """The variables of the module, which imports nothing but torch and the standard library."""
+    tree = ast.parse(text)
+    imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported <= {"sys", "collections", "torch", "torch.nn", "safetensors.torch"}
+    variables: dict[str, Any] = {"__name__": "model"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(compile(text, "model.py", "exec"), variables)
+    return variables
+
+
+def check(network: nn.Module, task: ImageTask) -> str:
+    """Write code for a network and compare them; the code."""
+    text = write(network, task)
+    model: nn.Module = run(text)["Model"]()
+    weights, own = network.state_dict(), model.state_dict()
+    assert {name: tensor.shape for name, tensor in own.items()}.items() <= {
+        name: tensor.shape for name, tensor in weights.items()
+    }.items()
+    model.load_state_dict({name: weights[name] for name in own})
+    images = torch.rand(4, task.channels, task.height, task.width)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(images), network.eval()(images), rtol=1e-5, atol=1e-5)
+    if task.height > 1:
+        output, expected = model.train()(images), network.train()(images)
+        if isinstance(expected, tuple):
+            expected, _ = expected  # the auxiliary classifier's
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+        output.sum().backward()
+    else:
+        model.eval()(images).sum().backward()
+    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not unused or "zeros_like(" in text, "what is there contributes to the output, if not by its shape alone"
+    return text
+
+
+def samples(space: SearchSpace, count: int) -> Iterator[Arch]:
+    rng = np.random.default_rng(0)
+    return (space.sample(rng) for _ in range(count))
+
+
+def ruff() -> str:
+    found = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
+    if found is None:
+        pytest.skip("ruff is not installed")
+    return found
+
+
+@pytest.mark.parametrize(("name", "options", "scale"), SPACES, ids=lambda value: str(value) if value else "")
+def test_code_computes_the_same(name: str, options: dict[str, Any], scale: dict[str, int], tmp_path: Path) -> None:
+    space = make_space(name, options)
+    for i, arch in enumerate(samples(space, 3)):
+        task = TASKS[i]
+        text = check(build(space, arch, task, scale), task)
+        (tmp_path / f"model{i}.py").write_text(text)
+    command = ruff()
+    assert subprocess.run([command, "check", "--isolated", "--quiet", str(tmp_path)]).returncode == 0
+    formatted = [command, "format", "--isolated", "--line-length=120", "--diff", str(tmp_path)]
+    assert subprocess.run(formatted).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options", "scale"), SPACES, ids=lambda value: str(value) if value else "")
+def test_code_computes_the_same_for_many(name: str, options: dict[str, Any], scale: dict[str, int]) -> None:
+    space = make_space(name, options)
+    for i, arch in enumerate(samples(space, 100)):
+        task = TASKS[i % len(TASKS)]
+        check(build(space, arch, task, scale), task)
+
+
+def test_every_space_is_there() -> None:
+    own = {name for name, plugin in registry.plugins("space").items() if plugin.owner == "nastool"}
+    assert own == {name for name, _, _ in SPACES}
+
+
+@pytest.mark.parametrize("name", zoo.PUBLISHED)
+def test_published_networks(name: str) -> None:
+    document = archfile.from_json(zoo.document(name))
+    scale = {**document.extra["scale"], "channels": 4}
+    if "cells" in scale:
+        scale["cells"] = 2
+    text = check(build(document.space, document.arch, TASKS[0], scale), TASKS[0])
+    assert len(text.splitlines()) < 400
+
+
+# --- the file
+
+
+def test_example() -> None:
+    """One to read: changes of what is written show here."""
+    assert EXAMPLE.read_text() == example()
+
+
+def example() -> str:
+    space = make_space("nasbench201", {})
+    text = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
+    arch = space.from_string(text)
+    task = ImageTask(3, 32, 32, 10)
+    network = networks.build(space, arch, task, space.make_scale({}))
+    return codegen.python(
+        network,
+        task,
+        title=f"NAS-Bench-201 {text}",
+        facts={"val_acc": "0.912", "trained": "200 epochs, seed 0"},
+        classes=["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
+        mean=[0.4914, 0.4822, 0.4465],
+        std=[0.247, 0.2435, 0.2616],
+    )
+
+
+def test_the_same_architecture_gives_the_same_text() -> None:
+    space = make_space("cell-cnn", {"blocks": 3})
+    arch = next(samples(space, 1))
+    one, two = (write(build(space, arch, TASKS[0], {"channels": 4}), TASKS[0]) for _ in range(2))
+    assert one == two
+    with torch.device("meta"):
+        network = networks.build(space, arch, TASKS[0], space.make_scale({"channels": 4, "cells": 1}))
+    assert write(network, TASKS[0]) == one
+
+
+def test_the_network_stays_as_it_was() -> None:
+    space = make_space("nasbench201", {})
+    network = build(space, next(samples(space, 1)), TASKS[0], {"channels": 4, "cells": 1})
+    network.train()
+    first = next(iter(network.children())).eval()
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state = torch.get_rng_state()
+    write(network, TASKS[0])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert network.training and not first.training
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "choices", "left_out"),
+    [
+        ("nasbench201", {}, [3, 2, 0, 2, 0, 0], ["1.edges.1<-0.", "1.edges.2<-0.", "5.edges.2<-0."]),
+        ("cell-cnn", {"blocks": 2, "ops": "darts"}, [1, 4] * 8, ["auxiliary."]),
+    ],
+)
+def test_weights_are_loaded(
+    name: str, options: dict[str, Any], choices: list[int], left_out: list[str], tmp_path: Path
+) -> None:
+    """What the output does not depend on is no part of the code; `load` drops its weights."""
+    space = make_space(name, options)
+    scale = {"channels": 4, "cells": 1} | ({"auxiliary": 1} if name == "cell-cnn" else {})
+    network = build(space, space.arch(choices), TASKS[0], scale)
+    save_file(network.state_dict(), tmp_path / "best.safetensors")
+    text = write(network, TASKS[0])
+    model = run(text)["load"](str(tmp_path / "best.safetensors"))
+    assert not model.training
+    for start in left_out:
+        assert f'"{start}"' in text
+        assert not [key for key in model.state_dict() if key.startswith(start)]
+    images = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), network.eval()(images), rtol=1e-5, atol=1e-5)
+
+
+def test_constants_and_docstring(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in them, they are read back, and end no docstring."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), Head(4))
+    names = ["it's", 'a "cat"', "back\\slash", "both ' and \"", "ünï", "new\nline"]
+    text = codegen.python(
+        network,
+        ImageTask(3, 8, 8, 6),
+        title='"""quoted""" \\N{x} "',
+        facts={"from": 'a "b"\nc\\', "long": "word " * 60},
+        classes=names,
+        mean=[0.1, 0.2, 1 / 3],
+        std=[0.25, 1.0, 1e-7],
+    )
+    variables = run(text)
+    assert list(variables["CLASSES"]) == names
+    assert np.array_equal(np.array(variables["MEAN"], np.float32), np.array([0.1, 0.2, 1 / 3], np.float32))
+    assert np.array_equal(np.array(variables["STD"], np.float32), np.array([0.25, 1.0, 1e-7], np.float32))
+    assert max(map(len, text.splitlines())) <= 120
+    monkeypatch.setattr(sys, "argv", ["model.py"])
+    exec(text, {"__name__": "__main__"})
+    assert capsys.readouterr().out == f"{networks.count_params(network):,} parameters, output (1, 6)\n"
+
+
+# --- modules as other people's spaces may have them
+
+
+class Head(nn.Module):
+    def __init__(self, channels: int, classes: int = 6) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x.mean((2, 3)))
+        return out
+
+
+class Around(nn.Module):
+    """A body, as each network here needs a stem and a head."""
+
+    def __init__(self, *bodies: nn.Module) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.bodies = nn.ModuleList(bodies)
+        self.head = Head(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for body in self.bodies:
+            x = body(x)
+        out: Tensor = self.head(x)
+        return out
+
+
+class Function(nn.Module):
+    """A function of a tensor, and of a module."""
+
+    def __init__(self, function: Callable[[Tensor, nn.Module], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.inner = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self.inner)
+
+
+class Mixed(nn.Module):
+    """A list -> a dict, of which not all is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, xs: list[Tensor], *, factor: float) -> dict[str, Tensor]:
+        return {"low": self.one(torch.cat(xs, 1)), "high": self.two(xs[0]).relu_() * factor, "no": self.three(xs[1])}
+
+
+class UsesMixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Mixed(), Mixed()
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.first([x, x * 2], factor=2.0)
+        made = self.second([made["low"], made["high"]], factor=2.0)
+        out: Tensor = made["low"] - made["high"] / 3
+        return out
+
+
+class Residual(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(x + self.body(x), inplace=True)
+
+
+class Attention(nn.Module):
+    """Shapes from the batch, bare parameters, a buffer, dropout."""
+
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(1, 64, 4))
+        self.register_buffer("scale", torch.tensor(2.0))
+        self.register_buffer("steps", torch.tensor(7))
+        self.qkv = nn.Linear(4, 12, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        x = x.flatten(2).transpose(1, 2) + self.position
+        q, k, v = self.qkv(x).reshape(n, h * w, 3, 2, 2).permute(2, 0, 3, 1, 4)
+        a = (q @ k.transpose(-2, -1) / self.scale + self.steps).softmax(-1)
+        x = x + functional.dropout((a @ v).transpose(1, 2).reshape(n, h * w, c), 0.0, self.training)
+        return x.transpose(1, 2).reshape(n, c, h, w)
+
+
+class Standardised(nn.Conv2d):
+    """A subclass of torch's own with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class MultiHead(nn.Module):
+    """A module of torch's own with several outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.flatten(2).transpose(1, 2)
+        found: Tensor
+        found, _ = self.attend(y, y, y, need_weights=False)
+        return x + found.transpose(1, 2).reshape(x.shape)
+
+
+class Twice(nn.Module):
+    """One module in two places of a forward, another of two arguments that are the same."""
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.c, self.d, self.norm = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            out: Tensor = torch.sigmoid(self.norm(self.c(x))) * y + self.d(x) - 1 + (2 - y) / (3 + y**2)
+            return out
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = self.Pair()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.pair(self.pair(x, x), x)
+        return out
+
+
+class Two(nn.Module):
+    """Two modules that differ from instance to instance."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first = nn.Sequential(OrderedDict(relu=nn.ReLU(), body=first))
+        self.second = nn.Sequential(OrderedDict(relu=nn.ReLU(), body=second))
+        self.third = nn.Sequential(OrderedDict(one=nn.Conv2d(4, 4, 1), two=nn.ReLU(), three=nn.Conv2d(4, 4, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.third(self.first(x) + self.second(x)) + x
+        return out
+
+
+class Keys(nn.Module):
+    """Names that an nn.ModuleDict has no room for, or Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.values = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.kinds = nn.ModuleDict({"class": nn.Conv2d(4, 4, 1), "a b": nn.Conv2d(4, 4, 1)})
+        self.chain = nn.Sequential(OrderedDict({"1x1": nn.Conv2d(4, 4, 1), "if": nn.ReLU()}))
+
+    def forward(self, input: Tensor) -> Tensor:
+        out: Tensor = self.kinds["class"](self.keys(input)) + self.kinds["a b"](self.chain(self.values(input)))
+        return out
+
+
+class Slices(nn.Module):
+    """The same but for numbers, with and without parameters."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self.start = start
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.pad(x[:, :, self.start :], (0, 0, self.start, 0)) * x + x.relu()
+
+
+def split(x: Tensor, module: nn.Module) -> Tensor:
+    a, b = x.chunk(2, 1)
+    n, c, h, w = x.shape
+    x = torch.cat((b, a), dim=1).view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, -1, h, w)
+    x = module(x - x.max(1, keepdim=True)[0]) + torch.arange(4, device=x.device, dtype=x.dtype)[:, None, None]
+    return torch.einsum("nchw,nchw->nchw", x, -x).clamp(min=-1)
+
+
+WRITABLE: dict[str, Callable[[], nn.Module]] = {
+    "lists": UsesMixed,
+    "attention": Attention,
+    "multi-head": MultiHead,
+    "nested": lambda: Residual(Residual(nn.Sequential(nn.Conv2d(4, 4, 1), Residual(nn.Conv2d(4, 4, 1))))),
+    "own convolution": lambda: nn.Sequential(Standardised(4, 4, 3, padding=1), nn.PReLU(), nn.GroupNorm(2, 4)),
+    "twice": Twice,
+    "split": lambda: Function(split),
+    "two": lambda: nn.Sequential(
+        Two(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)), Two(Residual(nn.Conv2d(4, 4, 1)), Residual(nn.Conv2d(4, 4, 1)))
+    ),
+    "inner dropout": lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.Dropout(0.0), nn.Identity(), nn.Upsample((3, 3))),
+    "one of many": lambda: Function(lambda x, inner: inner(x).topk(2, 1)[0].repeat(1, 2, 1, 1)),
+    "names": Keys,
+    "numbers": lambda: nn.Sequential(Slices(2), Slices(3), Slices(4)),
+}
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_other_modules(name: str) -> None:
+    check(Around(WRITABLE[name]()), ImageTask(3, 8, 8, 6))
+
+
+def test_a_list_of_modules_is_a_loop() -> None:
+    bodies = [Residual(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))) for _ in range(5)]
+    text = check(Around(*bodies), ImageTask(3, 8, 8, 6))
+    assert "[Residual() for _ in range(5)]" in text
+    assert "        for body in self.bodies:\n            x = body(x)\n" in text
+
+
+def value(x: Tensor, module: nn.Module) -> Tensor:
+    return -x if x.sum() > 0 else x
+
+
+def fill(x: Tensor, module: nn.Module) -> Tensor:
+    x = x.clone()
+    x[:, 0] = 0
+    return x
+
+
+def alias(x: Tensor, module: nn.Module) -> Tensor:
+    x = x + 1
+    x[:, :2].mul_(3.0)
+    return x
+
+
+CONSTANT = torch.ones(1)
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (value, r"module bodies.0 \(Function\) cannot be traced: its forward depends on values"),
+        (fill, "writes into a tensor"),
+        (alias, "no code could be written .* computes something else"),
+        (lambda x, _: x * float(x.max()), "depends on values"),
+        (lambda x, _: x * CONSTANT, "neither parameter nor buffer"),
+        (lambda x, _: x if len(x) == 1 else 2 * x, "the batch's size"),
+        (lambda x, _: torch.from_numpy(x.numpy() * 2), "depends on values"),
+    ],
+    ids=range(7),
+)
+def test_what_cannot_be_written(function: Callable[[Tensor, nn.Module], Tensor], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        write(Around(Function(function)), ImageTask(3, 8, 8, 6))
+
+
+def test_other_networks_that_cannot_be_written() -> None:
+    shared = nn.Conv2d(4, 4, 1)
+    with pytest.raises(InputError, match=r"bodies.0.weight and bodies.1.weight are the same tensor"):
+        write(Around(shared, shared), ImageTask(3, 8, 8, 6))
+    lost = Around(nn.BatchNorm2d(4))
+    constant = torch.ones(4, 1, 1)
+    lost.register_buffer("constant", constant, persistent=False)
+    lost.bodies.append(Function(lambda x, _: x * constant))
+    with pytest.raises(InputError, match="constant, which is not its own"):
+        write(lost, ImageTask(3, 8, 8, 6))
+    odd = nn.Conv2d(4, 4, 1)
+    odd.stride = (2, 2)
+    write(Around(odd), ImageTask(3, 8, 8, 6))  # as if it had been made so
+    norm = nn.BatchNorm2d(4)
+    norm.weight = None  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"module bodies.0 \(nn.BatchNorm2d\) is not as its constructor makes it"):
+        write(Around(norm), ImageTask(3, 8, 8, 6))
+
+
+# --- the graph
+
+
+def nodes(graph: Graph) -> Iterator[Node]:
+    """All of a network, calls after what is in them."""
+    for node in graph.nodes:
+        if node.graph is not None:
+            yield from nodes(node.graph)
+        yield node
+
+
+@pytest.mark.parametrize(("name", "options", "scale"), SPACES[::2], ids=lambda value: str(value) if value else "")
+def test_graph_has_all_flops(name: str, options: dict[str, Any], scale: dict[str, int]) -> None:
+    space = make_space(name, options)
+    network = build(space, next(samples(space, 1)), TASKS[0], scale)
+    graph = trace(network, TASKS[0], flops=True)
+    counted = networks.count_flops(network, TASKS[0])
+    steps = [node for node in nodes(graph) if node.graph is None]
+    assert sum(node.flops for node in steps) <= counted, "what leads to nothing is not in the graph"
+    if name != "nasbench201":
+        assert sum(node.flops for node in graph.nodes) == counted
+    assert graph.outputs[0].shape == (1, 5)
+    assert all(node.shape or node.outputs > 1 or node.kind == "attribute" for node in steps)
+
+
+def test_graph() -> None:
+    """A cell of NAS-Bench-201, step by step."""
+    space = make_space("nasbench201", {})
+    network = networks.build(space, space.arch([3, 1, 4, 0, 2, 1]), TASKS[0], space.make_scale({"channels": 4}))
+    graph = trace(network, TASKS[0])
+    cell = graph.nodes[1].graph
+    assert cell is not None
+    (x,) = cell.inputs
+    first, pooled, second, conv, last = cell.nodes
+    kinds = [(node.kind, node.target) for node in cell.nodes]
+    assert kinds[:3] == [("module", "edges.1<-0"), ("module", "edges.2<-1"), ("method", "add")]
+    assert kinds[3:] == [("module", "edges.3<-1"), ("method", "add")], "skip_connect does nothing"
+    assert (first.args, pooled.args, second.args) == ((x,), (first,), (x, pooled))
+    assert (conv.args, last.args, cell.outputs) == ((first,), (conv, second), [last])
+    assert [node.element for node in cell.nodes] == ["state1", "", "state2", "", ""]
+    assert first.shape == (1, 4, 8, 8)
+    assert first.graph is not None and [node.target for node in first.graph.nodes] == ["0", "1", "2"]
+
+
+if __name__ == "__main__":
+    EXAMPLE.write_text(example())

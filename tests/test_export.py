@@ -1,0 +1,245 @@
+"""`nastool export` and `nastool predict`: what a search found, in use."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from nastool import archfile, cli, exports, files, models
+from nastool.core import Arch, Proposal
+from nastool.data import load, read_image
+from nastool.errors import InputError, NastoolError
+from nastool.evaluators.train import Train
+from nastool.interfaces import SearchSpace
+from nastool.spaces.morph_cnn import MorphCNN
+from nastool.spaces.nasbench201 import NasBench201
+from nastool.tasks import ImageTask
+from tests.test_bad_input import Outcome
+
+Run = Callable[..., Outcome]
+
+
+def trained(folder: Path, space: SearchSpace, arch: Arch) -> tuple[Path, dict[str, float]]:
+    """A checkpoint of a short training on digits, and its metrics on the test images."""
+    train = Train(space, data="digits", epochs=1, train_size=200, scale={"channels": 4}, device="cpu")
+    train.workdir = folder
+    proposal = Proposal(arch)
+    evaluation = train.evaluate(0, proposal, seed=0, report=lambda step, metrics: None)
+    assert evaluation.checkpoint is not None
+    return folder / evaluation.checkpoint, dict(train.test(proposal, evaluation))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    space = NasBench201()
+    arch = space.from_string("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|avg_pool_3x3~1|nor_conv_3x3~2|")
+    return trained(tmp_path_factory.mktemp("trained"), space, arch)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["nastool", *arguments])
+        capsys.readouterr()
+        code = cli.run()
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    test = load("digits").test
+    assert test is not None
+    return test.x, test.y
+
+
+# --- a model
+
+
+def test_a_model_gives_the_accuracy_that_was_reported(checkpoint: tuple[Path, dict[str, float]]) -> None:
+    model = models.load(str(checkpoint[0]))
+    x, y = digits()
+    assert (model.predict(x).argmax(1) == y).mean() == checkpoint[1]["test_acc"]
+    assert model.predict(x).sum(1) == pytest.approx(1, abs=1e-5)
+    assert model.classes == tuple("0123456789")
+
+
+@pytest.mark.parametrize("damage", ["changed", "metadata", "cut"])
+def test_a_damaged_file_is_no_model(checkpoint: tuple[Path, dict[str, float]], damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(checkpoint[0].read_bytes())
+    weights, metadata = files.read_tensors(path)
+    if damage == "changed":
+        next(iter(weights.values())).view(-1)[0] += 1
+        save_file(weights, path, metadata)
+    elif damage == "metadata":
+        save_file(weights, path, {"arch": "{}"})
+    else:
+        path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match=r"a\.safetensors"):
+        models.load(str(path))
+
+
+# --- exports
+
+
+def test_python_needs_no_nastool(checkpoint: tuple[Path, dict[str, float]], run: Run, tmp_path: Path) -> None:
+    """In another process, without nastool, the reported accuracy exactly."""
+    assert run("export", str(checkpoint[0]), "--to", "python").code == 0
+    x, y = digits()
+    np.savez("test.npz", x=x, y=y)
+    script = """
+import sys
+import numpy as np, torch
+sys.modules["nastool"] = None
+import model
+data = np.load("test.npz")
+mean, std = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (model.MEAN, model.STD))
+with torch.inference_mode():
+    logits = model.load(sys.argv[1])((torch.from_numpy(data["x"]) / 255 - mean) / std)
+print((logits.argmax(1).numpy() == data["y"]).mean())
+"""
+    Path("use.py").write_text(script)
+    command = [sys.executable, "use.py", str(checkpoint[0])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == checkpoint[1]["test_acc"]
+
+
+def test_pt2_computes_the_same(checkpoint: tuple[Path, dict[str, float]], run: Run) -> None:
+    outcome = run("export", str(checkpoint[0]), "--to", "pt2", "-o", "a.pt2")
+    assert outcome.code == 0, outcome
+    assert "wrote a.pt2" in outcome.err
+    extra = {"nastool.json": ""}
+    program = torch.export.load("a.pt2", extra_files=extra)
+    assert json.loads(extra["nastool.json"])["classes"] == json.dumps(list("0123456789"))
+    model = models.load(str(checkpoint[0]))
+    inputs = model.inputs(digits()[0][:5])
+    with torch.inference_mode():
+        torch.testing.assert_close(program.module()(inputs), model.network(inputs), rtol=0, atol=1e-4)
+
+
+def test_onnx_computes_the_same(checkpoint: tuple[Path, dict[str, float]], run: Run) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    outcome = run("export", str(checkpoint[0]), "--to", "onnx")
+    assert outcome.code == 0, outcome
+    session = onnxruntime.InferenceSession("model.onnx")
+    model = models.load(str(checkpoint[0]))
+    inputs = model.inputs(digits()[0][:5])
+    (found,) = session.run(None, {"images": inputs.numpy()})
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(found), model.network(inputs), rtol=0, atol=1e-4)
+
+
+def test_onnx_says_what_it_needs(
+    checkpoint: tuple[Path, dict[str, float]], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    run("export", str(checkpoint[0]), "--to", "onnx").refused("pip install 'nastool[onnx]'")
+    assert not list(Path().iterdir())
+
+
+def test_what_differs_is_not_written(checkpoint: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    model = models.load(str(checkpoint[0]))
+    images = digits()[0][:4]
+    exports.pt2(model, tmp_path / "a.pt2", images)
+    before = (tmp_path / "a.pt2").read_bytes()
+    bound = exports.TOLERANCE
+    try:
+        exports.TOLERANCE = -1.0
+        with pytest.raises(NastoolError, match="outputs differ"):
+            exports.pt2(model, tmp_path / "a.pt2", images)
+    finally:
+        exports.TOLERANCE = bound
+    assert (tmp_path / "a.pt2").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt2"]
+
+
+def test_a_grown_network_is_exported(tmp_path: Path) -> None:
+    space = MorphCNN(stages=2, layers=3)
+    arch = space.sample(np.random.default_rng(3))
+    path, _ = trained(tmp_path, space, arch)
+    model = models.load(str(path))
+    assert exports.pt2(model, tmp_path / "a.pt2", digits()[0][:4]) <= 1e-4
+    namespace: dict[str, object] = {"__name__": "model"}
+    exec(compile(exports.python(model), "model.py", "exec"), namespace)
+    network = namespace["load"](str(path))  # type: ignore[operator]  # whatever the text defines
+    inputs = model.inputs(digits()[0][:5])
+    with torch.inference_mode():
+        torch.testing.assert_close(network(inputs), model.network(inputs), rtol=0, atol=1e-5)
+
+
+def test_an_architecture_alone_becomes_code(run: Run) -> None:
+    run("export", "zoo:darts-v2", "--to", "python").refused("--input")
+    run("export", "zoo:darts-v2", "--to", "onnx", "--input", "3x32x32").refused("needs weights")
+    scale = ["--scale", "channels=4,cells=1"]
+    assert run("export", "zoo:darts-v2", "--to", "python", "--input", "3x32x32", *scale).code == 0
+    namespace: dict[str, object] = {"__name__": "model"}
+    exec(compile(Path("model.py").read_text(), "model.py", "exec"), namespace)
+    network = namespace["Model"]()  # type: ignore[operator]  # whatever the text defines
+    assert network.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_a_line_that_names_its_weights(checkpoint: tuple[Path, dict[str, float]], run: Run) -> None:
+    model = models.load(str(checkpoint[0]))
+    line = {**archfile.to_json(model.space, model.arch), "weights": str(checkpoint[0])}
+    Path("a.json").write_text(archfile.dumps(line))
+    assert run("export", "a.json", "--to", "safetensors", "-o", "b.safetensors").code == 0
+    assert load_file("b.safetensors").keys() == load_file(checkpoint[0]).keys()
+
+
+def test_files_that_are_there_stay(checkpoint: tuple[Path, dict[str, float]], run: Run) -> None:
+    Path("model.py").write_text("mine")
+    run("export", str(checkpoint[0]), "--to", "python").refused("model.py exists", "--force")
+    assert Path("model.py").read_text() == "mine"
+    run("export", str(checkpoint[0]), "--to", "python", "-o", "no/model.py").refused("there is no no")
+    run("export", "nothing.safetensors", "--to", "python", "-o", "b.py").refused("nothing.safetensors")
+    assert run("export", str(checkpoint[0]), "--to", "python", "--force").code == 0
+
+
+# --- predict
+
+
+def test_predicts_images(checkpoint: tuple[Path, dict[str, float]], run: Run) -> None:
+    x, _ = digits()
+    for i in range(3):
+        Image.fromarray(x[i, 0]).save(f"{i}.png")
+    lines = run("predict", str(checkpoint[0]), "0.png", "1.png", "2.png", "-k", "2").accepted()
+    expected = models.load(str(checkpoint[0])).predict(x[:3])
+    for i, line in enumerate(lines):
+        assert line["image"] == f"{i}.png"
+        assert line["class"] == str(expected[i].argmax())
+        assert line["probability"] == pytest.approx(expected[i].max(), rel=1e-5)
+        assert [each["class"] for each in line["top"]] == [str(c) for c in np.argsort(-expected[i])[:2]]
+    text = run("predict", str(checkpoint[0]), "0.png", "--text").out
+    assert text.startswith(f"0.png  {expected[0].argmax()} ")
+
+
+def test_images_are_fitted_to_the_network(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.full((20, 10, 3), (255, 0, 0), np.uint8)).save(path)
+    assert read_image(path, ImageTask(3, 6, 5, 2)).shape == (3, 6, 5)
+    grey = read_image(path, ImageTask(1, 20, 10, 2))
+    assert grey.shape == (1, 20, 10) and (grey == 76).all(), "0.299 of 255"
+    Image.fromarray(np.full((4, 4), 9, np.uint8)).save(path)
+    assert (read_image(path, ImageTask(3, 4, 4, 2)) == 9).all()
+
+
+def test_bad_images_and_models(checkpoint: tuple[Path, dict[str, float]], run: Run) -> None:
+    Path("text.png").write_text("no image")
+    run("predict", str(checkpoint[0]), "text.png").refused("text.png", "cannot be read as an image")
+    run("predict", str(checkpoint[0]), "missing.png").refused("missing.png")
+    run("predict", "nothing", "text.png").refused("no model nothing")
+    run("predict", ".", "text.png").refused("has no best.safetensors")
