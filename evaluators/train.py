@@ -205,7 +205,7 @@ class Train(ImageEvaluator):
             raise CannotGoOn(f"{error}: {remedy}") from error
 
     def _check_beginning(self, given: Arch, wanted: Arch) -> None:
-        """InputError: from_checkpoint is of an architecture that cannot become the wanted one as it is."""
+        """CannotGoOn: from_checkpoint is of an architecture that cannot become the wanted one as it is."""
         if not self.space.inherit(given, wanted, self.data.task, self.scale).exact:
             raise CannotGoOn(
                 f"checkpoint {self._from_checkpoint} is of architecture {given.key}, which cannot become {wanted.key} "

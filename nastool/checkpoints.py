@@ -88,7 +88,7 @@ def read(
     weights, metadata = files.read_tensors(path, device)
     if trial is not None and metadata.get("trial") != str(trial):
         raise InputError(f"{path} is no checkpoint of trial {trial}")
-    check_digest(path, weights, metadata)
+    own = check_digest(path, weights, metadata)
     try:
         arch = archfile.from_json(archfile.loads(metadata["arch"])).arch
         found = {what: archfile.loads(metadata[what]) for what in ("scale", "task")}
@@ -103,7 +103,7 @@ def read(
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"checkpoint {path} is damaged: {name} holds numbers that are not finite")
-    return Checkpoint(arch, weights, _momentum(path, weights, device, needed=trial is not None))
+    return Checkpoint(arch, weights, _momentum(path, weights, own, device, needed=trial is not None))
 
 
 def _check_shapes(
@@ -125,13 +125,13 @@ def _check_shapes(
             )
 
 
-def _momentum(path: Path, weights: Mapping[str, Tensor], device: str, needed: bool) -> Mapping[str, Tensor]:
-    """What belongs to these very weights; nothing where there is no such file, unless it is needed."""
+def _momentum(path: Path, weights: Mapping[str, Tensor], own: str, device: str, needed: bool) -> Mapping[str, Tensor]:
+    """What belongs to these very weights, whose digest is own; nothing where there is no such file, unless needed."""
     optimizer = optimizer_of(path)
     if not needed and not optimizer.is_file():
         return {}
     momentum, metadata = files.read_tensors(optimizer, device)
-    if metadata.get("weights") != digest(weights):
+    if metadata.get("weights") != own:
         if needed:
             raise InputError(f"{optimizer} does not belong to the checkpoint beside it")
         return {}  # of an earlier writing of this checkpoint
@@ -156,10 +156,12 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def check_digest(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """InputError: these are not the tensors that were written. A file without a digest passes."""
-    if "digest" in metadata and metadata["digest"] != digest(tensors):
+def check_digest(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Their digest. InputError: these are not the tensors that were written. A file without a digest passes."""
+    own = digest(tensors)
+    if metadata.get("digest", own) != own:
         raise InputError(f"checkpoint {path} is damaged: its tensors were changed")
+    return own
 
 
 def remove(path: Path) -> None:

@@ -91,6 +91,9 @@ def load(source: str) -> Model:
         task = ImageTask(**archfile.loads(metadata["task"]))
         scale = document.space.make_scale(archfile.loads(metadata["scale"]))
         classes, mean, std = (tuple(archfile.loads(metadata[key])) for key in ("classes", "mean", "std"))
+        if len(classes) != task.classes or not len(mean) == len(std) == task.channels:
+            raise ValueError("names or statistics are not as many as classes or channels")
+        mean, std = (tuple(map(float, values)) for values in (mean, std))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no checkpoint of nastool: it does not say of which network ({error})") from error
     found = checkpoints.read(path, document.space, scale, task)

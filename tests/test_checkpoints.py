@@ -35,12 +35,7 @@ START = SPACE.start()
 WIDER, DEEPER = (SPACE.morphisms(START)[kind][0] for kind in ("wider", "deeper"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +57,6 @@ def test_a_space_of_one_is_no_trap(rate: float, dedup: bool) -> None:
 # --- inherit: weights are handed down
 
 
-@pytest.fixture
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Beginnings(Train):
     """Remembers the weights that each training begins with."""
 
@@ -89,7 +80,7 @@ class Beginnings(Train):
     ],
 )
 def test_children_begin_with_their_parents_weights(
-    tmp_path: Path, _one_thread: None, name: str, options: dict[str, Any], scale: dict[str, int]
+    tmp_path: Path, one_thread: None, name: str, options: dict[str, Any], scale: dict[str, int]
 ) -> None:
     space = registry.make("space", name, given=options)
     evaluator = Beginnings(space, data=npz(tmp_path / "tiny.npz"), scale=scale, device="cpu", epochs=2, batch_size=16)

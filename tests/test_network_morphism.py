@@ -10,7 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -353,14 +353,6 @@ class TestWhatIsKept:
 # --- whole searches
 
 
-@pytest.fixture
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 SEARCH = ["search", "-s", "network-morphism", "--device", "cpu", "-P", "stages=2", "-P", "layers=3"]
 SEARCH += ["--data", "npz:tiny.npz", "-E", "batch_size=16"]
 STEPS = {"steps": 2, "neighbors": 3, "morphisms": 2, "start_epochs": 2, "epochs": 1, "final_epochs": 2}
@@ -378,7 +370,7 @@ Command = Callable[..., Outcome]
 
 @pytest.fixture
 def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, _one_thread: None
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, one_thread: None
 ) -> Command:
     """Run a command in this process, which also trains, and a folder with tiny.npz."""
     monkeypatch.chdir(tmp_path)

@@ -38,12 +38,7 @@ SMALL = {"channels": 4, "cells": 1}
 Reports = list[tuple[int, dict[str, float]]]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def separable(n: int, seed: int, side: int = 8, channels: int = 1) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -149,7 +149,7 @@ def _checked(text: str, network: nn.Module, task: ImageTask) -> nn.Module:
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(parameter)
     variables: dict[str, Any] = {"__name__": "model"}
     try:
-        exec(compile(text, "model.py", "exec"), variables)
+        exec(compile(text, "model.py", "exec"), variables)  # our own text: whatever a file said is quoted in it
         with torch.device("meta"):
             model: nn.Module = variables["Model"]().eval()
         model.to_empty(device=parameter.device).to(parameter.dtype)
