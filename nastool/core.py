@@ -108,6 +108,7 @@ class Proposal:
     inherit: weights are handed down (evaluators that provide "warm-start"): training begins with the parent's, if there
         is one, and leaves behind what a child needs to do the same.
     annealing: which part of the learning rate's schedule this training goes through, 0 <= from < to <= 1.
+    expected: the value of the objective that the strategy's model expects, in the objective's unit; for reports.
     """
 
     arch: Arch
@@ -116,6 +117,7 @@ class Proposal:
     policy: Mapping[str, object] | None = None
     inherit: bool = False
     annealing: tuple[float, float] = (0.0, 1.0)
+    expected: float | None = None
 
 
 @dataclass(frozen=True)

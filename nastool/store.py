@@ -20,7 +20,7 @@ from urllib.parse import quote
 from nastool.core import Arch, Evaluation, Objective, Proposal, SpaceRef, Trial
 from nastool.errors import InputError, short
 
-SCHEMA = 2
+SCHEMA = 3
 _TABLES = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE trials (
@@ -30,6 +30,7 @@ CREATE TABLE trials (
     choices TEXT NOT NULL,            -- JSON list of option indices
     parent INTEGER, budget REAL, policy TEXT,
     inherit INTEGER NOT NULL DEFAULT 0, annealing TEXT,  -- JSON [from, to]; NULL: [0, 1]
+    expected REAL,
     metrics TEXT, losses TEXT, loss REAL, seconds REAL, checkpoint TEXT, new_policy TEXT,
     error TEXT,
     attempts INTEGER NOT NULL DEFAULT 1,
@@ -38,7 +39,7 @@ CREATE TABLE trials (
 CREATE TABLE reports (trial INTEGER, step INTEGER, metrics TEXT NOT NULL, PRIMARY KEY (trial, step)) WITHOUT ROWID;
 """
 _TRIAL = (
-    "id, state, choices, parent, budget, policy, inherit, annealing, "
+    "id, state, choices, parent, budget, policy, inherit, annealing, expected, "
     "metrics, losses, seconds, checkpoint, new_policy, error"
 )
 
@@ -189,8 +190,8 @@ class Store:
         policy = None if proposal.policy is None else json.dumps(proposal.policy)
         with self._errors:
             self._db.execute(
-                "INSERT INTO trials (id, state, choices, parent, budget, policy, inherit, annealing, started) "
-                "VALUES (?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO trials "
+                "(id, state, choices, parent, budget, policy, inherit, annealing, expected, started) VALUES (?,?,?,?,?,?,?,?,?,?)",
                 (
                     trial.id,
                     trial.state,
@@ -200,6 +201,7 @@ class Store:
                     policy,
                     proposal.inherit,
                     None if proposal.annealing == (0.0, 1.0) else json.dumps(proposal.annealing),
+                    proposal.expected,
                     time.time(),
                 ),
             )
@@ -256,6 +258,16 @@ class Store:
         rows = self._query("SELECT step, metrics FROM reports WHERE trial = ? ORDER BY step", trial_id)
         return [(step, self._json(metrics)) for step, metrics in rows]
 
+    def all_reports(self) -> Iterator[tuple[int, int, dict[str, float]]]:
+        """(trial, step, metrics) in the order of trials and steps."""
+        for trial_id, step, metrics in self._query("SELECT trial, step, metrics FROM reports ORDER BY trial, step"):
+            yield trial_id, step, self._json(metrics)
+
+    def times(self) -> dict[int, tuple[int | None, float, float | None, int]]:
+        """Of each trial: as which it was told, when it was started and finished (since 1970), how often tried."""
+        rows = self._query("SELECT id, told, started, finished, attempts FROM trials")
+        return {trial_id: (told, started, finished, attempts) for trial_id, told, started, finished, attempts in rows}
+
     # --- reading
 
     @property
@@ -294,7 +306,7 @@ class Store:
     def _select(self, tail: str, *values: object) -> Iterator[Trial]:
         space = self.space
         for row in self._query(f"SELECT {_TRIAL} FROM trials {tail}", *values):
-            id_, state, choices, parent, budget, policy, inherit, annealing, *result = row
+            id_, state, choices, parent, budget, policy, inherit, annealing, expected, *result = row
             metrics, losses, seconds, checkpoint, new, error = result
             arch = Arch(space, tuple(self._json(choices)))
             evaluation = None
@@ -303,7 +315,7 @@ class Store:
             begin, end = self._json(annealing) if annealing else (0.0, 1.0)
             yield Trial(
                 id_,
-                Proposal(arch, parent, budget, policy and self._json(policy), bool(inherit), (begin, end)),
+                Proposal(arch, parent, budget, policy and self._json(policy), bool(inherit), (begin, end), expected),
                 state,
                 evaluation,
                 tuple(self._json(losses)) if losses else (),

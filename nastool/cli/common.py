@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nastool.errors import InputError, InvalidArchError, short
+from nastool.errors import InputError, short
 
 if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
@@ -209,18 +209,9 @@ def say(text: str = "") -> None:
 
 def trial_document(space: SearchSpace, trial: Trial, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A trial as an arch.json object with its metrics."""
-    from nastool import archfile
+    from nastool.study import document
 
-    try:
-        space.validate(trial.proposal.arch)
-    except InvalidArchError as error:
-        raise InputError(f"{(more or {}).get('run', 'the run')} is damaged: trial {trial.id}: {error}") from None
-    document = archfile.to_json(space, trial.proposal.arch)
-    if trial.evaluation is not None:
-        document["metrics"] = trial.evaluation.all_metrics
-    if trial.error is not None:
-        document["error"] = trial.error
-    return {**document, "trial": trial.id, **(more or {})}
+    return document(space, trial, more or {})
 
 
 def scale_of(evaluator: Evaluator) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from nastool.interfaces import Evaluator, SearchSpace, Strategy, misfits
 from nastool.recipes import Recipe, load_recipe
 from nastool.runner import Search, evaluate_all, test_best
 from nastool.store import Store
+from nastool.study import derive
 
 if TYPE_CHECKING:
     from nastool.workers import EvaluatorSpec, Pool
@@ -461,28 +462,6 @@ class Finale:
         if signs:
             outcome.report["warnings"] = signs
             outcome.lines += [f"warning: the search may have collapsed: {sign}" for sign in signs]
-
-
-def derive(store: Store, space: SearchSpace, count: int) -> list[Trial]:
-    """The best trials, no two equivalent, best first: of those that were scored after a policy's rounds, if any."""
-
-    def different(trials: Iterator[Trial]) -> list[Trial]:
-        found: dict[str, Trial] = {}
-        for trial in trials:
-            found.setdefault(space.canonical(trial.proposal.arch), trial)
-            if len(found) == count:
-                break
-        return list(found.values())
-
-    best = store.best(sum(store.count().values()))
-    return different(iter([t for t in best if t.proposal.policy is None])) or different(iter(best))
-
-
-def best_trials(store: Store, space: SearchSpace, count: int) -> list[Trial]:
-    """The best trials, best first; of a search by rounds of a policy those scored afterwards, no two equivalent."""
-    first = next(store.trials(), None)
-    by_rounds = first is not None and first.proposal.policy is not None
-    return derive(store, space, count) if by_rounds else store.best(count)
 
 
 def _rounds_left(store: Store) -> int:

@@ -26,9 +26,9 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], json_flag: bool | None
 
 def _status(folder: Path) -> dict[str, Any]:
     from nastool import registry
-    from nastool.cli.finale import best_trials
     from nastool.config import RunFolder
     from nastool.store import Store
+    from nastool.study import best_trials
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)

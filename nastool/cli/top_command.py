@@ -47,9 +47,9 @@ def command(ctx: click.Context, /, source: str, number: int, objective: str | No
 
 def _of_run(folder: Path, number: int, objective: Any) -> Iterator[dict[str, Any]]:
     from nastool import registry
-    from nastool.cli.finale import best_trials
     from nastool.core import Objective
     from nastool.store import Store
+    from nastool.study import best_trials
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)

@@ -1,0 +1,319 @@
+"""A run, read whole: what reports, comparisons, plots and the Python interface know of it.
+
+Everything comes from the run's folder, which is only read; so it works while the search is still running.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nastool import archfile, registry
+from nastool.core import Objective, Trial
+from nastool.errors import InputError, InvalidArchError
+from nastool.files import read_yaml
+from nastool.store import Store
+
+if TYPE_CHECKING:
+    from nastool.core import Arch
+    from nastool.interfaces import SearchSpace
+
+
+@dataclass(frozen=True)
+class StudyTrial:
+    """One trial of a run, with all that its database says of it.
+
+    told: 0, 1, 2, ... in the order in which results came; None: it is still running.
+    started, finished: seconds since 1970; finished is None while it runs. attempts: how often it was started, >= 1.
+    curve: (step, metrics) of what was reported meanwhile, by step; steps are epochs for trainings.
+    """
+
+    trial: Trial
+    objective: Objective
+    told: int | None
+    started: float
+    finished: float | None
+    attempts: int
+    curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
+
+    @property
+    def id(self) -> int:
+        return self.trial.id
+
+    @property
+    def state(self) -> str:
+        """ "done", "failed" or "running"."""
+        return self.trial.state
+
+    @property
+    def arch(self) -> Arch:
+        return self.trial.proposal.arch
+
+    @property
+    def parent(self) -> int | None:
+        return self.trial.proposal.parent
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All that was measured, "seconds" included; empty unless it is done."""
+        return {} if self.trial.evaluation is None else self.trial.evaluation.all_metrics
+
+    @property
+    def value(self) -> float | None:
+        """The objective, in its own unit; None unless it is done."""
+        return self.objective.value(self.trial.loss) if self.trial.losses else None
+
+    @property
+    def seconds(self) -> float:
+        """What the evaluation cost; of a trial that failed, how long it took."""
+        if self.trial.evaluation is not None:
+            return self.trial.evaluation.seconds
+        return max(0.0, self.finished - self.started) if self.finished is not None else 0.0
+
+    @property
+    def error(self) -> str | None:
+        return self.trial.error
+
+    @property
+    def is_round(self) -> bool:
+        """Whether it trained shared weights and a policy, so that its value is no score of its architecture alone."""
+        return self.trial.proposal.policy is not None
+
+    def __repr__(self) -> str:
+        shown = "" if self.value is None else f", {self.objective.metric}={self.value:.4f}"
+        return f"<trial {self.id}: {self.state}, {self.arch.key}{shown}>"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A run as it is now. `read` makes one.
+
+    config: strategy, space, evaluator (each {"name", "options"}), "seed", "objective", as resolved.
+    trials: all, by id. wanted: how many trials the last command asked for.
+    state: "running": a search is at work on it; "finished"; "interrupted": its command would go on.
+    document: best.json's object, once it has finished. about: run.yaml (command, versions, hardware); {} without one.
+    retrained: the run of what was trained from scratch at its end, if there is one.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    objective: Objective
+    space: SearchSpace
+    trials: tuple[StudyTrial, ...]
+    wanted: int | None
+    state: str
+    exhausted: bool
+    origin: Mapping[str, Any]
+    document: Mapping[str, Any] | None
+    about: Mapping[str, Any]
+    retrained: Study | None = None
+    ranked: tuple[StudyTrial, ...] = field(repr=False, default=())
+    """Finished trials, best first; of a search by rounds of a policy those scored afterwards, no two equivalent."""
+
+    @classmethod
+    def read(cls, folder: str | Path, *, curves: bool = True) -> Study:
+        """The run in a folder. InputError: there is none, or it is damaged. curves: read what was reported, too."""
+        from nastool.config import RunFolder
+
+        path = Path(folder)
+        if path.name == "run.db":
+            path = path.parent
+        with Store.read(path / "run.db") as store:
+            config, objective = store.get("config"), Objective.parse(store.get("objective"))
+            space = registry.make_space(store.space)
+            wanted, final = store.get("trials"), store.get("final")
+            counts = store.count()
+            reported: dict[int, list[tuple[int, Mapping[str, float]]]] = {}
+            for trial_id, step, metrics in store.all_reports() if curves else ():
+                reported.setdefault(trial_id, []).append((step, metrics))
+            when = store.times()
+            trials = tuple(
+                StudyTrial(trial, objective, *when[trial.id], tuple(reported.get(trial.id, ())))
+                for trial in store.trials()
+                if trial.id in when  # a search may be adding some right now
+            )
+            ranked = tuple(trials[trial.id] for trial in best_trials(store, space, len(trials)))
+            origin = store.get("origin") or {}
+        for trial in trials:
+            _check(space, trial.trial, path)
+        busy = RunFolder(path).busy()
+        enough = final is not None and (final.get("exhausted") or final["trials"] >= (wanted or 0))
+        done = enough and not counts["running"]
+        try:
+            about = read_yaml(path / "run.yaml") if (path / "run.yaml").is_file() else {}
+        except InputError:
+            about = {}
+        return cls(
+            path=path,
+            config=config,
+            objective=objective,
+            space=space,
+            trials=trials,
+            wanted=wanted,
+            state="running" if busy else "finished" if done else "interrupted",
+            exhausted=bool(final and final.get("exhausted")),
+            origin=origin,
+            document=None if final is None else final["document"],
+            about=about,
+            retrained=_retrained(path, final, curves),
+            ranked=ranked,
+        )
+
+    # --- what it was
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.absolute().name
+
+    @property
+    def strategy(self) -> str:
+        return str(self.config["strategy"]["name"])
+
+    @property
+    def evaluator(self) -> str:
+        return str(self.config["evaluator"]["name"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Command, versions, hardware; {} where run.yaml is missing."""
+        found = self.about.get("provenance")
+        return found if isinstance(found, dict) else {}
+
+    # --- what it found
+
+    @property
+    def best(self) -> StudyTrial | None:
+        """The best trial of the search; what was trained from scratch afterwards is in `retrained`."""
+        return self.ranked[0] if self.ranked else None
+
+    @cached_property
+    def told(self) -> list[StudyTrial]:
+        """Finished and failed trials in the order in which results came."""
+        return sorted((t for t in self.trials if t.told is not None), key=lambda t: t.told or 0)
+
+    @property
+    def failed(self) -> list[StudyTrial]:
+        return [trial for trial in self.trials if trial.state == "failed"]
+
+    def best_so_far(self) -> list[float]:
+        """For each of `told`, the best value until then; NaN before the first one that is done."""
+        found, best = [], math.inf
+        for trial in self.told:
+            best = min(best, trial.trial.loss)
+            found.append(self.objective.value(best) if math.isfinite(best) else math.nan)
+        return found
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Every trial as a JSON object: an arch.json line with what is known of the trial. By id."""
+        for trial in self.trials:
+            yield self.line(trial)
+
+    def line(self, trial: StudyTrial) -> dict[str, Any]:
+        proposal = trial.trial.proposal
+        facts: dict[str, Any] = {
+            "state": trial.state,
+            "attempts": trial.attempts,
+            "started": trial.started,
+            "finished": trial.finished,
+        }
+        if proposal.parent is not None:
+            facts["parent"] = proposal.parent
+        if proposal.budget is not None:
+            facts["budget"] = proposal.budget
+        if proposal.expected is not None:
+            facts["expected"] = proposal.expected
+        if trial.curve:
+            facts["curve"] = [{"step": step, **metrics} for step, metrics in trial.curve]
+        return document(self.space, trial.trial, {**facts, "run": str(self.path), **self.origin})
+
+    def columns(self) -> dict[str, list[Any]]:
+        """All trials as columns of equal length, for `pandas.DataFrame(...)` or `polars.DataFrame(...)`.
+
+        trial, state, key, parent, budget, expected, attempts, started, finished, error, a column for each metric
+        ("seconds" among them), and "choice.NAME" for each decision. None where there is no value.
+        """
+        names = sorted({name for trial in self.trials for name in trial.metrics})
+        found: dict[str, list[Any]] = {
+            "trial": [t.id for t in self.trials],
+            "state": [t.state for t in self.trials],
+            "key": [t.arch.key for t in self.trials],
+            "parent": [t.parent for t in self.trials],
+            "budget": [t.trial.proposal.budget for t in self.trials],
+            "expected": [t.trial.proposal.expected for t in self.trials],
+            "attempts": [t.attempts for t in self.trials],
+            "started": [t.started for t in self.trials],
+            "finished": [t.finished for t in self.trials],
+            "error": [t.error for t in self.trials],
+        }
+        for name in names:
+            found[name] = [t.metrics.get(name) for t in self.trials]
+        for i, decision in enumerate(self.space.decisions):
+            found[f"choice.{decision.name}"] = [decision.options[t.arch.choices[i]] for t in self.trials]
+        return found
+
+    def __repr__(self) -> str:
+        best = "" if self.best is None or self.best.value is None else f", best {self.best.value:.4f}"
+        return f"<study {self.path}: {self.strategy}, {self.state}, {len(self.trials)} trials{best}>"
+
+
+def document(space: SearchSpace, trial: Trial, more: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial as an arch.json object with its metrics. InputError: it is no member of the space."""
+    _check(space, trial, more.get("run", "the run"))
+    found = archfile.to_json(space, trial.proposal.arch)
+    if trial.evaluation is not None:
+        found["metrics"] = trial.evaluation.all_metrics
+    if trial.error is not None:
+        found["error"] = trial.error
+    return {**found, "trial": trial.id, **more}
+
+
+def _check(space: SearchSpace, trial: Trial, where: object) -> None:
+    try:
+        space.validate(trial.proposal.arch)
+    except InvalidArchError as error:
+        raise InputError(f"{where} is damaged: trial {trial.id}: {error}") from None
+
+
+def _retrained(path: Path, final: Mapping[str, Any] | None, curves: bool) -> Study | None:
+    run = None if final is None else final["document"].get("run")
+    if run is None:
+        return None
+    inner = path / Path(run).name  # the folder may have been moved since
+    if not inner.name.startswith("retrain-") or not (inner / "run.db").is_file():
+        return None
+    return Study.read(inner, curves=curves)
+
+
+# --- the best of a run, also without reading it whole
+
+
+def derive(store: Store, space: SearchSpace, count: int) -> list[Trial]:
+    """The best trials, no two equivalent, best first: of those that were scored after a policy's rounds, if any."""
+
+    def different(trials: Sequence[Trial]) -> list[Trial]:
+        found: dict[str, Trial] = {}
+        for trial in trials:
+            found.setdefault(space.canonical(trial.proposal.arch), trial)
+            if len(found) == count:
+                break
+        return list(found.values())
+
+    best = store.best(sum(store.count().values()))
+    return different([trial for trial in best if trial.proposal.policy is None]) or different(best)
+
+
+def best_trials(store: Store, space: SearchSpace, count: int) -> list[Trial]:
+    """The best trials, best first; of a search by rounds of a policy those scored afterwards, no two equivalent."""
+    first = next(store.trials(), None)
+    by_rounds = first is not None and first.proposal.policy is not None
+    return derive(store, space, count) if by_rounds else store.best(count)
+
