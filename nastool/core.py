@@ -108,7 +108,7 @@ class Proposal:
     inherit: weights are handed down (evaluators that provide "warm-start"): training begins with the parent's, if there
         is one, and leaves behind what a child needs to do the same.
     annealing: which part of the learning rate's schedule this training goes through, 0 <= from < to <= 1.
-    expected: the value of the objective that the strategy's model expects, in the objective's unit; for reports.
+    expected: the loss that the strategy's model expects, finite; for reports, which compare it with what is measured.
     """
 
     arch: Arch

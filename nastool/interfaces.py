@@ -332,7 +332,10 @@ class Policy(Protocol):
         ...
 
     def conclude(self, last: bool, generator: torch.Generator) -> dict[str, object]:
-        """What `Strategy.tell` learns of it after a round, as JSON. last: the weights are not trained any further."""
+        """What `Strategy.tell` learns of it after a round, as JSON. last: the weights are not trained any further.
+
+        "frequencies", for reports: for each decision how often each of its options is drawn, as shares of 1.
+        """
         ...
 
     def state_dict(self) -> dict[str, torch.Tensor]: ...

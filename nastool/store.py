@@ -191,7 +191,8 @@ class Store:
         with self._errors:
             self._db.execute(
                 "INSERT INTO trials "
-                "(id, state, choices, parent, budget, policy, inherit, annealing, expected, started) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                "(id, state, choices, parent, budget, policy, inherit, annealing, expected, started) "
+                "VALUES (?,?,?,?,?,?,?,?,?,?)",
                 (
                     trial.id,
                     trial.state,

@@ -68,6 +68,12 @@ class StudyTrial:
         return self.objective.value(self.trial.loss) if self.trial.losses else None
 
     @property
+    def expected(self) -> float | None:
+        """What the strategy's model expected of the objective before it was measured; None without a model."""
+        loss = self.trial.proposal.expected
+        return None if loss is None else self.objective.value(loss)
+
+    @property
     def seconds(self) -> float:
         """What the evaluation cost; of a trial that failed, how long it took."""
         if self.trial.evaluation is not None:
@@ -229,8 +235,8 @@ class Study:
             facts["parent"] = proposal.parent
         if proposal.budget is not None:
             facts["budget"] = proposal.budget
-        if proposal.expected is not None:
-            facts["expected"] = proposal.expected
+        if trial.expected is not None:
+            facts["expected"] = trial.expected
         if trial.curve:
             facts["curve"] = [{"step": step, **metrics} for step, metrics in trial.curve]
         return document(self.space, trial.trial, {**facts, "run": str(self.path), **self.origin})
@@ -248,7 +254,7 @@ class Study:
             "key": [t.arch.key for t in self.trials],
             "parent": [t.parent for t in self.trials],
             "budget": [t.trial.proposal.budget for t in self.trials],
-            "expected": [t.trial.proposal.expected for t in self.trials],
+            "expected": [t.expected for t in self.trials],
             "attempts": [t.attempts for t in self.trials],
             "started": [t.started for t in self.trials],
             "finished": [t.finished for t in self.trials],
@@ -316,4 +322,3 @@ def best_trials(store: Store, space: SearchSpace, count: int) -> list[Trial]:
     first = next(store.trials(), None)
     by_rounds = first is not None and first.proposal.policy is not None
     return derive(store, space, count) if by_rounds else store.best(count)
-

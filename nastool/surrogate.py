@@ -40,13 +40,14 @@ class SurrogateStrategy(Strategy):
         self.seen: set[str] = set()
         self.told: list[Trial] = []
         self.running: dict[tuple[int, ...], None] = {}  # a set that keeps its order
-        self._planned: deque[Arch] = deque()
+        self._planned: deque[Proposal] = deque()
 
     @abstractmethod
-    def select(self, count: int) -> list[Arch]:
+    def select(self, count: int) -> list[Proposal]:
         """At most `count` new architectures (none equivalent to another or to one in `seen`), the best first.
 
-        Called once two results are there that differ. May return fewer, or none: then random ones are asked.
+        Each with what the model expects of it. Called once two results are there that differ. May return fewer, or
+        none: then random ones are asked.
         """
 
     # --- the loop
@@ -55,16 +56,16 @@ class SurrogateStrategy(Strategy):
         before = self.rng.bit_generator.state
         if not self._planned and self.asked >= self.init and self._informed():
             self._planned.extend(self.select(self.batch))
-        arch = self._planned.popleft() if self._planned else self._random()
-        if arch is None:
+        proposal = self._planned.popleft() if self._planned else self._random()
+        if proposal is None:
             self.rng.bit_generator.state = before
             return None
-        proposal = Proposal(arch)
         self.remember(proposal)
         return proposal
 
-    def _random(self) -> Arch | None:
-        return self.space.sample_new(self.rng, self.seen, self.space.canonical)
+    def _random(self) -> Proposal | None:
+        arch = self.space.sample_new(self.rng, self.seen, self.space.canonical)
+        return None if arch is None else Proposal(arch)
 
     def _informed(self) -> bool:
         return len({trial.loss for trial in self.told if trial.state == "done"}) > 1
@@ -79,13 +80,19 @@ class SurrogateStrategy(Strategy):
         self.told.append(trial)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "planned": [list(arch.choices) for arch in self._planned]}
+        planned = [[list(proposal.arch.choices), proposal.expected] for proposal in self._planned]
+        return {**super().state_dict(), "planned": planned}
 
     def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         super().load_state_dict(state, trials)
-        self._planned = deque(self.space.arch(choices) for choices in state["planned"])
+        self._planned = deque(Proposal(self.space.arch(choices), expected=loss) for choices, loss in state["planned"])
 
     # --- for `select`
+
+    @staticmethod
+    def expecting(arch: Arch, loss: float) -> Proposal:
+        """A proposal with the loss that the model expects; one that is not finite is left out."""
+        return Proposal(arch, expected=float(loss) if np.isfinite(loss) else None)
 
     def measured(self) -> tuple[Choices, NDArray[np.float64]]:
         """Option indices (n, decisions) and losses (n,) of the finished trials, in the order told.

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import Arch
+from nastool.core import Arch, Proposal
 from nastool.errors import short
 from nastool.interfaces import SearchSpace
 from nastool.predictors import ensemble
@@ -94,7 +94,7 @@ class Bananas(SurrogateStrategy):
         self.loss = loss
 
     @np.errstate(over="ignore", invalid="ignore")  # of networks that diverge: NaN comes last in the order
-    def select(self, count: int) -> list[Arch]:
+    def select(self, count: int) -> list[Proposal]:
         choices, losses = self.measured()
         values = -losses
         predictor = ensemble.fit(
@@ -112,8 +112,9 @@ class Bananas(SurrogateStrategy):
         if not candidates:
             return []
         predictions = predictor.predict(self._encode(np.array([arch.choices for arch in candidates])))
-        scores = score(self.acquisition, predictions.mean(axis=0), predictions.std(axis=0), values.max(), self.rng)
-        return [candidates[i] for i in np.argsort(-scores, kind="stable")[:count]]
+        mean = predictions.mean(axis=0)
+        scores = score(self.acquisition, mean, predictions.std(axis=0), values.max(), self.rng)
+        return [self.expecting(candidates[i], -mean[i]) for i in np.argsort(-scores, kind="stable")[:count]]
 
     def _candidates(self) -> list[Arch]:
         """New mutants of the best `parents`; of the next best, too, where these are used up."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import Arch, Trial
+from nastool.core import Proposal, Trial
 from nastool.errors import short
 from nastool.interfaces import SearchSpace
 from nastool.predictors.acquisition import Acquisition, score
@@ -81,7 +81,7 @@ class BayesianOptimisation(SurrogateStrategy):
         self.theta: list[float] | None = None  # the hyper-parameters, and with how many results they were fitted
         self.fitted = 0
 
-    def select(self, count: int) -> list[Arch]:
+    def select(self, count: int) -> list[Proposal]:
         pool, features, group = self._pool()
         if not len(pool):
             return []
@@ -99,12 +99,14 @@ class BayesianOptimisation(SurrogateStrategy):
         belief = self.process.predict(inputs, targets, points)
         for i in range(there):
             belief.believe(i)
-        found: list[Arch] = []
+        order = np.argsort(targets, kind="stable")
+        found: list[Proposal] = []
         left = np.arange(len(pool))
         while len(left) and len(found) < count:
             scores = score(self.acquisition, belief.mean, belief.deviation, targets.max(), self.rng)[there:]
             chosen = left[np.argmax(scores[left])]
-            found.append(self.space.arch(pool[chosen]))
+            expected = np.interp(belief.mean[there + chosen], targets[order], losses[keep][order])  # of a quantile
+            found.append(self.expecting(self.space.arch(pool[chosen]), expected))
             left = left[group[left] != group[chosen]]
             if len(found) < count:
                 belief.believe(there + int(chosen))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 MIN_STEPS = 10
+FREQUENCY_DRAWS = 256  # a power of two, so that shares are short numbers
 Choices = NDArray[np.integer[Any]]
 
 
@@ -256,16 +257,30 @@ class ENASPolicy:
         return {name: float(np.mean([step[name] for step in found])) for name in shown}
 
     def conclude(self, last: bool, generator: torch.Generator) -> dict[str, object]:
-        """The best child of the round's last step; after the last round also the candidates, no two equivalent."""
+        """The best child of the round's last step, and how often each option of each decision is drawn.
+
+        After the last round also the candidates, no two equivalent.
+        """
+        learnt = {"best": self.best, "frequencies": self._frequencies()}
         if not last:
-            return {"best": self.best}
+            return learnt
         found: dict[str, list[int]] = {}
         for _ in range(20):  # a collapsed policy has fewer to offer
             for choices in self.sample(self.settings.candidates, generator).tolist():
                 found.setdefault(self.space.canonical(self.space.arch(choices)), choices)
             if len(found) >= self.settings.candidates:
                 break
-        return {"best": self.best, "candidates": list(found.values())[: self.settings.candidates]}
+        return {**learnt, "candidates": list(found.values())[: self.settings.candidates]}
+
+    def _frequencies(self) -> list[list[float]]:
+        """For each decision the share of each option among FREQUENCY_DRAWS architectures that the policy draws."""
+        import torch
+
+        drawn = self.learner.controller.sample(FREQUENCY_DRAWS, torch.Generator().manual_seed(0))
+        return [
+            (drawn[:, i].bincount(minlength=len(decision.options)) / FREQUENCY_DRAWS).tolist()
+            for i, decision in enumerate(self.space.decisions)
+        ]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return self.learner.state_dict()

@@ -209,7 +209,7 @@ class TestOrder:
             assert before.evaluation is not None and before.evaluation.policy is not None
             learnt: Any = before.evaluation.policy
             assert tuple(learnt["best"]) == trial.proposal.arch.choices
-            assert set(learnt) == {"best", "rounds_left"}
+            assert set(learnt) == {"best", "frequencies", "rounds_left"}
         assert third.evaluation is not None and third.evaluation.policy is not None
         assert set(third.evaluation.policy) == {"best", "candidates", "rounds_left"}
 
@@ -349,7 +349,23 @@ class TestPolicy:
 
         policy.improve(reward, MINIBATCHES, generator())
         assert [children.shape for children in seen] == [(3, 6)] * 2
-        assert policy.conclude(False, generator()) == {"best": seen[-1][int(np.argmax(made_up(seen[-1])))].tolist()}
+        learnt = policy.conclude(False, generator())
+        assert set(learnt) == {"best", "frequencies"}
+        assert learnt["best"] == seen[-1][int(np.argmax(made_up(seen[-1])))].tolist()
+
+    def test_frequencies_are_those_of_the_policy(self) -> None:
+        policy = ENASPolicy(CELL, self.settings(CELL, **QUICK), 0)
+        before = generator().get_state()
+        rng = generator()
+        told: Any = policy.conclude(False, rng)
+        assert torch.equal(rng.get_state(), before)  # nothing that follows changes because of a report
+        controller = policy.learner.controller
+        with torch.no_grad():
+            drawn = controller.sample(20_000, torch.Generator().manual_seed(5))
+        for i, (decision, shares) in enumerate(zip(CELL.decisions, told["frequencies"], strict=True)):
+            assert len(shares) == len(decision.options) and sum(shares) == 1
+            expected = drawn[:, i].bincount(minlength=len(shares)) / len(drawn)
+            assert np.abs(np.array(shares) - expected.numpy()).max() < 0.15  # 256 draws: 4 standard deviations
 
     @pytest.mark.parametrize("count", [1, 100])
     def test_so_many_candidates(self, count: int) -> None:
