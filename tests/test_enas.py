@@ -211,7 +211,7 @@ class TestOrder:
             assert tuple(learnt["best"]) == trial.proposal.arch.choices
             assert set(learnt) == {"best", "frequencies", "rounds_left"}
         assert third.evaluation is not None and third.evaluation.policy is not None
-        assert set(third.evaluation.policy) == {"best", "candidates", "rounds_left"}
+        assert set(third.evaluation.policy) == {"best", "candidates", "frequencies", "rounds_left"}
 
     def test_nothing_beside_a_round(self) -> None:
         """Several workers would have to share the weights."""
