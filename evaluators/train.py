@@ -30,8 +30,10 @@ class Train(ImageEvaluator):
     """Training with SGD, by a recipe, from scratch or from weights at hand; the budget is the number of epochs.
 
     Metrics: val_acc in [0, 1], val_loss in nats (without label smoothing), both after the last epoch; params;
-    flops of one image. They are the same for the same arguments on the same device model with the same number
-    of CPU threads. The test images are looked at by `test` alone.
+    flops of one image. With all_data no image is left for validation: then train_loss, the mean of the last epoch's
+    training losses in nats (with label smoothing), takes the place of the first two. They are the same for the same
+    arguments on the same device model with the same number of CPU threads. The test images are looked at by `test`
+    alone.
     """
 
     name = "train"
@@ -39,12 +41,19 @@ class Train(ImageEvaluator):
     metrics = frozenset({"val_acc", "val_loss", "params", "flops"})
     local_options = ImageEvaluator.local_options | {"from_checkpoint"}  # its content is what counts
 
-    def __init__(self, space: SearchSpace, *, from_checkpoint: str | None = None, **more: Any) -> None:
+    def __init__(
+        self, space: SearchSpace, *, from_checkpoint: str | None = None, all_data: bool = False, **more: Any
+    ) -> None:
         """from_checkpoint: a file of trained weights from which each training begins that inherits from no other trial.
 
         Of the same architecture, or of one from which it can grow without a change of its function.
+        all_data: train on the validation images, too, as one does last of all; nothing can be chosen by these results.
         """
         super().__init__(space, **more)
+        self._split["all_data"] = all_data
+        if all_data:
+            self.objective = "train_loss"
+            self.metrics = frozenset({"train_loss", "params", "flops"})
         self._from_checkpoint = from_checkpoint
         if from_checkpoint is not None:
             _digest_of(from_checkpoint)
@@ -82,13 +91,14 @@ class Train(ImageEvaluator):
                     break
             per_step = (taken[-1] - taken[0]) / (len(taken) - 1) if len(taken) > 1 else 0.0
             start = time.perf_counter()
-            self.score(network, self.val_images)
+            if len(self.val_images):
+                self.score(network, self.val_images)
             return recipe.epochs * (steps * per_step + time.perf_counter() - start)
 
     # --- one trial
 
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
-        """Train, reporting val_acc, val_loss and train_loss after every epoch. seed: >= 0.
+        """Train, reporting train_loss and, with images for it, val_acc and val_loss after every epoch. seed: >= 0.
 
         TrialFailed: the loss is not finite, the GPU's memory is too small. CannotGoOn: the checkpoint cannot be
         written, or the parent's cannot be read.
@@ -101,7 +111,7 @@ class Train(ImageEvaluator):
         try:
             with self.reproducible(seed):
                 training = self._begin(proposal, recipe, seed)
-                accuracy, loss = self._fit(training, report)
+                found = self._fit(training, report)
         except torch.OutOfMemoryError as error:
             reason = f"out of GPU memory with batch_size {recipe.batch_size}; lower it, or the scale"
             raise TrialFailed(reason, retry=True) from error
@@ -112,12 +122,8 @@ class Train(ImageEvaluator):
 
         from nastool.networks import count_flops, count_params
 
-        metrics = {
-            "val_acc": accuracy,
-            "val_loss": loss,
-            "params": count_params(network),
-            "flops": count_flops(network, self.data.task),
-        }
+        metrics = {name: value for name, value in found.items() if name in self.metrics}
+        metrics |= {"params": count_params(network), "flops": count_flops(network, self.data.task)}
         return Evaluation(metrics, time.perf_counter() - start, checkpoint)
 
     def test(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, float]:
@@ -138,6 +144,8 @@ class Train(ImageEvaluator):
         val_loss in nats, test_acc, test_loss, and how many "members" these are. InputError as for `test`.
         """
         self.prepare()
+        if not len(self.val_images):
+            raise InputError("all_data leaves no validation images to choose an ensemble's members by")
         predictions = [self._predictions(*member) for member in members]
         val = [each["val"] for each in predictions]
         starts = range(max(1, len(members) - 1))
@@ -220,23 +228,23 @@ class Train(ImageEvaluator):
         chosen = torch.randperm(len(self.train_images), generator=generator)[:CALIBRATION]
         return self.train_images.batch(chosen)[0]
 
-    def _fit(self, training: Training, report: Report) -> tuple[float, float]:
-        """Train; validation accuracy and loss after the last epoch."""
+    def _fit(self, training: Training, report: Report) -> dict[str, float]:
+        """Train; what was reported after the last epoch."""
         import torch
 
-        network = training.network
         for epoch in range(1, training.recipe.epochs + 1):
             total = torch.zeros((), device=self.device)
             for loss in training.epoch():
                 total += loss
-            train_loss = total.item() / training.steps
-            if not math.isfinite(train_loss):
-                raise TrialFailed(f"diverged: training loss is {train_loss} in epoch {epoch}; lower lr")
-            accuracy, val_loss = self.score(network, self.val_images)
-            if not math.isfinite(val_loss):
-                raise TrialFailed(f"diverged: validation loss is {val_loss} in epoch {epoch}; lower lr")
-            report(epoch, {"val_acc": accuracy, "val_loss": val_loss, "train_loss": train_loss})
-        return accuracy, val_loss
+            found = {"train_loss": total.item() / training.steps}
+            if len(self.val_images):
+                accuracy, val_loss = self.score(training.network, self.val_images)
+                found = {"val_acc": accuracy, "val_loss": val_loss, **found}
+            for name, what in (("train_loss", "training"), ("val_loss", "validation")):
+                if not math.isfinite(found.get(name, 0)):
+                    raise TrialFailed(f"diverged: {what} loss is {found[name]} in epoch {epoch}; lower lr")
+            report(epoch, found)
+        return found
 
 
 def _of_mean(predictions: Sequence[Tensor], labels: Tensor) -> tuple[float, float]:

@@ -66,7 +66,11 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set, split. test is None only where the source has too few images to hold any out."""
+    """A data set, split.
+
+    val is empty only where all of its images are trained on. test is None only where the source has too few images to
+    hold any out.
+    """
 
     name: str
     train: Images
@@ -135,6 +139,7 @@ def load(
     val_fraction: float | None = None,
     train_size: int | None = None,
     image_size: int | None = None,
+    all_data: bool = False,
 ) -> ImageData:
     """Read a data set and split it.
 
@@ -146,6 +151,7 @@ def load(
         where the source brings its own validation images.
     train_size: keep only so many training images, at least 2, drawn after the split.
     image_size: resize to so many pixels squared, 1 .. 1024 (bilinear, antialiased).
+    all_data: the validation images are training images, too, and none is left for validation.
 
     The test images are the source's, or else a fifth of its images, the same ones whatever the options.
     All draws are stratified: each class in proportion, and in every part where it has the images for it.
@@ -177,6 +183,9 @@ def load(
         raise InputError(f"{name} brings its own validation images: leave out val_fraction")
     if not len(val):
         raise InputError(f"{name}: no image is left for validation; give more images of each class")
+    if all_data:
+        train = Images(np.concatenate([train.x, val.x]), np.concatenate([train.y, val.y]))
+        val = val[np.empty(0, dtype=np.intp)]
     if train_size is not None:
         if train_size > len(train):
             raise InputError(f"{name}: need train_size <= {len(train)} (its training images), got {train_size}")

@@ -79,7 +79,7 @@ def example_images(model: Model) -> tuple[NDArray[np.uint8], str]:
         names = ("split_seed", "val_fraction", "train_size", "image_size", "data_dir")
         found = data.load(options["data"], **{name: options[name] for name in names if name in options})
         if found.task == model.task:
-            return found.val.x[:IMAGES], "validation images"
+            return (found.val.x[:IMAGES], "validation images") if len(found.val) else (found.train.x[:IMAGES], "images")
     except (OSError, ValueError, KeyError, TypeError):
         pass
     task = model.task

@@ -40,6 +40,7 @@ class Search:
         alone stays what their optimiser remembers.
     ensemble: the checkpoints of the strategy's snapshots stay, too.
     max_failures: give up after so many failed trials in a row.
+    seeds: of each trial, at least `trials` of them; None: they follow from `seed`.
     stop: asked between events; True ends the search after the running trials.
     watch: told of every report and every told trial and, at least every WAIT_SECONDS, of None; for displays.
     """
@@ -55,6 +56,7 @@ class Search:
     keep: int = 10
     ensemble: bool = False
     max_failures: int = 10
+    seeds: Sequence[int] | None = None
     stop: Callable[[], bool] = lambda: False
     watch: Callable[[Search, Reported | Trial | None], None] = lambda search, event: None
 
@@ -148,7 +150,8 @@ class Search:
     # --- details
 
     def _job(self, trial: Trial) -> Job:
-        return Job(trial.id, trial.proposal, trial_seed(self.seed, trial.id))
+        seed = trial_seed(self.seed, trial.id) if self.seeds is None else self.seeds[trial.id]
+        return Job(trial.id, trial.proposal, seed)
 
     def _commit(self) -> None:
         self.store.put("strategy", self.strategy.state_dict())

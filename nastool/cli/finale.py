@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nastool import options, registry, sharing
-from nastool.cli import common
+from nastool.cli import common, trainings
 from nastool.cli.common import say
-from nastool.cli.progress import Progress
 from nastool.config import Plugged, RunConfig, RunFolder
 from nastool.core import Arch, Objective, Proposal, Trial
 from nastool.errors import InputError, NastoolError, TrialFailed, short
-from nastool.interfaces import Evaluator, SearchSpace, Strategy, misfits
+from nastool.interfaces import Evaluator, SearchSpace, misfits
 from nastool.recipes import Recipe, load_recipe
-from nastool.runner import Search, evaluate_all, test_best
+from nastool.runner import evaluate_all, test_best
 from nastool.store import Store
 from nastool.study import derive
 
@@ -34,30 +30,6 @@ TRAIN = "train"
 """The evaluator that trains from scratch."""
 _SAMPLE = 0x72616E6B
 """Keeps the sample of random architectures apart from other draws with the same seed."""
-
-
-class Listed(Strategy):
-    """Proposes given architectures, in order."""
-
-    name = "listed"
-
-    def __init__(self, space: SearchSpace, archs: Sequence[Arch]) -> None:
-        super().__init__(space)
-        self.archs = archs
-        self.asked = 0
-
-    def ask(self) -> Proposal | None:
-        if self.asked == len(self.archs):
-            return None
-        proposal = Proposal(self.archs[self.asked])
-        self.remember(proposal)
-        return proposal
-
-    def remember(self, proposal: Proposal) -> None:
-        self.asked += 1
-
-    def tell(self, trial: Trial) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -330,67 +302,25 @@ class Finale:
         outcome: Outcome,
     ) -> bool:
         """Train what was found and the random ones as a search of its own in a folder below the run's."""
-        from nastool import devices
-        from nastool.workers import ProcessPool
-
         assert self.training is not None
         archs = [*heads, *beside]
-        named = hashlib.blake2s(json.dumps([arch.key for arch in archs]).encode(), digest_size=8).hexdigest()
-        config = replace(
-            self.config,
-            strategy=Plugged(Listed.name, {"architectures": named}),
-            evaluator=self.training,
-            objective=None,
-        )
+        config = trainings.listed(self.config, self.training, archs)
         folder = RunFolder(self.folder.path / f"retrain-{config.digest}")
-        spec = self._spec(folder.path)
-        evaluator = spec.build()
         found = f"{len(heads)} found" if heads else ""
         other = f"{len(beside)} random" if beside else ""
         say(f"training {' and '.join(filter(None, (found, other)))} from scratch in {folder.path}")
-        slots = devices.slots(workers, str(self.training.options.get("device") or "auto"))
-        with folder.locked(), closing(ProcessPool(spec, slots, logs=folder.path / "logs")) as pool:
+
+        def started(pool: Pool) -> None:
             self.pool = pool
-            facts = pool.open()
-            given = config.identity["evaluator"]["options"].items()
-            origin = {
-                "scale": common.scale_of(evaluator),
-                "evaluator": {"name": TRAIN, "options": {key: value for key, value in given if value is not None}},
-            }
-            if folder.check(config, False):
-                inner = Store.open(folder.database)
-            else:
-                target = Objective.parse(evaluator.objective)
-                folder.clear()
-                folder.describe(config, target, facts, {"trials": len(archs)})
-                about = {"config": config.identity, "objective": str(target), "origin": origin}
-                inner = Store.create(folder.database, {**about, "fingerprint": facts.get("fingerprint")})
-            with inner, Progress(len(archs)) as progress:
-                search = Search(
-                    inner,
-                    Listed(self.space, archs),
-                    pool,
-                    Objective.parse(inner.get("objective")),
-                    self.config.seed,
-                    len(archs),
-                    folder.path,
-                    keep=len(archs),
-                    stop=stop,
-                    watch=progress.watch,
-                )
-                search.restore()
-                inner.begin()
-                inner.put("trials", len(archs))
-                inner.commit()
-                search.run()
-                if search.told < len(archs):
-                    return False
-                trials = list(inner.trials())
-                self._conclude(pool, trials[: len(heads)], trials[len(heads) :], scores, outcome)
-                inner.begin()
-                inner.put("final", {"trials": len(archs), "document": outcome.report})
-                inner.commit()
-        outcome.run, outcome.origin = folder.path, origin
+
+        run = trainings.trained(config, self.space, archs, folder, workers=workers, stop=stop, started=started)
+        with run as trained:
+            if trained is None:
+                return False
+            trials = trained.trials
+            self._conclude(trained.pool, trials[: len(heads)], trials[len(heads) :], scores, outcome)
+            trained.finish(outcome.report)
+            outcome.run, outcome.origin = folder.path, trained.origin
         return True
 
     def _conclude(
