@@ -48,10 +48,9 @@ def python(model: Model) -> str:
     """Source of a module that needs nothing but torch, for these weights. InputError: the network cannot be written."""
     from nastool.codegen import python
 
-    about = {**model.facts, "weights": model.path.name}
     title = f"A network of nastool's search space {model.space.name}."
     return python(
-        model.network, model.task, title=title, facts=about, classes=model.classes, mean=model.mean, std=model.std
+        model.network, model.task, title=title, facts=model.facts, classes=model.classes, mean=model.mean, std=model.std
     )
 
 

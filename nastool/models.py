@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool import archfile, checkpoints, files
+from nastool import __version__, archfile, checkpoints, files
 from nastool.errors import InputError
 from nastool.tasks import ImageTask
 
@@ -38,12 +39,23 @@ class Model:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     path: Path
+    document: Mapping[str, Any]
+    """What the run's best.json says, if these are its weights; else {}."""
 
     @property
     def facts(self) -> dict[str, str]:
-        """What there is to say of it, by name."""
+        """What there is to say of it, by name: what it is, where it comes from, what was measured."""
         scale = ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(self.scale).items())
-        return {"architecture": self.arch.key, "space": str(self.space.ref), "scale": scale}
+        facts = {"architecture": self.arch.key, "space": str(self.space.ref), "scale": scale}
+        evaluator, metrics = self.document.get("evaluator"), self.document.get("metrics")
+        if "run" in self.document and "trial" in self.document:
+            facts["found"] = f"trial {self.document['trial']} of {self.document['run']}"
+        if isinstance(evaluator, dict) and isinstance(options := evaluator.get("options"), dict):
+            facts["trained on"] = str(options.get("data", "unknown"))
+        if isinstance(metrics, dict):
+            numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+            facts["measured"] = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items())
+        return {**facts, "weights": self.path.name, "written by": f"nastool {__version__}"}
 
     def inputs(self, images: NDArray[np.uint8]) -> Tensor:
         """uint8 (N, C, H, W) -> float32, normalised."""
@@ -100,4 +112,17 @@ def load(source: str) -> Model:
     with torch.random.fork_rng(devices=[]):
         network = build(document.space, document.arch, task, scale)
     network.load_state_dict(found.weights)
-    return Model(network.eval(), document.space, document.arch, scale, task, classes, mean, std, path)
+    return Model(
+        network.eval(), document.space, document.arch, scale, task, classes, mean, std, path, _said(path, document.arch)
+    )
+
+
+def _said(path: Path, arch: Arch) -> Mapping[str, Any]:
+    """The object in best.json beside best.safetensors, if it is about that architecture."""
+    if path.name != "best.safetensors":
+        return {}
+    try:
+        found: dict[str, Any] = archfile.loads((path.parent / "best.json").read_text(encoding="utf-8"))
+        return found if archfile.from_json(found).arch == arch else {}
+    except (OSError, ValueError):
+        return {}

@@ -121,8 +121,11 @@ class Study:
     """Finished trials, best first; of a search by rounds of a policy those scored afterwards, no two equivalent."""
 
     @classmethod
-    def read(cls, folder: str | Path, *, curves: bool = True) -> Study:
-        """The run in a folder. InputError: there is none, or it is damaged. curves: read what was reported, too."""
+    def read(cls, folder: str | Path, *, curves: bool = True, ours: bool = False) -> Study:
+        """The run in a folder. InputError: there is none, or it is damaged.
+
+        curves: read what was reported, too. ours: whoever is at work on it is the caller, who has just finished.
+        """
         from nastool.config import RunFolder
 
         path = Path(folder)
@@ -146,7 +149,7 @@ class Study:
             origin = store.get("origin") or {}
         for trial in trials:
             _check(space, trial.trial, path)
-        busy = RunFolder(path).busy()
+        busy = not ours and RunFolder(path).busy()
         enough = final is not None and (final.get("exhausted") or final["trials"] >= (wanted or 0))
         done = enough and not counts["running"]
         try:

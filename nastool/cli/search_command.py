@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nastool.config import RunConfig, RunFolder
     from nastool.core import Scalar, Trial
     from nastool.interfaces import Evaluator, SearchSpace
+    from nastool.product import Product
     from nastool.runner import Search
     from nastool.store import Store
     from nastool.workers import Pool
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
 @click.option(
     "--ensemble", is_flag=True, help="At the end, average the predictions of the strategy's path of networks."
 )
+@click.option("--report/--no-report", default=True, help="At the end, write report.html into the run folder.")
 @configfile.option
 @click.option("--dry-run", is_flag=True, help="Show what would be searched and what it would cost.")
 @click.pass_context
@@ -186,6 +188,7 @@ def _search(
     finale: Finale,
     given: Mapping[str, Any],
 ) -> int:
+    from nastool import product
     from nastool.cli import snapshots
     from nastool.cli.interrupts import Interrupts
     from nastool.cli.progress import Progress
@@ -242,6 +245,7 @@ def _search(
                 say(f"stopped with {search.told} trials saved in {folder.path}; {again}")
                 return stop.exit_code
         if interrupts.stopping:
+            product.write(folder.path, report=False)
             return 130
         if search.best is None:
             raise NastoolError(f"all {search.failed} trials failed; see `nastool status {folder.path}`")
@@ -267,8 +271,9 @@ def _search(
                 ensemble = snapshots.measure(strategy, store, pool, folder.path)
             except NastoolError as error:  # the search itself has a result all the same
                 ensemble_problem = error
-    document = _product(store, space, best, tested, folder, finale, outcome, ensemble, search.exhausted)
-    _summary(search, folder, document, time.monotonic() - started, outcome)
+    document = _result(store, space, best, tested, folder, finale, outcome, ensemble, search.exhausted)
+    written = product.write(folder.path, report=given["report"])
+    _summary(search, folder, document, time.monotonic() - started, outcome, written)
     common.emit(document)
     if problem is not None:
         raise NastoolError(f"the best trial, {best.id}, could not be tested: {problem}")
@@ -351,7 +356,7 @@ def _of(plugged: Any) -> str:
     return f"{plugged.name}({shown})" if shown else str(plugged.name)
 
 
-def _product(
+def _result(
     store: Store,
     space: SearchSpace,
     best: Trial,
@@ -362,12 +367,8 @@ def _product(
     ensemble: Mapping[str, Any] | None,
     exhausted: bool,
 ) -> dict[str, Any]:
-    """Write what the search leaves behind: best.json and the best weights."""
-    import os
-    import shutil
-
-    from nastool import archfile
-    from nastool.files import write_atomic
+    """Write best.json and the best weights, and keep in the store that the search came to this end."""
+    from nastool import product
 
     more: dict[str, Any] = {"run": str(folder.path), **store.get("origin")}
     source = folder.path
@@ -377,13 +378,9 @@ def _product(
         best, tested, source = outcome.best, outcome.tested, outcome.run
         more = {"run": str(outcome.run), **outcome.origin}
     assert best.evaluation is not None
-    weights = folder.path / "best.safetensors"
-    if best.evaluation.checkpoint is None:
-        weights.unlink(missing_ok=True)  # of an earlier result
-    else:
-        new = weights.with_suffix(".new")
-        shutil.copyfile(source / best.evaluation.checkpoint, new)
-        os.replace(new, weights)
+    checkpoint = best.evaluation.checkpoint
+    weights = product.weights(folder.path, None if checkpoint is None else source / checkpoint)
+    if weights is not None:
         more["weights"] = str(weights)
     document = common.trial_document(space, best, more)
     document["metrics"].update({**scores, **tested})
@@ -391,7 +388,7 @@ def _product(
         document["comparison"] = outcome.report
     if ensemble is not None:
         document["ensemble"] = ensemble
-    write_atomic(folder.path / "best.json", archfile.dumps(document) + "\n")
+    product.result(folder.path, document)
     store.begin()
     trials = sum(store.count().values())
     facts = {"trials": trials, "exhausted": exhausted, "finale": finale.identity(), "document": document}
@@ -428,8 +425,9 @@ def _summary(
     document: Mapping[str, Any],
     took: float,
     outcome: Outcome | None,
+    written: Product,
 ) -> None:
-    from nastool.cli import snapshots
+    from nastool.cli import results, snapshots
 
     if search.exhausted and search.told < search.trials:
         say(f"the strategy has nothing left to propose after {search.told} trials")
@@ -443,11 +441,7 @@ def _summary(
         say(f"  {line}")
     if "ensemble" in document:
         say(f"  {snapshots.describe(document['ensemble'])}")
-    say(f"  {folder.path / 'best.json'}")
-    if "weights" in document:
-        say(f"  {document['weights']}")
-    run, result = (shlex.quote(str(path)) for path in (folder.path, folder.path / "best.json"))
-    say(f"next: nastool top {run} -k 3    nastool show {result}")
+    results.say_where(folder.path, written)
 
 
 def _dry_run(

@@ -93,23 +93,29 @@ def _imports(body: str) -> list[str]:
     ordered = ["from collections import OrderedDict"] if "OrderedDict(" in body else []
     tensor = "Tensor, " if re.search(r"\bTensor\b", body) else ""
     functional = ["from torch.nn import functional as F"] if re.search(r"\bF\.", body) else []
-    return ["import sys", *ordered, "", "import torch", f"from torch import {tensor}nn", *functional]
+    return ["import json", "import sys", *ordered, "", "import torch", f"from torch import {tensor}nn", *functional]
 
 
 def _constants(classes: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> list[str]:
     numbers = [[str(np.float32(value)) for value in values] for values in (mean, std)]
-    found = []
+    found = ['DTYPES = {"F32": torch.float32, "I64": torch.int64}']
     for name, texts in zip(("CLASSES", "MEAN", "STD"), (list(map(literal, classes)), *numbers), strict=True):
         found += lines(display("(", tuple(texts), ")"), 0, f"{name} = ") if texts else []
-    return ["", *found] if found else []
+    return ["", *found]
 
 
 def _tail(shape: str, unused: Sequence[str]) -> Iterator[str]:
     yield "def load(path: str) -> Model:"
     yield '    """The model with the weights of a safetensors file, in evaluation mode."""'
-    yield "    from safetensors.torch import load_file"
-    yield ""
-    yield "    weights = load_file(path)"
+    yield "    with open(path, \"rb\") as file:"
+    yield "        entries = json.loads(file.read(int.from_bytes(file.read(8), \"little\")))"
+    yield "        data = bytearray(file.read())"
+    yield "    entries.pop(\"__metadata__\", None)"
+    yield "    weights = {}"
+    yield "    for name, entry in entries.items():"
+    yield "        start, end = entry[\"data_offsets\"]"
+    yield "        values = torch.frombuffer(data[start:end], dtype=DTYPES[entry[\"dtype\"]])"
+    yield "        weights[name] = values.reshape(entry[\"shape\"])"
     if unused:
         yield "    # Of modules that only training needs, or that lead to nothing:"
         yield from lines(display("(", tuple(map(literal, unused)), ")"), 4, "unused = ")
