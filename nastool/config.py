@@ -26,6 +26,15 @@ from nastool.store import Store
 from nastool.workers import EvaluatorSpec
 
 FORMAT = "nastool.run/1"
+RESULTS: Mapping[str, str] = {
+    "best.json": "the best architecture, with what was measured of it",
+    "best.safetensors": "its weights",
+    "model.py": "its code, which needs nothing but torch",
+    "trials.jsonl": "all trials, a line each",
+    "trials.csv": "the same as a table",
+    "report.html": "everything about the run, for a browser",
+}
+"""What a run's folder holds for its user at the end."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +185,7 @@ class RunFolder:
         if not counts["done"] + counts["failed"]:
             return False  # nothing was measured yet, so nothing is lost (nobody is at it once we hold the lock)
         raise InputError(
-            f"{self.path} holds another search ({'; '.join(_differences(found, config.identity))}): give its options, "
+            f"{self.path} holds another search ({'; '.join(differences(found, config.identity))}): give its options, "
             "another --out, or --force to replace it"
         )
 
@@ -216,7 +225,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove an earlier run's files; nothing that nastool did not write."""
-        for name in (*self.DATABASE, "run.yaml", "run.yaml.new", "best.json", "best.safetensors"):
+        for name in (*self.DATABASE, "run.yaml", "run.yaml.new", *RESULTS):
             (self.path / name).unlink(missing_ok=True)
         for folder, pattern in (
             ("checkpoints", "trial-*.safetensors*"),
@@ -257,13 +266,13 @@ class RunFolder:
         write_atomic(self.path / "run.yaml", dump_yaml(document))
 
 
-def _differences(found: Any, wanted: Any, where: str = "configuration") -> list[str]:
+def differences(found: Any, wanted: Any, where: str = "configuration") -> list[str]:
     """Where two configurations differ: "seed is 0, not 1"."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         lines = []
         for key in sorted(found.keys() | wanted.keys()):
             path = key if where == "configuration" else f"{where}.{key}".replace(".options.", " ").removesuffix(".name")
-            lines += _differences(found.get(key), wanted.get(key), path)
+            lines += differences(found.get(key), wanted.get(key), path)
         return lines
     return [] if found == wanted else [f"{where} is {short(found)}, not {short(wanted)}"]
 
