@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nastool import archfile
-from nastool.errors import NastoolError, one_line
+from nastool.errors import one_line
 from nastool.files import write_atomic
 from nastool.study import Study
 
@@ -60,7 +60,7 @@ def write(folder: Path, *, report: bool = True) -> Product:
         try:
             make()
             product.paths[name] = folder / name
-        except (NastoolError, OSError, ImportError) as error:
+        except Exception as error:
             (folder / name).unlink(missing_ok=True)
             product.problems.append(f"{name} could not be written: {one_line(error)}")
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from nastool import cli
+from tests.running import Outcome, Run
+
+os.environ.setdefault("NASTOOL_SEARCH_REPORT", "0")  # a report takes seconds; those who want one ask for it
+os.environ.setdefault("NASTOOL_RETRAIN_REPORT", "0")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,3 +52,19 @@ def benchmark_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no benchmark tables in {folder}: set NASTOOL_TEST_DATA")
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run a command in this process and a scratch folder. stdin: text, or bytes for a strict UTF-8 stream."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, stdin: str | bytes = "") -> Outcome:
+        data = stdin if isinstance(stdin, bytes) else stdin.encode(errors="surrogatepass")
+        monkeypatch.setattr(sys, "argv", ["nastool", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+        capsys.readouterr()
+        code = cli.run()
+        return Outcome(code, *capsys.readouterr())
+
+    return run

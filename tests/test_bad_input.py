@@ -7,7 +7,6 @@ in its own.
 from __future__ import annotations
 
 import copy
-import io
 import json
 import os
 import resource
@@ -22,7 +21,6 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,11 +31,12 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nastool import archfile, cli, options
+from nastool import archfile, options
 from nastool.errors import InputError, InvalidArchError
 from nastool.recipes import Recipe, load_recipe
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.evolution import RegularizedEvolution
+from tests.running import Outcome, Run
 
 NASTOOL = str(Path(sys.executable).parent / "nastool")
 SPACE = NasBench201()
@@ -46,51 +45,6 @@ LINE = json.dumps(GOOD)
 TINY = ["--data", "digits", "--epochs", "1", "-E", "train_size=50", "--device", "cpu"]
 DEEP = 100_000
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    def refused(self, *fragments: str) -> None:
-        """One line (after click's usage, where it is a usage error) that says what is wrong; no output."""
-        lines = [line for line in self.err.splitlines() if line.strip()]
-        if lines and lines[0].startswith("Usage: "):
-            lines = lines[next(i for i, line in enumerate(lines) if line.startswith("Try ")) + 1 :]
-        assert self.code == 2, self
-        assert self.out == "", self
-        assert len(lines) == 1, self
-        assert lines[0].startswith(("nastool: ", "Error: ")), self
-        assert len(lines[0]) <= 400, self
-        assert "internal error" not in self.err, self
-        for fragment in fragments:
-            assert fragment in self.err, self
-
-    def accepted(self) -> list[dict[str, Any]]:
-        """The JSON objects on stdout."""
-        assert self.code == 0, self
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run a command in this process and a scratch folder. stdin: text, or bytes for a strict UTF-8 stream."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, stdin: str | bytes = "") -> Outcome:
-        data = stdin if isinstance(stdin, bytes) else stdin.encode(errors="surrogatepass")
-        monkeypatch.setattr(sys, "argv", ["nastool", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
-        capsys.readouterr()
-        code = cli.run()
-        return Outcome(code, *capsys.readouterr())
-
-    return run
 
 
 def process(script: str, cwd: Path, prepare: Callable[[], None] | None = None, **env: str) -> Outcome:

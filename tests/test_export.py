@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nastool import archfile, cli, exports, files, models
+from nastool import archfile, exports, files, models
 from nastool.core import Arch, Proposal
 from nastool.data import load, read_image
 from nastool.errors import InputError, NastoolError
@@ -24,9 +23,7 @@ from nastool.interfaces import SearchSpace
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks import ImageTask
-from tests.test_bad_input import Outcome
-
-Run = Callable[..., Outcome]
+from tests.running import Run
 
 
 def trained(folder: Path, space: SearchSpace, arch: Arch) -> tuple[Path, dict[str, float]]:
@@ -44,19 +41,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     space = NasBench201()
     arch = space.from_string("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|avg_pool_3x3~1|nor_conv_3x3~2|")
     return trained(tmp_path_factory.mktemp("trained"), space, arch)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["nastool", *arguments])
-        capsys.readouterr()
-        code = cli.run()
-        return Outcome(code, *capsys.readouterr())
-
-    return run
 
 
 def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

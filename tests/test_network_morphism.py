@@ -28,7 +28,7 @@ from nastool.spaces.morph_cnn import KINDS, MorphCNN
 from nastool.store import Store
 from nastool.strategies.network_morphism import NetworkMorphism
 from nastool.tasks import ImageTask
-from tests.test_bad_input import Outcome
+from tests.running import Outcome
 from tests.test_train import npz, separable
 
 SPACE = MorphCNN(stages=2, layers=4)

@@ -74,7 +74,12 @@ def space_options(function: F) -> F:
 
 
 def evaluator_options(function: F) -> F:
-    """--evaluator, -E and the flags for the common ones among the evaluator's options."""
+    """--evaluator, and all of `training_options`."""
+    return click.option("--evaluator", default="train", metavar="NAME", help="Evaluator.")(training_options(function))
+
+
+def training_options(function: F) -> F:
+    """-E and the flags for the common ones among the evaluator's options."""
     for option in (
         click.option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N."),
         click.option("--scale", metavar="KEY=N,...", help="Size of the networks, such as channels=16,cells=5."),
@@ -84,7 +89,6 @@ def evaluator_options(function: F) -> F:
         click.option("--data-dir", metavar="DIR", help="Where data sets are."),
         click.option("--data", metavar="NAME", help="Data set: a name (`nastool list data`), npz:FILE or folder:DIR."),
         click.option("-E", "--evaluator-options", multiple=True, metavar="KEY=VALUE", help="Option of the evaluator."),
-        click.option("--evaluator", default="train", metavar="NAME", help="Evaluator."),
     ):
         function = option(function)
     return function
@@ -189,6 +193,30 @@ def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Ite
         else:
             hint = "for a space's own string form give --space NAME"
             raise InputError(f"cannot read {short(source)}: no such file; {hint}")
+
+
+def only_architecture(source: str, space: str | None) -> ArchDocument:
+    """The only architecture that the source holds."""
+    from nastool import registry
+    from nastool.core import SpaceRef
+
+    documents = list(read_architectures([source], registry.make_space(SpaceRef(space)) if space else None))
+    if len(documents) > 1:
+        raise InputError(
+            f"{short(source)} holds {len(documents)} architectures: give one, as `nastool top - -k 1` does"
+        )
+    return documents[0]
+
+
+def seeds(text: str) -> list[int]:
+    """What --seeds says. InputError."""
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--seeds {short(text)!r}: write integers with commas between, such as 0,1,2") from None
+    if min(seeds) < 0 or max(seeds) >= 2**63 or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {short(text)}: need different integers from 0 to 2^63 - 1")
+    return seeds
 
 
 def emit(document: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import click
 
 from nastool.errors import InputError, hint, short
 
-_SECTIONS = ("format", "provenance", "search", "eval")
+_SECTIONS = ("format", "provenance", "search", "eval", "retrain")
 
 
 def load(ctx: click.Context, parameter: click.Parameter, path: str | None) -> None:

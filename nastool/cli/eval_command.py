@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nastool.cli import common, configfile
+from nastool.cli import common, configfile, results
 from nastool.errors import InputError, short
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     from nastool import registry
     from nastool.core import SpaceRef
 
-    seeds = _seeds(given["seeds"])
+    seeds = common.seeds(given["seeds"])
     options = common.layered(ctx, "evaluator_options", (*common.EVALUATOR_FLAGS, "from_checkpoint"))
     space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
     failures = 0
@@ -104,16 +103,6 @@ def _prepare_folder(folder: Path) -> None:
             raise
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot write {short(checkpoints)}: {reason}; give --save another folder") from None
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"--seeds {short(text)!r}: write integers with commas between, such as 0,1,2") from None
-    if min(seeds) < 0 or max(seeds) >= 2**63 or len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds {short(text)}: need different integers from 0 to 2^63 - 1")
-    return seeds
 
 
 @dataclass
@@ -268,17 +257,8 @@ class _Evaluations:
             more["error"] = "; ".join(errors)
         if line.scale is not None:
             more["scale"] = line.scale
-        mean, std = _statistics(measured)
+        mean, std = results.mean_and_std(measured)
         more["metrics"] = mean
         if len(measured) > 1:
             more["std"] = std
         return replace(line.document, extra=kept).to_json(more)
-
-
-def _statistics(rows: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and standard deviation (n - 1) of each metric."""
-    names = rows[0] if rows else {}
-    mean = {name: math.fsum(row[name] for row in rows) / len(rows) for name in names}
-    spread = max(1, len(rows) - 1)
-    std = {name: math.sqrt(math.fsum((row[name] - mean[name]) ** 2 for row in rows) / spread) for name in names}
-    return mean, std

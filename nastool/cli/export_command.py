@@ -58,26 +58,13 @@ def command(source: str, form: str, **given: Any) -> None:
     if source.endswith(".safetensors") or (source != "-" and Path(source).is_dir()):
         _export(models.load(source), form, out)
     else:
-        document = _document(source, given["space"])
+        document = common.only_architecture(source, given["space"])
         weights = document.extra.get("weights")
         if isinstance(weights, str) and given["shape"] is None:
             _export(models.load(weights), form, out)
         else:
             _untrained(document, form, out, given)
     say(f"wrote {out}")
-
-
-def _document(source: str, space: str | None) -> ArchDocument:
-    """The only architecture that the source holds."""
-    from nastool import registry
-    from nastool.core import SpaceRef
-
-    documents = list(common.read_architectures([source], registry.make_space(SpaceRef(space)) if space else None))
-    if len(documents) > 1:
-        raise InputError(
-            f"{short(source)} holds {len(documents)} architectures: give one, as `nastool top - -k 1` does"
-        )
-    return documents[0]
 
 
 def _export(model: Model, form: str, out: Path) -> None:

@@ -18,7 +18,6 @@ from nastool.config import Plugged, RunConfig, RunFolder
 from nastool.core import Arch, Objective, Proposal, Trial
 from nastool.errors import InputError, NastoolError, TrialFailed, short
 from nastool.interfaces import Evaluator, SearchSpace, misfits
-from nastool.recipes import Recipe, load_recipe
 from nastool.runner import evaluate_all, test_best
 from nastool.store import Store
 from nastool.study import derive
@@ -26,8 +25,6 @@ from nastool.study import derive
 if TYPE_CHECKING:
     from nastool.workers import EvaluatorSpec, Pool
 
-TRAIN = "train"
-"""The evaluator that trains from scratch."""
 _SAMPLE = 0x72616E6B
 """Keeps the sample of random architectures apart from other draws with the same seed."""
 
@@ -161,10 +158,9 @@ class Finale:
 
     def _training(self) -> Plugged:
         """Evaluator train on the same data and device, by the recipe for what a search found."""
-        target = registry.load("evaluator", TRAIN)
+        target = registry.load("evaluator", trainings.TRAIN)
         if reasons := misfits(None, type(self.space), target):
             raise InputError(f"{self._flag()}: {'; '.join(reasons)}")
-        known = options.of(target)
         before = self.config.evaluator.options
         if "data" not in before:
             run = shlex.quote(str(self.folder.path))
@@ -172,41 +168,17 @@ class Finale:
             if self.settings.retrain:
                 instead = f"afterwards give `nastool top {run} -k 3 | nastool eval - --data NAME`"
             raise InputError(f"{self._flag()}: evaluator {self.evaluator.name} has no data to train on; {instead}")
-        given = {key: value for key, value in before.items() if key in known}
-        search_recipe = getattr(self.evaluator, "recipe", None)
-        name = self.settings.recipe
-        if name is None:
-            name = (search_recipe.retrain if search_recipe else "") or None
-        if self.evaluator.shares_weights or name is not None:
-            given.update(recipe=name, batch_size=None, lr=None)
-        given["from_checkpoint"] = None
-        given["epochs"] = None  # the search's trainings may have been short ones
-        given["scale"] = self._scale(name)
-        return Plugged(TRAIN, options.resolve(self._flag(), target, given))
-
-    def _scale(self, recipe: str | None) -> dict[str, Any] | None:
-        """The recipe's, else the search's, with the changes that --retrain-scale makes. None: the recipe's as it is."""
-        of_recipe = {} if recipe is None else self._recipe(recipe).scale_for(self.space.Scale)
-        base = of_recipe or {key: int(value) for key, value in (common.scale_of(self.evaluator) or {}).items()}
-        if self.settings.scale is None:
-            return None if of_recipe else base or None
-        try:
-            changes = options.mapping(self.settings.scale, int)
-        except ValueError:
-            text = short(repr(self.settings.scale))
-            raise InputError(f"--retrain-scale {text}: write KEY=N,..., such as channels=16,cells=5") from None
-        try:
-            self.space.make_scale({**base, **changes})
-        except InputError as error:
-            raise InputError(f"--retrain-scale: {error}") from None
-        return {**base, **changes}
-
-    def _recipe(self, name: str) -> Recipe:
-        try:
-            return load_recipe(name)
-        except InputError as error:
-            where = "--retrain-recipe" if self.settings.recipe is not None else "the recipe for retraining"
-            raise InputError(f"{where}: {error}") from None
+        final = trainings.Final(
+            self.space,
+            before,
+            getattr(self.evaluator, "recipe", None),
+            same=not self.evaluator.shares_weights,
+            scale=common.scale_of(self.evaluator),
+            recipe=self.settings.recipe,
+            changes=self.settings.scale,
+            flags=("--retrain-recipe", "--retrain-scale"),
+        )
+        return final.training(self._flag(), {})
 
     def _spec(self, workdir: Path) -> EvaluatorSpec:
         assert self.training is not None

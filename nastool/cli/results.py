@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nastool.cli.common import say
-from nastool.config import RESULTS
-from nastool.product import Product
+
+if TYPE_CHECKING:
+    from nastool.product import Product
 
 
-def say_where(folder: Path, product: Product) -> None:
-    """Name each file, and the commands that take it further."""
-    say(f"in {folder}:")
-    width = max(map(len, product.paths))
+def say_where(folder: Path, product: Product, *, retrained: bool = False) -> None:
+    """Name each file, and the commands that take it further. retrained: it is the last that there is to train."""
+    from nastool.config import RESULTS
+
+    say("written:")
+    width = max(len(str(path)) for path in product.paths.values())
     for name in RESULTS:
         if name in product.paths:
-            say(f"  {name:<{width}}  {RESULTS[name]}")
+            say(f"  {product.paths[name]!s:<{width}}  {RESULTS[name]}")
     for problem in product.problems:
         say(f"note: {problem}")
     run = shlex.quote(str(folder))
     following = [f"nastool top {run} -k 3", f"nastool show {run}"]
     if "best.safetensors" in product.paths:
-        following = [f"nastool predict {run} IMAGE...", f"nastool export {run} --to onnx", f"nastool retrain {run}"]
+        following = [f"nastool predict {run} IMAGE...", f"nastool export {run} --to onnx"]
+        if not retrained:
+            following.append(f"nastool retrain {run}")
     say("next:")
     for line in following:
         say(f"  {line}")
+
+
+def mean_and_std(rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and standard deviation (n - 1) of each metric, such as over seeds."""
+    names = rows[0] if rows else {}
+    mean = {name: math.fsum(row[name] for row in rows) / len(rows) for name in names}
+    spread = max(1, len(rows) - 1)
+    std = {name: math.sqrt(math.fsum((row[name] - mean[name]) ** 2 for row in rows) / spread) for name in names}
+    return mean, std

@@ -9,16 +9,80 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from nastool import options, registry
 from nastool.cli import common
 from nastool.cli.progress import Progress
 from nastool.config import Plugged, RunConfig, RunFolder
 from nastool.core import Arch, Objective, Proposal, Trial
+from nastool.errors import InputError, short
 from nastool.interfaces import SearchSpace, Strategy
+from nastool.recipes import Recipe, load_recipe
 from nastool.runner import Search
 from nastool.store import Store
 
 if TYPE_CHECKING:
     from nastool.workers import Pool
+
+
+TRAIN = "train"
+"""The evaluator that trains from scratch."""
+
+
+@dataclass(frozen=True)
+class Final:
+    """How what was found is trained in the end: on the search's data, by the recipe for that.
+
+    before: the options of the evaluator that found it. searched: its recipe. same: whether it was TRAIN itself, so that
+    what is said of trainings there holds here. scale: its networks' size.
+    recipe: instead of the one that `searched` names. changes: to the scale, as KEY=N,... or a mapping; None: none.
+    flags: what these two are called.
+    """
+
+    space: SearchSpace
+    before: Mapping[str, Any]
+    searched: Recipe | None
+    same: bool
+    scale: Mapping[str, Any] | None
+    recipe: str | None
+    changes: Any
+    flags: tuple[str, str]
+
+    def training(self, what: str, more: Mapping[str, object]) -> Plugged:
+        """TRAIN with all its options; what: for errors. more: options that come before everything. InputError."""
+        target = registry.load("evaluator", TRAIN)
+        given = {key: value for key, value in self.before.items() if key in options.of(target)}
+        name = self.recipe or (self.searched.retrain if self.searched else "") or None
+        if name is not None or not self.same:
+            given.update(recipe=name, batch_size=None, lr=None)
+        given["from_checkpoint"] = None
+        given["epochs"] = None  # the search's trainings may have been short ones
+        given["scale"] = self._scale(name)
+        return Plugged(TRAIN, options.resolve(what, target, {**given, **more}))
+
+    def _scale(self, recipe: str | None) -> dict[str, Any] | None:
+        """The recipe's, else the search's, with the changes. None: the recipe's as it is."""
+        of_recipe = {} if recipe is None else self._load(recipe).scale_for(self.space.Scale)
+        base = of_recipe or {key: int(value) for key, value in (self.scale or {}).items()}
+        if self.changes is None:
+            return None if of_recipe else base or None
+        flag = self.flags[1]
+        try:
+            changes = options.mapping(self.changes, int)
+        except ValueError:
+            text = short(repr(self.changes))
+            raise InputError(f"{flag} {text}: write KEY=N,..., such as channels=16,cells=5") from None
+        try:
+            self.space.make_scale({**base, **changes})
+        except InputError as error:
+            raise InputError(f"{flag}: {error}") from None
+        return {**base, **changes}
+
+    def _load(self, name: str) -> Recipe:
+        try:
+            return load_recipe(name)
+        except InputError as error:
+            where = self.flags[0] if self.recipe is not None else "the recipe for retraining"
+            raise InputError(f"{where}: {error}") from None
 
 
 class Listed(Strategy):
@@ -58,6 +122,17 @@ class Trained:
     origin: Mapping[str, Any]
     finished: Mapping[str, Any] | None
 
+    def tested(self, trial_id: int) -> Mapping[str, float] | None:
+        """What the test of this trial's network gave, if it has been tested."""
+        found: Mapping[str, float] | None = (self.store.get("tested") or {}).get(str(trial_id))
+        return found
+
+    def keep_test(self, trial_id: int, metrics: Mapping[str, float]) -> None:
+        """Keep it, so that no network is tested twice."""
+        self.store.begin()
+        self.store.put("tested", {**(self.store.get("tested") or {}), str(trial_id): dict(metrics)})
+        self.store.commit()
+
     def finish(self, document: Mapping[str, Any]) -> None:
         """Keep the result, so that it is not made again."""
         self.store.begin()
@@ -66,7 +141,7 @@ class Trained:
 
 
 def listed(config: RunConfig, evaluator: Plugged, archs: Sequence[Arch]) -> RunConfig:
-    """The configuration of their trainings."""
+    """The configuration of their trainings; of how many trainings of each it does not say."""
     named = hashlib.blake2s(json.dumps([arch.key for arch in archs]).encode(), digest_size=8).hexdigest()
     strategy = Plugged(Listed.name, {"architectures": named})
     return replace(config, strategy=strategy, evaluator=evaluator, objective=None)
@@ -88,11 +163,12 @@ def trained(
     """Train them in the folder, or go on where an earlier call ended. None: `stop` said so, and some are left.
 
     config: of `listed`. seeds: one for each, where they are not to follow from the configuration's. started: is told
-    of the pool at work. InputError: the folder holds something else and `force` is not given.
+    of the pool at work. InputError: the folder holds something else and `force` is not given, or other seeds.
     """
     from nastool import devices
     from nastool.workers import ProcessPool
 
+    _continues(folder, config, force, seeds)  # for its errors, before anything is started
     spec = config.evaluator_spec(space, folder.path)
     evaluator = spec.build()
     slots = devices.slots(workers, str(config.evaluator.options.get("device") or "auto"))
@@ -102,7 +178,7 @@ def trained(
         given = config.identity["evaluator"]["options"].items()
         plugged = {"name": config.evaluator.name, "options": {k: v for k, v in given if v is not None}}
         origin = {"scale": common.scale_of(evaluator), "evaluator": plugged}
-        if folder.check(config, force):
+        if _continues(folder, config, force, seeds):
             store = Store.open(folder.database)
         else:
             target = Objective.parse(evaluator.objective)
@@ -111,7 +187,7 @@ def trained(
             about = {"config": config.identity, "objective": str(target), "origin": origin}
             store = Store.create(folder.database, {**about, "fingerprint": facts.get("fingerprint")})
         with store:
-            with Progress(len(archs)) as progress:
+            with Progress(len(archs), "trainings") as progress:
                 search = Search(
                     store,
                     Listed(space, archs),
@@ -128,6 +204,8 @@ def trained(
                 search.restore()
                 store.begin()
                 store.put("trials", len(archs))
+                if seeds is not None:
+                    store.put("seeds", max(store.get("seeds") or [], list(seeds), key=len))
                 store.commit()
                 search.run()
             if search.told < len(archs):
@@ -135,4 +213,16 @@ def trained(
                 return
             final = store.get("final")
             done = final is not None and final["trials"] == len(archs)
-            yield Trained(pool, list(store.trials()), store, origin, final["document"] if done else None)
+            trials = list(store.trials())[: len(archs)]
+            yield Trained(pool, trials, store, origin, final["document"] if done else None)
+
+
+def _continues(folder: RunFolder, config: RunConfig, force: bool, seeds: Sequence[int] | None) -> bool:
+    """Whether the folder holds these trainings, as far as they got. InputError: it holds others."""
+    if not folder.check(config, force):
+        return False
+    with Store.read(folder.database) as store:
+        before = store.get("seeds") or []
+    if before[: len(seeds or ())] != list(seeds or ())[: len(before)]:
+        raise InputError(f"{folder.path} began with seeds {before}: give these first, or another --out")
+    return True

@@ -1,0 +1,207 @@
+"""`nastool retrain`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nastool.cli import common, configfile
+from nastool.cli.common import say
+from nastool.errors import InputError, NastoolError, Stopped
+
+if TYPE_CHECKING:
+    from nastool.archfile import ArchDocument
+    from nastool.cli.trainings import Trained
+    from nastool.config import Plugged, RunFolder
+    from nastool.recipes import Recipe
+
+LOCAL = ("data_dir", "download", "device")
+"""What a run's configuration says of where it ran, and holds for what follows from it."""
+
+
+@click.command("retrain", cls=common.Command)
+@click.argument("source", metavar="RUN|ARCH|-", default="-")
+@common.training_options
+@click.option("--space", metavar="NAME", help="Space of an architecture in its own string form.")
+@click.option("--seeds", default="0,1,2", metavar="N,...", help="Train once with each of these seeds.")
+@click.option("--validation", is_flag=True, help="Keep the validation images out of the training, and measure on them.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Trainings at a time; GPUs are dealt out.")
+@click.option("-o", "--out", metavar="DIR", help="Folder; by default RUN/retrained, or one under runs/.")
+@click.option("--force", is_flag=True, help="Replace other trainings in the folder.")
+@click.option("--report/--no-report", default=True, help="At the end, write report.html into the folder.")
+@configfile.option
+@click.pass_context
+def command(ctx: click.Context, /, source: str, **given: Any) -> int:
+    """Train what was found for use: all training images, the final recipe, several seeds, one look at the test set.
+
+    SOURCE is a run folder (its best architecture), an arch.json file, or - for stdin (the default). The data are those
+    of the run; the recipe is the one that the search's recipe names for the end, or the search's own at full length.
+    Validation images are trained on, too, unless --validation is given.
+
+    The network that counts is the first seed's: it is chosen before any is tested, once each. The result has its
+    metrics, and the mean and standard deviation over the seeds. The same command continues an interrupted one; more
+    --seeds extend it.
+
+    \b
+    Examples:
+      nastool retrain runs/a
+      nastool retrain runs/a --recipe nasbench201 --scale channels=32 --seeds 0,1,2,3,4 --workers 4
+      nastool retrain zoo:darts-v2 --data cifar10 --data-dir ~/data --recipe enas-micro-cifar10-final
+    """
+    from nastool.cli import trainings
+    from nastool.cli.interrupts import Interrupts
+    from nastool.config import Plugged, RunConfig, RunFolder
+
+    seeds = common.seeds(given["seeds"])
+    document = common.only_architecture(source, given["space"])
+    evaluator = _evaluator(ctx, source, document, given)
+    space = document.space
+    base = RunConfig(Plugged("", {}), Plugged(space.name, dict(space.ref.options)), evaluator, 0, None)
+    config = trainings.listed(base, evaluator, [document.arch])
+    folder = RunFolder(Path(given["out"]) if given["out"] else _default(source, document, config.digest))
+    again = f"continue with: nastool {shlex.join(sys.argv[1:])}"
+
+    with Interrupts(lambda: say(f"\nsaved in {folder.path}; {again}")) as interrupts:
+        try:
+            run = trainings.trained(
+                config,
+                space,
+                [document.arch] * len(seeds),
+                folder,
+                workers=given["workers"],
+                seeds=seeds,
+                force=given["force"],
+                stop=lambda: interrupts.stopping,
+                started=lambda pool: say(f"training {document.arch.key} with {len(seeds)} seeds in {folder.path}"),
+            )
+            with run as trained:
+                if trained is None:
+                    return 130
+                found = _result(trained, seeds, document, folder, given["report"])
+        except Stopped as stop:
+            say(f"stopped; what is trained is saved in {folder.path}; {again}")
+            return stop.exit_code
+    common.emit(found)
+    return 0
+
+
+def _evaluator(ctx: click.Context, source: str, document: ArchDocument, given: Mapping[str, Any]) -> Plugged:
+    """Evaluator train on the data of the run that the architecture comes from, by the recipe for the end."""
+    from nastool import registry
+    from nastool.cli import trainings
+    from nastool.interfaces import misfits
+
+    if reasons := misfits(None, type(document.space), registry.load("evaluator", trainings.TRAIN)):
+        raise InputError("; ".join(reasons))
+    now = common.layered(ctx, "evaluator_options", common.EVALUATOR_FLAGS)
+    for key in now.keys() & {"all_data", "from_checkpoint"}:
+        raise InputError(f"-E {key}=: retrain trains from scratch, on all data unless --validation is given")
+    origin = document.extra.get("evaluator")
+    origin = origin if isinstance(origin, dict) else {}
+    found = origin.get("options")
+    before = {**_local(source), **(found if isinstance(found, dict) else {})}
+    if "data" not in {**before, **now}:
+        raise InputError("this architecture does not say on what data it was found: give --data")
+    recipe, scale = now.pop("recipe", None), document.extra.get("scale")
+    final = trainings.Final(
+        document.space,
+        before,
+        None if recipe is not None else _searched(origin.get("name"), before),
+        same=origin.get("name") == trainings.TRAIN,
+        scale=scale if isinstance(scale, dict) else None,
+        recipe=None if recipe is None else str(recipe),
+        changes=now.pop("scale", None),
+        flags=("--recipe", "--scale"),
+    )
+    return final.training("retrain", {**now, "all_data": not given["validation"]})
+
+
+def _searched(evaluator: object, before: Mapping[str, Any]) -> Recipe | None:
+    """The recipe of the search; None: there was none. InputError: it is not there any more."""
+    from nastool import registry
+    from nastool.recipes import default_recipe, load_recipe
+    from nastool.training import ImageEvaluator
+
+    if not isinstance(evaluator, str) or evaluator not in registry.plugins("evaluator") or "data" not in before:
+        return None
+    target = registry.load("evaluator", evaluator)
+    if not issubclass(target, ImageEvaluator):
+        return None
+    try:
+        return load_recipe(before.get("recipe") or default_recipe(str(before["data"]), target.recipe_prefix))
+    except InputError as error:
+        raise InputError(f"{error}; say with --recipe how to train") from None
+
+
+def _local(source: str) -> dict[str, Any]:
+    """Where a run's data and device were, as its run.yaml says."""
+    from nastool.files import read_yaml
+
+    path = Path(source) / "run.yaml"
+    try:
+        if source == "-" or not path.is_file():
+            return {}
+        options = (read_yaml(path).get("search") or {}).get("evaluator-options") or {}
+        return {name: options[name] for name in LOCAL if name in options}
+    except (OSError, ValueError, AttributeError):  # read_yaml's InputError is a ValueError
+        return {}
+
+
+def _default(source: str, document: ArchDocument, digest: str) -> Path:
+    if source != "-" and (Path(source) / "run.db").is_file():
+        return Path(source) / "retrained"
+    return Path("runs") / f"retrain-{document.arch.key}-{digest}"
+
+
+def _result(
+    trained: Trained, seeds: list[int], document: ArchDocument, folder: RunFolder, report: bool
+) -> dict[str, Any]:
+    """Test each network once, and write what the run leaves behind; what an earlier call has found is found again."""
+    from nastool import product
+    from nastool.cli import results
+    from nastool.runner import test_best
+    from nastool.study import document as line
+
+    if trained.finished is not None and trained.finished["seeds"] == seeds:
+        say(f"{folder.path} already has its {len(seeds)} trainings; more --seeds extend it")
+        return dict(trained.finished)
+    runs: list[dict[str, Any]] = []
+    for seed, trial in zip(seeds, trained.trials, strict=True):
+        if trial.evaluation is None:
+            runs.append({"seed": seed, "error": trial.error})
+            continue
+        known = trained.tested(trial.id)
+        if known is None:
+            known, problem = test_best(trained.pool, trial, seed)
+            if problem is not None:
+                raise NastoolError(f"the network of seed {seed} could not be tested: {problem}")
+            trained.keep_test(trial.id, known)
+        runs.append({"seed": seed, "metrics": {**trial.evaluation.all_metrics, **known}})
+        if trial.evaluation.checkpoint is not None:
+            runs[-1]["weights"] = str(folder.path / trial.evaluation.checkpoint)
+    chosen = next((i for i, run in enumerate(runs) if "metrics" in run), None)
+    if chosen is None:
+        raise NastoolError(f"all trainings failed; the last: {runs[-1]['error']}")
+    best = trained.trials[chosen]
+    assert best.evaluation is not None
+    checkpoint = best.evaluation.checkpoint
+    weights = product.weights(folder.path, None if checkpoint is None else folder.path / checkpoint)
+    mean, std = results.mean_and_std([run["metrics"] for run in runs if "metrics" in run])
+    more = {"run": str(folder.path), **trained.origin, "seeds": seeds, "runs": runs, "mean": mean, "std": std}
+    if weights is not None:
+        more["weights"] = str(weights)
+    found = line(document.space, best, more)
+    found["metrics"] = runs[chosen]["metrics"]
+    product.result(folder.path, found)
+    trained.finish(found)
+    for name in ("test_acc", "test_loss"):
+        if name in mean:
+            over = f"; over {len(seeds)} seeds {mean[name]:.4f}" + (f" ± {std[name]:.4f}" if len(seeds) > 1 else "")
+            say(f"{name} {found['metrics'][name]:.4f} (seed {seeds[chosen]}){over}")
+    results.say_where(folder.path, product.write(folder.path, report=report), retrained=True)
+    return found

@@ -1,0 +1,223 @@
+"""`nastool retrain`, and what a finished run leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nastool import data
+from nastool.interfaces import SearchSpace
+from nastool.spaces.nasbench201 import NasBench201
+from nastool.study import Study
+from tests.running import Run
+from tests.test_bad_input import process
+
+SEARCH = ["--space", "nasbench201", "--data", "digits", "--epochs", "1", "--scale", "channels=4,cells=1"]
+QUICK = ["-E", "train_size=200", "--epochs", "1", "--device", "cpu"]
+ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|avg_pool_3x3~1|nor_conv_3x3~2|"
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("searched")
+    flags = " ".join([*SEARCH, "-E train_size=200 --device cpu --out a --trials 3 -s random"])
+    outcome = process(f"$nastool search {flags} --report", folder)
+    assert outcome.code == 0, outcome
+    return folder / "a"
+
+
+@pytest.fixture
+def a(searched: Path, tmp_path: Path) -> Path:
+    """A copy of the run to spoil."""
+    shutil.copytree(searched, tmp_path / "a")
+    return tmp_path / "a"
+
+
+def test_images() -> None:
+    """Of all data, each image is in exactly one part."""
+    split, whole = data.load("digits"), data.load("digits", all_data=True)
+    assert len(whole.train) == len(split.train) + len(split.val) and not len(whole.val)
+    assert split.test is not None and whole.test is not None
+    assert np.array_equal(split.test.x, whole.test.x)
+    both = np.concatenate([split.train.x, split.val.x]).reshape(len(whole.train), -1)
+    assert sorted(map(bytes, both)) == sorted(map(bytes, whole.train.x.reshape(len(whole.train), -1)))
+    assert whole.fingerprint != split.fingerprint
+
+
+class TestProduct:
+    def test_every_file_is_there(self, searched: Path) -> None:
+        names = {path.name for path in searched.iterdir()}
+        wanted = {"best.json", "best.safetensors", "model.py", "trials.jsonl", "trials.csv", "report.html", "run.yaml"}
+        assert wanted <= names
+
+    def test_all_trials_as_text(self, searched: Path) -> None:
+        lines = [json.loads(line) for line in (searched / "trials.jsonl").read_text().splitlines()]
+        with open(searched / "trials.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        study = Study.read(searched)
+        assert len(lines) == len(rows) == len(study.trials) == 3
+        for line, row, trial in zip(lines, rows, study.trials, strict=True):
+            assert line["metrics"]["val_acc"] == float(row["val_acc"]) == trial.value
+            assert line["trial"] == int(row["trial"]) == trial.id
+            assert [step["step"] for step in line["curve"]] == [1]
+            assert line["choices"] == {k.removeprefix("choice."): v for k, v in row.items() if k.startswith("choice.")}
+
+    def test_code_without_nastool_gives_the_reported_accuracy(self, searched: Path, tmp_path: Path) -> None:
+        """In a process that can import nothing of nastool, and not safetensors either."""
+        test = data.load("digits", train_size=200).test
+        assert test is not None
+        torch.save({"x": torch.from_numpy(test.x), "y": torch.from_numpy(test.y)}, tmp_path / "test.pt")
+        for name in ("model.py", "best.safetensors"):
+            shutil.copy(searched / name, tmp_path)
+        script = """
+import sys
+for name in ("nastool", "safetensors", "numpy", "torchvision"):
+    sys.modules[name] = None
+import torch
+from model import MEAN, STD, load
+images = torch.load("test.pt")
+mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (MEAN, STD))
+with torch.no_grad():
+    logits = load("best.safetensors")((images["x"] / 255 - mean) / std)
+print((logits.argmax(1) == images["y"]).double().mean().item())
+"""
+        result = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        best = json.loads((searched / "best.json").read_text())
+        assert float(result.stdout) == best["metrics"]["test_acc"]
+        code = (searched / "model.py").read_text()
+        assert f"test_acc {best['metrics']['test_acc']:.6g}" in code and best["key"] in code
+
+    def test_what_cannot_be_written_as_code_is_said(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """And loses nothing."""
+        from nastool import exports
+
+        def fails(model: object) -> str:
+            raise RuntimeError("no [bold]code[/bold]")
+
+        monkeypatch.setattr(exports, "python", fails)
+        outcome = run("search", *SEARCH, "-E", "train_size=50", "--trials", "1", "-s", "random", "--out", "b")
+        (line,) = outcome.accepted()
+        assert "note: model.py could not be written: RuntimeError: no [bold]code[/bold]" in outcome.err
+        assert Path(line["weights"]).is_file() and not Path("b/model.py").exists()
+
+    def test_a_new_search_in_the_folder_replaces_all(self, run: Run, a: Path) -> None:
+        flags = ["--evaluator", "train", *SEARCH[:4], "-E", "train_size=60", "--trials", "1", "-s", "random"]
+        run("search", *flags, "--epochs", "1", "--out", "a", "--force").accepted()
+        assert len((a / "trials.jsonl").read_text().splitlines()) == 1
+        assert not (a / "report.html").exists()  # of the search before
+
+
+class TestRetrain:
+    def test_run(self, run: Run, a: Path) -> None:
+        outcome = run("retrain", "a", *QUICK, "--seeds", "3,5")
+        (line,) = outcome.accepted()
+        best = json.loads((a / "best.json").read_text())
+        assert line["key"] == best["key"] and line["scale"] == best["scale"]
+        assert line["seeds"] == [3, 5] == [each["seed"] for each in line["runs"]]
+        assert line["metrics"] == line["runs"][0]["metrics"]
+        measured = [each["metrics"]["test_acc"] for each in line["runs"]]
+        assert line["mean"]["test_acc"] == pytest.approx(np.mean(measured))
+        assert line["std"]["test_acc"] == pytest.approx(np.std(measured, ddof=1))
+        assert "val_acc" not in line["metrics"] and line["evaluator"]["options"]["all_data"] is True
+        assert line["weights"] == "a/retrained/best.safetensors"
+        for name in ("best.json", "model.py", "trials.jsonl"):
+            assert f"a/retrained/{name}" in outcome.err and Path("a/retrained", name).is_file()
+        assert json.loads((a / "best.json").read_text()) == best  # the search's own result stays
+
+    def test_each_seed_is_what_eval_gives(self, run: Run, a: Path) -> None:
+        """Without validation both do the same."""
+        (line,) = run("retrain", "a", *QUICK, "--seeds", "7,8", "--validation", "--recipe", "digits").accepted()
+        (same,) = run("eval", "a", *QUICK, "--seeds", "7,8").accepted()
+        for ours, theirs in zip(line["runs"], same["runs"], strict=True):
+            for name in ("val_acc", "test_acc", "test_loss"):
+                assert ours["metrics"][name] == theirs["metrics"][name]
+
+    def test_trains_on_all_images(self, run: Run, a: Path) -> None:
+        """Unless told otherwise; then the recipe is the one for the end."""
+        run("retrain", "a", "--epochs", "1", "--device", "cpu", "--seeds", "0", "-o", "b").accepted()
+        about = (Path("b") / "run.yaml").read_text()
+        assert "train_images: 200" in about  # the run's own train_size
+        study = Study.read("b")
+        assert study.about["provenance"]["resolved"]["recipe"]["label_smoothing"] == 0.1
+        assert study.config["evaluator"]["options"]["recipe"] == "digits-long"
+        assert study.config["evaluator"]["options"]["epochs"] == 1
+
+    def test_more_seeds_extend_it(self, run: Run, a: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And no network is tested twice."""
+        from nastool import runner
+
+        tested: list[int] = []
+        real = runner.test_best
+
+        def counted(pool: Any, trial: Any, seed: int) -> Any:
+            tested.append(seed)
+            return real(pool, trial, seed)
+
+        monkeypatch.setattr(runner, "test_best", counted)
+        (first,) = run("retrain", "a", *QUICK, "--seeds", "0").accepted()
+        (both,) = run("retrain", "a", *QUICK, "--seeds", "0,1").accepted()
+        assert both["runs"][0] == first["runs"][0] and len(both["runs"]) == 2
+        again = run("retrain", "a", *QUICK, "--seeds", "0,1")
+        assert again.accepted() == [both] and "already has" in again.err
+        assert tested == [0, 1]
+        run("retrain", "a", *QUICK, "--seeds", "1,0").refused("began with seeds [0, 1]")
+        run("retrain", "a", *QUICK[:2], "--epochs", "2", "--seeds", "0").refused("a/retrained", "epochs", "--out")
+        study = Study.read("a/retrained")
+        assert study.state == "finished" and study.best is not None
+        (other,) = run(
+            "retrain", "a", *QUICK[:2], "--epochs", "2", "--device", "cpu", "--seeds", "4", "--force"
+        ).accepted()
+        assert other["seeds"] == [4]
+
+    def test_architecture_of_no_run(self, run: Run) -> None:
+        (line,) = run(
+            "retrain", ARCH, "--space", "nasbench201", "--data", "digits", *QUICK, "--scale", "channels=4,cells=1",
+            "--seeds", "0",
+        ).accepted()  # fmt: skip
+        assert line["run"].startswith("runs/retrain-") and Path(line["weights"]).is_file()
+
+    @pytest.mark.parametrize(
+        ("arguments", "fragment"),
+        [
+            (["nothing"], "nothing"),
+            ([ARCH, "--space", "nasbench201"], "--data"),
+            (["a", "--seeds", "0,x"], "--seeds"),
+            (["a", "--seeds", "0,0"], "--seeds"),
+            (["a", "--recipe", "nonsense"], "nonsense"),
+            (["a", "--scale", "chanels=3"], "channels"),
+            (["a", "-E", "all_data=false"], "--validation"),
+            (["a", "-E", "from_checkpoint=a/best.safetensors"], "from_checkpoint"),
+            (["a", "--data", "nodata"], "nodata"),
+            (["a", "--out", "a"], "a holds another search"),
+            (["a", "--epochs", "0"], "epochs"),
+        ],
+        ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+    )
+    def test_bad_arguments(self, run: Run, a: Path, arguments: list[str], fragment: str) -> None:
+        before = sorted(path.name for path in a.iterdir())
+        outcome = run("retrain", *arguments)
+        assert outcome.code == 2 and fragment in outcome.err and "internal" not in outcome.err, outcome
+        assert outcome.out == ""
+        assert sorted(path.name for path in a.iterdir()) == before
+
+    def test_a_run_on_a_table_names_no_data(self, run: Run) -> None:
+        space: SearchSpace = NasBench201()
+        arch = space.from_string(ARCH)
+        from nastool import archfile
+
+        line = {**archfile.to_json(space, arch), "evaluator": {"name": "table", "options": {"file": "x.npz"}}}
+        Path("x.json").write_text(json.dumps(line))
+        run("retrain", "x.json").refused("--data")
