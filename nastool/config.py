@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from nastool import __version__, folders, options, registry
+from nastool import __version__, folders, invocation, options, registry
 from nastool.core import Objective
 from nastool.errors import InputError, short
 from nastool.files import dump_yaml, write_atomic
@@ -35,6 +34,8 @@ RESULTS: Mapping[str, str] = {
     "report.html": "everything about the run, for a browser",
 }
 """What a run's folder holds for its user at the end."""
+BASELINE = "baseline"
+"""The folder below a run's with the random search that `search --with-baseline` runs beside it."""
 
 
 @dataclass(frozen=True)
@@ -231,14 +232,15 @@ class RunFolder:
             ("checkpoints", "trial-*.safetensors*"),
             ("checkpoints", "supernet.safetensors*"),
             ("logs", "worker-*.log"),
+            ("tensorboard", "**/events.out.tfevents.*"),
         ):
             for file in (self.path / folder).glob(pattern):
                 file.unlink()
-        for retrained in map(RunFolder, self.path.glob("retrain-????????")):
-            if retrained._is_ours():
-                retrained.clear()
-                (retrained.path / "run.lock").unlink(missing_ok=True)
-                for inner in (retrained.path / "checkpoints", retrained.path / "logs", retrained.path):
+        for below in map(RunFolder, (*self.path.glob("retrain-????????"), self.path / BASELINE)):
+            if below._is_ours():
+                below.clear()
+                (below.path / "run.lock").unlink(missing_ok=True)
+                for inner in (below.path / "checkpoints", below.path / "logs", below.path):
                     with suppress(OSError):
                         inner.rmdir()  # not if somebody else's files are in it
 
@@ -251,7 +253,7 @@ class RunFolder:
             "search": {**config.as_options(), **more},
             "provenance": {
                 "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "command": sys.argv,
+                "command": ["nastool", *invocation.words()],
                 "objective": str(objective),
                 "nastool": __version__,
                 "revision": _revision(),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nastool.interfaces import SearchSpace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A trained network, in evaluation mode.
 
@@ -56,6 +56,9 @@ class Model:
             numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
             facts["measured"] = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items())
         return {**facts, "weights": self.path.name, "written by": f"nastool {__version__}"}
+
+    def __repr__(self) -> str:
+        return f"<model {self.path}: {self.arch.key} of {self.space.ref}, {self.task.classes} classes>"
 
     def inputs(self, images: NDArray[np.uint8]) -> Tensor:
         """uint8 (N, C, H, W) -> float32, normalised."""

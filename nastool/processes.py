@@ -5,9 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import wait
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +33,8 @@ class WorkerProcess:
         before = {key: os.environ.get(key) for key in environment}
         os.environ.update(environment)
         try:
-            self._process.start()
+            with _no_main():
+                self._process.start()
         finally:
             for key, value in before.items():
                 if value is None:
@@ -55,6 +59,17 @@ class WorkerProcess:
             return f"exit code {code}"
         memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
         return f"signal {-code} ({signal.strsignal(-code) or 'unknown'}){memory}"
+
+
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """A spawned process imports the caller's script, unless there is none: it needs nothing of it, and might run it."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def settle_in() -> None:

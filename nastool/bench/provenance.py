@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 import platform
-import sys
 import time
 from hashlib import blake2s
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from nastool import __version__, registry
+from nastool import __version__, invocation, registry
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch")
 
@@ -21,7 +20,7 @@ def sitting() -> dict[str, Any]:
     """Facts about this call: command, versions, machine, time. JSON only; torch is not imported to ask for its own."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": ["nastool", *sys.argv[1:]],
+        "command": ["nastool", *invocation.words()],
         "nastool": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nastool import invocation
 from nastool.cli import common
 from nastool.cli.common import say
 from nastool.errors import InputError, NastoolError, Stopped, short
@@ -188,7 +188,7 @@ def _run(journal: Journal, content: Content, items: Sequence[Item], view: View, 
     from nastool.bench.pool import Play, Played
     from nastool.cli.interrupts import Interrupts
 
-    again = f"continue with: nastool {shlex.join(sys.argv[1:])}"
+    again = f"continue with: {invocation.shown()}"
     sources = {item.strategy.name: provenance.source(item.strategy.name) for item in items}
     count = sum(len(item.seeds) for item in items)
     done = broken = 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 from nastool.errors import Stopped
@@ -20,14 +22,38 @@ class Interrupts:
         self._on_first = on_first
 
     def __enter__(self) -> Interrupts:
-        self._before = signal.signal(signal.SIGINT, self._interrupt)
+        if threading.current_thread() is threading.main_thread():  # no other can be told of signals
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._before)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.stopping:
             raise Stopped(130)
         self.stopping = True
         self._on_first()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Signals that come meanwhile are handled afterwards: what is half drawn can neither be left nor drawn upon."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before: dict[int, Callable[[int, FrameType | None], object]] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP):
+            handler = signal.getsignal(number)
+            if callable(handler):  # the others are not handled in Python
+                before[number] = handler
+                signal.signal(number, lambda came_now, frame: came.append(came_now))
+        yield
+    finally:
+        for kept, old in before.items():
+            signal.signal(kept, old)
+    for late in came:
+        signal.raise_signal(late)

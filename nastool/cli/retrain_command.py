@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from nastool import invocation
 from nastool.cli import common, configfile
 from nastool.cli.common import say
 from nastool.errors import InputError, NastoolError, Stopped
@@ -64,7 +63,8 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
     base = RunConfig(Plugged("", {}), Plugged(space.name, dict(space.ref.options)), evaluator, 0, None)
     config = trainings.listed(base, evaluator, [document.arch])
     folder = RunFolder(Path(given["out"]) if given["out"] else _default(source, document, config.digest))
-    again = f"continue with: nastool {shlex.join(sys.argv[1:])}"
+    ctx.meta["nastool.folder"] = folder.path
+    again = f"continue with: {invocation.shown()}"
 
     with Interrupts(lambda: say(f"\nsaved in {folder.path}; {again}")) as interrupts:
         try:

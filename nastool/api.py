@@ -1,0 +1,162 @@
+"""The commands as functions, for notebooks and scripts.
+
+Each takes the options of the command of the same name, with _ for -, and does what the command does: the same folders,
+the same results, the same resuming. What the command prints on stdout is returned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nastool import invocation
+from nastool.errors import InputError
+from nastool.study import Study
+
+if TYPE_CHECKING:
+    from nastool.models import Model
+
+Architecture = str | Path | Mapping[str, Any]
+"""A run's folder, a file, zoo:NAME, or an arch.json object, such as `Study.line` and `evaluate` return."""
+
+
+def search(**options: Any) -> Study:
+    """Search for an architecture, as `nastool search` does; returns the run.
+
+    The same call continues a run that was interrupted (Ctrl-C raises KeyboardInterrupt), and more trials extend it.
+    Options of plugins are mappings: `search(strategy="evolution", strategy_options={"population": 50})`.
+
+    InputError (a ValueError): something is wrong with the options. NastoolError: the search failed.
+    """
+    context, _ = _run("search", [], options)
+    return Study.read(context.meta["nastool.folder"])
+
+
+def evaluate(architectures: Architecture | Iterable[Architecture], **options: Any) -> list[dict[str, Any]]:
+    """Evaluate architectures, as `nastool eval` does; returns an object for each, in order.
+
+    One that failed has "error" and no "metrics". Errors as for `search`.
+    """
+    given = [architectures] if isinstance(architectures, str | Path | Mapping) else architectures
+    _, lines = _run("eval", [_word(each) for each in given], options)
+    return lines
+
+
+def retrain(architecture: Architecture, **options: Any) -> Study:
+    """Train what was found for use, as `nastool retrain` does; returns the run of its trainings.
+
+    Errors as for `search`.
+    """
+    context, _ = _run("retrain", [_word(architecture)], options)
+    return Study.read(context.meta["nastool.folder"])
+
+
+def load(model: str | Path | Study) -> Model:
+    """A trained network: of a run, or of a file of weights. InputError: there is none."""
+    from nastool import models
+
+    return models.load(str(model.path if isinstance(model, Study) else model))
+
+
+# --- from Python to the command line
+
+ONLY_THERE = frozenset({"dry_run"})
+"""Options that make no sense here."""
+
+
+def _command(name: str) -> click.Command:
+    from nastool.cli import cli
+
+    found = cli.get_command(click.Context(cli, info_name="nastool"), name)
+    assert found is not None
+    return found
+
+
+def _options(command: click.Command) -> list[click.Option]:
+    return [p for p in command.params if isinstance(p, click.Option) and p.name and p.name not in ONLY_THERE]
+
+
+def _run(name: str, arguments: Sequence[str], options: Mapping[str, Any]) -> tuple[click.Context, list[dict[str, Any]]]:
+    """Carry a command out; its context, and the JSON objects that it prints."""
+    from nastool.cli import cli
+
+    command = _command(name)
+    given = [*_words(command, options), *(["--", *arguments] if arguments else [])]
+    output = io.StringIO()
+    with invocation.of([name, *given]):
+        try:
+            parent = click.Context(cli, info_name="nastool", **cli.context_settings)
+            with command.make_context(name, list(given), parent=parent) as context, contextlib.redirect_stdout(output):
+                code = command.invoke(context)
+        except click.ClickException as error:
+            raise InputError(error.format_message()) from None
+    if code == 130:
+        raise KeyboardInterrupt
+    return context, [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+def _words(command: click.Command, options: Mapping[str, Any]) -> list[str]:
+    """Options as the words of a command line; one that is None is left out. InputError: there is no such option."""
+    from nastool.errors import hint
+
+    known = {option.name: option for option in _options(command)}
+    found: list[str] = []
+    for name, value in options.items():
+        option = known.get(name)
+        if option is None:
+            raise InputError(f"{command.name} has no option {name!r}; {hint(name, known)}")
+        flag = max(option.opts, key=len)
+        if value is None:
+            continue
+        if option.is_flag:
+            if not isinstance(value, bool):
+                raise InputError(f"{name}: need True or False, got {value!r}")
+            if value or option.secondary_opts:
+                found.append(flag if value else option.secondary_opts[0])
+        elif option.multiple:
+            pairs = value.items() if isinstance(value, Mapping) else ((None, each) for each in _listed(value))
+            for key, each in pairs:
+                found += [flag, _text(each) if key is None else f"{key}={_text(each)}"]
+        else:
+            found.append(f"{flag}={_text(value)}")
+    return found
+
+
+def _listed(value: Any) -> Iterable[Any]:
+    return [value] if isinstance(value, str) else value
+
+
+def _text(value: Any) -> str:
+    """A value as it is written on a command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={_text(each)}" for key, each in value.items())
+    if isinstance(value, list | tuple | range):
+        return ",".join(map(_text, value))
+    return str(value)
+
+
+def _word(architecture: Architecture) -> str:
+    return json.dumps(architecture) if isinstance(architecture, Mapping) else str(architecture)
+
+
+def _describe(function: Callable[..., Any], name: str) -> None:
+    """Give a function the command's options as its signature, for help() and completion."""
+    keep = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = _options(_command(name))
+    keep += [inspect.Parameter(str(p.name), inspect.Parameter.KEYWORD_ONLY, default=None) for p in options]
+    lines = [f"    {p.name}: {p.help}" for p in options]
+    function.__signature__ = inspect.signature(function).replace(parameters=keep)  # type: ignore[attr-defined]
+    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
+
+
+for _function, _name in ((search, "search"), (evaluate, "eval"), (retrain, "retrain")):
+    _describe(_function, _name)

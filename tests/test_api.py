@@ -1,0 +1,214 @@
+"""nastool from Python."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+
+import nastool
+from nastool import api, cli, runner
+from nastool.core import Trial
+from nastool.errors import InputError, NastoolError
+from tests.running import Run
+
+TINY: dict[str, Any] = {
+    "space": "nasbench201",
+    "data": "digits",
+    "epochs": 1,
+    "scale": {"channels": 4, "cells": 1},
+    "evaluator_options": {"train_size": 60},
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A made-up one of all of NAS-Bench-Macro."""
+    from nastool.spaces.nasbench_macro import NasBenchMacro
+
+    space = NasBenchMacro()
+    archs = np.array([arch.choices for arch in space.members()], dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("table") / "macro.npz"
+    values = {name: rng.random(len(archs)) * 100 for name in ("val", "test")}
+    np.savez(path, allow_pickle=False, arch=archs, **values)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), [(api.search, "search"), (api.evaluate, "eval"), (api.retrain, "retrain")]
+)
+def test_every_option_of_the_command(function: Any, name: str) -> None:
+    command = cli.cli.get_command(click.Context(cli.cli), name)
+    assert command is not None
+    flags = {p.name for p in command.params if isinstance(p, click.Option)} - {"dry_run"}
+    keywords = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    assert flags == keywords
+    assert all(f"    {flag}: " in function.__doc__ for flag in flags)
+
+
+def test_light_to_import() -> None:
+    """The command line begins with it."""
+    script = "import sys, nastool; print(any(name in sys.modules for name in ('numpy', 'torch', 'click')))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False\n"
+    assert {"search", "evaluate", "retrain", "load", "Study"} <= set(dir(nastool))
+    with pytest.raises(AttributeError, match="nonsense"):
+        nastool.nonsense  # noqa: B018
+
+
+def test_search_as_on_the_command_line(here: Path, run: Run, table: str) -> None:
+    options: dict[str, Any] = {
+        "strategy": "evolution",
+        "strategy_options": {"population": 5, "dedup": False},
+        "space": "nasbench-macro",
+        "evaluator": "table",
+        "evaluator_options": {"file": table},
+        "trials": 30,
+        "seed": 3,
+        "report": False,
+    }
+    study = nastool.search(**options, out="python")
+    recorded = study.provenance["command"]
+    assert recorded[:2] == ["nastool", "search"]
+    again = run(*recorded[1:])
+    assert "already has its 30 trials" in again.err  # what is recorded means the same run
+    (line,) = run(*[word.replace("python", "shell") for word in recorded[1:]]).accepted()
+    shell = nastool.Study.read("shell")
+    assert [trial.arch for trial in shell.trials] == [trial.arch for trial in study.trials]
+    assert study.document is not None and line["metrics"] == study.document["metrics"]
+    longer = nastool.search(**{**options, "trials": 40}, out="python")
+    assert [trial.arch for trial in longer.trials[:30]] == [trial.arch for trial in study.trials]
+    assert len(longer.trials) == 40
+
+
+def test_trials_as_a_list_and_as_columns(here: Path, table: str) -> None:
+    study = nastool.search(
+        strategy="bo", space="nasbench-macro", evaluator="table", evaluator_options={"file": table}, trials=25, out="a",
+        report=False,
+    )  # fmt: skip
+    columns = study.columns()
+    assert {len(column) for column in columns.values()} == {25}
+    assert columns["trial"] == list(range(25))
+    assert columns["val_acc"] == [trial.value for trial in study.trials] == [t.metrics["val_acc"] for t in study.trials]
+    assert [key for key in columns if key.startswith("choice.")] == [f"choice.{d.name}" for d in study.space.decisions]
+    assert columns["expected"][:20].count(None) >= 1 and columns["expected"][-1] is not None
+    best = max(trial.value for trial in study.trials if trial.value is not None)
+    assert study.best is not None and study.best.value == best == study.best_so_far()[-1]
+    assert np.all(np.diff(study.best_so_far()) >= 0)
+    assert "val_acc" in repr(study.best) and "finished" in repr(study)
+
+
+def test_script_without_main_guard(here: Path) -> None:
+    """Workers do not run the caller's script again."""
+    options = {**TINY, "strategy": "random", "trials": 2, "workers": 2, "out": "a", "report": False}
+    Path("script.py").write_text(
+        f"print('begun')\nimport nastool\nstudy = nastool.search(**{options!r})\n"
+        "print(study.state, len(study.trials), nastool.load(study).predict is not None)\n"
+    )
+    result = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
+    assert result.stdout.splitlines() == ["begun", "finished 2 True"], result.stderr
+
+
+def test_train_evaluate_retrain(here: Path) -> None:
+    study = nastool.search(**TINY, strategy="random", trials=1, out="a", report=False)
+    assert study.document is not None
+    first, second = nastool.evaluate([study.path, study.line(study.trials[0])], evaluator_options={"train_size": 60})
+    assert first["metrics"]["test_acc"] == second["metrics"]["test_acc"]
+    assert nastool.evaluate(study.document)[0]["key"] == first["key"]
+    final = nastool.retrain("a", seeds=[4, 5], epochs=1, device="cpu", report=False)
+    assert final.document is not None and final.document["seeds"] == [4, 5]
+    model = nastool.load(final)
+    assert model.predict(np.zeros((3, 1, 8, 8), np.uint8)).shape == (3, 10)
+    assert repr(model) == f"<model a/retrained/best.safetensors: {model.arch.key} of nasbench201, 10 classes>"
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        ({"strateg": "random"}, "did you mean 'strategy'"),
+        ({"strategy": "rendom"}, "did you mean 'random'"),
+        ({"trials": 0}, "trials"),
+        ({"download": "yes"}, "download"),
+        ({"dry_run": True}, "dry_run"),
+        ({"strategy_options": {"populaton": 3}}, "population"),
+        ({"config": "none.yaml"}, "none.yaml"),
+    ],
+    ids=str,
+)
+def test_bad_options(here: Path, options: dict[str, Any], fragment: str) -> None:
+    with pytest.raises(InputError) as caught:
+        nastool.search(**options)
+    assert fragment in str(caught.value)
+    assert not list(here.iterdir())
+
+
+def test_a_failing_search(here: Path) -> None:
+    with pytest.raises(NastoolError, match="failed"):
+        nastool.search(**TINY, trials=2, out="a", max_failures=1, trial_timeout=0.01)
+
+
+def test_interrupted(here: Path, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C during a trial ends the call, and the same call goes on."""
+    import signal
+
+    tell = runner.Search._tell
+
+    def interrupted(self: runner.Search, trial: Trial) -> None:
+        if trial.id == 7:
+            signal.raise_signal(signal.SIGINT)
+        tell(self, trial)
+
+    options: dict[str, Any] = {"evaluator": "table", "evaluator_options": {"file": table}, "space": "nasbench-macro"}
+    monkeypatch.setattr(runner.Search, "_tell", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        nastool.search(**options, trials=20, out="a", report=False)
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert len(nastool.Study.read("a").trials) == 8
+    assert len(Path("a/trials.jsonl").read_text().splitlines()) == 8
+    study = nastool.search(**options, trials=20, out="a", report=False)
+    assert len(study.trials) == 20
+
+
+def test_in_another_thread(here: Path, table: str) -> None:
+    found: list[nastool.Study] = []
+    options: dict[str, Any] = {"evaluator": "table", "evaluator_options": {"file": table}, "space": "nasbench-macro"}
+    thread = threading.Thread(target=lambda: found.append(nastool.search(**options, trials=5, out="a", report=False)))
+    thread.start()
+    thread.join()
+    assert len(found[0].trials) == 5
+
+
+def test_equal_calls_mean_the_same_folder(here: Path, table: str) -> None:
+    options: dict[str, Any] = {"evaluator": "table", "evaluator_options": {"file": table}, "space": "nasbench-macro"}
+    first, second = (nastool.search(**options, trials=5, report=False) for _ in range(2))
+    assert first.path == second.path and first.path.parent == Path("runs")
+
+
+def test_words() -> None:
+    search = cli.cli.get_command(click.Context(cli.cli), "search")
+    assert search is not None
+    given = {"scale": {"channels": 8, "cells": 2}, "objective": None, "seed": 4, "report": False, "download": True}
+    more = {"strategy_options": {"dedup": True, "lr": 1e-3}, "log": "csv", "force": False}
+    words = api._words(search, {**given, **more})
+    assert shlex.join(words) == (
+        "--scale=channels=8,cells=2 --seed=4 --no-report --download --strategy-options dedup=true "
+        "--strategy-options lr=0.001 --log csv"
+    )
+    assert json.loads(api._word({"a": 1})) == {"a": 1}
