@@ -23,6 +23,7 @@ from nastool.interfaces import SearchSpace
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks import ImageTask
+from tests import test_codegen
 from tests.running import Run
 
 
@@ -125,6 +126,35 @@ def test_onnx_computes_the_same(checkpoint: tuple[Path, dict[str, float]], run: 
     (found,) = session.run(None, {"images": inputs.numpy()})
     with torch.inference_mode():
         torch.testing.assert_close(torch.from_numpy(found), model.network(inputs), rtol=0, atol=1e-4)
+
+
+def model(space: SearchSpace, arch: Arch, scale: dict[str, int]) -> models.Model:
+    """With numbers in all its weights and statistics."""
+    task = ImageTask(3, 8, 8, 5)
+    network = test_codegen.build(space, arch, task, scale).eval()
+    made = space.make_scale(scale)
+    names, ones = tuple("abcde"), (1.0,) * task.channels
+    return models.Model(
+        network, space, arch, made, task, names, (0.5,) * task.channels, ones, Path("a.safetensors"), {}
+    )
+
+
+FIRST = {name: (options, scale) for name, options, scale in reversed(test_codegen.SPACES)}
+"""The first of each space."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["pt2", "onnx"])
+@pytest.mark.parametrize("name", FIRST)
+def test_every_space_round_trips(name: str, form: str, tmp_path: Path) -> None:
+    """50 random architectures each."""
+    options, scale = FIRST[name]
+    space = test_codegen.make_space(name, options)
+    write = exports.pt2 if form == "pt2" else exports.onnx
+    images = np.random.default_rng(0).integers(0, 256, (16, 3, 8, 8), dtype=np.uint8)
+    found = [write(model(space, arch, scale), tmp_path / "a", images) for arch in test_codegen.samples(space, 50)]
+    assert len(found) == 50 and max(found) < 1e-4
+    print(f"{name} {form}: largest difference {max(found):.1e}")
 
 
 def test_onnx_says_what_it_needs(

@@ -261,4 +261,6 @@ class _Evaluations:
         more["metrics"] = mean
         if len(measured) > 1:
             more["std"] = std
+        elif runs[0].get("weights") is not None:
+            more["weights"] = runs[0]["weights"]  # of several seeds none is the architecture's
         return replace(line.document, extra=kept).to_json(more)

@@ -1,0 +1,35 @@
+"""docs/tutorial.md runs from top to bottom."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+TUTORIAL = Path(__file__).resolve().parent.parent / "docs" / "tutorial.md"
+
+
+def script(text: str) -> str:
+    """All code blocks, in order, for bash."""
+    found = []
+    for language, code in re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        assert language in ("sh", "python"), f"a block of {language} cannot be run"
+        found.append(code if language == "sh" else f"python - <<'END'\n{code}END\n")
+    return "set -euo pipefail\n" + "\n".join(found)
+
+
+def test_tutorial(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for name in ("NASTOOL_SEARCH_REPORT", "NASTOOL_RETRAIN_REPORT"):  # as a user has it
+        environment.pop(name, None)
+    result = subprocess.run(
+        ["bash", "-c", script(TUTORIAL.read_text())], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    for name in ("one.svg", "runs/evolution/report.html", "runs/evolution/retrained/model.py", "network.py"):
+        assert (tmp_path / name).stat().st_size > 1000, name
+    assert list((tmp_path / "figures").glob("*.svg"))
+    assert re.search(r'"image": ?"zero.png", ?"class": ?"\d"', result.stdout)
+    assert "Traceback" not in result.stderr and "warning" not in result.stderr.lower()
