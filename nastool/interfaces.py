@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from nastool.drawing.diagram import Section
     from nastool.inheritance import Inheritance
     from nastool.networks import Subset
     from nastool.tasks import ImageTask
@@ -264,6 +265,17 @@ class SearchSpace(ABC):
 
         scale: an instance of `Scale`. The module maps (N, channels, height, width) float to logits (N, classes).
         """
+
+    def diagram(self, arch: Arch, scale: Any = None) -> Sequence[Section]:
+        """What drawings of arch show: graphs of labelled boxes, without importing torch (see `nastool.drawing`).
+
+        scale: an instance of `Scale`, None where no network is asked for. With it a node may name modules of the
+        network (`Node.modules`), whose shapes, parameters and FLOPs are then shown; where no node does, the traced
+        network is drawn as well. By default the options chosen.
+        """
+        from nastool.drawing.diagram import by_decisions
+
+        return [by_decisions(self, arch)]
 
     # --- growing: for spaces that provide "inherit"
 

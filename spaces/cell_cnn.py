@@ -9,6 +9,7 @@ from hashlib import blake2s
 from typing import TYPE_CHECKING, Literal
 
 from nastool.core import Arch, Decision
+from nastool.drawing.diagram import Edge, Node, Section, chain, kind_of, times
 from nastool.errors import InputError, short
 from nastool.interfaces import Choose, SearchSpace, check_scale
 
@@ -194,6 +195,55 @@ class CellCNN(SearchSpace):
                 forms.append(blake2s(f"{combine} {' '.join(terms)}".encode(), digest_size=8).hexdigest())
             cells.append(" ".join(sorted(forms[int(state)] for state in self.outputs(chosen, kind))))
         return " | ".join(cells)
+
+    # --- drawings
+
+    def diagram(self, arch: Arch, scale: Scale | None = None) -> list[Section]:
+        """Both cells, operations on the edges, without what leads nowhere; with a scale also the network."""
+        options = (decision.options[choice] for decision, choice in zip(self.decisions, arch.choices, strict=True))
+        chosen = dict(zip((decision.name for decision in self.decisions), options, strict=True))
+        cells = [self._drawn_cell(chosen, kind) for kind in KINDS]
+        return cells if scale is None else [*cells, self._drawn_network(chosen, scale)]
+
+    def _drawn_cell(self, chosen: Mapping[str, str], kind: str) -> Section:
+        live = self.live(chosen, kind)
+        labels = {"0": "0: cell before last", "1": "1: last cell"}
+        nodes = [Node(state, labels[state], "end") for state in INPUTS if state in live]
+        edges = []
+        for block in range(1, self.blocks + 1):
+            name, state = f"{kind}{block}", str(block + 1)
+            if state not in live:
+                continue
+            combine = chosen.get(f"{name}.combine", self.combine)
+            nodes.append(Node(state, f"{state}: {combine}"))
+            for slot in "12":
+                op = chosen[f"{name}.op{slot}"]
+                edges.append(Edge(chosen[f"{name}.input{slot}"], state, op, kind_of(op)))
+        outputs = self.outputs(chosen, kind)
+        nodes.append(Node("out", "output: concat" if len(outputs) > 1 else "output", "end"))
+        edges += [Edge(state, "out") for state in outputs]
+        left_out = [state for state in self.states[2:] if state not in live]
+        note = f"Not built, since they lead nowhere: {', '.join(left_out)}." if left_out else ""
+        return Section("normal cell" if kind == "normal" else "reduction cell", tuple(nodes), tuple(edges), note=note)
+
+    def _drawn_network(self, chosen: Mapping[str, str], scale: Scale) -> Section:
+        """A stage's cells as one node."""
+        nodes = [Node("image", "image", "end"), Node("stem", "stem: conv 3x3", "conv", modules=("stem",))]
+        kinds = ["normal"] * scale.cells + (["reduce"] + ["normal"] * scale.cells) * 2
+        there = self.live_cells(chosen, kinds, [len(kinds) - 1])
+        for stage in range(3):
+            first = stage * (scale.cells + 1)
+            if stage and str(first - 1) in there:
+                module = f"cells.members.{first - 1}"
+                nodes.append(Node(f"reduction{stage}", "reduction cell", "cell", modules=(module,)))
+            indices = [i for i in range(first, first + scale.cells) if str(i) in there]
+            if indices:
+                modules = tuple(f"cells.members.{i}" for i in indices)
+                label = times(f"stage {stage + 1}: normal cell", len(indices))
+                nodes.append(Node(f"stage{stage + 1}", label, "cell", modules=modules))
+        head = "head: ReLU, global pooling, linear"
+        nodes.append(Node("head", head, "linear", modules=("classifier",)))
+        return chain("network", nodes, note="A cell also reads the one before the last. Shapes are of one state.")
 
     # --- the network
 

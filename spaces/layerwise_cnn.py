@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core import Arch, Decision
+from nastool.drawing.diagram import Edge, Node, Section, kind_of
 from nastool.errors import InputError, TrialFailed
 from nastool.interfaces import Choose, SearchSpace, check_scale
 
@@ -136,6 +137,30 @@ class LayerwiseCNN(SearchSpace):
     def canonical_many(self, choices: NDArray[np.integer[Any]]) -> list[str]:
         shown = np.where(self.active_many(choices), choices.astype(np.intp), -1).tolist()
         return [" ".join("-" if choice < 0 else str(choice) for choice in row) for row in shown]
+
+    # --- drawings
+
+    def diagram(self, arch: Arch, scale: Scale | None = None) -> list[Section]:
+        """The layers that are there, each with those that it reads."""
+        options = (decision.options[choice] for decision, choice in zip(self.decisions, arch.choices, strict=True))
+        layers = self.read(dict(zip(self._column, options, strict=True)))
+        nodes = [Node("image", "image", "end")]
+        edges = []
+        for i, layer in enumerate(layers, 1):
+            label = layer.kind.replace("_", " ")
+            details = []
+            if layer.kind in USES["filter_height"]:
+                label += f" {layer.size[0]}x{layer.size[1]}"
+                details = [f"stride {layer.stride[0]}x{layer.stride[1]}"] if layer.stride != (1, 1) else []
+            if layer.kind == "conv":
+                filters = layer.filters if scale is None else max(1, round(layer.filters * scale.width / 100))
+                label += f", {filters}"
+            nodes.append(Node(str(i), f"{i}  {label}", kind_of(layer.kind), tuple(details), (f"operations.{i - 1}",)))
+            edges += [Edge(str(j) if j else "image", str(i)) for j in layer.inputs or (0,)]
+        nodes.append(Node("head", "head: global pooling, linear", "linear", modules=("classifier",)))
+        edges += [Edge(str(j), "head") for j in loose_ends(layers)]
+        note = "What a layer reads is concatenated." if any(len(layer.inputs) > 1 for layer in layers) else ""
+        return [Section("network", tuple(nodes), tuple(edges), "chain", note)]
 
     # --- the network
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nastool.core import Decision
+from nastool.core import Arch, Decision
+from nastool.drawing.diagram import Edge, Node, Section, chain, kind_of
 from nastool.errors import InputError
 from nastool.interfaces import Choose, SearchSpace, check_scale
 
@@ -65,6 +66,26 @@ class MacroCNN(SearchSpace):
         """The layers up to a reduction that are read beyond it: it reduces these outputs and no others."""
         later = range(reduction + 1, self.layers + 1)
         return {f"layer{reduction}", *(name for layer in later for name in self.skips(chosen, layer))}
+
+    def diagram(self, arch: Arch, scale: Scale | None = None) -> list[Section]:
+        """The layers, with the earlier ones whose outputs join theirs."""
+        options = (decision.options[choice] for decision, choice in zip(self.decisions, arch.choices, strict=True))
+        chosen = dict(zip((decision.name for decision in self.decisions), options, strict=True))
+        nodes = [Node("image", "image", "end"), Node("stem", "stem: conv 3x3", "conv", modules=("stem",))]
+        skips = []
+        for i in range(1, self.layers + 1):
+            op = chosen[f"layer{i}.op"]
+            modules = (f"layers.{i - 1}.operation", f"layers.{i - 1}.merge")
+            nodes.append(Node(str(i), f"{i}  {op}", kind_of(op), modules=modules))
+            skips += [Edge(name.removeprefix("layer"), str(i), kind="skip") for name in self.skips(chosen, i)]
+            if i in self.reductions:
+                count = len(self.read_after(chosen, i))
+                label = "reduction" if count == 1 else f"reduction of {count} outputs"
+                nodes.append(Node(f"reduction{i}", label, "conv", modules=(f"layers.{i - 1}.reductions",)))
+        nodes.append(Node("head", "head: global pooling, linear", "linear", modules=("head",)))
+        how = "concatenated with it" if scale is not None and scale.concat else "added to its own"
+        note = f"Dashed: outputs of earlier layers that are {how}." if skips else ""
+        return [chain("network", nodes, skips, note)]
 
     def network(self, choose: Choose, task: ImageTask, scale: Scale) -> nn.Module:
         """3x3 convolution and BN, L layers, global pooling, dropout (off unless trained with it), linear.

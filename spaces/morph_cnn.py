@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core import Arch, Decision
+from nastool.drawing.diagram import Edge, Node, Section, chain
 from nastool.errors import InputError
 from nastool.inheritance import Copy, Fill, Inheritance, block
 from nastool.interfaces import Choose, SearchSpace, check_scale
@@ -229,6 +230,29 @@ class MorphCNN(SearchSpace):
         """
         before, after = self.read(parent, scale.channels), self.read(child, scale.channels)
         return _Heredity(before, after, task).inheritance
+
+    # --- drawings
+
+    def diagram(self, arch: Arch, scale: Scale | None = None) -> list[Section]:
+        """The layers that are there, numbered through, with their skips."""
+        layers = self.read(arch, 1 if scale is None else scale.channels)
+        numbers = {layer.name: str(i) for i, layer in enumerate(layers, 1)}
+        nodes, skips = [Node("image", "image", "end")], []
+        pooled, stage = "", 1
+        for i, layer in enumerate(layers, 1):
+            if layer.stage != stage:
+                stage, pooled = layer.stage, f"pool{layer.stage - 1}"
+                nodes.append(Node(pooled, f"{pooled}: max pooling 2x2", "pool"))
+            details = []
+            if layer.source is not None:
+                source = pooled if layer.from_stage_input else numbers[layer.source]
+                skips.append(Edge(source, str(i), kind="skip"))
+                details = [f"concatenated with {source}" if layer.join == "concat" else f"weighted sum with {source}"]
+            width = f"width {layer.width // 2 ** (layer.stage - 1)}" if scale is None else f"{layer.width}"
+            label = f"{i}  conv {layer.kernel}x{layer.kernel}, {width}"
+            nodes.append(Node(str(i), label, "conv", tuple(details), (f"layers.{layer.name}",)))
+        nodes.append(Node("head", "head: global pooling, linear", "linear", modules=("classifier",)))
+        return [chain("network", nodes, skips)]
 
     # --- the network
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core import Arch, Decision
+from nastool.drawing.diagram import Edge, Node, Section, chain, kind_of, times
 from nastool.errors import InvalidArchError
 from nastool.interfaces import Choose, SearchSpace, check_scale
 
@@ -304,6 +305,35 @@ class NasBench101(SearchSpace):
         _check_cells(graph)
         ops = code[:, None] * len(OPS) ** (7 - count[:, None]) // len(OPS) ** np.arange(4, -1, -1) % len(OPS)
         return np.hstack([graph[:, None] >> np.arange(len(EDGES)) & 1, ops]).astype(np.uint8)
+
+    # --- drawings
+
+    def diagram(self, arch: Arch, scale: Scale | None = None) -> list[Section]:
+        """What lies on paths from the cell's input to its output; with a scale also the stacks."""
+        graph = prune(_graph(arch.choices))
+        ops = dict(zip(INNER, (OPS[choice] for choice in arch.choices[len(EDGES) :]), strict=True))
+        there = [v for v in range(OUTPUT + 1) if live(graph) >> v & 1]
+        ends = {0: Node("input", "input", "end"), OUTPUT: Node("output", "output", "end")}
+        nodes = {v: ends.get(v) or Node(str(v), f"{v}: {ops[v]}", kind_of(ops[v])) for v in there}
+        edges = [Edge(nodes[x].name, nodes[y].name) for i, (x, y) in enumerate(EDGES) if graph >> i & 1]
+        note = "A vertex adds up what it reads, the output concatenates; the input goes through 1x1 convolutions."
+        cell = Section("cell", tuple(nodes.values()), tuple(edges), note=note)
+        return [cell] if scale is None else [cell, self._stacks(scale)]
+
+    def _stacks(self, scale: Scale) -> Section:
+        """The network, a stack's cells as one node."""
+        layers = [Node("image", "image", "end"), Node("stem", "stem: conv 3x3", "conv", modules=("0",))]
+        index = 1
+        for stack in range(1, scale.stacks + 1):
+            if stack > 1:
+                layers.append(Node(f"pooling{stack - 1}", "max pooling 2x2", "pool", modules=(str(index),)))
+                index += 1
+            cells = tuple(map(str, range(index, index + scale.cells)))
+            label = times(f"stack {stack}: cell", scale.cells)
+            layers.append(Node(f"stack{stack}", label, "cell", modules=cells))
+            index += scale.cells
+        head = (str(index), str(index + 1))
+        return chain("network", [*layers, Node("head", "head: global pooling, linear", "linear", modules=head)])
 
     # --- the network
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core import Arch, Decision
+from nastool.drawing.diagram import Edge, Node, Section, chain, kind_of, times
 from nastool.errors import InvalidArchError
 from nastool.interfaces import Choose, SearchSpace, check_scale
 
@@ -100,6 +101,40 @@ class NasBench201(SearchSpace):
         if kind == "simplified_path":
             return _sequences(choices, letters=[_CUT, _LEFT_OUT, 0, 1, 2], starts=[0, 1, 4, 13], width=40)
         return super().encode_many(choices, kind)
+
+    # --- drawings
+
+    def diagram(self, arch: Arch, scale: Scale | None = None) -> list[Section]:
+        """The cell, operations on its edges; with a scale also the skeleton."""
+        ops = [OPS[choice] for choice in arch.choices]
+        fed = {target for op, (_, target) in zip(ops, EDGES, strict=True) if op != "none"}
+        labels = {0: "0: input", 1: "1", 2: "2", 3: "3: output"}
+        edges = tuple(Edge(str(j), str(i), op, kind_of(op)) for op, (j, i) in zip(ops, EDGES, strict=True))
+        there = {"0", "3", *(end for edge in edges if edge.kind != "none" for end in (edge.source, edge.target))}
+        nodes = tuple(
+            Node(str(i), label, "plain" if i in (1, 2) else "end", () if i in fed or not i else ("zeros",))
+            for i, label in labels.items()
+            if str(i) in there
+        )
+        edges = tuple(edge for edge in edges if edge.kind != "none")
+        cell = Section("cell", nodes, edges, note="Operations are on the edges; a node adds up what it reads.")
+        return [cell] if scale is None else [cell, self._skeleton(scale)]
+
+    def _skeleton(self, scale: Scale) -> Section:
+        """The network, a stage's cells as one node."""
+        nodes = [Node("image", "image", "end"), Node("stem", "stem: conv 3x3", "conv", modules=("0",))]
+        index = 1
+        for stage in range(1, 4):
+            if stage > 1:
+                label = "residual block, stride 2"
+                nodes.append(Node(f"reduction{stage - 1}", label, "conv", modules=(str(index),)))
+                index += 1
+            cells = tuple(map(str, range(index, index + scale.cells)))
+            label = times(f"stage {stage}: cell", scale.cells)
+            nodes.append(Node(f"stage{stage}", label, "cell", modules=cells))
+            index += scale.cells
+        head = tuple(map(str, range(index, index + 4)))
+        return chain("network", [*nodes, Node("head", "head: global pooling, linear", "linear", modules=head)])
 
     # --- the network
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nastool.core import Arch, Decision
+from nastool.drawing.diagram import Node, Section, chain, kind_of, times
 from nastool.errors import InvalidArchError
 from nastool.interfaces import Choose, SearchSpace, check_scale
 
@@ -63,6 +64,25 @@ class NasBenchMacro(SearchSpace):
             parts.append(f"{first}{kept:0<{depth - 1}}")
             start += depth
         return "-".join(parts)
+
+    # --- drawings
+
+    def diagram(self, arch: Arch, scale: Scale | None = None) -> list[Section]:
+        """The layers; `cells` blocks of one are one node."""
+        cells = 1 if scale is None else scale.cells
+        nodes = [Node("image", "image", "end"), Node("stem", "stem: conv 3x3", "conv", modules=("0",))]
+        starts = {sum(STAGES[:stage]): stage + 1 for stage in range(len(STAGES))}
+        for i, choice in enumerate(arch.choices):
+            op = OPS[choice]
+            details = [f"stage {starts[i]}: stride 2"] if i in starts else []
+            kind = "conv" if op == "identity" and i in starts else kind_of(op)  # it has to change the shape
+            label = times(f"{i + 1}  {op}", cells)
+            modules = map(str, range(1 + i * cells, 1 + (i + 1) * cells))
+            nodes.append(Node(str(i + 1), label, kind, tuple(details), tuple(modules)))
+        index = 1 + len(arch.choices) * cells
+        head = tuple(map(str, range(index, index + 3)))
+        nodes.append(Node("head", "head: conv 1x1, global pooling, linear", "linear", modules=head))
+        return [chain("network", nodes)]
 
     # --- the network
 

@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nastool.cli import common
+from nastool.errors import InputError, short
 
 if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
+    from nastool.tasks import ImageTask
+
+FORMS = ("svg", "png", "dot", "text")
 
 
 @click.command("show", cls=common.Command)
 @click.argument("source", metavar="ARCH|RUN|recipe:NAME|-")
 @click.option("--space", metavar="NAME", help="Space of an architecture in its own string form.")
+@click.option("--to", "form", type=click.Choice(FORMS), help="Draw it: as a picture, for Graphviz, in characters.")
+@click.option("-o", "--out", metavar="FILE", help="Where to, with --to; by default stdout.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 @common.network_options("Also count parameters and FLOPs for images of this shape.")
 @common.json_option
 @click.pass_context
 def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given: Any) -> None:
     """Show an architecture, or a training recipe to copy and change.
 
+    With --to it is drawn: a cell as a graph, a network layer by layer. With --input the drawing also has the shapes,
+    parameters and FLOPs of the layers, and the network that is made of a cell.
+
     \b
     Examples:
       nastool show best.json --input 3x32x32 --classes 10
+      nastool show runs/demo --to svg -o best.svg
+      nastool show zoo:darts-v2 --to text --input 3x32x32
       nastool show '|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|' --space nasbench201
       nastool show recipe:nasbench201 > mine.yaml
     """
+    if given["form"] is None and (given["out"] or given["force"]):
+        raise InputError(f"-o and --force are for drawings: add --to {', '.join(FORMS[:-1])} or {FORMS[-1]}")
     if source.startswith("recipe:"):
+        if given["form"] is not None:
+            raise InputError("a recipe cannot be drawn: leave out --to")
         from nastool.recipes import recipe_text
 
         click.echo(recipe_text(source.removeprefix("recipe:")), nl=False)
@@ -36,12 +57,130 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
     from nastool.core import SpaceRef
 
     space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
-    for document in common.read_architectures([source], space):
+    documents = common.read_architectures([source], space)
+    if given["form"] is not None:
+        if json_flag:
+            raise InputError("--to gives a drawing and no JSON: leave out one of the two")
+        _draw(source, documents, given)
+        return
+    for document in documents:
         facts = _count(document, given) if given["shape"] else {}
         if common.as_json(json_flag):
             common.emit(document.to_json(facts))
         else:
             _text(document, facts)
+
+
+def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any]) -> None:
+    """Write the drawing to the file or stdout; several only as text, and to stdout."""
+    from nastool import drawing
+    from nastool.files import write_atomic
+
+    form = given["form"]
+    out = _out(form, given)
+    if form == "text" and out is None:
+        encoding, ascii = _unicode_or_ascii()
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
+        for number, document in enumerate(documents):
+            shown = drawing.text(*_what(source, document, given), width=width, ascii=ascii)
+            shown = shown.encode(encoding, "replace").decode(encoding)
+            click.echo(("\n" if number else "") + shown, nl=False)
+        return
+    first, *others = list(documents)
+    if others:
+        raise InputError(
+            f"{short(source)} holds {1 + len(others)} architectures: give one, as `nastool top - -k 1` does"
+        )
+    what = _what(source, first, given)
+    if form == "png":
+        content: str | bytes = drawing.png(*what)
+    elif form == "text":
+        content = drawing.text(*what)
+    elif form == "svg":
+        content = drawing.svg(*what)
+    else:
+        content = drawing.dot(*what)
+    if out is None:
+        click.echo(content.encode() if isinstance(content, str) else content, nl=False)
+        return
+    if isinstance(content, str):
+        write_atomic(out, content)
+    else:
+        _write_bytes(out, content)
+    common.say(f"wrote {out}")
+
+
+def _out(form: str, given: dict[str, Any]) -> Path | None:
+    """The file to write; None for stdout."""
+    if given["out"] is None:
+        if given["force"]:
+            raise InputError("--force is for a file: add -o FILE")
+        if form == "png" and sys.stdout.isatty():
+            raise InputError("a PNG is nothing for a terminal: add -o FILE")
+        return None
+    out = Path(given["out"])
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"--out {short(out)}: {'it is a folder' if out.is_dir() else f'there is no {out.parent}'}")
+    if out.exists() and not given["force"]:
+        raise InputError(f"{out} exists: give another --out, or --force to replace it")
+    return out
+
+
+def _write_bytes(out: Path, content: bytes) -> None:
+    """Whole or not at all. InputError: the disk is full, say."""
+    new = out.with_name(out.name + ".new")
+    try:
+        new.write_bytes(content)
+        os.replace(new, out)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from None
+
+
+def _what(source: str, document: ArchDocument, given: dict[str, Any]) -> tuple[Any, Any, ImageTask | None, Any]:
+    """Space, architecture, task and scale: as --input and --scale say, else those of the weights that there are."""
+    task, scale = None, None
+    if given["shape"]:
+        task, scale = common.task_and_scale(document, given)
+    elif given["scale"]:
+        raise InputError("--scale is the size of a network: say what images it is for, such as --input 3x32x32")
+    elif (known := _trained_for(source, document)) is not None:
+        task, scale = known
+    return document.space, document.arch, task, scale
+
+
+def _trained_for(source: str, document: ArchDocument) -> tuple[ImageTask, Any] | None:
+    """Task and scale of the architecture's weights: those that its line names, or a run folder's. None: unknown."""
+    from safetensors import SafetensorError, safe_open
+
+    from nastool import archfile
+    from nastool.tasks import ImageTask
+
+    weights = document.extra.get("weights")
+    path = Path(weights) if isinstance(weights, str) else Path(source) / "best.safetensors"
+    try:
+        if not path.is_file():
+            return None
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        if archfile.from_json(archfile.loads(metadata["arch"])).arch != document.arch:
+            return None
+        task = ImageTask(**archfile.loads(metadata["task"]))
+        return task, document.space.make_scale(archfile.loads(metadata["scale"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None  # it can still be drawn without
+
+
+def _unicode_or_ascii() -> tuple[str, bool]:
+    """The encoding of stdout, and whether it has no box drawing characters."""
+    from nastool.drawing.diagram import TIMES
+
+    encoding = sys.stdout.encoding or "ascii"
+    try:
+        ("─│┼●╮╯┬┴←…" + TIMES).encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return encoding, True
+    return encoding, False
 
 
 def _count(document: ArchDocument, given: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""A diagram or scene in each of the forms that can be written."""
