@@ -20,13 +20,11 @@ from nastool.bench.plan import View
 from nastool.bench.statistics import bootstrap
 from nastool.bench.summary import Group
 from nastool.errors import InputError
+from nastool.figures.style import COLORS, DASHES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-"""Told apart by colour-blind readers (Okabe & Ito 2008), without their yellow, which is too pale for lines."""
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 POINTS = 300
 """At how many places a curve is computed."""
 LINE, GAP = 0.155, 0.05

@@ -1,0 +1,81 @@
+"""`nastool report`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from nastool.cli import common
+from nastool.cli.common import say
+from nastool.errors import InputError, short
+
+
+@click.command("report", cls=common.Command)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("-o", "--out", metavar="FILE", help="Where; by default RUN/report.html, of several report.html here.")
+@click.option("--live", is_flag=True, help="Serve the page on this machine instead, refreshed while searches run.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port for --live; by default any that is free.")
+def command(runs: tuple[str, ...], out: str | None, live: bool, port: int | None) -> int:
+    """Write a run as one HTML file, which needs no network: curves, architectures, all trials, what to do next.
+
+    Several runs make one page, with their curves side by side and a checklist for comparing them. A run need not
+    have finished. Prints the name of the file, or with --live the address.
+
+    \b
+    Examples:
+      nastool report runs/a
+      nastool report runs/a runs/b runs/random -o comparison.html
+      nastool report runs/a --live
+    """
+    if live and out is not None:
+        raise InputError("--live serves the page, --out writes it: keep one")
+    if port is not None and not live:
+        raise InputError("--port goes with --live")
+    folders = [folder(run) for run in runs]
+    if live:
+        return _serve(folders, port or 0)
+    from nastool import report
+    from nastool.study import Study
+
+    target = _target(folders, out)
+    report.write([Study.read(path) for path in folders], target)
+    click.echo(target)
+    return 0
+
+
+def folder(run: str) -> Path:
+    """The run's folder, or that of its run.db."""
+    path = Path(run)
+    return path.parent if path.name == "run.db" else path
+
+
+def _target(folders: Sequence[Path], out: str | None) -> Path:
+    """InputError: nothing can be written there."""
+    if out is None:
+        return folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
+    target = Path(out)
+    if target.is_dir() or not target.parent.is_dir():
+        problem = "it is a folder" if target.is_dir() else f"there is no {short(target.parent)}"
+        raise InputError(f"--out {short(out)}: {problem}; name a file, such as report.html")
+    return target
+
+
+def _serve(folders: Sequence[Path], port: int) -> int:
+    """Until Ctrl-C."""
+    from nastool.report.server import Pages, Server
+
+    pages = Pages(folders)
+    try:
+        server = Server(pages, port)
+    except OSError as error:
+        raise InputError(f"--port {port}: {error.strerror or error}; give another, or none") from None
+    with server:
+        say("this page follows the runs; Ctrl-C ends it")
+        click.echo(server.url)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say("\nno longer served")
+    return 0

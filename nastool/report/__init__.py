@@ -1,0 +1,29 @@
+"""Reports: runs as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nastool.errors import InputError
+from nastool.files import write_atomic
+from nastool.report import page
+from nastool.study import Study
+
+__all__ = ["html", "write"]
+
+
+def html(studies: Sequence[Study]) -> str:
+    """One page about these runs, at least one. Equal runs give equal pages."""
+    if not studies:
+        raise InputError("a report needs at least one run")
+    return page.render(studies)
+
+
+def write(studies: Sequence[Study], out: Path) -> None:
+    """The page as a file. InputError: it cannot be written."""
+    text = html(studies)
+    try:
+        write_atomic(out, text)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from None
