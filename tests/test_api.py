@@ -133,6 +133,9 @@ def test_train_evaluate_retrain(here: Path) -> None:
     assert nastool.evaluate(study.document)[0]["key"] == first["key"]
     final = nastool.retrain("a", seeds=[4, 5], epochs=1, device="cpu", report=False)
     assert final.document is not None and final.document["seeds"] == [4, 5]
+    by_line = nastool.retrain(study.document, seeds=4, epochs=1, device="cpu", report=False)
+    assert by_line.path.parent == Path("runs") and by_line.document is not None
+    assert by_line.document["metrics"]["test_acc"] == final.document["metrics"]["test_acc"]
     model = nastool.load(final)
     assert model.predict(np.zeros((3, 1, 8, 8), np.uint8)).shape == (3, 10)
     assert repr(model) == f"<model a/retrained/best.safetensors: {model.arch.key} of nasbench201, 10 classes>"

@@ -142,18 +142,24 @@ def _local(source: str) -> dict[str, Any]:
     """Where a run's data and device were, as its run.yaml says."""
     from nastool.files import read_yaml
 
-    path = Path(source) / "run.yaml"
+    if not _is_run(source):
+        return {}
     try:
-        if source == "-" or not path.is_file():
-            return {}
-        options = (read_yaml(path).get("search") or {}).get("evaluator-options") or {}
+        options = (read_yaml(Path(source) / "run.yaml").get("search") or {}).get("evaluator-options") or {}
         return {name: options[name] for name in LOCAL if name in options}
-    except (OSError, ValueError, AttributeError):  # read_yaml's InputError is a ValueError
+    except (InputError, AttributeError):
         return {}
 
 
+def _is_run(source: str) -> bool:
+    try:
+        return source != "-" and (Path(source) / "run.db").is_file()
+    except (OSError, ValueError):  # too long for a name: an architecture
+        return False
+
+
 def _default(source: str, document: ArchDocument, digest: str) -> Path:
-    if source != "-" and (Path(source) / "run.db").is_file():
+    if _is_run(source):
         return Path(source) / "retrained"
     return Path("runs") / f"retrain-{document.arch.key}-{digest}"
 
