@@ -1,4 +1,4 @@
-"""Finds strategies, spaces and evaluators: nastool's own and everybody else's, by the same entry points.
+"""Finds strategies, spaces, evaluators and loggers: nastool's own and everybody else's, by the same entry points.
 
 Listing names imports nothing; choosing one imports only that one.
 """
@@ -16,16 +16,18 @@ from nastool import options
 from nastool.core import SpaceRef
 from nastool.errors import InputError, hint, one_line
 from nastool.interfaces import Evaluator, SearchSpace, Strategy
+from nastool.loggers import Logger
 
-Kind = Literal["strategy", "space", "evaluator"]
-KINDS: tuple[Kind, ...] = ("strategy", "space", "evaluator")
+Kind = Literal["strategy", "space", "evaluator", "logger"]
+KINDS: tuple[Kind, ...] = ("strategy", "space", "evaluator", "logger")
 
 _GROUP: Mapping[Kind, str] = {
     "strategy": "nastool.strategies",
     "space": "nastool.spaces",
     "evaluator": "nastool.evaluators",
+    "logger": "nastool.loggers",
 }
-_BASE: Mapping[Kind, type] = {"strategy": Strategy, "space": SearchSpace, "evaluator": Evaluator}
+_BASE: Mapping[Kind, type] = {"strategy": Strategy, "space": SearchSpace, "evaluator": Evaluator, "logger": Logger}
 _T = TypeVar("_T")
 
 

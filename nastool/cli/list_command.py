@@ -9,8 +9,8 @@ import click
 
 from nastool.cli import common
 
-KINDS = ("strategies", "spaces", "evaluators", "recipes", "data", "zoo")
-_SINGULAR = {"strategies": "strategy", "spaces": "space", "evaluators": "evaluator"}
+KINDS = ("strategies", "spaces", "evaluators", "recipes", "data", "zoo", "loggers")
+_SINGULAR = {"strategies": "strategy", "spaces": "space", "evaluators": "evaluator", "loggers": "logger"}
 
 
 @click.command("list", cls=common.Command)
@@ -18,7 +18,14 @@ _SINGULAR = {"strategies": "strategy", "spaces": "space", "evaluators": "evaluat
 @common.json_option
 @click.pass_context
 def command(ctx: click.Context, /, what: tuple[str, ...], json_flag: bool | None) -> None:
-    """List strategies, spaces, evaluators and what goes with what; recipes, data sets, published architectures."""
+    """List strategies, spaces, evaluators and what goes with what; recipes, data, published architectures, loggers.
+
+    \b
+    Examples:
+      nastool list strategies
+      nastool list recipes data zoo
+      nastool list --json | jq -r 'select(.kind == "space") | .name'
+    """
     entries = [entry for kind in what or KINDS for entry in _entries(kind)]
     if common.as_json(json_flag):
         for entry in entries:
@@ -69,7 +76,7 @@ def _details(kind: Any, name: str) -> dict[str, Any]:
             found[capability] = sorted(getattr(target, capability))
     if kind == "space":
         found["scale"] = scale
-    if kind != "space":
+    if kind in ("strategy", "evaluator"):
         found["works_with"], found["not_with"] = _fit(kind, target)
     return found
 
@@ -112,6 +119,7 @@ def _text(entries: list[dict[str, Any]]) -> None:
         "recipe": "recipes",
         "data": "data",
         "zoo": "zoo",
+        "logger": "loggers",
     }
     width = max((len(entry["name"]) for entry in entries), default=0)
     last = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -12,16 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from nastool import registry
+from nastool import invocation, registry
 from nastool.cli import common, configfile
 from nastool.cli.common import say
 from nastool.errors import InputError, NastoolError, Stopped, hint
 
 if TYPE_CHECKING:
+    from nastool.cli.baseline import Baseline
     from nastool.cli.finale import Finale, Outcome
     from nastool.config import RunConfig, RunFolder
     from nastool.core import Scalar, Trial
     from nastool.interfaces import Evaluator, SearchSpace
+    from nastool.loggers.sending import Loggers
     from nastool.product import Product
     from nastool.runner import Search
     from nastool.store import Store
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Search strategy (`nastool list strategies`).",
 )
-@click.option("-S", "--strategy-options", multiple=True, metavar="KEY=VALUE", help="Option of the strategy.")
+@click.option("-S", "--strategy-options", multiple=True, metavar="KEY=VALUE", help="Option of the strategy; repeat it.")
 @common.space_options
 @common.evaluator_options
 @click.option(
@@ -64,10 +64,20 @@ if TYPE_CHECKING:
     metavar="K",
     help="At the end, train the K best from scratch; 3 where scores are with shared weights, else 0.",
 )
-@click.option("--retrain-recipe", metavar="NAME|FILE", help="How; by default as the recipe of the search says.")
-@click.option("--retrain-scale", metavar="KEY=N,...", help="In which size; by default the recipe's, or the search's.")
+@click.option(
+    "--retrain-recipe", metavar="NAME|FILE", help="Recipe for that; by default the one that the search's recipe names."
+)
+@click.option(
+    "--retrain-scale", metavar="KEY=N,...", help="Size of the networks then; by default the recipe's, or the search's."
+)
 @click.option(
     "--baseline/--no-baseline", default=True, help="With shared weights, train K random architectures beside them."
+)
+@click.option(
+    "--with-baseline",
+    is_flag=True,
+    help="Afterwards search at random with the same budget, in RUN/baseline, and compare the results. Not with "
+    "shared weights, where --baseline trains random architectures beside the best.",
 )
 @click.option(
     "--check-ranking",
@@ -83,6 +93,12 @@ if TYPE_CHECKING:
     "--ensemble", is_flag=True, help="At the end, average the predictions of the strategy's path of networks."
 )
 @click.option("--report/--no-report", default=True, help="At the end, write report.html into the run folder.")
+@click.option(
+    "--log",
+    multiple=True,
+    metavar="NAME[:KEY=VALUE,...]",
+    help="Also send the trials to a logger (`nastool list loggers`).",
+)
 @configfile.option
 @click.option("--dry-run", is_flag=True, help="Show what would be searched and what it would cost.")
 @click.pass_context
@@ -97,13 +113,15 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     Examples:
       nastool search --strategy enas
       nastool search --data digits --trials 20 --workers 2
-      nastool search -s random --space nasbench-macro --data cifar10 --data-dir ~/data --download
-      nastool search -s evolution -S population=50 --evaluator table -E file=nasbench201.npz -E dataset=cifar100
+      nastool search -s random --space nasbench-macro --data cifar10 --download
+      nastool search -s bo --evaluator table -E file=t.npz -E dataset=cifar10
     """
     from nastool import devices
     from nastool.cli import snapshots
+    from nastool.cli.baseline import Baseline
     from nastool.cli.finale import Finale, Settings
     from nastool.config import RunConfig, RunFolder
+    from nastool.loggers import sending
     from nastool.recipes import default_recipe
 
     goes_with = registry.load("strategy", given["strategy"]).goes_with
@@ -130,6 +148,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     space = config.make_space()
     strategy = config.make_strategy(space)
     folder = RunFolder(Path(given["out"]) if given["out"] else config.default_folder)
+    ctx.meta["nastool.folder"] = folder.path
     evaluator = config.evaluator_spec(space, folder.path).build()
     if "policy" in strategy.needs and evaluator.rounds is None:
         raise InputError(f"strategy {strategy.name} trains shared weights of its own: leave out -E weights=")
@@ -144,6 +163,8 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     if most is not None and workers > most and not evaluator.shares_weights:
         raise InputError(f"evaluator {evaluator.name} runs with at most --workers {most}")
     finale = Finale(config, space, evaluator, folder, Settings.read(given, evaluator))
+    beside = Baseline(config, space, strategy, evaluator, folder, given["force"]) if given["with_baseline"] else None
+    loggers = sending.Loggers(sending.given(given["log"], ctx.meta.get("nastool.config", {}).get("log", {})), say)
     rounds = evaluator.rounds if "policy" in strategy.needs else None
     if rounds is not None and given["trials"] <= rounds:
         if finale.settings.ranking:
@@ -152,7 +173,10 @@ def command(ctx: click.Context, /, **given: Any) -> int:
             )
         say(f"note: a whole search takes {planned} trials, and its first {rounds} are rounds: it will end among them")
     if given["dry_run"]:
-        return _dry_run(config, space, strategy, evaluator, folder, finale, given["trials"])
+        _dry_run(config, space, strategy, evaluator, folder, finale, given["trials"])
+        if beside is not None:
+            say("# and as much again for random search beside it")
+        return 0
 
     continues = folder.check(config, given["force"])
     if continues and (done := _finished(folder, given, finale)) is not None:
@@ -173,8 +197,11 @@ def command(ctx: click.Context, /, **given: Any) -> int:
             pool.close()
             folder.discard()
             raise
-        with _open_store(config, space, evaluator, folder, continues, finale, given, facts) as store:
-            return _search(config, store, space, strategy, evaluator, pool, folder, finale, given)
+        with (
+            _open_store(config, space, evaluator, folder, continues, finale, given, facts) as store,
+            loggers.opened(store, space, folder.path),
+        ):
+            return _search(config, store, space, strategy, evaluator, pool, folder, finale, beside, loggers, given)
 
 
 def _search(
@@ -186,6 +213,8 @@ def _search(
     pool: Pool,
     folder: RunFolder,
     finale: Finale,
+    beside: Baseline | None,
+    loggers: Loggers,
     given: Mapping[str, Any],
 ) -> int:
     from nastool import product
@@ -195,10 +224,10 @@ def _search(
     from nastool.core import Objective
     from nastool.runner import Search, test_best
 
-    again = f"continue with: nastool {shlex.join(sys.argv[1:])}"
+    again = f"continue with: {invocation.shown()}"
 
     def first_interrupt() -> None:
-        running = len((finale.pool or pool).busy)
+        running = len(((beside and beside.pool) or finale.pool or pool).busy)
         say(f"\nsaved in {folder.path}; {again}")
         if running and (finale.pool is not None or not evaluator.inline):
             kind = "trial" if finale.pool is None else "training"
@@ -221,7 +250,7 @@ def _search(
                 ensemble=given["ensemble"],
                 max_failures=given["max_failures"],
                 stop=lambda: interrupts.stopping,
-                watch=progress.watch,
+                watch=loggers.watching(progress.watch),
             )
             search.restore()
             if given["ensemble"]:
@@ -249,6 +278,18 @@ def _search(
             return 130
         if search.best is None:
             raise NastoolError(f"all {search.failed} trials failed; see `nastool status {folder.path}`")
+        compared = None
+        if beside is not None:
+            pool.close()  # its processes are started again when there is something to test
+            trials = search.told if search.exhausted else given["trials"]
+            try:
+                compared = beside.run(store, trials, search.best, given, lambda: interrupts.stopping)
+            except Stopped as stop:
+                say(f"stopped; all trials are saved in {folder.path}; {again}")
+                return stop.exit_code
+            if compared is None:
+                product.write(folder.path, report=False)
+                return 130
         if finale.settings.any or evaluator.shares_weights:
             try:
                 outcome = finale.run(store, pool, given["workers"], lambda: interrupts.stopping)
@@ -271,9 +312,11 @@ def _search(
                 ensemble = snapshots.measure(strategy, store, pool, folder.path)
             except NastoolError as error:  # the search itself has a result all the same
                 ensemble_problem = error
-    document = _result(store, space, best, tested, folder, finale, outcome, ensemble, search.exhausted)
+    more = {"ensemble": ensemble, "baseline": compared}
+    document = _result(store, space, best, tested, folder, finale, outcome, more, search.exhausted)
     written = product.write(folder.path, report=given["report"])
     _summary(search, folder, document, time.monotonic() - started, outcome, written)
+    loggers.close(document)
     common.emit(document)
     if problem is not None:
         raise NastoolError(f"the best trial, {best.id}, could not be tested: {problem}")
@@ -339,6 +382,8 @@ def _open_store(
         raise InputError(f"evaluator {evaluator.name} gives no metric {objective.metric!r}; {near}")
     folder.clear()
     more = finale.settings.as_options() if finale.settings.any or evaluator.shares_weights else {}
+    if given["with_baseline"]:
+        more["with-baseline"] = True
     folder.describe(config, objective, facts, {"trials": given["trials"], **more})
     say(f"searching in {folder.path}: {_of(config.strategy)} on {_of(config.space)}, {evaluator.name} evaluator")
     say("  " + "  ".join(f"{key} {value}" for key, value in facts.items()))
@@ -364,7 +409,7 @@ def _result(
     folder: RunFolder,
     finale: Finale,
     outcome: Outcome | None,
-    ensemble: Mapping[str, Any] | None,
+    further: Mapping[str, Mapping[str, Any] | None],
     exhausted: bool,
 ) -> dict[str, Any]:
     """Write best.json and the best weights, and keep in the store that the search came to this end."""
@@ -386,8 +431,7 @@ def _result(
     document["metrics"].update({**scores, **tested})
     if outcome is not None and outcome.report:
         document["comparison"] = outcome.report
-    if ensemble is not None:
-        document["ensemble"] = ensemble
+    document.update({key: facts for key, facts in further.items() if facts is not None})
     product.result(folder.path, document)
     store.begin()
     trials = sum(store.count().values())
@@ -399,6 +443,7 @@ def _result(
 
 def _finished(folder: RunFolder, given: Mapping[str, Any], finale: Finale) -> dict[str, Any] | None:
     """The result of a run that needs nothing more for so many trials; says why."""
+    from nastool.cli import baseline
     from nastool.store import Store
 
     trials = given["trials"]
@@ -410,6 +455,8 @@ def _finished(folder: RunFolder, given: Mapping[str, Any], finale: Finale) -> di
     if final.get("finale", finale.identity()) != finale.identity():
         return None
     if given["ensemble"] and "ensemble" not in final["document"]:
+        return None
+    if given["with_baseline"] and not baseline.covers(final["document"], min(count, trials)):
         return None
     if count >= trials:
         say(f"{folder.path} already has its {trials} trials; more --trials extend it")
@@ -427,7 +474,7 @@ def _summary(
     outcome: Outcome | None,
     written: Product,
 ) -> None:
-    from nastool.cli import results, snapshots
+    from nastool.cli import baseline, results, snapshots
 
     if search.exhausted and search.told < search.trials:
         say(f"the strategy has nothing left to propose after {search.told} trials")
@@ -441,6 +488,8 @@ def _summary(
         say(f"  {line}")
     if "ensemble" in document:
         say(f"  {snapshots.describe(document['ensemble'])}")
+    if "baseline" in document:
+        say(f"  {baseline.describe(document['baseline'])}")
     results.say_where(folder.path, written)
 
 

@@ -1,0 +1,96 @@
+"""`nastool compare`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nastool.cli import common
+from nastool.errors import InputError, short
+
+if TYPE_CHECKING:
+    from nastool.comparison.compare import Comparison
+
+SUFFIXES = {".txt": "text", ".md": "md", ".json": "json", ".html": "html", ".htm": "html"}
+
+
+@click.command("compare", cls=common.Command)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "--to",
+    type=click.Choice(["text", "md", "json", "html"]),
+    help="Form; by default as the file is named, else text on a terminal and one JSON line elsewhere.",
+)
+@click.option("-o", "--out", metavar="FILE", help="Write it there, not to stdout.")
+@click.option(
+    "--over",
+    multiple=True,
+    type=click.Choice(["trials", "seconds", "flops"]),
+    help="Compare at equal cost in this sense only: seconds and FLOPs are those of the evaluations. All by default.",
+)
+@click.option(
+    "--at", metavar="N,N,...", help="At which costs, with one --over; by default quarters of what all runs have."
+)
+@click.option("--anyway", is_flag=True, help="Compare runs on different spaces, evaluators or data, with a warning.")
+@click.option(
+    "--baselines/--no-baselines", default=True, help="Take in the random search that `search --with-baseline` ran."
+)
+@click.pass_context
+def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
+    """Compare runs: which strategy found more at equal cost, and how sure that is.
+
+    Runs that are equal but for the seed are one method. Each has the mean of the best objective so far with 95%
+    intervals, and its held-out test accuracy beside it; each pair a difference with interval, test, effect size and
+    a verdict in one sentence; three methods or more also mean ranks. Runs may still be searched meanwhile.
+
+    \b
+    Examples:
+      for seed in 0 1 2 3 4; do nastool search --seed $seed --with-baseline --out runs/evo-$seed; done
+      nastool compare runs/evo-*
+      nastool compare runs/* --over trials --at 50,100,200 -o comparison.html
+    """
+    from nastool.comparison.compare import compare
+    from nastool.comparison.gather import gather
+
+    over, at = list(dict.fromkeys(given["over"])), _marks(given["at"])
+    if at and len(over) > 1:
+        raise InputError("--at goes with one --over: say which")
+    gathered = gather(runs, anyway=given["anyway"], baselines=given["baselines"])
+    found = compare(gathered, over or (["trials"] if at else []), at)
+    out = given["out"]
+    form = given["to"] or (SUFFIXES.get(Path(out).suffix.lower(), "text") if out else None)
+    if form is None:
+        form = "json" if common.as_json(None) else "text"
+    if out is None:
+        sys.stdout.write(_form(found, form, color=sys.stdout.isatty()))
+        return
+    from nastool.files import write_atomic
+
+    write_atomic(Path(out), _form(found, form, color=False))
+    common.say(f"written to {out}")
+
+
+def _marks(text: str | None) -> list[float]:
+    if text is None:
+        return []
+    try:
+        marks = [float(part.replace("_", "")) for part in text.split(",")]
+        if all(0 < mark < float("inf") for mark in marks):
+            return marks
+    except ValueError:
+        pass
+    raise InputError(f"--at {short(repr(text))}: write numbers > 0 with commas between, such as 50,100,200")
+
+
+def _form(found: Comparison, form: str, color: bool) -> str:
+    from nastool import archfile
+    from nastool.comparison import render
+
+    if form == "json":
+        return archfile.dumps(render.document(found)) + "\n"
+    if form == "text":
+        return render.text(found, None if color else 100, color)
+    return render.markdown(found) if form == "md" else render.html(found)
