@@ -26,11 +26,12 @@ def say_where(folder: Path, product: Product, *, retrained: bool = False) -> Non
     for problem in product.problems:
         say(f"note: {problem}")
     run = shlex.quote(str(folder))
-    following = [f"nastool top {run} -k 3", f"nastool show {run}"]
     if "best.safetensors" in product.paths:
         following = [f"nastool predict {run} IMAGE...", f"nastool export {run} --to onnx"]
-        if not retrained:
-            following.append(f"nastool retrain {run}")
+        following += [] if retrained else [f"nastool retrain {run}"]
+    else:
+        following = [f"nastool show {run}"]
+    following.append(f"nastool top {run} -k 3")
     say("next:")
     for line in following:
         say(f"  {line}")
