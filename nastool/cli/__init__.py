@@ -23,7 +23,23 @@ from nastool import __version__
 from nastool.cli.common import say
 from nastool.errors import NastoolError, Stopped, one_line, short
 
-COMMANDS = ("search", "eval", "export", "predict", "bench", "sample", "show", "top", "status", "list")
+COMMANDS = (
+    "search",
+    "eval",
+    "retrain",
+    "export",
+    "predict",
+    "bench",
+    "sample",
+    "show",
+    "top",
+    "status",
+    "compare",
+    "report",
+    "plot",
+    "list",
+    "completion",
+)
 
 
 class Commands(click.Group):
@@ -69,6 +85,10 @@ def main() -> NoReturn:
 def run() -> int:
     """Run the command of sys.argv; returns the exit code."""
     debug = "--debug" in sys.argv or os.environ.get("NASTOOL_DEBUG", "").lower() in ("1", "true", "yes", "on")
+    if (asked := os.environ.get("_NASTOOL_COMPLETE")) is not None:
+        from nastool.cli import complete
+
+        return complete.answer(cli, asked)
     _open_streams()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)

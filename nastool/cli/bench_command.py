@@ -87,8 +87,8 @@ def command(ctx: click.Context, /, **given: Any) -> int:
 
     \b
     Examples:
-      nastool bench -s random -s evolution:population=50 --table nasbench201:file=nb201.npz,dataset=cifar10
-      nastool bench -s random --table nasbench-macro:file=macro.json,noise=0.002 --trials 150 --at 50,150
+      nastool bench -s random -s bo --table nasbench201:file=t.npz,dataset=cifar10
+      nastool bench -s evolution:population=50 --table nasbench-macro:file=m.json
       nastool bench --out runs/bench --at 20,40
     """
     from nastool.bench.journal import Journal

@@ -66,8 +66,10 @@ class Command(click.Command):
 def space_options(function: F) -> F:
     """--space and -P, for a command that has to know the space."""
     for option in (
-        click.option("-P", "--space-options", multiple=True, metavar="KEY=VALUE", help="Option of the space."),
-        click.option("--space", default="nasbench201", metavar="NAME", help="Search space."),
+        click.option(
+            "-P", "--space-options", multiple=True, metavar="KEY=VALUE", help="Option of the space; repeat it."
+        ),
+        click.option("--space", default="nasbench201", metavar="NAME", help="Search space (`nastool list spaces`)."),
     ):
         function = option(function)
     return function
@@ -75,7 +77,12 @@ def space_options(function: F) -> F:
 
 def evaluator_options(function: F) -> F:
     """--evaluator, and all of `training_options`."""
-    return click.option("--evaluator", default="train", metavar="NAME", help="Evaluator.")(training_options(function))
+    return click.option(
+        "--evaluator",
+        default="train",
+        metavar="NAME",
+        help="How architectures are measured (`nastool list evaluators`).",
+    )(training_options(function))
 
 
 def training_options(function: F) -> F:
@@ -86,9 +93,11 @@ def training_options(function: F) -> F:
         click.option("--epochs", type=int, help="Length of a training; the recipe's by default."),
         click.option("--recipe", metavar="NAME|FILE", help="How to train; see `nastool list recipes`."),
         click.option("--download", is_flag=True, default=None, help="Download the data set if it is missing."),
-        click.option("--data-dir", metavar="DIR", help="Where data sets are."),
+        click.option("--data-dir", metavar="DIR", help="Folder with the data sets."),
         click.option("--data", metavar="NAME", help="Data set: a name (`nastool list data`), npz:FILE or folder:DIR."),
-        click.option("-E", "--evaluator-options", multiple=True, metavar="KEY=VALUE", help="Option of the evaluator."),
+        click.option(
+            "-E", "--evaluator-options", multiple=True, metavar="KEY=VALUE", help="Option of the evaluator; repeat it."
+        ),
     ):
         function = option(function)
     return function

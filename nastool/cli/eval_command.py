@@ -44,9 +44,9 @@ def command(ctx: click.Context, /, **given: Any) -> int:
 
     \b
     Examples:
-      nastool sample -n 8 | nastool eval - --data digits --epochs 2 | jq .metrics.val_acc
-      nastool top runs/a -k 3 | nastool eval - --data digits --epochs 20 --seeds 0,1,2
-      nastool eval runs/a --from-checkpoint runs/a/best.safetensors --epochs 10
+      nastool sample -n 8 | nastool eval --epochs 2 | jq .metrics.val_acc
+      nastool top runs/a -k 3 | nastool eval --epochs 20 --seeds 0,1,2
+      nastool eval runs/a --from-checkpoint runs/a/best.safetensors --epochs 9
     """
     from nastool import registry
     from nastool.core import SpaceRef

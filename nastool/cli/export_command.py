@@ -26,7 +26,7 @@ SUFFIXES = {"python": ".py", "pt2": ".pt2", "onnx": ".onnx", "safetensors": ".sa
 @click.option("-o", "--out", metavar="FILE", help="Where; by default model.py, model.pt2, ... in this folder.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--space", metavar="NAME", help="Space of an architecture in its own string form.")
-@common.network_options("For an architecture without weights")
+@common.network_options("Shape of the images, for an architecture without weights.")
 def command(source: str, form: str, **given: Any) -> None:
     """Write a network as code or in another tool's format.
 
@@ -46,7 +46,7 @@ def command(source: str, form: str, **given: Any) -> None:
     Examples:
       nastool export runs/demo --to python
       nastool export runs/demo --to onnx -o digits.onnx
-      nastool sample -n 8 | nastool eval - --save kept | nastool top - -k 1 | nastool export --to pt2
+      nastool sample | nastool eval --save kept | nastool export --to pt2
     """
     from nastool import models
 

@@ -27,7 +27,7 @@ def command(model: str, images: tuple[str, ...], top: int, json_flag: bool | Non
     \b
     Examples:
       nastool predict runs/a cat.jpg dog.png
-      nastool predict runs/a/best.safetensors photos/*.jpg -k 3 | jq -r '[.image, .class] | @tsv'
+      nastool predict runs/a photos/*.jpg | jq -r '[.image, .class] | @tsv'
     """
     import numpy as np
 

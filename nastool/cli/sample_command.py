@@ -25,7 +25,7 @@ def command(ctx: click.Context, /, number: int, seed: int, to: str, **given: Any
 
     \b
     Example:
-      nastool sample --space nasbench201 -n 8 --seed 0 | nastool eval - --data digits --epochs 2
+      nastool sample --space nasbench201 -n 8 --seed 0 | nastool eval --epochs 2
     """
     import sys
 

@@ -41,7 +41,7 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
       nastool show best.json --input 3x32x32 --classes 10
       nastool show runs/demo --to svg -o best.svg
       nastool show zoo:darts-v2 --to text --input 3x32x32
-      nastool show '|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|' --space nasbench201
+      nastool show 02012100 --space nasbench-macro --input 3x32x32
       nastool show recipe:nasbench201 > mine.yaml
     """
     if given["form"] is None and (given["out"] or given["force"]):

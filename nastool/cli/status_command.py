@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nastool.cli import common
 
+if TYPE_CHECKING:
+    from nastool.cli.live.stored import Followed
+    from nastool.cli.live.view import View
+
+POLL_SECONDS = 0.5
+"""How often a run that is followed is looked up."""
+
 
 @click.command("status", cls=common.Command)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Go on until no search works on a run any more, or Ctrl-C: a live view on a terminal, elsewhere a line "
+    "whenever something changed (JSON with --json).",
+)
 @common.json_option
 @click.pass_context
-def command(ctx: click.Context, /, runs: tuple[str, ...], json_flag: bool | None) -> None:
-    """Show how far a run is: trials, best so far, failures, time. It may be running meanwhile."""
+def command(ctx: click.Context, /, runs: tuple[str, ...], follow: bool, json_flag: bool | None) -> None:
+    """Show how far a run is: trials, best so far, failures, time. It may be running meanwhile.
+
+    \b
+    Examples:
+      nastool status runs/a
+      nastool status runs/a runs/b --follow
+      nastool status runs/* --json | jq -r '[.run, .state] | @tsv'
+    """
+    if follow:
+        _follow([Path(run) for run in runs], bool(json_flag))
+        return
     for run in runs:
         facts = _status(Path(run))
         if common.as_json(json_flag):
@@ -26,7 +54,7 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], json_flag: bool | None
 
 def _status(folder: Path) -> dict[str, Any]:
     from nastool import registry
-    from nastool.config import RunFolder
+    from nastool.cli.live.stored import state_of
     from nastool.store import Store
     from nastool.study import best_trials
 
@@ -35,20 +63,16 @@ def _status(folder: Path) -> dict[str, Any]:
         config, counts = store.get("config"), store.count()
         cost, started, finished = store.spent()
         best = best_trials(store, space, 1)
-        wanted, final = store.get("trials"), store.get("final")
-        enough = final is not None and (final.get("exhausted") or final["trials"] >= (wanted or 0))
-        finished_all = enough and not counts["running"]
-        state = "running" if RunFolder(folder).busy() else "finished" if finished_all else "interrupted"
         return {
             "run": str(folder),
-            "state": state,
+            "state": state_of(folder, store),
             "strategy": config["strategy"],
             "space": config["space"],
             "evaluator": config["evaluator"],
             "objective": store.get("objective"),
             "seed": config["seed"],
             "trials": counts,
-            "trials_wanted": wanted,
+            "trials_wanted": store.get("trials"),
             "evaluation_seconds": round(cost, 3),
             "started": started or None,
             "last_finished": finished or None,
@@ -58,8 +82,6 @@ def _status(folder: Path) -> dict[str, Any]:
 
 
 def _text(facts: dict[str, Any]) -> None:
-    import time
-
     counts = facts["trials"]
     click.echo(f"{facts['run']}: {facts['state']}")
     for kind in ("strategy", "space", "evaluator"):
@@ -77,3 +99,86 @@ def _text(facts: dict[str, Any]) -> None:
         click.echo(f"             {common.describe_metrics(best['metrics'])}")
     for failure in facts["failures"]:
         click.echo(f"  failed     trial {failure['trial']}: {failure['error']}")
+
+
+def _follow(folders: Sequence[Path], as_json: bool) -> None:
+    """Show runs until they have ended; InputError where there is none. Only reads."""
+    from nastool.cli.live import frame
+    from nastool.cli.live.screen import Screen, suitable
+
+    screen = Screen(sys.stdout) if not as_json and suitable(sys.stdout) else None
+    watched = _Watched(folders)
+    try:
+        while True:
+            busy = watched.busy()
+            views = watched.views()
+            if screen is not None:
+                screen.show(partial(frame.blocks, list(views.values())))
+            elif as_json:
+                watched.emit(list(views))
+            else:
+                watched.write(views)
+            if not busy:
+                break
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if screen is not None:
+            screen.stop()
+    if screen is not None:
+        for folder in folders:
+            _text(_status(folder))
+
+
+class _Watched:
+    """Run folders, with those below them in which the best are trained from scratch just now."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        from nastool.cli.live.stored import Followed
+
+        self.folders = folders
+        self._followed: dict[Path, Followed] = {folder: Followed(folder) for folder in folders}
+        self._before: dict[Path, Any] = {}
+        """What was printed last."""
+
+    def busy(self) -> bool:
+        from nastool.config import RunFolder
+
+        return any(RunFolder(folder).busy() for folder in self.folders)
+
+    def views(self) -> dict[Path, View]:
+        from nastool.cli.live.stored import Followed, inner_runs
+        from nastool.errors import InputError
+
+        found: dict[Path, View] = {}
+        for folder in self.folders:
+            found[folder] = self._followed[folder].view()
+            for inner in inner_runs(folder):
+                try:
+                    if inner not in self._followed:
+                        self._followed[inner] = Followed(inner)
+                    found[inner] = self._followed[inner].view()
+                except InputError:
+                    continue  # it is just being created
+        return found
+
+    def emit(self, folders: Sequence[Path]) -> None:
+        """A JSON line for each run that has changed."""
+        for folder in folders:
+            facts = {**_status(folder), "running": self._followed[folder].running()}
+            if facts != self._before.get(folder):
+                self._before[folder] = facts
+                common.emit(facts)
+
+    def write(self, views: dict[Path, View]) -> None:
+        """A line for each run that has changed."""
+        from nastool.cli.live import frame
+
+        for folder, view in views.items():
+            running = [f"#{r.id}" + ("" if r.step is None else f" step {r.step}") for r in view.running]
+            facts = (view.title, view.done, view.failed, view.best and view.best.row.id, running)
+            if facts != self._before.get(folder):
+                self._before[folder] = facts
+                at_work = f"  running {', '.join(running)}" if running else ""
+                click.echo(f"{view.title}  {frame.plain(view)}{at_work}")

@@ -28,7 +28,7 @@ def command(ctx: click.Context, /, source: str, number: int, objective: str | No
     \b
     Examples:
       nastool top runs/a -k 3
-      nastool sample -n 8 | nastool eval - --epochs 2 | nastool top - -k 2 --objective val_loss
+      nastool sample -n 8 | nastool eval | nastool top - -k 2 --objective val_loss
     """
     from nastool.core import Objective
 

@@ -51,7 +51,8 @@ class Final:
         """TRAIN with all its options; what: for errors. more: options that come before everything. InputError."""
         target = registry.load("evaluator", TRAIN)
         given = {key: value for key, value in self.before.items() if key in options.of(target)}
-        name = self.recipe or (self.searched.retrain if self.searched else "") or None
+        named = (self.searched.retrain if self.searched else "") or None
+        name = named if self.recipe is None else self.recipe
         if name is not None or not self.same:
             given.update(recipe=name, batch_size=None, lr=None)
         given["from_checkpoint"] = None

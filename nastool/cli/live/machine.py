@@ -1,0 +1,114 @@
+"""What the search uses of this machine, as far as that can be told cheaply and without touching a device."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+PROC = Path("/proc")
+SECONDS = 2.0
+"""How often it is looked up; the GPUs' own tool takes its time, and is not waited for."""
+
+
+class Machine:
+    """Facts for people, such as "812 MiB in 2 workers". Close it at the end."""
+
+    def __init__(self, gpus: bool = True) -> None:
+        self._facts: tuple[str, ...] = ()
+        self._looked = -SECONDS
+        self._tool = shutil.which("nvidia-smi") if gpus else None
+        self._asked: subprocess.Popen[str] | None = None
+        self._gpus: tuple[str, ...] = ()
+
+    def facts(self, now: float) -> tuple[str, ...]:
+        if now - self._looked >= SECONDS:
+            self._looked = now
+            self._ask_gpus()
+            self._facts = (*self._gpus, *filter(None, (_memory(), _load())))
+        return self._facts
+
+    def close(self) -> None:
+        if self._asked is not None:
+            self._asked.kill()
+            self._asked.communicate()
+            self._asked = None
+
+    def _ask_gpus(self) -> None:
+        """Take the tool's answer, if it has one by now, and ask again."""
+        if self._tool is None:
+            return
+        if self._asked is not None:
+            if self._asked.poll() is None:
+                return
+            answer = self._asked.communicate()[0]
+            if self._asked.returncode:
+                self._tool = None  # there is no device, or it does not answer: it is not asked again
+            else:
+                self._gpus = gpu_facts(answer, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        if self._tool is None:
+            self._asked = None
+            return
+        command = [
+            self._tool,
+            "--query-gpu=index,memory.used,memory.total,utilization.gpu",
+            "--format=csv,noheader,nounits",
+        ]
+        try:
+            self._asked = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+        except OSError:
+            self._tool = self._asked = None
+
+
+def gpu_facts(answer: str, visible: str | None) -> tuple[str, ...]:
+    """One fact a GPU from nvidia-smi's lines "index, MiB used, MiB in all, % busy"; of the visible ones only.
+
+    visible: CUDA_VISIBLE_DEVICES; a device that is named otherwise than by its number cannot be told apart.
+    """
+    wanted = None
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",")]
+        wanted = names if all(name.isdigit() for name in names) else None
+        if visible.strip() in ("", "-1"):
+            return ()
+    found = []
+    for line in answer.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) != 4 or (wanted is not None and fields[0] not in wanted):
+            continue
+        index, used, total, busy = fields
+        if not (used.isdigit() and total.isdigit()):
+            continue
+        share = f" {busy}%" if busy.isdigit() else ""
+        found.append(f"gpu {index}: {int(used) / 1024:.1f} of {int(total) / 1024:.0f} GiB{share}")
+    return tuple(found)
+
+
+def _memory() -> str | None:
+    """Memory of this process's workers, or, where it has none, its own. None: there is no /proc."""
+    try:
+        children = (PROC / f"self/task/{os.getpid()}/children").read_text().split()
+        workers = [pid for pid in children if b"spawn_main" in (PROC / pid / "cmdline").read_bytes()]
+        size = sum(map(_resident, workers or ["self"]))
+    except (OSError, ValueError, IndexError):
+        return None
+    text = f"{size / 2**20:,.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
+    return f"{text} in {len(workers)} worker{'s' * (len(workers) > 1)}" if workers else text
+
+
+def _resident(process: str) -> int:
+    return int((PROC / process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _load() -> str | None:
+    from nastool.devices import usable_cores
+
+    try:
+        load = os.getloadavg()[0]
+    except OSError:
+        return None
+    cores = usable_cores()
+    return f"load {load:.1f} on {cores} core{'s' * (cores > 1)}"
