@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nastool import options, registry
 from nastool.cli import common
 from nastool.cli.common import say
+from nastool.cli.sitting import Sitting, sitting
 from nastool.config import BASELINE, Plugged, RunConfig, RunFolder
-from nastool.core import Objective, Scalar, Trial
+from nastool.core import Objective, Trial
 from nastool.errors import InputError, NastoolError, one_line
 from nastool.interfaces import Evaluator, SearchSpace, Strategy
 
@@ -98,93 +98,49 @@ class Baseline:
     def _search(
         self, search: Store, trials: int, given: Mapping[str, Any], stop: Callable[[], bool]
     ) -> dict[str, Any] | None:
-        from nastool import devices
-        from nastool.workers import InlinePool, ProcessPool
-
-        spec = self.config.evaluator_spec(self.space, self.folder.path)
-        evaluator = spec.build()
-        if evaluator.inline:
-            pool: Pool = InlinePool(evaluator)
-        else:
-            workers = min(given["workers"], evaluator.max_workers or given["workers"])
-            slots = devices.slots(workers, str(self.config.evaluator.options.get("device") or "auto"))
-            pool = ProcessPool(spec, slots, timeout=given["trial_timeout"], logs=self.folder.path / "logs")
-        with self.folder.locked(), closing(pool):
-            try:
-                facts = pool.open()
-            except InputError:
-                pool.close()
-                self.folder.discard()
-                raise
-            if facts.get("fingerprint") != search.get("fingerprint"):
-                raise InputError(f"the data of {self.folder.path.parent} changed since it began: give the same data")
+        def started(pool: Pool) -> None:
             self.pool = pool
-            try:
-                with self._open(search, evaluator, facts, trials) as store:
-                    return self._run(store, pool, evaluator, trials, given, stop)
-            finally:
-                self.pool = None
 
-    def _open(self, search: Store, evaluator: Evaluator, facts: Mapping[str, Scalar], trials: int) -> Store:
-        from nastool.store import Store
-
-        durable = not evaluator.inline
-        if self.folder.check(self.config, False):
-            return Store.open(self.folder.database, durable=durable)
-        self.folder.clear()
-        self.folder.describe(self.config, Objective.parse(search.get("objective")), facts, {"trials": trials})
-        about = {key: search.get(key) for key in ("objective", "fingerprint", "origin")}
-        return Store.create(self.folder.database, {"config": self.config.identity, **about}, durable=durable)
+        begun = sitting(
+            self.config,
+            self.config.evaluator_spec(self.space, self.folder.path).build(),
+            self.folder,
+            workers=given["workers"],
+            timeout=given["trial_timeout"],
+            options={"trials": trials},
+            started=started,
+        )
+        try:
+            with begun as here:
+                if here.facts.get("fingerprint") != search.get("fingerprint"):
+                    raise InputError(
+                        f"the data of {self.folder.path.parent} changed since it began: give the same data"
+                    )
+                return self._run(here, trials, given, stop)
+        finally:
+            self.pool = None
 
     def _run(
-        self,
-        store: Store,
-        pool: Pool,
-        evaluator: Evaluator,
-        trials: int,
-        given: Mapping[str, Any],
-        stop: Callable[[], bool],
+        self, here: Sitting, trials: int, given: Mapping[str, Any], stop: Callable[[], bool]
     ) -> dict[str, Any] | None:
         from nastool import product
-        from nastool.cli.progress import Progress
-        from nastool.runner import Search, test_best
+        from nastool.runner import test_best
 
         say(f"random search beside it, {trials} trials, in {self.folder.path}")
-        with Progress(trials, "random trials") as progress:
-            search = Search(
-                store,
-                self.config.make_strategy(self.space),
-                pool,
-                Objective.parse(store.get("objective")),
-                self.config.seed,
-                trials,
-                self.folder.path,
-                one_commit=evaluator.inline,
-                keep=given["keep"],
-                max_failures=given["max_failures"],
-                stop=stop,
-                watch=progress.watch,
-            )
-            search.restore()
-            store.begin()
-            store.put("trials", trials)
-            store.commit()
-            search.run()
+        strategy = self.config.make_strategy(self.space)
+        kept = {name: given[name] for name in ("keep", "max_failures")}
+        search = here.search(strategy, trials, stop=stop, noun="random trials", **kept)
         if search.told < trials and not search.exhausted:
             product.write(self.folder.path, report=False)
             return None
         if search.best is None:
             raise NastoolError(f"all {search.failed} trials of {self.folder.path} failed")
-        tested, problem = test_best(pool, search.best, self.config.seed)
+        tested, problem = test_best(here.pool, search.best, self.config.seed)
         if problem is not None:
             say(f"note: the best random trial, {search.best.id}, could not be tested: {problem}")
-        document = self._document(store, search.best, tested)
-        store.begin()
-        final = {"trials": search.told, "exhausted": search.exhausted, "document": document}
-        store.put("final", final)
-        store.commit()
+        here.finish(search.told, self._document(here.store, search.best, tested), exhausted=search.exhausted)
         product.write(self.folder.path, report=False)
-        return self._facts(store, final)
+        return self._facts(here.store, here.store.get("final"))
 
     def _document(self, store: Store, best: Trial, tested: Mapping[str, float]) -> dict[str, Any]:
         """Write best.json and best.safetensors."""

@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nastool import options, registry
-from nastool.cli import common
-from nastool.cli.progress import Progress
+from nastool.cli.sitting import Sitting, sitting
 from nastool.config import Plugged, RunConfig, RunFolder
-from nastool.core import Arch, Objective, Proposal, Trial
+from nastool.core import Arch, Proposal, Trial
 from nastool.errors import InputError, short
 from nastool.interfaces import SearchSpace, Strategy
 from nastool.recipes import Recipe, load_recipe
-from nastool.runner import Search
 from nastool.store import Store
 
 if TYPE_CHECKING:
@@ -117,28 +115,34 @@ class Trained:
     origin: what a line of such a result says of its evaluator. finished: the document that `finish` was given earlier.
     """
 
-    pool: Pool
+    sitting: Sitting
     trials: list[Trial]
-    store: Store
-    origin: Mapping[str, Any]
     finished: Mapping[str, Any] | None
+
+    @property
+    def pool(self) -> Pool:
+        return self.sitting.pool
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.sitting.store.get("origin")
+        return found
 
     def tested(self, trial_id: int) -> Mapping[str, float] | None:
         """What the test of this trial's network gave, if it has been tested."""
-        found: Mapping[str, float] | None = (self.store.get("tested") or {}).get(str(trial_id))
+        found: Mapping[str, float] | None = (self.sitting.store.get("tested") or {}).get(str(trial_id))
         return found
 
     def keep_test(self, trial_id: int, metrics: Mapping[str, float]) -> None:
         """Keep it, so that no network is tested twice."""
-        self.store.begin()
-        self.store.put("tested", {**(self.store.get("tested") or {}), str(trial_id): dict(metrics)})
-        self.store.commit()
+        store = self.sitting.store
+        store.begin()
+        store.put("tested", {**(store.get("tested") or {}), str(trial_id): dict(metrics)})
+        store.commit()
 
     def finish(self, document: Mapping[str, Any]) -> None:
         """Keep the result, so that it is not made again."""
-        self.store.begin()
-        self.store.put("final", {"trials": len(self.trials), "document": document})
-        self.store.commit()
+        self.sitting.finish(len(self.trials), document)
 
 
 def listed(config: RunConfig, evaluator: Plugged, archs: Sequence[Arch]) -> RunConfig:
@@ -166,64 +170,40 @@ def trained(
     config: of `listed`. seeds: one for each, where they are not to follow from the configuration's. started: is told
     of the pool at work. InputError: the folder holds something else and `force` is not given, or other seeds.
     """
-    from nastool import devices
-    from nastool.workers import ProcessPool
 
-    _continues(folder, config, force, seeds)  # for its errors, before anything is started
-    spec = config.evaluator_spec(space, folder.path)
-    evaluator = spec.build()
-    slots = devices.slots(workers, str(config.evaluator.options.get("device") or "auto"))
-    with folder.locked(), closing(ProcessPool(spec, slots, logs=folder.path / "logs")) as pool:
-        started(pool)
-        facts = pool.open()
-        given = config.identity["evaluator"]["options"].items()
-        plugged = {"name": config.evaluator.name, "options": {k: v for k, v in given if v is not None}}
-        origin = {"scale": common.scale_of(evaluator), "evaluator": plugged}
-        if _continues(folder, config, force, seeds):
-            store = Store.open(folder.database)
-        else:
-            target = Objective.parse(evaluator.objective)
-            folder.clear()
-            folder.describe(config, target, facts, {"trials": len(archs)})
-            about = {"config": config.identity, "objective": str(target), "origin": origin}
-            store = Store.create(folder.database, {**about, "fingerprint": facts.get("fingerprint")})
-        with store:
-            with Progress(len(archs), "trainings") as progress:
-                search = Search(
-                    store,
-                    Listed(space, archs),
-                    pool,
-                    Objective.parse(store.get("objective")),
-                    config.seed,
-                    len(archs),
-                    folder.path,
-                    keep=len(archs),
-                    stop=stop,
-                    watch=progress.watch,
-                    seeds=seeds,
-                )
-                search.restore()
-                store.begin()
-                store.put("trials", len(archs))
-                if seeds is not None:
-                    store.put("seeds", max(store.get("seeds") or [], list(seeds), key=len))
-                store.commit()
-                search.run()
-            if search.told < len(archs):
-                yield None
-                return
-            final = store.get("final")
-            done = final is not None and final["trials"] == len(archs)
-            trials = list(store.trials())[: len(archs)]
-            yield Trained(pool, trials, store, origin, final["document"] if done else None)
+    def check() -> None:
+        _check_seeds(folder, config, force, seeds)
+
+    check()  # also before anything is started
+    evaluator = config.evaluator_spec(space, folder.path).build()
+    options = {"trials": len(archs)}
+    begun = sitting(
+        config, evaluator, folder, workers=workers, force=force, options=options, check=check, started=started
+    )
+    with begun as here:
+        before = here.store.get("seeds") or []
+        search = here.search(
+            Listed(space, archs),
+            len(archs),
+            stop=stop,
+            noun="trainings",
+            facts=None if seeds is None else {"seeds": max(before, list(seeds), key=len)},
+            keep=len(archs),
+            seeds=seeds,
+        )
+        if search.told < len(archs):
+            yield None
+            return
+        final = here.store.get("final")
+        done = final is not None and final["trials"] == len(archs)
+        yield Trained(here, list(here.store.trials())[: len(archs)], final["document"] if done else None)
 
 
-def _continues(folder: RunFolder, config: RunConfig, force: bool, seeds: Sequence[int] | None) -> bool:
-    """Whether the folder holds these trainings, as far as they got. InputError: it holds others."""
+def _check_seeds(folder: RunFolder, config: RunConfig, force: bool, seeds: Sequence[int] | None) -> None:
+    """InputError: the folder holds other trainings, or these with other seeds."""
     if not folder.check(config, force):
-        return False
+        return
     with Store.read(folder.database) as store:
         before = store.get("seeds") or []
     if before[: len(seeds or ())] != list(seeds or ())[: len(before)]:
         raise InputError(f"{folder.path} began with seeds {before}: give these first, or another --out")
-    return True

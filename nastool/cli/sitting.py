@@ -1,0 +1,160 @@
+"""One sitting of a run: its folder locked, its workers at hand, its database open, and a search in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nastool import devices
+from nastool.cli import common
+from nastool.cli.progress import Progress
+from nastool.config import RunConfig, RunFolder
+from nastool.core import Objective, Scalar
+from nastool.errors import InputError, hint
+from nastool.interfaces import Evaluator, Strategy
+from nastool.runner import Search
+from nastool.store import Store
+from nastool.workers import InlinePool, Pool, ProcessPool, Reported
+
+if TYPE_CHECKING:
+    from nastool.core import Trial
+
+Watch = Callable[[Search, "Reported | Trial | None"], None]
+
+
+@dataclass
+class Sitting:
+    """What is at hand during a sitting. continued: the run had begun before."""
+
+    config: RunConfig
+    evaluator: Evaluator
+    folder: RunFolder
+    pool: Pool
+    store: Store
+    facts: Mapping[str, Scalar]
+    continued: bool
+
+    def search(
+        self,
+        strategy: Strategy,
+        trials: int,
+        *,
+        stop: Callable[[], bool],
+        noun: str = "trials",
+        watching: Callable[[Watch], Watch] = lambda watch: watch,
+        restored: Callable[[Search], None] = lambda search: None,
+        facts: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Search:
+        """Search until there are so many trials, the strategy has nothing left, or `stop`; shows its progress.
+
+        watching: wraps the display's `watch`. restored: is told of the search before it goes on. facts: to store with
+        the number of trials. settings: other fields of `Search`.
+        """
+        with Progress(trials, noun) as progress:
+            search = Search(
+                self.store,
+                strategy,
+                self.pool,
+                Objective.parse(self.store.get("objective")),
+                self.config.seed,
+                trials,
+                self.folder.path,
+                one_commit=self.evaluator.inline,
+                stop=stop,
+                watch=watching(progress.watch),
+                **settings,
+            )
+            search.restore()
+            restored(search)
+            self.store.begin()
+            for key, value in {"trials": trials, **(facts or {})}.items():
+                self.store.put(key, value)
+            self.store.commit()
+            search.run()
+        return search
+
+    def finish(self, trials: int, document: Mapping[str, Any], **facts: Any) -> None:
+        """Keep the result of so many trials, so that it is not made again."""
+        self.store.begin()
+        self.store.put("final", {"trials": trials, **facts, "document": document})
+        self.store.commit()
+
+
+@contextmanager
+def sitting(
+    config: RunConfig,
+    evaluator: Evaluator,
+    folder: RunFolder,
+    *,
+    workers: int,
+    timeout: float | None = None,
+    force: bool = False,
+    options: Mapping[str, Any],
+    check: Callable[[], object] = lambda: None,
+    started: Callable[[Pool], None] = lambda pool: None,
+) -> Iterator[Sitting]:
+    """Begin the run in the folder, or go on with it.
+
+    evaluator: as of the config's specification, not prepared. timeout: seconds for a trial. force: replace what else
+    is in the folder. options: of the command, beside the config's, for run.yaml. check: called with the folder locked,
+    for its errors. started: is told of the pool before it is opened.
+
+    InputError: the folder holds something else, somebody is at work in it, the data are not those that the run began
+    with, or bad; then nothing is left behind.
+    """
+    spec = config.evaluator_spec(evaluator.space, folder.path)
+    if evaluator.inline:
+        pool: Pool = InlinePool(evaluator)
+    else:
+        # With shared weights one process trains them; others have their turn when the best are trained from scratch.
+        count = min(workers, evaluator.max_workers or workers)
+        slots = devices.slots(count, str(config.evaluator.options.get("device") or "auto"))
+        pool = ProcessPool(spec, slots, timeout=timeout, logs=folder.path / "logs")
+    with folder.locked(), closing(pool):
+        continued = folder.check(config, force)  # nobody else can change it from here on
+        check()
+        started(pool)
+        try:
+            facts = pool.open()
+        except InputError:
+            pool.close()
+            folder.discard()
+            raise
+        with _opened(config, evaluator, folder, continued, facts, options) as store:
+            yield Sitting(config, evaluator, folder, pool, store, facts, continued)
+
+
+def _opened(
+    config: RunConfig,
+    evaluator: Evaluator,
+    folder: RunFolder,
+    continued: bool,
+    facts: Mapping[str, Scalar],
+    options: Mapping[str, Any],
+) -> Store:
+    durable = not evaluator.inline
+    if continued:
+        store = Store.open(folder.database, durable=durable)
+        if store.get("fingerprint") != facts.get("fingerprint"):
+            store.close()
+            raise InputError(f"the data of {folder.path} changed since it began: give the same data, or another --out")
+        return store
+    objective = Objective.parse(config.objective or evaluator.objective)
+    known = evaluator.metrics | {"seconds"}
+    if evaluator.metrics and objective.metric not in known:
+        near = hint(objective.metric, sorted(known))
+        raise InputError(f"evaluator {evaluator.name} gives no metric {objective.metric!r}; {near}")
+    folder.clear()
+    folder.describe(config, objective, facts, options)
+    given = config.identity["evaluator"]["options"].items()
+    plugged = {"name": evaluator.name, "options": {key: value for key, value in given if value is not None}}
+    about = {
+        "config": config.identity,
+        "objective": str(objective),
+        "fingerprint": facts.get("fingerprint"),
+        "origin": {"scale": common.scale_of(evaluator), "evaluator": plugged},
+    }
+    return Store.create(folder.database, about, durable=durable)
