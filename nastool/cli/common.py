@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nastool.errors import InputError, short
+from nastool.wording import describe_metrics as describe_metrics
+from nastool.wording import format_number as format_number
+from nastool.wording import format_seconds as format_seconds
 
 if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
@@ -256,26 +259,6 @@ def scale_of(evaluator: Evaluator) -> dict[str, Any] | None:
     import dataclasses
 
     return None if evaluator.scale is None else dataclasses.asdict(evaluator.scale)
-
-
-def describe_metrics(metrics: Mapping[str, float]) -> str:
-    """Metrics for people: "val_acc 0.9721  params 1,073,466"."""
-    return "  ".join(f"{name} {format_number(value)}" for name, value in metrics.items())
-
-
-def format_number(value: float) -> str:
-    if value == int(value) and abs(value) >= 1000:
-        return f"{int(value):,}"
-    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}"
-
-
-def format_seconds(seconds: float) -> str:
-    """ "45 s", "12 min", "3.4 h", "2.1 days"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
 
 
 def as_json(json_flag: bool | None) -> bool:

@@ -15,6 +15,7 @@ from nastool import registry
 from nastool.figures.progress import groups
 from nastool.report import data
 from nastool.study import Study
+from nastool.wording import format_seconds
 
 SEEDS = 3
 """Fewer runs say nothing of how much results vary."""
@@ -350,15 +351,15 @@ def _whole_cost(studies: Sequence[Study]) -> Item:
             )
     search = sum(data.cost(study) for study in studies)
     after = sum(data.cost(study.retrained) for study in studies if study.retrained is not None)
-    shown = f"{data.seconds(search)} of evaluations" + (
-        f", {data.seconds(after)} of trainings afterwards" if after else ""
+    shown = f"{format_seconds(search)} of evaluations" + (
+        f", {format_seconds(after)} of trainings afterwards" if after else ""
     )
     return _item(
         "whole-cost",
         "reporting",
         "Is the time of the whole method reported, not only of the search?",
         problems[:3],
-        f"{shown}, {data.seconds(sum(data.wall_clock(study) for study in studies))} from first to last.",
+        f"{shown}, {format_seconds(sum(data.wall_clock(study) for study in studies))} from first to last.",
         "Let the search finish, with --retrain K for those with shared weights.",
     )
 

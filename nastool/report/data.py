@@ -11,6 +11,7 @@ from typing import Any
 from nastool.figures.results import curve_metric
 from nastool.report.markup import MISSING, printable
 from nastool.study import Study, StudyTrial
+from nastool.wording import format_number
 
 CURVE_POINTS = 60
 """At most so many steps of a learning curve are on the page."""
@@ -23,21 +24,8 @@ DRAWN = 6
 
 
 def number(value: float | None) -> str:
-    """A measurement for people: 1,073,466 or 0.9721."""
-    if value is None or value != value:
-        return MISSING
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{int(value)}" if value == int(value) else f"{value:.4g}" if abs(value) < 0.01 else f"{value:.4f}"
-
-
-def seconds(value: float) -> str:
-    """ "0.4 s", "45 s", "12 min", "3.4 h", "2.1 days"."""
-    if value < 90:
-        return f"{value:.0f} s" if value >= 10 else f"{value:.2g} s"
-    if value < 5400:
-        return f"{value / 60:.0f} min"
-    return f"{value / 3600:.1f} h" if value < 172_800 else f"{value / 86_400:.1f} days"
+    """A measurement for people; a dash where there is none."""
+    return MISSING if value is None or value != value else format_number(value)
 
 
 def wall_clock(study: Study) -> float:

@@ -14,6 +14,7 @@ from nastool.report import data, drawings
 from nastool.report.checklist import Item
 from nastool.report.markup import MISSING, Html, code, command, embedded, facts, join, table, tag
 from nastool.study import Study, StudyTrial
+from nastool.wording import format_seconds
 
 WITHOUT_SCRIPT = 50
 """Rows of the table for readers without JavaScript."""
@@ -71,8 +72,8 @@ def header(study: Study) -> Html:
         ("state", tag("span", study.state, class_=f"state {study.state}")),
         ("trials", f"{', '.join(parts)}{wanted}"),
         *_best(study),
-        ("all evaluations", data.seconds(data.cost(study))),
-        ("wall clock", data.seconds(data.wall_clock(study))),
+        ("all evaluations", format_seconds(data.cost(study))),
+        ("wall clock", format_seconds(data.wall_clock(study))),
     ]
     following = [command(text, why) for text, why in data.next_commands(study)]
     return tag(
@@ -204,7 +205,7 @@ def _plain_table(study: Study) -> Html:
     metric = study.objective.metric
     shown = [*study.ranked[:WITHOUT_SCRIPT], *study.failed[-10:]]
     rows = [
-        (t.id, t.state, data.number(t.value), data.seconds(t.seconds), code(t.arch.key), t.error or "") for t in shown
+        (t.id, t.state, data.number(t.value), format_seconds(t.seconds), code(t.arch.key), t.error or "") for t in shown
     ]
     text = (
         f"The best {min(WITHOUT_SCRIPT, len(study.ranked))} trials and the last failures; all of them with JavaScript."
@@ -295,7 +296,7 @@ def _retrained(study: Study, prefix: str) -> Html | None:
             code(trial.arch.key),
             trial.state,
             *(data.number(trial.metrics.get(name)) for name in names),
-            data.seconds(trial.seconds),
+            format_seconds(trial.seconds),
         )
         for i, trial in enumerate(inner.trials)
     ]
@@ -456,7 +457,7 @@ def overview(studies: Sequence[Study]) -> Html:
                 f"{len(study.told):,}",
                 f"{study.objective.metric} {data.number(best.value)}" if best is not None else MISSING,
                 data.number(tested),
-                data.seconds(data.cost(study)),
+                format_seconds(data.cost(study)),
             )
         )
     head = ("run", "strategy", "space", "seed", "state", "trials", "best", "test_acc", "cost")

@@ -1,0 +1,28 @@
+"""Numbers for people, the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def describe_metrics(metrics: Mapping[str, float]) -> str:
+    """ "val_acc 0.9721  params 1,073,466"."""
+    return "  ".join(f"{name} {format_number(value)}" for name, value in metrics.items())
+
+
+def format_number(value: float) -> str:
+    """ "0.9721", "0.001234", "12", "1,073,466"; of what is not finite its name."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if value != 0 and abs(value) < 0.01:
+        return f"{value:.4g}"
+    return f"{value:.0f}" if value % 1 == 0 and abs(value) > 1 else f"{value:.4f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """ "0.4 s", "45 s", "12 min", "3.4 h", "2.1 days"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds:.2g} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
