@@ -8,11 +8,12 @@ really went through. Readers (`status`, `top`) open it read-only and never block
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -135,10 +136,17 @@ class Store:
                 f"{self.path} has schema {version}, this nastool reads {SCHEMA}: use the version that wrote it"
             )
         try:
-            SpaceRef.of(self.get("config")["space"]["name"], self.get("config")["space"]["options"])
+            config = self.get("config")
+            SpaceRef.of(config["space"]["name"], config["space"]["options"])
             Objective.parse(self.get("objective"))
+            whole = all(_is_plugged(config.get(kind, _NONE)) for kind in ("strategy", "space", "evaluator"))
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise InputError(f"{self.path} is damaged: its configuration is incomplete") from None
+            whole = False
+        if not whole or not isinstance(config.get("seed", 0), int):
+            raise InputError(f"{self.path} is damaged: its configuration is incomplete")
+        final, origin, trials = self.get("final"), self.get("origin"), self.get("trials")
+        if not isinstance(trials, int | None) or not isinstance(origin, dict | None) or not _is_result(final):
+            raise InputError(f"{self.path} is damaged: what it says of its result is incomplete")
 
     def close(self) -> None:
         self._db.close()
@@ -164,6 +172,15 @@ class Store:
     def rollback(self) -> None:
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read meanwhile is of one moment, also while a search is writing."""
+        list(self._query("BEGIN"))
+        try:
+            yield
+        finally:
+            self.rollback()
 
     # --- facts about the run
 
@@ -257,17 +274,34 @@ class Store:
     def reports(self, trial_id: int) -> list[tuple[int, dict[str, float]]]:
         """(step, metrics) in the order of steps."""
         rows = self._query("SELECT step, metrics FROM reports WHERE trial = ? ORDER BY step", trial_id)
-        return [(step, self._json(metrics)) for step, metrics in rows]
+        return [(step, self._reported(trial_id, metrics)) for step, metrics in rows]
 
     def all_reports(self) -> Iterator[tuple[int, int, dict[str, float]]]:
         """(trial, step, metrics) in the order of trials and steps."""
         for trial_id, step, metrics in self._query("SELECT trial, step, metrics FROM reports ORDER BY trial, step"):
-            yield trial_id, step, self._json(metrics)
+            yield trial_id, step, self._reported(trial_id, metrics)
+
+    def _reported(self, trial_id: int, text: Any) -> dict[str, float]:
+        """Those values that are finite numbers: what is reported on the way is not checked when it comes."""
+        found = self._json(text)
+        if not isinstance(found, dict):
+            raise InputError(f"{self.path} is damaged: what trial {short(trial_id)} reported is no object")
+        return {name: value for name, value in found.items() if _is_number(value)}
 
     def times(self) -> dict[int, tuple[int | None, float, float | None, int]]:
         """Of each trial: as which it was told, when it was started and finished (since 1970), how often tried."""
-        rows = self._query("SELECT id, told, started, finished, attempts FROM trials")
-        return {trial_id: (told, started, finished, attempts) for trial_id, told, started, finished, attempts in rows}
+        found = {}
+        for trial_id, *row in self._query("SELECT id, told, started, finished, attempts FROM trials"):
+            told, started, finished, attempts = row
+            if not (
+                isinstance(told, int | None)
+                and _is_number(started)
+                and (finished is None or _is_number(finished))
+                and isinstance(attempts, int)
+            ):
+                raise self._damaged(trial_id)
+            found[trial_id] = (told, started, finished, attempts)
+        return found
 
     # --- reading
 
@@ -280,8 +314,10 @@ class Store:
     def count(self) -> dict[str, int]:
         """How many trials are in each state."""
         counts = {"running": 0, "done": 0, "failed": 0}
-        counts.update(self._query("SELECT state, COUNT(*) FROM trials GROUP BY state"))
-        return counts
+        found = dict(self._query("SELECT state, COUNT(*) FROM trials GROUP BY state"))
+        if not found.keys() <= counts.keys():
+            raise InputError(f"{self.path} is damaged: a trial is neither running nor done nor failed")
+        return {**counts, **found}
 
     def history(self) -> Iterator[Trial]:
         """All trials: the finished ones in the order told, then the running ones by id."""
@@ -302,30 +338,99 @@ class Store:
     def spent(self) -> tuple[float, float, float]:
         """Seconds of all evaluations together, time of the first start, time of the last finish (since 1970)."""
         (row,) = self._query("SELECT TOTAL(seconds), COALESCE(MIN(started), 0), COALESCE(MAX(finished), 0) FROM trials")
+        if not all(map(_is_number, row)):
+            raise InputError(f"{self.path} is damaged: the times of its trials are no numbers")
         return float(row[0]), float(row[1]), float(row[2])
 
     def _select(self, tail: str, *values: object) -> Iterator[Trial]:
         space = self.space
         for row in self._query(f"SELECT {_TRIAL} FROM trials {tail}", *values):
-            id_, state, choices, parent, budget, policy, inherit, annealing, expected, *result = row
-            metrics, losses, seconds, checkpoint, new, error = result
-            arch = Arch(space, tuple(self._json(choices)))
-            evaluation = None
-            if metrics is not None:
-                evaluation = Evaluation(self._json(metrics), seconds, checkpoint, new and self._json(new))
-            begin, end = self._json(annealing) if annealing else (0.0, 1.0)
-            yield Trial(
-                id_,
-                Proposal(arch, parent, budget, policy and self._json(policy), bool(inherit), (begin, end), expected),
-                state,
-                evaluation,
-                tuple(self._json(losses)) if losses else (),
-                error,
-            )
+            try:
+                trial = self._trial(space, *row)
+            except (TypeError, ValueError) as error:
+                raise error if isinstance(error, InputError) else self._damaged(row[0]) from None
+            if not _is_trial(trial):
+                raise self._damaged(trial.id)
+            yield trial
+
+    def _trial(self, space: SpaceRef, id_: int, state: Any, choices: str, *row: Any) -> Trial:
+        parent, budget, policy, inherit, annealing, expected, metrics, losses, seconds, checkpoint, new, error = row
+        arch = Arch(space, tuple(self._json(choices)))
+        evaluation = None
+        if metrics is not None:
+            evaluation = Evaluation(self._json(metrics), seconds, checkpoint, new and self._json(new))
+        begin, end = self._json(annealing) if annealing else (0.0, 1.0)
+        return Trial(
+            id_,
+            Proposal(arch, parent, budget, policy and self._json(policy), bool(inherit), (begin, end), expected),
+            state,
+            evaluation,
+            tuple(self._json(losses)) if losses else (),
+            error,
+        )
+
+    def _damaged(self, trial_id: Any) -> InputError:
+        return InputError(f"{self.path} is damaged: what it says of trial {short(trial_id)} is no trial")
 
     def _query(self, statement: str, *values: object) -> Iterator[Any]:
         with self._errors:
             yield from self._db.execute(statement, values)
+
+
+_NONE: Mapping[str, Any] = {"name": "", "options": {}}
+"""For a part that a configuration does not have."""
+
+
+def _is_plugged(value: Any) -> bool:
+    return isinstance(value["name"], str) and isinstance(value["options"], dict)
+
+
+def _is_result(value: Any) -> bool:
+    """Whether it can be what is stored as "final"; None can: there is no result yet."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or not isinstance(value.get("trials"), int):
+        return False
+    document = value.get("document")
+    return (
+        isinstance(document, dict)
+        and isinstance(document.get("metrics", {}), dict)
+        and isinstance(document.get("run"), str | None)
+        and isinstance(document.get("comparison"), dict | None)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite one."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer too large for any computation
+        return False
+
+
+def _is_trial(trial: Trial) -> bool:
+    """Whether all of it has the types that the core's definitions promise: anything may stand in a damaged file."""
+    proposal, evaluation = trial.proposal, trial.evaluation
+    proposed = (
+        isinstance(trial.id, int)
+        and trial.id >= 0
+        and all(isinstance(choice, int) for choice in proposal.arch.choices)
+        and isinstance(proposal.parent, int | None)
+        and isinstance(proposal.policy, dict | None)
+        and all(value is None or _is_number(value) for value in (proposal.budget, proposal.expected))
+        and all(map(_is_number, proposal.annealing))
+    )
+    if not proposed or trial.state not in ("running", "done", "failed") or not isinstance(trial.error, str | None):
+        return False
+    if evaluation is None or not trial.losses:
+        return trial.state != "done" and evaluation is None and not trial.losses
+    return (
+        trial.state == "done"
+        and isinstance(evaluation.metrics, dict)
+        and all(map(_is_number, [*evaluation.metrics.values(), *trial.losses, evaluation.seconds]))
+        and isinstance(evaluation.checkpoint, str | None)
+        and isinstance(evaluation.policy, dict | None)
+    )
 
 
 class _Errors:

@@ -131,8 +131,10 @@ class Study:
         path = Path(folder)
         if path.name == "run.db":
             path = path.parent
-        with Store.read(path / "run.db") as store:
+        with Store.read(path / "run.db") as store, store.snapshot():
             config, objective = store.get("config"), Objective.parse(store.get("objective"))
+            if not {"strategy", "evaluator", "seed"} <= config.keys():
+                raise InputError(f"{path} is damaged: its configuration is incomplete")
             space = registry.make_space(store.space)
             wanted, final = store.get("trials"), store.get("final")
             counts = store.count()
@@ -143,8 +145,9 @@ class Study:
             trials = tuple(
                 StudyTrial(trial, objective, *when[trial.id], tuple(reported.get(trial.id, ())))
                 for trial in store.trials()
-                if trial.id in when  # a search may be adding some right now
             )
+            if trials and trials[-1].id != len(trials) - 1:
+                raise InputError(f"{path} is damaged: it has {len(trials)} trials, but not 0 to {len(trials) - 1}")
             ranked = tuple(trials[trial.id] for trial in best_trials(store, space, len(trials)))
             origin = store.get("origin") or {}
         for trial in trials:

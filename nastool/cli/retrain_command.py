@@ -92,7 +92,7 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
 
 def _evaluator(ctx: click.Context, source: str, document: ArchDocument, given: Mapping[str, Any]) -> Plugged:
     """Evaluator train on the data of the run that the architecture comes from, by the recipe for the end."""
-    from nastool import registry
+    from nastool import options, registry
     from nastool.cli import trainings
     from nastool.interfaces import misfits
 
@@ -107,13 +107,17 @@ def _evaluator(ctx: click.Context, source: str, document: ArchDocument, given: M
     before = {**_local(source), **(found if isinstance(found, dict) else {})}
     if "data" not in {**before, **now}:
         raise InputError("this architecture does not say on what data it was found: give --data")
-    recipe, scale = now.pop("recipe", None), document.extra.get("scale")
+    recipe = now.pop("recipe", None)
+    try:
+        scale = options.mapping(document.extra.get("scale") or {}, int)
+    except ValueError:
+        raise InputError("the architecture's 'scale' must be an object such as {\"channels\": 16, \"cells\": 5}") from None
     final = trainings.Final(
         document.space,
         before,
         None if recipe is not None else _searched(origin.get("name"), before),
         same=origin.get("name") == trainings.TRAIN,
-        scale=scale if isinstance(scale, dict) else None,
+        scale=scale,
         recipe=None if recipe is None else str(recipe),
         changes=now.pop("scale", None),
         flags=("--recipe", "--scale"),
@@ -132,8 +136,11 @@ def _searched(evaluator: object, before: Mapping[str, Any]) -> Recipe | None:
     target = registry.load("evaluator", evaluator)
     if not issubclass(target, ImageEvaluator):
         return None
+    recipe = before.get("recipe")
+    if not isinstance(recipe, str | None):
+        raise InputError("the architecture's evaluator has a 'recipe' that is no text; say with --recipe how to train")
     try:
-        return load_recipe(before.get("recipe") or default_recipe(str(before["data"]), target.recipe_prefix))
+        return load_recipe(recipe or default_recipe(str(before["data"]), target.recipe_prefix))
     except InputError as error:
         raise InputError(f"{error}; say with --recipe how to train") from None
 

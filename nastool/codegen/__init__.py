@@ -107,15 +107,15 @@ def _constants(classes: Sequence[str], mean: Sequence[float], std: Sequence[floa
 def _tail(shape: str, unused: Sequence[str]) -> Iterator[str]:
     yield "def load(path: str) -> Model:"
     yield '    """The model with the weights of a safetensors file, in evaluation mode."""'
-    yield "    with open(path, \"rb\") as file:"
-    yield "        entries = json.loads(file.read(int.from_bytes(file.read(8), \"little\")))"
+    yield '    with open(path, "rb") as file:'
+    yield '        entries = json.loads(file.read(int.from_bytes(file.read(8), "little")))'
     yield "        data = bytearray(file.read())"
-    yield "    entries.pop(\"__metadata__\", None)"
+    yield '    entries.pop("__metadata__", None)'
     yield "    weights = {}"
     yield "    for name, entry in entries.items():"
-    yield "        start, end = entry[\"data_offsets\"]"
-    yield "        values = torch.frombuffer(data[start:end], dtype=DTYPES[entry[\"dtype\"]])"
-    yield "        weights[name] = values.reshape(entry[\"shape\"])"
+    yield '        start, end = entry["data_offsets"]'
+    yield '        values = torch.frombuffer(data[start:end], dtype=DTYPES[entry["dtype"]])'
+    yield '        weights[name] = values.reshape(entry["shape"])'
     if unused:
         yield "    # Of modules that only training needs, or that lead to nothing:"
         yield from lines(display("(", tuple(map(literal, unused)), ")"), 4, "unused = ")

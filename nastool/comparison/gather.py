@@ -234,7 +234,8 @@ def _flops(study: Study, told: Sequence[StudyTrial]) -> tuple[list[float] | None
     resolved = study.config.get("resolved")
     recipe = resolved.get("recipe") if isinstance(resolved, dict) else None
     by_default = recipe.get("epochs") if isinstance(recipe, dict) else None
-    images = study.provenance.get("evaluator", {}).get("train_images")
+    evaluator = study.provenance.get("evaluator")
+    images = evaluator.get("train_images") if isinstance(evaluator, dict) else None
     budgets = [trial.trial.proposal.budget for trial in told]
     if by_default is None and any(budget is not None for budget in budgets):
         by_default = math.nan  # how long a trial without a budget is trained cannot be told
@@ -246,7 +247,7 @@ def _flops(study: Study, told: Sequence[StudyTrial]) -> tuple[list[float] | None
     if any(math.isnan(value) for value in epochs):
         return None, ""
     scale = 1.0
-    if isinstance(images, int | float) and len(factors) > 1:
+    if isinstance(images, int) and len(factors) > 1:
         scale = float(images)
         factors.append("training images")
     text = " x ".join(factors)
