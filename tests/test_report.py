@@ -341,6 +341,9 @@ def test_too_many_curves_are_those_of_the_best_and_the_last(monkeypatch: pytest.
     found = set(data.curves(study))
     assert {"0", "40"} <= found
     assert len(found) < 8
+    assert f"Only the best and the latest, {len(found)} trials, bring their learning curves." in html([study])
+    monkeypatch.undo()
+    assert "learning curves." not in html([study])
 
 
 def test_what_next(tmp_path: Path) -> None:

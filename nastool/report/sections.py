@@ -192,6 +192,8 @@ def trials(study: Study, best: Sequence[StudyTrial], prefix: str) -> Section | N
         "div", tag("table", tag("caption", "All trials"), tag("thead"), tag("tbody")), class_="scroll", tabindex=0
     )
     hint = "Words are looked for in every column and among the options; name>number compares. A row opens."
+    if len(rows["curves"]) < sum(bool(trial.curve) for trial in study.trials):
+        hint += f" Only the best and the latest, {len(rows['curves']):,} trials, bring their learning curves."
     return section(
         f"{prefix}trials",
         "All trials",
