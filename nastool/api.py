@@ -6,10 +6,9 @@ the same results, the same resuming. What the command prints on stdout is return
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import io
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool import invocation
-from nastool.errors import InputError
+from nastool.errors import InputError, Stopped, short
 from nastool.study import Study
 
 if TYPE_CHECKING:
     from nastool.models import Model
 
-Architecture = str | Path | Mapping[str, Any]
-"""A run's folder, a file, zoo:NAME, or an arch.json object, such as `Study.line` and `evaluate` return."""
+Architecture = str | Path | Mapping[str, Any] | Study
+"""A run or its folder, a file, zoo:NAME, or an arch.json object, such as `Study.line` and `evaluate` return."""
 
 
 def search(**options: Any) -> Study:
@@ -44,9 +43,14 @@ def evaluate(architectures: Architecture | Iterable[Architecture], **options: An
 
     One that failed has "error" and no "metrics". Errors as for `search`.
     """
-    given = [architectures] if isinstance(architectures, str | Path | Mapping) else architectures
-    _, lines = _run("eval", [_word(each) for each in given], options)
-    return lines
+    given: Any = architectures
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        given = [given]
+    words = [_word(each) for each in given]
+    if not words:
+        _words(_command("eval"), options)  # for their errors
+        return []
+    return _run("eval", words, options)[1]
 
 
 def retrain(architecture: Architecture, **options: Any) -> Study:
@@ -89,17 +93,18 @@ def _run(name: str, arguments: Sequence[str], options: Mapping[str, Any]) -> tup
 
     command = _command(name)
     given = [*_words(command, options), *(["--", *arguments] if arguments else [])]
-    output = io.StringIO()
-    with invocation.of([name, *given]):
+    with invocation.of([name, *given]) as printed:
         try:
             parent = click.Context(cli, info_name="nastool", **cli.context_settings)
-            with command.make_context(name, list(given), parent=parent) as context, contextlib.redirect_stdout(output):
+            with command.make_context(name, list(given), parent=parent) as context:
                 code = command.invoke(context)
         except click.ClickException as error:
             raise InputError(error.format_message()) from None
+        except Stopped:
+            code = 130
     if code == 130:
         raise KeyboardInterrupt
-    return context, [json.loads(line) for line in output.getvalue().splitlines()]
+    return context, printed
 
 
 def _words(command: click.Command, options: Mapping[str, Any]) -> list[str]:
@@ -113,39 +118,68 @@ def _words(command: click.Command, options: Mapping[str, Any]) -> list[str]:
         if option is None:
             raise InputError(f"{command.name} has no option {name!r}; {hint(name, known)}")
         flag = max(option.opts, key=len)
+        value = _plain(value)
         if value is None:
             continue
         if option.is_flag:
             if not isinstance(value, bool):
-                raise InputError(f"{name}: need True or False, got {value!r}")
+                raise InputError(f"{name}: need True or False, got {short(repr(value))}")
             if value or option.secondary_opts:
                 found.append(flag if value else option.secondary_opts[0])
         elif option.multiple:
-            pairs = value.items() if isinstance(value, Mapping) else ((None, each) for each in _listed(value))
-            for key, each in pairs:
-                found += [flag, _text(each) if key is None else f"{key}={_text(each)}"]
+            if isinstance(value, Mapping):
+                texts = [f"{key}={_text(name, each)}" for key, each in value.items()]
+            else:
+                several = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+                texts = [_text(name, each) for each in (value if several else [value])]
+            found += [word for text in texts for word in (flag, text)]
         else:
-            found.append(f"{flag}={_text(value)}")
+            found.append(f"{flag}={_text(name, value)}")
     return found
 
 
-def _listed(value: Any) -> Iterable[Any]:
-    return [value] if isinstance(value, str) else value
+def _plain(value: Any) -> Any:
+    """numpy's numbers and arrays as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _text(value: Any) -> str:
-    """A value as it is written on a command line."""
-    if isinstance(value, bool):
+def _text(name: str, value: Any) -> str:
+    """An option's value as it is written on a command line. InputError: nobody could write it."""
+    value = _plain(value)
+    if value is None or isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str | int | float):
+        return str(value)
+    if isinstance(value, bytes | os.PathLike):
+        return os.fsdecode(value)
     if isinstance(value, Mapping):
-        return ",".join(f"{key}={_text(each)}" for key, each in value.items())
-    if isinstance(value, list | tuple | range):
-        return ",".join(map(_text, value))
-    return str(value)
+        return ",".join(f"{key}={_text(name, each)}" for key, each in value.items())
+    if isinstance(value, Iterable):
+        return ",".join(_text(name, each) for each in value)
+    raise InputError(f"{name}: need text, a number, a path, or several of them, got {short(repr(value))}")
+
+
+def _json(value: Any) -> Any:
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"it holds a {type(value).__name__}")
+    return value.tolist()
 
 
 def _word(architecture: Architecture) -> str:
-    return json.dumps(architecture) if isinstance(architecture, Mapping) else str(architecture)
+    """An architecture as an argument of a command. InputError: it is none."""
+    if isinstance(architecture, Study):
+        return str(architecture.path)
+    if isinstance(architecture, str | bytes | os.PathLike):
+        return os.fsdecode(architecture)
+    if not isinstance(architecture, Mapping):
+        raise InputError(
+            "an architecture is a run, a path, zoo:NAME or an arch.json object, which Study.line makes of a trial; "
+            f"got {short(repr(architecture))}"
+        )
+    try:
+        return json.dumps(dict(architecture), default=_json)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"an architecture's object is no JSON: {error}") from None
 
 
 def _describe(function: Callable[..., Any], name: str) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.errors import InputError, NastoolError, one_line
+from nastool.files import write_bytes
 from nastool.models import Model
 
 if TYPE_CHECKING:
@@ -91,13 +92,17 @@ def pt2(model: Model, path: Path, images: NDArray[np.uint8]) -> float:
     import torch
 
     inputs = model.inputs(images)
-    with _quiet(), _whole(path) as new:
+    content = io.BytesIO()
+    with _quiet(path):
         batch = torch.export.Dim("batch", min=1)
         program = torch.export.export(model.network, (inputs,), dynamic_shapes=({0: batch},))
-        torch.export.save(program, new, extra_files={"nastool.json": json.dumps(facts(model))})
-        again = torch.export.load(new).module()
+        torch.export.save(program, content, extra_files={"nastool.json": json.dumps(facts(model))})
+        content.seek(0)
+        again = torch.export.load(content).module()
         with torch.inference_mode():
-            return _compare(model, {len(x): again(x) for x in (inputs, inputs[:1])}, inputs, path)
+            difference = _compare(model, {len(x): again(x) for x in (inputs, inputs[:1])}, inputs, path)
+    write_bytes(path, content.getvalue())
+    return difference
 
 
 def onnx(model: Model, path: Path, images: NDArray[np.uint8]) -> float:
@@ -111,7 +116,7 @@ def onnx(model: Model, path: Path, images: NDArray[np.uint8]) -> float:
     import torch
 
     inputs = model.inputs(images)
-    with _quiet(), _whole(path) as new:
+    with _quiet(path):
         program = torch.onnx.export(
             model.network,
             (inputs,),
@@ -126,13 +131,15 @@ def onnx(model: Model, path: Path, images: NDArray[np.uint8]) -> float:
         for key, value in facts(model).items():
             proto.metadata_props.add(key=key, value=value)
         onnx.checker.check_model(proto)
-        onnx.save(proto, str(new))
-        session = onnxruntime.InferenceSession(str(new), providers=["CPUExecutionProvider"])
+        content = proto.SerializeToString()
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         found = {
             len(x): torch.from_numpy(np.asarray(session.run(None, {"images": x.numpy()})[0]))
             for x in (inputs, inputs[:1])
         }
-        return _compare(model, found, inputs, path)
+        difference = _compare(model, found, inputs, path)
+    write_bytes(path, content)
+    return difference
 
 
 def _compare(model: Model, found: Mapping[int, Tensor], inputs: Tensor, path: Path) -> float:
@@ -151,25 +158,8 @@ def _compare(model: Model, found: Mapping[int, Tensor], inputs: Tensor, path: Pa
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file beside path to write to, which takes its place only if all went well. InputError: it cannot be written."""
-    new = path.with_name(f".{path.name}.new{path.suffix}")
-    try:
-        yield new
-        os.replace(new, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    except NastoolError:
-        raise
-    except Exception as error:
-        raise NastoolError(f"{path} was not written: {one_line(error)}") from error
-    finally:
-        new.unlink(missing_ok=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters talk a lot."""
+def _quiet(path: Path) -> Iterator[None]:
+    """Exporters talk a lot. NastoolError: one failed, so that path was not written."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -178,6 +168,10 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except NastoolError:
+        raise
+    except Exception as error:
+        raise NastoolError(f"{path} was not written: {one_line(error)}") from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,19 +119,34 @@ def read_npz(path: str | Path, wanted: Collection[str] | None = None) -> dict[st
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader or a crash sees the old content or the new, never a part.
+    """`write_bytes` of a text."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader or a crash sees the old content or the new, never a part.
+
+    A link stays one, and what is no file (/dev/stdout, a pipe) is written to: no file may take its place.
     InputError where the disk is full or the folder cannot be written.
     """
-    new = path.with_name(path.name + ".new")
     try:
-        with open(new, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        real = Path(os.path.realpath(path))
+        new = real.with_name(real.name + ".new")
+        try:
+            with open(new, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, real)
+        except OSError:
+            with suppress(OSError):
+                new.unlink()
+            raise
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+        raise InputError(f"cannot write {short(path)}: {error.strerror or error}") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

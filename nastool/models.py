@@ -65,12 +65,19 @@ class Model:
         import torch
 
         mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (self.mean, self.std))
-        return torch.addcmul(-mean / std, torch.from_numpy(images).float(), 1 / (255 * std))
+        pixels = torch.from_numpy(np.array(images, order="C")).float()  # a copy: images may be read-only, or a view
+        return torch.addcmul(-mean / std, pixels, 1 / (255 * std))
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The probability of each class, (N, classes). images: uint8 (N, C, H, W)."""
+        """The probability of each class, (N, classes). images: uint8 (N, C, H, W). InputError: they are no such."""
         import torch
 
+        if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[1] != self.task.channels:
+            found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+            raise InputError(
+                f"need images as a numpy array, uint8 (N, {self.task.channels}, H, W) with values from 0 to 255; "
+                f"got {found}"
+            )
         with torch.inference_mode():
             probabilities: NDArray[np.float32] = self.network(self.inputs(images)).softmax(1).numpy()
         return probabilities
@@ -104,11 +111,13 @@ def load(source: str) -> Model:
     try:
         document = archfile.from_json(archfile.loads(metadata["arch"]))
         task = ImageTask(**archfile.loads(metadata["task"]))
-        scale = document.space.make_scale(archfile.loads(metadata["scale"]))
+        scale = document.space.make_scale(dict(archfile.loads(metadata["scale"])))
         classes, mean, std = (tuple(archfile.loads(metadata[key])) for key in ("classes", "mean", "std"))
         if len(classes) != task.classes or not len(mean) == len(std) == task.channels:
             raise ValueError("names or statistics are not as many as classes or channels")
         mean, std = (tuple(map(float, values)) for values in (mean, std))
+        if min(std) < 1e-20 or not all(isinstance(name, str) for name in classes):
+            raise ValueError("a standard deviation is 0, or a class's name no text")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no checkpoint of nastool: it does not say of which network ({error})") from error
     found = checkpoints.read(path, document.space, scale, task)

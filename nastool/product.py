@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nastool import archfile
-from nastool.errors import one_line
-from nastool.files import write_atomic
+from nastool.errors import InputError, one_line
+from nastool.files import write_atomic, write_bytes
 from nastool.study import Study
 
 
@@ -29,14 +28,20 @@ class Product:
 
 
 def weights(folder: Path, checkpoint: Path | None) -> Path | None:
-    """Make a checkpoint the run's best.safetensors; None: there is none, nor any of an earlier result afterwards."""
+    """Make a checkpoint the run's best.safetensors; None: there is none, nor any of an earlier result afterwards.
+
+    InputError: it is gone, or the disk is full.
+    """
     best = folder / "best.safetensors"
     if checkpoint is None:
         best.unlink(missing_ok=True)
         return None
-    new = best.with_suffix(".new")
-    shutil.copyfile(checkpoint, new)
-    os.replace(new, best)
+    try:
+        data = checkpoint.read_bytes()
+    except OSError as error:
+        reason = f"cannot read the best weights, {checkpoint}: {error.strerror or error}"
+        raise InputError(f"{reason}; put the file back, or begin anew with --force") from None
+    write_bytes(best, data)
     return best
 
 
@@ -56,24 +61,43 @@ def write(folder: Path, *, report: bool = True) -> Product:
         if (folder / name).is_file():
             product.paths[name] = folder / name
 
-    def attempt(name: str, make: Any) -> None:
+    def attempt(name: str, make: Callable[[], str]) -> None:
         try:
-            make()
+            write_atomic(folder / name, make())
             product.paths[name] = folder / name
         except Exception as error:
-            (folder / name).unlink(missing_ok=True)
             product.problems.append(f"{name} could not be written: {one_line(error)}")
+            remove(name)
+
+    def remove(name: str) -> None:
+        with suppress(OSError):  # it may be a folder of somebody else's
+            (folder / name).unlink()
 
     if "best.safetensors" in product.paths:
-        attempt("model.py", lambda: write_atomic(folder / "model.py", _code(folder)))
+        attempt("model.py", lambda: _code(folder))
     else:
-        (folder / "model.py").unlink(missing_ok=True)
-    study = Study.read(folder, ours=True)
-    attempt("trials.jsonl", lambda: write_atomic(folder / "trials.jsonl", _lines(study)))
-    attempt("trials.csv", lambda: write_atomic(folder / "trials.csv", _table(study.columns())))
+        remove("model.py")
+    try:
+        study = Study.read(folder, ours=True)
+    except InputError as error:
+        product.problems.append(f"trials and report could not be written: {one_line(error)}")
+        return product
+    attempt("trials.jsonl", lambda: _lines(study))
+    attempt("trials.csv", lambda: _table(study.columns()))
     if report:
         attempt("report.html", lambda: _report(study))
     return product
+
+
+def whole(folder: Path, document: Mapping[str, Any], *, report: bool = True) -> bool:
+    """Whether all is there that belongs to a result (best.json's object), and the folder is where it was.
+
+    Not after a kill while it was written, nor where files were lost or the folder was moved since.
+    """
+    names = ["best.json", "trials.jsonl", "trials.csv"]
+    names += ["best.safetensors", "model.py"] if "weights" in document else []
+    names += ["report.html"] if report else []
+    return document.get("run") == str(folder) and all((folder / name).is_file() for name in names)
 
 
 def _code(folder: Path) -> str:
@@ -94,7 +118,7 @@ def _table(columns: Mapping[str, Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def _report(study: Study) -> None:
+def _report(study: Study) -> str:
     from nastool import report
 
-    report.write([study], study.path / "report.html")
+    return report.html([study])

@@ -52,8 +52,7 @@ class Baseline:
         self.config = replace(config, strategy=Plugged(RANDOM, given))
         self.space = space
         self.folder = RunFolder(folder.path / BASELINE)
-        if not force:
-            self.folder.check(self.config, False)
+        self.folder.check(self.config, force)
         self.pool: Pool | None = None
         """What is at work, while it is."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nastool import invocation
 from nastool.errors import InputError, short
 from nastool.wording import describe_metrics as describe_metrics
 from nastool.wording import format_number as format_number
@@ -51,6 +52,8 @@ class Command(click.Command):
     """A click command that also takes --debug (`nastool.cli.run` looks for it) and minds a closed pipe."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if invocation.printed() is not None:
+            return super().invoke(ctx)
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -207,6 +210,18 @@ def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Ite
             raise InputError(f"cannot read {short(source)}: no such file; {hint}")
 
 
+def target(out: str, example: str) -> Path:
+    """The file that --out names. InputError: it is a folder, in none, or no name for a file. example: one that is."""
+    path = Path(out)
+    try:
+        problem = "it is a folder" if path.is_dir() else f"there is no {short(path.parent)}"
+        if not path.is_dir() and path.parent.is_dir():
+            return path
+    except (OSError, ValueError) as error:
+        problem = str(getattr(error, "strerror", None) or error)
+    raise InputError(f"--out {short(out)!r}: {problem}; name a file, such as {example}")
+
+
 def only_architecture(source: str, space: str | None) -> ArchDocument:
     """The only architecture that the source holds."""
     from nastool import registry
@@ -235,7 +250,11 @@ def emit(document: Mapping[str, Any]) -> None:
     """One JSON line on stdout, at once."""
     from nastool import archfile
 
-    sys.stdout.write(archfile.dumps(document) + "\n")
+    line = archfile.dumps(document)
+    if (printed := invocation.printed()) is not None:
+        printed.append(archfile.loads(line))
+        return
+    sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 

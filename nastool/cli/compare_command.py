@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,10 +57,10 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
     over, at = list(dict.fromkeys(given["over"])), _marks(given["at"])
     if at and len(over) > 1:
         raise InputError("--at goes with one --over: say which")
+    out = None if given["out"] is None else common.target(given["out"], "comparison.html")
     gathered = gather(runs, anyway=given["anyway"], baselines=given["baselines"])
     found = compare(gathered, over or (["trials"] if at else []), at)
-    out = given["out"]
-    form = given["to"] or (SUFFIXES.get(Path(out).suffix.lower(), "text") if out else None)
+    form = given["to"] or (SUFFIXES.get(out.suffix.lower(), "text") if out else None)
     if form is None:
         form = "json" if common.as_json(None) else "text"
     if out is None:
@@ -69,7 +68,7 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
         return
     from nastool.files import write_atomic
 
-    write_atomic(Path(out), _form(found, form, color=False))
+    write_atomic(out, _form(found, form, color=False))
     common.say(f"written to {out}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,8 @@ import click
 
 from nastool.cli import common
 from nastool.cli.common import say
-from nastool.errors import InputError, short
-from nastool.files import write_atomic
+from nastool.errors import InputError
+from nastool.files import write_atomic, write_bytes
 
 if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
@@ -50,9 +49,8 @@ def command(source: str, form: str, **given: Any) -> None:
     """
     from nastool import models
 
-    out = Path(given["out"] or f"model{SUFFIXES[form]}")
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"--out {short(out)}: {'it is a folder' if out.is_dir() else f'there is no {out.parent}'}")
+    name = f"model{SUFFIXES[form]}"
+    out = common.target(name if given["out"] is None else given["out"], name)
     if out.exists() and not given["force"]:
         raise InputError(f"{out} exists: give another --out, or --force to replace it")
     if source.endswith(".safetensors") or (source != "-" and Path(source).is_dir()):
@@ -73,10 +71,7 @@ def _export(model: Model, form: str, out: Path) -> None:
     if form == "python":
         write_atomic(out, exports.python(model))
     elif form == "safetensors":
-        try:
-            shutil.copyfile(model.path, out)
-        except OSError as error:
-            raise InputError(f"cannot write {out}: {error.strerror or error}") from None
+        write_bytes(out, model.path.read_bytes())
     else:
         write = exports.pt2 if form == "pt2" else exports.onnx
         images, which = exports.example_images(model)

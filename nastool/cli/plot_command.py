@@ -100,10 +100,11 @@ def _target(studies: Sequence[Study], out: str | None) -> tuple[Path, bool]:
     if out is None:
         return (studies[0].path / "figures" if len(studies) == 1 else Path("figures")), False
     target = Path(out)
-    single = bool(target.suffix) and not target.is_dir() and not out.endswith("/")
-    if single and not target.parent.is_dir():
-        raise InputError(f"--out {short(out)}: there is no {short(target.parent)}")
-    return target, single
+    try:
+        single = bool(target.suffix) and not target.is_dir() and not out.endswith("/")
+    except (OSError, ValueError) as error:
+        raise InputError(f"--out {short(out)}: {getattr(error, 'strerror', None) or error}") from None
+    return (common.target(out, "figure.pdf") if single else target), single
 
 
 def _paths(

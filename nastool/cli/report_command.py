@@ -9,7 +9,7 @@ import click
 
 from nastool.cli import common
 from nastool.cli.common import say
-from nastool.errors import InputError, short
+from nastool.errors import InputError
 
 
 @click.command("report", cls=common.Command)
@@ -55,11 +55,7 @@ def _target(folders: Sequence[Path], out: str | None) -> Path:
     """InputError: nothing can be written there."""
     if out is None:
         return folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
-    target = Path(out)
-    if target.is_dir() or not target.parent.is_dir():
-        problem = "it is a folder" if target.is_dir() else f"there is no {short(target.parent)}"
-        raise InputError(f"--out {short(out)}: {problem}; name a file, such as report.html")
-    return target
+    return common.target(out, "report.html")
 
 
 def _serve(folders: Sequence[Path], port: int) -> int:

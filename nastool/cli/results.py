@@ -19,7 +19,7 @@ def say_where(folder: Path, product: Product, *, retrained: bool = False) -> Non
     from nastool.config import RESULTS
 
     say("written:")
-    width = max(len(str(path)) for path in product.paths.values())
+    width = max((len(str(path)) for path in product.paths.values()), default=0)
     for name in RESULTS:
         if name in product.paths:
             say(f"  {product.paths[name]!s:<{width}}  {RESULTS[name]}")

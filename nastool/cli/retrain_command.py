@@ -77,7 +77,7 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
                 seeds=seeds,
                 force=given["force"],
                 stop=lambda: interrupts.stopping,
-                started=lambda pool: say(f"training {document.arch.key} with {len(seeds)} seeds in {folder.path}"),
+                ready=lambda: say(f"training {document.arch.key} with {len(seeds)} seeds in {folder.path}"),
             )
             with run as trained:
                 if trained is None:
@@ -111,7 +111,7 @@ def _evaluator(ctx: click.Context, source: str, document: ArchDocument, given: M
     try:
         scale = options.mapping(document.extra.get("scale") or {}, int)
     except ValueError:
-        raise InputError("the architecture's 'scale' must be an object such as {\"channels\": 16, \"cells\": 5}") from None
+        raise InputError('the architecture\'s "scale" must be an object such as {"channels": 16}') from None
     final = trainings.Final(
         document.space,
         before,
@@ -180,9 +180,10 @@ def _result(
     from nastool.runner import test_best
     from nastool.study import document as line
 
-    if trained.finished is not None and trained.finished["seeds"] == seeds:
+    done = trained.finished
+    if done is not None and done["seeds"] == seeds and product.whole(folder.path, done, report=report):
         say(f"{folder.path} already has its {len(seeds)} trainings; more --seeds extend it")
-        return dict(trained.finished)
+        return dict(done)
     runs: list[dict[str, Any]] = []
     for seed, trial in zip(seeds, trained.trials, strict=True):
         if trial.evaluation is None:
@@ -192,7 +193,7 @@ def _result(
         if known is None:
             known, problem = test_best(trained.pool, trial, seed)
             if problem is not None:
-                raise NastoolError(f"the network of seed {seed} could not be tested: {problem}")
+                raise NastoolError(f"the network of seed {seed} could not be tested: {problem}; --force trains anew")
             trained.keep_test(trial.id, known)
         runs.append({"seed": seed, "metrics": {**trial.evaluation.all_metrics, **known}})
         if trial.evaluation.checkpoint is not None:
@@ -212,9 +213,13 @@ def _result(
     found["metrics"] = runs[chosen]["metrics"]
     product.result(folder.path, found)
     trained.finish(found)
+    measured = sum("metrics" in run for run in runs)
+    if measured < len(runs):
+        reason = next(run["error"] for run in reversed(runs) if "error" in run)
+        say(f"note: {len(runs) - measured} of {len(runs)} trainings failed; the last: {reason}")
     for name in ("test_acc", "test_loss"):
         if name in mean:
-            over = f"; over {len(seeds)} seeds {mean[name]:.4f}" + (f" ± {std[name]:.4f}" if len(seeds) > 1 else "")
+            over = f"; over {measured} seeds {mean[name]:.4f}" + (f" ± {std[name]:.4f}" if measured > 1 else "")
             say(f"{name} {found['metrics'][name]:.4f} (seed {seeds[chosen]}){over}")
     results.say_where(folder.path, product.write(folder.path, report=report), retrained=True)
     return found

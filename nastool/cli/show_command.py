@@ -74,7 +74,7 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
 def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any]) -> None:
     """Write the drawing to the file or stdout; several only as text, and to stdout."""
     from nastool import drawing
-    from nastool.files import write_atomic
+    from nastool.files import write_bytes
 
     form = given["form"]
     out = _out(form, given)
@@ -103,10 +103,7 @@ def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any])
     if out is None:
         click.echo(content.encode() if isinstance(content, str) else content, nl=False)
         return
-    if isinstance(content, str):
-        write_atomic(out, content)
-    else:
-        _write_bytes(out, content)
+    write_bytes(out, content.encode() if isinstance(content, str) else content)
     common.say(f"wrote {out}")
 
 
@@ -118,23 +115,10 @@ def _out(form: str, given: dict[str, Any]) -> Path | None:
         if form == "png" and sys.stdout.isatty():
             raise InputError("a PNG is nothing for a terminal: add -o FILE")
         return None
-    out = Path(given["out"])
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"--out {short(out)}: {'it is a folder' if out.is_dir() else f'there is no {out.parent}'}")
+    out = common.target(given["out"], f"best.{form}")
     if out.exists() and not given["force"]:
         raise InputError(f"{out} exists: give another --out, or --force to replace it")
     return out
-
-
-def _write_bytes(out: Path, content: bytes) -> None:
-    """Whole or not at all. InputError: the disk is full, say."""
-    new = out.with_name(out.name + ".new")
-    try:
-        new.write_bytes(content)
-        os.replace(new, out)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise InputError(f"cannot write {out}: {error.strerror or error}") from None
 
 
 def _what(source: str, document: ArchDocument, given: dict[str, Any]) -> tuple[Any, Any, ImageTask | None, Any]:

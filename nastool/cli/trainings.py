@@ -164,11 +164,13 @@ def trained(
     force: bool = False,
     stop: Callable[[], bool] = lambda: False,
     started: Callable[[Pool], None] = lambda pool: None,
+    ready: Callable[[], None] = lambda: None,
 ) -> Iterator[Trained | None]:
     """Train them in the folder, or go on where an earlier call ended. None: `stop` said so, and some are left.
 
     config: of `listed`. seeds: one for each, where they are not to follow from the configuration's. started: is told
-    of the pool at work. InputError: the folder holds something else and `force` is not given, or other seeds.
+    of the pool before it is opened, ready called when nothing can be wrong any more. InputError: the folder holds
+    something else and `force` is not given, or other seeds.
     """
 
     def check() -> None:
@@ -181,6 +183,7 @@ def trained(
         config, evaluator, folder, workers=workers, force=force, options=options, check=check, started=started
     )
     with begun as here:
+        ready()
         before = here.store.get("seeds") or []
         search = here.search(
             Listed(space, archs),

@@ -10,6 +10,7 @@ from pathlib import Path
 from nastool.errors import InputError, hint
 from nastool.figures import beliefs, lineage, operations, progress, results, style, svg
 from nastool.figures.base import Drawn, Kind
+from nastool.files import write_bytes
 from nastool.study import Study
 
 KINDS: Mapping[str, Kind] = {
@@ -60,8 +61,7 @@ def save(drawn: Drawn, path: Path) -> None:
     figure.supxlabel("\n".join(caption), fontsize=7.5, color=style.MUTED, **how)
     # Without a date equal figures give equal files.
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
-    try:
-        with style.styled(**{"pdf.fonttype": 42}):
-            figure.savefig(path, dpi=300, metadata=metadata)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    content = io.BytesIO()
+    with style.styled(**{"pdf.fonttype": 42}):
+        figure.savefig(content, format=path.suffix[1:], dpi=300, metadata=metadata)
+    write_bytes(path, content.getvalue())

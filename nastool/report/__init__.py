@@ -22,8 +22,4 @@ def html(studies: Sequence[Study]) -> str:
 
 def write(studies: Sequence[Study], out: Path) -> None:
     """The page as a file. InputError: it cannot be written."""
-    text = html(studies)
-    try:
-        write_atomic(out, text)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}") from None
+    write_atomic(out, html(studies))

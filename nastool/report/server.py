@@ -117,6 +117,8 @@ class Handler(BaseHTTPRequestHandler):
     }
 
     def do_GET(self) -> None:
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # what the request carries is not read, and is no request of its own
         # Another site's name that leads here would make this page part of that site (DNS rebinding).
         if self.headers.get_all("Host", []) not in ([host] for host in self.server.hosts):
             self._answer(403, "text/plain", "this page is for this machine alone: use the address that was printed\n")
@@ -134,6 +136,11 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(405, "text/plain", "this page is only read\n", Allow="GET, HEAD")
 
     do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _refuse
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What is no request at all, or too long: the answer says nothing that the request said."""
+        self.close_connection = True
+        self._answer(code, "text/plain", "this is no request for this page\n")
 
     def _answer(self, status: int, kind: str, text: str, **more: str) -> None:
         body = text.encode()
