@@ -6,10 +6,11 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Study", "evaluate", "load", "retrain", "search"]
+__all__ = ["InputError", "NastoolError", "Study", "evaluate", "load", "retrain", "search"]
 
 if TYPE_CHECKING:
     from nastool.api import evaluate, load, retrain, search
+    from nastool.errors import InputError, NastoolError
     from nastool.study import Study
 
 

@@ -17,6 +17,7 @@ import click
 
 from nastool import invocation
 from nastool.errors import InputError, Stopped, short
+from nastool.errors import NastoolError as NastoolError
 from nastool.study import Study
 
 if TYPE_CHECKING:

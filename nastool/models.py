@@ -53,7 +53,7 @@ class Model:
         if isinstance(evaluator, dict) and isinstance(options := evaluator.get("options"), dict):
             facts["trained on"] = str(options.get("data", "unknown"))
         if isinstance(metrics, dict):
-            numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+            numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and abs(v) < 1e300}
             facts["measured"] = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items())
         return {**facts, "weights": self.path.name, "written by": f"nastool {__version__}"}
 

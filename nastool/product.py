@@ -97,7 +97,16 @@ def whole(folder: Path, document: Mapping[str, Any], *, report: bool = True) -> 
     names = ["best.json", "trials.jsonl", "trials.csv"]
     names += ["best.safetensors", "model.py"] if "weights" in document else []
     names += ["report.html"] if report else []
-    return document.get("run") == str(folder) and all((folder / name).is_file() for name in names)
+    return moved(folder, document) == document and all((folder / name).is_file() for name in names)
+
+
+def moved(folder: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The same result with the paths that it has in this folder."""
+    run = Path(document["run"]).name
+    found = {**document, "run": str(folder / run if run.startswith("retrain-") else folder)}
+    if "weights" in document:
+        found["weights"] = str(folder / "best.safetensors")
+    return found
 
 
 def _code(folder: Path) -> str:

@@ -113,6 +113,24 @@ print((logits.argmax(1) == images["y"]).double().mean().item())
         assert "note: model.py could not be written: RuntimeError: no [bold]code[/bold]" in outcome.err
         assert Path(line["weights"]).is_file() and not Path("b/model.py").exists()
 
+    def test_what_was_lost_is_made_again(self, run: Run, a: Path) -> None:
+        """By the same command, without searching again, also after the folder was moved."""
+        command = ["search", *SEARCH, "-E", "train_size=200", "--device", "cpu", "--trials", "3", "-s", "random"]
+        best = json.loads((a / "best.json").read_text())
+        (a / "model.py").unlink()
+        (a / "trials.csv").unlink()
+        outcome = run(*command, "--out", "a")
+        assert outcome.accepted() == [best] and "already has its 3 trials" in outcome.err
+        assert (a / "model.py").is_file() and (a / "trials.csv").is_file()
+        assert "model.py" not in run(*command, "--out", "a").err  # nothing is missing any more
+        (a / "best.safetensors").unlink()
+        assert run(*command, "--out", "a").accepted()[0]["metrics"] == best["metrics"]
+        assert (a / "best.safetensors").is_file()
+        a.rename("b")
+        (line,) = run(*command, "--out", "b").accepted()
+        assert line == {**best, "run": "b", "weights": "b/best.safetensors"}
+        assert json.loads(Path("b/best.json").read_text()) == line
+
     def test_a_new_search_in_the_folder_replaces_all(self, run: Run, a: Path) -> None:
         flags = ["--evaluator", "train", *SEARCH[:4], "-E", "train_size=60", "--trials", "1", "-s", "random"]
         run("search", *flags, "--epochs", "1", "--out", "a", "--force").accepted()

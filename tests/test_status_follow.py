@@ -186,7 +186,7 @@ def test_a_finished_run_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixt
         run.begin(0)
         run.end(0, 0.5)
         run.store.begin()
-        run.store.put("final", {"trials": 3, "exhausted": False})
+        run.store.put("final", {"trials": 3, "exhausted": False, "document": {}})
         run.store.commit()
     status_command._follow([tmp_path / "a"], False)
     assert capsys.readouterr().out == f"{tmp_path / 'a'}: finished  trials 1/3  best val_acc 0.5000 (#0)\n"

@@ -74,11 +74,21 @@ class SearchRun:
             return None
         if self.beside is not None and not baseline.covers(final["document"], min(count, trials)):
             return None
+        document: dict[str, Any] = final["document"]
+        if "weights" in document and not (self.folder.path / "best.safetensors").is_file():
+            return None  # they can be found again
         if count >= trials:
             say(f"{self.folder.path} already has its {trials} trials; more --trials extend it")
         else:
             say(f"{self.folder.path} already has its {count} trials; the strategy has nothing left to propose")
-        document: dict[str, Any] = final["document"]
+        if not product.whole(self.folder.path, document, report=self.given["report"]):
+            document = product.moved(self.folder.path, document)
+            with self.folder.locked(), Store.open(self.folder.database) as store:
+                store.begin()
+                store.put("final", {**final, "document": document})
+                store.commit()
+                product.result(self.folder.path, document)
+                results.say_where(self.folder.path, product.write(self.folder.path, report=self.given["report"]))
         return document
 
     def go(self, here: Sitting) -> int:

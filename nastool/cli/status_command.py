@@ -66,11 +66,9 @@ def _status(folder: Path) -> dict[str, Any]:
         return {
             "run": str(folder),
             "state": state_of(folder, store),
-            "strategy": config["strategy"],
-            "space": config["space"],
-            "evaluator": config["evaluator"],
+            **{kind: config.get(kind, {"name": "?", "options": {}}) for kind in ("strategy", "space", "evaluator")},
             "objective": store.get("objective"),
-            "seed": config["seed"],
+            "seed": config.get("seed"),
             "trials": counts,
             "trials_wanted": store.get("trials"),
             "evaluation_seconds": round(cost, 3),

@@ -29,7 +29,7 @@ MARGIN = 1
 
 def suitable(stream: TextIO | None) -> bool:
     """Whether a live region can be drawn there: on a terminal that a person looks at and that can move its cursor."""
-    if stream is None or not stream.isatty():
+    if not getattr(stream, "isatty", bool)():  # in a notebook it may be any object
         return False
     if os.environ.get("TERM", "").lower() in ("dumb", "unknown", ""):
         return False
