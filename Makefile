@@ -1,6 +1,7 @@
 # Everything a newcomer needs. A fresh machine has Python >= 3.11, pip and a C compiler; nothing else is assumed.
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -10,10 +11,10 @@ demo: $(INSTALLED)  ## a real search on built-in data; ends with a trained netwo
 	$(BIN)/nastool search --strategy enas --out runs/demo
 
 test: $(INSTALLED)  ## all tests but the slow ones
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS)
 
 slow: $(INSTALLED)  ## all tests
-	$(BIN)/python -m pytest -q --slow
+	$(BIN)/python -m pytest -q -n $(JOBS) --slow
 
 check: $(INSTALLED)  ## lint, format, types
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from tests.running import Outcome, Run
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; commands would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks here are tiny, and several tests run at a time
 os.environ.setdefault("NASTOOL_SEARCH_REPORT", "0")  # a report takes seconds; those who want one ask for it
 os.environ.setdefault("NASTOOL_RETRAIN_REPORT", "0")
 
