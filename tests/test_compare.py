@@ -651,7 +651,7 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ((run, "--at", "0"), "write numbers > 0"),
         ((run, "--at", "1e999"), "write numbers > 0"),
         ((run, "--at", "1", "--over", "trials", "--over", "seconds"), "one --over"),
-        ((run, "-o", tmp_path / "no" / "c.md"), "cannot write"),
+        ((run, "-o", tmp_path / "no" / "c.md"), "there is no"),
     ):
         _, err = cli(capsys, "compare", *arguments, code=2)
         assert message in err and len(err.strip().splitlines()) == 1
