@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nastool import checkpoints, files
 from nastool.checkpoints import Checkpoint
 from nastool.core import Arch, Evaluation, Proposal
-from nastool.errors import CannotGoOn, InputError, TrialFailed, short
+from nastool.errors import CannotGoOn, InputError, TrialFailed, short, why
 from nastool.interfaces import Report, SearchSpace
 from nastool.recipes import Recipe
 from nastool.training import ImageEvaluator, Training, seeds
@@ -263,5 +263,4 @@ def _digest_of(path: str) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"from_checkpoint: cannot read {short(path)}: {reason}") from None
+        raise InputError(f"from_checkpoint: cannot read {short(path)}: {why(error)}") from None

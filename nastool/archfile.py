@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TextIO
 
 from nastool import registry
 from nastool.core import Arch, SpaceRef
-from nastool.errors import InputError, InvalidArchError, hint, short
+from nastool.errors import InputError, InvalidArchError, hint, short, why
 from nastool.interfaces import SearchSpace
 
 FORMAT = "nastool.arch/1"
@@ -172,7 +172,7 @@ def read_file(path: Path, space: SearchSpace | None = None) -> Iterator[ArchDocu
     try:
         file = open(path, encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {short(path)}: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"cannot read {short(path)}: {why(error)}") from None
     with file:
         yield from read_lines(bounded(file), short(path), space)
 
@@ -185,7 +185,7 @@ def bounded(file: TextIO) -> Iterator[str]:
                 raise InputError(f"longer than {MAX_LINE:,} characters: an architecture is a line of JSON")
             yield line
     except OSError as error:
-        raise InputError(f"cannot read on: {error.strerror or error}") from None
+        raise InputError(f"cannot read on: {why(error)}") from None
 
 
 def _space(value: Any) -> SearchSpace:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import PurePath
 
 
 class NastoolError(Exception):
@@ -65,7 +67,17 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
+def why(error: Exception) -> str:
+    """What failed with a file, without its name; where the disk is full, with the remedy."""
+    text = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{text}; free some space, then give the same command again"
+    return text
+
+
 def short(value: object, length: int = 60) -> str:
-    """value for a message, cut to so many characters. Not for nested values: they may be very large."""
+    """value for a message, cut to so many characters (of a path, the last). Nothing nested: it may be very large."""
     text = " ".join(str(value).split()).encode(errors="backslashreplace").decode()
-    return text if len(text) <= length else text[: length - 3] + "..."
+    if len(text) <= length:
+        return text
+    return "..." + text[3 - length :] if isinstance(value, PurePath) else text[: length - 3] + "..."

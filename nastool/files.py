@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nastool.errors import InputError, short
+from nastool.errors import InputError, short, why
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             data = file.read(MAX_YAML_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {short(path)}: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"cannot read {short(path)}: {why(error)}") from None
     if len(data) > MAX_YAML_BYTES:
         raise InputError(f"{path} is larger than {MAX_YAML_BYTES:,} bytes: is it a configuration?")
     try:
@@ -109,7 +109,7 @@ def read_npz(path: str | Path, wanted: Collection[str] | None = None) -> dict[st
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"cannot read {short(path)}: {error.strerror or error}") from None
+        raise InputError(f"cannot read {short(path)}: {why(error)}") from None
     except Exception as error:
         # numpy and zipfile raise many kinds for a damaged file; all mean the same to its owner.
         if "Object arrays" in str(error):
@@ -146,7 +146,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 new.unlink()
             raise
     except OSError as error:
-        raise InputError(f"cannot write {short(path)}: {error.strerror or error}") from None
+        raise InputError(f"cannot write {short(path)}: {why(error)}") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

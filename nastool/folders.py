@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from nastool.errors import InputError, short
+from nastool.errors import InputError, short, why
 
 
 def names(path: Path) -> set[str] | None:
@@ -22,8 +22,7 @@ def names(path: Path) -> set[str] | None:
     except NotADirectoryError:
         raise InputError(f"{short(path)} is a file, or under one; give another --out") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot use folder {short(path)}: {reason}; give another --out") from None
+        raise InputError(f"cannot use folder {short(path)}: {why(error)}; give another --out") from None
 
 
 @contextmanager
@@ -36,8 +35,7 @@ def locked(path: Path, lock_name: str, taken: str) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / lock_name, "ab+", buffering=0)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot write {short(path)}: {reason}; give another --out") from None
+        raise InputError(f"cannot write {short(path)}: {why(error)}; give another --out") from None
     with lock:
         if not _lock(lock):
             lock.seek(0)

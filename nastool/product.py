@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nastool import archfile
-from nastool.errors import InputError, one_line
+from nastool.errors import InputError, one_line, why
 from nastool.files import write_atomic, write_bytes
 from nastool.study import Study
 
@@ -39,7 +39,7 @@ def weights(folder: Path, checkpoint: Path | None) -> Path | None:
     try:
         data = checkpoint.read_bytes()
     except OSError as error:
-        reason = f"cannot read the best weights, {checkpoint}: {error.strerror or error}"
+        reason = f"cannot read the best weights, {checkpoint}: {why(error)}"
         raise InputError(f"{reason}; put the file back, or begin anew with --force") from None
     write_bytes(best, data)
     return best

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from nastool.core import Arch, Evaluation, Objective, Proposal, SpaceRef, Trial
-from nastool.errors import InputError, short
+from nastool.errors import InputError, short, why
 
 SCHEMA = 3
 _TABLES = """
@@ -97,7 +97,7 @@ class Store:
         try:
             there = path.is_file()
         except (OSError, ValueError) as error:
-            raise InputError(f"cannot read {short(path)}: {getattr(error, 'strerror', None) or error}") from None
+            raise InputError(f"cannot read {short(path)}: {why(error)}") from None
         if not there:
             raise InputError(f"{short(path.parent)} is no run folder: it has no {path.name}")
         uri = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro"

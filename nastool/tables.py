@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.errors import InputError, short
+from nastool.errors import InputError, short, why
 from nastool.files import read_npz
 
 _FIELD = re.compile(
@@ -59,7 +59,7 @@ def read_columns(path: Path) -> dict[str, NDArray[Any]]:
     try:
         return _json_columns(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise InputError(f"cannot read table {path}: {error.strerror or error}") from None
+        raise InputError(f"cannot read table {path}: {why(error)}") from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         text = " ".join(str(error).split())[:120]
         raise InputError(f"{path} is no readable table (.npz or .json): {text}") from None

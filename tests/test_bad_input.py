@@ -1019,3 +1019,11 @@ def test_fuzz_recipe(tmp_path: Path, data: bytes) -> None:
         assert str(path) in str(error)
     else:
         assert 0 <= recipe.learning_rate(0, 10) <= recipe.lr
+
+
+def test_long_paths_keep_their_end(run: Run, tmp_path: Path) -> None:
+    """The name of the file is what a person looks for."""
+    folder = tmp_path / ("folder" * 20) / "there"
+    folder.mkdir(parents=True)
+    run("eval", str(folder / "absent.json")).refused("there/absent.json: ")
+    run("status", str(folder)).refused("there is no run folder")

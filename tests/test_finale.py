@@ -374,7 +374,7 @@ class TestInterrupted:
         interrupt(tmp_path, signal.SIGKILL, 3)
         process, message = interrupt(tmp_path, signal.SIGINT, ROUNDS + CANDIDATES + 1)
         check_stopped(process, message)
-        assert "finishing the running training" in message
+        assert "; Ctrl-C again stops at once" in message
         assert document(run("status", "a", cwd=tmp_path))["state"] == "interrupted"
         assert_same(whole, tmp_path)
 

@@ -22,7 +22,7 @@ from nastool import folders, options
 from nastool.bench.benchmark import Facts
 from nastool.bench.loop import Best, Budget, Run
 from nastool.bench.specs import StrategySpec
-from nastool.errors import InputError, short
+from nastool.errors import InputError, short, why
 
 FORMAT = "nastool.bench/1"
 FIRST = json.dumps({"format": FORMAT}, separators=(",", ":")).encode() + b"\n"
@@ -110,7 +110,7 @@ class Journal:
         try:
             file = open(self.file, "rb")
         except OSError as error:
-            raise InputError(f"cannot read {self.file}: {error.strerror or error}") from None
+            raise InputError(f"cannot read {self.file}: {why(error)}") from None
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -142,7 +142,7 @@ class Journal:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise InputError(f"cannot read {self.file}: {error.strerror or error}") from None
+            raise InputError(f"cannot read {self.file}: {why(error)}") from None
         return content
 
     # --- writing
@@ -155,7 +155,7 @@ class Journal:
                 file.truncate(_whole(file))
                 empty = not file.seek(0, os.SEEK_END)
         except OSError as error:
-            raise InputError(f"cannot write {self.file}: {error.strerror or error}") from None
+            raise InputError(f"cannot write {self.file}: {why(error)}") from None
         if empty:
             self._write_line(FIRST)
 
@@ -195,7 +195,7 @@ class Journal:
             while data:
                 data = data[self._append.write(data) :]
         except OSError as error:
-            raise InputError(f"cannot write {self.file}: {error.strerror or error}; what was there is kept") from None
+            raise InputError(f"cannot write {self.file}: {why(error)}; what was there is kept") from None
 
 
 def _whole(file: IO[bytes]) -> int:

@@ -19,7 +19,7 @@ from nastool.bench.loop import Budget
 from nastool.bench.plan import View
 from nastool.bench.statistics import bootstrap
 from nastool.bench.summary import Group
-from nastool.errors import InputError
+from nastool.errors import InputError, why
 from nastool.figures.style import COLORS, DASHES
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def draw(facts: Facts, own: Sequence[Group], view: View, folder: Path, name: str
             figure.savefig(paths[0], metadata={"Date": None})
             figure.savefig(paths[1], dpi=200)
         except OSError as error:
-            raise InputError(f"cannot write {folder / name}.svg: {error.strerror or error}") from None
+            raise InputError(f"cannot write {folder / name}.svg: {why(error)}") from None
     return paths
 
 

@@ -16,7 +16,7 @@ from nastool.bench.benchmark import Facts
 from nastool.bench.journal import Content
 from nastool.bench.plan import View, parse_seeds
 from nastool.bench.summary import Cell, Group, Pair, Row
-from nastool.errors import InputError
+from nastool.errors import InputError, why
 from nastool.files import write_atomic
 
 COLUMNS = ("table", "strategy", "seed", "queries", "sim_seconds", "label", "value", "regret", "rank")
@@ -53,7 +53,7 @@ def write_results(folder: Path, rows: Iterable[tuple[Any, ...]], kind: Literal["
         os.replace(new, path)
         (folder / f"results.{'jsonl' if kind == 'csv' else 'csv'}").unlink(missing_ok=True)  # of an earlier call
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+        raise InputError(f"cannot write {path}: {why(error)}") from None
     return path
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nastool import invocation
-from nastool.errors import InputError, short
+from nastool.errors import InputError, short, why
 from nastool.wording import describe_metrics as describe_metrics
 from nastool.wording import format_number as format_number
 from nastool.wording import format_seconds as format_seconds
@@ -188,8 +188,7 @@ def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Ite
             exists, is_folder = path.exists(), path.is_dir()
         except (OSError, ValueError) as error:
             if space is None:
-                reason = getattr(error, "strerror", None) or error
-                raise InputError(f"cannot read {short(source)}: {reason}") from None
+                raise InputError(f"cannot read {short(path)}: {why(error)}") from None
             exists = is_folder = False  # too long for a name: a string form
         if source == "-":
             yield from archfile.read_lines(archfile.bounded(sys.stdin), "stdin", space)
@@ -207,7 +206,7 @@ def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Ite
             yield archfile.read_text(source, space)
         else:
             hint = "for a space's own string form give --space NAME"
-            raise InputError(f"cannot read {short(source)}: no such file; {hint}")
+            raise InputError(f"cannot read {short(path)}: no such file; {hint}")
 
 
 def target(out: str, example: str) -> Path:
@@ -218,7 +217,7 @@ def target(out: str, example: str) -> Path:
         if not path.is_dir() and path.parent.is_dir():
             return path
     except (OSError, ValueError) as error:
-        problem = str(getattr(error, "strerror", None) or error)
+        problem = why(error)
     raise InputError(f"--out {short(out)!r}: {problem}; name a file, such as {example}")
 
 
@@ -230,7 +229,7 @@ def only_architecture(source: str, space: str | None) -> ArchDocument:
     documents = list(read_architectures([source], registry.make_space(SpaceRef(space)) if space else None))
     if len(documents) > 1:
         raise InputError(
-            f"{short(source)} holds {len(documents)} architectures: give one, as `nastool top - -k 1` does"
+            f"{short(Path(source))} holds {len(documents)} architectures: give one, as `nastool top - -k 1` does"
         )
     return documents[0]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common, configfile, results
-from nastool.errors import InputError, short
+from nastool.errors import InputError, short, why
 
 if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
@@ -101,8 +101,7 @@ def _prepare_folder(folder: Path) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot write {short(checkpoints)}: {reason}; give --save another folder") from None
+        raise InputError(f"cannot write {short(checkpoints)}: {why(error)}; give --save another folder") from None
 
 
 @dataclass

@@ -12,7 +12,7 @@ import click
 from nastool.cli import common
 from nastool.cli.common import say
 from nastool.cli.report_command import folder
-from nastool.errors import InputError, short
+from nastool.errors import InputError, short, why
 
 if TYPE_CHECKING:
     from nastool.figures import Drawn
@@ -82,7 +82,7 @@ def command(
         try:
             target.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"--out {short(target)}: {error.strerror or error}") from None
+            raise InputError(f"--out {short(target)}: {why(error)}") from None
     for path, (study, drawn) in zip(_paths(found, studies, target, single, suffix), found, strict=True):
         figures.save(drawn, path)
         if common.as_json(json_flag):
@@ -103,7 +103,7 @@ def _target(studies: Sequence[Study], out: str | None) -> tuple[Path, bool]:
     try:
         single = bool(target.suffix) and not target.is_dir() and not out.endswith("/")
     except (OSError, ValueError) as error:
-        raise InputError(f"--out {short(out)}: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"--out {short(out)}: {why(error)}") from None
     return (common.target(out, "figure.pdf") if single else target), single
 
 

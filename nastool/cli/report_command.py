@@ -9,7 +9,7 @@ import click
 
 from nastool.cli import common
 from nastool.cli.common import say
-from nastool.errors import InputError
+from nastool.errors import InputError, why
 
 
 @click.command("report", cls=common.Command)
@@ -66,7 +66,7 @@ def _serve(folders: Sequence[Path], port: int) -> int:
     try:
         server = Server(pages, port)
     except OSError as error:
-        raise InputError(f"--port {port}: {error.strerror or error}; give another, or none") from None
+        raise InputError(f"--port {port}: {why(error)}; give another, or none") from None
     with server:
         say("this page follows the runs; Ctrl-C ends it")
         click.echo(server.url)

@@ -124,10 +124,10 @@ class SearchRun:
         """The first Ctrl-C."""
         pool = (self.beside and self.beside.pool) or self.finale.pool or here.pool
         say(f"\nsaved in {self.folder.path}; continue with: {invocation.shown()}")
-        running = len(pool.busy)
-        if running and (self.finale.pool is not None or not self.evaluator.inline):
+        if self.finale.pool is not None or not self.evaluator.inline:
             kind = "trial" if self.finale.pool is None else "training"
-            what = f"the running {kind}" if running == 1 else f"{running} running {kind}s"
+            running = len(pool.busy)  # 0: one may be about to start
+            what = f"{running} running {kind}s" if running > 1 else f"the running {kind}" if running else "what runs"
             say(f"finishing {what}; Ctrl-C again stops at once, to be repeated later")
 
     # --- the parts

@@ -89,7 +89,7 @@ def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any])
     first, *others = list(documents)
     if others:
         raise InputError(
-            f"{short(source)} holds {1 + len(others)} architectures: give one, as `nastool top - -k 1` does"
+            f"{short(Path(source))} holds {1 + len(others)} architectures: give one, as `nastool top - -k 1` does"
         )
     what = _what(source, first, given)
     if form == "png":
