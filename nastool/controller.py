@@ -37,6 +37,9 @@ from torch import Tensor, nn
 from nastool.core import Decision
 from nastool.interfaces import SearchSpace
 
+FREQUENCY_DRAWS = 256
+"""A power of two, so that shares are short numbers."""
+
 Decide = Callable[[Tensor, Sequence[int]], Tensor]
 """Log-probabilities (n, columns, options) and the columns they are of, to option indices (n, columns)."""
 
@@ -220,6 +223,14 @@ class Controller(nn.Module):
             return (noise[:, list(columns), None] >= below).sum(-1)
 
         return self._decided(n, draw, forced)
+
+    def frequencies(self, forced: Mapping[int, int] | None = None) -> tuple[tuple[float, ...], ...]:
+        """For each decision the share of each option among FREQUENCY_DRAWS architectures; always the same draws."""
+        drawn = self.sample(FREQUENCY_DRAWS, torch.Generator().manual_seed(0), forced)
+        return tuple(
+            tuple((drawn[:, i].bincount(minlength=len(decision.options)) / FREQUENCY_DRAWS).tolist())
+            for i, decision in enumerate(self.space.decisions)
+        )
 
     def most_likely(self, forced: Mapping[int, int] | None = None) -> Tensor:
         """Each decision's likeliest option given those before it: option indices (decisions,), int64."""

@@ -109,6 +109,7 @@ class Proposal:
         is one, and leaves behind what a child needs to do the same.
     annealing: which part of the learning rate's schedule this training goes through, 0 <= from < to <= 1.
     expected: the loss that the strategy's model expects, finite; for reports, which compare it with what is measured.
+    frequencies: how often the strategy's own policy draws each option of each decision, as shares of 1; for reports.
     """
 
     arch: Arch
@@ -118,6 +119,7 @@ class Proposal:
     inherit: bool = False
     annealing: tuple[float, float] = (0.0, 1.0)
     expected: float | None = None
+    frequencies: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True)

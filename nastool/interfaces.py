@@ -385,21 +385,34 @@ class Strategy(ABC):
         """A subclass adds keyword-only options with type annotations: the command line reads them from there."""
         self.space = space
         self.rng = np.random.default_rng(seed)
+        self.asked = 0
+        """How many proposals so far."""
 
-    @abstractmethod
     def ask(self) -> Proposal | None:
         """What to evaluate next.
 
         None: nothing before another trial is told, or nothing at all where none is running; then the state is
         unchanged.
         """
+        before = self.rng.bit_generator.state
+        proposal = self.propose()
+        if proposal is None:
+            self.rng.bit_generator.state = before
+        else:
+            self.remember(proposal)
+        return proposal
+
+    @abstractmethod
+    def propose(self) -> Proposal | None:
+        """The next proposal or None, as of `ask`. It may draw from `rng`, and leaves the rest to `remember`."""
 
     @abstractmethod
     def tell(self, trial: Trial) -> None:
         """Take in one finished trial, "done" or "failed"; each asked proposal comes back once, in any order."""
 
     def remember(self, proposal: Proposal) -> None:
-        """Take in a proposal that was asked before a restart. Override where `ask` keeps what it handed out."""
+        """Take in what is handed out by `ask`, or was before a restart. Override to keep more of it than the number."""
+        self.asked += 1
 
     def wanted(self) -> Collection[int]:
         """Ids of trials whose weights a later proposal may inherit: their checkpoints are not deleted meanwhile."""

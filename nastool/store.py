@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +22,7 @@ from urllib.parse import quote
 from nastool.core import Arch, Evaluation, Objective, Proposal, SpaceRef, Trial
 from nastool.errors import InputError, short, why
 
-SCHEMA = 3
+SCHEMA = 4
 _TABLES = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE trials (
@@ -32,6 +33,7 @@ CREATE TABLE trials (
     parent INTEGER, budget REAL, policy TEXT,
     inherit INTEGER NOT NULL DEFAULT 0, annealing TEXT,  -- JSON [from, to]; NULL: [0, 1]
     expected REAL,
+    frequencies TEXT,                 -- JSON list of a list of shares for each decision
     metrics TEXT, losses TEXT, loss REAL, seconds REAL, checkpoint TEXT, new_policy TEXT,
     error TEXT,
     attempts INTEGER NOT NULL DEFAULT 1,
@@ -40,7 +42,7 @@ CREATE TABLE trials (
 CREATE TABLE reports (trial INTEGER, step INTEGER, metrics TEXT NOT NULL, PRIMARY KEY (trial, step)) WITHOUT ROWID;
 """
 _TRIAL = (
-    "id, state, choices, parent, budget, policy, inherit, annealing, expected, "
+    "id, state, choices, parent, budget, policy, inherit, annealing, expected, frequencies, "
     "metrics, losses, seconds, checkpoint, new_policy, error"
 )
 
@@ -208,8 +210,8 @@ class Store:
         with self._errors:
             self._db.execute(
                 "INSERT INTO trials "
-                "(id, state, choices, parent, budget, policy, inherit, annealing, expected, started) "
-                "VALUES (?,?,?,?,?,?,?,?,?,?)",
+                "(id, state, choices, parent, budget, policy, inherit, annealing, expected, frequencies, started) "
+                "VALUES (?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     trial.id,
                     trial.state,
@@ -220,6 +222,7 @@ class Store:
                     proposal.inherit,
                     None if proposal.annealing == (0.0, 1.0) else json.dumps(proposal.annealing),
                     proposal.expected,
+                    None if proposal.frequencies is None else json.dumps(proposal.frequencies),
                     time.time(),
                 ),
             )
@@ -354,7 +357,8 @@ class Store:
             yield trial
 
     def _trial(self, space: SpaceRef, id_: int, state: Any, choices: str, *row: Any) -> Trial:
-        parent, budget, policy, inherit, annealing, expected, metrics, losses, seconds, checkpoint, new, error = row
+        parent, budget, policy, inherit, annealing, expected, frequencies = row[:7]
+        metrics, losses, seconds, checkpoint, new, error = row[7:]
         arch = Arch(space, tuple(self._json(choices)))
         evaluation = None
         if metrics is not None:
@@ -362,7 +366,16 @@ class Store:
         begin, end = self._json(annealing) if annealing else (0.0, 1.0)
         return Trial(
             id_,
-            Proposal(arch, parent, budget, policy and self._json(policy), bool(inherit), (begin, end), expected),
+            Proposal(
+                arch,
+                parent,
+                budget,
+                policy and self._json(policy),
+                bool(inherit),
+                (begin, end),
+                expected,
+                None if frequencies is None else tuple(map(tuple, self._json(frequencies))),
+            ),
             state,
             evaluation,
             tuple(self._json(losses)) if losses else (),
@@ -419,6 +432,7 @@ def _is_trial(trial: Trial) -> bool:
         and isinstance(proposal.policy, dict | None)
         and all(value is None or _is_number(value) for value in (proposal.budget, proposal.expected))
         and all(map(_is_number, proposal.annealing))
+        and all(map(_is_number, chain.from_iterable(proposal.frequencies or ())))
     )
     if not proposed or trial.state not in ("running", "done", "failed") or not isinstance(trial.error, str | None):
         return False

@@ -74,6 +74,17 @@ class StudyTrial:
         return None if loss is None else self.objective.value(loss)
 
     @property
+    def frequencies(self) -> Any:
+        """How often the policy drew each option of each decision, as shares of 1; None where it does not say.
+
+        Of a round: afterwards, as the evaluator says, which may be anything. Of another trial: before it.
+        """
+        if not self.is_round:
+            return self.trial.proposal.frequencies
+        evaluation = self.trial.evaluation
+        return evaluation.policy.get("frequencies") if evaluation is not None and evaluation.policy else None
+
+    @property
     def seconds(self) -> float:
         """What the evaluation cost; of a trial that failed, how long it took."""
         if self.trial.evaluation is not None:

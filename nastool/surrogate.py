@@ -36,7 +36,6 @@ class SurrogateStrategy(Strategy):
             raise ValueError(f"need 1 <= batch <= 1000, got {batch}")
         self.init = self.random_trials = init
         self.batch = batch
-        self.asked = 0
         self.seen: set[str] = set()
         self.told: list[Trial] = []
         self.running: dict[tuple[int, ...], None] = {}  # a set that keeps its order
@@ -52,16 +51,10 @@ class SurrogateStrategy(Strategy):
 
     # --- the loop
 
-    def ask(self) -> Proposal | None:
-        before = self.rng.bit_generator.state
+    def propose(self) -> Proposal | None:
         if not self._planned and self.asked >= self.init and self._informed():
             self._planned.extend(self.select(self.batch))
-        proposal = self._planned.popleft() if self._planned else self._random()
-        if proposal is None:
-            self.rng.bit_generator.state = before
-            return None
-        self.remember(proposal)
-        return proposal
+        return self._planned.popleft() if self._planned else self._random()
 
     def _random(self) -> Proposal | None:
         arch = self.space.sample_new(self.rng, self.seen, self.space.canonical)
@@ -71,7 +64,7 @@ class SurrogateStrategy(Strategy):
         return len({trial.loss for trial in self.told if trial.state == "done"}) > 1
 
     def remember(self, proposal: Proposal) -> None:
-        self.asked += 1
+        super().remember(proposal)
         self.seen.add(self.space.canonical(proposal.arch))
         self.running[proposal.arch.choices] = None
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
 MIN_STEPS = 10
-FREQUENCY_DRAWS = 256  # a power of two, so that shares are short numbers
 Choices = NDArray[np.integer[Any]]
 
 
@@ -138,8 +137,8 @@ class ENAS(Strategy):
         """What looks best so far."""
         self.rounds = 0
         self.in_round = False
-        self.asked = 0
-        """Candidates."""
+        self.scored = 0
+        """How many candidates were asked."""
         self.candidates: list[Arch] | None = None
         """None: the rounds are not over."""
 
@@ -150,22 +149,18 @@ class ENAS(Strategy):
     def make_policy(cls, space: SearchSpace, options: Mapping[str, Any], seed: int) -> ENASPolicy:
         return ENASPolicy(space, Settings(**options), seed)
 
-    def ask(self) -> Proposal | None:
+    def propose(self) -> Proposal | None:
         if self.candidates is None:
             if self.in_round:
                 return None
             policy = {"strategy": self.name, "round": self.rounds, "options": dataclasses.asdict(self.settings)}
-            proposal = Proposal(self.guess, policy=policy)
-        elif self.asked < len(self.candidates):
-            proposal = Proposal(self.candidates[self.asked])
-        else:
-            return None
-        self.remember(proposal)
-        return proposal
+            return Proposal(self.guess, policy=policy)
+        return Proposal(self.candidates[self.scored]) if self.scored < len(self.candidates) else None
 
     def remember(self, proposal: Proposal) -> None:
+        super().remember(proposal)
         if proposal.policy is None:
-            self.asked += 1
+            self.scored += 1
         else:
             self.in_round = True
 
@@ -261,7 +256,7 @@ class ENASPolicy:
 
         After the last round also the candidates, no two equivalent.
         """
-        learnt = {"best": self.best, "frequencies": self._frequencies()}
+        learnt = {"best": self.best, "frequencies": list(map(list, self.learner.controller.frequencies()))}
         if not last:
             return learnt
         found: dict[str, list[int]] = {}
@@ -271,16 +266,6 @@ class ENASPolicy:
             if len(found) >= self.settings.candidates:
                 break
         return {**learnt, "candidates": list(found.values())[: self.settings.candidates]}
-
-    def _frequencies(self) -> list[list[float]]:
-        """For each decision the share of each option among FREQUENCY_DRAWS architectures that the policy draws."""
-        import torch
-
-        drawn = self.learner.controller.sample(FREQUENCY_DRAWS, torch.Generator().manual_seed(0))
-        return [
-            (drawn[:, i].bincount(minlength=len(decision.options)) / FREQUENCY_DRAWS).tolist()
-            for i, decision in enumerate(self.space.decisions)
-        ]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return self.learner.state_dict()

@@ -53,29 +53,22 @@ class RegularizedEvolution(Strategy):
         self.inherit = inherit
         if inherit:
             self.needs = frozenset({"warm-start"})
-        self.asked = 0
         self.seen: set[str] = set()
         self.alive: deque[Trial] = deque(maxlen=population)  # a full deque drops its oldest
 
-    def ask(self) -> Proposal | None:
-        before = self.rng.bit_generator.state
+    def propose(self) -> Proposal | None:
         if self.asked < self.population or not self.alive:
             arch, parent = self._random(), None
         else:
             best = min((self.alive[i] for i in self._draw()), key=lambda trial: trial.loss)
             arch, parent = self._child(best.proposal.arch), best.id
-        if arch is None:
-            self.rng.bit_generator.state = before
-            return None
-        proposal = Proposal(arch, parent, inherit=self.inherit)
-        self.remember(proposal)
-        return proposal
+        return None if arch is None else Proposal(arch, parent, inherit=self.inherit)
 
     def wanted(self) -> Collection[int]:
         return [trial.id for trial in self.alive] if self.inherit else ()
 
     def remember(self, proposal: Proposal) -> None:
-        self.asked += 1
+        super().remember(proposal)
         if self.dedup:
             self.seen.add(self.space.canonical(proposal.arch))
 

@@ -45,13 +45,11 @@ class LocalSearch(Strategy):
         self.next: Trial | None = None  # the best result so far that the climb may move to
         self._order: tuple[int, list[Arch]] | None = None
 
-    def ask(self) -> Proposal | None:
-        before = self.rng.bit_generator.state, self.starts, self.center, self.next
+    def propose(self) -> Proposal | None:
+        before = self.starts, self.center, self.next
         proposal = self._next()
         if proposal is None:
-            self.rng.bit_generator.state, self.starts, self.center, self.next = before
-            return None
-        self.remember(proposal)
+            self.starts, self.center, self.next = before
         return proposal
 
     def _next(self) -> Proposal | None:
@@ -86,6 +84,7 @@ class LocalSearch(Strategy):
         return None
 
     def remember(self, proposal: Proposal) -> None:
+        super().remember(proposal)
         self.seen.add(self.space.canonical(proposal.arch))
         self.out[proposal.parent] += 1
 

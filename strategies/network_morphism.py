@@ -82,13 +82,7 @@ class NetworkMorphism(Strategy):
     def planned_trials(self, rounds: int | None) -> int:
         return 1 + self.steps * self.neighbors + (self.budgets[2] > 0)
 
-    def ask(self) -> Proposal | None:
-        proposal = self._next()
-        if proposal is not None:
-            self.remember(proposal)
-        return proposal
-
-    def _next(self) -> Proposal | None:
+    def propose(self) -> Proposal | None:
         start, epochs, final = self.budgets
         whole = start + self.steps * epochs + final
         before = start + self.step * epochs
@@ -123,6 +117,7 @@ class NetworkMorphism(Strategy):
         return child
 
     def remember(self, proposal: Proposal) -> None:
+        super().remember(proposal)
         self.out += 1
         if self.center is not None:
             self.siblings.append(self.space.canonical(proposal.arch))

@@ -17,20 +17,14 @@ class RandomSearch(Strategy):
         self.replacement = replacement
         self.seen: set[tuple[int, ...]] = set()
 
-    def ask(self) -> Proposal | None:
-        if self.replacement:
-            return Proposal(self.space.sample(self.rng))
-        before = self.rng.bit_generator.state
+    def propose(self) -> Proposal | None:
         arch = self.space.sample_new(self.rng, self.seen, lambda arch: arch.choices)
-        if arch is None:
-            self.rng.bit_generator.state = before
-            return None
-        proposal = Proposal(arch)
-        self.remember(proposal)
-        return proposal
+        return None if arch is None else Proposal(arch)
 
     def remember(self, proposal: Proposal) -> None:
-        self.seen.add(proposal.arch.choices)
+        super().remember(proposal)
+        if not self.replacement:
+            self.seen.add(proposal.arch.choices)
 
     def tell(self, trial: Trial) -> None:
         pass

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 DRAWS = ((8, 1.0), (64, 1.0), (64, 1.5), (64, 2.0), (64, 4.0), (64, 8.0))
 """How many architectures the policy draws at a time, and how flat it is made, until one is a member and new."""
 
+FREQUENCIES_EVERY = 10
+"""After how many trials the policy says what it draws, for reports."""
+
 
 class Reinforce(Strategy):
     """A recurrent controller learns by policy gradient which decisions lead to good architectures.
@@ -113,7 +116,6 @@ class Reinforce(Strategy):
             ppo_clip=ppo_clip,
             ppo_epochs=ppo_epochs,
         )
-        self.asked = 0
         self.seen: set[str] = set()
         self._losses: list[float] = []  # all so far, sorted; infinite where failed
         self._finite = 0
@@ -122,18 +124,16 @@ class Reinforce(Strategy):
 
     # --- the loop
 
-    def ask(self) -> Proposal | None:
-        before = self.rng.bit_generator.state
+    def propose(self) -> Proposal | None:
         arch = self._draw()
         if arch is None:
-            self.rng.bit_generator.state = before
             return None
-        proposal = Proposal(arch)
-        self.remember(proposal)
-        return proposal
+        if self.asked % FREQUENCIES_EVERY:
+            return Proposal(arch)
+        return Proposal(arch, frequencies=self.controller.frequencies(self._forced(self.asked)))
 
     def remember(self, proposal: Proposal) -> None:
-        self.asked += 1
+        super().remember(proposal)
         if self.dedup:
             self.seen.add(self.space.canonical(proposal.arch))
 

@@ -55,6 +55,7 @@ def study(
     parents: Mapping[int, int] | None = None,
     policies: Mapping[int, Mapping[str, Any]] | None = None,
     expected: Mapping[int, float] | None = None,
+    frequencies: Mapping[int, tuple[tuple[float, ...], ...]] | None = None,
     metrics: Mapping[str, float] | None = None,
     curve: Sequence[tuple[int, Mapping[str, float]]] = (),
     state: str = "finished",
@@ -79,6 +80,7 @@ def study(
             (parents or {}).get(i),
             policy=None if policy is None else {"round": i},
             expected=(expected or {}).get(i),
+            frequencies=(frequencies or {}).get(i),
         )
         if isinstance(value, str):
             trial = Trial(i, proposal, "failed", error=value)

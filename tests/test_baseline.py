@@ -169,7 +169,7 @@ def test_a_strategy_that_ends_earlier_has_a_smaller_budget(environment: dict[str
     plugin.write_text(
         "from nastool.strategies.random_search import RandomSearch\n"
         "class Brief(RandomSearch):\n    name = 'brief'\n"
-        "    def ask(self):\n        return None if len(self.seen) == 7 else super().ask()\n"
+        "    def propose(self):\n        return None if self.asked == 7 else super().propose()\n"
     )
     points = tmp_path / "plugin" / "sleepy_plugin-1.0.dist-info" / "entry_points.txt"
     points.write_text(points.read_text() + "[nastool.strategies]\nbrief = brief:Brief\n")

@@ -450,7 +450,7 @@ class Clumsy(RandomSearch):
         super().__init__(space, seed=seed)
         self.number, self.always = seed, always
 
-    def ask(self):
+    def propose(self):
         if self.number == 1:
             raise RuntimeError("made to fail")
         if self.number == 3 and self.always:
@@ -458,7 +458,7 @@ class Clumsy(RandomSearch):
         if self.number == 2 and (self.always or not os.path.exists("died")):
             open("died", "w").close()
             os._exit(3)
-        return super().ask()
+        return super().propose()
 
 class Needy(RandomSearch):
     name = "needy"

@@ -37,7 +37,7 @@ class Scripted(Strategy):
         self.rows = list(rows)
         self.told: list[Trial] = []
 
-    def ask(self) -> Proposal | None:
+    def propose(self) -> Proposal | None:
         if not self.rows:
             return None
         row = self.rows.pop(0)

@@ -348,6 +348,19 @@ def test_frequencies_of_another_space_are_left_out() -> None:
     assert [number for number, _ in beliefs.frequencies(study)] == [2]
 
 
+def test_a_strategy_with_a_policy_of_its_own_says_what_it_draws() -> None:
+    """NAS-RL: no rounds, and not with every trial."""
+    even = ((0.2,) * 5,) * 6
+    study = made_runs.study([0.1] * 30, frequencies={0: even, 10: even, 20: ((0.0, 0.0, 0.0, 1.0, 0.0),) * 6})
+    (curves,) = drawn("policy-options", study)
+    assert "trial by trial" in curves.caption
+    lines = {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in curves.figure.axes[0].lines}
+    assert lines["nor_conv_3x3"] == [[0, 20], [10, 20], [20, 100]]
+    (table,) = drawn("policy-decisions", study)
+    assert table.caption.startswith("Probability of each option in %, estimated from draws before trial 20.")
+    assert drawn("policy", study) == []
+
+
 # --- lineage and results
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from nastool.spaces.layerwise_cnn import LayerwiseCNN
 from nastool.spaces.nasbench101 import NasBench101
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.reinforce import Reinforce
+from nastool.study import Study
 from nastool.testing.strategies import TinySpace, drive
+from tests.running import Run
+from tests.test_contracts import write_table
 
 
 def done(i: int, proposal: Proposal, loss: float) -> Trial:
@@ -126,6 +130,32 @@ def test_nothing_is_asked_twice_until_everything_was() -> None:
         assert proposal is not None
         strategy.tell(done(i, proposal, 0.0))
     assert strategy.ask() is None
+
+
+def test_it_says_what_its_policy_draws() -> None:
+    """Now and then."""
+    strategy = Reinforce(NasBench201(), lr=0.1)
+    told = [trial.proposal.frequencies for trial in search(strategy, 61)]
+    assert [i for i, shares in enumerate(told) if shares is not None] == [0, 10, 20, 30, 40, 50, 60]
+    assert told[0] is not None and told[60] is not None
+    for row in told[0]:
+        assert len(row) == 5 and sum(row) == 1 and max(row) < 0.4
+    assert np.mean([row[-1] for row in told[60]]) > 2 * np.mean([row[-1] for row in told[0]])
+
+
+def test_what_it_says_is_no_draw_of_its_own() -> None:
+    strategy = Reinforce(NasBench201())
+    before = strategy.rng.bit_generator.state
+    assert strategy.controller.frequencies() == strategy.controller.frequencies()
+    assert strategy.rng.bit_generator.state == before
+
+
+def test_what_it_says_is_kept(run: Run, tmp_path: Path) -> None:
+    write_table(tmp_path / "t.npz", NasBench201())
+    run("search", "-s", "reinforce", "--evaluator", "table", "-E", "file=t.npz", "-n", "12", "--out", "r").accepted()
+    kept = [trial.frequencies for trial in Study.read(tmp_path / "r").trials]
+    assert kept[0] == Reinforce(NasBench201()).controller.frequencies()
+    assert [i for i, shares in enumerate(kept) if shares] == [0, 10]
 
 
 def test_repeated_architectures_without_dedup() -> None:

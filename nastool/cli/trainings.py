@@ -92,17 +92,9 @@ class Listed(Strategy):
     def __init__(self, space: SearchSpace, archs: Sequence[Arch]) -> None:
         super().__init__(space)
         self.archs = archs
-        self.asked = 0
 
-    def ask(self) -> Proposal | None:
-        if self.asked == len(self.archs):
-            return None
-        proposal = Proposal(self.archs[self.asked])
-        self.remember(proposal)
-        return proposal
-
-    def remember(self, proposal: Proposal) -> None:
-        self.asked += 1
+    def propose(self) -> Proposal | None:
+        return Proposal(self.archs[self.asked]) if self.asked < len(self.archs) else None
 
     def tell(self, trial: Trial) -> None:
         pass

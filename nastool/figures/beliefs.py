@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +24,13 @@ def rounds(study: Study) -> list[StudyTrial]:
 
 
 def frequencies(study: Study) -> list[tuple[int, Frequencies]]:
-    """(round, how often the policy draws each option of each decision), of the rounds that say so."""
+    """(round, or else trial; how often the policy draws each option of each decision), of those that say so."""
     sizes = [len(decision.options) for decision in study.space.decisions]
+    rows = list(enumerate(rounds(study), 1)) or [(trial.id, trial) for trial in study.trials]
     found: list[tuple[int, Frequencies]] = []
-    for number, trial in enumerate(rounds(study), 1):
-        learnt: Any = (trial.trial.evaluation.policy if trial.trial.evaluation else None) or {}
-        given = learnt.get("frequencies")
-        if isinstance(given, list) and [len(row) for row in given if isinstance(row, list)] == sizes:
+    for number, trial in rows:
+        given = trial.frequencies
+        if isinstance(given, list | tuple) and [len(row) for row in given if isinstance(row, list | tuple)] == sizes:
             found.append((number, given))
     return found
 
@@ -78,8 +77,8 @@ def signs(studies: Sequence[Study]) -> list[Drawn]:
     return [Drawn("policy", "The policy", text, figure)]
 
 
-def over_rounds(studies: Sequence[Study]) -> list[Drawn]:
-    """What the policy draws, over rounds, by option."""
+def preferences(studies: Sequence[Study]) -> list[Drawn]:
+    """What the policy draws, over rounds or trials, by option."""
     (study,) = studies
     known = frequencies(study)
     if len(known) < 2:
@@ -89,22 +88,24 @@ def over_rounds(studies: Sequence[Study]) -> list[Drawn]:
     for family in found:
         cells = [of_frequencies(family, given) for _, given in known]
         tables.append(np.array([[np.nanmean(c)] if family.switches else np.nansum(c, axis=0) / len(c) for c in cells]))
-    figure = curves(found, [number for number, _ in known], tables, "round")
-    text = "How often the policy draws each option after each round, over all decisions that offer it."
+    what = "round" if rounds(study) else "trial"
+    figure = curves(found, [number for number, _ in known], tables, what)
+    text = f"How often the policy draws each option, {what} by {what}, over all decisions that offer it."
     return [] if figure is None else [Drawn("policy-options", "What the policy prefers", text, figure)]
 
 
 def last_round(studies: Sequence[Study]) -> list[Drawn]:
-    """The policy's probabilities after the last round, decision by decision."""
+    """The policy's last known probabilities, decision by decision."""
     (study,) = studies
     known = frequencies(study)
     if not known:
         return []
     number, given = known[-1]
+    when = f"after round {number}" if rounds(study) else f"before trial {number}"
     found = []
     for k, family in enumerate(families(study.space)[:PANELS]):
         figure, cut = table_figure(family, of_frequencies(family, given))
-        text = f"Probability of each option in %, estimated from draws after round {number}."
+        text = f"Probability of each option in %, estimated from draws {when}."
         name = "policy-decisions" + (f"-{k + 1}" if k else "")
         found.append(Drawn(name, "The policy's choices" + named(family, study), text + cut, figure))
     return found
@@ -159,7 +160,7 @@ def agreement(study: Study) -> str:
 
 KINDS = (
     Kind("policy", "A policy's reward and entropy, round by round", signs),
-    Kind("policy-options", "What a policy prefers, over rounds", over_rounds),
+    Kind("policy-options", "What a policy prefers, over rounds or trials", preferences),
     Kind("policy-decisions", "A policy's probabilities at the end, decision by decision", last_round),
     Kind("expected", "What a model expected against what was measured", expected),
 )
