@@ -21,7 +21,7 @@ check: $(INSTALLED)  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(INSTALLED)  ## docs/cli.md from --help
+docs: $(INSTALLED)  ## docs/cli.md from --help, docs/plugins.md from `nastool list`
 	$(BIN)/python -m tests.test_docs
 
 format: $(INSTALLED)

@@ -1,6 +1,6 @@
 """A tabular benchmark as evaluator: the published training results of every architecture of a space.
 
-What such a file looks like: `nastool.tables`.
+`nastool.tables` reads the file.
 """
 
 from __future__ import annotations
@@ -29,8 +29,23 @@ class Table(Evaluator):
     """Looks results up instead of training. Simulated, and so said: `seconds` is what the training took then.
 
     `val_acc` (or `test_acc`, for metric=test...) is the reward; the test accuracy of the final architecture is
-    only looked up at the end. An architecture that is no row is looked up by its canonical form. Field
-    conventions: `nastool.tables`.
+    only looked up at the end. An architecture that is no row is looked up by its canonical form.
+
+    The file: a .npz has one row per architecture in each column, a .json one record per architecture. Which data
+    sets, metrics, fidelities and training seeds it holds is read from the names of its fields:
+
+        [DATASET_]val200_s1      validation accuracy, 200 epochs, training seed 1
+        [DATASET_]test200        test accuracy, 200 epochs, mean of the seeds
+        [DATASET_]test_acc       test accuracy, the table's only budget
+        [DATASET_]test_correct_of_9984
+                                 the same, as how many of 9,984 were correct
+        [DATASET_]train_time200  seconds of training for 200 epochs
+        params..., flops, macs..., latency
+                                 facts about the network
+
+    Which architecture a row is: in a .npz `arch`, the number of the option chosen at each decision, from 0 (rows,
+    decisions); for nasbench101 also num_vertices, edge_bits and op_code. In a .json the record's key, a digit for
+    each decision; a list in a record has a value for each training seed.
     """
 
     name = "table"
@@ -49,7 +64,7 @@ class Table(Evaluator):
         noise: float = 0.0,
         noise_seed: int = 0,
     ) -> None:
-        """file: the table. dataset: needed where the file holds several.
+        """file: the table, an .npz of columns or a .json of records. dataset: needed where the file holds several.
 
         metric: a field without its data set, such as val200, val12 or test200; by default the validation
         accuracy of the most epochs, else the test accuracy. label: mean (of the training seeds), random (one of

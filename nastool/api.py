@@ -72,7 +72,7 @@ def load(model: str | Path | Study) -> Model:
 
 # --- from Python to the command line
 
-ONLY_THERE = frozenset({"dry_run"})
+ONLY_THERE = frozenset({"dry_run", "json_flag"})
 """Options that make no sense here."""
 
 
@@ -188,9 +188,17 @@ def _describe(function: Callable[..., Any], name: str) -> None:
     keep = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
     options = _options(_command(name))
     keep += [inspect.Parameter(str(p.name), inspect.Parameter.KEYWORD_ONLY, default=None) for p in options]
-    lines = [f"    {p.name}: {p.help}" for p in options]
+    lines = [f"    {p.name}: {_help(p)}" for p in options]
     function.__signature__ = inspect.signature(function).replace(parameters=keep)  # type: ignore[attr-defined]
     function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
+
+
+def _help(option: click.Option) -> str:
+    """What an option means, as an argument of a function."""
+    text = (option.help or "").rstrip(".")
+    if (option.metavar or "").startswith("KEY="):
+        return text.removesuffix("; repeat it").replace("Option of", "Options of") + "; a mapping."
+    return f"{text}, or a list of several." if option.multiple else f"{text}."
 
 
 for _function, _name in ((search, "search"), (evaluate, "eval"), (retrain, "retrain")):

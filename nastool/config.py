@@ -108,13 +108,12 @@ class RunConfig:
 
     @property
     def identity(self) -> dict[str, Any]:
-        target = registry.load("evaluator", self.evaluator.name)
-        evaluator = {key: value for key, value in self.evaluator.options.items() if key not in target.local_options}
+        evaluator = self.evaluator.name, self.evaluator.options
         identity = {
             "strategy": self.strategy.to_json(),
             "space": self.space.to_json(),
-            "evaluator": {"name": self.evaluator.name, "options": evaluator},
-            "resolved": dict(target.resolved(self.evaluator.options)),
+            "evaluator": portable(*evaluator),
+            "resolved": dict(registry.load("evaluator", evaluator[0]).resolved(evaluator[1])),
             "seed": self.seed,
             "objective": self.objective,
         }
@@ -186,7 +185,7 @@ class RunFolder:
         if not counts["done"] + counts["failed"]:
             return False  # nothing was measured yet, so nothing is lost (nobody is at it once we hold the lock)
         raise InputError(
-            f"{self.path} holds another search ({'; '.join(differences(found, config.identity))}): give its options, "
+            f"{self.path} holds another search ({_differing(found, config.identity)}): give its options, "
             "another --out, or --force to replace it"
         )
 
@@ -266,6 +265,34 @@ class RunFolder:
             },
         }
         write_atomic(self.path / "run.yaml", dump_yaml(document))
+
+
+def portable(evaluator: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluator with its resolved options, less those that say where things are on this machine."""
+    local = registry.load("evaluator", evaluator).local_options
+    return {"name": evaluator, "options": {key: value for key, value in options.items() if key not in local}}
+
+
+def said(evaluator: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What an architecture's line says of the evaluator that measured it: `portable`, as JSON, without what is None."""
+    plain: dict[str, Any] = json.loads(json.dumps(portable(evaluator, options)))
+    return {**plain, "options": {key: value for key, value in plain["options"].items() if value is not None}}
+
+
+MOST_DIFFERENCES = 4
+
+
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What a person would have to change to come from one identity to the other, in a few words."""
+    lines = []
+    for key in ("strategy", "space", "evaluator", "seed", "objective"):
+        was, now = found.get(key), wanted.get(key)
+        if isinstance(was, Mapping) and isinstance(now, Mapping) and was.get("name") != now.get("name"):
+            was, now = was.get("name"), now.get("name")  # options of another plugin tell nothing
+        lines += differences(was, now, key)
+    lines = lines or differences(found, wanted)  # the recipe's file says something else, say
+    more = [f"and {len(lines) - MOST_DIFFERENCES} more"] if len(lines) > MOST_DIFFERENCES else []
+    return "; ".join([*lines[:MOST_DIFFERENCES], *more])
 
 
 def differences(found: Any, wanted: Any, where: str = "configuration") -> list[str]:

@@ -201,6 +201,20 @@ def load(
     )
 
 
+FEW = 50
+"""Fewer validation images hardly tell architectures apart."""
+
+
+def note_on_few(val_images: object) -> str | None:
+    """What the user of so few validation images should know before a search; None: nothing."""
+    if not isinstance(val_images, int) or not 0 < val_images < FEW:
+        return None
+    return (
+        f"note: only {val_images} validation images, so accuracies move in steps of {1 / val_images:.2g}: "
+        "give more, or a larger part of the training images with -E val_fraction="
+    )
+
+
 # --- splitting
 
 
@@ -425,7 +439,8 @@ def _read_images(paths: list[Path], image_size: int | None) -> NDArray[np.uint8]
         elif arrays and array.shape[1:] != arrays[0].shape[1:]:
             (h, w), (first_h, first_w) = array.shape[1:], arrays[0].shape[1:]
             raise InputError(
-                f"{path} is {w}x{h} pixels but {paths[0]} {first_w}x{first_h}: give image_size to resize all"
+                f"{path} is {w}x{h} pixels but {paths[0]} {first_w}x{first_h}: resize all to NxN with "
+                "-E image_size=N (in Python evaluator_options={'image_size': N})"
             )
         arrays.append(array)
     channels = max(len(array) for array in arrays)
@@ -441,6 +456,8 @@ def _read(path: Path) -> NDArray[np.uint8]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"{path}: {error.strerror}") from error
         raise InputError(f"{path}: cannot be read as an image; remove or replace it") from error
 
 

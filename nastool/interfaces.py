@@ -75,7 +75,9 @@ class SearchSpace(ABC):
     name: ClassVar[str]
     """The name it is registered under."""
     provides: ClassVar[frozenset[str]] = frozenset({"network"})
-    """Capabilities: "network", "table" (published tables can be looked up), "inherit" (networks can grow), ..."""
+    """Capabilities: "network", "supernet" (its network can share weights), "table" (published tables can be looked up),
+    "inherit" (networks can grow), ...
+    """
     encodings: ClassVar[tuple[str, ...]] = ("onehot", "counts")
     """The kinds that `encode` knows."""
     views: ClassVar[tuple[str, ...]] = ("onehot", "counts")
@@ -382,7 +384,10 @@ class Strategy(ABC):
         raise NotImplementedError(f"strategy {cls.name} has no policy")
 
     def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
-        """A subclass adds keyword-only options with type annotations: the command line reads them from there."""
+        """A subclass adds keyword-only options with type annotations: the command line reads them from there.
+
+        And what they mean, from the docstring: "population: individuals alive. tournament: draws to find a parent."
+        """
         self.space = space
         self.rng = np.random.default_rng(seed)
         self.asked = 0

@@ -93,6 +93,8 @@ def find(source: str) -> Path:
     if folder:
         path = path / "best.safetensors"
         there = path.is_file()
+        if not there and (path.parent / "best.json").is_file():
+            raise InputError(f"{source} has a result without weights: nastool retrain {source} --data ... trains it")
         if not there:
             raise InputError(f"{source} has no best.safetensors: give a run that has finished, or a checkpoint")
     if not there:

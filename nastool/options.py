@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,10 @@ class Option:
         return self.default is inspect.Parameter.empty
 
     def __str__(self) -> str:
-        return f"{self.name}: {describe(self.type)}" + ("" if self.required else f" = {self.default}")
+        if self.required:
+            return f"{self.name}: {describe(self.type)}"
+        shown = str(self.default).lower() if self.default is None or isinstance(self.default, bool) else self.default
+        return f"{self.name}: {describe(self.type)} = {shown}"
 
 
 def _annotation(target: Callable[..., object], parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
@@ -76,6 +80,25 @@ def _constructors(target: Callable[..., object]) -> Iterator[Callable[..., objec
         kinds = {parameter.kind for parameter in inspect.signature(init).parameters.values()}
         if inspect.Parameter.VAR_KEYWORD not in kinds:
             return
+
+
+def descriptions(target: Callable[..., object]) -> dict[str, str]:
+    """What the docstrings of target's constructors (a dataclass's own) say of its options; not of all, perhaps.
+
+    It stands there as "population: individuals alive, >= 1. lr, beta1: of Adam.": after the names of options, up to the
+    next such names or the end of the paragraph.
+    """
+    known = of(target)
+    name = f"(?:{'|'.join([*known, *RESERVED])})"
+    marker = re.compile(rf"(?<!\S)((?:{name}, )*{name}): ")
+    found: dict[str, str] = {}
+    for documented in (*_constructors(target), target):
+        for paragraph in re.split(r"\n\s*\n", documented.__doc__ or ""):
+            _, *parts = marker.split(" ".join(paragraph.split()))
+            for names, text in zip(parts[::2], parts[1::2], strict=True):
+                for each in names.split(", "):
+                    found.setdefault(each, text.rstrip(" .;"))
+    return {name: found[name] for name in known if name in found}
 
 
 def accepts(target: Callable[..., object], name: str) -> bool:

@@ -6,6 +6,7 @@ Listing names imports nothing; choosing one imports only that one.
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -80,6 +81,24 @@ def load(kind: Kind, name: str) -> type[Any]:
             f"{getattr(cls, 'name', None)!r}"
         )
     return cls
+
+
+def raised_by(error: BaseException) -> Plugin | None:
+    """The plugin of another package in whose code error was raised: in a method of its class, or else in its module."""
+    others = {
+        plugin.entry_point.value.replace(" ", ""): plugin
+        for kind in KINDS
+        for plugin in plugins(kind).values()
+        if plugin.owner != "nastool"
+    }
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        mine = frame.f_locals.get("self", frame.f_locals.get("cls"))
+        for cls in (mine if inspect.isclass(mine) else type(mine)).__mro__:
+            if plugin := others.get(f"{cls.__module__}:{cls.__qualname__}"):
+                return plugin
+    modules = {frame.f_globals.get("__name__") for frame in frames}
+    return next((plugin for plugin in others.values() if plugin.entry_point.module in modules), None)
 
 
 def make(kind: Kind, name: str, *args: object, given: Mapping[str, object]) -> Any:

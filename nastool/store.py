@@ -101,7 +101,9 @@ class Store:
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read {short(path)}: {why(error)}") from None
         if not there:
-            raise InputError(f"{short(path.parent)} is no run folder: it has no {path.name}")
+            inside = sorted(file.parent for file in path.parent.glob(f"*/{path.name}"))[:3]
+            those = f"; {', '.join(map(short, inside))} {'are' if len(inside) > 1 else 'is one'}" if inside else ""
+            raise InputError(f"{short(path.parent)} is no run folder: it has no {path.name}{those}")
         uri = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro"
         # Without write permission in the folder WAL cannot be used, nor can anybody be writing: then immutable.
         for last, mode in ((False, uri), (True, uri + "&immutable=1")):

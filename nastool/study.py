@@ -284,7 +284,11 @@ class Study:
         return found
 
     def __repr__(self) -> str:
-        best = "" if self.best is None or self.best.value is None else f", best {self.best.value:.4f}"
+        best = (
+            ""
+            if self.best is None or self.best.value is None
+            else f", best {self.objective.metric}={self.best.value:.4f}"
+        )
         return f"<study {self.path}: {self.strategy}, {self.state}, {len(self.trials)} trials{best}>"
 
 
@@ -306,14 +310,18 @@ def _check(space: SearchSpace, trial: Trial, where: object) -> None:
         raise InputError(f"{where} is damaged: trial {trial.id}: {error}") from None
 
 
-def _retrained(path: Path, final: Mapping[str, Any] | None, curves: bool) -> Study | None:
+def retrained_in(path: Path, final: Mapping[str, Any] | None) -> Path | None:
+    """The folder of what was trained from scratch at a run's end, as its result says; None: nothing was."""
     run = None if final is None else final["document"].get("run")
     if run is None:
         return None
     inner = path / Path(run).name  # the folder may have been moved since
-    if not inner.name.startswith("retrain-") or not (inner / "run.db").is_file():
-        return None
-    return Study.read(inner, curves=curves)
+    return inner if inner.name.startswith("retrain-") and (inner / "run.db").is_file() else None
+
+
+def _retrained(path: Path, final: Mapping[str, Any] | None, curves: bool) -> Study | None:
+    inner = retrained_in(path, final)
+    return None if inner is None else Study.read(inner, curves=curves)
 
 
 # --- the best of a run, also without reading it whole

@@ -1,16 +1,7 @@
 """Tabular benchmarks: the published training results of every architecture of a space, as a file of columns.
 
-A .npz has one row per architecture in each column, a .json one record per architecture. Which data sets, metrics,
-fidelities and training seeds it holds is read from the names of its fields:
-
-    [DATASET_]val200_s1      validation accuracy after 200 epochs, training seed 1
-    [DATASET_]test200        test accuracy after 200 epochs, mean of the seeds
-    [DATASET_]test_acc       test accuracy after the table's only budget
-    [DATASET_]test_correct_of_9984  test accuracy, as the number of 9,984 images classified correctly
-    [DATASET_]train_time200  seconds of training for 200 epochs
-    params..., flops, macs..., latency   facts about the network
-
-Which architecture a row is, the space says (`SearchSpace.table_choices`).
+What such a file looks like: `nastool list evaluators table`. Which architecture a row is, the space says
+(`SearchSpace.table_choices`).
 """
 
 from __future__ import annotations

@@ -54,8 +54,12 @@ class ImageEvaluator(Evaluator):
     ) -> None:
         """InputError for whatever is wrong without looking at data or devices.
 
-        data .. image_size: as for `nastool.data.load`.
-        recipe: name or path, as for `nastool.recipes.load_recipe`; None: the data set's default.
+        data: as `nastool list data` has it. data_dir: where torchvision's files are or go, by default ~/.cache/nastool.
+        download: fetch what is missing there. split_seed: which training images are for validation, >= 0.
+        val_fraction: of the training images, in (0, 1); by default 0.1, and 0.25 for digits. train_size: keep only so
+            many training images, >= 2, drawn after the split. image_size: resize to so many pixels squared, from 1 to
+            1024.
+        recipe: a name (`nastool list recipes`) or a file; by default the data set's.
         epochs, batch_size, lr: instead of the recipe's.
         scale: fields of the space's `Scale`, such as channels and cells; the others keep their defaults.
         device: "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:N".

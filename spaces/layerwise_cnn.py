@@ -85,10 +85,10 @@ class LayerwiseCNN(SearchSpace):
         strides: bool = False,
         skips: bool = True,
     ) -> None:
-        """layers: from 1 to 50. min_layers: then the first decision is the depth, from this, >= 1, to `layers`.
+        """layers: from 1 to 50. min_layers: >= 1; then the first decision is the depth, from this to `layers`.
 
-        types: a layer may also be a max pooling or a batch normalisation. strides: from 1 to 3 in each direction,
-        otherwise 1. skips: a layer reads any of the earlier ones.
+        types: a layer may also be a max pooling or a batch normalisation. strides: each layer's is searched, from
+        1 to 3 in each direction; otherwise 1. skips: a layer reads any of the earlier ones.
         """
         if not 1 <= layers <= 50:
             raise InputError(f"space {self.name}: need 1 <= layers <= 50, got {layers}")

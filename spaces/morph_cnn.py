@@ -76,7 +76,7 @@ class MorphCNN(SearchSpace):
     def __init__(self, *, stages: int = 3, layers: int = 6, min_width: int = 1, max_width: int = 8) -> None:
         """stages: from 1 to 8. layers: slots of each, from 1 to 30.
 
-        min_width, max_width: powers of two from 1 to 1,024, min_width <= max_width. Growing starts with min_width.
+        min_width: a power of two from 1 to 1,024; growing starts with it. max_width: one that is not less.
         """
         if not 1 <= stages <= 8:
             raise InputError(f"space {self.name}: need 1 <= stages <= 8, got {stages}")

@@ -135,7 +135,10 @@ class NasBench101(SearchSpace):
 
     @dataclass(frozen=True)
     class Scale:
-        """channels: of the first stack, at least 4 (doubled in each that follows). cells: per stack."""
+        """channels: of the first stack, at least 4 (doubled in each that follows). stacks: of cells.
+
+        cells: per stack.
+        """
 
         channels: int = 128
         stacks: int = 3

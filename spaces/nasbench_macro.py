@@ -27,7 +27,10 @@ class NasBenchMacro(SearchSpace):
 
     @dataclass(frozen=True)
     class Scale:
-        """channels: of the stem (the stages have 2, 4 and 8 times as many). cells: blocks per layer. head: width."""
+        """channels: of the stem (the stages have 2, 4 and 8 times as many). cells: blocks per layer.
+
+        head: width of the last convolution.
+        """
 
         channels: int = 32
         cells: int = 1

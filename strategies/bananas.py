@@ -56,7 +56,8 @@ class Bananas(SurrogateStrategy):
 
         encoding: one of the space's; auto: path where it has it, else onehot. truncate: keep only the first
         so many entries of it, such as 40 for the paths of at most 3 operations in nasbench101. networks, layers,
-        width, epochs, learning_rate, loss: of the ensemble. acquisition: its, ei, ucb or pi.
+        width, epochs, learning_rate, loss: of the ensemble. acquisition: what is maximised: independent Thompson
+        sampling (its), expected improvement (ei), upper confidence bound (ucb) or probability of improvement (pi).
         candidates: how many are scored, in [batch, 10000]. parents: how many of the best are mutated, >= 1.
         """
         super().__init__(space, seed=seed, init=init, batch=batch)

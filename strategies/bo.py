@@ -59,8 +59,10 @@ class BayesianOptimisation(SurrogateStrategy):
         candidates: int = 300,
         max_points: int = 500,
     ) -> None:
-        """init: random architectures first, >= 1. batch: selected at a time, in [1, 1000]. acquisition: ei, ...
+        """init: random architectures first, >= 1. batch: selected at a time, in [1, 1000].
 
+        acquisition: what is maximised: expected improvement (ei), Thompson sampling (its), upper confidence bound
+        (ucb) or probability of improvement (pi).
         encodings: some of the space's, joined by +; auto: those it recommends, such as onehot+counts.
         candidates: how many are scored in a large space, in [10, 100000]. max_points: of the process, in [10, 5000].
         """

@@ -95,22 +95,23 @@ class ENAS(Strategy):
     ) -> None:
         """candidates: architectures scored at the end, in [1, 10000].
 
-        steps, children: of the controller per round, and children sampled for each, both >= 1. By default 20 children
-            with skip connections, else 10, and so many steps for each minibatch of the weights' phase that there are
-            50 or 30 on CIFAR-10, as published, but at least 10. lr: of Adam, in (0, 1]; by default 0.001 or 0.0035.
-        hidden: units of the LSTM, in [1, 1000]. temperature: divides the logits.
-        tanh_constant: bounds the logits; by default 1.5 or 1.1, or 2.5 where no decision refers to another place.
-            op_tanh_reduce: divides it for all decisions but those for an earlier layer or block; by default 1, in
-            micro spaces 2.5. All three in [0.001, 1000].
+        steps: of the controller per round, >= 1; by default so many for each minibatch of the weights' phase that
+            there are 50 (30 without skip connections) on CIFAR-10, as published, but at least 10.
+        children: sampled for each step, >= 1; by default 20 with skip connections, else 10. lr: of Adam, in (0, 1];
+            by default 0.001 or 0.0035.
+        hidden: units of the LSTM, in [1, 1000]. temperature: divides the logits, in [0.001, 1000].
+        tanh_constant: bounds the logits, in [0.001, 1000]; by default 1.5 or 1.1, or 2.5 where no decision refers to
+            another place. op_tanh_reduce: divides it for all decisions but those for an earlier layer or block, in
+            [0.001, 1000]; by default 1, in micro spaces 2.5.
         op_bias: is added to the logits of operations with weights and subtracted from those of others (skip, pooling,
             none), in [0, 1000]; by default 0 or 0.47. Shared weights learn slowly: without it the controller soon
             prefers operations that have none.
         warmup: the share of rounds, in [0, 1), in which the controller is left as it is; by default 0, or 0.5 where no
             decision refers to another place: the larger the logits, the sooner the controller settles on what learns
             fast, which is then all that is trained.
-        entropy_weight: in [0, 1000]. baseline_decay: of the moving average of rewards, in [0, 1).
-        skip_target, skip_weight: rate of skip connections, in (0, 1), and the weight, in [0, 1000], of diverging from
-            it.
+        entropy_weight: of the controller's entropy, in [0, 1000]. baseline_decay: of the moving average of rewards, in
+            [0, 1).
+        skip_target: rate of skip connections, in (0, 1). skip_weight: of diverging from it, in [0, 1000].
         """
         super().__init__(space, seed=seed)
         macro = any(decision.is_switch for decision in space.decisions)

@@ -31,7 +31,10 @@ class LocalSearch(Strategy):
         improvement: Literal["first", "best"] = "first",
         init: int = 10,
     ) -> None:
-        """improvement: see above. init: each climb starts at the best of so many random architectures, >= 1."""
+        """improvement: best moves to the best of all neighbors, first to the first better one.
+
+        init: each climb starts at the best of so many random architectures, >= 1.
+        """
         super().__init__(space, seed=seed)
         if init < 1:
             raise ValueError(f"need init >= 1, got {init}")

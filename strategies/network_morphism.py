@@ -44,10 +44,10 @@ class NetworkMorphism(Strategy):
     ) -> None:
         """The defaults are the paper's, whose names are n_steps, n_neigh, n_NM, epoch_neigh and epoch_final.
 
-        steps: >= 0. neighbors: candidates of a step, the unchanged network among them, >= 1. morphisms: by which a
-        child differs, >= 1. start_epochs, epochs, final_epochs: of the first network, of each candidate, of the last
-        training (0: there is none). kinds: of morphisms, with commas between; "kernel" makes 3x3 to 5x5.
-        inherit: for comparison, False trains every network from scratch. restarts: for comparison, False lets the
+        steps: of growth, >= 0. neighbors: candidates of a step, the unchanged network among them, >= 1. morphisms: by
+        which a child differs, >= 1. start_epochs: of the first network. epochs: of each candidate. final_epochs: of
+        the last training (0: there is none). kinds: of morphisms, with commas between; "kernel" makes 3x3 to 5x5.
+        inherit: for comparison, false trains every network from scratch. restarts: for comparison, false lets the
         learning rate fall once, along the path from the first network to the last.
         """
         super().__init__(space, seed=seed)

@@ -60,17 +60,19 @@ class Reinforce(Strategy):
         depth_step: int = 2,
         depth_every: int = 1600,
     ) -> None:
-        """batch: results an update learns from, the paper's m, in [1, 1000]. lr, beta1: of Adam, > 0 and in [0, 1).
+        """batch: results an update learns from, the paper's m, in [1, 1000]. lr: of Adam, > 0.
 
-        hidden: units of the LSTM, in [1, 1000]. reward: rank: the fraction of all results so far that are worse, less
-        that of those better; value: how many standard deviations of these it is better than their mean.
-        entropy_weight: per nat, >= 0. baseline_decay: per result, in [0, 1). temperature: > 0; tanh_constant: bound of
-        the logits, > 0. ppo_clip: in (0, 1); then every update takes ppo_epochs steps, in [1, 100]. dedup: compare
-        canonical forms with all earlier proposals.
+        beta1: of Adam, in [0, 1). hidden: units of the LSTM, in [1, 1000].
+        reward: rank: the fraction of all results so far that are worse, less that of those better; value: how many
+        standard deviations of these it is better than their mean.
+        entropy_weight: per nat, >= 0. baseline_decay: of the moving average of rewards, per result, in [0, 1).
+        temperature: divides the logits, > 0. tanh_constant: bound of the logits, > 0. ppo_clip: in (0, 1); then every
+        update takes ppo_epochs steps. ppo_epochs: in [1, 100]. dedup: compare canonical forms with all earlier
+        proposals.
 
-        depth_start, depth_step, depth_every: in a space with a decision on depth, that is not learned, but
-        depth_start + depth_step * (n // depth_every) for trial n (once its architectures are used up, any depth), or
-        the nearest below that there is. >= 1, >= 0, >= 1.
+        depth_start: in a space with a decision on depth, that is not learned, but depth_start + depth_step * (n //
+        depth_every) for trial n (once its architectures are used up, any depth), or the nearest below that there is;
+        >= 1. depth_step: see depth_start, >= 0. depth_every: see depth_start, >= 1.
 
         The defaults were chosen on NAS-Bench-201's CIFAR-100.
         """

@@ -57,10 +57,12 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_every_option_of_the_command(function: Any, name: str) -> None:
     command = cli.cli.get_command(click.Context(cli.cli), name)
     assert command is not None
-    flags = {p.name for p in command.params if isinstance(p, click.Option)} - {"dry_run"}
+    flags = {p.name for p in command.params if isinstance(p, click.Option)} - api.ONLY_THERE
     keywords = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
     assert flags == keywords
     assert all(f"    {flag}: " in function.__doc__ for flag in flags)
+    assert "    evaluator_options: Options of the evaluator; a mapping.\n" in function.__doc__
+    assert "repeat it" not in function.__doc__
 
 
 def test_light_to_import() -> None:

@@ -250,7 +250,7 @@ STRING = SPACE.to_string(SPACE.arch([0, 1, 2, 3, 4, 0]))
     [
         (["show"], "Missing argument"),
         (["show", "a", "b"], "unexpected extra argument"),
-        (["shwo"], "No such command"),
+        (["shwo"], "no command 'shwo'; did you mean 'show'?"),
         (["--foo"], "No such option"),
         (["show", "none.json"], "cannot read none.json"),
         (["show", "."], "best.json"),

@@ -283,10 +283,11 @@ def test_seconds_shown_are_simulated(table: Path, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     (status,) = lines(run("status", "r", cwd=tmp_path))
-    assert status["state"] == "finished" and status["trials"] == {"running": 0, "done": 20, "failed": 0}
-    assert status["evaluation_seconds"] > 20
+    assert status["state"] == "finished"
+    assert status["trials"] == {"running": 0, "done": 60, "failed": 0}, "three times what evolution begins with"
+    assert status["evaluation_seconds"] > 60
     text = run("status", "r", "--text", cwd=tmp_path).stdout
-    assert "20 done, 0 failed, 0 running" in text
+    assert "60 done, 0 failed, 0 running" in text
 
 
 # --- search and eval with real training
@@ -394,6 +395,49 @@ def test_a_changed_recipe_is_another_search(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "r" / "run.yaml").read_text())["provenance"]["resolved"]["recipe"]["lr"] == 0.1
 
 
+def test_a_line_says_how_it_was_measured(tmp_path: Path) -> None:
+    """The last time, and so it is measured again."""
+    run("search", *TINY, "-n", "1", "--out", "r", cwd=tmp_path)
+    (other,) = lines(run("eval", "r", "--epochs", "2", cwd=tmp_path))
+    assert other["evaluator"]["name"] == "train" and other["evaluator"]["options"]["epochs"] == 2
+    assert other["trial"] == 0 and other["run"] == "r" and isinstance(other["metrics"]["params"], int)
+    (again,) = lines(run("eval", stdin=json.dumps({**other, "baseline": 1, "mean": 2}), cwd=tmp_path))
+    assert {k: v for k, v in again["metrics"].items() if k != "seconds"} == {
+        k: v for k, v in other["metrics"].items() if k != "seconds"
+    }
+    assert again["evaluator"] == other["evaluator"] and not {"baseline", "mean"} & again.keys()
+    sampled = run("sample", "--space", "nasbench201", cwd=tmp_path).stdout
+    options = ["--data", "digits", "--epochs", "1", "--scale", "channels=4,cells=1"]
+    (first,) = lines(run("eval", *options, stdin=sampled, cwd=tmp_path))
+    assert first["evaluator"]["options"]["data"] == "digits" and first["scale"] == {"channels": 4, "cells": 1}
+
+
+def test_another_search_is_told_apart_in_few_words(table: Path, tmp_path: Path) -> None:
+    command = ["search", "--evaluator", "table", "-E", f"file={table}", "-n", "2", "--out", "r"]
+    run(*command, "-E", "dataset=aa", "-s", "random", cwd=tmp_path)
+    other = run(*command, "-E", "dataset=bb", cwd=tmp_path)
+    shown = (
+        "r holds another search (strategy is random, not evolution; evaluator dataset is aa, not bb): give its options"
+    )
+    assert other.returncode == 2 and shown in other.stderr
+    some = run(*command, "-E", "dataset=bb", "-E", "noise=0.1", "-E", "label=0", "-E", "noise_seed=3", "--seed", "4",
+               "-s", "random", cwd=tmp_path)  # fmt: skip
+    assert "and 1 more)" in some.stderr
+
+
+def test_folders_that_hold_runs_are_named(table: Path, tmp_path: Path) -> None:
+    run("search", "--evaluator", "table", "-E", f"file={table}", "-E", "dataset=aa", "-n", "2", "--out", "runs/a",
+        cwd=tmp_path)  # fmt: skip
+    assert "runs is no run folder: it has no run.db; runs/a is one" in run("status", "runs", cwd=tmp_path).stderr
+
+
+def test_random_search_beside_itself_is_called_so(table: Path, tmp_path: Path) -> None:
+    command = ["search", "--evaluator", "table", "-E", f"file={table}", "-E", "dataset=aa", "--with-baseline"]
+    told = run(*command, "-n", "20", "--out", "a", cwd=tmp_path)
+    assert "so this is random search, which --with-baseline compares with itself: give more than 20" in told.stderr
+    assert "random search" not in run(*command, "-n", "21", "--out", "b", cwd=tmp_path).stderr.partition("note:")[2]
+
+
 def test_a_changed_table_is_not_continued(table: Path, tmp_path: Path) -> None:
     command = ["search", "--evaluator", "table", "-E", "file=t.npz", "-E", "dataset=aa", "--out", "r"]
     shutil.copy(table, tmp_path / "t.npz")
@@ -401,7 +445,7 @@ def test_a_changed_table_is_not_continued(table: Path, tmp_path: Path) -> None:
     with np.load(table) as columns:
         changed_columns = {**columns, "aa_val200": columns["aa_val200"][::-1]}
     np.savez(tmp_path / "t.npz", **changed_columns)
-    changed = run(*command, "-n", "30", cwd=tmp_path)
+    changed = run(*command, "-n", "100", cwd=tmp_path)
     assert changed.returncode == 2 and "the data of r changed" in changed.stderr
 
 

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nastool import data
-from nastool.data import ImageData, Images, load
+from nastool.data import ImageData, Images, load, note_on_few
 from nastool.errors import InputError
 from nastool.tasks import ImageTask
+from tests.running import Run
 
 RNG = np.random.default_rng
 
@@ -378,10 +379,28 @@ def test_grey_images_have_one_channel_and_colour_among_them_three(tmp_path: Path
     assert d.task.channels == 3 and sum(map(len, parts(d))) == 23
 
 
+def test_few_validation_images_are_noted() -> None:
+    note = note_on_few(5)
+    assert note is not None and "only 5 validation images" in note and "0.2" in note and "-E val_fraction=" in note
+    assert [note_on_few(count) for count in (0, 50, None)] == [None, None, None]  # 0: all are trained on
+
+
+def test_few_validation_images_are_noted_by_commands(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "few.npz", x_train=rng.integers(0, 256, (60, 6, 6), np.uint8), y_train=np.arange(60) % 2)
+    common = ["--data", "npz:few.npz", "--epochs", "1", "--scale", "channels=4,cells=1"]
+    note = "note: only 5 validation images, so accuracies move in steps of 0.2"
+    searched = run("search", "-s", "random", *common, "--trials", "1", "--out", "a", "--no-report")
+    assert searched.code == 0 and searched.err.count(note) == 1
+    again = run("search", "-s", "random", *common, "--trials", "2", "--out", "a", "--no-report")
+    assert again.code == 0 and note not in again.err
+    assert note in run("eval", "a", *common).err
+
+
 def test_folder_image_size(tmp_path: Path) -> None:
     flat(tmp_path)
     picture(tmp_path / "ant" / "big.png", (60, 40))
-    with pytest.raises(InputError, match=r"big\.png is 60x40 pixels but .*0\.png 6x4: give image_size to resize all"):
+    with pytest.raises(InputError, match=r"big\.png is 60x40 pixels but .*0\.png 6x4: .* -E image_size=N \(in"):
         load(f"folder:{tmp_path}")
     assert load(f"folder:{tmp_path}", image_size=5).task == ImageTask(3, 5, 5, 2)
 

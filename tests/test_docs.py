@@ -1,14 +1,22 @@
-"""docs/cli.md is what --help says. `make docs` writes it."""
+"""docs/cli.md is what --help says, docs/plugins.md what `nastool list KIND NAME` does. `make docs` writes them."""
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
+import subprocess
+import sys
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
 import click
+import pytest
 
-from nastool.cli import COMMANDS, cli
+from nastool import registry
+from nastool.cli import COMMANDS, cli, list_command
+from tests.plugins import install
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 ROOT = DOCS.parent
@@ -33,6 +41,28 @@ def cli_reference() -> str:
     return "\n".join(parts)
 
 
+def plugin_reference() -> str:
+    """What nastool's own plugins and their options are, as Markdown."""
+    parts = [
+        "# Plugins\n\n"
+        "nastool's own strategies, spaces, evaluators and loggers, and what their options mean, as\n"
+        "`nastool list KIND NAME` shows it; that also says which go together.\n"
+    ]
+    for plural, kind in list_command.SINGULAR.items():
+        parts.append(f"## {plural}\n")
+        for name, plugin in registry.plugins(kind).items():
+            if plugin.owner == "nastool":
+                entry = list_command.plugin_entry(kind, name)
+                entry = {key: value for key, value in entry.items() if key not in ("works_with", "not_with")}
+                _, _, text = list_command.in_full(entry, 100).partition("\n\n")
+                parts.append(f"### {name}\n\n```\n{click.unstyle(text)}\n```\n")
+    return "\n".join(parts)
+
+
+def test_plugin_reference_is_current() -> None:
+    assert (DOCS / "plugins.md").read_text() == plugin_reference(), "run `make docs`"
+
+
 def test_cli_reference_is_current() -> None:
     written, current = ((DOCS / "cli.md").read_text().split(), cli_reference().split())
     assert written == current, "run `make docs`"  # versions of click wrap lines differently
@@ -44,25 +74,75 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_readme_strategy_keeps_the_contract() -> None:
-    """The page on plugins shows a strategy that works: it resumes exactly."""
-    from nastool.spaces.nasbench201 import NasBench201
-    from nastool.testing.strategies import drive
+def blocks(language: str, page: Path = ROOT / "README.md") -> list[str]:
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    return found
 
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    (source,) = (block for block in blocks if "class Greedy" in block)
-    scope: dict[str, object] = {}
-    exec(source, scope)
-    make = scope["Greedy"]
-    assert callable(make)
-    space = NasBench201()
-    whole = drive(make(space, seed=1, start=3), 40)
-    first = make(space, seed=1, start=3)
-    before = drive(first, 20)
-    second = make(space, seed=1, start=3)
-    second.load_state_dict(first.state_dict(), before)
-    assert before + drive(second, 20, 20) == whole
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *DOCS.glob("*.md")], ids=lambda page: page.name)
+def test_python_is_whole(page: Path) -> None:
+    """It compiles, and every name in it is defined in its block."""
+    for source in blocks("python", page):
+        if page.name == "tutorial.md":  # its blocks run; see tests/test_tutorial.py
+            continue
+        tree = ast.parse(source)
+        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        known = {node.id for node in names if isinstance(node.ctx, ast.Store)} | {*dir(builtins)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.alias):
+                known.add((node.asname or node.name).partition(".")[0])
+            elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+                known.add(node.name)
+            elif isinstance(node, ast.arg):
+                known.add(node.arg)
+        assert {node.id for node in names} <= known
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """The README's package of plugins, as if installed: its folder and the environment to use it in."""
+    points = ConfigParser()
+    (setup,) = blocks("ini")
+    points.read_string(setup)
+    environment = install(tmp_path, "my_package", "", dict(points["options.entry_points"]))
+    (tmp_path / "my_package.py").unlink()
+    for source in blocks("python"):
+        if name := re.match(r"# (\S+\.py)\n", source):
+            path = tmp_path / name[1]
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(source)
+    (tmp_path / "my_package" / "__init__.py").touch()
+    return tmp_path, environment
+
+
+def test_readme_plugins_keep_their_contracts(package: tuple[Path, dict[str, str]]) -> None:
+    folder, environment = package
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_package.py"]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert int(re.findall(r"(\d+) passed", result.stdout)[-1]) > 30
+
+
+def test_readme_plugins_search(package: tuple[Path, dict[str, str]]) -> None:
+    folder, environment = package
+    data = ["--data", "digits", "-E", "train_size=100", "--epochs", "1", "--scale", "channels=4", "-P", "layers=2"]
+
+    def nastool(*arguments: str) -> str:
+        command = [sys.executable, "-m", "nastool", *arguments]
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    trained = nastool("search", "--strategy", "greedy", "-S", "start=1", "--space", "plain", "--trials", "3", *data)
+    assert '"val_acc"' in trained and '"plain"' in trained
+    shared = [*data, "--retrain", "0", "--trials", "3"]
+    found = nastool("search", "--strategy", "random", "--evaluator", "supernet", "--space", "plain", *shared)
+    assert '"shared_acc"' in found
+    listed = nastool("list", "strategies", "greedy", "--text")
+    assert "package my_package" in listed and "start: int = 10\n      random architectures at the beginning" in listed
+    assert "works with: supernet, table, train" in listed
 
 
 if __name__ == "__main__":
     (DOCS / "cli.md").write_text(cli_reference())
+    (DOCS / "plugins.md").write_text(plugin_reference())

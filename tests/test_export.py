@@ -241,6 +241,18 @@ def test_predicts_images(checkpoint: tuple[Path, dict[str, float]], run: Run) ->
     assert text.startswith(f"0.png  {expected[0].argmax()} ")
 
 
+def test_a_bad_image_costs_no_other(checkpoint: tuple[Path, dict[str, float]], run: Run) -> None:
+    x, _ = digits()
+    Image.fromarray(x[0, 0]).save("good.png")
+    Path("text.png").write_text("no image")
+    outcome = run("predict", str(checkpoint[0]), "none.png", "good.png", "text.png", "good.png")
+    assert outcome.code == 2
+    assert [json.loads(line)["image"] for line in outcome.out.splitlines()] == ["good.png", "good.png"]
+    missing, unreadable = outcome.err.splitlines()
+    assert missing == "nastool: none.png: No such file or directory"
+    assert "text.png: cannot be read as an image" in unreadable
+
+
 def test_images_are_fitted_to_the_network(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(np.full((20, 10, 3), (255, 0, 0), np.uint8)).save(path)
@@ -254,6 +266,18 @@ def test_images_are_fitted_to_the_network(tmp_path: Path) -> None:
 def test_bad_images_and_models(checkpoint: tuple[Path, dict[str, float]], run: Run) -> None:
     Path("text.png").write_text("no image")
     run("predict", str(checkpoint[0]), "text.png").refused("text.png", "cannot be read as an image")
-    run("predict", str(checkpoint[0]), "missing.png").refused("missing.png")
+    run("predict", str(checkpoint[0]), "missing.png").refused("missing.png: No such file")
     run("predict", "nothing", "text.png").refused("no model nothing")
     run("predict", ".", "text.png").refused("has no best.safetensors")
+
+
+def test_a_run_without_weights(run: Run, tmp_path: Path) -> None:
+    """Of a table's, say: its architecture can become code."""
+    (line,) = run("sample", "--space", "nasbench201").accepted()
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "best.json").write_text(json.dumps(line))
+    run("predict", "r", "a.png").refused("r has a result without weights: nastool retrain r --data")
+    run("export", "r", "--to", "pt2").refused("r has a result without weights")
+    run("export", "r", "--to", "python").refused("--input 3x32x32")
+    assert run("export", "r", "--to", "python", "--input", "3x32x32").code == 0
+    assert "class" in (tmp_path / "model.py").read_text()

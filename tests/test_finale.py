@@ -142,6 +142,8 @@ class TestWhole:
         assert rival["architectures"] == 2 and {"val_acc", "test_acc"} <= set(rival["metrics"])
         assert "best of 2 retrained: val_acc" in done.stderr
         assert "best of 2 random ones, trained the same: val_acc" in done.stderr
+        (verdict,) = [line for line in done.stderr.splitlines() if "on average" in line]
+        assert verdict.startswith("  val_acc on average ") and "(2 found) against " in verdict
 
     def test_the_best_is_the_best_of_those_retrained_and_its_score_that_of_the_search(
         self, whole: tuple[Path, Done]
@@ -200,6 +202,16 @@ class TestWhole:
         assert len(lines) == 3
         assert all(line["trial"] >= ROUNDS for line in lines), "what was scored in a round had other weights"
         assert len({SPACE.canonical(archfile.from_json(line).arch) for line in lines}) == 3
+        inner = retrained(folder / "a").relative_to(folder)
+        note = f"note: scores with shared weights; trained from scratch: `nastool top {inner} -k 9`\n"
+        assert top.stderr == note
+        other = run("top", "a", "--objective", "test_acc", cwd=folder)
+        assert (other.returncode, other.stdout) == (2, "")
+        assert f"`nastool top {inner} -k 9`" in other.stderr and "`nastool show a`" in other.stderr
+        assert (
+            f"`nastool top {inner} --objective val_acc`" in run("top", "a", "--objective", "val_acc", cwd=folder).stderr
+        )
+        assert "`nastool show a`" in run("top", str(inner), "--objective", "test_acc", cwd=folder).stderr
         scores = [line["metrics"]["shared_acc"] for line in lines]
         assert scores == sorted(scores, reverse=True)
         first = json.dumps(lines[0])
@@ -216,7 +228,14 @@ class TestWhole:
         status = document(run("status", "a", cwd=folder))
         assert status["state"] == "finished"
         assert status["trials"] == {"running": 0, "done": ROUNDS + CANDIDATES, "failed": 0}
+        best = document(done)
+        assert status["trained"] == best and "shared_acc" in status["best"]["metrics"]
+        text = run("status", "a", "--text", cwd=folder).stdout
+        assert f"trained    from scratch: architecture {best['key']}, in {best['run']}\n" in text
+        assert f"test_acc {best['metrics']['test_acc']:.4f}" in text and "scored with shared weights" in text
+        assert "scale=channels=4,cells=1" in text
         inner = document(run("status", retrained(folder / "a").as_posix(), cwd=folder))
+        assert "trained" not in inner
         assert inner["state"] == "finished" and inner["trials"]["done"] == 4
         assert document(run("show", "a", cwd=folder))["key"] == document(done)["key"]
 

@@ -363,6 +363,12 @@ def test_what_next(tmp_path: Path) -> None:
     assert "nastool search --out 'runs/a b'" in commands(state="interrupted")
     assert commands(state="running") == f"nastool report {quoted} --live"
     assert "retrain" not in commands(strategy="listed")
+    (path / "best.safetensors").unlink()
+    table = commands(evaluator="table")
+    assert f"nastool top {quoted} | nastool export - --to python --input 3x32x32\n" in table
+    assert f"nastool top {quoted} | nastool eval - --data cifar10\n" in table
+    assert "retrain" not in table
+    (path / "best.safetensors").touch()
     (path / "best.json").unlink()
     assert "export" not in commands()
 
@@ -473,6 +479,11 @@ def test_checklist_sees_ablations_and_tables() -> None:
     assert not answers(with_inheritance, replace(without, space=Toy(), config={**without.config, "seed": 1, "space": {
         "name": "toy", "options": {}}}))["ablations"]  # fmt: skip
     assert answers(made_runs.study([0.5] * 3, evaluator="table"))["tabular"]
+    studies = {name: made_runs.study([0.5], strategy=name) for name in ("evolution", "enas", "of-others")}
+    items = {name: {item.name: item for item in checklist.items([study])} for name, study in studies.items()}
+    commands = {name: found["tabular"].command for name, found in items.items()}
+    assert "nastool bench -s random -s evolution" in commands["evolution"] and "-s of-others" in commands["of-others"]
+    assert commands["enas"] == "", "no table has shared weights"
 
 
 def test_checklist_sees_random_architectures_trained_beside() -> None:

@@ -1,7 +1,7 @@
 """The command line. One small module per command; none imports numpy or torch before it has to.
 
-stdout is data (JSON lines), stderr is for people. Exit codes: 0 done, 1 failed, 2 usage or bad input, 130 Ctrl-C,
-143 SIGTERM. No traceback reaches a user unless --debug asks for it.
+stdout is data (JSON lines; on a terminal text), stderr is for people. Exit codes: 0 done, 1 failed, 2 usage or bad
+input, 130 Ctrl-C, 143 SIGTERM. No traceback reaches a user unless --debug asks for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import click
 
 from nastool import __version__
 from nastool.cli.common import say
-from nastool.errors import NastoolError, Stopped, one_line, short
+from nastool.errors import NastoolError, Stopped, hint, one_line, short
 
 COMMANDS = (
     "search",
@@ -54,6 +54,13 @@ class Commands(click.Group):
         command: click.Command = importlib.import_module(f"nastool.cli.{cmd_name}_command").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"no command {short(args[0])!r}; {hint(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
 
 @click.group(
     cls=Commands,
@@ -69,10 +76,11 @@ class Commands(click.Group):
 def cli(debug: bool) -> None:
     """Neural architecture search.
 
-    Results go to stdout as JSON lines, everything for people to stderr, so commands can be piped:
+    Results go to stdout as JSON lines (on a terminal as text), everything for people to stderr, so commands can be
+    piped:
 
     \b
-      nastool search --strategy evolution --space nasbench201 --data digits --trials 20 --out runs/a
+      nastool search --strategy evolution --space nasbench201 --data digits --trials 60 --out runs/a
       nastool top runs/a -k 3 | nastool eval - --data digits --epochs 20 --seeds 0,1,2
     """
 
@@ -118,8 +126,22 @@ def run() -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        say(f"nastool: internal error: {one_line(error)} (please report it with the output of --debug)")
+        say(f"nastool: {_whose(error)}")
         return 1
+
+
+def _whose(error: Exception) -> str:
+    """Who raised what was not meant to be raised, and what to do about it."""
+    from nastool import registry
+
+    try:
+        plugin = registry.raised_by(error)
+    except NastoolError:  # plugins that cannot even be listed
+        plugin = None
+    if plugin is None:
+        return f"internal error: {one_line(error)} (please report it with the output of --debug)"
+    who = f"{plugin.kind} {plugin.name} of package {plugin.owner} ({plugin.entry_point.module})"
+    return f"{who} raised {one_line(error)}; --debug shows where"
 
 
 def _open_streams() -> None:

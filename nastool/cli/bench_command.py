@@ -111,7 +111,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     with closing(Pool(given["workers"])) as pool:
         known = _facts(pool, tables, view)
         if given["dry_run"]:
-            return _dry_run(missing(journal.read(), strategies, known, view, given["force"]))
+            return _dry_run(missing(journal.read(), strategies, known, view, given["force"]), given["json_flag"])
         with journal.locked():
             journal.exists()  # again: nobody else can change it from here on
             content = journal.read()
@@ -250,9 +250,12 @@ def _say_plan(journal: Journal, content: Content, items: Sequence[Item], view: V
         say(f"note: strategy {name} was changed since {runs:,} of these; --force makes them again")
 
 
-def _dry_run(items: Sequence[Item]) -> int:
+def _dry_run(items: Sequence[Item], json_flag: bool | None) -> int:
     say(f"{sum(len(item.seeds) for item in items):,} runs to make")
     for item in items:
+        if not common.as_json(json_flag):
+            click.echo(f"{item.strategy.label} on {item.facts.label}: {len(item.seeds):,} runs")
+            continue
         common.emit(
             {
                 "table": item.facts.label,
@@ -311,11 +314,11 @@ def _print(rows: Mapping[Facts, Sequence[Row]], view: View) -> None:
 
     from nastool.bench.report import regret_cell, target_cells
 
-    least = 44 + 16 * len(view.marks)  # a narrower terminal breaks the lines, which loses less than cutting cells
+    least = 33 + 15 * len(view.marks)  # a narrower terminal breaks the lines, which loses less than cutting cells
     console = Console(width=max(Console().width, least), markup=False, highlight=False)
     for facts, own in rows.items():
-        title = f"{facts.label}: regret in accuracy points after so many queries or seconds"
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        click.secho(f"{facts.label}: regret in accuracy points after queries or seconds", bold=True)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
         table.add_column("strategy", overflow="fold", min_width=16)
         for head in (*map(str, view.marks), "median", "reached"):
             table.add_column(head, justify="right", no_wrap=True)
@@ -323,7 +326,7 @@ def _print(rows: Mapping[Facts, Sequence[Row]], view: View) -> None:
             table.add_row(row.label, *(regret_cell(cell, row) for cell in row.cells), *target_cells(row, view))
         with console.capture() as text:  # rich's own way with a closed pipe is another than ours
             console.print(table)
-        sys.stdout.write(text.get())
+        click.echo(text.get())
 
 
 class _Progress:

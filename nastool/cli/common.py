@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -191,7 +192,7 @@ def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Ite
                 raise InputError(f"cannot read {short(path)}: {why(error)}") from None
             exists = is_folder = False  # too long for a name: a string form
         if source == "-":
-            yield from archfile.read_lines(archfile.bounded(sys.stdin), "stdin", space)
+            yield from archfile.read_lines(stdin(), "stdin", space)
         elif not source.strip():
             raise InputError("an empty name is no architecture: give a file, a run folder or -")
         elif source.lstrip().startswith("{"):
@@ -207,6 +208,15 @@ def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Ite
         else:
             hint = "for a space's own string form give --space NAME"
             raise InputError(f"cannot read {short(path)}: no such file; {hint}")
+
+
+def stdin() -> Iterator[str]:
+    """Where `-` reads architectures. Who sits at a terminal is told what is waited for."""
+    from nastool import archfile
+
+    if sys.stdin is not None and sys.stdin.isatty():
+        say("reading architectures from stdin, one a line; Ctrl-D ends, Ctrl-C stops")
+    return archfile.bounded(sys.stdin)
 
 
 def target(out: str, example: str) -> Path:
@@ -280,10 +290,47 @@ def scale_of(evaluator: Evaluator) -> dict[str, Any] | None:
 
 
 def as_json(json_flag: bool | None) -> bool:
-    """Whether to print JSON: as asked for, else when stdout is no terminal."""
+    """Whether to print JSON: as asked for, else when stdout is no terminal. To a caller in Python always."""
+    if invocation.printed() is not None:
+        return True
     return not sys.stdout.isatty() if json_flag is None else json_flag
+
+
+def labelled(label: str, text: str, *, gap: str = " ") -> str:
+    """A line for stdout that ends with its label's text; on a terminal that is too narrow for it several.
+
+    gap: where the text may be broken.
+    """
+    room = shutil.get_terminal_size().columns - len(label) if sys.stdout.isatty() else sys.maxsize
+    lines: list[str] = []
+    for word in text.split(gap):
+        if lines and len(lines[-1]) + len(gap) + len(word) <= room:
+            lines[-1] += gap + word
+        else:
+            lines.append(word)
+    return (label + f"\n{' ' * len(label)}".join(lines)).rstrip()
+
+
+def as_typed(options: Mapping[str, Any]) -> str:
+    """Options as they are written on a command line: "all_data=false scale=channels=4,cells=1"; None is left out."""
+
+    def text(value: object) -> str:
+        if isinstance(value, Mapping):
+            return ",".join(f"{key}={text(each)}" for key, each in value.items())
+        if isinstance(value, list | tuple):
+            return ",".join(map(text, value))
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    return " ".join(f"{key}={text(value)}" for key, value in options.items() if value is not None)
 
 
 json_option = click.option(
     "--json/--text", "json_flag", default=None, help="Output; text on a terminal, JSON lines elsewhere."
 )
+result_option = click.option(
+    "--json/--text",
+    "json_flag",
+    default=None,
+    help="Whether the result also goes to stdout, as JSON; by default where that is no terminal.",
+)
+"""The same for a command that tells people on stderr what it found."""

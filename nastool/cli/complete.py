@@ -243,23 +243,14 @@ def _values(kind: Any) -> list[str]:
 
 
 def help_texts(target: type[Any], known: Mapping[str, Option]) -> dict[str, str]:
-    """Type and default of each option, and what the constructor's docstring says of it."""
-    told: dict[str, str] = {}
-    for cls in target.__mro__:
-        text = " ".join((getattr(cls.__dict__.get("__init__"), "__doc__", None) or "").split())
-        heads = [
-            (match.start(), match.end(), names)
-            for match in re.finditer(r"(?<!\S)((?:\w+, )*\w+): ", text)
-            if (names := [name for name in match[1].split(", ") if name in known])
-        ]
-        for number, (_, end, names) in enumerate(heads):
-            until = heads[number + 1][0] if number + 1 < len(heads) else len(text)
-            for name in names:
-                told.setdefault(name, text[end:until].split(". ")[0].strip(" ."))
+    """Type and default of each option, and the first sentence of its description."""
+    from nastool import options
+
+    told = options.descriptions(target)
     found = {}
     for name, option in known.items():
         about = str(option).partition(": ")[2]
-        found[name] = f"{about}; {told[name]}" if told.get(name) else about
+        found[name] = f"{about}; {told[name].split('. ')[0]}" if told.get(name) else about
     return found
 
 
@@ -300,6 +291,14 @@ def _bench_table(ctx: click.Context, incomplete: str) -> list[Item]:
     return []
 
 
+def _listed(ctx: click.Context, incomplete: str) -> list[Item]:
+    """Kinds, and the names of the last one that is typed."""
+    from nastool.cli.list_command import KINDS, names_of
+
+    kinds = [word for word in ctx.params.get("what") or () if word in KINDS]
+    return _starting(incomplete, dict.fromkeys([*(names_of(kinds[-1]) if kinds else ()), *KINDS]))
+
+
 def _devices(ctx: click.Context, incomplete: str) -> list[Item]:
     return _starting(incomplete, {"auto": None, "cpu": None, "cuda": None})
 
@@ -318,6 +317,7 @@ _OFFERS: Mapping[str, Callable[[click.Context, str], list[Item]]] = {
     "scale": _scale,
     "retrain_scale": _scale,
     "device": _devices,
+    "list what": _listed,
     "runs": _runs,
     "run": _runs,
     "model": _runs,

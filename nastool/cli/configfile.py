@@ -29,7 +29,8 @@ def load(ctx: click.Context, parameter: click.Parameter, path: str | None) -> No
     if not isinstance(given, dict):
         raise InputError(f"{path}: section {ctx.info_name} must be a mapping of options")
     known = {p.name.replace("_", "-"): p for p in ctx.command.params if isinstance(p, click.Option) and p.name}
-    known.pop("config", None)
+    for name in ("config", "json-flag"):
+        known.pop(name, None)
     defaults: dict[str, Any] = {}
     plugins: dict[str, dict[str, Any]] = {}
     for key, value in given.items():

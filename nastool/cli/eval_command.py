@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Give up on a longer one.",
 )
+@common.json_option
 @configfile.option
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> int:
@@ -40,7 +41,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
 
     ARCH is an arch.json file, a file of JSON lines, a run folder (its best), or - for stdin (the default).
     Prints each line again, in the order read, with its metrics: the mean over the seeds, their standard
-    deviation, and every seed's own. This is the command that looks at the test set.
+    deviation, and every seed's own; on a terminal a table. This is the command that looks at the test set.
 
     \b
     Examples:
@@ -49,6 +50,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
       nastool eval runs/a --from-checkpoint runs/a/best.safetensors --epochs 9
     """
     from nastool import registry
+    from nastool.cli import tables
     from nastool.core import SpaceRef
 
     seeds = common.seeds(given["seeds"])
@@ -64,16 +66,17 @@ def command(ctx: click.Context, /, **given: Any) -> int:
             given["evaluator"], options, seeds, given["workers"], given["trial_timeout"], workdir, bool(given["save"])
         )
         try:
+            show = common.emit if common.as_json(given["json_flag"]) else tables.Growing().add
             for line in evaluations.run(documents):
-                common.emit(line)
+                show(line)
                 failures += "error" in line
         finally:
             evaluations.close()
     return 1 if failures else 0
 
 
-STALE = ("metrics", "std", "runs", "seeds", "error", "weights", "comparison", "ensemble")
-"""What a line says of an earlier evaluation."""
+STALE = ("metrics", "std", "mean", "runs", "seeds", "error", "weights", "comparison", "baseline", "ensemble")
+"""What a line says of an earlier evaluation. Its trial and run still say where the architecture comes from."""
 
 
 DATA = ("data", "split_seed", "val_fraction", "train_size", "image_size")
@@ -110,7 +113,8 @@ class _Line:
 
     document: ArchDocument
     first_job: int
-    scale: Mapping[str, Any] | None
+    said: Mapping[str, Any]
+    """Of the evaluator: its name and options, and its scale where it has one."""
     results: dict[int, Finished] = field(default_factory=dict)
 
 
@@ -151,7 +155,7 @@ class _Evaluations:
                 self._open(document, own)
                 self._pool_key = key
             assert self._pool is not None
-            self._waiting.append(_Line(document, self._jobs, self._scale))
+            self._waiting.append(_Line(document, self._jobs, self._said))
             for seed in self.seeds:
                 while not self._pool.free:
                     yield from self._collect()
@@ -186,6 +190,8 @@ class _Evaluations:
 
     def _open(self, document: ArchDocument, own: Mapping[str, object]) -> None:
         from nastool import devices, registry
+        from nastool.config import said
+        from nastool.data import note_on_few
         from nastool.interfaces import misfits
         from nastool.workers import EvaluatorSpec, InlinePool, ProcessPool
 
@@ -200,14 +206,18 @@ class _Evaluations:
                 f"--seeds: evaluator {self.evaluator} scores with one set of shared weights, so all seeds would give "
                 "the same; give one"
             )
-        self._scale = common.scale_of(evaluator)
+        self._said = {"evaluator": said(self.evaluator, own)}
+        if (scale := common.scale_of(evaluator)) is not None:
+            self._said["scale"] = scale
         if evaluator.inline:
             self._pool = InlinePool(evaluator)
         else:
             workers = min(self.workers, evaluator.max_workers or self.workers)
             slots = devices.slots(workers, str(own.get("device") or "auto"))
             self._pool = ProcessPool(spec, slots, timeout=self.timeout)
-        self._pool.open()
+        facts = self._pool.open()
+        if note := note_on_few(facts.get("val_images")):
+            common.say(note)
 
     def _collect(self, seconds: float = 0.25) -> Iterator[dict[str, Any]]:
         from nastool.workers import Finished
@@ -249,13 +259,11 @@ class _Evaluations:
                 if self.keeps_weights and result.evaluation.checkpoint is not None:
                     run["weights"] = str(self.workdir / result.evaluation.checkpoint)
                 runs.append(run)
-        more: dict[str, Any] = {"seeds": self.seeds, "runs": runs}
+        more: dict[str, Any] = {"seeds": self.seeds, "runs": runs, **line.said}
         kept = {key: value for key, value in line.document.extra.items() if key not in STALE}
         measured = [run["metrics"] for run in runs if "metrics" in run]
         if errors:
             more["error"] = "; ".join(errors)
-        if line.scale is not None:
-            more["scale"] = line.scale
         mean, std = results.mean_and_std(measured)
         more["metrics"] = mean
         if len(measured) > 1:

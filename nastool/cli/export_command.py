@@ -53,7 +53,7 @@ def command(source: str, form: str, **given: Any) -> None:
     out = common.target(name if given["out"] is None else given["out"], name)
     if out.exists() and not given["force"]:
         raise InputError(f"{out} exists: give another --out, or --force to replace it")
-    if source.endswith(".safetensors") or (source != "-" and Path(source).is_dir()):
+    if source.endswith(".safetensors") or (source != "-" and Path(source).is_dir() and not _bare(Path(source), form)):
         _export(models.load(source), form, out)
     else:
         document = common.only_architecture(source, given["space"])
@@ -63,6 +63,12 @@ def command(source: str, form: str, **given: Any) -> None:
         else:
             _untrained(document, form, out, given)
     say(f"wrote {out}")
+
+
+def _bare(run: Path, form: str) -> bool:
+    """Whether a run has found an architecture, but no weights, and these are not needed."""
+    there = [(run / f"best.{suffix}").is_file() for suffix in ("json", "safetensors")]
+    return form == "python" and there == [True, False]
 
 
 def _export(model: Model, form: str, out: Path) -> None:

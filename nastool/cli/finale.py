@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _SAMPLE = 0x72616E6B
 """Keeps the sample of random architectures apart from other draws with the same seed."""
+FEW = 10
+"""Fewer trainings than that prove little."""
 
 
 @dataclass(frozen=True)
@@ -290,13 +292,20 @@ class Finale:
             if trained is None:
                 return False
             trials = trained.trials
-            self._conclude(trained.pool, trials[: len(heads)], trials[len(heads) :], scores, outcome)
+            objective = Objective.parse(trained.sitting.store.get("objective"))
+            self._conclude(trained.pool, trials[: len(heads)], trials[len(heads) :], scores, objective, outcome)
             trained.finish(outcome.report)
             outcome.run, outcome.origin = folder.path, trained.origin
         return True
 
     def _conclude(
-        self, pool: Pool, heads: list[Trial], beside: list[Trial], scores: list[float], outcome: Outcome
+        self,
+        pool: Pool,
+        heads: list[Trial],
+        beside: list[Trial],
+        scores: list[float],
+        objective: Objective,
+        outcome: Outcome,
     ) -> None:
         """Test the best that was found and the best random one, once each; compare scores with accuracies."""
         if heads:
@@ -320,6 +329,7 @@ class Finale:
                     "key": rival.proposal.arch.key,
                     "metrics": theirs,
                 }
+                outcome.lines.append(_verdict(heads, others, objective))
         if scores:
             pairs = [(score, -trial.loss) for score, trial in zip(scores, beside, strict=False) if trial.losses]
             self._ranking([a for a, _ in pairs], [b for _, b in pairs], "accuracy when trained from scratch", outcome)
@@ -364,6 +374,25 @@ class Finale:
         if signs:
             outcome.report["warnings"] = signs
             outcome.lines += [f"warning: the search may have collapsed: {sign}" for sign in signs]
+
+
+def _verdict(found: Sequence[Trial], random: Sequence[Trial], objective: Objective) -> str:
+    """Mean against mean of what was trained from scratch the same way, and what so few say; some of each are done."""
+    mine, theirs = (np.array([trial.loss for trial in trials if trial.losses]) for trials in (found, random))
+    values = [f"{objective.value(float(losses.mean())):.4f} ({len(losses)} {what})" for losses, what in
+              ((mine, "found"), (theirs, "random"))]  # fmt: skip
+    means = f"{objective.metric} on average {' against '.join(values)}"
+    few = min(len(mine), len(theirs))
+    if few < 2:
+        return f"{means}: too few for a verdict; give more --retrain"
+    ahead = float(theirs.mean() - mine.mean())
+    error = float(np.sqrt(mine.var(ddof=1) / len(mine) + theirs.var(ddof=1) / len(theirs)))
+    so_few = ", as far as so few can tell" if few < FEW else ""
+    if ahead < 5e-5:
+        return f"{means}: no better than random here{so_few}"
+    if ahead <= 2 * error:
+        return f"{means}: better than random by {ahead:.4f}, which chance alone may do"
+    return f"{means}: better than random by {ahead:.4f}, more than they scatter{so_few}"
 
 
 def _rounds_left(store: Store) -> int:

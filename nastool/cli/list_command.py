@@ -2,67 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
 from nastool.cli import common
+from nastool.errors import InputError, hint
 
 KINDS = ("strategies", "spaces", "evaluators", "recipes", "data", "zoo", "loggers")
-_SINGULAR = {"strategies": "strategy", "spaces": "space", "evaluators": "evaluator", "loggers": "logger"}
+SINGULAR: Mapping[str, Any] = {
+    "strategies": "strategy",
+    "spaces": "space",
+    "evaluators": "evaluator",
+    "loggers": "logger",
+}
+"""Of the kinds that are plugins."""
+_FLAGS = {"strategy": "-S NAME=VALUE", "space": "-P NAME=VALUE", "evaluator": "-E NAME=VALUE"}
 
 
 @click.command("list", cls=common.Command)
-@click.argument("what", nargs=-1, type=click.Choice(KINDS))
+@click.argument("what", nargs=-1, metavar="[KIND [NAME]...]...")
 @common.json_option
 @click.pass_context
 def command(ctx: click.Context, /, what: tuple[str, ...], json_flag: bool | None) -> None:
     """List strategies, spaces, evaluators and what goes with what; recipes, data, published architectures, loggers.
 
+    KIND is strategies, spaces, evaluators, recipes, data, zoo or loggers; by default all. With NAMEs of this kind each
+    is shown in full, with its options and what they mean.
+
     \b
     Examples:
       nastool list strategies
+      nastool list strategies evolution
       nastool list recipes data zoo
       nastool list --json | jq -r 'select(.kind == "space") | .name'
     """
-    entries = [entry for kind in what or KINDS for entry in _entries(kind)]
-    if common.as_json(json_flag):
+    asked = _asked(what)
+    as_json = common.as_json(json_flag)
+    width = min(shutil.get_terminal_size().columns, 100)
+    entries = []
+    for kind, names in asked:
+        found = list(_entries(kind, names))
+        if as_json or not names:
+            entries += found
+        else:
+            click.echo("\n\n".join(in_full(entry, width) for entry in found))
+    if as_json:
         for entry in entries:
             common.emit(entry)
-    else:
-        _text(entries)
+    elif entries:
+        _overview(entries, width)
 
 
-def _entries(kind: str) -> Iterator[dict[str, Any]]:
+def _asked(words: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Each kind that is named, with the names that follow it. InputError: there is no such kind or name."""
+    asked: list[tuple[str, list[str]]] = []
+    for word in words:
+        if word in KINDS:
+            asked.append((word, []))
+        elif not asked:
+            raise InputError(f"no kind {word!r}; {hint(word, KINDS)}")
+        else:
+            kind, names = asked[-1]
+            known = names_of(kind)
+            if word not in known:
+                near = hint(word, [*known, *KINDS])
+                what = SINGULAR.get(kind, {"recipes": "recipe", "data": "data set"}.get(kind, "published architecture"))
+                raise InputError(f"no {what} {word!r}; {near if near.startswith('did') else hint(word, known)}")
+            names.append(word)
+    return asked or [(kind, []) for kind in KINDS]
+
+
+def names_of(kind: str) -> list[str]:
+    """All of this kind. Imports none of the plugins."""
     if kind == "recipes":
-        from nastool.recipes import load_recipe, recipe_names
+        from nastool.recipes import recipe_names
 
-        for name in recipe_names():
-            yield {"kind": "recipe", "name": name, "summary": load_recipe(name).description}
-    elif kind == "data":
+        return list(recipe_names())
+    if kind == "data":
         from nastool.data import DATASETS
 
-        for name, summary in DATASETS.items():
-            yield {"kind": "data", "name": name, "summary": summary}
-    elif kind == "zoo":
+        return list(DATASETS)
+    if kind == "zoo":
         from nastool.zoo import PUBLISHED
 
-        for name, entry in PUBLISHED.items():
-            summary = f"{entry.summary} ({entry.source})"
-            yield {"kind": "zoo", "name": f"zoo:{name}", "summary": summary, "space": entry.space}
-    else:
-        from nastool import registry
+        return [f"zoo:{name}" for name in PUBLISHED]
+    from nastool import registry
 
-        singular = _SINGULAR[kind]
-        for name, plugin in registry.plugins(singular).items():
-            yield {"kind": singular, "name": name, **_details(singular, name), "package": plugin.owner}
+    return list(registry.plugins(SINGULAR[kind]))
+
+
+def _entries(kind: str, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """What is known of those, by default of all."""
+    for name in names or names_of(kind):
+        if kind == "recipes":
+            from nastool.recipes import load_recipe
+
+            yield {"kind": "recipe", "name": name, "summary": load_recipe(name).description}
+        elif kind == "data":
+            from nastool.data import DATASETS
+
+            yield {"kind": "data", "name": name, "summary": DATASETS[name]}
+        elif kind == "zoo":
+            from nastool.zoo import PUBLISHED
+
+            entry = PUBLISHED[name.removeprefix("zoo:")]
+            yield {"kind": "zoo", "name": name, "summary": f"{entry.summary} ({entry.source})", "space": entry.space}
+        else:
+            yield plugin_entry(SINGULAR[kind], name)
+
+
+def plugin_entry(kind: Any, name: str) -> dict[str, Any]:
+    """What is known of a strategy, a space, an evaluator or a logger."""
+    from nastool import registry
+
+    return {"kind": kind, "name": name, **_details(kind, name), "package": registry.plugins(kind)[name].owner}
 
 
 def _details(kind: Any, name: str) -> dict[str, Any]:
     """Summary, options, and what it goes with; a broken plugin says why instead."""
     from nastool import options, registry
-    from nastool.errors import InputError
 
     try:
         target = registry.load(kind, name)
@@ -70,12 +134,15 @@ def _details(kind: Any, name: str) -> dict[str, Any]:
         scale = [str(option) for option in options.of(target.Scale).values()] if kind == "space" else []
     except InputError as error:
         return {"error": str(error)}
-    found: dict[str, Any] = {"summary": (target.__doc__ or "").strip().partition("\n")[0], "options": own}
+    summary, _, about = inspect.cleandoc(target.__doc__ or "").partition("\n")
+    found: dict[str, Any] = {"summary": summary, "about": about.strip(), "options": own}
+    found["descriptions"] = options.descriptions(target)
     for capability in ("needs", "provides"):
         if getattr(target, capability, None):
             found[capability] = sorted(getattr(target, capability))
     if kind == "space":
         found["scale"] = scale
+        found["scale_descriptions"] = options.descriptions(target.Scale)
     if kind in ("strategy", "evaluator"):
         found["works_with"], found["not_with"] = _fit(kind, target)
     return found
@@ -84,7 +151,6 @@ def _details(kind: Any, name: str) -> dict[str, Any]:
 def _fit(kind: str, target: Any) -> tuple[list[str], dict[str, str]]:
     """For an evaluator, the spaces it takes; for a strategy, the pairs "space + evaluator". And why not the others."""
     from nastool import registry
-    from nastool.errors import InputError
     from nastool.interfaces import misfits
 
     def loadable(kind: registry.Kind) -> Iterator[tuple[str, Any]]:
@@ -111,34 +177,87 @@ def _fit(kind: str, target: Any) -> tuple[list[str], dict[str, str]]:
     return fits, reasons
 
 
-def _text(entries: list[dict[str, Any]]) -> None:
-    headings = {
-        "strategy": "strategies",
-        "space": "spaces",
-        "evaluator": "evaluators",
-        "recipe": "recipes",
-        "data": "data",
-        "zoo": "zoo",
-        "logger": "loggers",
-    }
-    width = max((len(entry["name"]) for entry in entries), default=0)
-    last = None
+def _overview(entries: Sequence[Mapping[str, Any]], width: int) -> None:
+    """What there is, for people: of options only the names."""
+    headings = {singular: plural for plural, singular in SINGULAR.items()} | {"recipe": "recipes"}
+    pad, last = "", None
     for entry in entries:
         if entry["kind"] != last:
-            click.echo(("" if last is None else "\n") + click.style(headings[entry["kind"]], bold=True))
+            heading = headings.get(entry["kind"], entry["kind"])
+            click.echo(("" if last is None else "\n") + click.style(heading, bold=True))
             last = entry["kind"]
-        click.echo(f"  {entry['name']:<{width}}  {entry.get('summary') or entry.get('error', '')}")
-        pad = " " * (width + 4)
-        for key, label in (("options", "options"), ("scale", "scale")):
-            if entry.get(key):
-                click.echo(f"{pad}{label}: " + f"\n{pad}{' ' * len(label)}  ".join(entry[key]))
-        for key, label in (("needs", "needs"), ("provides", "provides")):
-            if entry.get(key):
-                click.echo(f"{pad}{label}: {', '.join(entry[key])}")
-        if entry["kind"] == "strategy":  # what an evaluator takes stands with the evaluators
-            evaluators = sorted({pair.partition(" + ")[2] for pair in entry.get("works_with", ())})
-            click.echo(f"{pad}works with: {', '.join(evaluators)}")
-        elif entry.get("works_with"):
-            click.echo(f"{pad}works with: {', '.join(entry['works_with'])}")
-            for name, why in entry["not_with"].items():
-                click.echo(f"{pad}not with {name}: {why}")
+            pad = " " * (4 + max(len(each["name"]) for each in entries if each["kind"] == last))
+        summary = entry.get("summary") or entry.get("error", "")
+        click.echo(_wrapped(summary, width, f"  {entry['name']}".ljust(len(pad)), pad))
+        for label, values in _facts(entry):
+            click.echo(_wrapped(", ".join(values), width, f"{pad}{label}: ", f"{pad}  "))
+    if any("options" in entry for entry in entries):
+        example = next(entry for entry in entries if "options" in entry)
+        command = f"nastool list {headings[example['kind']]} {example['name']}"
+        click.echo("\n" + _wrapped(f"options and what they mean: {command}", width))
+
+
+def _facts(entry: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """The lists in an entry that the overview shows, each with its label."""
+    for key in ("options", "scale"):
+        if entry.get(key):
+            yield key, [text.partition(":")[0] for text in entry[key]]
+    for key in ("needs", "provides"):
+        if entry.get(key):
+            yield key, entry[key]
+    if entry["kind"] == "strategy":  # what an evaluator takes stands with the evaluators
+        yield "works with", sorted({pair.partition(" + ")[2] for pair in entry.get("works_with", ())})
+    elif entry.get("works_with"):
+        yield "works with", entry["works_with"]
+
+
+def in_full(entry: Mapping[str, Any], width: int) -> str:
+    """All about one, for people: in lines of at most so many characters, words that are longer apart."""
+    origin = f" (package {entry['package']})" if entry.get("package", "nastool") != "nastool" else ""
+    parts = [click.style(f"{entry['kind']} {entry['name']}", bold=True) + origin]
+    parts.append(_wrapped(entry.get("summary") or entry.get("error", ""), width))
+    parts += _paragraphs(entry.get("about", ""), width)
+    for key, told, how in (
+        ("options", "descriptions", _FLAGS.get(entry["kind"], "--log NAME:OPTION=VALUE,...")),
+        ("scale", "scale_descriptions", "--scale NAME=N,..."),
+    ):
+        if entry.get(key):
+            lines = [f"{key} ({how}):"]
+            for text in entry[key]:
+                lines.append(_wrapped(text, width, "  ", "      "))
+                if description := entry[told].get(text.partition(":")[0]):
+                    lines.append(_wrapped(description, width, "      ", "      "))
+            parts.append("\n".join(lines))
+    facts = [
+        _wrapped(", ".join(values), width, f"{label}: ", "  ")
+        for label, values in _facts({**entry, "options": (), "scale": ()})
+        if values
+    ]
+    if entry["kind"] == "evaluator":
+        facts += [_wrapped(why, width, f"not with {name}: ", "  ") for name, why in entry.get("not_with", {}).items()]
+    if facts:
+        parts.append("\n".join(facts))
+    if entry["kind"] == "recipe":
+        parts.append(f"its values: nastool show recipe:{entry['name']}")
+    return "\n\n".join(parts)
+
+
+def _paragraphs(text: str, width: int) -> Iterator[str]:
+    """A docstring's, wrapped; items of lists each from a new line, what is indented as it stands."""
+    for paragraph in re.split(r"\n\s*\n", text):
+        if paragraph.startswith("    "):
+            yield paragraph
+        elif paragraph.strip():
+            items = re.split(r"\n(?=- )", paragraph)
+            yield "\n".join(_wrapped(item, width, "", "  " if item.startswith("- ") else "") for item in items)
+
+
+def _wrapped(text: str, width: int, first: str = "", others: str = "") -> str:
+    return textwrap.fill(
+        " ".join(text.split()),
+        width,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from nastool.cli import common
+from nastool.errors import InputError, one_line
 
 BATCH = 256
 """Images at a time."""
@@ -18,11 +19,12 @@ BATCH = 256
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("-k", "--top", type=click.IntRange(min=1), default=1, help="Name the K most probable classes.")
 @common.json_option
-def command(model: str, images: tuple[str, ...], top: int, json_flag: bool | None) -> None:
+def command(model: str, images: tuple[str, ...], top: int, json_flag: bool | None) -> int:
     """Say what images show, with a network that a search has found.
 
     RUN is a run folder (its best network), WEIGHTS a .safetensors file of nastool's. An image of another size than the
-    network was trained with is resized. Prints a line for each image, in order.
+    network was trained with is resized. Prints a line for each image, in order. For a file that is none, a line on
+    stderr says so, and the exit code is 2.
 
     \b
     Examples:
@@ -35,13 +37,22 @@ def command(model: str, images: tuple[str, ...], top: int, json_flag: bool | Non
     from nastool.data import read_image
 
     found = models.load(model)
-    paths = [Path(image) for image in images]
-    for start in range(0, len(paths), BATCH):
-        batch = paths[start : start + BATCH]
-        probabilities = found.predict(np.stack([read_image(path, found.task) for path in batch]))
-        for path, row in zip(batch, probabilities, strict=True):
+    failed = False
+    for start in range(0, len(images), BATCH):
+        paths, pixels = [], []
+        for path in map(Path, images[start : start + BATCH]):
+            try:
+                pixels.append(read_image(path, found.task))
+                paths.append(path)
+            except InputError as error:
+                common.say(f"nastool: {one_line(error)}")
+                failed = True
+        if not paths:
+            continue
+        for path, row in zip(paths, found.predict(np.stack(pixels)), strict=True):
             order = np.argsort(-row, kind="stable")[:top]
             _show(path, [(found.classes[i], float(row[i])) for i in order], common.as_json(json_flag))
+    return 2 if failed else 0
 
 
 def _show(path: Path, best: list[tuple[str, float]], as_json: bool) -> None:

@@ -31,10 +31,10 @@ REASONS = 10
 class Progress:
     """`watch` of a Search: what is running, what was found, how long it takes."""
 
-    def __init__(self, total: int, noun: str = "trials") -> None:
-        """noun: what the search's trials are called."""
+    def __init__(self, total: int, noun: str = "trials", then: str = "") -> None:
+        """noun: what the search's trials are called. then: what comes after them."""
         now = time.monotonic()
-        self._watcher = Watcher(total, noun, now)
+        self._watcher = Watcher(total, noun, now, then)
         self._last = now
         self._reasons = 0
         self._screen: Screen | None = None

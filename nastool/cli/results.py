@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,8 @@ def say_where(folder: Path, product: Product, *, retrained: bool = False) -> Non
         say(f"note: {problem}")
     run = shlex.quote(str(folder))
     if "best.safetensors" in product.paths:
-        following = [f"nastool predict {run} IMAGE...", f"nastool export {run} --to onnx"]
+        form = "onnx" if find_spec("onnxruntime") and find_spec("onnxscript") else "pt2"
+        following = [f"nastool predict {run} IMAGE...", f"nastool export {run} --to {form}"]
         following += [] if retrained else [f"nastool retrain {run}"]
     else:
         following = [f"nastool show {run}"]
@@ -37,10 +39,15 @@ def say_where(folder: Path, product: Product, *, retrained: bool = False) -> Non
         say(f"  {line}")
 
 
+def _mean(values: Sequence[float]) -> float:
+    """Of counts that are all the same, such as parameters, that count."""
+    return values[0] if len(set(values)) == 1 else math.fsum(values) / len(values)
+
+
 def mean_and_std(rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and standard deviation (n - 1) of each metric, such as over seeds."""
     names = rows[0] if rows else {}
-    mean = {name: math.fsum(row[name] for row in rows) / len(rows) for name in names}
+    mean = {name: _mean([row[name] for row in rows]) for name in names}
     spread = max(1, len(rows) - 1)
     std = {name: math.sqrt(math.fsum((row[name] - mean[name]) ** 2 for row in rows) / spread) for name in names}
     return mean, std

@@ -33,6 +33,7 @@ LOCAL = ("data_dir", "download", "device")
 @click.option("-o", "--out", metavar="DIR", help="Folder; by default RUN/retrained, or one under runs/.")
 @click.option("--force", is_flag=True, help="Replace other trainings in the folder.")
 @click.option("--report/--no-report", default=True, help="At the end, write report.html into the folder.")
+@common.result_option
 @configfile.option
 @click.pass_context
 def command(ctx: click.Context, /, source: str, **given: Any) -> int:
@@ -77,7 +78,7 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
                 seeds=seeds,
                 force=given["force"],
                 stop=lambda: interrupts.stopping,
-                ready=lambda: say(f"training {document.arch.key} with {len(seeds)} seeds in {folder.path}"),
+                ready=lambda: say(f"training {document.arch.key} with {_seeds(len(seeds))} in {folder.path}"),
             )
             with run as trained:
                 if trained is None:
@@ -86,7 +87,8 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
         except Stopped as stop:
             say(f"stopped; what is trained is saved in {folder.path}; {again}")
             return stop.exit_code
-    common.emit(found)
+    if common.as_json(given["json_flag"]):
+        common.emit(found)
     return 0
 
 
@@ -182,7 +184,9 @@ def _result(
 
     done = trained.finished
     if done is not None and done["seeds"] == seeds and product.whole(folder.path, done, report=report):
-        say(f"{folder.path} already has its {len(seeds)} trainings; more --seeds extend it")
+        trainings = "training" if len(seeds) == 1 else f"{len(seeds)} trainings"
+        say(f"{folder.path} already has its {trainings}; more --seeds extend it")
+        _say(done)
         return dict(done)
     runs: list[dict[str, Any]] = []
     for seed, trial in zip(seeds, trained.trials, strict=True):
@@ -217,9 +221,20 @@ def _result(
     if measured < len(runs):
         reason = next(run["error"] for run in reversed(runs) if "error" in run)
         say(f"note: {len(runs) - measured} of {len(runs)} trainings failed; the last: {reason}")
-    for name in ("test_acc", "test_loss"):
-        if name in mean:
-            over = f"; over {measured} seeds {mean[name]:.4f}" + (f" ± {std[name]:.4f}" if measured > 1 else "")
-            say(f"{name} {found['metrics'][name]:.4f} (seed {seeds[chosen]}){over}")
+    _say(found)
     results.say_where(folder.path, product.write(folder.path, report=report), retrained=True)
     return found
+
+
+def _say(found: Mapping[str, Any]) -> None:
+    """The test results, for people."""
+    measured = [run for run in found["runs"] if "metrics" in run]
+    for name in ("test_acc", "test_loss"):
+        if name in found["mean"]:
+            spread = f"; over {len(measured)} seeds {found['mean'][name]:.4f} ± {found['std'][name]:.4f}"
+            over = spread if len(measured) > 1 else ""
+            say(f"{name} {found['metrics'][name]:.4f} (seed {measured[0]['seed']}){over}")
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed" + ("s" if count > 1 else "")

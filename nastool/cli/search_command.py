@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     "-n",
     "--trials",
     type=click.IntRange(min=1),
-    help="Trials in all, earlier sittings included; 20 unless the strategy knows its end.",
+    help="Trials in all, earlier sittings included; by default the strategy's own number, or 20 and at least three "
+    "times what it begins with at random.",
 )
 @click.option("--objective", metavar="METRIC[:min|max]", help="What to optimise; the evaluator's own by default.")
 @click.option("--seed", type=common.SEED, default=0, help="Seed of strategy and trials.")
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     metavar="NAME[:KEY=VALUE,...]",
     help="Also send the trials to a logger (`nastool list loggers`).",
 )
+@common.result_option
 @configfile.option
 @click.option("--dry-run", is_flag=True, help="Show what would be searched and what it would cost.")
 @click.pass_context
@@ -103,7 +105,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     \b
     Examples:
       nastool search --strategy enas
-      nastool search --data digits --trials 20 --workers 2
+      nastool search --data digits --workers 2
       nastool search -s random --space nasbench-macro --data cifar10 --download
       nastool search -s bo --evaluator table -E file=t.npz -E dataset=cifar10
     """
@@ -112,6 +114,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     from nastool.cli.search_run import SearchRun
     from nastool.cli.sitting import sitting
     from nastool.config import RunConfig, RunFolder
+    from nastool.data import note_on_few
     from nastool.loggers import sending
     from nastool.recipes import default_recipe
 
@@ -142,7 +145,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     ctx.meta["nastool.folder"] = folder.path
     evaluator = config.evaluator_spec(space, folder.path).build()
     planned = strategy.planned_trials(evaluator.rounds)
-    given["trials"] = given["trials"] or planned or 20
+    given["trials"] = given["trials"] or planned or max(20, 3 * strategy.random_trials)
     _check(config, strategy, evaluator, given)
     finale = Finale(config, space, evaluator, folder, Settings.read(given, evaluator))
     beside = Baseline(config, space, strategy, evaluator, folder, given["force"]) if given["with_baseline"] else None
@@ -160,7 +163,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
         return 0
     continues = folder.check(config, given["force"])
     if continues and (done := run.finished()) is not None:
-        common.emit(done)
+        run.repeat(done)
         return 0
     finale.prepare()
     if continues:
@@ -179,6 +182,8 @@ def command(ctx: click.Context, /, **given: Any) -> int:
             what = f"{_of(config.strategy)} on {_of(config.space)}, {evaluator.name} evaluator"
             say(f"searching in {folder.path}: {what}")
             say("  " + "  ".join(f"{key} {value}" for key, value in here.facts.items()))
+            if note := note_on_few(here.facts.get("val_images")):
+                say(note)
         return run.go(here)
 
 
@@ -226,7 +231,8 @@ def _dry_run(run: SearchRun) -> None:
         if proposal is None:
             break
         first = first or proposal
-        common.emit(archfile.to_json(space, proposal.arch))
+        if common.as_json(run.given["json_flag"]):
+            common.emit(archfile.to_json(space, proposal.arch))
     seconds = None if first is None else evaluator.estimate_all(first, trials)
     if seconds is None:
         say("# cost: unknown")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -91,6 +92,14 @@ class SearchRun:
                 results.say_where(self.folder.path, product.write(self.folder.path, report=self.given["report"]))
         return document
 
+    def repeat(self, document: Mapping[str, Any]) -> None:
+        """Show the result of a run that has finished earlier."""
+        if common.as_json(self.given["json_flag"]):
+            common.emit(document)
+            return
+        self._say_best(document)
+        say(f"more: nastool status {shlex.quote(str(self.folder.path))}")
+
     def go(self, here: Sitting) -> int:
         """Search, and do all that comes afterwards; the exit code."""
         started = time.monotonic()
@@ -115,7 +124,8 @@ class SearchRun:
         written = product.write(self.folder.path, report=self.given["report"])
         self._summary(search, end, time.monotonic() - started, written)
         self.loggers.close(end.document)
-        common.emit(end.document)
+        if common.as_json(self.given["json_flag"]):
+            common.emit(end.document)
         if end.problem is not None:
             raise end.problem
         return 0
@@ -145,11 +155,21 @@ class SearchRun:
                 say(f"note: {note}")
             if given["trials"] <= (random := self.strategy.random_trials):
                 begins = f"{self.strategy.name} begins with {random} random trials, and these are all"
-                say(f"note: {begins}: give more --trials or -S")
+                same = ", which --with-baseline compares with itself" if self.beside is not None else ""
+                say(f"note: {begins}, so this is random search{same}: give more than {random} --trials")
 
         kept = {name: given[name] for name in ("keep", "ensemble", "max_failures")}
         watching = self.loggers.watching
-        return here.search(self.strategy, given["trials"], stop=stop, watching=watching, restored=restored, **kept)
+        then = self._then(given["trials"])
+        return here.search(
+            self.strategy, given["trials"], stop=stop, then=then, watching=watching, restored=restored, **kept
+        )
+
+    def _then(self, trials: int) -> str:
+        """What comes after the trials, for who looks at the time that is left; "": nothing that takes long."""
+        random = [f"{trials} random trials"] if self.beside is not None else []
+        count = self.finale.trainings(trials)
+        return " and ".join([*random, *([f"{count} training" + "s" * (count > 1)] if count else [])])
 
     def _end(self, here: Sitting, search: Search, stop: Stop) -> End | None:
         """From the last trial to the result. None: interrupted; the same command goes on."""
@@ -218,11 +238,7 @@ class SearchRun:
         if search.exhausted and search.told < search.trials:
             say(f"the strategy has nothing left to propose after {search.told} trials")
         say(f"{search.told} trials, {search.failed} failed, in {common.format_seconds(took)}")
-        metrics = {k: v for k, v in document["metrics"].items() if k != "seconds"}
-        cost = document["metrics"]["seconds"]
-        which = f"trial {document['trial']}" if outcome is None or outcome.best is None else "trained from scratch"
-        say(f"best: {which}, architecture {document['key']}")
-        say(f"  {common.describe_metrics(metrics)}  {common.format_seconds(cost)}")
+        self._say_best(document)
         for line in outcome.lines if outcome is not None else ():
             say(f"  {line}")
         if "ensemble" in document:
@@ -230,3 +246,11 @@ class SearchRun:
         if "baseline" in document:
             say(f"  {baseline.describe(document['baseline'])}")
         results.say_where(self.folder.path, written)
+
+    def _say_best(self, document: Mapping[str, Any]) -> None:
+        metrics = {k: v for k, v in document["metrics"].items() if k != "seconds"}
+        cost = common.format_seconds(document["metrics"]["seconds"])
+        searched = document["run"] == str(self.folder.path)
+        which = f"trial {document['trial']}" if searched else "trained from scratch"
+        say(f"best: {which}, architecture {document['key']}")
+        say(f"  {common.describe_metrics(metrics)}  cost {cost}")

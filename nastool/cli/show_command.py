@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
     from nastool.tasks import ImageTask
 
-FORMS = ("svg", "png", "dot", "text")
+FORMS = ("svg", "png", "dot", "text", "decisions")
 
 
 @click.command("show", cls=common.Command)
 @click.argument("source", metavar="ARCH|RUN|recipe:NAME|-")
 @click.option("--space", metavar="NAME", help="Space of an architecture in its own string form.")
-@click.option("--to", "form", type=click.Choice(FORMS), help="Draw it: as a picture, for Graphviz, in characters.")
+@click.option(
+    "--to",
+    "form",
+    type=click.Choice(FORMS),
+    help="A picture, a graph for Graphviz, a drawing in characters, a list of all decisions.",
+)
 @click.option("-o", "--out", metavar="FILE", help="Where to, with --to; by default stdout.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @common.network_options("Also count parameters and FLOPs for images of this shape.")
@@ -33,14 +38,16 @@ FORMS = ("svg", "png", "dot", "text")
 def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given: Any) -> None:
     """Show an architecture, or a training recipe to copy and change.
 
-    With --to it is drawn: a cell as a graph, a network layer by layer. With --input the drawing also has the shapes,
-    parameters and FLOPs of the layers, and the network that is made of a cell.
+    On a terminal it is drawn in characters, with what is known of it. A drawing shows a cell as a graph, a network
+    layer by layer. With --input it also has the shapes, parameters and FLOPs of the layers, and the network that is
+    made of a cell. --to decisions lists the choices one by one.
 
     \b
     Examples:
       nastool show best.json --input 3x32x32 --classes 10
       nastool show runs/demo --to svg -o best.svg
-      nastool show zoo:darts-v2 --to text --input 3x32x32
+      nastool show zoo:darts-v2 --input 3x32x32
+      nastool show zoo:darts-v2 --to decisions
       nastool show 02012100 --space nasbench-macro --input 3x32x32
       nastool show recipe:nasbench201 > mine.yaml
     """
@@ -63,12 +70,12 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
             raise InputError("--to gives a drawing and no JSON: leave out one of the two")
         _draw(source, documents, given)
         return
-    for document in documents:
-        facts = _count(document, given) if given["shape"] else {}
+    for number, document in enumerate(documents):
         if common.as_json(json_flag):
-            common.emit(document.to_json(facts))
+            common.emit(document.to_json(_count(document, given) if given["shape"] else {}))
         else:
-            _text(document, facts)
+            drawn = _drawn(source, document, given)
+            click.echo(("\n" if number else "") + drawn + _facts(document, drawn), nl=False)
 
 
 def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any]) -> None:
@@ -78,12 +85,9 @@ def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any])
 
     form = given["form"]
     out = _out(form, given)
-    if form == "text" and out is None:
-        encoding, ascii = _unicode_or_ascii()
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
+    if form in ("text", "decisions") and out is None:
         for number, document in enumerate(documents):
-            shown = drawing.text(*_what(source, document, given), width=width, ascii=ascii)
-            shown = shown.encode(encoding, "replace").decode(encoding)
+            shown = _drawn(source, document, given) if form == "text" else _decisions(document)
             click.echo(("\n" if number else "") + shown, nl=False)
         return
     first, *others = list(documents)
@@ -92,8 +96,10 @@ def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any])
             f"{short(Path(source))} holds {1 + len(others)} architectures: give one, as `nastool top - -k 1` does"
         )
     what = _what(source, first, given)
-    if form == "png":
-        content: str | bytes = drawing.png(*what)
+    if form == "decisions":
+        content: str | bytes = _decisions(first)
+    elif form == "png":
+        content = drawing.png(*what)
     elif form == "text":
         content = drawing.text(*what)
     elif form == "svg":
@@ -107,6 +113,16 @@ def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any])
     common.say(f"wrote {out}")
 
 
+def _drawn(source: str, document: ArchDocument, given: dict[str, Any]) -> str:
+    """The drawing in characters that stdout takes, as wide as the terminal."""
+    from nastool import drawing
+
+    encoding, ascii = _unicode_or_ascii()
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
+    shown = drawing.text(*_what(source, document, given), width=width, ascii=ascii)
+    return shown.encode(encoding, "replace").decode(encoding)
+
+
 def _out(form: str, given: dict[str, Any]) -> Path | None:
     """The file to write; None for stdout."""
     if given["out"] is None:
@@ -115,7 +131,7 @@ def _out(form: str, given: dict[str, Any]) -> Path | None:
         if form == "png" and sys.stdout.isatty():
             raise InputError("a PNG is nothing for a terminal: add -o FILE")
         return None
-    out = common.target(given["out"], f"best.{form}")
+    out = common.target(given["out"], "best.txt" if form in ("text", "decisions") else f"best.{form}")
     if out.exists() and not given["force"]:
         raise InputError(f"{out} exists: give another --out, or --force to replace it")
     return out
@@ -186,24 +202,25 @@ def _count(document: ArchDocument, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _text(document: ArchDocument, facts: dict[str, Any]) -> None:
+def _decisions(document: ArchDocument) -> str:
+    """All decisions, a line each, and what else names the architecture."""
     space, arch = document.space, document.arch
-    click.echo(f"{space.ref}  {arch.key}")
     width = max(len(decision.name) for decision in space.decisions)
+    lines = [f"{space.ref}  {arch.key}"]
     for decision, choice in zip(space.decisions, arch.choices, strict=True):
-        click.echo(f"  {decision.name:<{width}}  {decision.options[choice]}")
+        lines.append(f"  {decision.name:<{width}}  {decision.options[choice]}")
     own = space.to_string(arch)
-    if own is not None:
-        click.echo(f"string     {own}")
-    click.echo(f"canonical  {space.canonical(arch)}")
-    if facts:
-        scale = ", ".join(f"{key}={value}" for key, value in facts["scale"].items())
-        click.echo(f"network    {facts['params']:,} parameters, {facts['flops']:,} FLOPs an image")
-        click.echo(f"           ({facts['input']}, {facts['classes']} classes, {scale})")
+    lines += [] if own is None else [f"string     {own}"]
+    return "\n".join([*lines, f"canonical  {space.canonical(arch)}"]) + "\n"
+
+
+def _facts(document: ArchDocument, drawn: str) -> str:
+    """What its line says of it beside the architecture, after the drawing; its string, where that was broken there."""
+    own = document.space.to_string(document.arch)
+    lines = [] if own is None or own in drawn else [f"string   {own}"]
     metrics = document.extra.get("metrics")
     if isinstance(metrics, dict):
         numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
-        click.echo(f"metrics    {common.describe_metrics(numbers)}")
-    for key in ("run", "trial", "weights"):
-        if key in document.extra:
-            click.echo(f"{key:<9}  {document.extra[key]}")
+        lines.append(common.labelled("metrics  ", common.describe_metrics(numbers), gap="  "))
+    lines += [f"{key:<7}  {document.extra[key]}" for key in ("run", "trial", "weights") if key in document.extra]
+    return "\n".join(["", *lines, ""]) if lines else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nastool import devices
 from nastool.cli import common
 from nastool.cli.progress import Progress
-from nastool.config import RunConfig, RunFolder
+from nastool.config import RunConfig, RunFolder, said
 from nastool.core import Objective, Scalar
 from nastool.errors import InputError, hint
 from nastool.interfaces import Evaluator, Strategy
@@ -43,6 +43,7 @@ class Sitting:
         *,
         stop: Callable[[], bool],
         noun: str = "trials",
+        then: str = "",
         watching: Callable[[Watch], Watch] = lambda watch: watch,
         restored: Callable[[Search], None] = lambda search: None,
         facts: Mapping[str, Any] | None = None,
@@ -50,10 +51,10 @@ class Sitting:
     ) -> Search:
         """Search until there are so many trials, the strategy has nothing left, or `stop`; shows its progress.
 
-        watching: wraps the display's `watch`. restored: is told of the search before it goes on. facts: to store with
-        the number of trials. settings: other fields of `Search`.
+        then: what comes after them, for the display. watching: wraps the display's `watch`. restored: is told of the
+        search before it goes on. facts: to store with the number of trials. settings: other fields of `Search`.
         """
-        with Progress(trials, noun) as progress:
+        with Progress(trials, noun, then) as progress:
             search = Search(
                 self.store,
                 strategy,
@@ -70,7 +71,7 @@ class Sitting:
             search.restore()
             restored(search)
             self.store.begin()
-            for key, value in {"trials": trials, **(facts or {})}.items():
+            for key, value in {"trials": trials, "then": then, **(facts or {})}.items():
                 self.store.put(key, value)
             self.store.commit()
             search.run()
@@ -149,12 +150,13 @@ def _opened(
         raise InputError(f"evaluator {evaluator.name} gives no metric {objective.metric!r}; {near}")
     folder.clear()
     folder.describe(config, objective, facts, options)
-    given = config.identity["evaluator"]["options"].items()
-    plugged = {"name": evaluator.name, "options": {key: value for key, value in given if value is not None}}
     about = {
         "config": config.identity,
         "objective": str(objective),
         "fingerprint": facts.get("fingerprint"),
-        "origin": {"scale": common.scale_of(evaluator), "evaluator": plugged},
+        "origin": {
+            "scale": common.scale_of(evaluator),
+            "evaluator": said(evaluator.name, config.evaluator.options),
+        },
     }
     return Store.create(folder.database, about, durable=durable)

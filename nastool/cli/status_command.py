@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,14 +55,17 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], follow: bool, json_fla
 def _status(folder: Path) -> dict[str, Any]:
     from nastool import registry
     from nastool.cli.live.stored import state_of
+    from nastool.product import moved
     from nastool.store import Store
-    from nastool.study import best_trials
+    from nastool.study import best_trials, retrained_in
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
         config, counts = store.get("config"), store.count()
         cost, started, finished = store.spent()
         best = best_trials(store, space, 1)
+        final = store.get("final")
+        trained = None if retrained_in(folder, final) is None else moved(folder, final["document"])
         return {
             "run": str(folder),
             "state": state_of(folder, store),
@@ -75,6 +78,7 @@ def _status(folder: Path) -> dict[str, Any]:
             "started": started or None,
             "last_finished": finished or None,
             "best": common.trial_document(space, best[0], {"run": str(folder)}) if best else None,
+            **({} if trained is None else {"trained": trained}),
             "failures": [{"trial": trial.id, "error": trial.error} for trial in store.failures(5)],
         }
 
@@ -83,8 +87,7 @@ def _text(facts: dict[str, Any]) -> None:
     counts = facts["trials"]
     click.echo(f"{facts['run']}: {facts['state']}")
     for kind in ("strategy", "space", "evaluator"):
-        options = ", ".join(f"{k}={v}" for k, v in facts[kind]["options"].items() if v is not None)
-        click.echo(f"  {kind:<10} {facts[kind]['name']}  {options}".rstrip())
+        _line(kind, f"{facts[kind]['name']}  {common.as_typed(facts[kind]['options'])}".rstrip())
     click.echo(f"  objective  {facts['objective']}   seed {facts['seed']}")
     wanted = f" of {facts['trials_wanted']}" if facts["trials_wanted"] else ""
     click.echo(f"  trials     {counts['done']} done, {counts['failed']} failed, {counts['running']} running{wanted}")
@@ -93,10 +96,27 @@ def _text(facts: dict[str, Any]) -> None:
         click.echo(f"  time       begun {begun}, {common.format_seconds(facts['evaluation_seconds'])} of evaluations")
     if facts["best"]:
         best = facts["best"]
-        click.echo(f"  best       trial {best['trial']}, architecture {best['key']}")
-        click.echo(f"             {common.describe_metrics(best['metrics'])}")
+        shared = " (scored with shared weights)" if facts["objective"].startswith("shared_") else ""
+        _line("best", f"trial {best['trial']}, architecture {best['key']}{shared}")
+        _line("", common.describe_metrics(best["metrics"]), "  ")
+    if "trained" in facts:
+        _trained(facts["trained"])
     for failure in facts["failures"]:
         click.echo(f"  failed     trial {failure['trial']}: {failure['error']}")
+
+
+def _trained(document: Mapping[str, Any]) -> None:
+    """What was trained from scratch at the end."""
+    _line("trained", f"from scratch: architecture {document['key']}, in {document['run']}")
+    metrics = {k: v for k, v in document["metrics"].items() if not k.startswith("shared_")}
+    _line("", common.describe_metrics(metrics), "  ")
+    if (random := document.get("comparison", {}).get("random")) is not None:
+        accuracies = {k: v for k, v in random["metrics"].items() if k in ("val_acc", "test_acc")}
+        _line("", f"the best of {random['architectures']} random ones {common.describe_metrics(accuracies)}")
+
+
+def _line(label: str, text: str, gap: str = " ") -> None:
+    click.echo(common.labelled(f"  {label:<10} ", text, gap=gap))
 
 
 def _follow(folders: Sequence[Path], as_json: bool) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nastool.cli import common
 from nastool.errors import InputError
+
+if TYPE_CHECKING:
+    from nastool.core import Objective
+    from nastool.store import Store
 
 
 @click.command("top", cls=common.Command)
@@ -21,9 +25,13 @@ from nastool.errors import InputError
     metavar="METRIC[:min|max]",
     help="Order by this; by default what the run optimised, or val_acc.",
 )
+@common.json_option
 @click.pass_context
-def command(ctx: click.Context, /, source: str, number: int, objective: str | None) -> None:
+def command(ctx: click.Context, /, source: str, number: int, objective: str | None, json_flag: bool | None) -> None:
     """Print the best architectures of a run, or of JSON lines with metrics, best first.
+
+    After a search with shared weights these are its scores; what was trained from scratch at its end is a run of its
+    own, RUN/retrain-..., which this command takes, too.
 
     \b
     Examples:
@@ -38,14 +46,24 @@ def command(ctx: click.Context, /, source: str, number: int, objective: str | No
         raise InputError(str(error)) from None
     path = Path(source)
     if source != "-" and (path.is_dir() or path.name == "run.db"):
-        lines: Iterable[dict[str, Any]] = _of_run(path if path.is_dir() else path.parent, number, wanted)
+        wanted, lines = _of_run(path if path.is_dir() else path.parent, number, wanted)
     else:
-        lines = _of_lines(source, number, wanted or Objective.parse("val_acc"))
-    for line in lines:
-        common.emit(line)
+        wanted = wanted or Objective.parse("val_acc")
+        lines = _of_lines(source, number, wanted)
+    if common.as_json(json_flag):
+        for line in lines:
+            common.emit(line)
+        return
+    from nastool.cli import tables
+
+    where = "stdin" if source == "-" else source
+    click.echo(f"{where}: by {wanted.metric}, {'highest' if wanted.goal == 'max' else 'lowest'} first")
+    for row in tables.ranking(lines, wanted):
+        click.echo(row)
 
 
-def _of_run(folder: Path, number: int, objective: Any) -> Iterator[dict[str, Any]]:
+def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Objective, list[dict[str, Any]]]:
+    """What they are ordered by, and the lines."""
     from nastool import registry
     from nastool.core import Objective
     from nastool.store import Store
@@ -54,7 +72,8 @@ def _of_run(folder: Path, number: int, objective: Any) -> Iterator[dict[str, Any
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
         more: dict[str, Any] = {"run": str(folder), **(store.get("origin") or {})}
-        if objective is None or objective == Objective.parse(store.get("objective")):
+        own = Objective.parse(store.get("objective"))
+        if objective is None or objective == own:
             trials = best_trials(store, space, number)
         else:
             scored = []
@@ -66,19 +85,44 @@ def _of_run(folder: Path, number: int, objective: Any) -> Iterator[dict[str, Any
                 except ValueError:
                     continue
             if not scored:
-                raise InputError(f"{folder} has no finished trial with metric {objective.metric!r}")
+                advice = _elsewhere(folder, store, objective.metric)
+                raise InputError(f"{folder} has no finished trial with metric {objective.metric!r}{advice}")
             trials = [trial for _, _, trial in sorted(scored, key=lambda row: row[:2])[:number]]
         if not trials:
             raise InputError(f"{folder} has no finished trial yet")
-        for trial in trials:
-            yield common.trial_document(space, trial, more)
+        objective = objective or own
+        if objective.metric.startswith("shared_"):
+            inner = _retrained(folder, store)
+            leads = f"top {inner} -k 9" if inner is not None else f"top {shlex.quote(str(folder))} -k 3 | nastool eval"
+            common.say(f"note: scores with shared weights; trained from scratch: `nastool {leads}`")
+        return objective, [common.trial_document(space, trial, more) for trial in trials]
 
 
-def _of_lines(source: str, number: int, objective: Any) -> list[dict[str, Any]]:
+def _retrained(folder: Path, store: Store) -> str | None:
+    """The folder, as typed in a shell, of what was trained from scratch at the end; None: nothing was."""
+    from nastool.study import retrained_in
+
+    inner = retrained_in(folder, store.get("final"))
+    return None if inner is None else shlex.quote(str(inner))
+
+
+def _elsewhere(folder: Path, store: Store, metric: str) -> str:
+    """Where there may be such a metric."""
+    outside = not (folder / "best.json").is_file() and (folder.parent / "best.json").is_file()
+    tested, run = metric.startswith("test_"), shlex.quote(str(folder.parent if outside else folder))
+    if (inner := _retrained(folder, store)) is not None:
+        shared = "its scores are with shared weights, and what was trained from scratch is in"
+        if not tested:
+            return f": {shared} `nastool top {inner} --objective {metric}`"
+        return f": {shared} `nastool top {inner} -k 9`; the best of these is tested: `nastool show {run}`"
+    return f": of a run only the best is tested: `nastool show {run}`" if tested else ""
+
+
+def _of_lines(source: str, number: int, objective: Objective) -> list[dict[str, Any]]:
     from nastool import archfile
 
     lines: Iterable[Any] = (
-        archfile.read_lines(archfile.bounded(sys.stdin), "stdin") if source == "-" else archfile.read_file(Path(source))
+        archfile.read_lines(common.stdin(), "stdin") if source == "-" else archfile.read_file(Path(source))
     )
     scored = []
     for document in lines:

@@ -27,7 +27,7 @@ class WandB(Logger):
         group: str | None = None,
         mode: Literal["online", "offline"] = "online",
     ) -> None:
-        """project, entity, group: where it belongs there, as wandb.init has them."""
+        """project, entity, group: where it belongs there, as wandb.init has them. mode: offline needs no network."""
         super().__init__()
         self.project, self.entity, self.group, self.mode = project, entity, group, mode
 

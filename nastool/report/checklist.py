@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nastool import registry
+from nastool.errors import InputError
 from nastool.figures.progress import groups
+from nastool.interfaces import misfits
 from nastool.report import data
 from nastool.study import Study
 from nastool.wording import format_seconds
@@ -314,16 +316,29 @@ def _seeds(studies: Sequence[Study]) -> Item:
 
 def _tabular(studies: Sequence[Study]) -> Item:
     tabular = [study for study in studies if study.evaluator == "table"]
+    how = "Compare strategies over many seeds on published tables, which takes minutes."
+    command = f"nastool bench -s random -s {data.quoted(studies[0].strategy)} "
+    command += "--table nasbench201:file=FILE,dataset=cifar10 --seeds 100"
+    if not _on_tables(studies[0].strategy):
+        how, command = "Check its scores against a published table: --check-ranking with --ranking-table.", ""
     return _item(
         "tabular",
         "comparison",
         "Is the method examined in depth on a tabular or surrogate benchmark?",
         [] if tabular else ["no run here looks results up in a table"],
         f"{len(tabular)} of {len(studies)} runs look results up in a table.",
-        "Compare strategies over many seeds on published tables, which takes minutes.",
-        f"nastool bench -s random -s {data.quoted(studies[0].strategy)} "
-        "--table nasbench201:file=FILE,dataset=cifar10 --seeds 100",
+        how,
+        command,
     )
+
+
+def _on_tables(strategy: str) -> bool:
+    """Whether it searches where results are looked up; a strategy that is not installed here may."""
+    try:
+        found, table = registry.load("strategy", strategy), registry.load("evaluator", "table")
+        return not misfits(found, registry.load("space", "nasbench201"), table)
+    except InputError:
+        return True
 
 
 # --- reporting

@@ -192,8 +192,11 @@ def next_commands(study: Study) -> list[tuple[str, str]]:
         ]
     elif study.evaluator == "table":
         best = f"nastool top {run}"
-        found.append((f"{best} | nastool export - --to python --input 3x32x32", "the best architecture as code"))
-        found.append((f"{best} | nastool eval - --data cifar10", "trains it from scratch"))
+        shape, dataset = "3x32x32", "cifar10"
+        if study.config["evaluator"]["options"].get("dataset") == "cifar100":
+            shape, dataset = "3x32x32 --classes 100", "cifar100"
+        found.append((f"{best} | nastool export - --to python --input {shape}", "the best architecture as code"))
+        found.append((f"{best} | nastool eval - --data {dataset}", "trains it from scratch"))
     if study.evaluator != "table" and study.strategy != LISTED:
         found.append((f"nastool retrain {run}", "trains the best for use, on all images, with several seeds"))
     found.append((f"nastool top {run} -k 3", "the best three, as JSON lines"))

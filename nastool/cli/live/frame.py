@@ -83,12 +83,16 @@ def plain(view: View) -> str:
     if view.per_hour is not None:
         parts.append(f"{view.per_hour:,.0f} {view.noun}/h")
     if view.left is not None:
-        parts.append(f"{format_seconds(view.left)} left")
+        parts.append(_left(view, view.left))
     return "  ".join(parts)
 
 
 def _count(view: View) -> str:
     return f"{view.done}/{view.total}" if view.total is not None else str(view.done)
+
+
+def _left(view: View, seconds: float) -> str:
+    return f"{format_seconds(seconds)} left" + (f", then {clean(view.then)}" if view.then else "")
 
 
 def _fit(label: str, pieces: Sequence[Piece], width: int, glyphs: Glyphs) -> Line:
@@ -129,7 +133,7 @@ def _bar(view: View, width: int, glyphs: Glyphs) -> Line:
         count = len(view.running)
         facts.append((f"stopping: finishing {count} running" if count else "stopping", "yellow"))
     elif view.left is not None:
-        facts.append((f"{format_seconds(view.left)} left", ""))
+        facts.append((_left(view, view.left), ""))
     if view.per_hour is not None:
         facts.append((f"{view.per_hour:,.0f} {view.noun}/h", "dim"))
     count_text = clean(_count(view))

@@ -14,6 +14,8 @@ from nastool.store import Store
 
 PACE = 1000
 """Over how many of the last trials their pace is taken."""
+PAUSE = 60.0
+"""If nothing ran for more than so many seconds, nobody was at work on the run."""
 
 
 class Recent(Store):
@@ -32,20 +34,29 @@ class Recent(Store):
         return [(int(i), float(at)) for i, at in self._query("SELECT id, started FROM trials WHERE state='running'")]
 
     def per_trial(self, k: int, rounds: bool) -> float | None:
-        """Seconds from one result to the next, over the last k; of rounds only, or only of what is none."""
+        """Seconds from one result to the next, over the last k; of rounds only, or only of what is none.
+
+        Without the time between two sittings.
+        """
         kind = "NOT NULL" if rounds else "NULL"
-        times = [
-            (float(begun), float(ended))
-            for begun, ended in self._query(
-                f"SELECT started, finished FROM trials WHERE told IS NOT NULL AND new_policy IS {kind} "
-                "ORDER BY told DESC LIMIT ?",
+        times = sorted(
+            # one that was interrupted was asked in an earlier sitting, and has been evaluated again since
+            (float(asked if ended - asked - took <= PAUSE else ended - took), float(ended))
+            for asked, ended, took in self._query(
+                "SELECT started, finished, COALESCE(seconds, finished - started) FROM trials WHERE told IS NOT NULL "
+                f"AND new_policy IS {kind} ORDER BY told DESC LIMIT ?",
                 k,
             )
-        ]
+        )
         if not times:
             return None
-        begin, end = min(begun for begun, _ in times), max(ended for _, ended in times)
-        return max(end - begin, 1e-9) / len(times)
+        took, until = 0.0, times[0][0]
+        for begun, ended in times:
+            if begun - until > PAUSE:
+                until = begun
+            took += max(0.0, ended - until)
+            until = max(until, ended)
+        return max(took, 1e-9) / len(times)
 
 
 class Followed:
@@ -78,6 +89,7 @@ class Followed:
                 title=f"{self.folder}: {state}",
                 per_hour=None if per_trial is None else 3600 / per_trial,
                 left=per_trial * ahead if per_trial and ahead else None,
+                then=store.get("then") or "",
                 best=self._best(best[0], objective) if best else None,
                 last=[Row.of(trial, objective) for trial in store.last(LAST)],
                 running=self._running(store, objective),
@@ -97,14 +109,22 @@ class Followed:
                 found.append({"trial": trial_id, **last})
             return found
 
+    def _sitting(self) -> float:
+        """When who works on it began, in seconds since 1970: what was interrupted before is evaluated again."""
+        try:
+            return (self.folder / "run.lock").stat().st_mtime
+        except OSError:
+            return 0.0
+
     def _best(self, trial: Trial, objective: Objective) -> Best:
         arch = trial.proposal.arch
         return Best(Row.of(trial, objective), arch.key, self._drawings.of(arch))
 
     def _running(self, store: Recent, objective: Objective) -> Sequence[Running]:
         found = []
-        for trial_id, began in store.running():
-            curve = Curve()
+        sitting = self._sitting()
+        for trial_id, asked in store.running():
+            began, curve = max(asked, sitting), Curve()
             for step, metrics in store.reports(trial_id):
                 curve.add(step, metrics, objective.metric)
             found.append(curve.running(trial_id, max(0.0, time.time() - began)))

@@ -46,10 +46,11 @@ class Pace:
 class Watcher:
     """Takes in what happens in a search; cheap, since evaluations that cost next to nothing are watched, too."""
 
-    def __init__(self, total: int, noun: str, now: float) -> None:
-        """now: seconds of a clock that only goes forward, here and below."""
+    def __init__(self, total: int, noun: str, now: float, then: str = "") -> None:
+        """now: seconds of a clock that only goes forward, here and below. then: what comes after these trials."""
         self.total = total
         self.noun = noun
+        self.then = then
         self.pace = Pace(now)
         self.rounds = RoundBook()
         self.failure: tuple[int, str] | None = None
@@ -109,6 +110,7 @@ class Watcher:
             noun=self.noun,
             per_hour=None if per_trial is None else 3600 / per_trial,
             left=per_trial * ahead if per_trial and ahead else None,
+            then=self.then,
             best=best,
             last=[Row.of(trial, objective) for trial in self._last],
             running=[

@@ -1,0 +1,295 @@
+"""What commands print on a terminal instead of JSON, and what they say there."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nastool
+from nastool import archfile, cli, registry
+from nastool.cli import common, finale, tables
+from nastool.cli.live import frame, stored
+from nastool.cli.live.stored import Followed
+from nastool.cli.live.view import View
+from nastool.core import Evaluation, Objective, Proposal, SpaceRef, Trial
+from nastool.spaces.nasbench201 import NasBench201
+from nastool.store import Store
+from tests.made_runs import folder
+from tests.running import Run
+
+NASTOOL = str(Path(sys.executable).parent / "nastool")
+OBJECTIVE = Objective.parse("val_acc")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A made-up one of all of NAS-Bench-Macro."""
+    from nastool.spaces.nasbench_macro import NasBenchMacro
+
+    archs = np.array([arch.choices for arch in NasBenchMacro().members()], dtype=np.uint8)
+    path = tmp_path_factory.mktemp("table") / "macro.npz"
+    rng = np.random.default_rng(0)
+    np.savez(path, allow_pickle=False, arch=archs, val=rng.random(len(archs)) * 100, test=rng.random(len(archs)) * 100)
+    return str(path)
+
+
+def on_terminal(where: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, what a terminal of 80 columns got from stdout, and stderr, which goes elsewhere."""
+    main, terminal = pty.openpty()
+    environment = {key: value for key, value in os.environ.items() if key not in ("LINES", "CI")} | {"COLUMNS": "80"}
+    try:
+        done = subprocess.run(
+            [NASTOOL, *arguments], stdin=subprocess.DEVNULL, stdout=terminal, stderr=subprocess.PIPE, text=True,
+            cwd=where, env=environment, timeout=120,
+        )  # fmt: skip
+        os.close(terminal)
+        shown = b""
+        while part := _read(main):
+            shown += part
+    finally:
+        os.close(main)
+    return done.returncode, shown.decode().replace("\r\n", "\n"), done.stderr
+
+
+def _read(main: int) -> bytes:
+    try:
+        return os.read(main, 1 << 16)
+    except OSError:  # the other side is closed
+        return b""
+
+
+def document(value: float = 0.5, **more: Any) -> dict[str, Any]:
+    return {"key": "0123456789ab", "metrics": {"val_acc": value, "val_loss": 1.0, "params": 1234.0}, **more}
+
+
+class TestStdoutIsATerminal:
+    def test_search_and_then_top_and_eval(self, tmp_path: Path, table: str) -> None:
+        search = ["search", "-s", "random", "--space", "nasbench-macro", "--evaluator", "table", "-E", f"file={table}"]
+        search += ["-n", "3", "-o", "a", "--no-report"]
+        code, out, err = on_terminal(tmp_path, *search)
+        assert (code, out) == (0, "") and "best: trial" in err and "  cost " in err
+        code, out, err = on_terminal(tmp_path, *search)
+        assert (code, out) == (0, ""), "also what was found earlier"
+        assert "already has its 3 trials" in err and "best: trial" in err and "nastool status a" in err
+        code, out, _ = on_terminal(tmp_path, *search, "--json")
+        best = json.loads(out)
+        assert code == 0 and best == json.loads((tmp_path / "a" / "best.json").read_text())
+
+        code, out, _ = on_terminal(tmp_path, "top", "a", "-k", "2")
+        assert code == 0 and out.splitlines()[0] == "a: by val_acc, highest first"
+        assert out.splitlines()[2].split()[0] == "1" and out.splitlines()[2].endswith(f"  {best['key']}")
+        evaluation = ["eval", "a/best.json", "--evaluator", "table", "-E", f"file={table}"]
+        code, out, _ = on_terminal(tmp_path, *evaluation)
+        head, row = out.splitlines()
+        assert code == 0 and head.split()[:3] == ["key", "val_acc", "test_acc"] and row.startswith(best["key"])
+        code, out, _ = on_terminal(tmp_path, *evaluation, "--json")
+        assert code == 0 and json.loads(out)["key"] == best["key"]
+
+    def test_show_draws(self, tmp_path: Path) -> None:
+        code, out, _ = on_terminal(tmp_path, "show", "zoo:enas-macro")
+        assert code == 0 and out.startswith("macro-cnn  ") and "skips" in out and "skip1 " not in out
+
+    def test_search_that_only_plans(self, tmp_path: Path, table: str) -> None:
+        options = ["--space", "nasbench-macro", "--evaluator", "table", "-E", f"file={table}", "--dry-run"]
+        code, out, err = on_terminal(tmp_path, "search", *options)
+        assert (code, out) == (0, "") and "# cost" in err
+        code, out, _ = on_terminal(
+            tmp_path, "bench", "-s", "random", "--table", f"nasbench-macro:file={table}", "--dry-run"
+        )
+        assert code == 0 and out == "random on nasbench-macro val: 100 runs\n"
+
+    def test_to_python_it_is_all_the_same(
+        self, tmp_path: Path, table: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+        space = registry.make_space(SpaceRef("nasbench-macro"))
+        line = archfile.to_json(space, space.arch([0] * 8))
+        (found,) = nastool.evaluate(line, evaluator="table", evaluator_options={"file": table})
+        assert "val_acc" in found["metrics"] and capsys.readouterr().out == ""
+
+
+class TestTables:
+    def test_top_of_a_run(self, run: Run) -> None:
+        folder(Path("a"), [0.25, 0.75, "failed", 0.5])
+        assert [line["trial"] for line in run("top", "a", "-k", "2").accepted()] == [1, 3]
+        title, head, *rows = run("top", "a", "-k", "9", "--text").out.splitlines()
+        assert title == "a: by val_acc, highest first"
+        assert head.split() == ["rank", "trial", "val_acc", "params", "seconds", "key"]
+        assert [row.split()[:4] for row in rows] == [
+            ["1", "1", "0.7500", "1,001"], ["2", "3", "0.5000", "1,003"], ["3", "0", "0.2500", "1,000"],
+        ]  # fmt: skip
+        lowest = run("top", "a", "--objective", "params:min", "--text").out.splitlines()
+        assert lowest[0] == "a: by params, lowest first" and lowest[2].split()[2:4] == ["1,000", "0.2500"]
+
+    def test_of_lines_with_a_spread(self) -> None:
+        one = document(std={"val_acc": 0.0123, "params": 0.0})
+        head, row = tables.ranking([one], OBJECTIVE)
+        assert head.split() == ["rank", "val_acc", "params", "key"]  # no trial, and of loss and accuracy the accuracy
+        assert row.split() == ["1", "0.5000", "±", "0.0123", "1,234", "0123456789ab"]
+
+    @pytest.mark.parametrize(("width", "last"), [(200, "seconds"), (50, "params"), (20, "val_acc")])
+    def test_a_narrow_terminal_loses_columns_but_no_keys(
+        self, monkeypatch: pytest.MonkeyPatch, width: int, last: str
+    ) -> None:
+        monkeypatch.setattr(tables, "width", lambda: width)
+        more = {"val_acc": 0.5, "test_acc": 0.5, "params": 1e6, "flops": 1e9, "seconds": 3.0}
+        head, row = tables.ranking([document() | {"metrics": more}], OBJECTIVE)
+        assert head.split()[1] == "val_acc" and head.split()[-2:] == [last, "key"] and row.endswith("0123456789ab")
+        assert len(row) <= max(width, 30)
+
+    @pytest.mark.parametrize(
+        "metrics",
+        [
+            {"val_acc": 0.5, "params": 10**400, "x": True, "y": None, "z": "text", "\x1b[2J": 1.0},
+            {"val_acc": 1, "val_loss": [], "seconds": "long"},
+        ],
+    )
+    def test_of_what_others_wrote(self, metrics: dict[str, Any]) -> None:
+        lines = tables.ranking([document(trial="\x1b[2J", std=5) | {"metrics": metrics}, document()], OBJECTIVE)
+        assert len(lines) == 3 and all(line.isprintable() for line in lines)
+
+    def test_evaluations_one_by_one(self, capsys: pytest.CaptureFixture[str]) -> None:
+        shown = tables.Growing()
+        shown.add(document() | {"metrics": {}, "error": "seed 0: broke"})
+        shown.add(document(runs=[{"seed": 0}, {"seed": 1, "error": "broke"}]))
+        shown.add(document(runs=[{"seed": 0}, {"seed": 1}], std={"val_acc": 0.25}))
+        shown.add(document() | {"metrics": {"energy": 3.0}})
+        assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+            ["0123456789ab", "failed"],
+            ["key", "val_acc", "params"],
+            ["0123456789ab", "0.5000", "1,234", "1", "of", "2", "seeds", "failed"],
+            ["0123456789ab", "0.5000", "±", "0.2500", "1,234"],
+            ["key", "energy"],
+            ["0123456789ab", "3"],
+        ]
+
+
+class TestShow:
+    @pytest.mark.parametrize("name", sorted(registry.plugins("space")))
+    def test_every_space(self, run: Run, name: str) -> None:
+        line = run("sample", "--space", name, "-n", "1").out
+        key, choices = json.loads(line)["key"], json.loads(line)["choices"]
+        shown = run("show", "-", "--text", stdin=line)
+        assert shown.code == 0 and shown.out.startswith(f"{name}  {key}\n"), shown
+        listed = run("show", "-", "--to", "decisions", stdin=line).out.splitlines()
+        rows = [row.split() for row in listed[1 : 1 + len(choices)]]
+        assert rows == [f"{name} {option}".split() for name, option in choices.items()]
+        assert run("show", "-", stdin=line).accepted()[0]["choices"] == choices, "in a pipe it stays JSON"
+
+    def test_what_is_known_of_it(self, run: Run) -> None:
+        line = run("sample", "-n", "1").accepted()[0]
+        line |= {"metrics": {"val_acc": 0.5}, "trial": 3, "run": "runs/a"}
+        text = run("show", "-", "--text", stdin=json.dumps(line) + "\n" + json.dumps(line)).out
+        assert text.count("\nmetrics  val_acc 0.5000\nrun      runs/a\ntrial    3\n") == 2
+        string = NasBench201().to_string(NasBench201().arch([1, 2, 3, 4, 1, 3])) or ""
+        assert string in run("show", string, "--space", "nasbench201", "--text").out, "in one piece, to be copied"
+
+    def test_decisions_into_a_file(self, run: Run) -> None:
+        assert run("show", "zoo:darts-v2", "--to", "decisions", "-o", "a.txt").code == 0
+        assert "normal1.op1 " in Path("a.txt").read_text()
+
+
+class TestStdin:
+    @pytest.mark.parametrize("command", [["eval", "--evaluator", "train"], ["top", "-"], ["show", "-"]])
+    def test_a_terminal_is_told_what_is_waited_for(
+        self, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        typed = io.StringIO("")
+        monkeypatch.setattr(typed, "isatty", lambda: True, raising=False)
+        monkeypatch.setattr(sys, "stdin", typed)
+        monkeypatch.setattr(sys, "argv", ["nastool", *command])
+        cli.run()
+        assert "reading architectures from stdin" in capsys.readouterr().err
+
+    def test_a_pipe_is_not(self, run: Run) -> None:
+        assert "reading" not in run("show", "-", stdin=run("sample", "-n", "1").out).err
+
+
+def trial(number: int, value: float | None) -> Trial:
+    proposal = Proposal(NasBench201().arch([0] * 6))
+    if value is None:
+        return Trial(number, proposal, "failed", error="broke")
+    return Trial(number, proposal, "done", Evaluation({"val_acc": value}, 1.0), (-value,))
+
+
+@pytest.mark.parametrize(
+    ("found", "random", "says"),
+    [
+        ([0.9, 0.8], [0.9, 0.9], "val_acc on average 0.8500 (2 found) against 0.9000 (2 random): no better"),
+        ([0.9, 0.9], [0.9, 0.9], "no better than random here, as far as so few can tell"),
+        ([0.9, 0.7, None], [0.7, 0.8, 0.6], "by 0.1000, which chance alone may do"),
+        ([0.91, 0.9, 0.92], [0.5, 0.51, 0.52], "by 0.4000, more than they scatter, as far as so few can tell"),
+        ([0.9] * 10, [0.8] * 10, "(10 random): better than random by 0.1000, more than they scatter"),
+        ([0.9], [0.8], "too few for a verdict"),
+    ],
+)  # fmt: skip
+def test_verdict(found: list[float | None], random: list[float | None], says: str) -> None:
+    both = [[trial(i, value) for i, value in enumerate(values)] for values in (found, random)]
+    verdict = finale._verdict(both[0], both[1], OBJECTIVE)
+    assert says in verdict and ("so few" in verdict) == ("so few" in says or len(found) == 2)
+
+
+class TestOptions:
+    def test_as_typed(self) -> None:
+        given = {"scale": {"channels": 4, "cells": 1}, "all_data": False, "recipe": None, "lr": 0.1, "at": [1, 2]}
+        assert common.as_typed(given) == "scale=channels=4,cells=1 all_data=false lr=0.1 at=1,2"
+
+    def test_status(self, run: Run) -> None:
+        options = {"scale": {"channels": 4}, "all_data": False}
+        folder(Path("a"), [0.5], evaluator={"name": "train", "options": options})
+        text = run("status", "a", "--text").out
+        assert "  evaluator  train  scale=channels=4 all_data=false\n" in text and "trained" not in text
+        assert "trained" not in run("status", "a").accepted()[0]
+
+    def test_neither_a_configuration_file_nor_python_says_how_to_print(self, run: Run) -> None:
+        Path("a.yaml").write_text("search: {json-flag: true}")
+        run("search", "--config", "a.yaml").refused("no option 'json-flag'")
+        with pytest.raises(nastool.InputError, match="no option 'json_flag'"):
+            nastool.evaluate("zoo:enas-macro", json_flag=True)
+
+
+class TestLive:
+    def test_what_comes_after_the_trials(self) -> None:
+        view = View(metric="val_acc", done=3, total=9, left=30.0, per_hour=60.0, then="6 trainings")
+        assert "30 s left, then 6 trainings" in frame.plain(view)
+        (bar,) = ("".join(text for text, _ in line) for line in frame.lines(view, 80, 1))
+        assert "30 s left, then 6 trainings" in bar and len(bar) <= 80
+
+    def test_the_time_between_two_sittings_is_no_evaluation(self, tmp_path: Path) -> None:
+        """Five seconds a trial, one after the other, and between the second and the third a night."""
+        path = folder(tmp_path / "a", [0.1, 0.2, 0.3, 0.4])
+        begins = [1000, 1005, 50_000, 50_005]
+        with Store.open(path / "run.db") as store:
+            store.begin()
+            store.put("then", "6 trainings")
+            for i, begin in enumerate(begins):
+                sql = "UPDATE trials SET started=?, finished=?, seconds=4 WHERE id=?"
+                asked = 1010 if i == 2 else begin  # that one was interrupted and begun again
+                store._db.execute(sql, (asked, begin + 5, i))
+            store.commit()
+        with stored.Recent.read(path / "run.db") as recent:
+            assert isinstance(recent, stored.Recent)
+            per_trial = recent.per_trial(stored.PACE, False)
+        assert per_trial is not None and 4.5 <= per_trial <= 5
+        assert Followed(path).view().then == "6 trainings"
+
+    def test_a_trial_that_is_evaluated_again_began_with_this_sitting(self, tmp_path: Path) -> None:
+        path = folder(tmp_path / "a", [0.1])
+        with Store.open(path / "run.db") as store:
+            store.begin()
+            store.add(Trial(1, Proposal(NasBench201().arch([0] * 6))))
+            store._db.execute("UPDATE trials SET started=1000 WHERE id=1")
+            store.commit()
+        (path / "run.lock").touch()
+        (running,) = Followed(path).view().running
+        assert 0 <= running.seconds < 60
