@@ -89,7 +89,7 @@ class Followed:
                 title=f"{self.folder}: {state}",
                 per_hour=None if per_trial is None else 3600 / per_trial,
                 left=per_trial * ahead if per_trial and ahead else None,
-                then=store.get("then") or "",
+                then=str(store.get("then") or ""),
                 best=self._best(best[0], objective) if best else None,
                 last=[Row.of(trial, objective) for trial in store.last(LAST)],
                 running=self._running(store, objective),
