@@ -14,7 +14,7 @@ import numpy as np
 
 from nastool import files, registry
 from nastool.core import Arch, Evaluation, Proposal
-from nastool.errors import InputError, TrialFailed
+from nastool.errors import CannotGoOn, InputError, TrialFailed, why
 from nastool.interfaces import Policy, Report, SearchSpace
 from nastool.training import ImageEvaluator, Training, seeds
 
@@ -138,7 +138,7 @@ class Supernet(ImageEvaluator):
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
         """One round, for a proposal with a policy; else the score. seed: of a round's draws.
 
-        TrialFailed: the loss is not finite, the GPU's memory is too small, the checkpoint cannot be written.
+        TrialFailed: the loss is not finite, the GPU's memory is too small. CannotGoOn: the checkpoint is not written.
         """
         import torch
 
@@ -320,9 +320,7 @@ class Supernet(ImageEvaluator):
         try:
             files.write_tensors(self.checkpoint, tensors, {**self._identity(), "state": json.dumps(state)})
         except OSError as error:
-            raise TrialFailed(
-                f"cannot write {self.checkpoint}: {error.strerror or error}; free some space, then run again"
-            ) from error
+            raise CannotGoOn(f"cannot write {self.checkpoint}: {why(error)}") from error
 
     def _identity(self) -> dict[str, str]:
         """Whose weights they are."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from nastool import archfile, files
 from nastool.core import Arch
-from nastool.errors import CannotGoOn, InputError, short
+from nastool.errors import CannotGoOn, InputError, short, why
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,8 +72,7 @@ def write(
         if not path.exists():
             with suppress(OSError):
                 optimizer.unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise CannotGoOn(f"cannot write checkpoint {path}: {reason}; free some space, then run again") from error
+        raise CannotGoOn(f"cannot write checkpoint {path}: {why(error)}") from error
 
 
 def read(

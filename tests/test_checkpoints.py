@@ -537,7 +537,8 @@ class TestFiles:
         with pytest.raises(CannotGoOn) as caught:
             checkpoints.write(path, {"weight": torch.rand(3)}, {"weight": torch.rand(3)}, {})
         assert str(caught.value) == (
-            f"cannot write checkpoint {path}: No space left on device; free some space, then run again"
+            f"cannot write checkpoint {path}: No space left on device; "
+            "free some space, then give the same command again"
         )
         names = [file.name for file in sorted(path.parent.iterdir())]
         assert names == (["a.optimizer.safetensors", "a.safetensors"] if existing else [])

@@ -16,7 +16,7 @@ import pytest
 
 import nastool
 from nastool import archfile, cli, registry
-from nastool.cli import common, finale, tables
+from nastool.cli import common, finale, listing
 from nastool.cli.live import frame, stored
 from nastool.cli.live.stored import Followed
 from nastool.cli.live.view import View
@@ -133,7 +133,7 @@ class TestTables:
 
     def test_of_lines_with_a_spread(self) -> None:
         one = document(std={"val_acc": 0.0123, "params": 0.0})
-        head, row = tables.ranking([one], OBJECTIVE)
+        head, row = listing.ranking([one], OBJECTIVE)
         assert head.split() == ["rank", "val_acc", "params", "key"]  # no trial, and of loss and accuracy the accuracy
         assert row.split() == ["1", "0.5000", "±", "0.0123", "1,234", "0123456789ab"]
 
@@ -141,9 +141,9 @@ class TestTables:
     def test_a_narrow_terminal_loses_columns_but_no_keys(
         self, monkeypatch: pytest.MonkeyPatch, width: int, last: str
     ) -> None:
-        monkeypatch.setattr(tables, "width", lambda: width)
+        monkeypatch.setattr(listing, "width", lambda: width)
         more = {"val_acc": 0.5, "test_acc": 0.5, "params": 1e6, "flops": 1e9, "seconds": 3.0}
-        head, row = tables.ranking([document() | {"metrics": more}], OBJECTIVE)
+        head, row = listing.ranking([document() | {"metrics": more}], OBJECTIVE)
         assert head.split()[1] == "val_acc" and head.split()[-2:] == [last, "key"] and row.endswith("0123456789ab")
         assert len(row) <= max(width, 30)
 
@@ -155,11 +155,11 @@ class TestTables:
         ],
     )
     def test_of_what_others_wrote(self, metrics: dict[str, Any]) -> None:
-        lines = tables.ranking([document(trial="\x1b[2J", std=5) | {"metrics": metrics}, document()], OBJECTIVE)
+        lines = listing.ranking([document(trial="\x1b[2J", std=5) | {"metrics": metrics}, document()], OBJECTIVE)
         assert len(lines) == 3 and all(line.isprintable() for line in lines)
 
     def test_evaluations_one_by_one(self, capsys: pytest.CaptureFixture[str]) -> None:
-        shown = tables.Growing()
+        shown = listing.Growing()
         shown.add(document() | {"metrics": {}, "error": "seed 0: broke"})
         shown.add(document(runs=[{"seed": 0}, {"seed": 1, "error": "broke"}]))
         shown.add(document(runs=[{"seed": 0}, {"seed": 1}], std={"val_acc": 0.25}))

@@ -498,7 +498,7 @@ class TestSearch:
         last = full.stderr.splitlines()[-1]
         assert re.fullmatch(
             r"nastool: cannot write checkpoint killed/checkpoints/trial-00000\d\.safetensors: File too large; "
-            r"free some space, then run again",
+            r"free some space, then give the same command again",
             last,
         )
         assert "Traceback" not in full.stderr

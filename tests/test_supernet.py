@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from nastool import registry
 from nastool.core import Arch, Evaluation, Proposal
-from nastool.errors import InputError, TrialFailed
+from nastool.errors import CannotGoOn, InputError, TrialFailed
 from nastool.evaluators.supernet import Supernet
 from nastool.interfaces import SearchSpace
 from nastool.spaces.nasbench201 import NasBench201
@@ -267,6 +269,22 @@ class TestContinuing:
         again = supernet(tmp_path).evaluate(1, proposal, seed=101, report=quiet)
         assert learnt(first) == learnt(again)
         assert (tmp_path / "checkpoints" / "supernet.safetensors").read_bytes() == content
+
+    def test_a_full_disk_ends_the_search(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The round has not failed: once there is room it is repeated, with the same result."""
+        undisturbed = rounds(supernet(tmp_path / "a"), ENAS(SPACE, **SETTINGS), 1)
+        proposal = ENAS(SPACE, **SETTINGS).ask()
+        assert proposal is not None
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr("nastool.files.write_tensors", full)
+            with pytest.raises(CannotGoOn, match=r"supernet\.safetensors: No space left on device; free some space"):
+                supernet(tmp_path / "b").evaluate(0, proposal, seed=100, report=quiet)
+        again = supernet(tmp_path / "b").evaluate(0, proposal, seed=100, report=quiet)
+        assert learnt(again) == learnt(undisturbed[0])
 
     def test_a_lost_checkpoint_is_said(self, tmp_path: Path) -> None:
         strategy = ENAS(SPACE, **SETTINGS)

@@ -325,7 +325,7 @@ def test_a_full_disk(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(CannotGoOn) as caught:
         run(evaluator)
     assert str(caught.value) == (
-        f"cannot write checkpoint {path}: No space left on device; free some space, then run again"
+        f"cannot write checkpoint {path}: No space left on device; free some space, then give the same command again"
     )
     assert [f.read_bytes() for f in path.parent.iterdir()] == ([b"old"] if existing else [])
 

@@ -21,7 +21,7 @@ import click
 
 from nastool import __version__
 from nastool.cli.common import say
-from nastool.errors import NastoolError, Stopped, hint, one_line, short
+from nastool.errors import NastoolError, Stopped, hint, one_line, short, why
 
 COMMANDS = (
     "search",
@@ -121,7 +121,7 @@ def run() -> int:
     except OSError as error:
         if debug:
             traceback.print_exc()
-        say(f"nastool: {f'{short(error.filename)}: ' if error.filename else ''}{error.strerror or short(error)}")
+        say(f"nastool: {f'{short(error.filename)}: ' if error.filename else ''}{short(why(error), 120)}")
         return 1
     except Exception as error:
         if debug:

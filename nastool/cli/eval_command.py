@@ -50,7 +50,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
       nastool eval runs/a --from-checkpoint runs/a/best.safetensors --epochs 9
     """
     from nastool import registry
-    from nastool.cli import tables
+    from nastool.cli import listing
     from nastool.core import SpaceRef
 
     seeds = common.seeds(given["seeds"])
@@ -66,7 +66,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
             given["evaluator"], options, seeds, given["workers"], given["trial_timeout"], workdir, bool(given["save"])
         )
         try:
-            show = common.emit if common.as_json(given["json_flag"]) else tables.Growing().add
+            show = common.emit if common.as_json(given["json_flag"]) else listing.Growing().add
             for line in evaluations.run(documents):
                 show(line)
                 failures += "error" in line

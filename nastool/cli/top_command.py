@@ -54,11 +54,11 @@ def command(ctx: click.Context, /, source: str, number: int, objective: str | No
         for line in lines:
             common.emit(line)
         return
-    from nastool.cli import tables
+    from nastool.cli import listing
 
     where = "stdin" if source == "-" else source
     click.echo(f"{where}: by {wanted.metric}, {'highest' if wanted.goal == 'max' else 'lowest'} first")
-    for row in tables.ranking(lines, wanted):
+    for row in listing.ranking(lines, wanted):
         click.echo(row)
 
 
