@@ -1,7 +1,7 @@
 """Hill climbing by network morphism beside what it has to beat, all trained by the same recipe on the same data.
 
 usage: morphism_search.py --data npz:FILE --recipe NAME --out DIR [--seeds 0,1,2] [--scale channels=8] [-P layers=4 ...]
-       [--start-epochs N] [--steps N] [--neighbors N] [--epochs N] [--morphisms N] [--final-epochs N]
+       [--start-epochs N] [--steps N] [--neighbors N] [--epochs N] [--morphisms N] [--final-epochs N] [--without cd]
 
 For each seed: `nastool search --strategy network-morphism`, and
   (a) the same with random weights for every network (inherit=false): equal epochs in all,
@@ -9,8 +9,8 @@ For each seed: `nastool search --strategy network-morphism`, and
   (c) random search in the same space, every network trained for --final-epochs, in the same time,
   (d) torchvision's resnet18, in the same time.
 Every run has one thread, and time is processor time (on a shared machine the clock says little); that of the first is
-taken from an epoch of each network that it trained. Prints test and validation accuracy, mean +- standard deviation
-over the seeds. An interrupted benchmark continues where it stopped.
+taken from an epoch of each network that it trained. --without leaves out (c), (d) or both. Prints test and
+validation accuracy, mean +- standard deviation over the seeds. An interrupted benchmark continues where it stopped.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ def main() -> None:
         parser.add_argument(f"--{name}{'-' if name else ''}epochs", type=int, default=value)
     for name, value in (("steps", 5), ("neighbors", 8), ("morphisms", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--without", choices=["c", "d", "cd"], default="")
     given = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -158,16 +159,21 @@ def main() -> None:
             command = ["eval", arch, "--epochs", str(epochs), "--seeds", seed]
             found = kept(folder / f"alone-{epochs}.json", partial(nastool, *command))
             add(f"(b) final architecture from scratch, {what} {epochs} epochs", found, seed)
+        if given.without == "cd":
+            continue
         options = {"data": given.data, "recipe": given.recipe, "device": "cpu"}
         scaled = {**options, "scale": best["scale"]}
         seconds = kept(folder / "seconds.json", partial(timed, folder / "morphism", scaled))["seconds"]
         print(f"  seed {seed}: {seconds:.0f} s of processor time", flush=True)
         own = registry.make_space(archfile.from_json(best).arch.space)
         longer = {**scaled, "epochs": given.final_epochs}
-        drawn = kept(folder / "random.json", partial(random_search, folder / "random", own, seconds, longer, int(seed)))
-        add(f"(c) random search, equal time, {given.final_epochs} epochs each", drawn, seed)
-        other = kept(folder / "resnet18.json", partial(resnet18, folder / "resnet18", seconds, options, int(seed)))
-        add("(d) resnet18, equal time", other, seed)
+        if "c" not in given.without:
+            drawing = partial(random_search, folder / "random", own, seconds, longer, int(seed))
+            drawn = kept(folder / "random.json", drawing)
+            add(f"(c) random search, equal time, {given.final_epochs} epochs each", drawn, seed)
+        if "d" not in given.without:
+            other = kept(folder / "resnet18.json", partial(resnet18, folder / "resnet18", seconds, options, int(seed)))
+            add("(d) resnet18, equal time", other, seed)
 
     width = max(map(len, rows))
     for name, measured in rows.items():

@@ -94,29 +94,31 @@ class Inheritance:
     def calibrate(self, child: nn.Module, images: Tensor) -> None:
         """Set the statistics of new channels from images (N, C, H, W), so that training mode begins near the parent.
 
-        An identity's scale and shift follow them: sqrt(variance + eps) and mean, so evaluation mode stays exact
+        They are those of training mode, where the layers before normalise by these images, too; old channels keep
+        theirs. An identity's scale and shift follow them: sqrt(variance + eps) and mean, so evaluation mode stays exact
         (Elsken et al. 2017, type I with C = 1/A). Needs N * H * W > 1 where the normalisation is; else nothing changes.
         """
         import torch
         from torch import nn
+        from torch.nn.functional import batch_norm
 
-        def calibrate(norm: nn.Module, inputs: tuple[Tensor, ...], name: str) -> None:
-            assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+        def calibrate(norm: nn.BatchNorm2d, x: Tensor, name: str) -> Tensor | None:
+            """The output in training mode."""
+            if x[:, 0].numel() < 2:
+                return None
             identity = self.identity.get(name, [])
             channels = sorted({*identity, *self.fresh.get(name, [])})
-            x = inputs[0][:, channels]
-            if x[:, 0].numel() < 2:
-                return
-            variance, mean = torch.var_mean(x, (0, 2, 3))
-            norm.running_mean[channels] = mean
-            norm.running_var[channels] = variance
-            if identity:
+            if channels:
+                assert norm.running_mean is not None and norm.running_var is not None
+                norm.running_var[channels], norm.running_mean[channels] = torch.var_mean(x[:, channels], (0, 2, 3))
                 _undo(norm, identity)
+            return batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
 
         handles = []
-        for name in {*self.identity, *self.fresh}:
-            hook = lambda norm, inputs, name=name: calibrate(norm, inputs, name)  # noqa: E731
-            handles.append(child.get_submodule(name).register_forward_pre_hook(hook))
+        for name, module in child.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                hook = lambda norm, inputs, _, name=name: calibrate(norm, inputs[0], name)  # noqa: E731
+                handles.append(module.register_forward_hook(hook))
         training = child.training
         child.eval()
         try:

@@ -8,7 +8,7 @@ executes the active one. Both therefore compute the same function from the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -168,6 +168,18 @@ def count_params(network: nn.Module) -> int:
     extra = (module.parameters() for module in network.modules() if getattr(module, "training_only", False))
     left_out = {id(parameter) for parameters in extra for parameter in parameters}
     return sum(p.numel() for p in network.parameters() if p.requires_grad and id(p) not in left_out)
+
+
+def undecayed(network: nn.Module, *, norms: bool) -> Iterator[nn.Parameter]:
+    """The parameters that weight decay leaves alone: numbers and vectors that are no weights of a layer.
+
+    A layer calls what it has `weight` or `bias`; anything else, such as the share of a weighted sum, has a meaning
+    of its own at 0, to which decay would pull it. norms: also the scales and shifts of normalisations, and biases.
+    """
+    for name, parameter in network.named_parameters():
+        of_layer = name.rpartition(".")[2] in ("weight", "bias")
+        if parameter.ndim <= 1 and (norms or not of_layer):
+            yield parameter
 
 
 def regularize(network: nn.Module, *, dropout: float, drop_path: float, by_depth: bool) -> None:

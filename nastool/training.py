@@ -91,8 +91,7 @@ class ImageEvaluator(Evaluator):
         """The recipe's values, the options' own changes included."""
         recipe = load_recipe(options["recipe"] or default_recipe(options["data"], cls.recipe_prefix))
         changes = {name: options[name] for name in ("epochs", "batch_size", "lr")}
-        values = dataclasses.asdict(recipe.replace(**changes))
-        return {"recipe": {name: value for name, value in values.items() if name != "description"}}
+        return {"recipe": recipe.replace(**changes).values()}
 
     # --- once per process
 
@@ -246,6 +245,7 @@ class Training:
         from torch import nn
 
         from nastool.blocks import DropPath
+        from nastool.networks import undecayed
 
         self.network = network
         self.recipe = recipe
@@ -256,13 +256,17 @@ class Training:
         self.done = 0
         self.generator = torch.Generator(evaluator.device).manual_seed(seeds(seed)[2])
         self.parameters = list(network.parameters())
+        spared = {id(parameter) for parameter in undecayed(network, norms=not recipe.decay_norms)}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.parameters if id(p) not in spared], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in self.parameters if id(p) in spared], "weight_decay": 0.0},
+        ]
         self._random_parts = nn.ModuleList(m for m in network.modules() if isinstance(m, nn.Dropout | DropPath))
         self.optimizer = torch.optim.SGD(
-            self.parameters,
+            [group for group in groups if group["params"]],
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
             fused=True,
         )
         if recipe.momentum:
@@ -315,7 +319,8 @@ class Training:
         from nastool.networks import regularize
 
         recipe = self.recipe
-        self.optimizer.param_groups[0]["lr"] = recipe.learning_rate(self.done, self.steps, self.annealing)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate(self.done, self.steps, self.annealing)
         drop_path = recipe.drop_path * self.done / (recipe.epochs * self.steps)
         regularize(self._random_parts, dropout=recipe.dropout, drop_path=drop_path, by_depth=recipe.drop_path_by_depth)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from nastool.core import Arch, Proposal, Trial
 from nastool.interfaces import SearchSpace, Strategy
 
-KINDS = "deeper,wider,concat,add"
+KINDS = "deeper,wider,concat+add"
 
 
 class NetworkMorphism(Strategy):
@@ -20,7 +20,7 @@ class NetworkMorphism(Strategy):
     more at the end. The children of a step are trained in parallel, on as many workers as there are.
 
     Deviations: a child that equals another of its step is drawn again, where there are others; one that failed to train
-    is no candidate. A kind of morphism is drawn first, then one of this kind.
+    is no candidate. A kind of morphism is drawn first (a skip is one kind, whose join is drawn next), then one of it.
     """
 
     name = "network-morphism"
@@ -46,7 +46,8 @@ class NetworkMorphism(Strategy):
 
         steps: of growth, >= 0. neighbors: candidates of a step, the unchanged network among them, >= 1. morphisms: by
         which a child differs, >= 1. start_epochs: of the first network. epochs: of each candidate. final_epochs: of
-        the last training (0: there is none). kinds: of morphisms, with commas between; "kernel" makes 3x3 to 5x5.
+        the last training (0: there is none). kinds: of morphisms, with commas between; each is drawn as often, those
+        with + between as one; "kernel" makes 3x3 to 5x5.
         inherit: for comparison, false trains every network from scratch. restarts: for comparison, false lets the
         learning rate fall once, along the path from the first network to the last.
         """
@@ -62,10 +63,13 @@ class NetworkMorphism(Strategy):
             if not least <= value <= 100_000:
                 raise ValueError(f"need {least} <= {name} <= 100,000, got {value}")
         known = space.morphisms(space.start())
-        self.kinds = tuple(dict.fromkeys(kinds.split(",")))
-        for kind in self.kinds:
+        self.kinds = tuple(tuple(kind.split("+")) for kind in dict.fromkeys(kinds.split(",")))
+        named = [kind for group in self.kinds for kind in group]
+        for kind in named:
             if kind not in known:
                 raise ValueError(f"kinds: space {space.name} has no morphism {kind!r}; there are {', '.join(known)}")
+            if named.count(kind) > 1:
+                raise ValueError(f"kinds: {kind!r} stands there twice; name each once")
         self.steps = steps
         self.neighbors = neighbors
         self.morphisms = morphisms
@@ -107,10 +111,12 @@ class NetworkMorphism(Strategy):
             child = parent
             for _ in range(self.morphisms):
                 known = self.space.morphisms(child)
-                kinds = [kind for kind in self.kinds if known[kind]]
+                possible = [[kind for kind in group if known[kind]] for group in self.kinds]
+                kinds = [group for group in possible if group]
                 if not kinds:
                     break  # it is as large as the space allows
-                members = known[kinds[int(self.rng.integers(len(kinds)))]]
+                group = kinds[int(self.rng.integers(len(kinds)))]
+                members = known[group[int(self.rng.integers(len(group))) if len(group) > 1 else 0]]
                 child = members[int(self.rng.integers(len(members)))]
             if self.space.canonical(child) not in self.siblings:
                 break

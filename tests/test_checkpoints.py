@@ -144,9 +144,9 @@ class TestHandingDown:
         assert torch.equal(grown["classifier.bias"], kept["classifier.bias"])
 
     def test_new_normalisation_is_calibrated(self, evaluator: Train) -> None:
-        """On training images (all of these few): with what the new layer reads, which it hands on as it is."""
+        """On training images (all of these few): with what the new layer reads in training, and hands on as it is."""
         train(evaluator)
-        network = begin(evaluator, DEEPER).network.eval()
+        network = begin(evaluator, DEEPER).network.train()
         norm = network.get_submodule("layers.stage1_layer2.conv.1")
         assert isinstance(norm, torch.nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
         (images, _), *more = evaluator.train_images.in_order()

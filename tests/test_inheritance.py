@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,8 @@ def test_calibration_sets_new_channels_and_no_others() -> None:
     torch.testing.assert_close(norm.weight, torch.stack([(variance[0] + norm.eps).sqrt(), *torch.ones(2).double()]))
     torch.testing.assert_close(norm.bias, torch.stack([mean[0], *torch.zeros(2).double()]))
     with torch.no_grad():
-        mean, variance = statistics(child.eval()[:4](images))  # what the second one sees once the first is calibrated
+        seen = copy.deepcopy(child).train()[:4](images)  # what the second one sees in training, the first calibrated
+        mean, variance = statistics(seen)
     torch.testing.assert_close(child[4].running_mean[[1, 3]], mean[[1, 3]])
     torch.testing.assert_close(child[4].running_var[[1, 3]], variance[[1, 3]])
     for name in ("0.weight", "3.weight", "4.weight", "4.bias", "1.num_batches_tracked"):
@@ -196,7 +198,7 @@ def test_calibration_leaves_the_mode_and_no_hooks(training: bool) -> None:
         inheritance.calibrate(child, broken)
     for module in child.modules():
         assert module.training == training
-        assert not module._forward_pre_hooks
+        assert not module._forward_pre_hooks and not module._forward_hooks
     assert not any(value.grad_fn for value in child.state_dict().values())
 
 

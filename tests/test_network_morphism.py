@@ -232,14 +232,32 @@ class TestChildren:
         assert found <= expected | {SPACE.start()}
         assert {SPACE.canonical(arch) for arch in expected} <= {SPACE.canonical(arch) for arch in found}
 
-    def test_each_kind_is_drawn_as_often(self) -> None:
-        """However many members it has."""
-        strategy = quick(morphisms=1, neighbors=1, seed=1)
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({}, {"deeper": 1 / 3, "wider": 1 / 3, "concat": 1 / 6, "add": 1 / 6}),
+            ({"kinds": "deeper,wider,concat,add"}, {"deeper": 1 / 4, "wider": 1 / 4, "concat": 1 / 4, "add": 1 / 4}),
+            ({"kinds": "kernel,deeper+wider+concat"}, {"kernel": 1 / 2, **dict.fromkeys(KINDS[:3], 1 / 6)}),
+        ],
+        ids=["as published", "one by one", "grouped"],
+    )
+    def test_how_often_each_kind_is_drawn(self, options: Mapping[str, Any], expected: Mapping[str, float]) -> None:
+        """However many members it has; the paper: deeper, wider and skips alike, a skip then of either join."""
+        strategy = quick(morphisms=1, neighbors=1, seed=1, **options)
         arch = SPACE.morphisms(SPACE.start())["deeper"][0]
         known = SPACE.morphisms(arch)
         drawn = [strategy._child(arch) for _ in range(2000)]
         shares = {kind: sum(child in known[kind] for child in drawn) / 2000 for kind in KINDS}
-        assert shares == {kind: pytest.approx(0.25 if kind != "kernel" else 0, abs=0.04) for kind in KINDS}
+        assert shares == {kind: pytest.approx(expected.get(kind, 0), abs=0.03) for kind in KINDS}
+
+    def test_a_kind_without_members_leaves_its_share_to_the_others(self) -> None:
+        """The start has no layer to join within a stage, but the next stages' inputs; one stage has not even those."""
+        space = MorphCNN(stages=1, layers=2)
+        strategy = NetworkMorphism(space, morphisms=1, neighbors=1)
+        known = space.morphisms(space.start())
+        assert not known["concat"] and not known["add"]
+        drawn = [strategy._child(space.start()) for _ in range(1000)]
+        assert sum(child in known["deeper"] for child in drawn) == pytest.approx(500, abs=60)
 
     def test_seeds_differ(self) -> None:
         first, again, other = (
@@ -253,7 +271,7 @@ class TestOptions:
         strategy = NetworkMorphism(MorphCNN())
         assert (strategy.steps, strategy.neighbors, strategy.morphisms, strategy.budgets) == (5, 8, 5, (20, 17, 100))
         assert strategy.inherit and strategy.restarts
-        assert strategy.kinds == ("deeper", "wider", "concat", "add")
+        assert strategy.kinds == (("deeper",), ("wider",), ("concat", "add"))
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -268,6 +286,8 @@ class TestOptions:
             ({"kinds": "deeper,wieder"}, "space morph-cnn has no morphism 'wieder'; there are deeper, wider"),
             ({"kinds": ""}, "no morphism ''"),
             ({"kinds": "deeper,"}, "no morphism ''"),
+            ({"kinds": "concat+"}, "no morphism ''"),
+            ({"kinds": "add,concat+add"}, "'add' stands there twice"),
         ],
         ids=str,
     )
@@ -276,7 +296,7 @@ class TestOptions:
             quick(**options)
 
     def test_kinds_may_be_said_twice(self) -> None:
-        assert quick(kinds="add,deeper,add").kinds == ("add", "deeper")
+        assert quick(kinds="add,deeper,add").kinds == (("add",), ("deeper",))
 
     def test_without_inheritance(self) -> None:
         """The same climb, each network from scratch."""

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nastool.errors import InputError
+from nastool.evaluators.train import Train
 from nastool.recipes import RANGES, Recipe, Schedule, default_recipe, load_recipe, recipe_names, recipe_text
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
@@ -29,7 +30,7 @@ def test_shipped_names() -> None:
 
 
 SPECIAL = {"restart_epochs", "restart_factor", "dropout", "drop_path", "drop_path_by_depth", "auxiliary_weight"}
-SPECIAL |= {"scale", "retrain"}
+SPECIAL |= {"scale", "retrain", "decay_norms"}
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -47,6 +48,16 @@ def test_a_shipped_recipe_says_what_it_does_and_can_be_copied(name: str, tmp_pat
 
 def test_the_defaults_are_the_recipe_default() -> None:
     assert dataclasses.replace(load_recipe("default"), description="") == Recipe()
+
+
+def test_a_field_that_came_later_changes_no_earlier_search() -> None:
+    """A run's identity says nothing of it while it means what was done before."""
+    assert "decay_norms" not in Train.resolved({**OPTIONS, "recipe": "default"})["recipe"]
+    values = Recipe(decay_norms=False, description="x").values()
+    assert values["decay_norms"] is False and values["momentum"] == 0.9 and "description" not in values
+
+
+OPTIONS = {"recipe": None, "data": "digits", "epochs": None, "batch_size": None, "lr": None, "from_checkpoint": None}
 
 
 def test_nasbench201_is_as_published() -> None:
@@ -115,6 +126,7 @@ def test_yaml_text_that_means_a_number(tmp_path: Path) -> None:
         ("lr: [0.1]", "recipe {}: lr: need a number from 1e-09 to 1000, got [0.1]"),
         ("label_smoothing: 1", "recipe {}: label_smoothing: need a number from 0 to 0.9999, got 1"),
         ("flip: 1", "recipe {}: flip: need true or false, got 1"),
+        ("decay_norms: 0", "recipe {}: decay_norms: need true or false, got 0"),
         ("schedule: step", "recipe {}: schedule: need cosine or constant, got 'step'"),
         ("description: 3", "recipe {}: description: need text, got 3"),
         ("momentum: 0", "recipe {}: nesterov: true needs momentum > 0"),

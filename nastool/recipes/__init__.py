@@ -39,6 +39,9 @@ RANGES: Mapping[str, tuple[float, float]] = {
 }
 """Smallest and largest value of each number in a recipe."""
 
+LATER = frozenset({"decay_norms"})
+"""Fields that recipes did not have at first; at their defaults they mean what was done before."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -48,7 +51,8 @@ class Recipe:
     batch_size: images a step, >= 2 (batch normalisation needs more than one).
     lr: learning rate at its highest.
     momentum, nesterov: of SGD; nesterov needs momentum > 0.
-    weight_decay: L2 penalty, on every parameter.
+    weight_decay: L2 penalty, on the weights of convolutions and linear layers; decay_norms: also on normalisations'
+        scale and shift and on biases. What is no weight of a layer, such as the share of a weighted sum, has none.
     schedule: "cosine" falls from lr to final_lr step by step, "constant" stays at lr.
     warmup_epochs: the learning rate first rises linearly from 0 for so many epochs (may be a fraction).
     final_lr: learning rate of the cosine's end.
@@ -74,6 +78,7 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 0.0005
+    decay_norms: bool = True
     schedule: Schedule = "cosine"
     warmup_epochs: float = 1.0
     final_lr: float = 0.0
@@ -121,6 +126,12 @@ class Recipe:
     def replace(self, **changes: Any) -> Recipe:
         """A copy with the changes that are not None; InputError as for the constructor."""
         return dataclasses.replace(self, **{key: value for key, value in changes.items() if value is not None})
+
+    def values(self) -> dict[str, Any]:
+        """What it says, less its description, and less `LATER` fields at their defaults: a run's identity stays."""
+        defaults = {each.name: each.default for each in dataclasses.fields(self) if each.name in LATER}
+        found = dataclasses.asdict(self).items()
+        return {name: value for name, value in found if name != "description" and (name, value) not in defaults.items()}
 
     def scale_for(self, scale: type[Any]) -> dict[str, int]:
         """What of `scale` a space's Scale class has."""
