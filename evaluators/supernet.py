@@ -38,7 +38,8 @@ class Supernet(ImageEvaluator):
     Metrics: shared_acc in [0, 1] and shared_loss in nats, of all validation images; after a round also train_loss and
     what the policy reports. They rank architectures, roughly; they say little about what a network reaches that is
     trained by itself. Batch normalisation always uses the minibatch's own statistics: running means would mix
-    those of all children. An architecture's score therefore depends a little on how the images are batched.
+    those of all children. So scores are taken in batches of the recipe's batch_size (up to twice as many) in a
+    random order that is always the same, whatever the order and the size of the images.
     """
 
     name = "supernet"
@@ -67,8 +68,16 @@ class Supernet(ImageEvaluator):
     # --- before the first trial
 
     def prepare(self) -> None:
-        """Also read `weights`, if given. InputError: they are missing, damaged, or of other options."""
+        """Also read `weights`, if given. InputError: they are missing, damaged, or of other options.
+
+        InputError: there is one validation image, whose statistics would be those of a batch.
+        """
         super().prepare()
+        if len(self.val_images) < 2:
+            raise InputError(
+                f"{self.data.name}: shared weights are scored with the statistics of a batch of validation images, and "
+                "there is only one: give more, or a larger part of the training images with -E val_fraction="
+            )
         if self.weights is not None and self._shared is None:
             self._shared = self._load()
 
@@ -114,7 +123,7 @@ class Supernet(ImageEvaluator):
 
         with self.reproducible(0):
             step = seconds_of_one(training.epoch(lambda _: network.select(child())))
-            score = seconds_of_one(self.score(network, self.val_images) for _ in range(4) if child())
+            score = seconds_of_one(self._on_validation(network) for _ in range(4) if child())
             cost = step * training.steps
             if proposal.policy is not None:
                 given: Any = proposal.policy
@@ -260,7 +269,11 @@ class Supernet(ImageEvaluator):
 
     def _accuracy(self, shared: _SharedWeights, choices: Sequence[int]) -> tuple[float, float]:
         shared.network.select(self.space.arch(choices))
-        return self.score(shared.network, self.val_images)
+        return self._on_validation(shared.network)
+
+    def _on_validation(self, network: Network) -> tuple[float, float]:
+        """Accuracy in [0, 1] and loss in nats of what the network executes now, on all validation images."""
+        return self.score(network, self.val_images, mixed=self.recipe.batch_size)
 
     @contextmanager
     def frozen(self, network: Network) -> Iterator[None]:

@@ -7,6 +7,8 @@ images' device, and leaves dtype and memory format as they are.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import torch
@@ -80,6 +82,7 @@ class ImageBatches:
         device: torch.device,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
+        self._images = images.x
         self.x = torch.from_numpy(images.x).to(device).contiguous(memory_format=memory_format)
         self.y = torch.from_numpy(images.y).to(device)
         self.device = device
@@ -118,6 +121,22 @@ class ImageBatches:
         for start in range(0, len(self), batch_size):
             batch = slice(start, start + batch_size)
             yield self._normalized(self.x[batch]), self.y[batch]
+
+    def mixed(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, not augmented, in batches for networks whose output depends on the batch.
+
+        The order is that of the images' digests: at random, always the same, and whatever order the files were in
+        (folders are sorted by class). Batches are as equal in size as can be, of batch_size to 2 batch_size - 1
+        images; one batch where there are fewer images.
+        """
+        for indices in self._by_digest.tensor_split(self.steps(batch_size)):
+            yield self.batch(indices)
+
+    @cached_property
+    def _by_digest(self) -> Tensor:
+        """The indices of all images, (n,) int64."""
+        digests = [blake2b(image.tobytes(), digest_size=8).digest() for image in self._images]
+        return torch.tensor(sorted(range(len(self)), key=digests.__getitem__), device=self.device)
 
     def _normalized(self, x: Tensor) -> Tensor:
         return torch.addcmul(self._shift, x.to(self._shift.dtype), self._scale)

@@ -202,11 +202,3 @@ class Trial:
     def loss(self) -> float:
         """The first loss; infinity for a trial that is not done."""
         return self.losses[0] if self.losses else math.inf
-
-
-@dataclass(frozen=True)
-class Silence:
-    """That a running trial makes no progress. since: seconds since 1970. how: "has been stopped", say."""
-
-    since: float
-    how: str

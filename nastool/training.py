@@ -164,8 +164,11 @@ class ImageEvaluator(Evaluator):
             network = build(self.space, arch, self.data.task, self.scale)
         return network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]  # torch's stub
 
-    def score(self, network: nn.Module, part: ImageBatches) -> tuple[float, float]:
-        """Accuracy in [0, 1] and mean cross-entropy in nats."""
+    def score(self, network: nn.Module, part: ImageBatches, mixed: int | None = None) -> tuple[float, float]:
+        """Accuracy in [0, 1] and mean cross-entropy in nats.
+
+        mixed: for networks whose output depends on the batch, images a batch at least (see `ImageBatches.mixed`).
+        """
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -173,7 +176,7 @@ class ImageEvaluator(Evaluator):
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         with torch.inference_mode(), cudnn(), self.autocast():
-            for x, y in part.in_order():
+            for x, y in part.in_order() if mixed is None else part.mixed(mixed):
                 logits = network(x).float()
                 correct += (logits.argmax(1) == y).sum()
                 loss += cross_entropy(logits, y, reduction="sum")

@@ -190,3 +190,14 @@ def test_in_order_covers_everything_in_batches() -> None:
     _, batches = part(10)
     sizes = [(len(x), y.tolist()) for x, y in batches.in_order(4)]
     assert sizes == [(4, [0, 1, 2, 3]), (4, [4, 5, 6, 7]), (2, [8, 9])]
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "sizes"), [(513, 512, [513]), (10, 4, [5, 5]), (9, 2, [3, 2, 2, 2]), (3, 64, [3])]
+)
+def test_mixed_batches_hold_every_image_once_and_never_one_alone(n: int, size: int, sizes: list[int]) -> None:
+    _, batches = part(n)
+    found = [y.tolist() for _, y in batches.mixed(size)]
+    assert [len(y) for y in found] == sizes
+    seen = [label for labels in found for label in labels]
+    assert sorted(seen) == list(range(n)) and (seen != list(range(n)) or n < 4)

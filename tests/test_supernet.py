@@ -348,8 +348,31 @@ class TestScores:
         shared.network.eval()
         shared.network.select(arch(4))
         with torch.no_grad():
-            right = [(shared.network(x).argmax(1) == y).sum().item() for x, y in prepared.val_images.in_order()]
+            right = [(shared.network(x).argmax(1) == y).sum().item() for x, y in prepared.val_images.mixed(50)]
         assert found["shared_acc"] == sum(right) / 360
+
+    def test_the_order_of_the_images_does_not_matter(self, tmp_path: Path) -> None:
+        """Sorted by class, as folders are, and of a size of which few would fit into a batch by pixels."""
+        from nastool.data import load
+
+        digits = load("digits")
+        scores = []
+        for name, chosen in (("sorted", np.argsort(digits.val.y, kind="stable")), ("mixed", np.arange(360))):
+            arrays: dict[str, Any] = {"y_train": digits.train.y[::8], "y_val": digits.val.y[chosen]}
+            for part, x in (("x_train", digits.train.x[::8]), ("x_val", digits.val.x[chosen])):
+                arrays[part] = x[:, 0].repeat(8, axis=1).repeat(8, axis=2)
+            np.savez(tmp_path / name, allow_pickle=False, **arrays)
+            evaluator = supernet(data=f"npz:{tmp_path / name}.npz", train_size=None, epochs=1, lr=0.01)
+            found = [evaluator.evaluate(0, Proposal(arch(i)), seed=0, report=quiet).metrics for i in range(3)]
+            scores.append([each["shared_loss"] for each in found])
+        assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+    def test_one_validation_image_is_refused(self, tmp_path: Path) -> None:
+        """Its own statistics would be the batch's: every trial failed, or scored noise."""
+        x, y = np.random.default_rng(0).integers(0, 255, (65, 4, 4), np.uint8), np.arange(65) % 2
+        np.savez(tmp_path / "one", x_train=x[:64], y_train=y[:64], x_val=x[64:], y_val=y[64:])
+        with pytest.raises(InputError, match=r"one\.npz: shared weights .* only one: give more"):
+            supernet(data=f"npz:{tmp_path}/one.npz", train_size=None).prepare()
 
     def test_divergence_fails_the_trial_and_nothing_is_kept_of_it(self, tmp_path: Path) -> None:
         evaluator = supernet(tmp_path, lr=1000.0)

@@ -115,9 +115,7 @@ class Watcher:
             last=[Row.of(trial, objective) for trial in self._last],
             running=[
                 self._curves.get(job.trial_id, Curve()).running(
-                    job.trial_id,
-                    now - self._begun.setdefault(job.trial_id, now),
-                    search.pool.silent.get(job.trial_id),
+                    job.trial_id, now - self._begun.setdefault(job.trial_id, now)
                 )
                 for job in search.pool.busy
             ],
