@@ -65,7 +65,8 @@ class MacroCNN(SearchSpace):
     def read_after(self, chosen: Mapping[str, str], reduction: int) -> set[str]:
         """The layers up to a reduction that are read beyond it: it reduces these outputs and no others."""
         later = range(reduction + 1, self.layers + 1)
-        return {f"layer{reduction}", *(name for layer in later for name in self.skips(chosen, layer))}
+        read = {f"layer{reduction}", *(name for layer in later for name in self.skips(chosen, layer))}
+        return read - {f"layer{layer}" for layer in later}
 
     def diagram(self, arch: Arch, scale: Scale | None = None) -> list[Section]:
         """The layers, with the earlier ones whose outputs join theirs."""

@@ -6,24 +6,28 @@ import io
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save_file
+from torch import nn
 
-from nastool import archfile, cli, drawing, registry
+from nastool import archfile, blocks, cli, drawing, networks, options, registry
 from nastool.core import Arch, Decision, SpaceRef
 from nastool.drawing.columns import column
 from nastool.drawing.diagram import TIMES, Diagram, Edge, Kind, Node, Section, by_decisions, chain, drawn, kind_of
@@ -32,6 +36,7 @@ from nastool.drawing.page import PAGES, arranged
 from nastool.drawing.scene import Box, Line, Scene, compact, text_width
 from nastool.drawing.writers import dot, png, svg, text
 from nastool.drawing.writers.text import cells
+from nastool.errors import TrialFailed
 from nastool.interfaces import SearchSpace
 from nastool.tasks import ImageTask
 from tests import plugins
@@ -452,7 +457,7 @@ def test_known_networks() -> None:
     (network,) = space.diagram(arch)
     assert [(e.source, e.target) for e in network.edges if e.kind == "skip"] == [("1", "3"), ("2", "9"), ("8", "9")]
     assert [n.label for n in network.nodes if "reduction" in n.name] == [
-        "reduction of 3 outputs",
+        "reduction of 2 outputs",
         "reduction of 2 outputs",
     ]
     space = space_of("cell-cnn")
@@ -462,11 +467,146 @@ def test_known_networks() -> None:
     assert [edge.source for edge in normal.edges if edge.target == "out"] == ["1", "2", "3", "4", "5", "6"]
 
 
+# --- what the texts say, against the network itself
+
+KERNEL = re.compile(r"(conv|pool|pooling) (\d+)x(\d+)")
+SCALES = {"channels": (4, 7), "cells": (1, 3), "stem": (1, 3), "head": (4, 9), "stacks": (1, 3), "width": (20, 150)}
+"""From, to (of what is no switch): small networks of every shape."""
+
+
+def some_scale(space: SearchSpace, rng: np.random.Generator) -> Any:
+    found = {}
+    for field in options.of(space.Scale):
+        low, high = SCALES.get(field, (0, 1))
+        found[field] = int(rng.integers(low, high + 1))
+    return space.make_scale(found)
+
+
+def numbers_explained(text: str, known: Collection[str]) -> str:
+    """What is left of a label without what is checked elsewhere: names of places and options, its own number."""
+    for name in sorted(known, key=len, reverse=True):
+        text = text.replace(name, "")
+    return re.sub(r"^\d+( |$|:)|(stage|stack|cell|layer|pool) ?\d+\b", "", text)
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("seed", range(6))
+def test_what_the_texts_of_a_network_say_is_true(name: str, seed: int) -> None:
+    """Every number on a box that stands for modules is one of these modules', and no other number is there."""
+    rng = np.random.default_rng(seed)
+    space = space_of(name)
+    arch, scale = space.sample(rng), some_scale(space, rng)
+    colours, height, width, classes = (int(n) for n in rng.integers([1, 9, 9, 2], [4, 40, 40, 20]))
+    task = ImageTask(colours, height, width, classes)
+    try:
+        with torch.device("meta"):
+            network = networks.build(space, arch, task, scale)
+    except TrialFailed:  # too many channels
+        return
+    section = drawing.describe(space, arch, task, scale).sections[-1]
+    known = {option.replace("_", " ") for decision in space.decisions for option in decision.options}
+    known |= {option for decision in space.decisions for option in decision.options if re.search("[a-z]", option)}
+    parameters = sum(node.cost.params for node in section.nodes if node.cost is not None)
+    assert parameters == networks.count_params(network), "each parameter belongs to a box"
+    there = dict(network.named_modules())
+    before: tuple[int, ...] = (task.channels, task.height, task.width)
+    for node in section.nodes:
+        modules = [there[path] for path in node.modules if path in there]
+        assert bool(modules) == bool(node.modules)
+        inner = [module for outer in modules for module in outer.modules()]
+        text = node.label
+        shape = node.cost.shape if node.cost is not None else before
+        if (found := re.search(rf" {TIMES}(\d+)$", text)) is not None:
+            assert int(found[1]) == len(node.modules)
+            text = text[: found.start()]
+        elif modules and node.kind == "cell":
+            assert len(node.modules) == 1
+        if (found := re.search(r"(reduction) of (\d+) outputs", text)) is not None:
+            assert int(found[2]) == sum(isinstance(module, blocks.FactorizedReduce) for module in inner) > 1
+            text = text.replace(found[0], "")
+        elif text == "reduction":
+            assert sum(isinstance(module, blocks.FactorizedReduce) for module in inner) == 1
+        if (found := re.search(r", (\d+)$", text)) is not None:
+            assert int(found[1]) == shape[0]
+            text = text[: found.start()]
+        for found in KERNEL.finditer(text):
+            sizes = {_pair(m.kernel_size) for m in inner if isinstance(m, nn.Conv2d | nn.MaxPool2d)}
+            assert (int(found[2]), int(found[3])) in sizes or not sizes, (node, sizes)
+            text = text.replace(found[0], "")
+        strides = {_pair(m.stride) for m in inner if isinstance(m, nn.Conv2d | nn.MaxPool2d)} - {(1, 1)}
+        for line in [*node.details, text]:
+            if (found := re.search(r"stride (\d)(?:x(\d))?", line)) is not None:
+                assert strides == {(int(found[1]), int(found[2] or found[1]))}, node
+            elif (found := re.search(r"(concatenated|weighted sum) with (\w+)", line)) is not None:
+                assert any(name.endswith("share") for name, _ in modules[0].named_parameters()) == ("sum" in line)
+                assert Edge(found[2], node.name, kind="skip") in section.edges
+            rest = re.sub(r"stride \dx?\d?|with \w+", "", line)
+            assert not re.search(r"\d", numbers_explained(rest, known)), node
+        before = shape
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+@pytest.mark.parametrize("options", [{}, {"blocks": 3, "ops": "darts"}, {"combine": "search", "normal_output": "all"}])
+def test_a_cell_drawn_is_the_cell_built(options: dict[str, Any]) -> None:
+    """States, where they come from, and what the note says was left out."""
+    space = registry.load("space", "cell-cnn")(**options)
+    checked = Counter[str]()
+    for arch in samples(space, 20, seed=3):
+        drawn_cells = dict(zip(("normal", "reduce"), space.diagram(arch), strict=True))
+        with torch.device("meta"):
+            network: Any = networks.build(space, arch, TASK, space.make_scale({"channels": 4, "cells": 1}))
+        cells = network.cells.members
+        for index, kind in enumerate(("normal", "reduce", "normal", "reduce", "normal")):
+            if str(index) not in cells:
+                continue
+            cell, section = cells[str(index)], drawn_cells[kind]
+            states = {node.name for node in section.nodes}
+            assert set(cell.blocks.members) == states - {"0", "1", "out"}
+            assert set(cell.inputs.members) == states & {"0", "1"}
+            said = re.findall(r"\d+", section.note)
+            assert sorted([*said, *cell.blocks.members], key=int) == [str(b + 2) for b in range(space.blocks)]
+            for state, block in cell.blocks.members.items():
+                read = [edge.source for edge in section.edges if edge.target == state]
+                assert read == [block.first.name, block.second.name]
+            assert set(cell.passed_on.members) <= {edge.source for edge in section.edges if edge.target == "out"}
+            checked[kind] += 1
+    assert min(checked["normal"], checked["reduce"]) > 20
+
+
+def test_cells_of_the_benchmarks_drawn_are_those_built() -> None:
+    space = space_of("nasbench201")
+    for arch in samples(space, 30):
+        cell = build_small(space, arch)
+        (section,) = space.diagram(arch)
+        built = {name for name, module in cell.edges.items() if not isinstance(module, blocks.Zero)}
+        assert {f"{edge.target}<-{edge.source}" for edge in section.edges} == built
+        zeros = {node.name for node in section.nodes if "zeros" in node.details}
+        fed = {name[0] for name in built}
+        assert zeros == {node.name for node in section.nodes if node.name != "0"} - fed
+    space = space_of("nasbench101")
+    for arch in samples(space, 30):
+        cell = build_small(space, arch)
+        (section,) = space.diagram(arch)
+        assert {node.name for node in section.nodes} == {"input", "output", *map(str, cell.inner)}
+        projected = {edge.target.replace("output", "6") for edge in section.edges if edge.source == "input"}
+        assert projected == set(cell.projections)
+
+
+def build_small(space: SearchSpace, arch: Arch) -> Any:
+    """The first cell of a network."""
+    with torch.device("meta"):
+        return networks.build(space, arch, TASK, space.make_scale({"channels": 4, "cells": 1})).get_submodule("1")
+
+
 # --- plugins
 
 PLUGIN = f'''
 from dataclasses import dataclass
 from nastool.core import Decision
+from nastool.errors import TrialFailed
 from nastool.interfaces import SearchSpace
 
 class Odd(SearchSpace):
