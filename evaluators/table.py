@@ -51,6 +51,7 @@ class Table(Evaluator):
     name = "table"
     needs = frozenset({"table"})
     inline = True
+    simulated = True
     local_options = frozenset({"file"})
 
     def __init__(

@@ -42,7 +42,8 @@ def search(**options: Any) -> Study:
 def evaluate(architectures: Architecture | Iterable[Architecture], **options: Any) -> list[dict[str, Any]]:
     """Evaluate architectures, as `nastool eval` does; returns an object for each, in order.
 
-    One that failed has "error" and no "metrics". Errors as for `search`.
+    "metrics" are those of the first seed's network, "mean" and "std" those over the seeds. Of one that failed there are
+    none, and "error" says why. Errors as for `search`.
     """
     given: Any = architectures
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):

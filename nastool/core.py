@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import Literal
 Scalar = str | int | float | bool | None
 """What an option's value may be; everything here is exactly representable in JSON."""
 
+MAX_FLOAT = sys.float_info.max
 Goal = Literal["max", "min"]
 State = Literal["running", "done", "failed"]
 
@@ -182,6 +184,22 @@ class Objective:
         return f"{self.metric}:{self.goal}"
 
 
+def tie_break(metrics: Mapping[str, object]) -> tuple[float, float]:
+    """What the better of two has less of that are equal by the objective; infinity for what was not measured.
+
+    The validation loss in nats (with shared weights, the shared one): on few images many accuracies are equal. Then the
+    number of parameters. Test metrics decide nothing.
+    """
+
+    def number(*names: str) -> float:
+        for value in map(metrics.get, names):
+            if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_FLOAT:
+                return value
+        return math.inf
+
+    return number("val_loss", "shared_loss"), number("params")
+
+
 @dataclass(frozen=True)
 class Trial:
     """One proposal and what became of it.
@@ -202,3 +220,9 @@ class Trial:
     def loss(self) -> float:
         """The first loss; infinity for a trial that is not done."""
         return self.losses[0] if self.losses else math.inf
+
+    @property
+    def rank(self) -> tuple[float, float, float, int]:
+        """What trials are ordered by, the best first: the loss; among equal ones `tie_break`, then the earlier one."""
+        metrics = {} if self.evaluation is None else self.evaluation.metrics
+        return (self.loss, *tie_break(metrics), self.id)

@@ -460,6 +460,9 @@ class Evaluator(ABC):
     inline: ClassVar[bool] = False
     """Costs next to nothing: it runs in the coordinator, without a worker process."""
 
+    simulated: ClassVar[bool] = False
+    """The seconds of its evaluations are those of trainings of old, as a table has them, and were not spent here."""
+
     shares_weights: ClassVar[bool] = False
     """Its scores come from weights that architectures share: a search ends by training the best from scratch."""
     rounds: int | None = None

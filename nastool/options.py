@@ -115,7 +115,7 @@ def parse(pairs: Sequence[str], flag: str) -> dict[str, str]:
         if not equals or not key:
             raise InputError(f"{flag} {pair!r}: write {flag} KEY=VALUE")
         if key in given:
-            raise InputError(f"{flag} {key}: given twice")
+            raise InputError(f"{flag} {key}: given twice; keep one")
         given[key] = value
     return given
 
@@ -133,6 +133,8 @@ def check(owner: str, target: Callable[..., object], given: Mapping[str, object]
         option = known[key]
         try:
             values[key] = convert(value, option.type)
+        except InputError as error:
+            raise InputError(f"{owner}: option {key}: {error}") from None
         except ValueError:
             shown = f"a {type(value).__name__}" if isinstance(value, dict | list) else short(repr(value), 80)
             raise InputError(f"{owner}: option {key} must be {describe(option.type)}, got {shown}") from None
@@ -159,6 +161,8 @@ def convert(value: object, kind: Any) -> object:
         for member in sorted((m for m in members if m is not type(None)), key=lambda m: m is str):
             try:
                 return convert(value, member)
+            except InputError:
+                raise
             except ValueError:
                 continue
         raise ValueError(value)
@@ -207,14 +211,16 @@ def convert(value: object, kind: Any) -> object:
 
 
 def mapping(value: object, kind: Any) -> dict[str, object]:
-    """A YAML mapping, or "a=1,b=2" as text, with values of a kind. ValueError."""
+    """A YAML mapping, or "a=1,b=2" as text, with values of a kind. ValueError; InputError names a key given twice."""
     if isinstance(value, str):
         pairs = [part.partition("=") for part in value.split(",")]
         if any(not equals or not key.strip() for key, equals, _ in pairs):
             raise ValueError(value)
-        value = {key.strip(): text for key, _, text in pairs}
-        if len(value) < len(pairs):
-            raise ValueError("a key twice")
+        keys = [key.strip() for key, _, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise InputError(f"{short(key)}= is given twice; keep one")
+        value = {key: text for key, (_, _, text) in zip(keys, pairs, strict=True)}
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise ValueError(value)
     return {key: convert(item, kind) for key, item in value.items()}

@@ -68,8 +68,8 @@ class Search:
     """The strategy has nothing left to propose."""
     _failures_in_row: int = 0
     _unfinished: list[Job] = field(default_factory=list)
-    _kept: list[tuple[float, int, str]] = field(default_factory=list)
-    """Heap of (-loss, -id, checkpoint): the worst of those kept first."""
+    _kept: list[tuple[list[float], int, str]] = field(default_factory=list)
+    """Heap of (what `Trial.rank` has before the id, -id, checkpoint), negative: the worst of those kept first."""
     _held: dict[int, str] = field(default_factory=dict)
     """Checkpoints that are not among the best, by trial, kept since they are wanted."""
     _heirlooms: dict[int, str] = field(default_factory=dict)
@@ -186,13 +186,14 @@ class Search:
             self._failures_in_row += 1
             return
         self._failures_in_row = 0
-        if self.best is None or (trial.loss, trial.id) < (self.best.loss, self.best.id):
+        if self.best is None or trial.rank < self.best.rank:
             self.best = trial
 
     def _take_checkpoint(self, trial: Trial) -> None:
         if trial.evaluation is None or trial.evaluation.checkpoint is None:
             return
-        heapq.heappush(self._kept, (-trial.loss, -trial.id, trial.evaluation.checkpoint))
+        *order, _ = trial.rank
+        heapq.heappush(self._kept, ([-value for value in order], -trial.id, trial.evaluation.checkpoint))
         if trial.proposal.inherit:
             self._heirlooms[trial.id] = trial.evaluation.checkpoint
 

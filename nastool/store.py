@@ -333,16 +333,19 @@ class Store:
         return self._select("ORDER BY id")
 
     def best(self, k: int) -> list[Trial]:
-        """The k best finished trials, best first; equal ones by id."""
-        return list(self._select("WHERE loss IS NOT NULL ORDER BY loss, id LIMIT ?", k))
+        """The k best finished trials, by `Trial.rank`."""
+        least = "SELECT loss FROM trials WHERE loss IS NOT NULL ORDER BY loss LIMIT 1 OFFSET ?"
+        found = self._select(f"WHERE loss IS NOT NULL AND loss <= COALESCE(({least}), 9e999)", k - 1)
+        return sorted(found, key=lambda trial: trial.rank)[:k]
 
     def failures(self, k: int) -> list[Trial]:
         """The last k failed trials, the latest first."""
         return list(self._select("WHERE state = 'failed' ORDER BY told DESC LIMIT ?", k))
 
     def spent(self) -> tuple[float, float, float]:
-        """Seconds of all evaluations together, time of the first start, time of the last finish (since 1970)."""
-        (row,) = self._query("SELECT TOTAL(seconds), COALESCE(MIN(started), 0), COALESCE(MAX(finished), 0) FROM trials")
+        """Seconds of all evaluations, failed ones too; time of the first start, of the last finish (since 1970)."""
+        cost = "COALESCE(seconds, CASE WHEN finished > started THEN finished - started END)"
+        (row,) = self._query(f"SELECT TOTAL({cost}), COALESCE(MIN(started), 0), COALESCE(MAX(finished), 0) FROM trials")
         if not all(map(_is_number, row)):
             raise InputError(f"{self.path} is damaged: the times of its trials are no numbers")
         return float(row[0]), float(row[1]), float(row[2])

@@ -202,6 +202,11 @@ class Study:
         return str(self.config["evaluator"]["name"])
 
     @property
+    def simulated(self) -> bool:
+        """Whether the seconds of its trials are those of trainings of old, as a table has them."""
+        return is_simulated(self.evaluator)
+
+    @property
     def seed(self) -> int:
         return int(self.config["seed"])
 
@@ -290,6 +295,14 @@ class Study:
             else f", best {self.objective.metric}={self.best.value:.4f}"
         )
         return f"<study {self.path}: {self.strategy}, {self.state}, {len(self.trials)} trials{best}>"
+
+
+def is_simulated(evaluator: str) -> bool:
+    """Whether the evaluator of this name says how long something took once, not here."""
+    try:
+        return bool(registry.load("evaluator", evaluator).simulated)
+    except InputError:  # the plugin is not installed here
+        return False
 
 
 def document(space: SearchSpace, trial: Trial, more: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,13 @@ def format_number(value: float) -> str:
     return f"{value:.0f}" if value % 1 == 0 and abs(value) > 1 else f"{value:.4f}"
 
 
+def describe_cost(seconds: float, *, simulated: bool) -> str:
+    """ "12 min of evaluations", or where the seconds are those of a table "2.1 days of training, simulated"."""
+    if simulated:
+        return f"{format_seconds(seconds)} of training, simulated" if seconds else "unknown: the table has no times"
+    return f"{format_seconds(seconds)} of evaluations"
+
+
 def format_seconds(seconds: float) -> str:
     """ "0.4 s", "45 s", "12 min", "3.4 h", "2.1 days"."""
     if seconds < 90:

@@ -107,7 +107,7 @@ def study(
         document=document,
         about={"search": {}, "provenance": dict(PROVENANCE)} if about is None else about,
         retrained=retrained,
-        ranked=tuple(sorted(candidates, key=lambda t: (t.trial.loss, t.id))),
+        ranked=tuple(sorted(candidates, key=lambda t: t.trial.rank)),
     )
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import click
+
+from nastool import cli
 
 
 @dataclass(frozen=True)
@@ -35,3 +39,21 @@ class Outcome:
 
 
 Run = Callable[..., Outcome]
+
+
+def changed(command: Sequence[str], *more: str) -> list[str]:
+    """A command and more options, without those of its own that would be given twice: they can't be."""
+    parsed = cli.cli.get_command(click.Context(cli.cli), command[0])
+    assert parsed is not None
+    options = [each for each in parsed.params if isinstance(each, click.Option) and not each.multiple]
+    known = {name: option for option in options for name in (*option.opts, *option.secondary_opts)}
+    again = {known[word.partition("=")[0]] for word in more if word.partition("=")[0] in known}
+    found: list[str] = []
+    words = iter(command)
+    for word in words:
+        option = known.get(word)
+        if option not in again:
+            found.append(word)
+        elif option is not None and not option.is_flag:
+            next(words)
+    return [*found, *more]

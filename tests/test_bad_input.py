@@ -21,22 +21,22 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nastool import archfile, options
+from nastool import archfile, cli, options
 from nastool.errors import InputError, InvalidArchError
 from nastool.recipes import Recipe, load_recipe
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.evolution import RegularizedEvolution
-from tests.running import Outcome, Run
+from tests.running import Outcome, Run, changed
 
 NASTOOL = str(Path(sys.executable).parent / "nastool")
 SPACE = NasBench201()
@@ -79,7 +79,8 @@ def table(tmp_path_factory: pytest.TempPathFactory, columns: dict[str, np.ndarra
 @pytest.fixture
 def search(run: Run, table: str) -> Run:
     """`run` of a search of 5 trials in the table, in the run folder "out"."""
-    return partial(run, "search", "--evaluator", "table", "-E", f"file={table}", "-n", "5", "--out", "out")
+    command = ["search", "--evaluator", "table", "-E", f"file={table}", "-n", "5", "--out", "out"]
+    return lambda *more: run(*changed(command, *more))
 
 
 @pytest.fixture(scope="module")
@@ -1027,3 +1028,49 @@ def test_long_paths_keep_their_end(run: Run, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     run("eval", str(folder / "absent.json")).refused("there/absent.json: ")
     run("status", str(folder)).refused("there is no run folder")
+
+
+# --- said twice
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_no_option_with_one_value_takes_the_last_of_two(run: Run, name: str) -> None:
+    """Whatever the value: nothing else is looked at."""
+    command = cli.cli.get_command(click.Context(cli.cli), name)
+    assert command is not None
+    options = [each for each in command.get_params(click.Context(command)) if isinstance(each, click.Option)]
+    switches = [each for each in options if each.is_flag and each.secondary_opts]
+    single = [each for each in options if not each.is_flag and not each.multiple]
+    assert single or switches or name in ("status", "completion")
+    for option in single:
+        said = f"nastool: {option.opts[-1]}: given twice; keep one\n"
+        for again in option.opts:
+            assert run(name, option.opts[-1], "1", again, "2") == Outcome(2, "", said)
+    for switch in switches:
+        both = [*switch.opts, *switch.secondary_opts]
+        assert run(name, *both).err == f"nastool: {'/'.join(both)}: given twice; keep one\n"
+
+
+def test_a_flag_may_be_repeated(run: Run) -> None:
+    assert "--help" in run("search", "--force", "--dry-run", "--force", "--help").out
+    run("search", "-s", "random", "--download", "--download", "--epochs", "0").refused("epochs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("search -s random --scale channels=8,channels=16", "evaluator train: option scale: channels= is given twice"),
+        ("search -s random --retrain 1 --retrain-scale channels=8,channels=8", "--retrain-scale: channels= is given"),
+        ("search -s random --check-ranking 3 --ranking-table file=a,file=b", "--ranking-table: file= is given twice"),
+        ("show zoo:darts-v2 --input 3x8x8 --scale cells=1,cells=2", "--scale: cells= is given twice"),
+        ("search -s random -E epochs=1 -E epochs=2", "-E epochs: given twice"),
+        ("search -s random -P a=1 -P a=2", "-P a: given twice"),
+        ("search -s random --epochs 1 -E epochs=2", "both --epochs and -E epochs= are given: keep one"),
+        ("search -s random --objective val_acc --objective params:min", "--objective: given twice"),
+    ],
+    ids=str,
+)
+def test_no_key_takes_the_last_of_two(run: Run, arguments: str, said: str) -> None:
+    outcome = run(*arguments.split())
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"nastool: {said}") and outcome.err.count("\n") == 1

@@ -19,6 +19,7 @@ from nastool.comparison.gather import gather
 from nastool.store import Store
 from nastool.study import Study
 from tests.plugins import sleepy
+from tests.running import changed
 
 NASTOOL = [sys.executable, "-m", "nastool"]
 INLINE = ["--evaluator", "sleepy-inline", "-E", "seconds=0"]
@@ -32,7 +33,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def search(
     environment: dict[str, str], folder: Path, *more: object, code: int = 0
 ) -> tuple[dict[str, Any] | None, str]:
-    command = [*NASTOOL, "search", *INLINE, "-s", "evolution", "--no-report", "--out", str(folder), *map(str, more)]
+    command = ["search", *INLINE, "-s", "evolution", "--no-report", "--out", str(folder)]
+    command = [*NASTOOL, *changed(command, *map(str, more))]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=folder.parent)
     assert result.returncode == code, result.stderr
     lines = [json.loads(line) for line in result.stdout.splitlines()]

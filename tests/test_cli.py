@@ -341,9 +341,10 @@ def test_top_and_eval_pipeline(trained: tuple[Path, subprocess.CompletedProcess[
     for line in evaluated:
         assert [run["seed"] for run in line["runs"]] == [0, 1]
         assert line["scale"] == {"channels": 4, "cells": 1}, "the line's own scale is kept"
-        assert line["metrics"]["test_acc"] == sum(r["metrics"]["test_acc"] for r in line["runs"]) / 2
+        assert line["metrics"] == line["runs"][0]["metrics"] != line["mean"]
+        assert line["mean"]["test_acc"] == sum(r["metrics"]["test_acc"] for r in line["runs"]) / 2
         assert line["std"]["val_loss"] > 0 and line["std"]["params"] == 0
-    assert best["metrics"]["val_acc"] == max(line["metrics"]["val_acc"] for line in evaluated)
+    assert best["mean"]["val_acc"] == max(line["mean"]["val_acc"] for line in evaluated)
 
 
 def test_eval_keeps_weights_where_asked(tmp_path: Path) -> None:

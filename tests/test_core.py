@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nastool import archfile, options, registry
-from nastool.core import METRICS, Arch, Decision, Objective, SpaceRef
+from nastool.core import METRICS, Arch, Decision, Evaluation, Objective, Proposal, SpaceRef, Trial
 from nastool.errors import InputError, InvalidArchError, one_line
 from nastool.interfaces import Evaluator, SearchSpace, Strategy, misfits
 from nastool.spaces.nasbench201 import NasBench201
@@ -46,6 +47,26 @@ class TestValues:
     def test_decisions_need_different_options(self, choices: tuple[str, ...]) -> None:
         with pytest.raises(ValueError, match="options"):
             Decision("d", choices)
+
+    def test_equal_trials_are_told_apart_by_validation_loss_then_parameters(self) -> None:
+        def rank(number: int, loss: float = -0.9, **metrics: Any) -> tuple[float, ...]:
+            proposal = Proposal(Arch(SpaceRef("s"), (0,)))
+            return Trial(number, proposal, "done", Evaluation(metrics, 1.0), (loss,)).rank
+
+        ordered = [
+            rank(9, -0.91, val_loss=9.0, params=9),
+            rank(8, val_loss=0.1, params=9),
+            rank(7, val_loss=0.2, params=3),
+            rank(5, val_loss=0.2, params=4, test_loss=0.0),
+            rank(6, val_loss=0.2, params=4, test_loss=0.0),
+            rank(4, shared_loss=0.3),
+            rank(1, test_loss=0.0, params=2),
+            rank(0),
+            rank(2, val_loss="0.0", params=True),
+            rank(3, val_loss=10**400, params=float("nan")),
+        ]
+        assert sorted(reversed(ordered)) == ordered
+        assert Trial(0, Proposal(Arch(SpaceRef("s"), (0,)))).rank == (math.inf, math.inf, math.inf, 0)
 
     def test_objective(self) -> None:
         assert Objective.parse("val_acc") == Objective("val_acc", "max")

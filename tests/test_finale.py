@@ -29,6 +29,7 @@ from nastool.runner import trial_seed
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.store import Store
 from tests.plugins import sleepy
+from tests.running import changed
 from tests.test_contracts import write_table
 
 NASTOOL = str(Path(sys.executable).parent / "nastool")
@@ -155,10 +156,10 @@ class TestWhole:
         with Store.read(retrained(folder / "a") / "run.db") as store:
             trained = list(store.trials())
         assert len(trials) == ROUNDS + CANDIDATES and len(trained) == 4
-        candidates = sorted(trials[ROUNDS:], key=lambda trial: (trial.loss, trial.id))
+        candidates = sorted(trials[ROUNDS:], key=lambda trial: trial.rank)
         assert all(trial.proposal.policy is None for trial in candidates)
         assert [t.proposal.arch for t in trained[:2]] == [t.proposal.arch for t in candidates[:2]]
-        winner = min(trained[:2], key=lambda trial: (trial.loss, trial.id))
+        winner = min(trained[:2], key=lambda trial: trial.rank)
         assert best["key"] == winner.proposal.arch.key and best["trial"] == winner.id
         assert winner.evaluation is not None
         assert best["metrics"]["val_acc"] == winner.evaluation.metrics["val_acc"]
@@ -263,7 +264,7 @@ class TestAgain:
         before = rows(copied / "a")
         first = retrained(copied / "a")
         (copied / "a" / "best.json").unlink()
-        command = [*WHOLE, "--retrain", "1", "--retrain-scale", "channels=5", "--check-ranking", "3"]
+        command = changed(WHOLE, "--retrain", "1", "--retrain-scale", "channels=5", "--check-ranking", "3")
         done = run(*command, cwd=copied)
         best = document(done)
         assert rows(copied / "a") == before
@@ -308,7 +309,11 @@ class TestAgain:
         else:
             path.write_bytes(path.read_bytes()[:1000] if damage == "truncated" else b"my diary")
         before = rows(copied / "a")
-        refused(run(*WHOLE, "--retrain", "1", cwd=copied), str(Path("a/checkpoints/supernet.safetensors")), "--force")
+        refused(
+            run(*changed(WHOLE, "--retrain", "1"), cwd=copied),
+            str(Path("a/checkpoints/supernet.safetensors")),
+            "--force",
+        )
         assert rows(copied / "a") == before
         assert json.loads((copied / "a" / "best.json").read_text())["metrics"]["test_acc"] >= 0
 
@@ -540,7 +545,7 @@ class TestFlags:
             ({"retrain_scale": ""}, "--retrain-scale '': write KEY=N"),
             ({"retrain_scale": "channels"}, "--retrain-scale 'channels': write KEY=N"),
             ({"retrain_scale": "channels=x"}, "write KEY=N"),
-            ({"retrain_scale": "channels=1,channels=2"}, "write KEY=N"),
+            ({"retrain_scale": "channels=1,channels=2"}, "--retrain-scale: channels= is given twice; keep one"),
             ({"retrain_scale": "channels=" + "9" * 5000}, "write KEY=N"),
             ({"retrain_scale": "channels=0"}, "--retrain-scale: .*1 <= channels"),
             ({"retrain_scale": "chanels=3"}, "--retrain-scale: .*'chanels'"),
@@ -602,7 +607,7 @@ class TestFlags:
         fragments: tuple[str, ...],
     ) -> None:
         """In this process: nothing of it needs a worker."""
-        code, out, err = inside(tmp_path, monkeypatch, capsys, *ENAS, "--out", "r", *arguments)
+        code, out, err = inside(tmp_path, monkeypatch, capsys, *changed([*ENAS, "--out", "r"], *arguments))
         refused(subprocess.CompletedProcess([], code, out, err), *fragments)
         assert not list(tmp_path.iterdir())
 

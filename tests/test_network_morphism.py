@@ -432,7 +432,7 @@ class TestSearch:
             assert trial.proposal.parent is not None
             grown = params[trial.id] - params[trial.proposal.parent]
             assert grown == 0 if trial.id in (1, 4, 7) else grown > 0
-        best = min(found, key=lambda trial: (trial.loss, trial.id))
+        best = min(found, key=lambda trial: trial.rank)
         assert document["trial"] == best.id and document["space"]["name"] == "morph-cnn"
         assert document["evaluator"]["options"]["recipe"] == "morphism-default"
         assert {file.name for file in Path("a/checkpoints").iterdir()} == {

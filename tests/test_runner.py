@@ -29,7 +29,7 @@ from nastool.workers import Event, Finished, Job, Reported
 from tests.plugins import sleepy
 
 
-def search(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def search(folder: Path, *arguments: str, evaluator: str = "sleepy") -> subprocess.CompletedProcess[str]:
     environment = sleepy(folder / "plugin")
     command = [
         sys.executable,
@@ -37,7 +37,7 @@ def search(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         "nastool",
         "search",
         "--evaluator",
-        "sleepy",
+        evaluator,
         "--out",
         str(folder / "run"),
         *arguments,
@@ -459,7 +459,7 @@ def test_what_is_not_the_trials_fault_ends_the_search(
 def test_a_step_keeps_all_workers_busy(tmp_path: Path) -> None:
     """Eight neighbors on four workers: four at a time, until fewer are left."""
     options = ("-s", "network-morphism", "-S", "steps=2", "-S", "final_epochs=0", "-E", "seconds=0.5")
-    result = search(tmp_path, "--evaluator", "sleepy-heir", *options, "--workers", "4")
+    result = search(tmp_path, *options, "--workers", "4", evaluator="sleepy-heir")
     assert result.returncode == 0, result.stderr
     with sqlite3.connect(tmp_path / "run" / "run.db") as db:
         rows = db.execute("SELECT id, parent, started, finished FROM trials ORDER BY id").fetchall()
@@ -477,7 +477,7 @@ def test_a_step_keeps_all_workers_busy(tmp_path: Path) -> None:
 
 
 def test_not_every_evaluator_makes_ensembles(tmp_path: Path) -> None:
-    result = search(tmp_path, "-s", "network-morphism", "--evaluator", "sleepy-heir", "--ensemble")
+    result = search(tmp_path, "-s", "network-morphism", "--ensemble", evaluator="sleepy-heir")
     assert result.returncode == 2
     assert result.stderr == "nastool: --ensemble: evaluator sleepy-heir makes no ensembles\n"
     assert not (tmp_path / "run").exists()

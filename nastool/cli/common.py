@@ -50,7 +50,20 @@ class Seconds(click.ParamType[float]):
 
 
 class Command(click.Command):
-    """A click command that also takes --debug (`nastool.cli.run` looks for it) and minds a closed pipe."""
+    """A click command that also takes --debug (`nastool.cli.run` looks for it) and minds a closed pipe.
+
+    An option with one value is refused where it is given twice: click takes the last one without a word.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            for option in given:
+                if isinstance(option, click.Option) and not option.multiple and given.count(option) > 1:
+                    if option.is_flag and not option.secondary_opts:
+                        continue  # it says the same
+                    raise InputError(f"{'/'.join([option.opts[-1], *option.secondary_opts])}: given twice; keep one")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         if invocation.printed() is not None:
@@ -135,8 +148,8 @@ def task_and_scale(document: ArchDocument, given: Mapping[str, Any]) -> tuple[Im
         raise InputError(f"--input {short(given['shape'])!r}: write CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
     try:
         scale = document.space.make_scale(options.mapping(given["scale"] or document.extra.get("scale") or {}, int))
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"--scale: {error}" if given["scale"] else str(error)) from None
     except ValueError:
         raise InputError("scale must be KEY=N,... (in a line of JSON an object), such as channels=16,cells=5") from None
     try:

@@ -40,8 +40,9 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     """Evaluate architectures: train each from scratch and test it, or look it up in a table.
 
     ARCH is an arch.json file, a file of JSON lines, a run folder (its best), or - for stdin (the default).
-    Prints each line again, in the order read, with its metrics: the mean over the seeds, their standard
-    deviation, and every seed's own; on a terminal a table. This is the command that looks at the test set.
+    Prints each line again, in the order read: metrics of the first seed's network, their mean and standard deviation
+    over the seeds, and every seed's own; on a terminal a table of means. This is the command that looks at the test
+    set.
 
     \b
     Examples:
@@ -261,13 +262,7 @@ class _Evaluations:
                 runs.append(run)
         more: dict[str, Any] = {"seeds": self.seeds, "runs": runs, **line.said}
         kept = {key: value for key, value in line.document.extra.items() if key not in STALE}
-        measured = [run["metrics"] for run in runs if "metrics" in run]
         if errors:
             more["error"] = "; ".join(errors)
-        mean, std = results.mean_and_std(measured)
-        more["metrics"] = mean
-        if len(measured) > 1:
-            more["std"] = std
-        elif runs[0].get("weights") is not None:
-            more["weights"] = runs[0]["weights"]  # of several seeds none is the architecture's
+        more |= {"metrics": {}, **results.of_seeds(runs)}
         return replace(line.document, extra=kept).to_json(more)

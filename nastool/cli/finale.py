@@ -309,7 +309,7 @@ class Finale:
     ) -> None:
         """Test the best that was found and the best random one, once each; compare scores with accuracies."""
         if heads:
-            best = min(heads, key=lambda trial: (trial.loss, trial.id))
+            best = min(heads, key=lambda trial: trial.rank)
             if best.evaluation is None:
                 raise NastoolError(f"none of the {len(heads)} architectures could be trained: {best.error}")
             outcome.best = best
@@ -319,7 +319,7 @@ class Finale:
             metrics = {**best.evaluation.metrics, **outcome.tested}
             outcome.lines.append(f"best of {len(heads)} retrained: {_accuracies(metrics)}")
             others = beside[: len(heads)] if self.settings.baseline else []
-            rival = min(others, key=lambda trial: (trial.loss, trial.id), default=None)
+            rival = min(others, key=lambda trial: trial.rank, default=None)
             if rival is not None and rival.evaluation is not None:
                 tested, _ = test_best(pool, rival, self.config.seed)
                 theirs = {**rival.evaluation.metrics, **tested}
@@ -413,6 +413,8 @@ def _table(space: SearchSpace, text: str) -> Evaluator:
     target = registry.load("evaluator", "table")
     try:
         given = options.mapping(text, str)
+    except InputError as error:
+        raise InputError(f"--ranking-table: {error}") from None
     except ValueError:
         raise InputError(
             f"--ranking-table {short(repr(text))}: write KEY=VALUE,..., such as file=t.npz,dataset=cifar10"

@@ -12,6 +12,7 @@ import click
 
 from nastool.cli.common import format_number, format_seconds
 from nastool.cli.live.text import cells, clean
+from nastool.cli.results import judged_by
 
 if TYPE_CHECKING:
     from nastool.core import Objective
@@ -82,14 +83,14 @@ def width() -> int:
 
 def _names(document: Mapping[str, Any]) -> list[str]:
     """What is worth a column: of accuracies and losses the accuracies, then what it costs."""
-    metrics = document.get("metrics") or {}
+    metrics = judged_by(document)
     names = [name for name, value in metrics.items() if _is_number(value)]
     kept = [name for name in names if not (name.endswith("_loss") and f"{name.removesuffix('_loss')}_acc" in names)]
     return [*(name for name in kept if name not in COSTS), *(name for name in COSTS if name in kept)]
 
 
 def _cell(document: Mapping[str, Any], name: str) -> str:
-    value = (document.get("metrics") or {}).get(name)
+    value = judged_by(document).get(name)
     if not _is_number(value):
         return ""
     if name == "seconds":

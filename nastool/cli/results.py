@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nastool.cli.common import say
 
@@ -44,10 +44,28 @@ def _mean(values: Sequence[float]) -> float:
     return values[0] if len(set(values)) == 1 else math.fsum(values) / len(values)
 
 
-def mean_and_std(rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and standard deviation (n - 1) of each metric, such as over seeds."""
-    names = rows[0] if rows else {}
-    mean = {name: _mean([row[name] for row in rows]) for name in names}
-    spread = max(1, len(rows) - 1)
-    std = {name: math.sqrt(math.fsum((row[name] - mean[name]) ** 2 for row in rows) / spread) for name in names}
-    return mean, std
+def of_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a line says of one training with each of several seeds; {} where all failed.
+
+    "metrics" are those of one network, whose "weights" the line names if they are kept: of the first seed that worked.
+    "mean" and, of two or more, "std" (n - 1) are those of each metric over the seeds that worked. runs: "seed" and
+    "metrics" or "error" of each, perhaps "weights".
+    """
+    worked = [run for run in runs if "metrics" in run]
+    if not worked:
+        return {}
+    rows = [run["metrics"] for run in worked]
+    found = {key: worked[0][key] for key in ("metrics", "weights") if key in worked[0]}
+    mean = found["mean"] = {name: _mean([row[name] for row in rows]) for name in rows[0]}
+    if len(rows) > 1:
+        squares = {name: math.fsum((row[name] - mean[name]) ** 2 for row in rows) for name in mean}
+        found["std"] = {name: math.sqrt(total / (len(rows) - 1)) for name, total in squares.items()}
+    return found
+
+
+def judged_by(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics by which a line is compared with others: the mean where there were several seeds."""
+    for key in ("mean", "metrics"):
+        if isinstance(found := line.get(key), dict):
+            return found
+    return {}

@@ -209,12 +209,11 @@ def _result(
     assert best.evaluation is not None
     checkpoint = best.evaluation.checkpoint
     weights = product.weights(folder.path, None if checkpoint is None else folder.path / checkpoint)
-    mean, std = results.mean_and_std([run["metrics"] for run in runs if "metrics" in run])
-    more = {"run": str(folder.path), **trained.origin, "seeds": seeds, "runs": runs, "mean": mean, "std": std}
+    more = {"run": str(folder.path), **trained.origin, "seeds": seeds, "runs": runs}
+    found = {**line(document.space, best, more), **results.of_seeds(runs)}
+    found.pop("weights", None)
     if weights is not None:
-        more["weights"] = str(weights)
-    found = line(document.space, best, more)
-    found["metrics"] = runs[chosen]["metrics"]
+        found["weights"] = str(weights)
     product.result(folder.path, found)
     trained.finish(found)
     measured = sum("metrics" in run for run in runs)
@@ -231,8 +230,9 @@ def _say(found: Mapping[str, Any]) -> None:
     measured = [run for run in found["runs"] if "metrics" in run]
     for name in ("test_acc", "test_loss"):
         if name in found["mean"]:
-            spread = f"; over {len(measured)} seeds {found['mean'][name]:.4f} ± {found['std'][name]:.4f}"
-            over = spread if len(measured) > 1 else ""
+            over = ""
+            if len(measured) > 1:
+                over = f"; over {len(measured)} seeds {found['mean'][name]:.4f} ± {found['std'][name]:.4f}"
             say(f"{name} {found['metrics'][name]:.4f} (seed {measured[0]['seed']}){over}")
 
 

@@ -237,7 +237,7 @@ def _dry_run(run: SearchRun) -> None:
     if seconds is None:
         say("# cost: unknown")
     else:
-        kind = "simulated" if evaluator.inline else "measured on the first architecture"
+        kind = "simulated" if evaluator.simulated else "measured on the first architecture"
         if "inherit" in strategy.needs:
             kind += ", which is the smallest: later ones take longer"
         each, whole = common.format_seconds(seconds / trials), common.format_seconds(seconds)

@@ -18,6 +18,7 @@ from nastool.errors import NastoolError, Stopped
 from nastool.interfaces import Evaluator, SearchSpace, Strategy
 from nastool.runner import Search, test_best
 from nastool.store import Store
+from nastool.wording import describe_cost
 
 if TYPE_CHECKING:
     from nastool.cli.baseline import Baseline
@@ -248,9 +249,13 @@ class SearchRun:
         results.say_where(self.folder.path, written)
 
     def _say_best(self, document: Mapping[str, Any]) -> None:
+        """What was found, and what all trials cost together."""
         metrics = {k: v for k, v in document["metrics"].items() if k != "seconds"}
-        cost = common.format_seconds(document["metrics"]["seconds"])
         searched = document["run"] == str(self.folder.path)
         which = f"trial {document['trial']}" if searched else "trained from scratch"
         say(f"best: {which}, architecture {document['key']}")
-        say(f"  {common.describe_metrics(metrics)}  cost {cost}")
+        say(f"  {common.describe_metrics(metrics)}")
+        with Store.read(self.folder.database) as store:
+            cost, _, _ = store.spent()
+            trials = sum(store.count().values())
+        say(f"  cost of {trials:,} trials: {describe_cost(cost, simulated=self.evaluator.simulated)}")

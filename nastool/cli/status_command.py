@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common
+from nastool.wording import describe_cost
 
 if TYPE_CHECKING:
     from nastool.cli.live.stored import Followed
@@ -57,7 +58,7 @@ def _status(folder: Path) -> dict[str, Any]:
     from nastool.cli.live.stored import state_of
     from nastool.product import moved
     from nastool.store import Store
-    from nastool.study import best_trials, retrained_in
+    from nastool.study import best_trials, is_simulated, retrained_in
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
@@ -75,6 +76,7 @@ def _status(folder: Path) -> dict[str, Any]:
             "trials": counts,
             "trials_wanted": store.get("trials"),
             "evaluation_seconds": round(cost, 3),
+            "simulated": is_simulated(config.get("evaluator", {}).get("name", "?")),
             "started": started or None,
             "last_finished": finished or None,
             "best": common.trial_document(space, best[0], {"run": str(folder)}) if best else None,
@@ -93,7 +95,8 @@ def _text(facts: dict[str, Any]) -> None:
     click.echo(f"  trials     {counts['done']} done, {counts['failed']} failed, {counts['running']} running{wanted}")
     if facts["started"]:
         begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
-        click.echo(f"  time       begun {begun}, {common.format_seconds(facts['evaluation_seconds'])} of evaluations")
+        cost = describe_cost(facts["evaluation_seconds"], simulated=facts["simulated"])
+        click.echo(f"  time       begun {begun}, {cost}")
     if facts["best"]:
         best = facts["best"]
         shared = " (scored with shared weights)" if facts["objective"].startswith("shared_") else ""

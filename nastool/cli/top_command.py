@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, /, source: str, number: int, objective: str | None, json_flag: bool | None) -> None:
     """Print the best architectures of a run, or of JSON lines with metrics, best first.
 
+    Equal ones are ordered by validation loss, then by the number of parameters, and the earlier comes first.
     After a search with shared weights these are its scores; what was trained from scratch at its end is a run of its
     own, RUN/retrain-..., which this command takes, too.
 
@@ -79,15 +81,14 @@ def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Obj
             scored = []
             for trial in store.trials():
                 try:
-                    scored.append(
-                        (objective.loss(trial.evaluation.all_metrics if trial.evaluation else {}), trial.id, trial)
-                    )
+                    loss = objective.loss(trial.evaluation.all_metrics if trial.evaluation else {})
                 except ValueError:
                     continue
+                scored.append(replace(trial, losses=(loss,)))
             if not scored:
                 advice = _elsewhere(folder, store, objective.metric)
                 raise InputError(f"{folder} has no finished trial with metric {objective.metric!r}{advice}")
-            trials = [trial for _, _, trial in sorted(scored, key=lambda row: row[:2])[:number]]
+            trials = sorted(scored, key=lambda trial: trial.rank)[:number]
         if not trials:
             raise InputError(f"{folder} has no finished trial yet")
         objective = objective or own
@@ -120,18 +121,20 @@ def _elsewhere(folder: Path, store: Store, metric: str) -> str:
 
 def _of_lines(source: str, number: int, objective: Objective) -> list[dict[str, Any]]:
     from nastool import archfile
+    from nastool.cli.results import judged_by
+    from nastool.core import tie_break
 
     lines: Iterable[Any] = (
         archfile.read_lines(common.stdin(), "stdin") if source == "-" else archfile.read_file(Path(source))
     )
     scored = []
     for document in lines:
-        metrics = document.extra.get("metrics")
+        metrics = judged_by(document.extra)
         try:
-            loss = objective.loss(metrics if isinstance(metrics, dict) else {})
+            loss = objective.loss(metrics)
         except (ValueError, TypeError):
             continue  # a failed evaluation has no such metric
-        scored.append((loss, document))
+        scored.append(((loss, *tie_break(metrics)), document))
     if not scored:
         raise InputError(f"{source}: no architecture has metric {objective.metric!r}")
     scored.sort(key=lambda pair: pair[0])

@@ -67,6 +67,8 @@ class Final:
         flag = self.flags[1]
         try:
             changes = options.mapping(self.changes, int)
+        except InputError as error:
+            raise InputError(f"{flag}: {error}") from None
         except ValueError:
             text = short(repr(self.changes))
             raise InputError(f"{flag} {text}: write KEY=N,..., such as channels=16,cells=5") from None

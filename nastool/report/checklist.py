@@ -366,7 +366,8 @@ def _whole_cost(studies: Sequence[Study]) -> Item:
             )
     search = sum(data.cost(study) for study in studies)
     after = sum(data.cost(study.retrained) for study in studies if study.retrained is not None)
-    shown = f"{format_seconds(search)} of evaluations" + (
+    kind = "training, simulated" if any(study.simulated for study in studies) else "evaluations"
+    shown = f"{format_seconds(search)} of {kind}" + (
         f", {format_seconds(after)} of trainings afterwards" if after else ""
     )
     return _item(

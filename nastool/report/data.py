@@ -11,7 +11,7 @@ from typing import Any
 from nastool.figures.results import curve_metric
 from nastool.report.markup import MISSING, printable
 from nastool.study import Study, StudyTrial
-from nastool.wording import format_number
+from nastool.wording import format_number, format_seconds
 
 CURVE_POINTS = 60
 """At most so many steps of a learning curve are on the page."""
@@ -37,6 +37,10 @@ def wall_clock(study: Study) -> float:
 def cost(study: Study) -> float:
     """Seconds of all evaluations, failed ones included."""
     return sum(trial.seconds for trial in study.trials)
+
+
+def cost_text(study: Study) -> str:
+    return format_seconds(cost(study)) + (", simulated" if study.simulated else "")
 
 
 def best_drawn(study: Study) -> list[StudyTrial]:

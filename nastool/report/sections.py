@@ -72,7 +72,7 @@ def header(study: Study) -> Html:
         ("state", tag("span", study.state, class_=f"state {study.state}")),
         ("trials", f"{', '.join(parts)}{wanted}"),
         *_best(study),
-        ("all evaluations", format_seconds(data.cost(study))),
+        ("all evaluations", data.cost_text(study)),
         ("wall clock", format_seconds(data.wall_clock(study))),
     ]
     following = [command(text, why) for text, why in data.next_commands(study)]
@@ -319,14 +319,14 @@ def _seeds(study: Study) -> Html | None:
     """What trainings with several seeds gave."""
     document = study.document or {}
     runs, mean, std = document.get("runs"), document.get("mean"), document.get("std")
-    if not isinstance(runs, list) or not isinstance(mean, dict) or not isinstance(std, dict):
+    if not isinstance(runs, list) or not isinstance(mean, dict):
         return None
     names = [name for name in mean if name not in ("params", "flops")]
     rows = [
         (f"seed {run.get('seed')}", *(data.number(run.get("metrics", {}).get(name)) for name in names)) for run in runs
     ]
     rows.append(("mean", *(data.number(mean.get(name)) for name in names)))
-    if len(runs) > 1:
+    if isinstance(std, dict) and len(runs) > 1:
         rows.append(("standard deviation", *(data.number(std.get(name)) for name in names)))
     return join(tag("h4", "Trained with several seeds" if len(runs) > 1 else "Trained"), table(("", *names), rows))
 
@@ -459,7 +459,7 @@ def overview(studies: Sequence[Study]) -> Html:
                 f"{len(study.told):,}",
                 f"{study.objective.metric} {data.number(best.value)}" if best is not None else MISSING,
                 data.number(tested),
-                format_seconds(data.cost(study)),
+                data.cost_text(study),
             )
         )
     head = ("run", "strategy", "space", "seed", "state", "trials", "best", "test_acc", "cost")
