@@ -12,7 +12,7 @@ import pytest
 from nastool import Study
 from nastool.core import Evaluation, Proposal, Trial
 from nastool.evaluators.train import Train
-from nastool.report.data import best_drawn, cost, cost_text
+from nastool.report import data as reported
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.store import Store
 from tests import made_runs
@@ -47,7 +47,7 @@ def test_everything_names_the_smallest_of_equals(run: Run, table: Path) -> None:
     assert status["best"]["trial"] == order[0]
     study = Study.read("a")
     assert [trial.id for trial in study.ranked] == order
-    assert best_drawn(study)[0].id == order[0]
+    assert reported.best_drawn(study)[0].id == order[0]
     lines = "".join(json.dumps(line) + "\n" for line in study.lines())
     assert [line["trial"] for line in run("top", "-", "-k", "5", stdin=lines).accepted()] == order[:5]
 
@@ -122,7 +122,7 @@ def test_the_cost_of_a_search_is_that_of_all_its_trials(run: Run, table: Path) -
     assert status["evaluation_seconds"] == 12 * 1800 and status["simulated"] is True
     assert "  cost of 12 trials: 6.0 h of training, simulated\n" in run(*SEARCH, "--text").err
     study = Study.read("a")
-    assert cost_text(study) == "6.0 h, simulated"
+    assert reported.cost_text(study) == "6.0 h, simulated"
 
 
 def test_failed_trials_cost_what_they_took_everywhere(tmp_path: Path) -> None:
@@ -132,4 +132,4 @@ def test_failed_trials_cost_what_they_took_everywhere(tmp_path: Path) -> None:
     with Store.read(folder / "run.db") as store:
         assert store.spent() == (9, 100, 107)
     study = Study.read(folder)
-    assert cost(study) == 9 and cost_text(study) == "9.0 s" and not study.simulated
+    assert reported.cost(study) == 9 and reported.cost_text(study) == "9.0 s" and not study.simulated
