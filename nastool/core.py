@@ -226,3 +226,10 @@ class Trial:
         """What trials are ordered by, the best first: the loss; among equal ones `tie_break`, then the earlier one."""
         metrics = {} if self.evaluation is None else self.evaluation.metrics
         return (self.loss, *tie_break(metrics), self.id)
+
+@dataclass(frozen=True)
+class Silence:
+    """That a running trial makes no progress. since: seconds since 1970. how: "has been stopped", say."""
+
+    since: float
+    how: str

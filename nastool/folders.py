@@ -37,7 +37,12 @@ def locked(path: Path, lock_name: str, taken: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {short(path)}: {why(error)}; give another --out") from None
     with lock:
-        if not _lock(lock):
+        try:
+            alone = _lock(lock)
+        except OSError as error:
+            what = f"{short(path)} lies on a file system without locks ({why(error)})"
+            raise InputError(f"{what}, so that two searches could write to it: give an --out elsewhere") from None
+        if not alone:
             lock.seek(0)
             raise InputError(taken.replace("{holder}", lock.read(20).decode(errors="replace").strip() or "?"))
         with suppress(OSError):  # the disk may be full; it is only for the message above
@@ -49,7 +54,7 @@ def locked(path: Path, lock_name: str, taken: str) -> Iterator[None]:
 def _lock(file: IO[bytes]) -> bool:
     """Lock a file for this process. Whoever asks whether it is locked may hold it for an instant: try a few times."""
     for _ in range(5):
-        with suppress(OSError):
+        with suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         time.sleep(0.02)

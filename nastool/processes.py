@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
+
+LOOK_SECONDS = 0.25
+"""How often a coordinator looks after its workers, when nothing happens."""
 
 
 class WorkerProcess:
@@ -42,6 +47,20 @@ class WorkerProcess:
                 else:
                     os.environ[key] = value
         theirs.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody stopped it (SIGSTOP), so that it goes on with SIGCONT; False where that is not known."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rpartition(b") ")[2][:1] in (b"T", b"t")
+        except OSError:
+            return False
 
     def kill(self) -> None:
         """End it and free what it held. It cannot be used afterwards."""
@@ -76,13 +95,43 @@ def settle_in() -> None:
     """What a worker process does first: leave Ctrl-C and stdout to its coordinator, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _die_with_parent()
     os.dup2(2, 1)  # stdout carries the coordinator's results: nothing else may get there
 
 
 def _die_with_parent() -> None:
-    """A coordinator that was killed cannot stop its workers: they watch it."""
+    """A coordinator that was killed cannot stop its workers: they watch it.
+
+    A thread alone would not do: it cannot run while native code holds the interpreter. On Linux the kernel watches,
+    too. It takes the end of the thread that started the worker for the coordinator's; but then its pool is gone.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
+    with suppress(AttributeError, OSError, TypeError):  # only Linux has it
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent.pid:  # it ended before
+        os._exit(1)
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class AwakeClock:
+    """Seconds in which this process ran: neither stopped (Ctrl-Z, SIGSTOP) nor asleep with its machine.
+
+    It has to be looked at often: of a longer time between two looks nobody knows, and it counts as LOOK_SECONDS.
+    """
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._awake = 0.0
+
+    def now(self) -> float:
+        last, self._last = self._last, time.monotonic()
+        passed = self._last - last
+        self._awake += passed if passed < 4 * LOOK_SECONDS else LOOK_SECONDS
+        return self._awake

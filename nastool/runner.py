@@ -10,17 +10,16 @@ from hashlib import blake2s
 from pathlib import Path
 
 from nastool import checkpoints
-from nastool.core import Evaluation, Objective, Proposal, Trial
+from nastool.core import Evaluation, Objective, Proposal, Silence, Trial
 from nastool.errors import InputError, InvalidArchError, NastoolError
 from nastool.interfaces import Strategy
+from nastool.processes import LOOK_SECONDS
 from nastool.store import Store
-from nastool.workers import Event, Finished, Job, Pool, Reported
+from nastool.workers import OUTSIDE, Event, Finished, Job, Pool, Reported
 
 MAX_ATTEMPTS = 2
 """How often a trial is tried whose worker died or ran out of memory."""
-OUTSIDE = 10**9
-"""From here on are the ids of evaluations that are no trials of a search, so that their checkpoints are not theirs."""
-WAIT_SECONDS = 0.25
+WAIT_SECONDS = LOOK_SECONDS
 """How often the loop looks up: for Ctrl-C, and to refresh the screen."""
 
 
@@ -80,6 +79,8 @@ class Search:
     """Checkpoints of which only the weights are still kept."""
     _events: list[Event] = field(default_factory=list)
     """What has happened and is not handled yet."""
+    _silent: Mapping[int, Silence] = field(default_factory=dict)
+    """The trials that are known to make no progress, as stored."""
 
     def run(self) -> None:
         """Search until `trials` are done, the strategy is exhausted, or `stop`. Call `restore` before."""
@@ -116,6 +117,11 @@ class Search:
         self._events = self.pool.wait(WAIT_SECONDS)
         if not self._events:
             self.watch(self, None)
+        if self.pool.silent != self._silent:
+            self._silent = self.pool.silent
+            self.store.begin()
+            self.store.put_silent(self._silent)
+            self.store.commit()
         while self._events:
             self.watch(self, self._handle(self._events.pop(0)))
 

@@ -14,12 +14,13 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nastool.core import Arch, Evaluation, Objective, Proposal, SpaceRef, Trial
+from nastool.core import Arch, Evaluation, Objective, Proposal, Silence, SpaceRef, Trial
 from nastool.errors import InputError, short, why
 
 SCHEMA = 4
@@ -202,6 +203,20 @@ class Store:
     def put(self, key: str, value: Any) -> None:
         with self._errors:
             self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
+
+    def put_silent(self, silent: Mapping[int, Silence]) -> None:
+        """The running trials that make no progress."""
+        self.put("silent", {str(trial): asdict(silence) for trial, silence in silent.items()})
+
+    def silent(self) -> dict[int, Silence]:
+        """As of the last `put_silent`; it means something while somebody is at work on the run, and for what runs."""
+        try:
+            found = {int(trial): Silence(**value) for trial, value in (self.get("silent") or {}).items()}
+            if all(_is_number(silence.since) and isinstance(silence.how, str) for silence in found.values()):
+                return found
+        except (AttributeError, TypeError, ValueError):
+            pass
+        raise InputError(f"{self.path} is damaged: what it says of silent trials is none of it")
 
     # --- trials
 

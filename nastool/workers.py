@@ -9,17 +9,18 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from nastool import options, registry
-from nastool.core import Evaluation, Proposal, Scalar, SpaceRef
+from nastool.core import Evaluation, Proposal, Scalar, Silence, SpaceRef
 from nastool.errors import CannotGoOn, InputError, NastoolError, TrialFailed, one_line
-from nastool.processes import WorkerProcess, settle_in
+from nastool.processes import LOOK_SECONDS, AwakeClock, WorkerProcess, settle_in
 
 if TYPE_CHECKING:
     from nastool.interfaces import Evaluator
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 START_SECONDS = 600.0
 """How long a worker may take to start and prepare its evaluator."""
+BEAT_SECONDS = 5.0
+"""How often a worker at work gives a sign of life."""
+SILENT_SECONDS = 60.0
+"""After so long without progress something may be wrong with a trial, and its user is told."""
+OUTSIDE = 10**9
+"""From here on are the ids of evaluations that are no trials of a search, so that their checkpoints are not theirs."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,22 @@ class Job:
     evaluation: Evaluation | None = None
     members: tuple[tuple[Proposal, Evaluation], ...] = ()
 
+    def __str__(self) -> str:
+        return f"trial {self.trial_id}" if self.trial_id < OUTSIDE else f"architecture {self.proposal.arch.key}"
+
 
 @dataclass(frozen=True)
 class Ready:
     """A worker's evaluator is prepared. facts: what it says about itself and its device."""
 
     facts: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Beat:
+    """Python runs in a worker that is at work. cpu: seconds of processor time that its process has used."""
+
+    cpu: float
 
 
 @dataclass(frozen=True)
@@ -108,6 +125,11 @@ class Pool(Protocol):
     def free(self) -> int: ...
     @property
     def busy(self) -> Sequence[Job]: ...
+    @property
+    def silent(self) -> Mapping[int, Silence]:
+        """The trials that have made no progress for SILENT_SECONDS, as of the last `wait`."""
+        ...
+
     def submit(self, job: Job) -> None: ...
     def wait(self, seconds: float) -> list[Event]: ...
     def close(self) -> None: ...
@@ -144,6 +166,8 @@ def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 class InlinePool:
     """Runs jobs in this process, for evaluators that cost next to nothing."""
+
+    silent: Mapping[int, Silence] = {}
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
@@ -185,16 +209,22 @@ class ProcessPool:
         *,
         timeout: float | None = None,
         logs: Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         """slots: the environment variables of each worker. timeout: seconds after which a trial is given up.
 
-        logs: folder for what the workers print; None: it goes to stderr.
+        What it was stopped or its machine asleep does not count. logs: folder for what the workers print; None: it goes
+        to stderr. say: is told of trials that make no progress.
         """
-        self._slots = [_Slot(spec, i, environment, logs) for i, environment in enumerate(slots)]
+        self._clock = AwakeClock()
+        self._slots = [_Slot(spec, i, environment, logs, self._clock) for i, environment in enumerate(slots)]
         self._timeout = timeout
+        self._say = say
+        self._looked = 0.0
+        self.silent: Mapping[int, Silence] = {}
 
     def open(self) -> Mapping[str, Scalar]:
-        return self._slots[0].open()
+        return self._slots[0].open(self._say)
 
     @property
     def free(self) -> int:
@@ -214,15 +244,38 @@ class ProcessPool:
         for connection in wait(list(busy), seconds):
             assert isinstance(connection, Connection)
             events += busy[connection].receive()
-        now = time.monotonic()
+        self._look()
         for slot in self._slots:
             limit = self._timeout if slot.ready else START_SECONDS
-            if slot.job is not None and limit is not None and now - slot.started > limit:
+            if slot.job is not None and limit is not None and slot.seconds > limit:
                 job = slot.job
                 what = "(--trial-timeout)" if slot.ready else "of waiting for its worker to start"
                 slot.kill()
                 events.append(Finished(job, error=f"gave up after {limit:g} s {what}"))
         return events
+
+    def _look(self) -> None:
+        """See which workers are stopped, and which trials make no progress."""
+        now = self._clock.now()
+        passed, before = now - self._looked, self.silent
+        if passed < LOOK_SECONDS / 2:
+            return
+        self._looked = now
+        self.silent = {}
+        for slot in self._slots:
+            if slot.job is None:
+                continue
+            how = slot.look(passed)
+            if how is None:
+                continue
+            key = slot.job.trial_id
+            since = before[key].since if key in before else time.time() - SILENT_SECONDS
+            self.silent |= {key: Silence(since, how)}
+            if key not in before or before[key].how != how:
+                rest = "--trial-timeout SECONDS ends such trials" if self._timeout is None else ""
+                pid = 0 if slot.process is None else slot.process.pid
+                rest = f"kill -CONT {pid} lets it go on" if slot.stopped else rest
+                self._say(f"{slot.job} {how} for {time.time() - since:.0f} s (process {pid})" + (rest and f"; {rest}"))
 
     def close(self) -> None:
         for slot in self._slots:
@@ -232,7 +285,9 @@ class ProcessPool:
 class _Slot:
     """One worker process, started on its first job and again after it died."""
 
-    def __init__(self, spec: EvaluatorSpec, number: int, environment: Mapping[str, str], logs: Path | None) -> None:
+    def __init__(
+        self, spec: EvaluatorSpec, number: int, environment: Mapping[str, str], logs: Path | None, clock: AwakeClock
+    ) -> None:
         self.spec = spec
         self.number = number
         self.environment = dict(environment)
@@ -242,13 +297,27 @@ class _Slot:
         self.job: Job | None = None
         self.ready = False
         """Whether the process has prepared its evaluator."""
-        self.started = 0.0
+        self.stopped = False
+        """Whether it was, when last looked at."""
+        self._clock = clock
+        self._started = 0.0
+        self._progress = 0.0
+        """When it last made some; `_beat`: when it last gave a sign of life."""
+        self._beat = 0.0
+        self._cpu = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since its job or, where it has yet to prepare its evaluator, it was started; without what it was stopped."""
+        return self._clock.now() - self._started
 
     def _running(self) -> WorkerProcess:
         """Its process, started where there is none."""
         if self.process is None:
             name = f"nastool-worker-{self.number}"
-            self.process = WorkerProcess(_worker, (self.spec, self.log), name=name, environment=self.environment)
+            body = (self.spec, self.log, BEAT_SECONDS)
+            self.process = WorkerProcess(_worker, body, name=name, environment=self.environment)
+            self._cpu = 0.0
         return self.process
 
     @property
@@ -256,10 +325,22 @@ class _Slot:
         assert self.process is not None
         return self.process.connection
 
-    def open(self) -> Mapping[str, Scalar]:
-        """Start the process and wait until its evaluator is prepared."""
+    def open(self, say: Callable[[str], None]) -> Mapping[str, Scalar]:
+        """Start the process and wait until its evaluator is prepared; say where nothing goes on."""
+        process = self._running()
+        self._begin()
+        said: str | None = None
         try:
-            message = self._running().connection.recv()
+            while True:
+                while not process.connection.poll(LOOK_SECONDS):
+                    how = self.look(LOOK_SECONDS)
+                    if how is not None and how != said:
+                        said = how
+                        say(f"the first worker {how} for {SILENT_SECONDS:.0f} s (process {process.pid})")
+                message = process.connection.recv()
+                if not isinstance(message, Beat):
+                    break
+                self._take_beat(message)
         except (EOFError, OSError):
             raise NastoolError(f"the first worker died at its start: {self._how_it_died()}") from None
         if isinstance(message, InputError):
@@ -271,7 +352,8 @@ class _Slot:
 
     def start(self, job: Job) -> None:
         process = self._running()
-        self.job, self.started = job, time.monotonic()
+        self.job = job
+        self._begin()
         try:
             process.connection.send(job)
         except OSError:
@@ -284,18 +366,46 @@ class _Slot:
             message = self.connection.recv()
         except (EOFError, OSError):
             return [Finished(job, error=f"worker died: {self._how_it_died()}", retry=True)]
+        if isinstance(message, Beat):
+            self._take_beat(message)
+            return []
         if isinstance(message, InputError):
             self.kill()
             raise message
         if isinstance(message, Ready):
-            self.ready, self.started = True, time.monotonic()
+            self.ready = True
+            self._begin()
             return []
+        self._progress = self._clock.now()
         if isinstance(message, Finished):
             if message.unsound:
                 self.kill()
             self.job = None
         event: Event = message
         return [event]
+
+    def _begin(self) -> None:
+        self._started = self._progress = self._beat = self._clock.now()
+
+    def _take_beat(self, beat: Beat) -> None:
+        now = self._clock.now()
+        if beat.cpu - self._cpu > 0.01 * (now - self._beat):
+            self._progress = now
+        self._beat, self._cpu = now, beat.cpu
+
+    def look(self, passed: float) -> str | None:
+        """How it makes no progress, in words; None: it does. passed: seconds since the last look, as of the clock."""
+        now = self._clock.now()
+        self.stopped = self.process is not None and self.process.stopped
+        if self.stopped:
+            self._started += passed
+        if now - self._progress <= SILENT_SECONDS:
+            return None
+        if self.stopped:
+            return "has been stopped"
+        if now - self._beat > SILENT_SECONDS:
+            return "has not been heard of"
+        return "has reported nothing and used no processor time"
 
     def _how_it_died(self) -> str:
         assert self.process is not None
@@ -311,7 +421,46 @@ class _Slot:
         self.ready = False
 
 
-def _worker(connection: Connection, spec: EvaluatorSpec, log: Path | None) -> None:
+class _Line:
+    """A worker's end of the pipe, for all its threads; one of them says regularly that Python runs while it works."""
+
+    def __init__(self, connection: Connection, seconds: float) -> None:
+        self._connection = connection
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._at_work = True
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def send(self, message: object) -> None:
+        """A message while at work."""
+        with self._lock:
+            self._connection.send(message)
+
+    def end(self, message: object) -> None:
+        """The last message of this work: nothing comes after it."""
+        with self._lock:
+            self._at_work = False
+            self._connection.send(message)
+
+    def next(self) -> Job:
+        """What to do next. EOFError: nothing."""
+        job: Job = self._connection.recv()
+        with self._lock:
+            self._at_work = True
+        return job
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(self._seconds)
+            with self._lock:
+                if self._at_work:
+                    try:
+                        self._connection.send(Beat(time.process_time()))
+                    except OSError:
+                        return  # nobody listens any more
+
+
+def _worker(connection: Connection, spec: EvaluatorSpec, log: Path | None, beat: float) -> None:
     """The body of a worker process: evaluate what comes through the pipe until it closes."""
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -319,24 +468,25 @@ def _worker(connection: Connection, spec: EvaluatorSpec, log: Path | None) -> No
         os.dup2(target, 2)
         os.close(target)
     settle_in()
+    line = _Line(connection, beat)
     faulthandler.enable()
     try:
         evaluator = spec.build()
         evaluator.prepare()
     except InputError as error:
-        connection.send(error)
+        line.end(error)
         return
-    connection.send(Ready(dict(evaluator.describe())))
+    line.end(Ready(dict(evaluator.describe())))
     while True:
         try:
-            job = connection.recv()
+            job = line.next()
         except EOFError:
             return
 
         def report(step: int, metrics: Mapping[str, float], job: Job = job) -> None:
-            connection.send(Reported(job, step, plain(metrics)))
+            line.send(Reported(job, step, plain(metrics)))
 
         result = perform(evaluator, job, report)
         if result.error:
             print(f"trial {job.trial_id}: {result.error}", file=sys.stderr, flush=True)
-        connection.send(result)
+        line.end(result)

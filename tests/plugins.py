@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SLEEPY = '''
-import hashlib, os, time
+import hashlib, os, signal, time
 from nastool import checkpoints
 from nastool.core import Evaluation
 from nastool.errors import CannotGoOn
@@ -40,6 +40,15 @@ class Sleepy(Evaluator):
                 os._exit(3)
             if self.misbehave == "hang":
                 time.sleep(1000)
+            if self.misbehave == "compute":
+                until = time.monotonic() + 4
+                while time.monotonic() < until:
+                    pass
+            if self.misbehave == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if self.misbehave == "native":
+                import ctypes
+                ctypes.PyDLL(None).sleep(1000)  # nothing else of Python runs meanwhile
             if self.misbehave == "die-once" and not os.path.exists("died"):
                 open("died", "w").close()
                 os.kill(os.getpid(), 9)

@@ -186,7 +186,9 @@ def test_killed_network_morphism(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_workers_die_with_the_coordinator(tmp_path: Path) -> None:
+@pytest.mark.parametrize("misbehave", ["", "native"])
+def test_workers_die_with_the_coordinator(tmp_path: Path, misbehave: str) -> None:
+    """Also one in native code that lets nothing else of Python run."""
     environment = sleepy(tmp_path / "plugin") | {"NASTOOL_TEST_MARK": str(tmp_path)}
     command = [
         *NASTOOL,
@@ -194,7 +196,9 @@ def test_workers_die_with_the_coordinator(tmp_path: Path) -> None:
         "--evaluator",
         "sleepy",
         "-E",
-        "seconds=600",
+        "seconds=0.1" if misbehave else "seconds=600",
+        "-E",
+        f"misbehave={misbehave}",
         "--workers",
         "2",
         "--out",
@@ -202,7 +206,7 @@ def test_workers_die_with_the_coordinator(tmp_path: Path) -> None:
     ]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with process:
-        wait_for(lambda: len(marked(tmp_path)) >= 3)
+        wait_for(lambda: len(marked(tmp_path)) >= 3 and (not misbehave or told(tmp_path / "run") > 3))
         process.kill()
         process.communicate()
     wait_for(lambda: not marked(tmp_path))

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from nastool import checkpoints
-from nastool.core import Evaluation, Objective, Proposal, Scalar, Trial
+from nastool.cli import progress
+from nastool.core import Evaluation, Objective, Proposal, Scalar, Silence, Trial
 from nastool.errors import InputError
 from nastool.interfaces import SearchSpace, Strategy
-from nastool.runner import OUTSIDE, Search
+from nastool.runner import Search
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.store import Store
 from nastool.strategies.evolution import RegularizedEvolution
 from nastool.strategies.network_morphism import NetworkMorphism
 from nastool.strategies.random_search import RandomSearch
-from nastool.workers import Event, Finished, Job, Reported
+from nastool.workers import OUTSIDE, Event, Finished, Job, Reported
 from tests.plugins import sleepy
+from tests.running import Run
+from tests.test_resume import wait_for
+
+QUICK = """
+import nastool.workers
+nastool.workers.SILENT_SECONDS, nastool.workers.BEAT_SECONDS = 1.0, 0.2
+from nastool.cli import main
+if __name__ == "__main__":
+    main()
+"""
+"""nastool, whose workers are missed after a second."""
 
 
 def search(folder: Path, *arguments: str, evaluator: str = "sleepy") -> subprocess.CompletedProcess[str]:
@@ -172,6 +190,109 @@ def test_the_timeout_counts_trials_not_the_start_of_workers(tmp_path: Path) -> N
     assert [trial.state for trial in trials(tmp_path)] == ["done"] * 6
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("whom", ["all", "worker"])
+def test_what_is_stopped_does_not_use_up_the_timeout(tmp_path: Path, whom: str) -> None:
+    """Neither with Ctrl-Z, which stops the whole group, nor a worker alone."""
+    environment = sleepy(tmp_path / "plugin")
+    command = [sys.executable, "-m", "nastool", "search", "--evaluator", "sleepy", "-E", "seconds=1.5", "-n", "2"]
+    command += ["--trial-timeout", "4", "--out", "run"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    with process:
+        wait_for(lambda: len(rows(tmp_path / "run", "SELECT * FROM reports")) == 1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        stop = partial(os.killpg, process.pid) if whom == "all" else partial(os.kill, workers[0])
+        stop(signal.SIGSTOP)
+        time.sleep(5)
+        stop(signal.SIGCONT)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert [(trial.state, trial.error) for trial in trials(tmp_path)] == [("done", None)] * 2
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize(
+    "misbehave, how",
+    [
+        ("hang", "has reported nothing and used no processor time"),
+        ("native", "has not been heard of"),
+        ("stop", "has been stopped"),
+    ],
+)
+def test_a_hung_trial_is_said_to_be(tmp_path: Path, misbehave: str, how: str) -> None:
+    """On a pipe, and by `status`; here it takes a second for a minute."""
+    environment = sleepy(tmp_path / "plugin")
+    search = [
+        sys.executable,
+        "-c",
+        QUICK,
+        "search",
+        "--evaluator",
+        "sleepy",
+        "-E",
+        f"misbehave={misbehave}",
+        "-n",
+        "9",
+        "--out",
+        "run",
+    ]
+    with subprocess.Popen(search, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if line.startswith("trial 3 "))
+        assert line.startswith(f"trial 3 {how} for 1 s (process ")
+        remedy = "kill -CONT" if misbehave == "stop" else "--trial-timeout SECONDS ends such trials"
+        assert remedy in line
+        status = [sys.executable, "-m", "nastool", "status", "run"]
+        wait_for(lambda: "silent" in subprocess.check_output([*status, "--text"], cwd=tmp_path, text=True))
+        assert f"silent     trial 3 {how} for " in subprocess.check_output([*status, "--text"], cwd=tmp_path, text=True)
+        (facts,) = map(json.loads, subprocess.check_output([*status, "--json"], cwd=tmp_path, text=True).splitlines())
+        assert [(each["trial"], each["how"]) for each in facts["silent"]] == [(3, how)]
+        process.kill()
+    assert "silent" not in subprocess.check_output([*status, "--text"], cwd=tmp_path, text=True), "nobody is at work"
+
+
+def test_who_works_is_not_silent(tmp_path: Path) -> None:
+    search = [sys.executable, "-c", QUICK, "search", "--evaluator", "sleepy", "-E", "misbehave=compute", "-n", "4"]
+    result = subprocess.run(search, cwd=tmp_path, env=sleepy(tmp_path / "plugin"), capture_output=True, text=True)
+    assert result.returncode == 0
+    assert "trial 3" not in result.stderr
+
+
+def test_a_pipe_shows_a_long_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(progress, "say", said.append)
+    clock = iter([0.0, 59.0, 61.0, 62.0, 180.0, 182.0, 183.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    shown = progress.Progress(3)
+    with Store.create(tmp_path / "run.db", {}) as store:
+        pool = Hands(tmp_path)
+        strategy = RandomSearch(NasBench201(), seed=0)
+        search = Search(store, strategy, pool, Objective("val_acc", "max"), 0, 3, tmp_path)
+        pool.submit(Job(0, Proposal(NasBench201().arch([0] * 6)), 0))
+        for _ in range(6):
+            shown.watch(search, None)
+    assert said == ["trials 0/3  running #0"] * 2, "after one minute, then after two more"
+
+
+def test_a_file_system_without_locks_is_said_to_be_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    run("search", "-s", "random", "-n", "1", "--out", "a").refused("a lies on a file system without locks", "--out")
+
+
+def rows(folder: Path, query: str) -> list[Any]:
+    try:
+        with closing(sqlite3.connect(f"file:{folder}/run.db?mode=ro", uri=True)) as db:
+            return db.execute(query).fetchall()
+    except sqlite3.Error:
+        return []
+
+
 def test_the_cost_can_be_the_objective(tmp_path: Path) -> None:
     result = search(tmp_path, "-n", "3", "--objective", "seconds")
     assert result.returncode == 0, result.stderr
@@ -201,6 +322,8 @@ class Hands:
 
     def open(self) -> Mapping[str, Scalar]:
         return {}
+
+    silent: ClassVar[Mapping[int, Silence]] = {}
 
     def close(self) -> None:
         pass

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "--trial-timeout",
     type=common.Seconds(),
     metavar="SECONDS",
-    help="Give up on a longer one.",
+    help="Give up on a longer one. Time in which the command was stopped or its machine asleep does not count.",
 )
 @common.json_option
 @configfile.option
@@ -215,7 +215,7 @@ class _Evaluations:
         else:
             workers = min(self.workers, evaluator.max_workers or self.workers)
             slots = devices.slots(workers, str(own.get("device") or "auto"))
-            self._pool = ProcessPool(spec, slots, timeout=self.timeout)
+            self._pool = ProcessPool(spec, slots, timeout=self.timeout, say=common.say)
         facts = self._pool.open()
         if note := note_on_few(facts.get("val_images")):
             common.say(note)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 5.0
 """Without a terminal, at most one line in so many seconds, unless a trial takes longer than that."""
+PAUSE_SECONDS, LONGEST_PAUSE = 60.0, 960.0
+"""Where no trial ends, the next line comes after so many seconds, then after twice as many each time, up to these."""
 FRAME_SECONDS = 0.25
 """On a terminal, how often the view is drawn at most."""
 REASONS = 10
@@ -36,6 +38,7 @@ class Progress:
         now = time.monotonic()
         self._watcher = Watcher(total, noun, now, then)
         self._last = now
+        self._pause = PAUSE_SECONDS
         self._reasons = 0
         self._screen: Screen | None = None
         self._machine: Machine | None = None
@@ -62,6 +65,10 @@ class Progress:
                 self._draw(search, now)
         elif isinstance(event, Trial):
             self._write(search, event, now)
+        elif now - self._last >= self._pause:
+            self._last, self._pause = now, min(2 * self._pause, LONGEST_PAUSE)
+            view = self._watcher.view(search, now)
+            say(frame.plain(view) + frame.at_work(view))
 
     def _draw(self, search: Search, now: float) -> None:
         from nastool.cli.live.machine import Machine
@@ -74,6 +81,7 @@ class Progress:
 
     def _write(self, search: Search, trial: Trial, now: float) -> None:
         due = now - self._last > PLAIN_SECONDS
+        self._pause = PAUSE_SECONDS
         if trial.error and (due or self._reasons < REASONS):
             self._reasons += 1
             say(f"trial {trial.id} failed: {clean(trial.error)}")

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     "--trial-timeout",
     type=common.Seconds(),
     metavar="SECONDS",
-    help="Give up on a longer trial.",
+    help="Give up on a longer trial. Time in which the search was stopped or its machine asleep does not count.",
 )
 @click.option("--max-failures", type=click.IntRange(min=1), default=10, help="End after N failed trials in a row.")
 @click.option(

@@ -71,7 +71,7 @@ class Sitting:
             search.restore()
             restored(search)
             self.store.begin()
-            for key, value in {"trials": trials, "then": then, **(facts or {})}.items():
+            for key, value in {"trials": trials, "then": then, "silent": {}, **(facts or {})}.items():
                 self.store.put(key, value)
             self.store.commit()
             search.run()
@@ -113,7 +113,7 @@ def sitting(
         # With shared weights one process trains them; others have their turn when the best are trained from scratch.
         count = min(workers, evaluator.max_workers or workers)
         slots = devices.slots(count, str(config.evaluator.options.get("device") or "auto"))
-        pool = ProcessPool(spec, slots, timeout=timeout, logs=folder.path / "logs")
+        pool = ProcessPool(spec, slots, timeout=timeout, logs=folder.path / "logs", say=common.say)
     with folder.locked(), closing(pool):
         continued = folder.check(config, force)  # nobody else can change it from here on
         check()

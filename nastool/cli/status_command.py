@@ -67,9 +67,11 @@ def _status(folder: Path) -> dict[str, Any]:
         best = best_trials(store, space, 1)
         final = store.get("final")
         trained = None if retrained_in(folder, final) is None else moved(folder, final["document"])
+        state = state_of(folder, store)
+        silent = store.silent() if state == "running" else {}
         return {
             "run": str(folder),
-            "state": state_of(folder, store),
+            "state": state,
             **{kind: config.get(kind, {"name": "?", "options": {}}) for kind in ("strategy", "space", "evaluator")},
             "objective": store.get("objective"),
             "seed": config.get("seed"),
@@ -81,6 +83,10 @@ def _status(folder: Path) -> dict[str, Any]:
             "last_finished": finished or None,
             "best": common.trial_document(space, best[0], {"run": str(folder)}) if best else None,
             **({} if trained is None else {"trained": trained}),
+            "silent": [
+                {"trial": trial, "how": silence.how, "seconds": round(max(0.0, time.time() - silence.since))}
+                for trial, silence in silent.items()
+            ],
             "failures": [{"trial": trial.id, "error": trial.error} for trial in store.failures(5)],
         }
 
@@ -104,6 +110,9 @@ def _text(facts: dict[str, Any]) -> None:
         _line("", common.describe_metrics(best["metrics"]), "  ")
     if "trained" in facts:
         _trained(facts["trained"])
+    for silent in facts["silent"]:
+        how = f"{silent['how']} for {common.format_seconds(silent['seconds'])}"
+        _line("silent", f"trial {silent['trial']} {how}; --trial-timeout SECONDS ends such trials")
     for failure in facts["failures"]:
         click.echo(f"  failed     trial {failure['trial']}: {failure['error']}")
 
@@ -197,9 +206,8 @@ class _Watched:
         from nastool.cli.live import frame
 
         for folder, view in views.items():
-            running = [f"#{r.id}" + ("" if r.step is None else f" step {r.step}") for r in view.running]
+            running = frame.at_work(view) + "".join(f"  #{r.id} {r.silent[0]}" for r in view.running if r.silent)
             facts = (view.title, view.done, view.failed, view.best and view.best.row.id, running)
             if facts != self._before.get(folder):
                 self._before[folder] = facts
-                at_work = f"  running {', '.join(running)}" if running else ""
-                click.echo(f"{view.title}  {frame.plain(view)}{at_work}")
+                click.echo(f"{view.title}  {frame.plain(view)}{running}")

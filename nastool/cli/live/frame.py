@@ -87,6 +87,17 @@ def plain(view: View) -> str:
     return "  ".join(parts)
 
 
+def at_work(view: View) -> str:
+    """What is running, for the end of such a line; "": nothing."""
+    parts = [f"#{r.id}" + ("" if r.step is None else f" step {r.step}") for r in view.running]
+    return f"  running {', '.join(parts)}" if parts else ""
+
+
+def _silence(silent: tuple[str, float]) -> str:
+    how, seconds = silent
+    return f"{how} for {format_seconds(seconds)}"
+
+
 def _count(view: View) -> str:
     return f"{view.done}/{view.total}" if view.total is not None else str(view.done)
 
@@ -174,6 +185,8 @@ def _running(view: View, width: int, most: int, glyphs: Glyphs) -> list[Line]:
         if running.curve:
             pieces.append((f"{clip(clean(running.metric), 20, glyphs)} {running.curve[-1]:.4g}", ""))
         pieces.append((format_seconds(running.seconds), "dim"))
+        if running.silent is not None:
+            pieces.insert(1, (_silence(running.silent), "yellow"))
         room = width - LABEL - sum(2 + cells(clean(text)) for text, _ in pieces)
         if len(running.curve) > 1 and (curve := sparkline(running.curve, min(CURVE, room), glyphs)):
             pieces.insert(3, (curve, "cyan"))

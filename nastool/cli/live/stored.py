@@ -122,12 +122,12 @@ class Followed:
 
     def _running(self, store: Recent, objective: Objective) -> Sequence[Running]:
         found = []
-        sitting = self._sitting()
+        sitting, silent = self._sitting(), store.silent()
         for trial_id, asked in store.running():
             began, curve = max(asked, sitting), Curve()
             for step, metrics in store.reports(trial_id):
                 curve.add(step, metrics, objective.metric)
-            found.append(curve.running(trial_id, max(0.0, time.time() - began)))
+            found.append(curve.running(trial_id, max(0.0, time.time() - began), silent.get(trial_id)))
         return found
 
 

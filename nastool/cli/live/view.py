@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nastool.core import Arch, Objective, Trial
+from nastool.core import Arch, Objective, Silence, Trial
 from nastool.interfaces import SearchSpace
 
 LAST = 40
@@ -48,13 +49,17 @@ class Best:
 
 @dataclass(frozen=True)
 class Running:
-    """A trial at work. step, metric, curve: what it reported so far; step is None before the first report."""
+    """A trial at work. step, metric, curve: what it reported so far; step is None before the first report.
+
+    silent: how it makes no progress, in words, and for how many seconds; None: it does.
+    """
 
     id: int
     seconds: float
     step: int | None = None
     metric: str = ""
     curve: Sequence[float] = ()
+    silent: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,9 @@ class Curve:
             self.values.append(metrics[metric])
             del self.values[:-CURVE]
 
-    def running(self, trial_id: int, seconds: float) -> Running:
-        return Running(trial_id, seconds, self.step, self.metric, tuple(self.values))
+    def running(self, trial_id: int, seconds: float, silence: Silence | None = None) -> Running:
+        silent = None if silence is None else (silence.how, max(0.0, time.time() - silence.since))
+        return Running(trial_id, seconds, self.step, self.metric, tuple(self.values), silent)
 
 
 class RoundBook:

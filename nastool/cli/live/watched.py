@@ -115,7 +115,9 @@ class Watcher:
             last=[Row.of(trial, objective) for trial in self._last],
             running=[
                 self._curves.get(job.trial_id, Curve()).running(
-                    job.trial_id, now - self._begun.setdefault(job.trial_id, now)
+                    job.trial_id,
+                    now - self._begun.setdefault(job.trial_id, now),
+                    search.pool.silent.get(job.trial_id),
                 )
                 for job in search.pool.busy
             ],
