@@ -43,7 +43,7 @@ def main() -> None:
         space = registry.make("space", "nasbench201", given={})
         archs = np.array([arch.choices for arch in space.members()], dtype=np.uint8)
         np.savez(folder / "t.npz", arch=archs, val200=np.random.default_rng(0).uniform(50, 90, len(archs)))
-        search = [NASTOOL, "search", "-s", "random", "-S", "replacement=true", "--evaluator", "table"]
+        search = [NASTOOL, "search", "-s", "random", "-S", "dedup=false", "--evaluator", "table"]
         search += ["-E", f"file={folder / 't.npz'}", "-n", str(args.trials), "--out", str(folder / "run")]
         subprocess.run(search, check=True, capture_output=True)
         commands = {

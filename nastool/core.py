@@ -227,6 +227,7 @@ class Trial:
         metrics = {} if self.evaluation is None else self.evaluation.metrics
         return (self.loss, *tie_break(metrics), self.id)
 
+
 @dataclass(frozen=True)
 class Silence:
     """That a running trial makes no progress. since: seconds since 1970. how: "has been stopped", say."""

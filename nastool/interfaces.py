@@ -107,7 +107,6 @@ class SearchSpace(ABC):
         self.ref = SpaceRef.of(self.name, built_with)
         self._sizes = tuple(len(decision.options) for decision in self.decisions)
         self._highs = np.array(self._sizes)
-        self._moves = sum(self._sizes) - len(self._sizes)
         if len({decision.name for decision in self.decisions}) != len(self.decisions):
             raise ValueError(f"{self.name}: decisions need names that differ")
 
@@ -170,30 +169,58 @@ class SearchSpace(ABC):
 
     def neighbors(self, arch: Arch) -> Iterator[Arch]:
         """Every member that differs in exactly one decision, once, in a fixed order."""
-        for move in range(self._moves):
-            other = self._move(arch, move)
-            if self.is_member(other):
-                yield other
+        for i, size in enumerate(self._sizes):
+            for move in range(size - 1):
+                other = self._changed(arch, i, move)
+                if self.is_member(other):
+                    yield other
 
     def mutate(self, arch: Arch, rng: np.random.Generator) -> Arch:
-        """A uniformly drawn neighbor, never arch itself. ValueError where it has none."""
-        for _ in range(100):
-            other = self._move(arch, int(rng.integers(self._moves))) if self._moves else arch
-            if other is not arch and self.is_member(other):
-                return other
-        others = list(self.neighbors(arch))
-        if not others:
-            raise ValueError(f"no member of {self.ref} is one decision away from {arch.choices}")
-        return others[int(rng.integers(len(others)))]
+        """A member that differs from arch in one decision. ValueError where there is none.
 
-    def _move(self, arch: Arch, move: int) -> Arch:
-        """arch after single-decision change number move, 0 <= move < sum of (options - 1)."""
+        Whether an input or an operation changes is drawn first, both alike where the space has both; then which of
+        these decisions, then its new option (Real et al., AAAI 2019, without the identity mutation). Inputs are the
+        decisions that refer to places, such as skip connections; operations are all others. What is no member is drawn
+        again.
+        """
+        first = int(rng.integers(2)) if len(self._kinds) == 2 else 0
+        for kind in self._kinds[first:] + self._kinds[:first]:
+            for _ in range(100):
+                i = kind[int(rng.integers(len(kind)))]
+                other = self._changed(arch, i, int(rng.integers(self._sizes[i] - 1)))
+                if self.is_member(other):
+                    return other
+            others = [o for o in self.neighbors(arch) if any(o.choices[i] != arch.choices[i] for i in kind)]
+            if others:
+                return others[int(rng.integers(len(others)))]
+        raise ValueError(f"no member of {self.ref} is one decision away from {arch.choices}")
+
+    def mutate_each(self, arch: Arch, rng: np.random.Generator, rate: float) -> Arch:
+        """A member other than arch, in which each decision took another option with probability rate, in (0, 1].
+
+        What is no member, or arch itself, is drawn again; after 1,000 draws one decision changes, as by `mutate`.
+        """
+        old = np.array(arch.choices, dtype=np.intp)
+        others = self._highs - 1
+        for _ in range(1000):
+            drawn = rng.integers(others.clip(1))
+            changes = (rng.random(len(old)) < rate) & (others > 0)
+            child = self.arch(np.where(changes, drawn + (drawn >= old), old))
+            if changes.any() and self.is_member(child):
+                return child
+        return self.mutate(arch, rng)
+
+    @cached_property
+    def _kinds(self) -> list[list[int]]:
+        """The decisions with more than one option: inputs and operations (see `mutate`), where there are any."""
+        several = [i for i, size in enumerate(self._sizes) if size > 1]
+        kinds = ([i for i in several if bool(self.decisions[i].refers) == refers] for refers in (True, False))
+        return [kind for kind in kinds if kind]
+
+    def _changed(self, arch: Arch, decision: int, move: int) -> Arch:
+        """arch with another option of one decision: move counts them, without its own, from 0."""
         choices = list(arch.choices)
-        for i, size in enumerate(self._sizes):
-            if move < size - 1:
-                choices[i] = move + (move >= choices[i])
-                break
-            move -= size - 1
+        choices[decision] = move + (move >= choices[decision])
         return self.arch(choices)
 
     def canonical(self, arch: Arch) -> str:

@@ -34,10 +34,11 @@ class RegularizedEvolution(Strategy):
         """population: individuals alive, >= 1. tournament: draws to find a parent, in [1, population], or all of these.
 
         The defaults were best on NAS-Bench-Macro and NAS-Bench-201's CIFAR-10; the paper has 100 and 25.
-        mutation_rate: 0: exactly one decision changes (the paper's); else each is redrawn with this
-        probability, in (0, 1], until one differs (after 1,000 tries exactly one is changed). dedup: compare
-        canonical forms with all earlier proposals. inherit: a child's training begins with its parent's weights,
-        wherever the space says that they fit (Real et al., ICML 2017, weight inheritance), not from scratch.
+        mutation_rate: 0: the space's own mutation, in most spaces of one decision, an input or an operation alike
+        often (the paper's, without its identity); else each decision takes another option with this probability, in
+        (0, 1], drawn until one does (after 1,000 draws one changes). dedup: compare canonical forms with all earlier
+        proposals. inherit: a child's training begins with its parent's weights, wherever the space says that they fit
+        (Real et al., ICML 2017, weight inheritance), not from scratch.
         """
         super().__init__(space, seed=seed)
         if tournament is None:
@@ -97,15 +98,9 @@ class RegularizedEvolution(Strategy):
 
     def _mutate(self, arch: Arch) -> Arch | None:
         """None: arch has no neighbors."""
-        if self.mutation_rate > 0:
-            for _ in range(1000):
-                fresh = self.space.sample(self.rng).choices
-                redrawn = self.rng.random(len(fresh)) < self.mutation_rate
-                choices = [f if r else c for f, r, c in zip(fresh, redrawn, arch.choices, strict=True)]
-                child = self.space.arch(choices)
-                if child != arch and self.space.is_member(child):
-                    return child
         try:
+            if self.mutation_rate > 0:
+                return self.space.mutate_each(arch, self.rng, self.mutation_rate)
             return self.space.mutate(arch, self.rng)
         except ValueError:
             return None

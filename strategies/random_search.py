@@ -7,24 +7,28 @@ from nastool.interfaces import SearchSpace, Strategy
 
 
 class RandomSearch(Strategy):
-    """Architectures drawn uniformly and independently, or each at most once."""
+    """Architectures drawn uniformly; one that is equivalent to an earlier one is drawn again.
+
+    So a trial never repeats another, here as in the strategies that this is the baseline of. `dedup=false` draws
+    independently.
+    """
 
     name = "random"
 
-    def __init__(self, space: SearchSpace, *, seed: int = 0, replacement: bool = False) -> None:
-        """replacement: an architecture may be drawn again; otherwise the search ends when all have been."""
+    def __init__(self, space: SearchSpace, *, seed: int = 0, dedup: bool = True) -> None:
+        """dedup: compare canonical forms with all earlier proposals; the search ends when there is no new one."""
         super().__init__(space, seed=seed)
-        self.replacement = replacement
-        self.seen: set[tuple[int, ...]] = set()
+        self.dedup = dedup
+        self.seen: set[str] = set()
 
     def propose(self) -> Proposal | None:
-        arch = self.space.sample_new(self.rng, self.seen, lambda arch: arch.choices)
+        arch = self.space.sample_new(self.rng, self.seen, self.space.canonical)  # without dedup, seen is empty
         return None if arch is None else Proposal(arch)
 
     def remember(self, proposal: Proposal) -> None:
         super().remember(proposal)
-        if not self.replacement:
-            self.seen.add(proposal.arch.choices)
+        if self.dedup:
+            self.seen.add(self.space.canonical(proposal.arch))
 
     def tell(self, trial: Trial) -> None:
         pass

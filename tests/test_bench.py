@@ -579,14 +579,14 @@ def test_bad_input(bench: Bench, tables: dict[str, str], tmp_path: Path) -> None
     refused("--table", good, says="give --strategy as well")
     refused("-s", "randm", "--table", good, says="no strategy 'randm'; did you mean 'random'?")
     refused("-s", "random:replace=1", "--table", good, says="strategy random has no option 'replace'; did you mean")
-    refused("-s", "random:replacement=7", "--table", good, says="option replacement must be bool, got '7'")
-    refused("-s", "random:replacement", "--table", good, says="write --strategy NAME or --strategy NAME:KEY=VALUE")
+    refused("-s", "random:dedup=7", "--table", good, says="option dedup must be bool, got '7'")
+    refused("-s", "random:dedup", "--table", good, says="write --strategy NAME or --strategy NAME:KEY=VALUE")
     refused("-s", "", "--table", good, says="write --strategy NAME")
     refused("-s", "evolution:population=3,population=4", "--table", good, says="population: given twice")
     refused(
         "-s", "evolution:population=3,tournament=4", "--table", good, says="strategy evolution: need 1 <= tournament"
     )
-    refused("-s", "random", "-s", "random:replacement=no", "--table", good, says="random is given twice")
+    refused("-s", "random", "-s", "random:dedup=yes", "--table", good, says="random is given twice")
     refused("-s", "random", "--table", "nasbench202:file=x", says="no space 'nasbench202'; did you mean")
     refused("-s", "random", "--table", "nasbench-macro", says="table of space nasbench-macro needs file=...")
     refused("-s", "random", "--table", f"{good},nose=1", says="has no option 'nose'; did you mean 'noise'?")
@@ -710,7 +710,7 @@ def test_known_regrets(bench: Bench, benchmark_data: Path) -> None:
     """NAS-Bench-201, CIFAR-10, without noise: independent implementations found .54 ± .03 for random search at 100."""
     real = f"nasbench201:file={benchmark_data / 'nasbench201.npz'},dataset=cifar10,metric=test200"
     result = bench(
-        *["-s", "random:replacement=true", "-s", "evolution:population=10,tournament=3,dedup=false"],
+        *["-s", "random:dedup=false", "-s", "evolution:population=10,tournament=3,dedup=false"],
         *["--table", real, "--seeds", "40", "-n", "100", "--at", "100", "-o", "b"],
     )
     random_search, evolution = (line["at"][0]["regret"] for line in result.lines)

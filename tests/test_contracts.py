@@ -13,7 +13,7 @@ from nastool import registry
 from nastool.interfaces import Evaluator, SearchSpace, Strategy
 from nastool.testing.evaluators import EvaluatorContract, MakeEvaluator
 from nastool.testing.spaces import SpaceContract
-from nastool.testing.strategies import MakeStrategy, StrategyContract
+from nastool.testing.strategies import MakeStrategy, StrategyContract, drive
 
 
 def own(kind: registry.Kind) -> list[str]:
@@ -85,6 +85,33 @@ class TestStrategies(StrategyContract):
             return strategy
 
         return make
+
+
+@pytest.mark.parametrize("strategy", ["bananas", "bo", "evolution", "local-search", "random", "reinforce"])
+def test_no_trial_repeats_an_equivalent_one(strategy: str) -> None:
+    """By default, in every strategy with a result per trial: none has more different architectures than another."""
+    space = make_space("nasbench201")
+    trials = drive(registry.make("strategy", strategy, space, given={"seed": 0}), 100)
+    assert len({space.canonical(trial.proposal.arch) for trial in trials}) == 100
+
+
+def test_random_search_ends_when_every_function_was_seen() -> None:
+    """10,000 combinations, 55 that differ; a restart on the way changes nothing."""
+    space = registry.make("space", "cell-cnn", given={"blocks": 1, "normal_output": "2", "reduce_output": "0"})
+
+    def make(**given: object) -> Strategy:
+        strategy: Strategy = registry.make("strategy", "random", space, given={"seed": 0, **given})
+        return strategy
+
+    whole = drive(make(), 100)
+    forms = [space.canonical(trial.proposal.arch) for trial in whole]
+    assert len(forms) == len(set(forms)) == 55
+    strategy = make()
+    before = drive(strategy, 40)
+    resumed = make()
+    resumed.load_state_dict(strategy.state_dict(), before)
+    assert before + drive(resumed, 60, 40) == whole and resumed.ask() is None
+    assert len(drive(make(dedup=False), 300)) == 300
 
 
 EVALUATOR_OPTIONS: Mapping[str, Mapping[str, Any]] = {

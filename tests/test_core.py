@@ -95,6 +95,25 @@ class TestSpaceDefaults:
         assert [arch.choices for arch in space.members()] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
         assert [n.choices for n in space.neighbors(space.arch((0, 1)))] == [(1, 1), (0, 0), (0, 2)]
 
+    def test_a_mutation_without_a_member_in_one_kind_takes_the_other(self) -> None:
+        """And only what no decision leads to a member from has no mutant."""
+
+        class Rules(TinySpace):
+            def __init__(self) -> None:
+                SearchSpace.__init__(
+                    self, [Decision("in", ("0", "1"), "b", ("", "a")), Decision("op", ("p", "q", "r"))]
+                )
+
+            def validate(self, arch: Arch) -> None:
+                super().validate(arch)
+                if arch.choices in ((1, 0), (0, 1), (0, 2)):
+                    raise InvalidArchError("no member")
+
+        space, rng = Rules(), np.random.default_rng(0)
+        assert {space.mutate(space.arch((1, 1)), rng).choices for _ in range(20)} == {(1, 2)}
+        with pytest.raises(ValueError, match="one decision away"):
+            space.mutate(space.arch((0, 0)), rng)
+
     def test_sample_new_finds_the_last_one(self) -> None:
         space = TinySpace()
         seen = {arch.choices for arch in space.members()} - {(1, 0)}

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
+from scipy import stats
 
 from nastool import checkpoints, registry
 from nastool.core import Decision, Evaluation, Proposal, Trial
@@ -52,6 +55,42 @@ def test_a_space_of_one_is_no_trap(rate: float, dedup: bool) -> None:
             return
         strategy.tell(Trial(i, proposal, "done", Evaluation({"val_loss": 1.0}, 1.0), (1.0,)))
     assert not dedup
+
+
+def chain(space: SearchSpace, count: int, **options: Any) -> NDArray[np.intp]:
+    """So many mutants, each of the one before, and what they began with: option indices (count + 1, decisions)."""
+    strategy = RegularizedEvolution(space, seed=0, population=1, dedup=False, **options)
+    choices = []
+    for i in range(count + 1):
+        proposal = strategy.ask()
+        assert proposal is not None
+        choices.append(proposal.arch.choices)
+        strategy.tell(Trial(i, proposal, "done", Evaluation({"val_loss": 1.0}, 1.0), (1.0,)))
+    return np.array(choices)
+
+
+@pytest.mark.parametrize("space", ["cell-cnn:nasnet", "cell-cnn:enas", "macro-cnn"])
+def test_inputs_and_operations_mutate_alike(space: str) -> None:
+    """Real et al. (2019): hidden state or operation, each half of the time; then decisions and options uniformly."""
+    name, _, ops = space.partition(":")
+    cells: SearchSpace = registry.make("space", name, given={"ops": ops} if ops else {})
+    moves = np.diff(chain(cells, 4000), axis=0)
+    assert ((moves != 0).sum(axis=1) == 1).all()
+    counts = (moves != 0).sum(axis=0)
+    refers = np.array([bool(decision.refers) for decision in cells.decisions])
+    assert stats.binomtest(int(counts[refers].sum()), 4000, 0.5).pvalue > 1e-3
+    assert stats.chisquare(counts[refers]).pvalue > 1e-3 and stats.chisquare(counts[~refers]).pvalue > 1e-3
+    column = int(np.flatnonzero(~refers)[0])
+    size = len(cells.decisions[column].options)
+    options = np.bincount(moves[:, column] % size, minlength=size)[1:]
+    assert stats.chisquare(options).pvalue > 1e-3
+
+
+def test_a_mutation_rate_is_the_probability_of_a_change() -> None:
+    space = registry.make("space", "nasbench201", given={})
+    changes = (np.diff(chain(space, 3000, mutation_rate=0.25), axis=0) != 0).sum(axis=1)
+    mean = 6 * 0.25 / (1 - 0.75**6)  # given that one does change
+    assert changes.mean() == pytest.approx(mean, abs=4 * changes.std() / 3000**0.5)
 
 
 # --- inherit: weights are handed down

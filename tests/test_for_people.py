@@ -174,6 +174,22 @@ class TestTables:
         ]
 
 
+class TestSample:
+    def test_no_two_are_equivalent_unless_asked_for(self, run: Run) -> None:
+        """55 architectures of these 10,000 combinations differ."""
+        cells = ["--space", "cell-cnn", "-P", "blocks=1", "-P", "normal_output=2", "-P", "reduce_output=0"]
+
+        def forms(*arguments: str) -> list[str]:
+            archs = [archfile.from_json(line) for line in run("sample", *cells, *arguments).accepted()]
+            return [registry.make_space(found.arch.space).canonical(found.arch) for found in archs]
+
+        assert len(set(forms("-n", "55"))) == 55
+        assert len(set(forms("-n", "100", "--no-dedup"))) < len(forms("-n", "100", "--no-dedup")) == 100
+        result = run("sample", *cells, "-n", "56")
+        assert result.code == 2 and len(result.out.splitlines()) == 55
+        assert result.err == "nastool: space cell-cnn has only 55 architectures that differ: give -n 55 or --no-dedup\n"
+
+
 class TestShow:
     @pytest.mark.parametrize("name", sorted(registry.plugins("space")))
     def test_every_space(self, run: Run, name: str) -> None:

@@ -65,7 +65,7 @@ def table(folder: Path) -> Path:
 
 
 slow = pytest.mark.slow
-WITHOUT_END = {"random": "replacement=true", "evolution": "dedup=false"}
+WITHOUT_END = {"random": "dedup=false", "evolution": "dedup=false"}
 """What lets a strategy ask for more trials than the space has members."""
 
 

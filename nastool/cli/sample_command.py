@@ -14,13 +14,18 @@ from nastool.cli import common
 @click.option("-n", "--number", type=click.IntRange(min=1), default=1, help="How many.")
 @click.option("--seed", type=common.SEED, default=0, help="Seed.")
 @click.option(
+    "--dedup/--no-dedup",
+    default=True,
+    help="Draw again what is equivalent to an earlier one, as searches do, or draw each independently.",
+)
+@click.option(
     "--to",
     type=click.Choice(["json", "string"]),
     default="json",
     help="arch.json lines, or the space's own form.",
 )
 @click.pass_context
-def command(ctx: click.Context, /, number: int, seed: int, to: str, **given: Any) -> None:
+def command(ctx: click.Context, /, number: int, seed: int, dedup: bool, to: str, **given: Any) -> None:
     """Print architectures drawn uniformly from a space.
 
     \b
@@ -36,8 +41,14 @@ def command(ctx: click.Context, /, number: int, seed: int, to: str, **given: Any
 
     space = common.space_from(ctx)
     rng = np.random.default_rng(seed)
-    for _ in range(number):
-        arch = space.sample(rng)
+    seen: set[str] = set()
+    for done in range(number):
+        arch = space.sample_new(rng, seen, space.canonical)
+        if arch is None:
+            remedy = f"give -n {done} or --no-dedup"
+            raise InputError(f"space {space.name} has only {done} architectures that differ: {remedy}")
+        if dedup:
+            seen.add(space.canonical(arch))
         line = archfile.dumps(archfile.to_json(space, arch)) if to == "json" else space.to_string(arch)
         if line is None:
             raise InputError(f"space {space.name} has no string form: use --to json")

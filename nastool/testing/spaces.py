@@ -90,19 +90,48 @@ class SpaceContract:
                 assert sum(a != b for a, b in zip(arch.choices, other.choices, strict=True)) == 1
                 assert arch in set(space.neighbors(other)), "being a neighbor is mutual"
 
-    def test_mutation_draws_every_neighbor_alike(self, space: SearchSpace, archs: list[Arch]) -> None:
+    def test_mutation_draws_inputs_and_operations_alike(self, space: SearchSpace, archs: list[Arch]) -> None:
+        """Half of the mutants differ in a decision that refers to places, where there are both; decisions alike.
+
+        Chi-square at 1e-6, over the decisions that some neighbor differs in.
+        """
         if type(space).mutate is not SearchSpace.mutate:
             pytest.skip(f"{space.name} has a mutation of its own")
         rng = np.random.default_rng(7)
         arch = archs[0]
-        neighbors = list(space.neighbors(arch))
-        counts = Counter(space.mutate(arch, rng) for _ in range(100 * len(neighbors)))
-        assert set(counts) == set(neighbors)
-        assert stats.chisquare([counts[other] for other in neighbors]).pvalue > 1e-6
+        neighbors = {other: differing(arch, other) for other in space.neighbors(arch)}
+        possible = sorted(set(neighbors.values()))
+        counts = Counter(neighbors[space.mutate(arch, rng)] for _ in range(100 * len(neighbors)))
+        kinds = Counter(bool(space.decisions[i].refers) for i in possible)
+        shares = {refers: 1 / len(kinds) / count for refers, count in kinds.items()}
+        if all(Counter(neighbors.values())[i] == len(space.decisions[i].options) - 1 for i in possible):
+            expected = [shares[bool(space.decisions[i].refers)] * counts.total() for i in possible]
+            assert stats.chisquare([counts[i] for i in possible], expected).pvalue > 1e-6
+        inputs = sum(counts[i] for i in possible if space.decisions[i].refers)
+        if len(kinds) == 2:
+            assert stats.binomtest(inputs, counts.total(), 0.5).pvalue > 1e-6
+
+    def test_each_decision_mutates_at_the_given_rate(self, space: SearchSpace, archs: list[Arch]) -> None:
+        """Only where every combination is a member: elsewhere some are drawn again."""
+        rng = np.random.default_rng(11)
+        if not all(
+            space.is_member(space.arch(rng.integers([len(d.options) for d in space.decisions]))) for _ in range(500)
+        ):
+            pytest.skip(f"{space.name} has rules beyond its options")
+        several = np.array([len(d.options) > 1 for d in space.decisions])
+        mutants = np.array([space.mutate_each(archs[0], rng, 0.5).choices for _ in range(2000)])
+        changed = (mutants != archs[0].choices).sum(axis=0)[several]
+        rate = 0.5 / (1 - 0.5 ** several.sum())  # given that at least one did
+        for count in changed.tolist():
+            assert stats.binomtest(count, len(mutants), rate).pvalue > 1e-6 / len(changed)
 
     def test_mutants_are_other_members_and_follow_the_seed(self, space: SearchSpace, archs: list[Arch]) -> None:
         """A mutation that is not the default one never gives an equivalent architecture either."""
         own = type(space).mutate is not SearchSpace.mutate
+        for arch in archs:
+            other = space.mutate_each(arch, np.random.default_rng(8), 0.3)
+            space.validate(other)
+            assert other != arch
         first, second = (
             [space.mutate(arch, rng) for arch in archs for _ in range(20)] for rng in map(np.random.default_rng, (8, 8))
         )
@@ -253,6 +282,12 @@ class SpaceContract:
                     arch, parent = children[int(rng.integers(len(children)))]
                     train_a_little(parent)
             exact_child(space, first, arch, beginning, images, small_scale)
+
+
+def differing(one: Arch, other: Arch) -> int:
+    """The decision in which the two differ; ValueError unless there is exactly one."""
+    (decision,) = [i for i, (a, b) in enumerate(zip(one.choices, other.choices, strict=True)) if a != b]
+    return decision
 
 
 def growing(space: SearchSpace) -> Arch:
