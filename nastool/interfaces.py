@@ -185,9 +185,14 @@ class SearchSpace(ABC):
         """
         first = int(rng.integers(2)) if len(self._kinds) == 2 else 0
         for kind in self._kinds[first:] + self._kinds[:first]:
+            moves = {self._sizes[i] - 1 for i in kind}
             for _ in range(100):
-                i = kind[int(rng.integers(len(kind)))]
-                other = self._changed(arch, i, int(rng.integers(self._sizes[i] - 1)))
+                if len(moves) == 1:  # one draw does, so that seeds mean in most spaces what they always did
+                    place, move = divmod(int(rng.integers(len(kind) * max(moves))), max(moves))
+                else:
+                    place = int(rng.integers(len(kind)))
+                    move = int(rng.integers(self._sizes[kind[place]] - 1))
+                other = self._changed(arch, kind[place], move)
                 if self.is_member(other):
                     return other
             others = [o for o in self.neighbors(arch) if any(o.choices[i] != arch.choices[i] for i in kind)]

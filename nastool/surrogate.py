@@ -101,8 +101,10 @@ class SurrogateStrategy(Strategy):
         done = [trial for trial in self.told if trial.state == "done"]
         return sorted(done, key=lambda trial: trial.loss)[:count]
 
-    def new_mutants(self, parents: Sequence[Arch], count: int, draws: int) -> list[Arch]:
+    def new_mutants(self, parents: Sequence[Arch], count: int, draws: int, rate: float = 0.0) -> list[Arch]:
         """Up to `count` new architectures, no two equivalent, out of `draws` mutants of each parent in turn.
+
+        rate: of `SearchSpace.mutate_each`; 0: of `SearchSpace.mutate`.
 
         Where these are too few, out of mutants of the mutants. May return fewer: it draws 10 * count mutants at most.
         """
@@ -111,7 +113,10 @@ class SurrogateStrategy(Strategy):
         for parent in islice(queue, 10 * count // draws):  # grows while it is read
             for _ in range(draws):
                 try:
-                    mutant = self.space.mutate(parent, self.rng)
+                    if rate > 0:
+                        mutant = self.space.mutate_each(parent, self.rng, rate)
+                    else:
+                        mutant = self.space.mutate(parent, self.rng)
                 except ValueError:  # it has no neighbors
                     break
                 form = self.space.canonical(mutant)

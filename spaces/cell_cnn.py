@@ -6,7 +6,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2s
-from typing import TYPE_CHECKING, Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nastool.core import Arch, Decision
 from nastool.drawing.diagram import Edge, Node, Section, chain, kind_of, times
@@ -49,6 +53,10 @@ OPS: Mapping[str, tuple[str, ...]] = {
 }
 KINDS = ("normal", "reduce")
 INPUTS = ("0", "1")  # the states that are the cell's inputs
+MAX_PATHS = 4000
+"""Entries of the path encoding at most; of longer paths there are too many."""
+ROWS = 1000
+"""Encoded at a time: what a path encoding needs on its way is many times as large as the result."""
 
 
 class CellCNN(SearchSpace):
@@ -60,6 +68,7 @@ class CellCNN(SearchSpace):
 
     name = "cell-cnn"
     provides = frozenset({"network", "supernet"})
+    encodings = (*SearchSpace.encodings, "path")
 
     @dataclass(frozen=True)
     class Scale:
@@ -129,6 +138,16 @@ class CellCNN(SearchSpace):
             normal_output=normal_output,
             reduce_output=reduce_output,
         )
+        self._column = {decision.name: i for i, decision in enumerate(self.decisions)}
+        self._letters = len(self.ops) * (2 if combine == "search" else 1)
+        lengths = range(1, blocks + 1)
+        self.path_length = max(n for n in lengths if n == 1 or self._paths_up_to(n) <= MAX_PATHS)
+        """Operations of the longest paths in the path encoding."""
+
+    def _paths_up_to(self, length: int) -> int:
+        """Of so many operations, from either input of either cell."""
+        sequences: int = sum(self._letters**n for n in range(length + 1))
+        return len(KINDS) * len(INPUTS) * sequences
 
     def _fixed_output(self, option: str, text: str) -> tuple[str, ...] | None:
         """The states that every architecture's cell concatenates; None: that depends."""
@@ -195,6 +214,53 @@ class CellCNN(SearchSpace):
                 forms.append(blake2s(f"{combine} {' '.join(terms)}".encode(), digest_size=8).hexdigest())
             cells.append(" ".join(sorted(forms[int(state)] for state in self.outputs(chosen, kind))))
         return " | ".join(cells)
+
+    # --- encodings
+
+    def encode_many(self, choices: NDArray[np.integer[Any]], kind: str = "onehot") -> NDArray[np.float32]:
+        """Besides the kinds that every space has:
+
+        "path" (White et al. 2021, as for DARTS' space): which sequences of operations lead from an input of a cell to
+            a state that it puts out, one bit for each cell, input and sequence; the short ones first, and of these the
+            normal cell's, input 0 before input 1. `none` and `skip_connect` are operations like any other; where
+            blocks decide how they combine, an operation before a concatenation is another one than before an
+            addition. Paths of more than `path_length` operations are left out, so that d is at most MAX_PATHS
+            (more only where the paths of one operation are). The order of blocks, and of the two inputs of a block,
+            does not matter.
+        """
+        if kind != "path":
+            return super().encode_many(choices, kind)
+        parts = [self._encode_paths(choices[i : i + ROWS]) for i in range(0, max(1, len(choices)), ROWS)]
+        return np.concatenate(parts)
+
+    def _encode_paths(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        cells = [self._paths(choices.astype(np.intp), kind) for kind in KINDS]
+        found = [np.stack(same_length, axis=1) for same_length in zip(*cells, strict=True)]
+        return np.concatenate([bits.reshape(len(choices), -1) for bits in found], axis=1).astype(np.float32)
+
+    def _paths(self, choices: NDArray[np.intp], kind: str) -> list[NDArray[np.bool_]]:
+        """For each length of a path, from 0: (n, 2, number of sequences), which lead from either input to an output.
+
+        A sequence is the number whose digits are its operations, the first one first.
+        """
+        n, letters = len(choices), self._letters
+        rows = np.arange(n)
+        reach = [np.zeros((n, len(self.states), 2, letters**length), bool) for length in range(self.path_length + 1)]
+        reach[0][:, 0, 0] = reach[0][:, 1, 1] = True
+        unread = np.ones((n, len(self.states)), dtype=bool)
+        for block in range(1, self.blocks + 1):
+            name = f"{kind}{block}"
+            combined = choices[:, self._column[f"{name}.combine"]] if self.combine == "search" else 0
+            for slot in "12":
+                source = choices[:, self._column[f"{name}.input{slot}"]]
+                letter = choices[:, self._column[f"{name}.op{slot}"]] + len(self.ops) * combined
+                unread[rows, source] = False
+                for before, after in pairwise(reach):
+                    longer = after[:, block + 1].reshape(n, 2, -1, letters)  # a view
+                    longer[rows, :, :, letter] |= before[rows, source]
+        fixed = self.fixed_outputs[kind]
+        out = unread if fixed is None else np.isin(self.states, fixed)[None]
+        return [np.any(paths & out[:, :, None, None], axis=1) for paths in reach]
 
     # --- drawings
 

@@ -29,6 +29,8 @@ class Bananas(SurrogateStrategy):
     on all results, `candidates` mutants of the best architecture are scored by independent Thompson sampling, and the
     best `batch` of them are measured. Deviations: the targets are standardised; two candidates are never equivalent
     by the space's canonical form (the authors compare path encodings); a failed trial counts as the worst result.
+    By default there are all paths, mutants are the space's own, and expected improvement takes the ensemble's deviation
+    as it is; `truncate`, `mutation_rate` and `ei_divisor` do as the authors' code does.
     """
 
     name = "bananas"
@@ -51,14 +53,20 @@ class Bananas(SurrogateStrategy):
         acquisition: Acquisition = "its",
         candidates: int = 100,
         parents: int = 1,
+        mutation_rate: float = 0.0,
+        ei_divisor: float = 1.0,
     ) -> None:
         """init: random architectures first, >= 1. batch: measured per training of the ensemble, in [1, 1000].
 
         encoding: one of the space's; auto: path where it has it, else onehot. truncate: keep only the first
-        so many entries of it, such as 40 for the paths of at most 3 operations in nasbench101. networks, layers,
+        so many entries of it; the authors' code keeps 40 of nasbench101's paths (of at most 3 operations) and 30 of
+        nasbench201's (at most 2). networks, layers,
         width, epochs, learning_rate, loss: of the ensemble. acquisition: what is maximised: independent Thompson
         sampling (its), expected improvement (ei), upper confidence bound (ucb) or probability of improvement (pi).
         candidates: how many are scored, in [batch, 10000]. parents: how many of the best are mutated, >= 1.
+        mutation_rate: 0: the space's own mutation (in nasbench101 the authors'); else each decision takes another
+        option with this probability, in (0, 1] (0.25 in the authors' code for nasbench201). ei_divisor: deviations are
+        divided by it for ei, in [0.001, 1000] (5 in the authors' code).
         """
         super().__init__(space, seed=seed, init=init, batch=batch)
         if not batch <= candidates <= 10_000:
@@ -82,6 +90,12 @@ class Bananas(SurrogateStrategy):
             )
         if parents < 1 or not 0 < learning_rate <= 1:
             raise ValueError(f"need parents >= 1, 0 < learning_rate <= 1, got {parents}, {learning_rate}")
+        if not 0 <= mutation_rate <= 1 or not 0.001 <= ei_divisor <= 1000:
+            raise ValueError(
+                f"need 0 <= mutation_rate <= 1, 0.001 <= ei_divisor <= 1000, got {mutation_rate}, {ei_divisor}"
+            )
+        self.mutation_rate = mutation_rate
+        self.ei_divisor = ei_divisor
         self.encoding = encoding
         self.truncate = truncate
         self.acquisition = acquisition
@@ -114,13 +128,15 @@ class Bananas(SurrogateStrategy):
             return []
         predictions = predictor.predict(self._encode(np.array([arch.choices for arch in candidates])))
         mean = predictions.mean(axis=0)
-        scores = score(self.acquisition, mean, predictions.std(axis=0), values.max(), self.rng)
+        deviation = predictions.std(axis=0) / (self.ei_divisor if self.acquisition == "ei" else 1)
+        scores = score(self.acquisition, mean, deviation, values.max(), self.rng)
         return [self.expecting(candidates[i], -mean[i]) for i in np.argsort(-scores, kind="stable")[:count]]
 
     def _candidates(self) -> list[Arch]:
         """New mutants of the best `parents`; of the next best, too, where these are used up."""
         best = [trial.proposal.arch for trial in self.best_trials(self.parents + FALLBACKS)]
-        return self.new_mutants(best, self.candidates, draws=math.ceil(self.candidates / self.parents))
+        draws = math.ceil(self.candidates / self.parents)
+        return self.new_mutants(best, self.candidates, draws, self.mutation_rate)
 
     def _encode(self, choices: Choices) -> NDArray[np.float32]:
         return self.space.encode_many(choices, self.encoding)[:, : self.truncate]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +27,91 @@ VARIANTS: list[tuple[dict[str, Any], dict[str, int]]] = [
     ({"blocks": 4, "ops": "darts", "normal_output": "all", "reduce_output": "all"}, {"cells": 2}),
     ({"blocks": 3, "normal_output": "4", "reduce_output": "0,3"}, {"cells": 2}),
 ]
+
+
+def ones(space: CellCNN, arch: Arch) -> set[int]:
+    return set(np.flatnonzero(space.encode(arch, "path")).tolist())
+
+
+def test_paths_by_hand() -> None:
+    """ENAS' operations: sep3 0, sep5 1, avg 2, max 3, skip 4; two blocks, so d = 4 (1 + 5 + 25)."""
+    space = CellCNN(blocks=2)
+    arch = choices(
+        space,
+        normal="sep_conv_3x3 0 skip_connect 1 avg_pool_3x3 2 max_pool_3x3 0",  # puts out state 3 alone
+        reduce="sep_conv_3x3 0 sep_conv_3x3 0 sep_conv_5x5 0 sep_conv_5x5 2",  # puts out 3 and input 1, as it is
+    )
+    assert space.encode(arch, "path").shape == (124,)
+    one, two = 4, 4 + 4 * 5  # where the paths of so many operations begin: normal from 0, from 1, reduce from 0, from 1
+    normal = {one + 3, two + 5 * 0 + 2, two + 25 + 5 * 4 + 2}
+    reduce = {3, one + 5 * 2 + 1, two + 25 * 2 + 5 * 0 + 1}
+    assert ones(space, arch) == normal | reduce
+    everything = CellCNN(blocks=2, normal_output="all", reduce_output="1,2")
+    arch = everything.arch(arch.choices)
+    normal |= {one + 0, one + 5 + 4}  # block 1 by itself
+    reduce = {3, one + 5 * 2 + 0}
+    assert ones(everything, arch) == normal | reduce
+
+
+@pytest.mark.parametrize(
+    ("options", "length", "size"),
+    [
+        ({}, 4, 3124),
+        ({"ops": "darts"}, 3, 2340),
+        ({"ops": "nasnet"}, 2, 732),
+        ({"ops": "nasnet", "combine": "search"}, 2, 2812),
+        ({"blocks": 1, "ops": "nasnet", "combine": "search"}, 1, 108),
+        ({"blocks": 9}, 4, 3124),
+    ],
+)
+def test_paths_are_those_that_a_walk_finds(options: dict[str, Any], length: int, size: int) -> None:
+    """Backwards from each output, in plain Python; no entry for longer ones."""
+    space = CellCNN(**options)
+    assert space.path_length == length and size <= 4000
+    archs = sample(space, 30)
+    vectors = space.encode_many(np.array([arch.choices for arch in archs]), "path")
+    assert vectors.shape == (30, size)
+    letters = len(space.ops) * (2 if space.combine == "search" else 1)
+    for arch, vector in zip(archs, vectors, strict=True):
+        chosen = {d.name: d.options[c] for d, c in zip(space.decisions, arch.choices, strict=True)}
+        expected = set()
+        for cell, kind in enumerate(("normal", "reduce")):
+            for state in space.outputs(chosen, kind):
+                for source, path in walk(space, chosen, kind, state):
+                    if len(path) <= length:
+                        start = 4 * sum(letters**n for n in range(len(path)))
+                        number = sum(letter * letters**i for i, letter in enumerate(reversed(path)))
+                        expected.add(start + (2 * cell + source) * letters ** len(path) + number)
+        assert set(np.flatnonzero(vector).tolist()) == expected
+
+
+def walk(
+    space: CellCNN, chosen: dict[str, str], kind: str, state: str, after: tuple[int, ...] = ()
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The input and the operations of each path to a state."""
+    if state in "01":
+        yield int(state), after
+        return
+    name = f"{kind}{int(state) - 1}"
+    for slot in "12":
+        letter = space.ops.index(chosen[f"{name}.op{slot}"])
+        letter += len(space.ops) * (chosen.get(f"{name}.combine") == "concat")
+        yield from walk(space, chosen, kind, chosen[f"{name}.input{slot}"], (letter, *after))
+
+
+def test_equivalent_cells_have_the_same_paths() -> None:
+    """Whatever the order of blocks and of their inputs, and blocks that lead nowhere."""
+    space = CellCNN(blocks=2)
+    rng = np.random.default_rng(0)
+    found: dict[str, Arch] = {}
+    pairs = 0
+    for _ in range(800):
+        normal = [rng.integers(n) for n in (2, 2, 2, 2, 3, 2, 3, 2)]  # two operations only, so that forms meet
+        arch = space.arch([*map(int, normal), *[0] * 8])
+        other = found.setdefault(space.canonical(arch), arch)
+        pairs += other != arch
+        assert ones(space, arch) == ones(space, other)
+    assert pairs > 100
 
 
 @pytest.fixture(params=VARIANTS, ids=str)

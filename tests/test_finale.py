@@ -144,7 +144,28 @@ class TestWhole:
         assert "best of 2 retrained: val_acc" in done.stderr
         assert "best of 2 random ones, trained the same: val_acc" in done.stderr
         (verdict,) = [line for line in done.stderr.splitlines() if "on average" in line]
-        assert verdict.startswith("  val_acc on average ") and "(2 found) against " in verdict
+        assert verdict.startswith("  test_acc on average ") and "(2 found) against " in verdict
+
+    def test_the_verdict_is_by_one_test_of_each_network(self, whole: tuple[Path, Done]) -> None:
+        """On held-out images, of all that was trained; the result stays the best by validation."""
+        folder, done = whole
+        best = document(done)
+        found = best["comparison"]["verdict"]
+        evaluator = train(folder, best)
+        assert evaluator.test_images is not None
+        with Store.read(retrained(folder / "a") / "run.db") as store:
+            trained, tested = list(store.trials()), store.get("tested")
+        assert set(tested) == {"0", "1", "2", "3"}
+        for trial in trained:
+            assert trial.evaluation is not None
+            weights = retrained(folder / "a") / str(trial.evaluation.checkpoint)
+            network = evaluator.load(trial.proposal.arch, str(weights))
+            assert evaluator.score(network, evaluator.test_images)[0] == tested[str(trial.id)]["test_acc"]
+        accuracies = [tested[str(i)]["test_acc"] for i in range(4)]
+        assert found["found"] == accuracies[:2] and found["random"] == accuracies[2:]
+        assert not found["better"] and "so few cannot show it" in found["says"] and found["says"] in done.stderr
+        status = run("status", "a", "--text", cwd=folder).stdout
+        assert found["says"] in " ".join(status.split())
 
     def test_the_best_is_the_best_of_those_retrained_and_its_score_that_of_the_search(
         self, whole: tuple[Path, Done]

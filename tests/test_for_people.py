@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,21 +239,41 @@ def trial(number: int, value: float | None) -> Trial:
     return Trial(number, proposal, "done", Evaluation({"val_acc": value}, 1.0), (-value,))
 
 
+def metrics(values: Sequence[float | None], name: str = "test_acc") -> list[dict[str, float]]:
+    return [{"val_acc": 0.5} if value is None else {"val_acc": 0.5, name: value} for value in values]
+
+
 @pytest.mark.parametrize(
-    ("found", "random", "says"),
+    ("found", "random", "p", "better", "says"),
     [
-        ([0.9, 0.8], [0.9, 0.9], "val_acc on average 0.8500 (2 found) against 0.9000 (2 random): no better"),
-        ([0.9, 0.9], [0.9, 0.9], "no better than random here, as far as so few can tell"),
-        ([0.9, 0.7, None], [0.7, 0.8, 0.6], "by 0.1000, which chance alone may do"),
-        ([0.91, 0.9, 0.92], [0.5, 0.51, 0.52], "by 0.4000, more than they scatter, as far as so few can tell"),
-        ([0.9] * 10, [0.8] * 10, "(10 random): better than random by 0.1000, more than they scatter"),
-        ([0.9], [0.8], "too few for a verdict"),
+        ([0.91, 0.9, 0.92], [0.5, 0.51, 0.52], 1 / 20, False, "so few cannot show it, p is at least 0.05: give"),
+        ([0.91, 0.9, 0.92, 0.93], [0.5, 0.51, 0.52, 0.9], 2 / 70, True, ": better than random (one-sided exact permut"),
+        ([0.9, 0.9, 0.9, 0.9], [0.9, 0.9, 0.9, 0.9], 1, False, ": not shown to be better than random"),
+        ([0.5] * 4, [0.9] * 4, 1, False, "test_acc on average 0.5000 (4 found) against 0.9000 (4 random): not shown"),
+        ([0.9, 0.8], [0.7] * 20, 1 / 231, True, "(20 random): better than random"),
+        ([0.9, 0.7, None], [0.7, 0.8, 0.6], 0.3, False, "0.8000 (2 found) against 0.7000 (3 random): not shown"),
+        ([0.9], [0.8], None, False, "1 found against 1 random: too few for a verdict"),
     ],
 )  # fmt: skip
-def test_verdict(found: list[float | None], random: list[float | None], says: str) -> None:
-    both = [[trial(i, value) for i, value in enumerate(values)] for values in (found, random)]
-    verdict = finale._verdict(both[0], both[1], OBJECTIVE)
-    assert says in verdict and ("so few" in verdict) == ("so few" in says or len(found) == 2)
+def test_verdict(found: list[float], random: list[float], p: float | None, better: bool, says: str) -> None:
+    """p by counting: of all ways to choose as many of the values, those whose mean is as high."""
+    result = finale.verdict(metrics(found), metrics(random), OBJECTIVE)
+    assert says in result["says"] and result["better"] == better
+    assert result["p"] == (None if p is None else pytest.approx(p))
+    assert ("so few" in result["says"]) == (len(found) == len(random) == 3)
+
+
+def test_verdict_without_test_data_shows_nothing() -> None:
+    found, random = metrics([0.9] * 5, "val_acc"), metrics([0.8] * 5, "val_acc")
+    result = finale.verdict(found, random, OBJECTIVE)
+    assert not result["better"] and not result["held_out"] and result["p"] == pytest.approx(1 / 252)
+    assert "without test images it is judged by those that the search chose by" in result["says"]
+
+
+def test_verdict_on_losses() -> None:
+    found, random = metrics([0.1] * 4, "test_loss"), metrics([0.2] * 4, "test_loss")
+    assert finale.verdict(found, random, Objective.parse("val_loss"))["better"]
+    assert not finale.verdict(random, found, Objective.parse("val_loss"))["better"]
 
 
 class TestOptions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from scipy.stats import rankdata
 
 from nastool.core import Arch, Evaluation, Trial
 from nastool.interfaces import SearchSpace
+from nastool.predictors.acquisition import Acquisition
+from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench101 import NasBench101
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.spaces.nasbench_macro import NasBenchMacro
@@ -97,13 +100,47 @@ def test_refuses_bad_options(make: Make) -> None:
 
 
 def test_bananas_uses_paths_where_there_are_some_and_says_where_not() -> None:
-    assert Bananas(NasBench101()).encoding == "path"
+    assert Bananas(NasBench101()).encoding == Bananas(CellCNN()).encoding == "path"
     assert not Bananas(NasBench101()).notes
     macro = Bananas(NasBenchMacro())
     assert macro.encoding == "onehot"
     assert macro.notes == ("space nasbench-macro has no path encoding: bananas uses onehot",)
     with pytest.raises(ValueError, match="space nasbench-macro has no encoding 'path'; it has onehot, counts"):
         Bananas(NasBenchMacro(), encoding="path")
+
+
+def test_bananas_mutates_each_decision_at_the_rate_of_the_authors_code() -> None:
+    """nasbench201, 0.25 an edge: candidates of one parent differ from it in any number, mostly in 1 to 3."""
+    strategy = Bananas(NasBench201(), seed=0, mutation_rate=0.25, batch=10, candidates=1000)
+    run(strategy, 10)
+    best = strategy.best_trials(1)[0].proposal.arch.choices
+    changes = [sum(a != b for a, b in zip(arch.choices, best, strict=True)) for arch in strategy._candidates()[:300]]
+    counts = np.bincount(changes, minlength=7)
+    assert counts[0] == 0 and min(counts[1], counts[2], counts[3]) > 20 and counts[1:4].sum() > 0.8 * len(changes)
+
+
+def test_expected_improvement_as_in_the_authors_code_has_a_fifth_of_the_deviation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[tuple[str, float], Any] = {}
+    cases: list[tuple[Acquisition, float]] = [("ei", 1.0), ("ei", 5.0), ("its", 5.0)]
+    for acquisition, divisor in cases:
+
+        def record(kind: str, mean: Any, deviation: Any, *rest: Any, key: Any = (acquisition, divisor)) -> Any:
+            seen.setdefault(key, deviation)
+            return mean
+
+        monkeypatch.setattr("nastool.strategies.bananas.score", record)
+        strategy = Bananas(NasBench201(), seed=0, acquisition=acquisition, ei_divisor=divisor)
+        run(strategy, 11)
+    np.testing.assert_allclose(seen["ei", 5.0], seen["ei", 1.0] / 5)
+    np.testing.assert_allclose(seen["its", 5.0], seen["ei", 1.0])
+
+
+@pytest.mark.parametrize("given", [{"mutation_rate": -0.1}, {"mutation_rate": 1.1}, {"ei_divisor": 0}])
+def test_bananas_refuses_what_is_out_of_range(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="need 0 <= mutation_rate <= 1, 0"):
+        Bananas(NasBench201(), **given)
 
 
 def test_bananas_truncates_paths() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +16,7 @@ import numpy as np
 from nastool import options, registry, sharing
 from nastool.cli import common, trainings
 from nastool.cli.common import say
+from nastool.cli.trainings import Trained
 from nastool.config import Plugged, RunConfig, RunFolder
 from nastool.core import Arch, Objective, Proposal, Trial
 from nastool.errors import InputError, NastoolError, TrialFailed, short
@@ -27,8 +30,10 @@ if TYPE_CHECKING:
 
 _SAMPLE = 0x72616E6B
 """Keeps the sample of random architectures apart from other draws with the same seed."""
-FEW = 10
-"""Fewer trainings than that prove little."""
+SHOWN = 0.05
+"""What was found is called better than random where chance alone does as well with a probability below this."""
+ENOUGH = next(k for k in itertools.count(1) if 1 / math.comb(2 * k, k) < SHOWN)
+"""So many of each can show it."""
 
 
 @dataclass(frozen=True)
@@ -291,48 +296,73 @@ class Finale:
         with run as trained:
             if trained is None:
                 return False
-            trials = trained.trials
             objective = Objective.parse(trained.sitting.store.get("objective"))
-            self._conclude(trained.pool, trials[: len(heads)], trials[len(heads) :], scores, objective, outcome)
+            if not self._conclude(trained, len(heads), scores, objective, stop, outcome):
+                return False
             trained.finish(outcome.report)
             outcome.run, outcome.origin = folder.path, trained.origin
         return True
 
     def _conclude(
         self,
-        pool: Pool,
-        heads: list[Trial],
-        beside: list[Trial],
+        trained: Trained,
+        count: int,
         scores: list[float],
         objective: Objective,
+        stop: Callable[[], bool],
         outcome: Outcome,
-    ) -> None:
-        """Test the best that was found and the best random one, once each; compare scores with accuracies."""
+    ) -> bool:
+        """Test what was found (the first `count`) and the random ones, once each; compare scores with accuracies.
+
+        The result is the best by validation. Tests decide nothing but what is said of found against random. False:
+        interrupted.
+        """
+        heads, beside = trained.trials[:count], trained.trials[count:]
         if heads:
             best = min(heads, key=lambda trial: trial.rank)
             if best.evaluation is None:
                 raise NastoolError(f"none of the {len(heads)} architectures could be trained: {best.error}")
-            outcome.best = best
-            outcome.tested, problem = test_best(pool, best, self.config.seed)
-            if problem is not None:
-                raise NastoolError(f"the retrained architecture could not be tested: {problem}")
-            metrics = {**best.evaluation.metrics, **outcome.tested}
-            outcome.lines.append(f"best of {len(heads)} retrained: {_accuracies(metrics)}")
-            others = beside[: len(heads)] if self.settings.baseline else []
-            rival = min(others, key=lambda trial: trial.rank, default=None)
+            others = beside if self.settings.baseline else []
+            tested: dict[int, Mapping[str, float]] = {}
+            for trial in [best, *heads, *others] if others else [best]:
+                if trial.id in tested or trial.evaluation is None:
+                    continue
+                if stop():
+                    return False
+                metrics, problem = self._test(trained, trial)
+                if problem is not None and trial is best:
+                    raise NastoolError(f"the retrained architecture could not be tested: {problem}")
+                if problem is not None:
+                    say(f"note: architecture {trial.proposal.arch.key} could not be tested: {problem}")
+                tested[trial.id] = {**trial.evaluation.metrics, **metrics}
+            outcome.best, outcome.tested = best, trained.tested(best.id) or {}
+            outcome.lines.append(f"best of {len(heads)} retrained: {_accuracies(tested[best.id])}")
+            rivals = others[: len(heads)]
+            rival = min(rivals, key=lambda trial: trial.rank, default=None)
             if rival is not None and rival.evaluation is not None:
-                tested, _ = test_best(pool, rival, self.config.seed)
-                theirs = {**rival.evaluation.metrics, **tested}
-                outcome.lines.append(f"best of {len(others)} random ones, trained the same: {_accuracies(theirs)}")
+                theirs = tested[rival.id]
+                outcome.lines.append(f"best of {len(rivals)} random ones, trained the same: {_accuracies(theirs)}")
                 outcome.report["random"] = {
-                    "architectures": len(others),
+                    "architectures": len(rivals),
                     "key": rival.proposal.arch.key,
-                    "metrics": theirs,
+                    "metrics": dict(theirs),
                 }
-                outcome.lines.append(_verdict(heads, others, objective))
+                samples = [[tested[t.id] for t in trials if t.id in tested] for trials in (heads, others)]
+                outcome.report["verdict"] = found = verdict(samples[0], samples[1], objective)
+                outcome.lines.append(found["says"])
         if scores:
             pairs = [(score, -trial.loss) for score, trial in zip(scores, beside, strict=False) if trial.losses]
             self._ranking([a for a, _ in pairs], [b for _, b in pairs], "accuracy when trained from scratch", outcome)
+        return True
+
+    def _test(self, trained: Trained, trial: Trial) -> tuple[Mapping[str, float], str | None]:
+        """`test_best`, unless it was tested before."""
+        if (known := trained.tested(trial.id)) is not None:
+            return known, None
+        metrics, problem = test_best(trained.pool, trial, self.config.seed)
+        if problem is None:
+            trained.keep_test(trial.id, metrics)
+        return metrics, problem
 
     def _look_up(self, ranked: list[Arch], scores: list[float], best: Trial, outcome: Outcome) -> None:
         """Compare with the table."""
@@ -376,23 +406,40 @@ class Finale:
             outcome.lines += [f"warning: the search may have collapsed: {sign}" for sign in signs]
 
 
-def _verdict(found: Sequence[Trial], random: Sequence[Trial], objective: Objective) -> str:
-    """Mean against mean of what was trained from scratch the same way, and what so few say; some of each are done."""
-    mine, theirs = (np.array([trial.loss for trial in trials if trial.losses]) for trials in (found, random))
-    values = [f"{objective.value(float(losses.mean())):.4f} ({len(losses)} {what})" for losses, what in
-              ((mine, "found"), (theirs, "random"))]  # fmt: skip
-    means = f"{objective.metric} on average {' against '.join(values)}"
-    few = min(len(mine), len(theirs))
-    if few < 2:
-        return f"{means}: too few for a verdict; give more --retrain"
-    ahead = float(theirs.mean() - mine.mean())
-    error = float(np.sqrt(mine.var(ddof=1) / len(mine) + theirs.var(ddof=1) / len(theirs)))
-    so_few = ", as far as so few can tell" if few < FEW else ""
-    if ahead < 5e-5:
-        return f"{means}: no better than random here{so_few}"
-    if ahead <= 2 * error:
-        return f"{means}: better than random by {ahead:.4f}, which chance alone may do"
-    return f"{means}: better than random by {ahead:.4f}, more than they scatter{so_few}"
+def verdict(
+    found: Sequence[Mapping[str, float]], random: Sequence[Mapping[str, float]], objective: Objective
+) -> dict[str, Any]:
+    """Whether what was found is better than random architectures that were trained the same; as JSON.
+
+    found, random: the metrics of each network. Judged by what the objective is called on test data; where there is
+    none, by the objective itself, which proves nothing, since the search chose by the same images. Better is what a
+    permutation test of the means, one-sided, finds with p < SHOWN. "says" is all of it in a sentence.
+    """
+    from nastool.comparison import statistics
+
+    metric = objective.metric.replace("val_", "test_", 1) if objective.metric.startswith("val_") else objective.metric
+    held_out = metric != objective.metric and any(metric in metrics for metrics in [*found, *random])
+    if not held_out:
+        metric = objective.metric
+    mine, theirs = ([float(m[metric]) for m in metrics if metric in m] for metrics in (found, random))
+    result: dict[str, Any] = {"metric": metric, "held_out": held_out, "found": mine, "random": theirs}
+    sizes = f"{len(mine)} found", f"{len(theirs)} random"
+    if min(len(mine), len(theirs)) < 2:
+        says = f"{' against '.join(sizes)}: too few for a verdict; give more --retrain"
+        return {**result, "p": None, "better": False, "says": says}
+    signed = [np.array(values) * (1 if objective.goal == "max" else -1) for values in (mine, theirs)]
+    p, least = statistics.permutation(signed[0], signed[1]), 1 / math.comb(len(mine) + len(theirs), len(mine))
+    ahead = float(signed[0].mean() - signed[1].mean())
+    better = held_out and ahead > 0 and p < SHOWN
+    means = " against ".join(f"{np.mean(v):.4f} ({size})" for v, size in zip((mine, theirs), sizes, strict=True))
+    how = "exact permutation test" if 1 / least <= statistics.PERMUTATIONS else "permutation test"
+    text = f"{metric} on average {means}: {'' if better else 'not shown to be '}better than random"
+    text += f" (one-sided {how}: p = {p:.2g}, shown is p < {SHOWN:g})"
+    if least >= SHOWN:
+        text += f"; so few cannot show it, p is at least {least:.2g}: give --retrain {ENOUGH}"
+    if not held_out:
+        text += "; without test images it is judged by those that the search chose by, which shows nothing"
+    return {**result, "p": p, "better": better, "says": text}
 
 
 def _rounds_left(store: Store) -> int:

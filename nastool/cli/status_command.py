@@ -122,9 +122,12 @@ def _trained(document: Mapping[str, Any]) -> None:
     _line("trained", f"from scratch: architecture {document['key']}, in {document['run']}")
     metrics = {k: v for k, v in document["metrics"].items() if not k.startswith("shared_")}
     _line("", common.describe_metrics(metrics), "  ")
-    if (random := document.get("comparison", {}).get("random")) is not None:
+    comparison = document.get("comparison", {})
+    if (random := comparison.get("random")) is not None:
         accuracies = {k: v for k, v in random["metrics"].items() if k in ("val_acc", "test_acc")}
         _line("", f"the best of {random['architectures']} random ones {common.describe_metrics(accuracies)}")
+    if (verdict := comparison.get("verdict")) is not None:
+        _line("", verdict["says"])
 
 
 def _line(label: str, text: str, gap: str = " ") -> None:

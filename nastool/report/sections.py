@@ -310,6 +310,9 @@ def _retrained(study: Study, prefix: str) -> Html | None:
         metrics = {k: v for k, v in rival.get("metrics", {}).items() if k.startswith(("val_acc", "test"))}
         text = f"The best of {rival.get('architectures')} random ones ({rival.get('key')}), trained the same: "
         lines.append(tag("p", text + f"{_metrics(metrics)}."))
+    verdict = _comparison(study).get("verdict")
+    if isinstance(verdict, dict):
+        lines.append(tag("p", f"{verdict.get('says')}."))
     box = table(("", "architecture", "state", *names, "seconds"), rows[:100])
     plots = shown_figures(("retrained",), [study], prefix)
     return join(tag("h4", "Trained from scratch"), *lines, plots, box)
