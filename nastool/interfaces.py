@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from nastool.tasks import ImageTask
 
 _K = TypeVar("_K")
+MANY = 100_000
+"""Larger spaces are not gone through one by one."""
 Report = Callable[[int, Mapping[str, float]], None]
 """report(step, metrics): an intermediate measurement of the running trial; step counts from 1."""
 
@@ -152,11 +154,16 @@ class SearchSpace(ABC):
                 return arch
 
     def sample_new(self, rng: np.random.Generator, seen: Container[_K], key: Callable[[Arch], _K]) -> Arch | None:
-        """A member drawn uniformly among those whose key is not in seen; None if there is none."""
-        for _ in range(1000):
+        """A member drawn uniformly among those whose key is not in seen; None if there is none.
+
+        Of a space with more than MANY combinations None says that MANY draws found none, too.
+        """
+        for _ in range(1000 if self.size <= MANY else MANY):
             arch = self.sample(rng)
             if key(arch) not in seen:
                 return arch
+        if self.size > MANY:
+            return None
         left = [arch for arch in self.members() if key(arch) not in seen]
         return left[int(rng.integers(len(left)))] if left else None
 

@@ -122,6 +122,20 @@ class TestSpaceDefaults:
         assert found is not None and found.choices == (1, 0)
         assert space.sample_new(rng, seen | {(1, 0)}, lambda arch: arch.choices) is None
 
+    def test_sample_new_ends_where_few_of_many_differ(self) -> None:
+        """2^40 combinations are not gone through."""
+
+        class Alike(TinySpace):
+            def __init__(self) -> None:
+                SearchSpace.__init__(self, [Decision(f"d{i}", ("x", "y")) for i in range(40)])
+
+            def canonical(self, arch: Arch) -> str:
+                return str(arch.choices[0])
+
+        space, rng = Alike(), np.random.default_rng(0)
+        assert space.sample_new(rng, {"0"}, space.canonical).choices[0] == 1  # type: ignore[union-attr]  # it is there
+        assert space.sample_new(rng, {"0", "1"}, space.canonical) is None
+
 
 class TestOptions:
     def test_conversion(self) -> None:

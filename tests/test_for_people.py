@@ -188,7 +188,10 @@ class TestSample:
         assert len(set(forms("-n", "100", "--no-dedup"))) < len(forms("-n", "100", "--no-dedup")) == 100
         result = run("sample", *cells, "-n", "56")
         assert result.code == 2 and len(result.out.splitlines()) == 55
-        assert result.err == "nastool: space cell-cnn has only 55 architectures that differ: give -n 55 or --no-dedup\n"
+        assert (
+            result.err
+            == "nastool: space cell-cnn: only 55 architectures were found that differ: give -n 55 or --no-dedup\n"
+        )
 
 
 class TestShow:

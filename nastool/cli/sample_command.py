@@ -46,7 +46,7 @@ def command(ctx: click.Context, /, number: int, seed: int, dedup: bool, to: str,
         arch = space.sample_new(rng, seen, space.canonical)
         if arch is None:
             remedy = f"give -n {done} or --no-dedup"
-            raise InputError(f"space {space.name} has only {done} architectures that differ: {remedy}")
+            raise InputError(f"space {space.name}: only {done} architectures were found that differ: {remedy}")
         if dedup:
             seen.add(space.canonical(arch))
         line = archfile.dumps(archfile.to_json(space, arch)) if to == "json" else space.to_string(arch)
