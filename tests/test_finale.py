@@ -11,8 +11,11 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -20,8 +23,9 @@ import yaml
 from safetensors.torch import load_file
 
 from nastool import archfile, cli
-from nastool.cli.finale import Finale, Settings
+from nastool.cli.finale import Finale, Outcome, Settings
 from nastool.config import RunConfig, RunFolder
+from nastool.core import Evaluation, Objective, Proposal, Trial
 from nastool.errors import InputError
 from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
@@ -439,6 +443,40 @@ class TestInterrupted:
             if number == signal.SIGINT:
                 check_stopped(process, message)
         assert_same(whole, tmp_path)
+
+
+def test_networks_are_tested_once_however_often_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that cannot be tested is left out of the verdict, not the result."""
+    calls: list[int] = []
+
+    def test_once(pool: object, trial: Trial, seed: int) -> tuple[dict[str, float], str | None]:
+        calls.append(trial.id)
+        return ({}, "broken") if trial.id == 5 else ({"test_acc": 0.9 - trial.id / 10}, None)
+
+    class Kept:
+        trials: ClassVar = [
+            Trial(i, Proposal(SPACE.arch([i] * 6)), "done", Evaluation({"val_acc": 0.5}, 1.0), (-0.5,))
+            for i in [0, 1, 2, 3, 4, 0]
+        ]
+        pool = None
+        tests: ClassVar[dict[int, dict[str, float]]] = {}
+        tested, keep_test = tests.get, tests.__setitem__
+
+    Kept.trials[5] = replace(Kept.trials[5], id=5)
+    monkeypatch.setattr("nastool.cli.finale.test_best", test_once)
+    alone: Any = SimpleNamespace(settings=SimpleNamespace(baseline=True), config=SimpleNamespace(seed=0))
+    alone._test = lambda trained, trial: Finale._test(alone, trained, trial)
+    objective = Objective.parse("val_acc")
+    trained: Any = Kept()
+    for number in range(6):
+        outcome = Outcome()
+        checks = iter([False] * number)
+        assert not Finale._conclude(alone, trained, 3, [], objective, partial(next, checks, True), outcome)
+        assert outcome.best is None and len(calls) == number
+    outcome = Outcome()
+    assert Finale._conclude(alone, trained, 3, [], objective, lambda: False, outcome)
+    assert sorted(calls) == [0, 1, 2, 3, 4, 5] and outcome.best == Kept.trials[0]
+    assert outcome.report["verdict"]["found"] == [0.9, 0.8, 0.7] and len(outcome.report["verdict"]["random"]) == 2
 
 
 def check_stopped(process: subprocess.Popen[str], message: str) -> None:
