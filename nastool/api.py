@@ -64,11 +64,14 @@ def retrain(architecture: Architecture, **options: Any) -> Study:
     return Study.read(context.meta["nastool.folder"])
 
 
-def load(model: str | Path | Study) -> Model:
-    """A trained network: of a run, or of a file of weights. InputError: there is none."""
-    from nastool import models
+def load(model: Architecture) -> Model:
+    """A trained network: of a run, of a file of weights, or of a line that names its weights. InputError: it has none.
 
-    return models.load(str(model.path if isinstance(model, Study) else model))
+    `nastool.load(study.line(trial))` is the network of any trial whose weights the run has kept.
+    """
+    from nastool.cli import common
+
+    return common.model(_word(model))
 
 
 # --- from Python to the command line

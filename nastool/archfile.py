@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -27,11 +27,15 @@ MAX_LINE = 1_000_000
 
 @dataclass(frozen=True)
 class ArchDocument:
-    """An architecture, the space it belongs to, and whatever else its JSON object said."""
+    """An architecture, the space it belongs to, and whatever else its JSON object said.
+
+    file: what it was read from; None: stdin, an argument, or nothing that was read.
+    """
 
     space: SearchSpace
     arch: Arch
     extra: Mapping[str, Any] = field(default_factory=dict)
+    file: Path | None = field(default=None, compare=False)
 
     def to_json(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The document as a JSON object; more: keys to add or replace."""
@@ -174,7 +178,8 @@ def read_file(path: Path, space: SearchSpace | None = None) -> Iterator[ArchDocu
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {short(path)}: {why(error)}") from None
     with file:
-        yield from read_lines(bounded(file), short(path), space)
+        for document in read_lines(bounded(file), short(path), space):
+            yield replace(document, file=path)
 
 
 def bounded(file: TextIO) -> Iterator[str]:

@@ -163,6 +163,16 @@ def check_digest(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     return own
 
 
+def named(path: Path) -> dict[str, str]:
+    """What an architecture's line says of its weights: "weights", their file, and "weights_digest", the tensors'."""
+    found = {"weights": str(path)}
+    with suppress(InputError):
+        about = files.check_tensors(path)
+        if "digest" in about:
+            found["weights_digest"] = about["digest"]
+    return found
+
+
 def remove(path: Path) -> None:
     """A checkpoint and what belongs to it."""
     for file in (path, optimizer_of(path), predictions_of(path)):

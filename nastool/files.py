@@ -171,15 +171,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise
 
 
-def check_tensors(path: Path) -> None:
-    """InputError: a safetensors file is missing or cut short. Reads only its header, and needs no torch."""
+def check_tensors(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file. InputError: it is missing or cut short. Needs no torch."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise InputError(f"there is no {path}")
     try:
         with safe_open(path, framework="np") as file:
-            file.metadata()
+            return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is damaged ({short(error, 120)})") from None
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool import __version__, archfile, checkpoints, files
-from nastool.errors import InputError
+from nastool.errors import InputError, short
 from nastool.tasks import ImageTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from nastool.archfile import ArchDocument
     from nastool.core import Arch
     from nastool.interfaces import SearchSpace
 
@@ -40,7 +42,7 @@ class Model:
     std: tuple[float, ...]
     path: Path
     document: Mapping[str, Any]
-    """What the run's best.json says, if these are its weights; else {}."""
+    """What a line says that names these weights, such as the run's best.json; {}: there is none."""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -83,37 +85,115 @@ class Model:
         return probabilities
 
 
-def find(source: str) -> Path:
-    """The file with the weights of a run folder (its best), or the file itself. InputError: there is none."""
+DEPTH = 5
+"""How many of the last parts of a file's name are looked for elsewhere, where folders have been moved."""
+
+
+def weights_of(document: ArchDocument) -> Path | None:
+    """The file with the weights that an architecture's line means; None: it names none.
+
+    Looked for beside the file that the line was read from, then where the line says, as seen from here. A file counts
+    if it holds this very architecture, and tensors of the digest that the line names; whoever reads them has to check
+    that they are what their own metadata say (`checkpoints.read`). InputError: no such file is there.
+    """
+    named, digest = document.extra.get("weights"), document.extra.get("weights_digest")
+    if named is None:
+        return None
+    where = "the line" if document.file is None else short(document.file)
+    if not isinstance(named, str) or not isinstance(digest, str | None):
+        raise InputError(f"{where}: 'weights' and 'weights_digest' must be texts, a file's name and its digest")
+    others: dict[str, None] = {}
+    for path in _places(document, named, digest is not None):
+        try:
+            there = path.is_file()
+        except (OSError, ValueError):  # no name that a file could have
+            there = False
+        if there:
+            problem = _other(path, document.arch, digest)
+            if problem is None:
+                return path
+            others[f"{short(path)} {problem}"] = None
+    advice = "give the run's folder as it was, or the right .safetensors file itself"
+    if others:
+        raise InputError(f"{where} means other weights than are there: {next(iter(others))}; {advice}")
+    beside = "" if document.file is None else f", nor are they beside {where}"
+    raise InputError(f"{where}: there is no {short(Path(named))}, which it names as its weights{beside}; {advice}")
+
+
+def _places(document: ArchDocument, named: str, certain: bool) -> Iterator[Path]:
+    """Where the weights may be, likely ones first. certain: a digest will tell them from others."""
+    parts = Path(named).parts
+    tails = [Path(*parts[-n:]) for n in range(1, min(len(parts), DEPTH) + 1)]
+    for folder in [document.file.parent, Path(os.path.realpath(document.file)).parent] if document.file else []:
+        yield from (folder / tail for tail in (tails if certain else tails[:1]))
+        trial, run = document.extra.get("trial"), document.extra.get("run")
+        if certain and isinstance(trial, int) and trial >= 0:  # best.safetensors is a copy, and written apart
+            yield folder / checkpoints.name_of(trial)
+            if isinstance(run, str):
+                yield folder / Path(run).name / checkpoints.name_of(trial)
+    yield Path(named)
+    yield from reversed(tails if certain else [])
+
+
+def _other(path: Path, arch: Arch, digest: str | None) -> str | None:
+    """What a file has that these weights have not; None: they may be the ones that are meant."""
+    try:
+        about = files.check_tensors(path)
+        found = archfile.from_json(archfile.loads(about["arch"])).arch
+    except (KeyError, ValueError):
+        return "is no checkpoint of nastool, or damaged"
+    if found != arch:
+        return f"holds architecture {found.key} of {found.space}, not {arch.key} of {arch.space}"
+    if digest is not None and about.get("digest") != digest:
+        return "holds the same architecture, trained another time"
+    return None
+
+
+def located(document: ArchDocument) -> ArchDocument:
+    """The same line with its weights as they are to be found from here. InputError: they are not there."""
+    path = weights_of(document)
+    return document if path is None else replace(document, extra={**document.extra, "weights": str(path)})
+
+
+def of(document: ArchDocument) -> Model:
+    """The trained network of an architecture's line. On the CPU. InputError: see `weights_of` and `load`."""
+    path = weights_of(document)
+    if path is None:
+        where = "this architecture" if document.file is None else short(document.file)
+        raise InputError(f"{where} names no weights: give a run, its weights, or a line that names some")
+    return _read(path, document)
+
+
+def load(source: str) -> Model:
+    """Read a run folder's best network, or a checkpoint. On the CPU. InputError: missing, damaged, or not nastool's."""
     path = Path(source)
     try:
         folder, there = path.is_dir(), path.exists()
     except (OSError, ValueError):
         folder = there = False
-    if folder:
-        path = path / "best.safetensors"
-        there = path.is_file()
-        if not there and (path.parent / "best.json").is_file():
-            raise InputError(f"{source} has a result without weights: nastool retrain {source} --data ... trains it")
-        if not there:
-            raise InputError(f"{source} has no best.safetensors: give a run that has finished, or a checkpoint")
     if not there:
         raise InputError(f"no model {source}: give a run folder or a file of weights (.safetensors)")
-    return path
+    if not folder:
+        return _read(path, None)
+    if not (path / "best.json").is_file():
+        raise InputError(f"{source} has no best.json: give a run that has finished, or a checkpoint")
+    document = next(archfile.read_file(path / "best.json"))
+    if "weights" not in document.extra:
+        raise InputError(f"{source} has a result without weights: nastool retrain {source} --data ... trains it")
+    return of(document)
 
 
-def load(source: str) -> Model:
-    """Read a run folder's best network, or a checkpoint. On the CPU. InputError: missing, damaged, or not nastool's."""
+def _read(path: Path, document: ArchDocument | None) -> Model:
+    """A checkpoint; document: the line that names it; None: best.json beside it may be about it."""
     import torch
 
     from nastool.networks import build
 
-    path = find(source)
-    _, metadata = files.read_tensors(path)
+    metadata = files.check_tensors(path)
     try:
-        document = archfile.from_json(archfile.loads(metadata["arch"]))
+        found = archfile.from_json(archfile.loads(metadata["arch"]))
         task = ImageTask(**archfile.loads(metadata["task"]))
-        scale = document.space.make_scale(dict(archfile.loads(metadata["scale"])))
+        scale = found.space.make_scale(dict(archfile.loads(metadata["scale"])))
         classes, mean, std = (tuple(archfile.loads(metadata[key])) for key in ("classes", "mean", "std"))
         if len(classes) != task.classes or not len(mean) == len(std) == task.channels:
             raise ValueError("names or statistics are not as many as classes or channels")
@@ -122,21 +202,21 @@ def load(source: str) -> Model:
             raise ValueError("a standard deviation is 0, or a class's name no text")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no checkpoint of nastool: it does not say of which network ({error})") from error
-    found = checkpoints.read(path, document.space, scale, task)
+    weights = checkpoints.read(path, found.space, scale, task).weights
     with torch.random.fork_rng(devices=[]):
-        network = build(document.space, document.arch, task, scale)
-    network.load_state_dict(found.weights)
-    return Model(
-        network.eval(), document.space, document.arch, scale, task, classes, mean, std, path, _said(path, document.arch)
-    )
+        network = build(found.space, found.arch, task, scale)
+    network.load_state_dict(weights)
+    said = _said(path) if document is None else document.to_json()
+    return Model(network.eval(), found.space, found.arch, scale, task, classes, mean, std, path, said)
 
 
-def _said(path: Path, arch: Arch) -> Mapping[str, Any]:
-    """The object in best.json beside best.safetensors, if it is about that architecture."""
+def _said(path: Path) -> Mapping[str, Any]:
+    """The object in best.json beside best.safetensors, if it is about these weights."""
     if path.name != "best.safetensors":
         return {}
     try:
-        found: dict[str, Any] = archfile.loads((path.parent / "best.json").read_text(encoding="utf-8"))
-        return found if archfile.from_json(found).arch == arch else {}
-    except (OSError, ValueError):
+        document = next(archfile.read_file(path.parent / "best.json"))
+    except InputError:
         return {}
+    same = _other(path, document.arch, document.extra.get("weights_digest")) is None
+    return document.to_json() if same else {}

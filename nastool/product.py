@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nastool import archfile
+from nastool import archfile, checkpoints
 from nastool.errors import InputError, one_line, why
 from nastool.files import write_atomic, write_bytes
 from nastool.study import Study
@@ -27,22 +27,24 @@ class Product:
     problems: list[str] = field(default_factory=list)
 
 
-def weights(folder: Path, checkpoint: Path | None) -> Path | None:
-    """Make a checkpoint the run's best.safetensors; None: there is none, nor any of an earlier result afterwards.
+def weights(folder: Path, checkpoint: Path | None) -> dict[str, str]:
+    """Make a checkpoint the run's best.safetensors; what best.json says of it.
+
+    None: there is none, nor any of an earlier result afterwards.
 
     InputError: it is gone, or the disk is full.
     """
     best = folder / "best.safetensors"
     if checkpoint is None:
         best.unlink(missing_ok=True)
-        return None
+        return {}
     try:
         data = checkpoint.read_bytes()
     except OSError as error:
         reason = f"cannot read the best weights, {checkpoint}: {why(error)}"
         raise InputError(f"{reason}; put the file back, or begin anew with --force") from None
     write_bytes(best, data)
-    return best
+    return checkpoints.named(best)
 
 
 def result(folder: Path, document: Mapping[str, Any]) -> None:

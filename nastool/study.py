@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nastool import archfile, registry
+from nastool import archfile, checkpoints, registry
 from nastool.core import Objective, Trial
 from nastool.errors import InputError, InvalidArchError
 from nastool.files import read_yaml
@@ -261,7 +261,8 @@ class Study:
             facts["expected"] = trial.expected
         if trial.curve:
             facts["curve"] = [{"step": step, **metrics} for step, metrics in trial.curve]
-        return document(self.space, trial.trial, {**facts, "run": str(self.path), **self.origin})
+        more = {**facts, "run": str(self.path), **self.origin, **kept(self.path, trial.trial)}
+        return document(self.space, trial.trial, more)
 
     def columns(self) -> dict[str, list[Any]]:
         """All trials as columns of equal length, for `pandas.DataFrame(...)` or `polars.DataFrame(...)`.
@@ -314,6 +315,13 @@ def document(space: SearchSpace, trial: Trial, more: Mapping[str, Any]) -> dict[
     if trial.error is not None:
         found["error"] = trial.error
     return {**found, "trial": trial.id, **more}
+
+
+def kept(folder: Path, trial: Trial) -> dict[str, str]:
+    """What a trial's line says of its weights, if the run in the folder still has them; else {}."""
+    checkpoint = None if trial.evaluation is None else trial.evaluation.checkpoint
+    found = {} if checkpoint is None else checkpoints.named(folder / checkpoint)
+    return found if "weights_digest" in found else {}
 
 
 def _check(space: SearchSpace, trial: Trial, where: object) -> None:

@@ -148,9 +148,7 @@ class Baseline:
         assert best.evaluation is not None
         checkpoint, path = best.evaluation.checkpoint, self.folder.path
         more: dict[str, Any] = {"run": str(path), **(store.get("origin") or {})}
-        weights = product.weights(path, None if checkpoint is None else path / checkpoint)
-        if weights is not None:
-            more["weights"] = str(weights)
+        more |= product.weights(path, None if checkpoint is None else path / checkpoint)
         document = common.trial_document(self.space, best, more)
         document["metrics"].update(tested)
         product.result(path, document)

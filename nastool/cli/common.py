@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
     from nastool.core import Trial
     from nastool.interfaces import Evaluator, SearchSpace
+    from nastool.models import Model
     from nastool.tasks import ImageTask
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -255,6 +256,14 @@ def only_architecture(source: str, space: str | None) -> ArchDocument:
             f"{short(Path(source))} holds {len(documents)} architectures: give one, as `nastool top - -k 1` does"
         )
     return documents[0]
+
+
+def model(source: str) -> Model:
+    """The trained network of a run folder, a file of weights, or an architecture's line that names some."""
+    from nastool import models
+
+    a_line = source == "-" or source.lstrip().startswith("{") or Path(source).suffix.lower() in (".json", ".jsonl")
+    return models.of(only_architecture(source, None)) if a_line else models.load(source)
 
 
 def seeds(text: str) -> list[int]:

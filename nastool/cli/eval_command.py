@@ -76,7 +76,10 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     return 1 if failures else 0
 
 
-STALE = ("metrics", "std", "mean", "runs", "seeds", "error", "weights", "comparison", "baseline", "ensemble")
+STALE = (
+    *("metrics", "std", "mean", "runs", "seeds", "error", "weights", "weights_digest"),
+    *("comparison", "baseline", "ensemble"),
+)
 """What a line says of an earlier evaluation. Its trial and run still say where the architecture comes from."""
 
 
@@ -247,6 +250,8 @@ class _Evaluations:
             yield from self._collect()
 
     def _output(self, line: _Line) -> dict[str, Any]:
+        from nastool import checkpoints
+
         runs: list[dict[str, Any]] = []
         errors: list[str] = []
         for seed in self.seeds:
@@ -258,7 +263,7 @@ class _Evaluations:
                 metrics = {**result.evaluation.metrics, **(result.tested or {})}
                 run = {"seed": seed, "metrics": {**metrics, "seconds": result.evaluation.seconds}}
                 if self.keeps_weights and result.evaluation.checkpoint is not None:
-                    run["weights"] = str(self.workdir / result.evaluation.checkpoint)
+                    run |= checkpoints.named(self.workdir / result.evaluation.checkpoint)
                 runs.append(run)
         more: dict[str, Any] = {"seeds": self.seeds, "runs": runs, **line.said}
         kept = {key: value for key, value in line.document.extra.items() if key not in STALE}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nastool.cli import common
 from nastool.cli.common import say
-from nastool.errors import InputError
+from nastool.errors import InputError, short
 from nastool.files import write_atomic, write_bytes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nastool.archfile import ArchDocument
     from nastool.models import Model
 
@@ -53,22 +54,15 @@ def command(source: str, form: str, **given: Any) -> None:
     out = common.target(name if given["out"] is None else given["out"], name)
     if out.exists() and not given["force"]:
         raise InputError(f"{out} exists: give another --out, or --force to replace it")
-    if source.endswith(".safetensors") or (source != "-" and Path(source).is_dir() and not _bare(Path(source), form)):
+    if source.endswith(".safetensors"):
         _export(models.load(source), form, out)
     else:
         document = common.only_architecture(source, given["space"])
-        weights = document.extra.get("weights")
-        if isinstance(weights, str) and given["shape"] is None:
-            _export(models.load(weights), form, out)
+        if "weights" in document.extra and given["shape"] is None:
+            _export(models.of(document), form, out)
         else:
             _untrained(document, form, out, given)
     say(f"wrote {out}")
-
-
-def _bare(run: Path, form: str) -> bool:
-    """Whether a run has found an architecture, but no weights, and these are not needed."""
-    there = [(run / f"best.{suffix}").is_file() for suffix in ("json", "safetensors")]
-    return form == "python" and there == [True, False]
 
 
 def _export(model: Model, form: str, out: Path) -> None:
@@ -89,7 +83,11 @@ def _untrained(document: ArchDocument, form: str, out: Path, given: dict[str, An
     from nastool import exports
 
     if form != "python":
-        raise InputError(f"--to {form} needs weights, and this architecture names none: give a run or its weights")
+        where = "this architecture" if document.file is None else short(document.file)
+        raise InputError(
+            f"--to {form} needs weights, and {where} names none: give a run or its weights, or train it with "
+            "`nastool retrain`"
+        )
     if given["shape"] is None:
         raise InputError("this architecture names no weights: say what images it is for, such as --input 3x32x32")
     task, scale = common.task_and_scale(document, given)

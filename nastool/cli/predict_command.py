@@ -15,28 +15,29 @@ BATCH = 256
 
 
 @click.command("predict", cls=common.Command)
-@click.argument("model", metavar="RUN|WEIGHTS")
+@click.argument("model", metavar="RUN|WEIGHTS|ARCH|-")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("-k", "--top", type=click.IntRange(min=1), default=1, help="Name the K most probable classes.")
 @common.json_option
 def command(model: str, images: tuple[str, ...], top: int, json_flag: bool | None) -> int:
     """Say what images show, with a network that a search has found.
 
-    RUN is a run folder (its best network), WEIGHTS a .safetensors file of nastool's. An image of another size than the
-    network was trained with is resized. Prints a line for each image, in order. For a file that is none, a line on
-    stderr says so, and the exit code is 2.
+    RUN is a run folder (its best network), WEIGHTS a .safetensors file of nastool's, ARCH a file with a line of JSON
+    that names its weights, such as best.json; - is stdin. An image of another size than the network was trained with
+    is resized. Prints a line for each image, in order. For a file that is none, a line on stderr says so, and the exit
+    code is 2.
 
     \b
     Examples:
       nastool predict runs/a cat.jpg dog.png
       nastool predict runs/a photos/*.jpg | jq -r '[.image, .class] | @tsv'
+      nastool top runs/a | nastool predict - cat.jpg
     """
     import numpy as np
 
-    from nastool import models
     from nastool.data import read_image
 
-    found = models.load(model)
+    found = common.model(model)
     failed = False
     for start in range(0, len(images), BATCH):
         paths, pixels = [], []

@@ -177,7 +177,7 @@ def _result(
     trained: Trained, seeds: list[int], document: ArchDocument, folder: RunFolder, report: bool
 ) -> dict[str, Any]:
     """Test each network once, and write what the run leaves behind; what an earlier call has found is found again."""
-    from nastool import product
+    from nastool import checkpoints, product
     from nastool.cli import results
     from nastool.runner import test_best
     from nastool.study import document as line
@@ -201,7 +201,7 @@ def _result(
             trained.keep_test(trial.id, known)
         runs.append({"seed": seed, "metrics": {**trial.evaluation.all_metrics, **known}})
         if trial.evaluation.checkpoint is not None:
-            runs[-1]["weights"] = str(folder.path / trial.evaluation.checkpoint)
+            runs[-1] |= checkpoints.named(folder.path / trial.evaluation.checkpoint)
     chosen = next((i for i, run in enumerate(runs) if "metrics" in run), None)
     if chosen is None:
         raise NastoolError(f"all trainings failed; the last: {runs[-1]['error']}")
@@ -210,10 +210,7 @@ def _result(
     checkpoint = best.evaluation.checkpoint
     weights = product.weights(folder.path, None if checkpoint is None else folder.path / checkpoint)
     more = {"run": str(folder.path), **trained.origin, "seeds": seeds, "runs": runs}
-    found = {**line(document.space, best, more), **results.of_seeds(runs)}
-    found.pop("weights", None)
-    if weights is not None:
-        found["weights"] = str(weights)
+    found = {**line(document.space, best, more), **results.of_seeds(runs)} | weights
     product.result(folder.path, found)
     trained.finish(found)
     measured = sum("metrics" in run for run in runs)

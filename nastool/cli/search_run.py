@@ -223,9 +223,7 @@ class SearchRun:
             more = {"run": str(outcome.run), **outcome.origin}
         assert best.evaluation is not None
         checkpoint = best.evaluation.checkpoint
-        weights = product.weights(path, None if checkpoint is None else source / checkpoint)
-        if weights is not None:
-            more["weights"] = str(weights)
+        more |= product.weights(path, None if checkpoint is None else source / checkpoint)
         document = common.trial_document(self.space, best, more)
         document["metrics"].update({**scores, **tested})
         if outcome is not None and outcome.report:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
     from nastool.core import SpaceRef
 
     space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
-    documents = common.read_architectures([source], space)
+    documents = map(_located, common.read_architectures([source], space))
     if given["form"] is not None:
         if json_flag:
             raise InputError("--to gives a drawing and no JSON: leave out one of the two")
@@ -74,7 +75,7 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
         if common.as_json(json_flag):
             common.emit(document.to_json(_count(document, given) if given["shape"] else {}))
         else:
-            drawn = _drawn(source, document, given)
+            drawn = _drawn(document, given)
             click.echo(("\n" if number else "") + drawn + _facts(document, drawn), nl=False)
 
 
@@ -87,7 +88,7 @@ def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any])
     out = _out(form, given)
     if form in ("text", "decisions") and out is None:
         for number, document in enumerate(documents):
-            shown = _drawn(source, document, given) if form == "text" else _decisions(document)
+            shown = _drawn(document, given) if form == "text" else _decisions(document)
             click.echo(("\n" if number else "") + shown, nl=False)
         return
     first, *others = list(documents)
@@ -95,7 +96,7 @@ def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any])
         raise InputError(
             f"{short(Path(source))} holds {1 + len(others)} architectures: give one, as `nastool top - -k 1` does"
         )
-    what = _what(source, first, given)
+    what = _what(first, given)
     if form == "decisions":
         content: str | bytes = _decisions(first)
     elif form == "png":
@@ -113,13 +114,13 @@ def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any])
     common.say(f"wrote {out}")
 
 
-def _drawn(source: str, document: ArchDocument, given: dict[str, Any]) -> str:
+def _drawn(document: ArchDocument, given: dict[str, Any]) -> str:
     """The drawing in characters that stdout takes, as wide as the terminal."""
     from nastool import drawing
 
     encoding, ascii = _unicode_or_ascii()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
-    shown = drawing.text(*_what(source, document, given), width=width, ascii=ascii)
+    shown = drawing.text(*_what(document, given), width=width, ascii=ascii)
     return shown.encode(encoding, "replace").decode(encoding)
 
 
@@ -137,37 +138,42 @@ def _out(form: str, given: dict[str, Any]) -> Path | None:
     return out
 
 
-def _what(source: str, document: ArchDocument, given: dict[str, Any]) -> tuple[Any, Any, ImageTask | None, Any]:
+def _what(document: ArchDocument, given: dict[str, Any]) -> tuple[Any, Any, ImageTask | None, Any]:
     """Space, architecture, task and scale: as --input and --scale say, else those of the weights that there are."""
     task, scale = None, None
     if given["shape"]:
         task, scale = common.task_and_scale(document, given)
     elif given["scale"]:
         raise InputError("--scale is the size of a network: say what images it is for, such as --input 3x32x32")
-    elif (known := _trained_for(source, document)) is not None:
+    elif (known := _trained_for(document)) is not None:
         task, scale = known
     return document.space, document.arch, task, scale
 
 
-def _trained_for(source: str, document: ArchDocument) -> tuple[ImageTask, Any] | None:
-    """Task and scale of the architecture's weights: those that its line names, or a run folder's. None: unknown."""
-    from safetensors import SafetensorError, safe_open
+def _located(document: ArchDocument) -> ArchDocument:
+    """The same with its weights as they are to be found from here; where they are not, without, and a note says so."""
+    from nastool import models
 
-    from nastool import archfile
+    try:
+        return models.located(document)
+    except InputError as error:
+        common.say(f"note: shown without weights: {error}")
+        rest = {key: value for key, value in document.extra.items() if key not in ("weights", "weights_digest")}
+        return replace(document, extra=rest)
+
+
+def _trained_for(document: ArchDocument) -> tuple[ImageTask, Any] | None:
+    """Task and scale of the weights that an architecture's line names. None: it names none, or they are damaged."""
+    from nastool import archfile, files
     from nastool.tasks import ImageTask
 
-    weights = document.extra.get("weights")
-    path = Path(weights) if isinstance(weights, str) else Path(source) / "best.safetensors"
+    if "weights" not in document.extra:
+        return None
     try:
-        if not path.is_file():
-            return None
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-        if archfile.from_json(archfile.loads(metadata["arch"])).arch != document.arch:
-            return None
-        task = ImageTask(**archfile.loads(metadata["task"]))
-        return task, document.space.make_scale(archfile.loads(metadata["scale"]))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        about = files.check_tensors(Path(document.extra["weights"]))
+        task = ImageTask(**archfile.loads(about["task"]))
+        return task, document.space.make_scale(archfile.loads(about["scale"]))
+    except (KeyError, TypeError, ValueError):
         return None  # it can still be drawn without
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,7 @@ def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Obj
     from nastool import registry
     from nastool.core import Objective
     from nastool.store import Store
-    from nastool.study import best_trials
+    from nastool.study import best_trials, kept
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
@@ -96,7 +97,7 @@ def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Obj
             inner = _retrained(folder, store)
             leads = f"top {inner} -k 9" if inner is not None else f"top {shlex.quote(str(folder))} -k 3 | nastool eval"
             common.say(f"note: scores with shared weights; trained from scratch: `nastool {leads}`")
-        return objective, [common.trial_document(space, trial, more) for trial in trials]
+        return objective, [common.trial_document(space, trial, more | kept(folder, trial)) for trial in trials]
 
 
 def _retrained(folder: Path, store: Store) -> str | None:
@@ -120,7 +121,7 @@ def _elsewhere(folder: Path, store: Store, metric: str) -> str:
 
 
 def _of_lines(source: str, number: int, objective: Objective) -> list[dict[str, Any]]:
-    from nastool import archfile
+    from nastool import archfile, models
     from nastool.cli.results import judged_by
     from nastool.core import tie_break
 
@@ -138,4 +139,9 @@ def _of_lines(source: str, number: int, objective: Objective) -> list[dict[str, 
     if not scored:
         raise InputError(f"{source}: no architecture has metric {objective.metric!r}")
     scored.sort(key=lambda pair: pair[0])
-    return [document.to_json() for _, document in scored[:number]]
+    found = []
+    for _, document in scored[:number]:
+        with suppress(InputError):  # whoever wants its weights will be told
+            document = models.located(document)
+        found.append(document.to_json())
+    return found
