@@ -16,7 +16,7 @@ from typing import Any
 from nastool import archfile, checkpoints
 from nastool.errors import InputError, one_line, why
 from nastool.files import write_atomic, write_bytes
-from nastool.study import Study
+from nastool.study import Study, below
 
 
 @dataclass
@@ -27,29 +27,29 @@ class Product:
     problems: list[str] = field(default_factory=list)
 
 
-def weights(folder: Path, checkpoint: Path | None) -> dict[str, str]:
-    """Make a checkpoint the run's best.safetensors; what best.json says of it.
+def result(folder: Path, document: Mapping[str, Any], checkpoint: Path | None) -> dict[str, Any]:
+    """Write best.json, and the checkpoint as best.safetensors; None: there is none, nor one of an earlier result then.
 
-    None: there is none, nor any of an earlier result afterwards.
-
-    InputError: it is gone, or the disk is full.
+    Returns what best.json says: the document and its weights. It comes first: until the weights are there, their digest
+    leads to the checkpoint (`models.weights_of`), so at no moment do the two speak of different networks.
+    InputError: the checkpoint is gone, or the disk is full.
     """
     best = folder / "best.safetensors"
-    if checkpoint is None:
+    found = {key: value for key, value in document.items() if key not in ("weights", "weights_digest")}
+    data = None
+    if checkpoint is not None:
+        try:
+            data = checkpoint.read_bytes()
+        except OSError as error:
+            reason = f"cannot read the best weights, {checkpoint}: {why(error)}"
+            raise InputError(f"{reason}; put the file back, or begin anew with --force") from None
+        found |= {**checkpoints.named(checkpoint), "weights": str(best)}
+    write_atomic(folder / "best.json", archfile.dumps(found) + "\n")
+    if data is None:
         best.unlink(missing_ok=True)
-        return {}
-    try:
-        data = checkpoint.read_bytes()
-    except OSError as error:
-        reason = f"cannot read the best weights, {checkpoint}: {why(error)}"
-        raise InputError(f"{reason}; put the file back, or begin anew with --force") from None
-    write_bytes(best, data)
-    return checkpoints.named(best)
-
-
-def result(folder: Path, document: Mapping[str, Any]) -> None:
-    """Write best.json."""
-    write_atomic(folder / "best.json", archfile.dumps(document) + "\n")
+    elif checkpoint != best:
+        write_bytes(best, data)
+    return found
 
 
 def write(folder: Path, *, report: bool = True) -> Product:
@@ -99,13 +99,56 @@ def whole(folder: Path, document: Mapping[str, Any], *, report: bool = True) -> 
     names = ["best.json", "trials.jsonl", "trials.csv"]
     names += ["best.safetensors", "model.py"] if "weights" in document else []
     names += ["report.html"] if report else []
-    return moved(folder, document) == document and all((folder / name).is_file() for name in names)
+    if moved(folder, document) != document or not all((folder / name).is_file() for name in names):
+        return False
+    try:
+        said = archfile.loads((folder / "best.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(said == document) and ("weights" not in document or _holds(folder, document))
+
+
+def _holds(folder: Path, document: Mapping[str, Any]) -> bool:
+    """Whether best.safetensors has the weights of a result; of one without a digest, whether it is there."""
+    best = folder / "best.safetensors"
+    digest = document.get("weights_digest")
+    return best.is_file() and digest in (None, checkpoints.named(best).get("weights_digest"))
+
+
+def held(folder: Path, document: Mapping[str, Any]) -> Path | None:
+    """The file in a run's folder with the weights of its result: best.safetensors, or the checkpoint it is a copy of.
+
+    None: neither is there any more.
+    """
+    if _holds(folder, document):
+        return folder / "best.safetensors"
+    kept, digest = _kept(folder, document), document.get("weights_digest")
+    return kept if digest is not None and checkpoints.named(kept).get("weights_digest") == digest else None
+
+
+def put_back(folder: Path, document: Mapping[str, Any]) -> None:
+    """Where the checkpoint of a run's result was lost, make it of best.safetensors, so that a search can go on."""
+    if "weights_digest" not in document or not isinstance(document.get("trial"), int):
+        return
+    kept = _kept(folder, document)
+    if not kept.exists() and (kept.parent.parent / "run.db").is_file() and _holds(folder, document):
+        kept.parent.mkdir(exist_ok=True)
+        write_bytes(kept, (folder / "best.safetensors").read_bytes())
+
+
+def _run(folder: Path, document: Mapping[str, Any]) -> Path:
+    """The folder of the trainings that a result is of: the run's, or that of the last ones, from scratch, below it."""
+    name = below(document)
+    return folder if name is None else folder / name
+
+
+def _kept(folder: Path, document: Mapping[str, Any]) -> Path:
+    return _run(folder, document) / checkpoints.name_of(document["trial"])
 
 
 def moved(folder: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     """The same result with the paths that it has in this folder."""
-    run = Path(document["run"]).name
-    found = {**document, "run": str(folder / run if run.startswith("retrain-") else folder)}
+    found = {**document, "run": str(_run(folder, document))}
     if "weights" in document:
         found["weights"] = str(folder / "best.safetensors")
     return found

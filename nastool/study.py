@@ -261,7 +261,7 @@ class Study:
             facts["expected"] = trial.expected
         if trial.curve:
             facts["curve"] = [{"step": step, **metrics} for step, metrics in trial.curve]
-        more = {**facts, "run": str(self.path), **self.origin, **kept(self.path, trial.trial)}
+        more = {**facts, "run": str(self.path), **self.origin, **kept(self.path, trial.trial, self.document)}
         return document(self.space, trial.trial, more)
 
     def columns(self) -> dict[str, list[Any]]:
@@ -317,11 +317,22 @@ def document(space: SearchSpace, trial: Trial, more: Mapping[str, Any]) -> dict[
     return {**found, "trial": trial.id, **more}
 
 
-def kept(folder: Path, trial: Trial) -> dict[str, str]:
-    """What a trial's line says of its weights, if the run in the folder still has them; else {}."""
+def kept(folder: Path, trial: Trial, result: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a trial's line says of its weights, if the run in the folder still has them; else {}.
+
+    result: best.json's object; if it is of this trial, best.safetensors has them, too.
+    """
     checkpoint = None if trial.evaluation is None else trial.evaluation.checkpoint
-    found = {} if checkpoint is None else checkpoints.named(folder / checkpoint)
-    return found if "weights_digest" in found else {}
+    if checkpoint is None:
+        return {}
+    found = checkpoints.named(folder / checkpoint)
+    if "weights_digest" in found:
+        return found
+    found = checkpoints.named(folder / "best.safetensors")
+    digest = found.get("weights_digest")
+    if digest is None or result is None or below(result) is not None:
+        return {}
+    return found if (result.get("trial"), result.get("weights_digest")) == (trial.id, digest) else {}
 
 
 def _check(space: SearchSpace, trial: Trial, where: object) -> None:
@@ -333,11 +344,15 @@ def _check(space: SearchSpace, trial: Trial, where: object) -> None:
 
 def retrained_in(path: Path, final: Mapping[str, Any] | None) -> Path | None:
     """The folder of what was trained from scratch at a run's end, as its result says; None: nothing was."""
-    run = None if final is None else final["document"].get("run")
-    if run is None:
-        return None
-    inner = path / Path(run).name  # the folder may have been moved since
-    return inner if inner.name.startswith("retrain-") and (inner / "run.db").is_file() else None
+    name = None if final is None else below(final["document"])
+    return path / name if name is not None and (path / name / "run.db").is_file() else None
+
+
+def below(result: Mapping[str, Any]) -> str | None:
+    """The folder, below the run's, of the trainings that a result (best.json's object) is of; None: the run's own."""
+    run = result.get("run")
+    name = Path(run).name if isinstance(run, str) else ""  # the folder may have been moved since
+    return name if name.startswith("retrain-") and "seeds" not in result else None
 
 
 def _retrained(path: Path, final: Mapping[str, Any] | None, curves: bool) -> Study | None:

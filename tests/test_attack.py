@@ -291,8 +291,8 @@ def test_no_place_for_a_baseline(tmp_path: Path, table: str) -> None:
 
 def test_weights_that_are_gone(a: Path) -> None:
     with pytest.raises(InputError, match="put the file back"):
-        product.weights(a, a / "checkpoints" / "trial-000009.safetensors")
-    assert (a / "best.safetensors").is_file()
+        product.result(a, {}, a / "checkpoints" / "trial-000009.safetensors")
+    assert (a / "best.safetensors").is_file() and json.loads((a / "best.json").read_text())["weights_digest"]
     assert not list(a.glob("*.new"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,35 @@ import pytest
 
 import nastool
 from nastool import archfile, checkpoints, data, files, models
+from nastool.core import Trial
 from nastool.errors import InputError
+from nastool.evaluators.train import Train
+from nastool.runner import Search
 from nastool.study import Study
+from nastool.workers import Finished
 from tests.running import Run
-from tests.test_bad_input import process
 
-SEARCH = ["--space", "nasbench201", "--data", "digits", "--epochs", "1", "--scale", "channels=4,cells=1"]
-SEARCH += ["-E", "train_size=100", "--device", "cpu", "-s", "random"]
+SEARCH: dict[str, Any] = {
+    "strategy": "random",
+    "space": "nasbench201",
+    "data": "digits",
+    "epochs": 1,
+    "scale": "channels=4,cells=1",
+    "evaluator_options": {"train_size": 100},
+    "device": "cpu",
+    "report": False,
+}
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs/a and another search's run, other."""
     folder = tmp_path_factory.mktemp("searched")
-    for out, more in (("runs/a", "--trials 2"), ("other", "--trials 1 --seed 1")):
-        outcome = process(f"$nastool search {' '.join(SEARCH)} --out {out} {more}", folder)
-        assert outcome.code == 0, outcome
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(Train, "inline", True)  # no worker processes: they would only take time
+        for out, trials, seed in (("runs/a", 2, 0), ("other", 1, 1)):
+            nastool.search(**SEARCH, out=out, trials=trials, seed=seed)
     keys = [json.loads((folder / run / "best.json").read_text())["key"] for run in ("runs/a", "other")]
     assert keys[0] != keys[1]
     return folder
@@ -37,6 +51,7 @@ def here(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A copy of it to spoil, which is the working directory."""
     shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Train, "inline", True)
     return tmp_path
 
 
@@ -62,6 +77,17 @@ def exported(run: Run, source: str, stdin: str = "") -> str:
     outcome = run("export", source, "--to", "safetensors", "-o", "out.safetensors", "--force", stdin=stdin)
     assert outcome.code == 0, outcome
     return digest("out.safetensors")
+
+
+def losses_from(first: int, loss: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From trial `first` on they have this loss, whatever they measure."""
+    real = Search._trial
+
+    def praised(self: Search, event: Finished) -> Trial:
+        trial = real(self, event)
+        return trial if trial.id < first else replace(trial, losses=(loss,))
+
+    monkeypatch.setattr(Search, "_trial", praised)
 
 
 class TestFound:
@@ -97,9 +123,9 @@ class TestFound:
         elsewhere = here / "elsewhere"
         elsewhere.mkdir()
         monkeypatch.chdir(elsewhere)
-        for source in (here / "runs/a", here / "runs/a/best.json", here / "link"):
-            assert exported(run, str(source)) == wanted
-            assert nastool.load(source).network is not None
+        for path in (here / "runs/a", here / "runs/a/best.json", here / "link"):
+            assert exported(run, str(path)) == wanted
+            assert nastool.load(path).network is not None
         shown = run("show", str(here / "runs/a"), "--text").out
         assert [row for row in shown.splitlines() if not row.startswith("weights")] == [
             row for row in from_here.splitlines() if not row.startswith("weights")
@@ -220,3 +246,100 @@ class TestRefused:
         next(iter(weights.values())).view(-1)[0] += 1
         files.write_tensors(path, weights, metadata)
         run("export", "runs/a/best.json", "--to", "safetensors").refused("its tensors were changed")
+
+
+class TestTwoFiles:
+    """best.json and best.safetensors speak of the same network at every moment, and a search can always go on."""
+
+    COMMAND = tuple(
+        "search -s random --space nasbench201 --data digits --epochs 1 --scale channels=4,cells=1 -E train_size=100 "
+        "--device cpu --no-report --out runs/a".split()
+    )
+
+    def agree(self, run: Run, source: str = "runs/a") -> str:
+        """The network that all readers see."""
+        best, model = line_of(f"{source}/best.json"), nastool.load(source)
+        assert exported(run, source) == checkpoints.digest(model.network.state_dict()) == best["weights_digest"]
+        assert run("show", source, "--json").accepted()[0]["key"] == model.arch.key == best["key"]
+        return str(best["key"])
+
+    @pytest.mark.parametrize("moment", ["best.json", "best.safetensors", "final", "model.py"])
+    def test_killed_while_a_result_is_written(
+        self, run: Run, here: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    ) -> None:
+        """Before it writes the file. Trial 3 is the new best."""
+        from nastool import product
+        from nastool.cli.sitting import Sitting
+
+        class Killed(BaseException):
+            pass
+
+        def killed(*_: Any, **__: Any) -> Any:
+            raise Killed
+
+        losses_from(3, -2.0, monkeypatch)
+        before = self.agree(run)
+        with monkeypatch.context() as patch:
+            if moment == "best.json":
+                patch.setattr(product, "write_atomic", killed)
+            elif moment == "best.safetensors":
+                patch.setattr(product, "write_bytes", killed)
+            elif moment == "final":
+                patch.setattr(Sitting, "finish", killed)
+            else:
+                patch.setattr(product, "write", killed)
+            with pytest.raises(Killed):
+                run(*self.COMMAND, "--trials", "4")
+        assert (self.agree(run) == before) == (moment == "best.json")
+        fewer = run(*self.COMMAND, "--trials", "2")
+        (line,) = fewer.accepted()
+        assert line == line_of("runs/a/best.json") and self.agree(run) == line["key"]
+        assert "already has its 4 trials" in fewer.err
+        assert (line["key"] == before) == (moment != "model.py")
+        (line,) = run(*self.COMMAND, "--trials", "4").accepted()
+        assert line["trial"] == 3 and self.agree(run) == line["key"] != before
+        assert line["key"] in Path("runs/a/model.py").read_text()
+        assert len(Path("runs/a/trials.jsonl").read_text().splitlines()) == 4
+
+    def test_without_checkpoints_it_goes_on(self, run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """best.safetensors holds what the end needs. The third trial is no better."""
+        losses_from(2, 0.0, monkeypatch)
+        (before,) = run(*self.COMMAND, "--trials", "2").accepted()
+        best = Path(f"runs/a/checkpoints/trial-{before['trial']:06d}.safetensors")
+        kept = best.read_bytes()
+        shutil.rmtree("runs/a/checkpoints")
+        assert run("top", "runs/a").accepted()[0]["weights_digest"] == before["weights_digest"]
+        (after,) = run(*self.COMMAND, "--trials", "3").accepted()
+        assert after["trial"] == before["trial"]
+        assert after["metrics"] == before["metrics"] and best.read_bytes() == kept
+        self.agree(run)
+
+    def test_retraining_goes_on_without_checkpoints(self, run: Run, here: Path) -> None:
+        command = ["retrain", "runs/a", "--epochs", "1", "--device", "cpu", "--no-report", "--seeds"]
+        (one,) = run(*command, "0").accepted()
+        shutil.rmtree("runs/a/retrained/checkpoints")
+        (two,) = run(*command, "0,1").accepted()
+        assert two["runs"][0] == one["runs"][0] and self.agree(run, "runs/a/retrained")
+        fewer = run(*command, "0")
+        assert fewer.accepted() == [two] and "has a result of 2 seeds, more than the 1 asked for" in fewer.err
+
+    def test_fewer_trials_than_there_are(self, run: Run, here: Path) -> None:
+        (line,) = run(*self.COMMAND, "--trials", "2").accepted()
+        outcome = run(*self.COMMAND, "--trials", "1")
+        assert outcome.accepted() == [line]
+        assert "already has its 2 trials, more than the 1 that are asked for" in outcome.err
+
+    def test_weights_lost_and_spoiled_are_copied_again(self, run: Run, here: Path) -> None:
+        (line,) = run(*self.COMMAND, "--trials", "2").accepted()
+        for spoil in (
+            lambda: Path("runs/a/best.safetensors").unlink(),
+            lambda: shutil.copy("other/best.safetensors", "runs/a"),
+        ):
+            spoil()
+            self.agree_by_checkpoint(run, line)
+            assert run(*self.COMMAND, "--trials", "2").accepted() == [line]
+            assert digest("runs/a/best.safetensors") == line["weights_digest"]
+
+    def agree_by_checkpoint(self, run: Run, line: dict[str, Any]) -> None:
+        assert nastool.load("runs/a").path.name == f"trial-{line['trial']:06d}.safetensors"
+        assert exported(run, "runs/a") == line["weights_digest"]

@@ -142,17 +142,15 @@ class Baseline:
         return self._facts(here.store, here.store.get("final"))
 
     def _document(self, store: Store, best: Trial, tested: Mapping[str, float]) -> dict[str, Any]:
-        """Write best.json and best.safetensors."""
+        """Write best.json and best.safetensors; the object in the former."""
         from nastool import product
 
         assert best.evaluation is not None
         checkpoint, path = best.evaluation.checkpoint, self.folder.path
         more: dict[str, Any] = {"run": str(path), **(store.get("origin") or {})}
-        more |= product.weights(path, None if checkpoint is None else path / checkpoint)
         document = common.trial_document(self.space, best, more)
         document["metrics"].update(tested)
-        product.result(path, document)
-        return document
+        return product.result(path, document, None if checkpoint is None else path / checkpoint)
 
     def _facts(self, store: Store, final: Mapping[str, Any]) -> dict[str, Any]:
         counts, document = store.count(), final["document"]

@@ -65,6 +65,11 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
     config = trainings.listed(base, evaluator, [document.arch])
     folder = RunFolder(Path(given["out"]) if given["out"] else _default(source, document, config.digest))
     ctx.meta["nastool.folder"] = folder.path
+    if folder.check(config, given["force"]):
+        has = _finished(folder)
+        if len(has) > len(seeds) and has[: len(seeds)] == seeds:  # a result is not made smaller
+            say(f"{folder.path} has a result of {_seeds(len(has))}, more than the {len(seeds)} asked for: it stays")
+            seeds = has
     again = f"continue with: {invocation.shown()}"
 
     with Interrupts(lambda: say(f"\nsaved in {folder.path}; {again}")) as interrupts:
@@ -173,6 +178,16 @@ def _default(source: str, document: ArchDocument, digest: str) -> Path:
     return Path("runs") / f"retrain-{document.arch.key}-{digest}"
 
 
+def _finished(folder: RunFolder) -> list[int]:
+    """The seeds of the folder's result; []: it has none."""
+    from nastool.store import Store
+
+    with Store.read(folder.database) as store:
+        final = store.get("final")
+    found = [] if final is None else final["document"].get("seeds")
+    return found if isinstance(found, list) else []
+
+
 def _result(
     trained: Trained, seeds: list[int], document: ArchDocument, folder: RunFolder, report: bool
 ) -> dict[str, Any]:
@@ -183,7 +198,8 @@ def _result(
     from nastool.study import document as line
 
     done = trained.finished
-    if done is not None and done["seeds"] == seeds and product.whole(folder.path, done, report=report):
+    written = trained.sitting.store.get("written") is not False
+    if done is not None and done["seeds"] == seeds and written and product.whole(folder.path, done, report=report):
         trainings = "training" if len(seeds) == 1 else f"{len(seeds)} trainings"
         say(f"{folder.path} already has its {trainings}; more --seeds extend it")
         _say(done)
@@ -208,17 +224,18 @@ def _result(
     best = trained.trials[chosen]
     assert best.evaluation is not None
     checkpoint = best.evaluation.checkpoint
-    weights = product.weights(folder.path, None if checkpoint is None else folder.path / checkpoint)
     more = {"run": str(folder.path), **trained.origin, "seeds": seeds, "runs": runs}
-    found = {**line(document.space, best, more), **results.of_seeds(runs)} | weights
-    product.result(folder.path, found)
+    found = {**line(document.space, best, more), **results.of_seeds(runs)}
+    found = product.result(folder.path, found, None if checkpoint is None else folder.path / checkpoint)
     trained.finish(found)
     measured = sum("metrics" in run for run in runs)
     if measured < len(runs):
         reason = next(run["error"] for run in reversed(runs) if "error" in run)
         say(f"note: {len(runs) - measured} of {len(runs)} trainings failed; the last: {reason}")
     _say(found)
-    results.say_where(folder.path, product.write(folder.path, report=report), retrained=True)
+    written_now = product.write(folder.path, report=report)
+    trained.sitting.written()
+    results.say_where(folder.path, written_now, retrained=True)
     return found
 
 

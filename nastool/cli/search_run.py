@@ -67,7 +67,7 @@ class SearchRun:
         """The result of a run that needs nothing more for so many trials; says why."""
         trials = self.given["trials"]
         with Store.read(self.folder.database) as store:
-            final, count = store.get("final"), sum(store.count().values())
+            final, written, count = store.get("final"), store.get("written"), sum(store.count().values())
         if final is None or min(count, final["trials"]) < (1 if final.get("exhausted") else trials):
             return None
         if final.get("finale", self.finale.identity()) != self.finale.identity():
@@ -77,21 +77,38 @@ class SearchRun:
         if self.beside is not None and not baseline.covers(final["document"], min(count, trials)):
             return None
         document: dict[str, Any] = final["document"]
-        if "weights" in document and not (self.folder.path / "best.safetensors").is_file():
-            return None  # they can be found again
-        if count >= trials:
-            say(f"{self.folder.path} already has its {trials} trials; more --trials extend it")
+        path, report = self.folder.path, self.given["report"]
+        if written is not False and product.whole(path, document, report=report):
+            self._say_done(count, final)
         else:
-            say(f"{self.folder.path} already has its {count} trials; the strategy has nothing left to propose")
-        if not product.whole(self.folder.path, document, report=self.given["report"]):
-            document = product.moved(self.folder.path, document)
+            document = product.moved(path, document)
             with self.folder.locked(), Store.open(self.folder.database) as store:
+                weights = product.held(path, document) if "weights" in document else None
+                if "weights" in document and weights is None:
+                    return None  # they can be found again
+                self._say_done(count, final)
+                document = product.result(path, document, weights)
                 store.begin()
                 store.put("final", {**final, "document": document})
+                store.put("written", False)
                 store.commit()
-                product.result(self.folder.path, document)
-                results.say_where(self.folder.path, product.write(self.folder.path, report=self.given["report"]))
+                results.say_where(path, product.write(path, report=report))
+                store.begin()
+                store.put("written", True)
+                store.commit()
         return document
+
+    def _say_done(self, count: int, final: Mapping[str, Any]) -> None:
+        """Why a run with so many trials needs nothing more."""
+        trials, measured = self.given["trials"], final["trials"]
+        has = f"{self.folder.path} already has its {count} trials"
+        if count < trials:
+            say(f"{has}; the strategy has nothing left to propose")
+        elif measured < count:
+            say(f"{has}, {trials} are asked for: this is the result of the first {measured}; more --trials extend it")
+        else:
+            asked = f", more than the {trials} that are asked for" if count > trials else ""
+            say(f"{has}{asked}; more --trials extend it")
 
     def repeat(self, document: Mapping[str, Any]) -> None:
         """Show the result of a run that has finished earlier."""
@@ -123,6 +140,7 @@ class SearchRun:
                 product.write(self.folder.path, report=False)
                 return 130
         written = product.write(self.folder.path, report=self.given["report"])
+        here.written()
         self._summary(search, end, time.monotonic() - started, written)
         self.loggers.close(end.document)
         if common.as_json(self.given["json_flag"]):
@@ -223,14 +241,12 @@ class SearchRun:
             more = {"run": str(outcome.run), **outcome.origin}
         assert best.evaluation is not None
         checkpoint = best.evaluation.checkpoint
-        more |= product.weights(path, None if checkpoint is None else source / checkpoint)
         document = common.trial_document(self.space, best, more)
         document["metrics"].update({**scores, **tested})
         if outcome is not None and outcome.report:
             document["comparison"] = outcome.report
         document.update(further)
-        product.result(path, document)
-        return document
+        return product.result(path, document, None if checkpoint is None else source / checkpoint)
 
     def _summary(self, search: Search, end: End, took: float, written: Product) -> None:
         document, outcome = end.document, end.outcome

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nastool import devices
+from nastool import devices, product
 from nastool.cli import common
 from nastool.cli.progress import Progress
 from nastool.config import RunConfig, RunFolder, said
@@ -81,6 +81,13 @@ class Sitting:
         """Keep the result of so many trials, so that it is not made again."""
         self.store.begin()
         self.store.put("final", {"trials": trials, **facts, "document": document})
+        self.store.put("written", False)
+        self.store.commit()
+
+    def written(self) -> None:
+        """Keep that all files of the result are written, so that they are not written again."""
+        self.store.begin()
+        self.store.put("written", True)
         self.store.commit()
 
 
@@ -142,6 +149,8 @@ def _opened(
         if store.get("fingerprint") != facts.get("fingerprint"):
             store.close()
             raise InputError(f"the data of {folder.path} changed since it began: give the same data, or another --out")
+        if (final := store.get("final")) is not None:
+            product.put_back(folder.path, final["document"])
         return store
     objective = Objective.parse(config.objective or evaluator.objective)
     known = evaluator.metrics | {"seconds"}

@@ -97,7 +97,8 @@ def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Obj
             inner = _retrained(folder, store)
             leads = f"top {inner} -k 9" if inner is not None else f"top {shlex.quote(str(folder))} -k 3 | nastool eval"
             common.say(f"note: scores with shared weights; trained from scratch: `nastool {leads}`")
-        return objective, [common.trial_document(space, trial, more | kept(folder, trial)) for trial in trials]
+        result = (store.get("final") or {}).get("document")
+        return objective, [common.trial_document(space, trial, more | kept(folder, trial, result)) for trial in trials]
 
 
 def _retrained(folder: Path, store: Store) -> str | None:
