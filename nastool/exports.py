@@ -19,7 +19,7 @@ from nastool.files import write_bytes
 from nastool.models import Model
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from nastool.core import Arch
     from nastool.interfaces import SearchSpace
@@ -31,13 +31,20 @@ TOLERANCE = 1e-4
 """Largest difference of a logit to nastool's own, relative to the largest logit where that is above 1."""
 
 
-def facts(model: Model) -> dict[str, str]:
+def takes(model: Model, raw: bool) -> str:
+    """What images a network takes, in a line. raw: the bare one."""
+    task = model.task
+    shape = f"(N, {task.channels}, {task.height}, {task.width})"
+    return f"float32 {shape}: (pixel / 255 - mean) / std" if raw else f"uint8 {shape}: pixels from 0 (black) to 255"
+
+
+def facts(model: Model, raw: bool) -> dict[str, str]:
     """What a file says of its network, as text."""
     task = model.task
     return {
         "arch": model.arch.key,
         "space": str(model.space.ref),
-        "input": f"float32 (N, {task.channels}, {task.height}, {task.width}): (pixel / 255 - mean) / std",
+        "input": takes(model, raw),
         "mean": json.dumps(model.mean),
         "std": json.dumps(model.std),
         "output": f"logits (N, {task.classes})",
@@ -45,13 +52,22 @@ def facts(model: Model) -> dict[str, str]:
     }
 
 
-def python(model: Model) -> str:
-    """Source of a module that needs nothing but torch, for these weights. InputError: the network cannot be written."""
+def python(model: Model, *, raw: bool = False) -> str:
+    """Source of a module that needs nothing but torch, for these weights. InputError: the network cannot be written.
+
+    raw: the bare network, which takes normalised images, not pixels; so for the others.
+    """
     from nastool.codegen import python
 
-    title = f"A network of nastool's search space {model.space.name}."
     return python(
-        model.network, model.task, title=title, facts=model.facts, classes=model.classes, mean=model.mean, std=model.std
+        model.network,
+        model.task,
+        title=f"A network of nastool's search space {model.space.name}.",
+        facts=model.facts,
+        classes=model.classes,
+        mean=model.mean,
+        std=model.std,
+        raw=raw,
     )
 
 
@@ -87,25 +103,52 @@ def example_images(model: Model) -> tuple[NDArray[np.uint8], str]:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), "random images"
 
 
-def pt2(model: Model, path: Path, images: NDArray[np.uint8]) -> float:
+def _exported(model: Model, images: NDArray[np.uint8], raw: bool) -> tuple[nn.Module, Tensor]:
+    """The network as it is exported, and these images as it takes them."""
+    import torch
+    from torch import nn
+
+    if raw:
+        return model.network, model.inputs(images)
+    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (model.mean, model.std))
+
+    class WithPixels(nn.Module):
+        """The network, and before it the normalisation as `Model.inputs` has it."""
+
+        shift: Tensor
+        factor: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model.network
+            self.register_buffer("shift", -mean / std)
+            self.register_buffer("factor", 1 / (255 * std))
+
+        def forward(self, images: Tensor) -> Any:
+            return self.network(torch.addcmul(self.shift, images.float(), self.factor))
+
+    return WithPixels().eval(), torch.from_numpy(np.array(images, order="C"))
+
+
+def pt2(model: Model, path: Path, images: NDArray[np.uint8], *, raw: bool = False) -> float:
     """torch.export, for any batch size. images: uint8 (N, C, H, W), N >= 2, to compare on. Returns the difference."""
     import torch
 
-    inputs = model.inputs(images)
+    network, inputs = _exported(model, images, raw)
     content = io.BytesIO()
     with _quiet(path):
         batch = torch.export.Dim("batch", min=1)
-        program = torch.export.export(model.network, (inputs,), dynamic_shapes=({0: batch},))
-        torch.export.save(program, content, extra_files={"nastool.json": json.dumps(facts(model))})
+        program = torch.export.export(network, (inputs,), dynamic_shapes=({0: batch},))
+        torch.export.save(program, content, extra_files={"nastool.json": json.dumps(facts(model, raw))})
         content.seek(0)
         again = torch.export.load(content).module()
         with torch.inference_mode():
-            difference = _compare(model, {len(x): again(x) for x in (inputs, inputs[:1])}, inputs, path)
+            difference = _compare(model, {len(x): again(x) for x in (inputs, inputs[:1])}, images, path)
     write_bytes(path, content.getvalue())
     return difference
 
 
-def onnx(model: Model, path: Path, images: NDArray[np.uint8]) -> float:
+def onnx(model: Model, path: Path, images: NDArray[np.uint8], *, raw: bool = False) -> float:
     """ONNX, one file, for any batch size, compared by onnxruntime. Otherwise as `pt2`. InputError: no such package."""
     try:
         import onnx
@@ -115,10 +158,10 @@ def onnx(model: Model, path: Path, images: NDArray[np.uint8]) -> float:
         raise InputError(f"--to onnx needs {error.name}: pip install 'nastool[onnx]'") from None
     import torch
 
-    inputs = model.inputs(images)
+    network, inputs = _exported(model, images, raw)
     with _quiet(path):
         program = torch.onnx.export(
-            model.network,
+            network,
             (inputs,),
             input_names=["images"],
             output_names=["logits"],
@@ -128,7 +171,7 @@ def onnx(model: Model, path: Path, images: NDArray[np.uint8]) -> float:
         )
         assert program is not None
         proto = program.model_proto
-        for key, value in facts(model).items():
+        for key, value in facts(model, raw).items():
             proto.metadata_props.add(key=key, value=value)
         onnx.checker.check_model(proto)
         content = proto.SerializeToString()
@@ -137,19 +180,19 @@ def onnx(model: Model, path: Path, images: NDArray[np.uint8]) -> float:
             len(x): torch.from_numpy(np.asarray(session.run(None, {"images": x.numpy()})[0]))
             for x in (inputs, inputs[:1])
         }
-        difference = _compare(model, found, inputs, path)
+        difference = _compare(model, found, images, path)
     write_bytes(path, content)
     return difference
 
 
-def _compare(model: Model, found: Mapping[int, Tensor], inputs: Tensor, path: Path) -> float:
+def _compare(model: Model, found: Mapping[int, Tensor], images: NDArray[np.uint8], path: Path) -> float:
     """found: batch size -> logits of the first so many images. NastoolError: they are not the network's."""
     import torch
 
     worst = 0.0
     for count, logits in found.items():
         with torch.inference_mode():
-            wanted = model.network(inputs[:count])
+            wanted = model.network(model.inputs(images[:count]))
         difference = (logits - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
         worst = max(worst, difference)
     if not worst <= TOLERANCE:

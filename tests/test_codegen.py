@@ -81,7 +81,7 @@ def run(text: str) -> dict[str, Any]:
     tree = ast.parse(text)
     imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported <= {"json", "sys", "collections", "torch", "torch.nn"}
+    assert imported <= {"json", "sys", "collections", "pathlib", "torch", "torch.nn", "PIL"}
     variables: dict[str, Any] = {"__name__": "model"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -131,8 +131,11 @@ def test_code_computes_the_same(name: str, options: dict[str, Any], scale: dict[
     space = make_space(name, options)
     for i, arch in enumerate(samples(space, 3)):
         task = TASKS[i]
-        text = check(build(space, arch, task, scale), task)
-        (tmp_path / f"model{i}.py").write_text(text)
+        network = build(space, arch, task, scale)
+        (tmp_path / f"model{i}.py").write_text(check(network, task))
+        data: dict[str, Any] = {"mean": [0.4] * task.channels, "std": [0.2] * task.channels}
+        text = codegen.python(network, task, title="With pixels", facts={}, classes=["a"] * task.classes, **data)
+        (tmp_path / f"pixels{i}.py").write_text(text)
     command = ruff()
     assert subprocess.run([command, "check", "--isolated", "--quiet", str(tmp_path)]).returncode == 0
     formatted = [command, "format", "--isolated", "--line-length=120", "--diff", str(tmp_path)]
@@ -257,8 +260,9 @@ def test_constants_and_docstring(capsys: pytest.CaptureFixture[str], monkeypatch
     assert np.array_equal(np.array(variables["STD"], np.float32), np.array([0.25, 1.0, 1e-7], np.float32))
     assert max(map(len, text.splitlines())) <= 120
     monkeypatch.setattr(sys, "argv", ["model.py"])
-    exec(text, {"__name__": "__main__"})
-    assert capsys.readouterr().out == f"{networks.count_params(network):,} parameters, output (1, 6)\n"
+    with pytest.raises(SystemExit, match=r"^0$"):
+        exec(text, {"__name__": "__main__"})
+    assert capsys.readouterr().out.startswith(f"{networks.count_params(network):,} parameters; to classify: ")
 
 
 # --- modules as other people's spaces may have them

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,9 +92,8 @@ import numpy as np, torch
 sys.modules["nastool"] = None
 import model
 data = np.load("test.npz")
-mean, std = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (model.MEAN, model.STD))
 with torch.inference_mode():
-    logits = model.load(sys.argv[1])((torch.from_numpy(data["x"]) / 255 - mean) / std)
+    logits = model.load(sys.argv[1])(torch.from_numpy(data["x"]))
 print((logits.argmax(1).numpy() == data["y"]).mean())
 """
     Path("use.py").write_text(script)
@@ -109,10 +109,87 @@ def test_pt2_computes_the_same(checkpoint: tuple[Path, dict[str, float]], run: R
     extra = {"nastool.json": ""}
     program = torch.export.load("a.pt2", extra_files=extra)
     assert json.loads(extra["nastool.json"])["classes"] == json.dumps(list("0123456789"))
+    assert "uint8 (N, 1, 8, 8): pixels from 0 (black) to 255" in outcome.err
+    assert json.loads(extra["nastool.json"])["input"].startswith("uint8 (N, 1, 8, 8)")
+    x, y = digits()
+    with torch.inference_mode():
+        logits = program.module()(torch.from_numpy(x.copy()))
+    assert (logits.argmax(1).numpy() == y).mean() == checkpoint[1]["test_acc"]
+
+
+def test_the_bare_network(checkpoint: tuple[Path, dict[str, float]], run: Run) -> None:
+    """--raw: normalised images, and nothing else is different."""
     model = models.load(str(checkpoint[0]))
     inputs = model.inputs(digits()[0][:5])
     with torch.inference_mode():
-        torch.testing.assert_close(program.module()(inputs), model.network(inputs), rtol=0, atol=1e-4)
+        wanted = model.network(inputs)
+    extra = {"nastool.json": ""}
+    assert run("export", str(checkpoint[0]), "--to", "pt2", "--raw").code == 0
+    found = torch.export.load("model.pt2", extra_files=extra).module()(inputs)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+    assert json.loads(extra["nastool.json"])["input"] == "float32 (N, 1, 8, 8): (pixel / 255 - mean) / std"
+    assert run("export", str(checkpoint[0]), "--to", "python", "--raw").code == 0
+    namespace: dict[str, Any] = {"__name__": "model"}
+    exec(compile(Path("model.py").read_text(), "model.py", "exec"), namespace)
+    torch.testing.assert_close(namespace["load"](str(checkpoint[0]))(inputs), wanted, rtol=0, atol=1e-4)
+    run("export", str(checkpoint[0]), "--to", "safetensors", "--raw").refused("--raw")
+
+
+def classified(*arguments: str) -> tuple[int, list[str], str]:
+    """What `python model.py ...` says."""
+    done = subprocess.run([sys.executable, "model.py", *arguments], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+def test_the_code_classifies_files_as_predict_does(checkpoint: tuple[Path, dict[str, float]], run: Run) -> None:
+    """Of every kind that training reads; with the weights beside it, or named."""
+    rng = np.random.default_rng(0)
+    grey, colour = rng.integers(0, 256, (8, 8), dtype=np.uint8), rng.integers(0, 256, (21, 13, 3), dtype=np.uint8)
+    Image.fromarray(digits()[0][0, 0]).save("digit.png")
+    Image.fromarray(grey).save("grey.png")
+    Image.fromarray(grey > 99).save("black.png")
+    Image.fromarray(colour).save("colour.png")
+    Image.fromarray(colour).save("colour.jpg")
+    Image.fromarray(colour).convert("P").save("palette.png")
+    Image.fromarray(colour).convert("CMYK").save("cmyk.jpg")
+    Image.fromarray(np.dstack([colour, colour[..., 0]])).save("alpha.png")
+    Image.fromarray(colour).convert("LA").save("grey_alpha.png")
+    images = sorted(str(path) for path in Path().glob("*.*"))
+    assert run("export", str(checkpoint[0]), "--to", "python").code == 0
+    code, _, err = classified(*images)
+    assert code == 2 and "no model.safetensors and no " in err.replace(f"{Path().resolve()}/", "")
+    assert run("export", str(checkpoint[0]), "--to", "safetensors").code == 0
+    wanted = run("predict", str(checkpoint[0]), *images, "--text").out.splitlines()
+    assert len(wanted) == 9
+    assert classified(*images) == (0, wanted, "")
+    Path("model.safetensors").rename("best.safetensors")
+    assert classified("digit.png")[1] == [line for line in wanted if line.startswith("digit.png")]
+    Path("best.safetensors").rename("other.safetensors")
+    Path("text.png").write_text("no image")
+    code, out, err = classified("missing.png", "digit.png", "other.safetensors", "text.png")
+    assert code == 2 and out == [line for line in wanted if line.startswith("digit.png")]
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["missing.png", "text.png"]
+    Path("other.safetensors").write_bytes(b"no weights")
+    code, out, err = classified("digit.png", "other.safetensors")
+    assert code == 2 and not out and "holds no weights of this network" in err
+    assert "parameters" in classified()[1][0]
+
+
+def test_the_code_knows_the_data_of_its_weights(checkpoint: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    """Other weights of the same network were trained on other data: these say how to normalise."""
+    weights, metadata = files.read_tensors(checkpoint[0])
+    other = {**metadata, "mean": "[0.5]", "std": "[0.25]", "classes": json.dumps(list("abcdefghij"))}
+    save_file(weights, tmp_path / "b.safetensors", other)
+    namespace: dict[str, Any] = {"__name__": "model"}
+    exec(compile(exports.python(models.load(str(checkpoint[0]))), "model.py", "exec"), namespace)
+    model = models.load(str(tmp_path / "b.safetensors"))
+    images = digits()[0][:5]
+    found = namespace["load"](str(tmp_path / "b.safetensors"))
+    with torch.inference_mode():
+        logits = found(torch.from_numpy(images.copy()))
+        torch.testing.assert_close(logits, model.network(model.inputs(images)), rtol=0, atol=1e-4)
+    assert found.class_names == tuple("abcdefghij")
 
 
 def test_onnx_computes_the_same(checkpoint: tuple[Path, dict[str, float]], run: Run) -> None:
@@ -121,11 +198,14 @@ def test_onnx_computes_the_same(checkpoint: tuple[Path, dict[str, float]], run: 
     outcome = run("export", str(checkpoint[0]), "--to", "onnx")
     assert outcome.code == 0, outcome
     session = onnxruntime.InferenceSession("model.onnx")
-    model = models.load(str(checkpoint[0]))
-    inputs = model.inputs(digits()[0][:5])
-    (found,) = session.run(None, {"images": inputs.numpy()})
-    with torch.inference_mode():
-        torch.testing.assert_close(torch.from_numpy(found), model.network(inputs), rtol=0, atol=1e-4)
+    x, y = digits()
+    assert session.get_inputs()[0].type == "tensor(uint8)"
+    about = session.get_modelmeta().custom_metadata_map
+    assert about["input"].startswith("uint8 (N, 1, 8, 8)") and json.loads(about["classes"]) == list("0123456789")
+    (found,) = session.run(None, {"images": x})
+    assert (found.argmax(1) == y).mean() == checkpoint[1]["test_acc"]
+    (one,) = session.run(None, {"images": x[:1]})
+    assert np.allclose(one, found[:1], atol=1e-4)
 
 
 def model(space: SearchSpace, arch: Arch, scale: dict[str, int]) -> models.Model:
@@ -187,12 +267,12 @@ def test_a_grown_network_is_exported(tmp_path: Path) -> None:
     path, _ = trained(tmp_path, space, arch)
     model = models.load(str(path))
     assert exports.pt2(model, tmp_path / "a.pt2", digits()[0][:4]) <= 1e-4
-    namespace: dict[str, object] = {"__name__": "model"}
+    namespace: dict[str, Any] = {"__name__": "model"}
     exec(compile(exports.python(model), "model.py", "exec"), namespace)
-    network = namespace["load"](str(path))  # type: ignore[operator]  # whatever the text defines
-    inputs = model.inputs(digits()[0][:5])
+    network, images = namespace["load"](str(path)), digits()[0][:5]
     with torch.inference_mode():
-        torch.testing.assert_close(network(inputs), model.network(inputs), rtol=0, atol=1e-5)
+        logits = network(torch.from_numpy(images.copy()))
+        torch.testing.assert_close(logits, model.network(model.inputs(images)), rtol=0, atol=1e-5)
 
 
 def test_an_architecture_alone_becomes_code(run: Run) -> None:
@@ -268,7 +348,7 @@ def test_bad_images_and_models(checkpoint: tuple[Path, dict[str, float]], run: R
     run("predict", str(checkpoint[0]), "text.png").refused("text.png", "cannot be read as an image")
     run("predict", str(checkpoint[0]), "missing.png").refused("missing.png: No such file")
     run("predict", "nothing", "text.png").refused("no model nothing")
-    run("predict", ".", "text.png").refused("has no best.safetensors")
+    run("predict", ".", "text.png").refused(". has no best.json: give a run that has finished")
 
 
 def test_a_run_without_weights(run: Run, tmp_path: Path) -> None:
@@ -277,7 +357,7 @@ def test_a_run_without_weights(run: Run, tmp_path: Path) -> None:
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "best.json").write_text(json.dumps(line))
     run("predict", "r", "a.png").refused("r has a result without weights: nastool retrain r --data")
-    run("export", "r", "--to", "pt2").refused("r has a result without weights")
+    run("export", "r", "--to", "pt2").refused("--to pt2 needs weights, and r/best.json names none")
     run("export", "r", "--to", "python").refused("--input 3x32x32")
     assert run("export", "r", "--to", "python", "--input", "3x32x32").code == 0
     assert "class" in (tmp_path / "model.py").read_text()

@@ -25,6 +25,7 @@ SUFFIXES = {"python": ".py", "pt2": ".pt2", "onnx": ".onnx", "safetensors": ".sa
 @click.option("--to", "form", type=click.Choice(list(SUFFIXES)), required=True, help="Which form.")
 @click.option("-o", "--out", metavar="FILE", help="Where; by default model.py, model.pt2, ... in this folder.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--raw", is_flag=True, help="The bare network, for images that are normalised outside of it.")
 @click.option("--space", metavar="NAME", help="Space of an architecture in its own string form.")
 @common.network_options("Shape of the images, for an architecture without weights.")
 def command(source: str, form: str, **given: Any) -> None:
@@ -40,7 +41,10 @@ def command(source: str, form: str, **given: Any) -> None:
       onnx         for other runtimes (pip install 'nastool[onnx]')
       safetensors  the weights
 
-    What is written as pt2 and onnx is loaded again and compared on images before it counts.
+    The first three take pixels from 0 to 255, channels first, and normalise them (pt2 and onnx: uint8 of shape
+    (N, C, H, W), any N), unless --raw is given; they return logits, and name the classes. The code is a program, too:
+    `python model.py IMAGE...` classifies with the weights in model.safetensors or best.safetensors beside it. What is
+    written as pt2 and onnx is loaded again and compared on images before it counts.
 
     \b
     Examples:
@@ -50,33 +54,36 @@ def command(source: str, form: str, **given: Any) -> None:
     """
     from nastool import models
 
+    if form == "safetensors" and given["raw"]:
+        raise InputError("--raw is for networks: weights are none, leave it out")
     name = f"model{SUFFIXES[form]}"
     out = common.target(name if given["out"] is None else given["out"], name)
     if out.exists() and not given["force"]:
         raise InputError(f"{out} exists: give another --out, or --force to replace it")
     if source.endswith(".safetensors"):
-        _export(models.load(source), form, out)
+        _export(models.load(source), form, out, given["raw"])
     else:
         document = common.only_architecture(source, given["space"])
         if "weights" in document.extra and given["shape"] is None:
-            _export(models.of(document), form, out)
+            _export(models.of(document), form, out, given["raw"])
         else:
             _untrained(document, form, out, given)
     say(f"wrote {out}")
 
 
-def _export(model: Model, form: str, out: Path) -> None:
+def _export(model: Model, form: str, out: Path, raw: bool) -> None:
     from nastool import exports
 
     if form == "python":
-        write_atomic(out, exports.python(model))
+        write_atomic(out, exports.python(model, raw=raw))
     elif form == "safetensors":
         write_bytes(out, model.path.read_bytes())
     else:
         write = exports.pt2 if form == "pt2" else exports.onnx
         images, which = exports.example_images(model)
-        difference = write(model, out, images)
+        difference = write(model, out, images, raw=raw)
         say(f"loaded again: on {len(images)} {which}, logits differ by at most {difference:.1e}")
+        say(f"takes images: {exports.takes(model, raw)}")
 
 
 def _untrained(document: ArchDocument, form: str, out: Path, given: dict[str, Any]) -> None:

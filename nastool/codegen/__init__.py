@@ -7,7 +7,8 @@
     terms     whose differences become parameters;
     sharing   makes functions for what occurs several times, and
     written   writes all that down, in the format of
-    layout    which is ruff's.
+    layout    which is ruff's; around them stands
+    use       what reads weights and images, and says what these show.
 Before the text is returned it has been run: it computes what the network computes, from the same weights.
 """
 
@@ -16,13 +17,14 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from nastool.codegen import written
+from nastool.codegen import use, written
 from nastool.codegen.classes import definitions
 from nastool.codegen.layout import WIDTH, display, lines, literal
 from nastool.codegen.plan import Plan
@@ -41,46 +43,56 @@ def python(
     classes: Sequence[str] = (),
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    raw: bool = False,
 ) -> str:
     """Source of a module with a class `Model` and a function `load`.
 
     title, facts: for its docstring, such as the architecture's name and {"val_acc": "0.94"}. classes, mean, std: become
-    constants of it; images are normalised by the last two. InputError: something in the network cannot be traced or
-    written.
+    constants of it; with them `Model` takes pixels from 0 to 255 and normalises them by the last two, and as a program
+    it classifies files of images. raw, or without them: `Model` is the bare network. InputError: something in the
+    network cannot be traced or written.
 
     `Model` has the network's parameters and buffers by name, but not those that lead to nothing in evaluation mode,
     such as an auxiliary classifier's; `load` leaves these out. It is written for images of the task's size.
     """
     book = share(definitions(Plan(trace(network, task))))
-    shape = f"{task.channels}, {task.height}, {task.width}"
+    pixels = bool(classes and mean and std) and not raw
+    root = "Network" if pixels else "Model"
     parts = []
     for name, definition in book.items():
         if "" in definition.attributes:
             parts.append(written.function(definition, book))
+        elif name == "Model":
+            about = (
+                f"{'Normalised images' if pixels else 'Images'} (N, {use.shape(task)}) to logits (N, {task.classes})."
+            )
+            parts.append(written.class_(replace(definition, name=root), book, about))
         else:
-            about = f"Images (N, {shape}) to logits (N, {task.classes})." if name == "Model" else ""
-            parts.append(written.class_(definition, book, about))
-    body = "\n\n\n".join(map("\n".join, parts))
-    head = "\n".join(
-        [*_docstring(title, facts, shape, bool(mean)), "", *_imports(body), *_constants(classes, mean, std)]
-    )
-    text = f"{head}\n\n\n{body}"
-    unused = _unused(network, _checked(text, network, task))
-    return f"{text}\n\n\n" + "\n".join(_tail(shape, unused)) + "\n"
+            parts.append(written.class_(definition, book))
+    body = "\n\n\n".join(map("\n".join, parts)) + (f"\n\n\n{use.model(task)}" if pixels else "")
+    head = [*_docstring(title, facts, use.shape(task), "pixels" if pixels else "normalised" if mean else ""), ""]
+    constants = _constants(classes, mean, std)
+    checked = _checked("\n".join([*head, *_imports(body), *constants, body]), root, network, task)
+    tail = use.tail(task, _unused(network, checked), pixels)
+    head += [*_imports(f"{body}\n{tail}"), *constants]
+    return "\n".join(head) + f"\n\n\n{body}\n\n\n{tail}"
 
 
 # --- the file around the classes
 
 
-def _docstring(title: str, facts: Mapping[str, str], shape: str, normalised: bool) -> Iterator[str]:
+def _docstring(title: str, facts: Mapping[str, str], shape: str, takes: str) -> Iterator[str]:
     yield f'"""{_quoted(title)}'
     yield ""
     for key, value in facts.items():
         yield from textwrap.wrap(f"{_quoted(key)}: {_quoted(value)}", WIDTH, subsequent_indent="    ")
     if facts:
         yield ""
-    values = ", in [0, 1], less MEAN, divided by STD" if normalised else ""
+    values = ", in [0, 1], less MEAN, divided by STD" if takes == "normalised" else ""
+    values = " and pixels from 0 to 255" if takes == "pixels" else values
     yield f"For images of shape ({shape}){values}. Modules have the names that the weights have."
+    if takes == "pixels":
+        yield "As a program it says what images show: python model.py [WEIGHTS.safetensors] IMAGE..."
     yield '"""'
 
 
@@ -91,6 +103,7 @@ def _quoted(text: str) -> str:
 
 def _imports(body: str) -> list[str]:
     ordered = ["from collections import OrderedDict"] if "OrderedDict(" in body else []
+    ordered += ["from pathlib import Path"] if re.search(r"\bPath\b", body) else []
     tensor = "Tensor, " if re.search(r"\bTensor\b", body) else ""
     functional = ["from torch.nn import functional as F"] if re.search(r"\bF\.", body) else []
     return ["import json", "import sys", *ordered, "", "import torch", f"from torch import {tensor}nn", *functional]
@@ -102,34 +115,6 @@ def _constants(classes: Sequence[str], mean: Sequence[float], std: Sequence[floa
     for name, texts in zip(("CLASSES", "MEAN", "STD"), (list(map(literal, classes)), *numbers), strict=True):
         found += lines(display("(", tuple(texts), ")"), 0, f"{name} = ") if texts else []
     return ["", *found]
-
-
-def _tail(shape: str, unused: Sequence[str]) -> Iterator[str]:
-    yield "def load(path: str) -> Model:"
-    yield '    """The model with the weights of a safetensors file, in evaluation mode."""'
-    yield '    with open(path, "rb") as file:'
-    yield '        entries = json.loads(file.read(int.from_bytes(file.read(8), "little")))'
-    yield "        data = bytearray(file.read())"
-    yield '    entries.pop("__metadata__", None)'
-    yield "    weights = {}"
-    yield "    for name, entry in entries.items():"
-    yield '        start, end = entry["data_offsets"]'
-    yield '        values = torch.frombuffer(data[start:end], dtype=DTYPES[entry["dtype"]])'
-    yield '        weights[name] = values.reshape(entry["shape"])'
-    if unused:
-        yield "    # Of modules that only training needs, or that lead to nothing:"
-        yield from lines(display("(", tuple(map(literal, unused)), ")"), 4, "unused = ")
-        yield "    weights = {name: value for name, value in weights.items() if not name.startswith(unused)}"
-    yield "    model = Model()"
-    yield "    model.load_state_dict(weights)"
-    yield "    return model.eval()"
-    yield ""
-    yield ""
-    yield 'if __name__ == "__main__":'
-    yield "    model = load(sys.argv[1]) if len(sys.argv) > 1 else Model().eval()"
-    yield "    with torch.no_grad():"
-    yield f"        logits = model(torch.zeros(1, {shape}))"
-    yield '    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, output {tuple(logits.shape)}")'
 
 
 def _unused(network: nn.Module, model: nn.Module) -> list[str]:
@@ -147,8 +132,8 @@ def _unused(network: nn.Module, model: nn.Module) -> list[str]:
 # --- the check
 
 
-def _checked(text: str, network: nn.Module, task: ImageTask) -> nn.Module:
-    """The model that the text makes. InputError: it is none, or computes something else than the network."""
+def _checked(text: str, name: str, network: nn.Module, task: ImageTask) -> nn.Module:
+    """An instance of the class of this name in the text. InputError: there is none, or it is not the network."""
     weights = network.state_dict()
     parameter = next(network.parameters())
     shape = (2, task.channels, task.height, task.width)
@@ -157,7 +142,7 @@ def _checked(text: str, network: nn.Module, task: ImageTask) -> nn.Module:
     try:
         exec(compile(text, "model.py", "exec"), variables)  # our own text: whatever a file said is quoted in it
         with torch.device("meta"):
-            model: nn.Module = variables["Model"]().eval()
+            model: nn.Module = variables[name]().eval()
         model.to_empty(device=parameter.device).to(parameter.dtype)
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
         with torch.no_grad():
