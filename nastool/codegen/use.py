@@ -82,8 +82,14 @@ def main(arguments: list[str]) -> int:
         print(f"no weights: there is no {{' and no '.join(map(str, given or beside))}}", file=sys.stderr)
         return 2
     try:
+        from PIL import Image
+    except ImportError:
+        print("reading images needs Pillow: pip install pillow", file=sys.stderr)
+        return 2
+    damaged = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, RuntimeError)
+    try:
         model = load(there[0])
-    except Exception as error:  # whatever is wrong with a file
+    except damaged as error:
         print(f"{{there[0]}} holds no weights of this network: {{str(error).partition(':')[0]}}", file=sys.stderr)
         return 2
     failed = False
@@ -91,10 +97,7 @@ def main(arguments: list[str]) -> int:
         try:
             with torch.inference_mode():
                 probabilities = model(read(path)).softmax(1)[0]
-        except ImportError:
-            print("reading images needs Pillow: pip install pillow", file=sys.stderr)
-            return 2
-        except Exception as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             print(f"{{path}}: cannot be read as an image: {{error}}", file=sys.stderr)
             failed = True
             continue
