@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2s
+from hashlib import blake2b, blake2s
 from pathlib import Path
 from sys import stderr
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,8 @@ class ImageData:
     test: Images | None
     classes: tuple[str, ...]
     task: ImageTask
+    digest: str = ""
+    """16 hexadecimal digits that name all images of the source, their labels and classes, however they are split."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -170,6 +172,7 @@ def load(
         parts, classes = _torchvision(name, data_dir, download)
     if image_size is not None:
         parts = {part: Images(_resize(images.x, image_size, image_size), images.y) for part, images in parts.items()}
+    digest = _digest(parts, classes)
 
     train, val, test = parts["train"], parts.get("val"), parts.get("test")
     if len(train) < 2:
@@ -198,7 +201,18 @@ def load(
         test=test if len(test) else None,
         classes=classes,
         task=ImageTask(channels, height, width, len(classes)),
+        digest=digest,
     )
+
+
+def _digest(parts: Mapping[str, Images], classes: tuple[str, ...]) -> str:
+    """See `ImageData.digest`."""
+    digest = blake2b(repr(classes).encode(errors="surrogatepass"), digest_size=8)
+    for name, part in sorted(parts.items()):
+        digest.update(f"{name} {part.x.shape}".encode())
+        digest.update(np.ascontiguousarray(part.x).data)
+        digest.update(np.ascontiguousarray(part.y).data)
+    return digest.hexdigest()
 
 
 FEW = 50

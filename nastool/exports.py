@@ -90,11 +90,11 @@ def example_images(model: Model) -> tuple[NDArray[np.uint8], str]:
 
     run = model.path.parent if model.path.name == "best.safetensors" else model.path.parent.parent
     try:
-        document = json.loads((run / "best.json").read_text(encoding="utf-8"))
+        document = model.document or json.loads((run / "best.json").read_text(encoding="utf-8"))
         options = document["evaluator"]["options"]
-        names = ("split_seed", "val_fraction", "train_size", "image_size", "data_dir")
+        names = ("split_seed", "val_fraction", "train_size", "image_size")
         found = data.load(options["data"], **{name: options[name] for name in names if name in options})
-        if found.task == model.task:
+        if found.task == model.task and document.get("data_digest", found.digest) == found.digest:
             return (found.val.x[:IMAGES], "validation images") if len(found.val) else (found.train.x[:IMAGES], "images")
     except (OSError, ValueError, KeyError, TypeError):
         pass

@@ -548,7 +548,8 @@ class Evaluator(ABC):
     def describe(self) -> Mapping[str, Scalar]:
         """Facts for run.yaml and the screen, once prepared: the device, the data's sizes.
 
-        "fingerprint", if there, names the data's content: a run is continued only with the same.
+        "fingerprint", if there, names the data's content as it is used: a run is continued only with the same.
+        "data_digest", if there, names it however it is split: lines carry it, and `eval` and `retrain` want the same.
         """
         return {}
 

@@ -134,6 +134,7 @@ class ImageEvaluator(Evaluator):
             "val_images": len(self.val_images),
             "test_images": len(self.test_images) if self.test_images is not None else 0,
             "fingerprint": self.data.fingerprint,
+            "data_digest": self.data.digest,
         }
 
     def load(self, arch: Arch, checkpoint: str) -> nn.Module:

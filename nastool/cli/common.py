@@ -311,6 +311,29 @@ def scale_of(evaluator: Evaluator) -> dict[str, Any] | None:
     return None if evaluator.scale is None else dataclasses.asdict(evaluator.scale)
 
 
+def said_of_data(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What an architecture's line says of the data, from what its evaluator says of itself."""
+    return {key: facts[key] for key in ("data_digest",) if facts.get(key)}
+
+
+def check_data(document: ArchDocument, options: Mapping[str, Any], facts: Mapping[str, Any], force: bool) -> None:
+    """InputError: the data are not those that the architecture was found or measured with any more.
+
+    options, facts: of the evaluator that is to measure it now; other data are as they are asked for. force: a note.
+    """
+    origin = document.extra.get("evaluator")
+    before = origin.get("options") if isinstance(origin, dict) else None
+    then, now = document.extra.get("data_digest"), facts.get("data_digest")
+    if not isinstance(before, dict) or not isinstance(then, str) or now in (None, then):
+        return
+    if any(before.get(key) != options.get(key) for key in ("data", "image_size")):
+        return
+    found = f"data {short(options.get('data'))} are not those that architecture {document.arch.key} was measured with"
+    if not force:
+        raise InputError(f"{found} (digest {short(then)}, now {now}): give the same data, or --force to go on")
+    say(f"note: {found}")
+
+
 def as_json(json_flag: bool | None) -> bool:
     """Whether to print JSON: as asked for, else when stdout is no terminal. To a caller in Python always."""
     if invocation.printed() is not None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--seeds", default="0", metavar="N,...", help="Evaluate once with each of these seeds.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Evaluations at a time.")
 @click.option("--save", metavar="DIR", help="Keep the trained weights under DIR/checkpoints.")
+@click.option("--force", is_flag=True, help="Evaluate although the data are not those that a line was measured with.")
 @click.option(
     "--trial-timeout",
     type=common.Seconds(),
@@ -64,7 +65,14 @@ def command(ctx: click.Context, /, **given: Any) -> int:
         workdir = Path(given["save"] or scratch)
         documents = common.read_architectures(given["architectures"] or ["-"], space)
         evaluations = _Evaluations(
-            given["evaluator"], options, seeds, given["workers"], given["trial_timeout"], workdir, bool(given["save"])
+            given["evaluator"],
+            options,
+            seeds,
+            given["workers"],
+            given["trial_timeout"],
+            workdir,
+            bool(given["save"]),
+            given["force"],
         )
         try:
             show = common.emit if common.as_json(given["json_flag"]) else listing.Growing().add
@@ -133,6 +141,7 @@ class _Evaluations:
     timeout: float | None
     workdir: Path
     keeps_weights: bool
+    force: bool
     _pool: Pool | None = None
     _pool_key: object = None
     _waiting: deque[_Line] = field(default_factory=deque)
@@ -159,6 +168,11 @@ class _Evaluations:
                 self._open(document, own)
                 self._pool_key = key
             assert self._pool is not None
+            try:
+                common.check_data(document, own, self._said, self.force)
+            except InputError as error:
+                problem = error
+                break
             self._waiting.append(_Line(document, self._jobs, self._said))
             for seed in self.seeds:
                 while not self._pool.free:
@@ -220,6 +234,7 @@ class _Evaluations:
             slots = devices.slots(workers, str(own.get("device") or "auto"))
             self._pool = ProcessPool(spec, slots, timeout=self.timeout, say=common.say)
         facts = self._pool.open()
+        self._said |= common.said_of_data(facts)
         if note := note_on_few(facts.get("val_images")):
             common.say(note)
 

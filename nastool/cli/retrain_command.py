@@ -31,7 +31,11 @@ LOCAL = ("data_dir", "download", "device")
 @click.option("--validation", is_flag=True, help="Keep the validation images out of the training, and measure on them.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Trainings at a time; GPUs are dealt out.")
 @click.option("-o", "--out", metavar="DIR", help="Folder; by default RUN/retrained, or one under runs/.")
-@click.option("--force", is_flag=True, help="Replace other trainings in the folder.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Train although the data are not those of the run any more, and in place of other trainings in the folder.",
+)
 @click.option("--report/--no-report", default=True, help="At the end, write report.html into the folder.")
 @common.result_option
 @configfile.option
@@ -83,6 +87,7 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
                 seeds=seeds,
                 force=given["force"],
                 stop=lambda: interrupts.stopping,
+                accept=lambda facts: common.check_data(document, evaluator.options, facts, given["force"]),
                 ready=lambda: say(f"training {document.arch.key} with {_seeds(len(seeds))} in {folder.path}"),
             )
             with run as trained:

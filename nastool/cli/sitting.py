@@ -102,13 +102,15 @@ def sitting(
     force: bool = False,
     options: Mapping[str, Any],
     check: Callable[[], object] = lambda: None,
+    accept: Callable[[Mapping[str, Scalar]], None] = lambda facts: None,
     started: Callable[[Pool], None] = lambda pool: None,
 ) -> Iterator[Sitting]:
     """Begin the run in the folder, or go on with it.
 
     evaluator: as of the config's specification, not prepared. timeout: seconds for a trial. force: replace what else
     is in the folder. options: of the command, beside the config's, for run.yaml. check: called with the folder locked,
-    for its errors. started: is told of the pool before it is opened.
+    for its errors. accept: called before a run begins with what its evaluator says of itself, for its errors, too.
+    started: is told of the pool before it is opened.
 
     InputError: the folder holds something else, somebody is at work in it, the data are not those that the run began
     with, or bad; then nothing is left behind.
@@ -127,6 +129,8 @@ def sitting(
         started(pool)
         try:
             facts = pool.open()
+            if not continued:
+                accept(facts)
         except InputError:
             pool.close()
             folder.discard()
@@ -148,7 +152,10 @@ def _opened(
         store = Store.open(folder.database, durable=durable)
         if store.get("fingerprint") != facts.get("fingerprint"):
             store.close()
-            raise InputError(f"the data of {folder.path} changed since it began: give the same data, or another --out")
+            raise InputError(
+                f"the data of {folder.path} changed since it began: give the same data, another --out, or --force to "
+                "begin anew"
+            )
         if (final := store.get("final")) is not None:
             product.put_back(folder.path, final["document"])
         return store
@@ -166,6 +173,7 @@ def _opened(
         "origin": {
             "scale": common.scale_of(evaluator),
             "evaluator": said(evaluator.name, config.evaluator.options),
+            **common.said_of_data(facts),
         },
     }
     return Store.create(folder.database, about, durable=durable)

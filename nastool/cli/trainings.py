@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nastool import options, registry
 from nastool.cli.sitting import Sitting, sitting
 from nastool.config import Plugged, RunConfig, RunFolder
-from nastool.core import Arch, Proposal, Trial
+from nastool.core import Arch, Proposal, Scalar, Trial
 from nastool.errors import InputError, short
 from nastool.interfaces import SearchSpace, Strategy
 from nastool.recipes import Recipe, load_recipe
@@ -157,14 +157,15 @@ def trained(
     seeds: Sequence[int] | None = None,
     force: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    accept: Callable[[Mapping[str, Scalar]], None] = lambda facts: None,
     started: Callable[[Pool], None] = lambda pool: None,
     ready: Callable[[], None] = lambda: None,
 ) -> Iterator[Trained | None]:
     """Train them in the folder, or go on where an earlier call ended. None: `stop` said so, and some are left.
 
-    config: of `listed`. seeds: one for each, where they are not to follow from the configuration's. started: is told
-    of the pool before it is opened, ready called when nothing can be wrong any more. InputError: the folder holds
-    something else and `force` is not given, or other seeds.
+    config: of `listed`. seeds: one for each, where they are not to follow from the configuration's. accept: of
+    `sitting`. started: is told of the pool before it is opened, ready called when nothing can be wrong any more.
+    InputError: the folder holds something else and `force` is not given, or other seeds.
     """
 
     def check() -> None:
@@ -174,7 +175,15 @@ def trained(
     evaluator = config.evaluator_spec(space, folder.path).build()
     options = {"trials": len(archs)}
     begun = sitting(
-        config, evaluator, folder, workers=workers, force=force, options=options, check=check, started=started
+        config,
+        evaluator,
+        folder,
+        workers=workers,
+        force=force,
+        options=options,
+        check=check,
+        accept=accept,
+        started=started,
     )
     with begun as here:
         ready()
