@@ -54,7 +54,10 @@ def test_closed_pipe(bash: Bash, command: str) -> None:
     """Whoever reads has seen enough: no error, no message, exit code 0."""
     if command.startswith("top"):
         metric = '{"metrics":{"val_acc":0.5},'
-        assert bash(f"nastool sample --space nasbench201 -n 20000 --no-dedup | sed 's/^{{/{metric}/' > lines.jsonl").code == 0
+        assert (
+            bash(f"nastool sample --space nasbench201 -n 20000 --no-dedup | sed 's/^{{/{metric}/' > lines.jsonl").code
+            == 0
+        )
     done = bash(f"nastool {command} | head -1; echo ${{PIPESTATUS[0]}}")
     line, status = done.out.splitlines()
     assert json.loads(line)["space"]["name"] == "nasbench201"
