@@ -70,7 +70,7 @@ def loads(text: str) -> Any:
         return value if math.isfinite(value) else refuse(short(digits))
 
     def integer(digits: str) -> int:
-        return int(digits) if len(digits) < 1000 else refuse(f"a number of {len(digits):,} digits")
+        return int(digits) if len(digits) < 300 else refuse(f"a number of {len(digits):,} digits")
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

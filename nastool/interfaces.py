@@ -467,7 +467,10 @@ class Strategy(ABC):
         return ()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the trials do not tell: the random generator and such. JSON only, of a size independent of n."""
+        """What the trials do not tell: the random generator and such. JSON only, of a size independent of n.
+
+        Once it is loaded, the same is returned again: by that it is known to be no other's, and whole.
+        """
         return {"rng": self.rng.bit_generator.state}
 
     def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:

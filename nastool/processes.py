@@ -15,6 +15,8 @@ from multiprocessing.connection import wait
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from nastool.errors import InputError, why
+
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
@@ -33,13 +35,21 @@ class WorkerProcess:
         environment: what it finds changed in its own, before it imports anything.
         """
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
+        hold_streams()
+        try:
+            self.connection, theirs = context.Pipe()
+        except OSError as error:
+            raise _none_left(error) from None
         self._process: SpawnProcess = context.Process(target=target, args=(theirs, *args), name=name)
         before = {key: os.environ.get(key) for key in environment}
         os.environ.update(environment)
         try:
-            with _no_main():
+            with _no_main(), _without_interrupts():
                 self._process.start()
+        except OSError as error:
+            self.connection.close()
+            theirs.close()
+            raise _none_left(error) from None
         finally:
             for key, value in before.items():
                 if value is None:
@@ -80,6 +90,36 @@ class WorkerProcess:
         return f"signal {-code} ({signal.strsignal(-code) or 'unknown'}){memory}"
 
 
+def _none_left(error: OSError) -> InputError:
+    return InputError(f"cannot start one more worker ({why(error)}): give fewer --workers, or raise the limit (ulimit)")
+
+
+def hold_streams() -> None:
+    """Open what the caller closed of stdin, stdout and stderr on nothing, here and for processes that are started.
+
+    Otherwise the next file that is opened, such as the pipe to a worker, gets that number and is written to.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            if null != descriptor:
+                os.dup2(null, descriptor)
+                os.close(null)
+            os.set_inheritable(descriptor, True)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C that comes meanwhile comes afterwards; a process that is started begins without (`settle_in`)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextmanager
 def _no_main() -> Iterator[None]:
     """A spawned process imports the caller's script, unless there is none: it needs nothing of it, and might run it."""
@@ -94,6 +134,7 @@ def _no_main() -> Iterator[None]:
 def settle_in() -> None:
     """What a worker process does first: leave Ctrl-C and stdout to its coordinator, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent()
     os.dup2(2, 1)  # stdout carries the coordinator's results: nothing else may get there

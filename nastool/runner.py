@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from nastool import checkpoints
 from nastool.core import Evaluation, Objective, Proposal, Silence, Trial
-from nastool.errors import InputError, InvalidArchError, NastoolError
+from nastool.errors import InputError, InvalidArchError, NastoolError, one_line
 from nastool.interfaces import Strategy
 from nastool.processes import LOOK_SECONDS
 from nastool.store import Store
@@ -105,7 +106,13 @@ class Search:
             return False
         trial = Trial(self.asked, proposal)
         self.store.begin()
-        self.store.add(trial)
+        try:
+            self.store.add(trial)
+        except (AttributeError, TypeError, ValueError) as error:
+            self.store.rollback()
+            raise NastoolError(
+                f"strategy {self.strategy.name} proposed what is no proposal: {one_line(error)}"
+            ) from error
         if not self.one_commit:
             self._commit()
         self.asked += 1
@@ -234,15 +241,13 @@ class Search:
 
     def restore(self) -> None:
         """Continue from the store: rebuild the strategy, find the jobs that were running. InputError: it is damaged."""
-        trials = list(self.store.history())
+        trials = self.store.whole_history()
         for trial in trials:
             try:
                 self.strategy.space.validate(trial.proposal.arch)
             except InvalidArchError as error:
                 raise InputError(f"{self.store.path} is damaged: trial {trial.id}: {error}") from None
-        state = self.store.get("strategy")
-        if state is not None:
-            self.strategy.load_state_dict(state, trials)
+        self._restore_strategy(trials)
         for trial in trials:
             self.asked += 1
             if trial.state == "running":
@@ -252,6 +257,23 @@ class Search:
             self._take_checkpoint(trial)
         self._failures_in_row = 0
         self._check_checkpoints()
+
+    def _restore_strategy(self, trials: Sequence[Trial]) -> None:
+        """InputError: what the store has of it is not what it said of itself, whatever else may stand there."""
+        state = self.store.get("strategy")
+        if state is None and not trials:
+            return
+        problem = "it is another"
+        try:
+            self.strategy.load_state_dict(state, trials)
+            if json.loads(json.dumps(self.strategy.state_dict())) == state:
+                return
+        except Exception as error:  # whatever a plugin makes of it
+            problem = one_line(error)
+        raise InputError(
+            f"{self.store.path} is damaged: strategy {self.strategy.name} cannot go on from its state ({problem}); "
+            "begin anew with --force"
+        )
 
     def _check_checkpoints(self) -> None:
         """InputError: what the search builds on is gone. Deletes what a crash left of trials that are forgotten."""

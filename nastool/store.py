@@ -343,6 +343,17 @@ class Store:
         """All trials: the finished ones in the order told, then the running ones by id."""
         return self._select("ORDER BY told IS NULL, told, id")
 
+    def whole_history(self) -> list[Trial]:
+        """`history`, of which nothing may be missing for the search to go on. InputError: something is."""
+        trials = list(self.history())
+        told = [number for (number,) in self._query("SELECT told FROM trials WHERE told IS NOT NULL ORDER BY told")]
+        finished = sum(trial.state != "running" for trial in trials)
+        if sorted(trial.id for trial in trials) != list(range(len(trials))) or told != list(range(finished)):
+            raise InputError(f"{self.path} is damaged: of its trials some are missing, or told twice")
+        if any(trial.proposal.parent is not None and not 0 <= trial.proposal.parent < trial.id for trial in trials):
+            raise InputError(f"{self.path} is damaged: a trial has a parent that is none")
+        return trials
+
     def trials(self) -> Iterator[Trial]:
         """All trials by id."""
         return self._select("ORDER BY id")
@@ -477,9 +488,9 @@ class _Errors:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if not isinstance(error, sqlite3.Error):
+        if not isinstance(error, sqlite3.Error | UnicodeError | OverflowError):
             return
-        text = str(error)
+        text = str(error) if isinstance(error, sqlite3.Error) else "malformed text or numbers"
         try:
             self.store.rollback()
         except sqlite3.Error:
@@ -489,6 +500,6 @@ class _Errors:
             raise InputError(
                 f"cannot write {path}: {text}; free some space, then give the same command again"
             ) from error
-        if "not a database" in text or "malformed" in text or "no such" in text:
+        if "not a database" in text or "malformed" in text or "no such" in text or "UTF-8" in text:
             raise InputError(f"{path} is damaged or no nastool run: {text}") from error
         raise InputError(f"cannot use {path}: {text}") from error

@@ -79,6 +79,10 @@ class SurrogateStrategy(Strategy):
     def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         super().load_state_dict(state, trials)
         self._planned = deque(Proposal(self.space.arch(choices), expected=loss) for choices, loss in state["planned"])
+        for proposal in self._planned:
+            self.space.validate(proposal.arch)
+            if proposal.expected is not None:
+                float(proposal.expected)
 
     # --- for `select`
 

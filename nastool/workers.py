@@ -7,6 +7,8 @@ happened since: reports and results. Workers share nothing with the coordinator 
 from __future__ import annotations
 
 import faulthandler
+import json
+import math
 import os
 import sys
 import threading
@@ -143,8 +145,7 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
         if job.task == "ensemble":
             return Finished(job, tested=plain(evaluator.ensemble(job.members)))
         if job.task != "test":
-            found = evaluator.evaluate(job.trial_id, job.proposal, seed=job.seed, report=report)
-            evaluation = replace(found, metrics=plain(found.metrics), seconds=float(found.seconds))
+            evaluation = checked(evaluator.evaluate(job.trial_id, job.proposal, seed=job.seed, report=report))
         if job.task != "evaluate":
             assert evaluation is not None
             tested = plain(evaluator.test(job.proposal, evaluation))
@@ -159,9 +160,33 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
     return Finished(job, evaluation, tested)
 
 
+def checked(found: Evaluation) -> Evaluation:
+    """What an evaluator returned, as what the core promises. TypeError or ValueError: it is no evaluation."""
+    if not isinstance(found, Evaluation):
+        raise TypeError(f"the evaluator returned a {type(found).__name__}, not an Evaluation")
+    if found.checkpoint is not None and not isinstance(found.checkpoint, str):
+        raise TypeError(f"the evaluation's checkpoint is a {type(found.checkpoint).__name__}, not a text")
+    policy = None if found.policy is None else json.loads(json.dumps(dict(found.policy), allow_nan=False))
+    seconds = float(found.seconds)
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"the evaluation's seconds are {seconds}")
+    return replace(found, metrics=plain(found.metrics), seconds=seconds, policy=policy)
+
+
 def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Metrics as Python numbers, whatever kind of number a plugin used. TypeError or ValueError: it is none."""
-    return {str(name): value if isinstance(value, int) else float(value) for name, value in metrics.items()}
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics are a {type(metrics).__name__}, not a mapping of names to numbers")
+    return {
+        str(name): int(value) if isinstance(value, int) and abs(value) < 2**63 else float(value)
+        for name, value in metrics.items()
+    }
+
+
+def described(evaluator: Evaluator) -> dict[str, Scalar]:
+    """An evaluator's facts; what is no plain value as text."""
+    facts = dict(evaluator.describe())
+    return {str(key): fact if isinstance(fact, Scalar) else str(fact) for key, fact in facts.items()}
 
 
 class InlinePool:
@@ -175,7 +200,7 @@ class InlinePool:
 
     def open(self) -> Mapping[str, Scalar]:
         self.evaluator.prepare()
-        return self.evaluator.describe()
+        return described(self.evaluator)
 
     @property
     def free(self) -> int:
@@ -187,7 +212,7 @@ class InlinePool:
 
     def submit(self, job: Job) -> None:
         def report(step: int, metrics: Mapping[str, float]) -> None:
-            self._events.append(Reported(job, step, plain(metrics)))
+            self._events.append(Reported(job, int(step), plain(metrics)))
 
         self._events.append(perform(self.evaluator, job, report))
 
@@ -476,7 +501,7 @@ def _worker(connection: Connection, spec: EvaluatorSpec, log: Path | None, beat:
     except InputError as error:
         line.end(error)
         return
-    line.end(Ready(dict(evaluator.describe())))
+    line.end(Ready(described(evaluator)))
     while True:
         try:
             job = line.next()
@@ -484,7 +509,7 @@ def _worker(connection: Connection, spec: EvaluatorSpec, log: Path | None, beat:
             return
 
         def report(step: int, metrics: Mapping[str, float], job: Job = job) -> None:
-            line.send(Reported(job, step, plain(metrics)))
+            line.send(Reported(job, int(step), plain(metrics)))
 
         result = perform(evaluator, job, report)
         if result.error:

@@ -157,9 +157,12 @@ class BayesianOptimisation(SurrogateStrategy):
 
     def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         super().load_state_dict(state, trials)
-        self.theta, self.fitted = state["theta"], state["fitted"]
+        self.theta, self.fitted = state["theta"], int(state["fitted"])
         if self.theta is not None:
-            self.process.theta = np.array(self.theta)
+            theta = np.array(self.theta, dtype=np.float64)
+            if theta.shape != self.process.theta.shape or not np.isfinite(theta).all():
+                raise ValueError("theta does not fit")
+            self.process.theta = theta
 
 
 def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float64]:

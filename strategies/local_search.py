@@ -115,6 +115,8 @@ class LocalSearch(Strategy):
             self.remember(trial.proposal)
             if trial.state != "running":
                 self.out[trial.proposal.parent] -= 1
-        self.starts = state["starts"]
+        self.starts = int(state["starts"])
+        if not 0 <= self.starts <= self.init:
+            raise ValueError(f"starts is {self.starts}")
         self.center, self.next = by_id.get(state["center"]), by_id.get(state["next"])
         self.rng.bit_generator.state = state["rng"]

@@ -36,6 +36,20 @@ class Sleepy(Evaluator):
                 return Evaluation({"val_acc": float("nan")}, 1.0)
             if self.misbehave == "text":
                 return Evaluation({"val_acc": "good"}, 1.0)
+            if self.misbehave == "set":
+                return {"val_acc"}
+            if self.misbehave == "metrics":
+                return Evaluation({"val_acc"}, 1.0)
+            if self.misbehave == "huge":
+                return Evaluation({"val_acc": 10**400}, 1.0)
+            if self.misbehave == "policy":
+                return Evaluation({"val_acc": 0.5}, 1.0, policy={"best": {1}})
+            if self.misbehave == "path":
+                return Evaluation({"val_acc": 0.5}, 1.0, checkpoints)
+            if self.misbehave == "seconds":
+                return Evaluation({"val_acc": 0.5}, None)
+            if self.misbehave == "report":
+                report("first", {"val_acc": 0.1})
             if self.misbehave == "die":
                 os._exit(3)
             if self.misbehave == "hang":

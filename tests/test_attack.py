@@ -128,6 +128,73 @@ def test_a_damaged_database_is_said_to_be(tmp_path: Path, damage: str) -> None:
     assert "run" in str(caught.value)
 
 
+STATES = ["5", "[]", "{}", "null", '"x"', '{"rng": 5}', '{"rng": {"state": {}}}', '{"rng": null, "starts": 1}']
+RESUMED = {
+    **{f"state {state}": f"UPDATE run SET value = '{state}' WHERE key = 'strategy'" for state in STATES},
+    **{
+        f"{key} is {value}": "UPDATE run SET value = "
+        f"json_set(value, '$.{key}', json('{value}')) WHERE key = 'strategy'"
+        for key, value in [
+            ("starts", '"x"'),
+            ("starts", "-1"),
+            ("starts", "99"),
+            ("starts", "2.5"),
+            ("center", "77"),
+            ("next", "[]"),
+            ("rng.state.state", "-1"),
+            ("planned", "5"),
+            ("planned", "[[[9,9,9,9,9,9],0]]"),
+            ("planned", '[[[0,0,0,0,0,0],"x"]]'),
+            ("theta", "[1]"),
+            ("theta", '["x"]'),
+            ("fitted", "null"),
+        ]
+    },
+    "no state": "DELETE FROM run WHERE key = 'strategy'",
+    "a hole": "DELETE FROM trials WHERE id = 2",
+    "no first": "DELETE FROM trials WHERE id = 0",
+    "told twice": "UPDATE trials SET told = 1 WHERE id = 2",
+    "a parent to come": "UPDATE trials SET parent = 4 WHERE id = 2",
+    "a text that is none": "UPDATE run SET value = CAST(x'22ff22' AS TEXT) WHERE key = 'strategy'",
+}
+
+
+@pytest.mark.parametrize("damage", RESUMED)
+def test_a_search_does_not_go_on_from_damage(run: Run, table: str, damage: str) -> None:
+    key = damage.partition(" ")[0]
+    strategy = "bo" if key in ("planned", "theta", "fitted") else "local-search"
+    options = ["-S", "batch=3"] if strategy == "bo" else []
+    command = ["search", "-s", strategy, *options, "-S", "init=3", "--space", "nasbench-macro", "--evaluator", "table"]
+    command += ["-E", f"file={table}", "--out", "a"]
+    assert run(*command, "-n", "5").code == 0
+    with closing(sqlite3.connect("a/run.db")) as db, db:
+        assert db.execute(RESUMED[damage]).rowcount == 1
+    run(*command, "-n", "8").refused("a/run.db is damaged")
+
+
+def test_a_schema_that_is_no_text(run: Run, table: str) -> None:
+    command = ["search", "-s", "random", "--space", "nasbench-macro", "--evaluator", "table", "-E", f"file={table}"]
+    assert run(*command, "-n", "3", "--out", "a").code == 0
+    with closing(sqlite3.connect("a/run.db")) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        db.execute("PRAGMA journal_mode = DELETE")
+    data = Path("a/run.db").read_bytes()
+    Path("a/run.db").write_bytes(data.replace(b"CREATE TABLE trials", b"CREATE TABLE tr\xff\xfels"))
+    for words in (["status", "a"], ["top", "a"], ["report", "a"], [*command, "-n", "5", "--out", "a"]):
+        run(*words).refused("a/run.db")
+
+
+def test_numbers_that_are_none(run: Run, a: Path) -> None:
+    line = json.loads((a / "best.json").read_text())
+    for number in ("NaN", "1" + "0" * 400, "1e400"):
+        text = json.dumps({**line, "metrics": {"val_acc": "NUMBER"}}).replace('"NUMBER"', number)
+        run("show", "--text", "-", stdin=text).refused()
+        for key in ("mean", "std", "scale", "task"):
+            value = {"mean": f"[{number}]", "std": f"[{number}]"}.get(key, f'{{"channels": {number}}}')
+            with pytest.raises(InputError, match="no checkpoint of nastool"):
+                models.load(str(_spoiled(a, **{key: value})))
+
+
 def test_commands_on_damaged_runs(run: Run, tmp_path: Path) -> None:
     for name, statement in {"times": SQL["finished is 'x'"], "trial": SQL["metrics is 5"]}.items():
         folder = made_runs.folder(tmp_path / name, [0.5, 0.6])

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -286,6 +287,43 @@ def test_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     other = [*command[:-4], "-E", "seconds=0.01", "-n", "2", "--out", str(folder)]
     subprocess.run(other, env=environment, check=True, capture_output=True)
     check_complete(folder, 2)  # nothing had been measured, so another search may take its place
+
+
+@pytest.mark.parametrize("after", [0.0, 0.15, 0.5, 0.9])
+def test_a_burst_of_interrupts(tmp_path: Path, after: float) -> None:
+    """To the whole group, as a terminal sends them, at any moment: no traceback, no failed trial."""
+    environment = sleepy(tmp_path / "plugin")
+    command = [
+        *NASTOOL,
+        "search",
+        "--evaluator",
+        "sleepy",
+        "-n",
+        "60",
+        "--workers",
+        "2",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with process:
+        if after:
+            wait_for(lambda: (tmp_path / "run").is_dir())
+            time.sleep(after - 0.15)
+        else:
+            time.sleep(0.35)
+        for _ in range(12):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.01)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode in (130, 0)
+    assert "Traceback" not in err and "internal error" not in err, err
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    check_complete(tmp_path / "run", 60)
+    assert {row[2] for row in rows(tmp_path / "run")} == {"done"}
 
 
 def told(folder: Path) -> int:

@@ -76,6 +76,13 @@ def trials(folder: Path) -> list[Trial]:
         ("die", "worker died: exit code 3; see "),
         ("hang", "gave up after 1.5 s (--trial-timeout)"),
         ("text", "ValueError: could not convert string to float"),
+        ("set", "TypeError: the evaluator returned a set, not an Evaluation"),
+        ("metrics", "TypeError: metrics are a set, not a mapping"),
+        ("huge", "OverflowError: int too large to convert to float"),
+        ("policy", "TypeError: Object of type set is not JSON serializable"),
+        ("path", "TypeError: the evaluation's checkpoint is a module, not a text"),
+        ("seconds", "TypeError: float() argument must be"),
+        ("report", "ValueError: invalid literal for int()"),
     ],
 )
 def test_a_failed_trial_has_its_reason_and_the_search_goes_on(tmp_path: Path, misbehaviour: str, reason: str) -> None:
@@ -188,6 +195,35 @@ def test_the_timeout_counts_trials_not_the_start_of_workers(tmp_path: Path) -> N
     result = search(tmp_path, "-n", "6", "--workers", "2", "--trial-timeout", "0.3")
     assert result.returncode == 0, result.stderr
     assert [trial.state for trial in trials(tmp_path)] == ["done"] * 6
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "0<&- 1>&- 2>&-", "0<&- 2>&-"])
+def test_closed_streams(tmp_path: Path, closed: str) -> None:
+    """Workers' pipes get no number that something else writes to."""
+    environment = sleepy(tmp_path / "plugin")
+    command = f"{sys.executable} -m nastool search --evaluator sleepy -n 4 --workers 2 --out run {closed}"
+    result = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == ("1>&-" in closed)
+    assert "internal error" not in result.stderr and "Traceback" not in result.stderr
+    if "1>&-" in closed and "2>&-" not in closed:
+        assert result.stderr.endswith("nastool: stdout is closed: the result has nowhere to go\n")
+    assert [trial.state for trial in trials(tmp_path)] == ["done"] * 4
+
+
+@pytest.mark.parametrize("files", [8, 10, 12, 14, 16])
+def test_few_open_files(tmp_path: Path, files: int) -> None:
+    """One line, and the run goes on when there are more."""
+    environment = sleepy(tmp_path / "plugin")
+    command = f"{sys.executable} -m nastool search --evaluator sleepy -n 4 --workers 2 --out run"
+    limited = subprocess.run(
+        ["bash", "-c", f"ulimit -n {files}; {command}"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert limited.returncode == 2
+    *_, last = limited.stderr.splitlines()
+    assert last.startswith("nastool: cannot start one more worker (Too many open files): give fewer --workers")
+    assert "Traceback" not in limited.stderr
+    assert subprocess.run(command.split(), cwd=tmp_path, env=environment, capture_output=True).returncode == 0
+    assert [trial.state for trial in trials(tmp_path)] == ["done"] * 4
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

@@ -18,7 +18,7 @@ from typing import Any
 from nastool.bench.benchmark import Benchmark, Facts
 from nastool.bench.loop import Budget, Run, play
 from nastool.bench.specs import StrategySpec, TableSpec
-from nastool.errors import InputError, NastoolError, one_line, why
+from nastool.errors import InputError, NastoolError, one_line
 from nastool.processes import WorkerProcess, settle_in
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -123,11 +123,7 @@ class _Worker:
     def start(self, task: Task) -> None:
         if self.process is None:
             environment = dict.fromkeys(THREADS, "1")
-            try:
-                self.process = WorkerProcess(_serve, (), name="nastool-bench-worker", environment=environment)
-            except OSError as error:
-                reason = why(error)
-                raise InputError(f"cannot start one more worker ({reason}): give fewer --workers") from None
+            self.process = WorkerProcess(_serve, (), name="nastool-bench-worker", environment=environment)
         self.task = task
         with contextlib.suppress(OSError):  # it died while idle: `receive` will find its end of the pipe closed
             self.process.connection.send(task)

@@ -21,7 +21,9 @@ import click
 
 from nastool import __version__
 from nastool.cli.common import say
+from nastool.cli.interrupts import last_interrupt
 from nastool.errors import NastoolError, Stopped, hint, one_line, short, why
+from nastool.processes import hold_streams
 
 COMMANDS = (
     "search",
@@ -87,7 +89,9 @@ def cli(debug: bool) -> None:
 
 def main() -> NoReturn:
     """The `nastool` program."""
-    sys.exit(run())
+    code = run()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to be stopped but the interpreter's own end
+    sys.exit(code)
 
 
 def run() -> int:
@@ -100,6 +104,11 @@ def run() -> int:
     _open_streams()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    with last_interrupt():
+        return _carried_out(debug)
+
+
+def _carried_out(debug: bool) -> int:
     try:
         result = cli.main(standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -146,13 +155,11 @@ def _whose(error: Exception) -> str:
 
 def _open_streams() -> None:
     """A stream that the caller closed reads as empty; what goes to stdout then is an error of its own."""
+    hold_streams()
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
-            # Take the free number, or the next file that is opened gets it and is written to.
-            null = os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, _NoStdout() if name == "stdout" else open(null, mode, closefd=False))
-            assert null == descriptor
+            setattr(sys, name, _NoStdout() if name == "stdout" else open(descriptor, mode, closefd=False))
         elif name != "stdin" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
 
@@ -166,5 +173,6 @@ class _NoStdout(io.TextIOBase):
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM: leave through all `finally` blocks, so that workers stop and temporary files go."""
+    """SIGTERM: leave through all `finally` blocks, so that workers stop and temporary files go; once is enough."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Stopped(143)

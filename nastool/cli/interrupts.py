@@ -10,6 +10,27 @@ from types import FrameType, TracebackType
 
 from nastool.errors import Stopped
 
+_ending = False
+"""Whether the program is ending after a Ctrl-C: further ones would only disturb it in what it puts in order."""
+
+
+@contextmanager
+def last_interrupt() -> Iterator[None]:
+    """The program: the first Ctrl-C that nobody else takes raises KeyboardInterrupt, and those after it do nothing."""
+    global _ending
+    _ending = False
+    if threading.current_thread() is threading.main_thread():
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _raise_once)
+    yield
+
+
+def _raise_once(number: int, frame: FrameType | None) -> None:
+    global _ending
+    if not _ending:
+        _ending = True
+        raise KeyboardInterrupt
+
 
 class Interrupts:
     """While active, the first Ctrl-C sets `stopping` and calls `on_first`; the second stops at once, exit code 130.
@@ -22,6 +43,8 @@ class Interrupts:
         self._on_first = on_first
 
     def __enter__(self) -> Interrupts:
+        global _ending
+        _ending = False
         if threading.current_thread() is threading.main_thread():  # no other can be told of signals
             self._before = signal.signal(signal.SIGINT, self._interrupt)
         return self
@@ -31,7 +54,11 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._before)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        global _ending
+        if _ending:
+            return
         if self.stopping:
+            _ending = True
             raise Stopped(130)
         self.stopping = True
         self._on_first()
