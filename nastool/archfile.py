@@ -9,15 +9,15 @@ Unknown keys are kept, so that a line of `nastool top` is an input of `nastool e
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from nastool import registry
 from nastool.core import Arch, SpaceRef
+from nastool.core import loads as loads
 from nastool.errors import InputError, InvalidArchError, hint, short, why
 from nastool.interfaces import SearchSpace
 
@@ -57,35 +57,6 @@ def to_json(space: SearchSpace, arch: Arch) -> dict[str, Any]:
 def dumps(document: Mapping[str, Any]) -> str:
     """One line of JSON. ValueError on NaN or infinity, which JSON does not have."""
     return json.dumps(document, ensure_ascii=False, allow_nan=False)
-
-
-def loads(text: str) -> Any:
-    """Any JSON value. ValueError with one clear line: also for NaN, a key twice, absurd nesting and numbers."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no JSON value")
-
-    def number(digits: str) -> float:
-        value = float(digits)
-        return value if math.isfinite(value) else refuse(short(digits))
-
-    def integer(digits: str) -> int:
-        return int(digits) if len(digits) < 300 else refuse(f"a number of {len(digits):,} digits")
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"key {short(next(k for k in keys if keys.count(k) > 1))!r} comes twice")
-        return found
-
-    try:
-        return json.loads(text, parse_constant=refuse, parse_float=number, parse_int=integer, object_pairs_hook=once)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except json.JSONDecodeError as error:
-        line = f"line {error.lineno} " if "\n" in text.strip() else ""
-        raise ValueError(f"no valid JSON at {line}column {error.colno}: {error.msg}") from None
 
 
 def from_json(document: Any, space: SearchSpace | None = None) -> ArchDocument:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2s
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
 Scalar = str | int | float | bool | None
 """What an option's value may be; everything here is exactly representable in JSON."""
@@ -234,3 +234,32 @@ class Silence:
 
     since: float
     how: str
+
+
+def loads(text: str) -> Any:
+    """Any JSON value. ValueError with one clear line: also for NaN, a key twice, absurd nesting and numbers."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no JSON value")
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        return value if math.isfinite(value) else refuse(digits[:60])
+
+    def integer(digits: str) -> int:
+        return int(digits) if len(digits) < 300 else refuse(f"a number of {len(digits):,} digits")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)[:60]!r} comes twice")
+        return found
+
+    try:
+        return json.loads(text, parse_constant=refuse, parse_float=number, parse_int=integer, object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno} " if "\n" in text.strip() else ""
+        raise ValueError(f"no valid JSON at {line}column {error.colno}: {error.msg}") from None

@@ -12,7 +12,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from itertools import chain
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nastool.core import Arch, Evaluation, Objective, Proposal, Silence, SpaceRef, Trial
+from nastool.core import Arch, Evaluation, Objective, Proposal, Silence, SpaceRef, Trial, loads
 from nastool.errors import InputError, short, why
 
 SCHEMA = 4
@@ -192,11 +192,12 @@ class Store:
     def get(self, key: str) -> Any:
         """The JSON value stored under key; None where there is none."""
         rows = list(self._query("SELECT value FROM run WHERE key = ?", key))
-        return self._json(rows[0][0]) if rows else None
+        strategy = key == "strategy"  # which may hold what it likes
+        return self._json(rows[0][0], json.loads if strategy else loads) if rows else None
 
-    def _json(self, text: Any) -> Any:
+    def _json(self, text: Any, read: Callable[[Any], Any] = json.loads) -> Any:
         try:
-            return json.loads(text)
+            return read(text)
         except (ValueError, TypeError, RecursionError):
             raise InputError(f"{self.path} is damaged: {short(text)!r} is no JSON") from None
 
