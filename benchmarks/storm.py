@@ -1,6 +1,6 @@
 """A storm over nastool: kills at any moment, and inputs that are none.
 
-usage: storm.py kills [--kills 200] [--seed 0]
+usage: storm.py kills [--kills 200] [--only NAME] [--seed 0]
        storm.py fuzz [--inputs 100000] [--commands 500] [--seed 0]
 
 `kills` ends searches with SIGKILL (the whole group, the coordinator or a worker; at random moments, also while they
@@ -102,6 +102,7 @@ class Tally:
 def cases(table: Path) -> list[Case]:
     """Every strategy with 1, 2 and 4 workers, and those that can with a table, which needs none."""
     sleepy = ("--evaluator", "sleepy")
+    tiny = "--data digits -E train_size=60 --device cpu --scale channels=2,cells=1"
     strategies: dict[str, tuple[tuple[str, ...], int]] = {
         "random": ((*sleepy,), 80),
         "evolution": ((*sleepy, "-S", "population=8"), 80),
@@ -114,10 +115,7 @@ def cases(table: Path) -> list[Case]:
             74,
         ),
         "enas": (
-            tuple(
-                "--data digits -E train_size=60 --device cpu --epochs 8 --retrain 0 --scale channels=2,cells=1".split()
-            )
-            + tuple("-S steps=2 -S candidates=4".split()),
+            tuple(f"--space nasbench201 {tiny} --epochs 8 --retrain 0 -S steps=2 -S candidates=4".split()),
             12,
         ),
     }
@@ -134,10 +132,10 @@ def cases(table: Path) -> list[Case]:
     return found
 
 
-def kills(count: int, seed: int, folder: Path, say: Callable[[str], None] = print) -> dict[str, Tally]:
-    """At least so many kills, spread evenly over the cases. say: is told of every case."""
+def kills(count: int, seed: int, folder: Path, only: str = "", say: Callable[[str], None] = print) -> dict[str, Tally]:
+    """At least so many kills, spread evenly over the cases. only: those so named. say: is told of each."""
     environment = sleepy(folder / "plugin") | {"OMP_NUM_THREADS": "1", "NASTOOL_SEARCH_REPORT": "0", MARK: str(folder)}
-    every = cases(make_table(folder))
+    every = [case for case in cases(make_table(folder)) if only in case.label]
     each = -(-count // len(every))
     tallies: dict[str, Tally] = {}
     for number, case in enumerate(every):
@@ -657,7 +655,7 @@ class Fuzz:
                 [key for (key,) in db.execute("SELECT key FROM run")] + ["final", "origin", "silent", "then"]
             )
             rows = db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchall()
-            value: Any = self.mutator.json(json.loads(rows[0][0]) if rows else {"trials": 3, "document": {"run": "x"}})
+            value: Any = self._spoiled_json(rows[0][0] if rows else '{"trials": 3, "document": {"run": "x"}}')
             column = "INSERT OR REPLACE INTO run VALUES (?, ?)"
             arguments: tuple[Any, ...] = (key, value)
         else:
@@ -668,7 +666,7 @@ class Fuzz:
             odd = rng.choice(self.mutator.odd)
             value = json.dumps(odd) if isinstance(odd, list | dict) else odd
             if isinstance(old, str) and old[:1] in "[{" and rng.random() < 0.7:
-                value = self.mutator.json(json.loads(old))
+                value = self._spoiled_json(old)
             column, arguments = f"UPDATE trials SET {name} = ? WHERE id = ?", (value, at)
         if isinstance(arguments[0], str) and rng.random() < 0.1:
             arguments = (arguments[0].encode(errors="replace"), *arguments[1:])
@@ -676,6 +674,12 @@ class Fuzz:
             db.execute(column, arguments)
         except (sqlite3.Error, OverflowError, UnicodeEncodeError):  # the database itself does not take it
             db.execute("DELETE FROM trials WHERE id = ?", (rng.randrange(6),))
+
+    def _spoiled_json(self, text: str) -> str:
+        try:
+            return self.mutator.json(json.loads(text))
+        except ValueError:  # it is spoiled already
+            return text
 
     def metadata(self) -> bool:
         from nastool import models
@@ -876,12 +880,14 @@ def main() -> int:
         command = commands.add_parser(name)
         for option, default in {**defaults, "seed": 0}.items():
             command.add_argument(f"--{option}", type=int, default=default)
+        if name == "kills":
+            command.add_argument("--only", default="")
     given = parser.parse_args()
     faulthandler.enable()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="storm-") as name:
         if given.what == "kills":
-            tallies = kills(given.kills, given.seed, Path(name))
+            tallies = kills(given.kills, given.seed, Path(name), given.only)
             total = sum(tally.kills.total() for tally in tallies.values())
             sound = all(tally.sound for tally in tallies.values())
             print(f"{total} kills in {len(tallies)} searches: {'all sound' if sound else 'NOT SOUND'}")

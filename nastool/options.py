@@ -199,7 +199,10 @@ def convert(value: object, kind: Any) -> object:
         raise ValueError(value)
     if kind is float:
         if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
-            number = float(value)
+            try:
+                number = float(value)
+            except OverflowError:
+                raise ValueError(value) from None
             if math.isfinite(number):
                 return number
         raise ValueError(value)

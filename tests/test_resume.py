@@ -65,12 +65,11 @@ def table(folder: Path) -> Path:
     return path
 
 
-slow = pytest.mark.slow
 WITHOUT_END = {"random": "dedup=false", "evolution": "dedup=false"}
 """What lets a strategy ask for more trials than the space has members."""
 
 
-@pytest.mark.parametrize("kills, trials", [(5, 6000), pytest.param(25, 60_000, marks=slow)])
+@pytest.mark.parametrize("kills, trials", [(5, 6000)])
 @pytest.mark.parametrize("strategy", WITHOUT_END)
 def test_killed_table_search_is_the_undisturbed_one(tmp_path: Path, strategy: str, kills: int, trials: int) -> None:
     command = [*NASTOOL, "search", "-s", strategy, "-S", WITHOUT_END[strategy], "-n", str(trials)]
@@ -91,9 +90,6 @@ WITH_MEMORY = {"bo": ["-S", "batch=3"], "bananas": ["-S", "epochs=50"], "local-s
         ("bo", 3, 60),
         ("bananas", 3, 100),
         ("local-search", 3, 3000),
-        pytest.param("bo", 25, 400, marks=slow),
-        pytest.param("bananas", 25, 400, marks=slow),
-        pytest.param("local-search", 25, 6000, marks=slow),
     ],
 )
 def test_killed_amid_a_batch_or_a_climb(tmp_path: Path, strategy: str, kills: int, trials: int) -> None:
@@ -106,7 +102,7 @@ def test_killed_amid_a_batch_or_a_climb(tmp_path: Path, strategy: str, kills: in
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("kills, trials", [(4, 150), pytest.param(25, 500, marks=slow)])
+@pytest.mark.parametrize("kills, trials", [(4, 150)])
 def test_killed_search_with_one_worker_is_the_undisturbed_one(tmp_path: Path, kills: int, trials: int) -> None:
     environment = sleepy(tmp_path / "plugin")
     command = [*NASTOOL, "search", "--evaluator", "sleepy", "-E", "misbehave=raise", "-n", str(trials)]
@@ -118,7 +114,7 @@ def test_killed_search_with_one_worker_is_the_undisturbed_one(tmp_path: Path, ki
     assert {row[2] for row in rows(tmp_path / "killed")} == {"done", "failed"}
 
 
-@pytest.mark.parametrize("kills, trials", [(4, 200), pytest.param(25, 4000, marks=slow)])
+@pytest.mark.parametrize("kills, trials", [(4, 200)])
 def test_killed_search_with_two_workers_loses_nothing(tmp_path: Path, kills: int, trials: int) -> None:
     environment = sleepy(tmp_path / "plugin")
     folder = tmp_path / "killed"
@@ -146,7 +142,7 @@ def without_order(folder: Path) -> list[tuple[object, ...]]:
     return [(id_, *others) for id_, _, *others in rows(folder)]
 
 
-@pytest.mark.parametrize("kills, trials", [(4, 82), pytest.param(25, 401, marks=slow)])
+@pytest.mark.parametrize("kills, trials", [(4, 82)])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_weights_that_are_handed_down_survive(tmp_path: Path, workers: int, kills: int, trials: int) -> None:
     """Each made-up trial depends on all its ancestors' checkpoints. Steps end together, so workers do not matter."""
