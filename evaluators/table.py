@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nastool.core import Evaluation, Proposal, Scalar
 from nastool.errors import InputError, TrialFailed, short
+from nastool.files import Limit
 from nastool.interfaces import Evaluator, Report, SearchSpace
 from nastool.tables import Field, discover, network_facts, read_columns, training_seconds
 
@@ -52,7 +53,7 @@ class Table(Evaluator):
     needs = frozenset({"table"})
     inline = True
     simulated = True
-    local_options = frozenset({"file"})
+    local_options = frozenset({"file", "max_gigabytes"})
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Table(Evaluator):
         label: str = "mean",
         noise: float = 0.0,
         noise_seed: int = 0,
+        max_gigabytes: float = 8.0,
     ) -> None:
         """file: the table, an .npz of columns or a .json of records. dataset: needed where the file holds several.
 
@@ -74,6 +76,8 @@ class Table(Evaluator):
         noise: standard deviation of what is added to the label, one fixed draw from N(0, noise) per architecture;
         in the unit of the accuracies, so 0.002 is 0.2 points; in [0, 1]. The label is not clipped: it may leave
         [0, 1]. noise_seed: of these draws, >= 0. Test accuracies stay clean.
+
+        max_gigabytes: how much memory (10^9 bytes) the file may unpack to.
         """
         super().__init__(space)
         if not file:
@@ -90,11 +94,12 @@ class Table(Evaluator):
         self.label = label
         self.noise = noise
         self.noise_seed = noise_seed
+        self.limit = Limit(max_gigabytes)
 
     # --- reading the file
 
     def prepare(self) -> None:
-        columns = read_columns(Path(self.file).expanduser())
+        columns = read_columns(Path(self.file).expanduser(), self.limit)
         self._rows = self._index(columns)
         fields, times = discover(columns, len(self._rows), self.file)
         self.dataset = self._choose_dataset(fields)

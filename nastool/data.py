@@ -14,17 +14,16 @@ from functools import cached_property
 from hashlib import blake2b, blake2s
 from pathlib import Path
 from sys import stderr
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.errors import InputError, hint, one_line
-from nastool.files import read_npz
+from nastool import imagearrays, imagefolder
+from nastool.errors import InputError, hint, one_line, short
+from nastool.files import Limit, npz_names, read_npz
+from nastool.images import as_grey, read_pixels, resize
 from nastool.tasks import ImageTask
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 DATASETS: Mapping[str, str] = {
     "digits": "1,797 handwritten digits, 1x8x8, 10 classes; built in (scikit-learn)",
@@ -45,7 +44,6 @@ _TORCHVISION = {
     "fashion-mnist": "FashionMNIST",
     "svhn": "SVHN",
 }
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _TEST_FRACTION = 0.2
 _TEST_SEED = 20_240_229  # fixed: the held-out test images must not depend on any option
 
@@ -69,7 +67,7 @@ class ImageData:
     """A data set, split.
 
     val is empty only where all of its images are trained on. test is None only where the source has too few images to
-    hold any out.
+    hold any out. note: of the user's own files, what was read and what was left out; of others "".
     """
 
     name: str
@@ -80,6 +78,7 @@ class ImageData:
     task: ImageTask
     digest: str = ""
     """16 hexadecimal digits that name all images of the source, their labels and classes, however they are split."""
+    note: str = ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,6 +116,7 @@ def check_options(
     val_fraction: float | None = None,
     train_size: int | None = None,
     image_size: int | None = None,
+    max_gigabytes: float = 8.0,
 ) -> None:
     """Raise InputError for what is wrong with `load`'s arguments whatever the files hold. Reads nothing."""
     kind, colon, path = name.partition(":")
@@ -130,6 +130,7 @@ def check_options(
         raise InputError(f"need train_size >= 2, got {train_size}")
     if image_size is not None and not 1 <= image_size <= 1024:
         raise InputError(f"need 1 <= image_size <= 1024 (pixels), got {image_size}")
+    Limit(max_gigabytes)
 
 
 def load(
@@ -141,6 +142,7 @@ def load(
     val_fraction: float | None = None,
     train_size: int | None = None,
     image_size: int | None = None,
+    max_gigabytes: float = 8.0,
     all_data: bool = False,
 ) -> ImageData:
     """Read a data set and split it.
@@ -153,25 +155,37 @@ def load(
         where the source brings its own validation images.
     train_size: keep only so many training images, at least 2, drawn after the split.
     image_size: resize to so many pixels squared, 1 .. 1024 (bilinear, antialiased).
+    max_gigabytes: how much memory (10^9 bytes) the user's own files may unpack to in all, and 32 times what one image
+        may, before it is resized.
     all_data: the validation images are training images, too, and none is left for validation.
 
     The test images are the source's, or else a fifth of its images, the same ones whatever the options.
     All draws are stratified: each class in proportion, and in every part where it has the images for it.
     InputError, in one line, for everything that can be wrong with the arguments or the files.
     """
-    check_options(name, split_seed=split_seed, val_fraction=val_fraction, train_size=train_size, image_size=image_size)
+    check_options(
+        name,
+        split_seed=split_seed,
+        val_fraction=val_fraction,
+        train_size=train_size,
+        image_size=image_size,
+        max_gigabytes=max_gigabytes,
+    )
+    limit = Limit(max_gigabytes)
+    note = ""
     kind, _, path = name.partition(":")
     path = os.path.expanduser(path)
     if name == "digits":
         parts, classes = _digits()
     elif kind == "npz":
-        parts, classes = _npz(path)
+        parts, classes, note = _npz(path, limit)
     elif kind == "folder":
-        parts, classes = _folder(path, image_size)
+        parts, classes, note = _folder(path, image_size, limit)
     else:
         parts, classes = _torchvision(name, data_dir, download)
     if image_size is not None:
-        parts = {part: Images(_resize(images.x, image_size, image_size), images.y) for part, images in parts.items()}
+        size = (image_size, image_size)
+        parts = {p: i if i.x.shape[2:] == size else Images(resize(i.x, *size), i.y) for p, i in parts.items()}
     digest = _digest(parts, classes)
 
     train, val, test = parts["train"], parts.get("val"), parts.get("test")
@@ -202,6 +216,7 @@ def load(
         classes=classes,
         task=ImageTask(channels, height, width, len(classes)),
         digest=digest,
+        note=note,
     )
 
 
@@ -213,6 +228,14 @@ def _digest(parts: Mapping[str, Images], classes: tuple[str, ...]) -> str:
         digest.update(np.ascontiguousarray(part.x).data)
         digest.update(np.ascontiguousarray(part.y).data)
     return digest.hexdigest()
+
+
+def notes(facts: Mapping[str, object]) -> Iterator[str]:
+    """What the user should know of the data before anything is trained. facts: of an evaluator's `describe`."""
+    if (read := facts.get("read")) is not None:
+        yield f"note: {read}"
+    if note := note_on_few(facts.get("val_images")):
+        yield note
 
 
 FEW = 50
@@ -266,6 +289,8 @@ def _draw(y: NDArray[np.int64], count: int, rng: np.random.Generator, leave: int
 # --- sources: each returns its parts ("train", perhaps "val" and "test") and the names of its classes
 
 _Source = tuple[dict[str, Images], tuple[str, ...]]
+_Noted = tuple[dict[str, Images], tuple[str, ...], str]
+"""The same, and a line on what was read and what was left out."""
 
 
 def _digits() -> _Source:
@@ -290,7 +315,7 @@ def _torchvision(name: str, data_dir: str | None, download: bool) -> _Source:
             source = kind(root, download=download, **part)
         x = np.asarray(source.data)
         y = np.asarray(source.labels if name == "svhn" else source.targets, dtype=np.int64)
-        channels_first = x if name == "svhn" else _channels_first(x)
+        channels_first = x[:, None] if x.ndim == 3 else x if name == "svhn" else x.transpose(0, 3, 1, 2)
         names = tuple(getattr(source, "classes", None) or "0123456789")
         if len(x) != len(y) or not np.isin(y, np.arange(len(names))).all():
             raise ValueError("its labels do not match its images")
@@ -310,18 +335,24 @@ def _torchvision(name: str, data_dir: str | None, download: bool) -> _Source:
     return {"train": train, "test": test}, classes
 
 
-def _npz(path: str) -> _Source:
-    arrays = read_npz(path, ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "classes"))
+def _npz(path: str, limit: Limit) -> _Noted:
+    names, left_out = imagearrays.roles(path, npz_names(path))
+    found = read_npz(path, names.values(), limit)
+    arrays = {role: found[name] for role, name in names.items()}
     for key in ("x_train", "y_train"):
         if key not in arrays:
-            found = ", ".join(arrays) or "nothing"
-            raise InputError(f"{path}: no array {key!r}; need x_train and y_train, found {found}")
+            there = ", ".join([*names.values(), *left_out]) or "nothing"
+            raise InputError(f"{path}: no array {key!r}; need x_train and y_train, found {there}")
+    layout = arrays.pop("layout", None)
     for key in arrays:
         twin = ("y" if key.startswith("x") else "x") + key[1:]
         if key != "classes" and twin not in arrays:
             raise InputError(f"{path}: {key} is there without {twin}")
     parts = {
-        key[2:]: Images(_pixels(f"{path}: {key}", array), _labels(f"{path}: y{key[1:]}", arrays["y" + key[1:]]))
+        key[2:]: Images(
+            imagearrays.pixels(f"{path}: {names[key]}", array, layout),
+            imagearrays.labels(f"{path}: {names['y' + key[1:]]}", arrays["y" + key[1:]]),
+        )
         for key, array in arrays.items()
         if key.startswith("x_")
     }
@@ -336,7 +367,7 @@ def _npz(path: str) -> _Source:
 
     present = np.unique(train.y)
     if "classes" in arrays:
-        classes = _class_names(path, arrays["classes"])
+        classes = imagearrays.class_names(path, arrays["classes"])
         source = f"{path}: classes names {len(classes)}"
     else:
         missing = np.flatnonzero(present != np.arange(len(present)))
@@ -352,46 +383,11 @@ def _npz(path: str) -> _Source:
     for part, images in parts.items():
         if images.y.max() >= len(classes):
             raise InputError(f"{source}: need labels < {len(classes)}, got {images.y.max()} in y_{part}")
-    return parts, classes
-
-
-def _pixels(what: str, x: NDArray[Any]) -> NDArray[np.uint8]:
-    """Images of any accepted layout and dtype as uint8 (N, C, H, W)."""
-    if x.ndim not in (3, 4) or 0 in x.shape[1:]:
-        raise InputError(f"{what}: need images (N, H, W), (N, H, W, C) or (N, C, H, W), got shape {x.shape}")
-    if np.issubdtype(x.dtype, np.floating):
-        if not (np.isfinite(x).all() and x.min(initial=0) >= 0 and x.max(initial=1) <= 1):
-            raise InputError(f"{what}: need finite values in [0, 1] in {x.dtype} images; divide by 255, or give uint8")
-        x = (x * x.dtype.type(255)).round().astype(np.uint8)
-    if x.dtype != np.uint8:
-        raise InputError(f"{what}: need uint8, or float in [0, 1], got {x.dtype}")
-    return np.ascontiguousarray(_channels_first(x))
-
-
-def _labels(what: str, y: NDArray[Any]) -> NDArray[np.int64]:
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-        raise InputError(f"{what}: need whole numbers of shape (N,), got {y.dtype} {y.shape}")
-    if y.min(initial=0) < 0:
-        raise InputError(f"{what}: need labels >= 0, got {y.min()}")
-    if y.max(initial=0) > 1_000_000:
-        raise InputError(f"{what}: need labels <= 1000000, got {y.max()}")
-    return y.astype(np.int64)
-
-
-def _class_names(path: str, names: NDArray[Any]) -> tuple[str, ...]:
-    classes = tuple(map(str, names.ravel()))
-    if names.ndim != 1 or names.dtype.kind != "U" or len(set(classes)) != len(classes):
-        raise InputError(f"{path}: classes must be strings of shape (K,) that differ, got {names.dtype} {names.shape}")
-    return classes
-
-
-def _channels_first(x: NDArray[Any]) -> NDArray[Any]:
-    """(N, H, W), (N, H, W, C) or (N, C, H, W) as (N, C, H, W); the shorter of the two axes is C."""
-    if x.ndim == 3:
-        return x[:, None]
-    return x if x.shape[1] < x.shape[3] else x.transpose(0, 3, 1, 2)
+    others = [name for name in names.values() if name not in names]
+    read = f"{sum(map(len, parts.values())):,} images of {len(classes)} classes"
+    remarks = [f"read from {', '.join(others)}"] * bool(others)
+    remarks += [f"left out: array {', '.join(short(name, 30) for name in left_out)}"] * bool(left_out)
+    return parts, classes, "; ".join([f"{path}: {read}", *remarks])
 
 
 def _channels(x: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
@@ -406,114 +402,64 @@ def _size(x: NDArray[np.uint8]) -> str:
 # --- folders of images
 
 
-def _folder(path: str, image_size: int | None) -> _Source:
+def _folder(path: str, image_size: int | None, limit: Limit) -> _Noted:
     root = Path(path)
     if not root.is_dir():
         raise InputError(f"no folder {path}: give folder:DIR, with one folder of images a class")
-    roots = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
-    if "train" not in roots:
-        roots = {"train": root}
-    classes = tuple(_class_folders(roots["train"]))
-    if len(classes) < 2:
-        raise InputError(f"{roots['train']}: need at least 2 classes, one folder of images each, found {len(classes)}")
-    paths: dict[str, list[Path]] = {}
-    labels: dict[str, list[int]] = {}
-    for part, folder in roots.items():
-        paths[part], labels[part] = [], []
-        for name in _class_folders(folder):
-            if name not in classes:
-                raise InputError(f"{folder / name}: no class {name!r} in {roots['train']}")
-            files = sorted(f for f in (folder / name).iterdir() if f.suffix.lower() in _SUFFIXES)
-            if not files:
-                raise InputError(f"{folder / name}: no image in this class folder ({' '.join(_SUFFIXES)})")
-            paths[part] += files
-            labels[part] += [classes.index(name)] * len(files)
-        if not paths[part]:
-            raise InputError(f"{folder}: no class folder in it; fill it, or remove it")
-    pixels = _read_images([file for part in paths for file in paths[part]], image_size)
+    found = imagefolder.scan(root)
+    files = [file for part in found.parts.values() for file, _ in part]
+    pixels, several = _read_images(root, files, image_size, limit)
     parts = {}
     start = 0
-    for part, files in paths.items():
-        parts[part] = Images(pixels[start : start + len(files)], np.array(labels[part], dtype=np.int64))
-        start += len(files)
-    return parts, classes
+    for part, labelled in found.parts.items():
+        labels = np.array([label for _, label in labelled], dtype=np.int64)
+        parts[part] = Images(pixels[start : start + len(labels)], labels)
+        start += len(labels)
+    remarks = [f"left out: {imagefolder.counted(found.left_out)}"] if found.left_out else []
+    if several:
+        remarks.append(f"of {several:,} with several frames or pages the first")
+    of_parts = " (" + ", ".join(f"{len(images):,} {part}" for part, images in parts.items()) + ")"
+    read = f"{len(files):,} images of {len(found.classes)} classes" + (of_parts if len(parts) > 1 else "")
+    return parts, found.classes, "; ".join([f"{path}: {read}", *remarks, *found.remarks])
 
 
-def _class_folders(folder: Path) -> list[str]:
-    return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
-
-
-def _read_images(paths: list[Path], image_size: int | None) -> NDArray[np.uint8]:
-    """uint8 (N, C, H, W); C = 1 where all are grey, otherwise 3."""
-    arrays: list[NDArray[np.uint8]] = []
-    for path in paths:
-        array = _read(path)
-        if image_size is not None:
-            array = _resize(array[None], image_size, image_size)[0]
-        elif arrays and array.shape[1:] != arrays[0].shape[1:]:
-            (h, w), (first_h, first_w) = array.shape[1:], arrays[0].shape[1:]
+def _read_images(root: Path, paths: list[Path], image_size: int | None, limit: Limit) -> tuple[NDArray[np.uint8], int]:
+    """uint8 (N, C, H, W), C = 1 where all are grey, otherwise 3; and how many have several frames."""
+    x = np.empty((0, 0, 0, 0), dtype=np.uint8)
+    several = 0
+    for number, path in enumerate(paths):
+        array, has_frames = read_pixels(path, limit)
+        several += has_frames
+        if image_size is not None and array.shape[1:] != (image_size, image_size):
+            array = resize(array[None], image_size, image_size)[0]
+        if number == 0 or len(array) > x.shape[1]:  # the first in colour makes all others three channels, too
+            limit.check(f"{root}: {len(paths):,} images of {_size(array[None])}", len(paths) * array.nbytes)
+        if number == 0:
+            x = np.empty((len(paths), *array.shape), dtype=np.uint8)
+        elif array.shape[1:] != x.shape[2:]:
+            (h, w), (first_h, first_w) = array.shape[1:], x.shape[2:]
             raise InputError(
                 f"{path} is {w}x{h} pixels but {paths[0]} {first_w}x{first_h}: resize all to NxN with "
                 "-E image_size=N (in Python evaluator_options={'image_size': N})"
             )
-        arrays.append(array)
-    channels = max(len(array) for array in arrays)
-    return np.stack([np.broadcast_to(array, (channels, *array.shape[1:])) for array in arrays])
+        elif len(array) > x.shape[1]:
+            x = np.repeat(x, len(array), 1)
+        x[number] = array
+    return x, several
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return _as_array(image)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise InputError(f"{path}: {error.strerror}") from error
-        raise InputError(f"{path}: cannot be read as an image; remove or replace it") from error
-
-
-def read_image(path: Path, task: ImageTask) -> NDArray[np.uint8]:
+def read_image(path: Path, task: ImageTask, limit: Limit | None = None) -> NDArray[np.uint8]:
     """An image file as a task's networks see it: uint8 (channels, height, width), resized where it has another size.
 
     A grey image becomes three equal channels, a colour one grey (ITU-R 601), as needed. InputError: it is none.
     """
-    array = _read(path)
+    array, _ = read_pixels(path, limit or Limit())
     if task.channels == 1 and len(array) == 3:
-        array = np.rint(np.tensordot([0.299, 0.587, 0.114], array, 1))[None].astype(np.uint8)
+        array = as_grey(array)
     elif task.channels != len(array):
         if len(array) != 1:
             raise InputError(f"{path} has {len(array)} channels, the network needs {task.channels}")
         array = np.repeat(array, task.channels, 0)
     if array.shape[1:] != (task.height, task.width):
-        array = _resize(array[None], task.height, task.width)[0]
+        array = resize(array[None], task.height, task.width)[0]
     return array
-
-
-def _as_array(image: Image) -> NDArray[np.uint8]:
-    """uint8 (1, H, W) for a grey image, (3, H, W) for any other."""
-    if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L"))[None]
-    if image.mode[0] in "IF":
-        raise InputError(f"image of mode {image.mode}; convert it to 8 bits a channel")
-    if image.mode == "P":
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-
-
-def _resize(x: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """uint8 (N, C, H, W) -> (N, C, height, width)."""
-    import torch
-    from torch.nn.functional import interpolate
-
-    chunks = [
-        interpolate(torch.from_numpy(chunk.copy()).float(), (height, width), mode="bilinear", antialias=True)
-        .round()
-        .clamp(0, 255)
-        .to(torch.uint8)
-        .numpy()
-        for chunk in np.array_split(x, max(1, len(x) // 1000))
-    ]
-    return np.concatenate(chunks)

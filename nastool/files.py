@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,35 +87,111 @@ def dump_yaml(document: Mapping[str, Any]) -> str:
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def read_npz(path: str | Path, wanted: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+@dataclass(frozen=True)
+class Limit:
+    """How much memory what a file unpacks to may take. flag: what raises it, as a user writes it."""
+
+    gigabytes: float = 8.0
+    flag: str = "-E max_gigabytes="
+
+    def __post_init__(self) -> None:
+        """InputError: no number > 0."""
+        if not 0 < self.gigabytes < math.inf:
+            raise InputError(f"need max_gigabytes > 0, got {self.gigabytes}")
+
+    @property
+    def bytes(self) -> float:
+        return self.gigabytes * 1e9
+
+    def check(self, what: str, size: int) -> None:
+        """InputError: so many bytes are too many. what: what takes them."""
+        if size > self.bytes:
+            raise self.exceeded(what, size)
+
+    def exceeded(self, what: str, size: int, share: int = 1) -> InputError:
+        """What to raise where so many bytes are more than the limit divided by share."""
+        raised = math.ceil(size * share / 1e9)
+        return InputError(
+            f"{what} takes {_amount(size)} of memory, more than the {_amount(self.bytes / share)} allowed: if that is "
+            f"right, give {self.flag}{raised}"
+        )
+
+
+def _amount(size: float) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
+
+
+def npz_names(path: str | Path) -> list[str]:
+    """The names of an .npz file's arrays. InputError: missing, damaged, no .npz, a name that comes twice."""
+    with _npz(path) as archive:
+        return list(_members(path, archive))
+
+
+def read_npz(
+    path: str | Path, wanted: Collection[str] | None = None, limit: Limit | None = None
+) -> dict[str, NDArray[Any]]:
     """The arrays of an .npz file by name; wanted: only those of these names that are there.
 
-    InputError: missing, damaged, no .npz, or an array of Python objects, which are never loaded.
+    How large they are is read first, from their headers, and no more than that is ever unpacked.
+
+    InputError: missing, damaged, no .npz, more than the limit in all (8 GB by default), or an array of Python objects,
+    which are never loaded.
     """
     import numpy as np
 
-    name = ""
+    limit = limit or Limit()
+    with _npz(path) as archive:
+        members = {name: member for name, member in _members(path, archive).items() if wanted is None or name in wanted}
+        total = 0
+        for name, member in members.items():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+                shape, _, dtype = header.get(version, header[2, 0])(file)
+                if dtype.hasobject:
+                    reason = "holds Python objects, which are not loaded; save plain numbers"
+                    raise InputError(f"{path}: {name} {reason}")
+                size = math.prod(shape) * dtype.itemsize
+                if file.tell() + size != member.file_size:
+                    raise ValueError(f"{name} is of another size than its header says")
+            total += size
+            limit.check(f"{path}: {name}" if len(members) == 1 else f"{path}: {name} with what stands before it", total)
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, member in members.items():
+            with archive.open(member) as file:
+                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+        return arrays
+
+
+def _members(path: str | Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Array name to where it is. Whatever else is in the archive is no array."""
+    found: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        if name != member.filename:
+            if name in found:
+                raise InputError(f"{path}: array {name!r} comes twice: write it anew with numpy.savez")
+            found[name] = member
+    return found
+
+
+@contextmanager
+def _npz(path: str | Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; InputError for whatever goes wrong with it."""
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
                 raise InputError(f"{path} is no .npz file, or cut short: write it anew with numpy.savez")
-            file.seek(0)
-            archive = np.load(file, allow_pickle=False)
-            arrays: dict[str, NDArray[Any]] = {}
-            for name in archive.files:
-                if wanted is None or name in wanted:
-                    array = archive[name]
-                    if isinstance(array, np.ndarray):  # other members of the archive come as bytes
-                        arrays[name] = array
-            return arrays
+            with zipfile.ZipFile(file) as archive:
+                yield archive
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"cannot read {short(path)}: {why(error)}") from None
+    except MemoryError:
+        raise InputError(f"{path} does not fit into the memory there is: give less") from None
     except Exception as error:
         # numpy and zipfile raise many kinds for a damaged file; all mean the same to its owner.
-        if "Object arrays" in str(error):
-            raise InputError(f"{path}: {name} holds Python objects, which are not loaded; save plain numbers") from None
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path} is damaged ({reason}): write it anew with numpy.savez") from None
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.errors import InputError, short, why
-from nastool.files import read_npz
+from nastool.files import Limit, read_npz
 
 _FIELD = re.compile(
     r"(?:(?P<dataset>.+?)_)?"
@@ -41,14 +41,17 @@ class Field:
     mean: NDArray[np.float64]
 
 
-def read_columns(path: Path) -> dict[str, NDArray[Any]]:
-    """The file's columns by name. InputError: missing, damaged, of another kind."""
+def read_columns(path: Path, limit: Limit) -> dict[str, NDArray[Any]]:
+    """The file's columns by name. InputError: missing, damaged, of another kind, larger than the limit."""
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise InputError(f"{path} is a device or a pipe: a table must be a file")
     if path.suffix != ".json":
-        return read_npz(path)
+        return read_npz(path, limit=limit)
     try:
+        limit.check(str(path), path.stat().st_size)
         return _json_columns(json.loads(path.read_text(encoding="utf-8")))
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"cannot read table {path}: {why(error)}") from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:

@@ -29,7 +29,7 @@ class ImageEvaluator(Evaluator):
     """Owns a device and a data set that lies on it; builds, scores and saves networks."""
 
     needs = frozenset({"network"})
-    local_options = frozenset({"data_dir", "download", "device"})
+    local_options = frozenset({"data_dir", "download", "max_gigabytes", "device"})
     recipe_prefix: ClassVar[str] = ""
     """Of the names of the recipes that are taken unless told otherwise."""
 
@@ -44,6 +44,7 @@ class ImageEvaluator(Evaluator):
         val_fraction: float | None = None,
         train_size: int | None = None,
         image_size: int | None = None,
+        max_gigabytes: float = 8.0,
         recipe: str | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
@@ -58,7 +59,8 @@ class ImageEvaluator(Evaluator):
         download: fetch what is missing there. split_seed: which training images are for validation, >= 0.
         val_fraction: of the training images, in (0, 1); by default 0.1, and 0.25 for digits. train_size: keep only so
             many training images, >= 2, drawn after the split. image_size: resize to so many pixels squared, from 1 to
-            1024.
+            1024. max_gigabytes: how much memory (10^9 bytes) the user's own images may take, and 32 times what one of
+            them may before it is resized.
         recipe: a name (`nastool list recipes`) or a file; by default the data set's.
         epochs, batch_size, lr: instead of the recipe's.
         scale: fields of the space's `Scale`, such as channels and cells; the others keep their defaults.
@@ -72,6 +74,7 @@ class ImageEvaluator(Evaluator):
             "val_fraction": val_fraction,
             "train_size": train_size,
             "image_size": image_size,
+            "max_gigabytes": max_gigabytes,
         }
         datasets.check_options(data, **self._split)
         self._source: dict[str, Any] = {"name": data, "data_dir": data_dir, "download": download}
@@ -135,6 +138,7 @@ class ImageEvaluator(Evaluator):
             "test_images": len(self.test_images) if self.test_images is not None else 0,
             "fingerprint": self.data.fingerprint,
             "data_digest": self.data.digest,
+            **({"read": self.data.note} if self.data.note else {}),
         }
 
     def load(self, arch: Arch, checkpoint: str) -> nn.Module:

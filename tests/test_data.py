@@ -413,16 +413,12 @@ def test_folder_errors(tmp_path: Path) -> None:
         load(name)
     flat(tmp_path)
     (tmp_path / "cow").mkdir()
-    with pytest.raises(InputError, match=r"cow: no image in this class folder \(\.png \.jpg"):
+    with pytest.raises(InputError, match="cow: no image in this class folder; fill it, or remove it"):
         load(name)
-    picture(tmp_path / "cow" / "16bit.png", mode="I;16")
-    with pytest.raises(InputError, match=r"16bit\.png: image of mode I;16; convert it to 8 bits a channel"):
-        load(name)
-    (tmp_path / "cow" / "16bit.png").unlink()
     whole = (tmp_path / "ant" / "0.png").read_bytes()
     for broken in (b"", b"no image", whole[: len(whole) // 2]):
         (tmp_path / "cow" / "broken.png").write_bytes(broken)
-        with pytest.raises(InputError, match=r"broken\.png: cannot be read as an image; remove or replace it"):
+        with pytest.raises(InputError, match=r"broken\.png: [a-z ]+; remove or replace it"):
             load(name)
 
 

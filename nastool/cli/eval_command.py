@@ -145,6 +145,7 @@ class _Evaluations:
     _pool: Pool | None = None
     _pool_key: object = None
     _waiting: deque[_Line] = field(default_factory=deque)
+    _notes: list[str] = field(default_factory=list)
     _jobs: int = 0
     _retried: set[int] = field(default_factory=set)
 
@@ -173,6 +174,8 @@ class _Evaluations:
             except InputError as error:
                 problem = error
                 break
+            while self._notes:
+                common.say(self._notes.pop(0))
             self._waiting.append(_Line(document, self._jobs, self._said))
             for seed in self.seeds:
                 while not self._pool.free:
@@ -209,7 +212,7 @@ class _Evaluations:
     def _open(self, document: ArchDocument, own: Mapping[str, object]) -> None:
         from nastool import devices, registry
         from nastool.config import said
-        from nastool.data import note_on_few
+        from nastool.data import notes
         from nastool.interfaces import misfits
         from nastool.workers import EvaluatorSpec, InlinePool, ProcessPool
 
@@ -235,8 +238,7 @@ class _Evaluations:
             self._pool = ProcessPool(spec, slots, timeout=self.timeout, say=common.say)
         facts = self._pool.open()
         self._said |= common.said_of_data(facts)
-        if note := note_on_few(facts.get("val_images")):
-            common.say(note)
+        self._notes = list(notes(facts))
 
     def _collect(self, seconds: float = 0.25) -> Iterator[dict[str, Any]]:
         from nastool.workers import Finished

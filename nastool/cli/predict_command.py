@@ -18,14 +18,22 @@ BATCH = 256
 @click.argument("model", metavar="RUN|WEIGHTS|ARCH|-")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("-k", "--top", type=click.IntRange(min=1), default=1, help="Name the K most probable classes.")
+@click.option(
+    "--max-gigabytes",
+    type=float,
+    default=8.0,
+    show_default=True,
+    help="32 times the memory (10^9 bytes) that one image may take before it is resized.",
+)
 @common.json_option
-def command(model: str, images: tuple[str, ...], top: int, json_flag: bool | None) -> int:
+def command(model: str, images: tuple[str, ...], top: int, max_gigabytes: float, json_flag: bool | None) -> int:
     """Say what images show, with a network that a search has found.
 
     RUN is a run folder (its best network), WEIGHTS a .safetensors file of nastool's, ARCH a file with a line of JSON
-    that names its weights, such as best.json; - is stdin. An image of another size than the network was trained with
-    is resized. Prints a line for each image, in order. For a file that is none, a line on stderr says so, and the exit
-    code is 2.
+    that names its weights, such as best.json; - is stdin. Each image is read as in training, as a viewer shows it:
+    turned as its EXIF data say, transparent parts on white, of several frames the first. One of another size than the
+    network was trained with is resized. Prints a line for each image, in order. For a file that is none, a line on
+    stderr says so, and the exit code is 2.
 
     \b
     Examples:
@@ -36,14 +44,16 @@ def command(model: str, images: tuple[str, ...], top: int, json_flag: bool | Non
     import numpy as np
 
     from nastool.data import read_image
+    from nastool.files import Limit
 
     found = common.model(model)
+    limit = Limit(max_gigabytes, "--max-gigabytes ")
     failed = False
     for start in range(0, len(images), BATCH):
         paths, pixels = [], []
         for path in map(Path, images[start : start + BATCH]):
             try:
-                pixels.append(read_image(path, found.task))
+                pixels.append(read_image(path, found.task, limit))
                 paths.append(path)
             except InputError as error:
                 common.say(f"nastool: {one_line(error)}")

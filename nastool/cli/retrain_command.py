@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
     from nastool.cli.trainings import Trained
     from nastool.config import Plugged, RunFolder
+    from nastool.core import Scalar
     from nastool.recipes import Recipe
 
 LOCAL = ("data_dir", "download", "device")
@@ -76,6 +77,11 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
             seeds = has
     again = f"continue with: {invocation.shown()}"
 
+    def ready(facts: Mapping[str, Scalar]) -> None:
+        say(f"training {document.arch.key} with {_seeds(len(seeds))} in {folder.path}")
+        if (read := facts.get("read")) is not None:
+            say(f"note: {read}")
+
     with Interrupts(lambda: say(f"\nsaved in {folder.path}; {again}")) as interrupts:
         try:
             run = trainings.trained(
@@ -88,7 +94,7 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
                 force=given["force"],
                 stop=lambda: interrupts.stopping,
                 accept=lambda facts: common.check_data(document, evaluator.options, facts, given["force"]),
-                ready=lambda: say(f"training {document.arch.key} with {_seeds(len(seeds))} in {folder.path}"),
+                ready=ready,
             )
             with run as trained:
                 if trained is None:

@@ -114,7 +114,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     from nastool.cli.search_run import SearchRun
     from nastool.cli.sitting import sitting
     from nastool.config import RunConfig, RunFolder
-    from nastool.data import note_on_few
+    from nastool.data import notes
     from nastool.loggers import sending
     from nastool.recipes import default_recipe
 
@@ -181,8 +181,8 @@ def command(ctx: click.Context, /, **given: Any) -> int:
         if not here.continued:
             what = f"{_of(config.strategy)} on {_of(config.space)}, {evaluator.name} evaluator"
             say(f"searching in {folder.path}: {what}")
-            say("  " + "  ".join(f"{key} {value}" for key, value in here.facts.items()))
-            if note := note_on_few(here.facts.get("val_images")):
+            say("  " + "  ".join(f"{key} {value}" for key, value in here.facts.items() if key != "read"))
+            for note in notes(here.facts):
                 say(note)
         return run.go(here)
 

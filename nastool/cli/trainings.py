@@ -159,13 +159,13 @@ def trained(
     stop: Callable[[], bool] = lambda: False,
     accept: Callable[[Mapping[str, Scalar]], None] = lambda facts: None,
     started: Callable[[Pool], None] = lambda pool: None,
-    ready: Callable[[], None] = lambda: None,
+    ready: Callable[[Mapping[str, Scalar]], None] = lambda facts: None,
 ) -> Iterator[Trained | None]:
     """Train them in the folder, or go on where an earlier call ended. None: `stop` said so, and some are left.
 
     config: of `listed`. seeds: one for each, where they are not to follow from the configuration's. accept: of
-    `sitting`. started: is told of the pool before it is opened, ready called when nothing can be wrong any more.
-    InputError: the folder holds something else and `force` is not given, or other seeds.
+    `sitting`. started: is told of the pool before it is opened, ready of the evaluator's facts when nothing can be
+    wrong any more. InputError: the folder holds something else and `force` is not given, or other seeds.
     """
 
     def check() -> None:
@@ -186,7 +186,7 @@ def trained(
         started=started,
     )
     with begun as here:
-        ready()
+        ready(here.facts)
         before = here.store.get("seeds") or []
         search = here.search(
             Listed(space, archs),

@@ -51,13 +51,24 @@ if __name__ == "__main__":
 _MAIN = '''
 def read(path: str) -> Tensor:
     """The image in a file as the network was trained on such: uint8 (1, {shape}). Needs Pillow."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     with Image.open(path) as file:
-        if file.mode[0] in "IF":
+        file.load()
+        tags = getattr(file, "tag_v2", {{}})  # of a TIFF: bits, and whether 0 is black
+        wide = file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM"))
+        plain = (tags.get(258, (16,)), tags.get(262, 1)) == ((16,), 1) and "transparency" not in file.info
+        if file.mode[0] in "IF" and not (wide and plain):
             raise ValueError(f"image of mode {{file.mode}}; convert it to 8 bits a channel")
-        image = file.convert("RGBA") if file.mode == "P" else file
-        image = image.convert("L" if file.mode in ("1", "L") else "RGB")
+        mode = "L" if wide or file.mode in ("1", "L") else "RGB"
+        image = ImageOps.exif_transpose(file)
+        if wide:
+            image = image.convert("I").point(lambda level: level * (1 / 257) + 0.5)
+        elif image.has_transparency_data:
+            drawing = image.convert("RGBA")
+            image = Image.new("RGBA", drawing.size, "white")
+            image.alpha_composite(drawing)
+        image = image.convert(mode)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     x = pixels.reshape(1, image.height, image.width, -1).permute(0, 3, 1, 2)
 {channels}    if x.shape[2:] != ({height}, {width}):
@@ -112,8 +123,8 @@ if __name__ == "__main__":
 '''
 
 _TO_GREY = """    if x.shape[1] == 3:  # ITU-R 601
-        red, green, blue = x.double().unbind(1)
-        x = (0.299 * red + 0.587 * green + 0.114 * blue).round().to(torch.uint8)[:, None]
+        red, green, blue = x.int().unbind(1)
+        x = ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8)[:, None]
 """
 _TO_OTHER = """    if x.shape[1] == 3:
         raise ValueError("it has 3 channels, the network needs {channels}")
