@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 from nastool.errors import InputError
 
+MOST_THREADS = "NASTOOL_WORKER_THREADS"
+"""In a worker's environment: it chooses its number of threads itself, up to this."""
 
-def slots(workers: int, device: str = "auto") -> list[dict[str, str]]:
+
+def slots(workers: int, device: str = "auto", threads: int | None = None) -> list[dict[str, str]]:
     """The environment variables of each of `workers` worker processes.
 
     GPUs are dealt out in turn, one to a worker, by CUDA_VISIBLE_DEVICES, which is obeyed where the user has set
-    it; several workers may share one. CPU threads are divided evenly. device: "auto", "cpu", "cuda", "cuda:N".
+    it; several workers may share one. device: "auto", "cpu", "cuda", "cuda:N". threads: of each on the CPU; None: the
+    cores that are free are divided evenly, and a worker may choose fewer (MOST_THREADS). OMP_NUM_THREADS is obeyed.
     """
     if workers < 1:
         raise InputError(f"--workers: need at least 1, got {workers}")
     gpus = [] if device == "cpu" or device.startswith("cuda:") else visible_gpus()
-    threads = max(1, usable_cores() // workers)
+    most = max(1, free_cores() // workers)
     found = []
     for i in range(workers):
-        environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
+        environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads or most)}
+        if environment and threads is None and most > 1:
+            environment[MOST_THREADS] = str(most)
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
         found.append(environment)
@@ -48,6 +55,21 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def free_cores() -> int:
+    """Of them, those that a container's limit allows and that nobody is using now; at least 1."""
+    cores = float(usable_cores())
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, int(quota) / int(period))
+    except (OSError, ValueError):  # there is none, or "max"
+        pass
+    try:
+        load = os.getloadavg()[0]
+    except OSError:
+        load = 0.0
+    return max(1, round(cores - load))
 
 
 def visible_gpus() -> list[str]:

@@ -556,6 +556,13 @@ class Evaluator(ABC):
         """
         return {}
 
+    def choose_threads(self, most: int) -> Mapping[str, Scalar]:
+        """Find out with how many CPU threads it is quickest here, up to most, and take these. Once prepared.
+
+        Facts, as for `describe`: how many "threads", and why. {}: it has no say in it.
+        """
+        return {}
+
     def estimate(self, proposal: Proposal) -> float | None:
         """About how many seconds one evaluation takes here, found out within a few; None: unknown. For --dry-run."""
         return None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
+import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -140,6 +143,28 @@ class ImageEvaluator(Evaluator):
             "data_digest": self.data.digest,
             **({"read": self.data.note} if self.data.note else {}),
         }
+
+    def choose_threads(self, most: int) -> Mapping[str, Scalar]:
+        """The fewest with which a training step of some network takes at most a tenth longer than with the best."""
+        import torch
+
+        if self.device.type != "cpu":
+            return {}
+        counts = [2**i for i in range(most.bit_length()) if 2**i < most] + [most]
+        before = torch.get_num_threads()
+        with self.reproducible(0):
+            network = self.build(self.space.sample(np.random.default_rng(0)), 0)
+            steps = Training(self, network, self.recipe.replace(epochs=1), seed=0)
+            taken: dict[int, float] = {}
+            for count in counts:
+                torch.set_num_threads(count)
+                taken[count] = _median_step(steps)
+        chosen = next(count for count in counts if taken[count] <= 1.1 * min(taken.values()))
+        torch.set_num_threads(chosen)
+        if chosen == before:
+            torch.set_num_threads(before)
+        shown = ", ".join(f"{1000 * seconds:.3g} ms with {count}" for count, seconds in taken.items())
+        return {"threads": chosen, "steps": shown}
 
     def load(self, arch: Arch, checkpoint: str) -> nn.Module:
         """The trained network of a checkpoint (relative to the run's folder), on the device. InputError."""
@@ -331,6 +356,16 @@ class Training:
             group["lr"] = recipe.learning_rate(self.done, self.steps, self.annealing)
         drop_path = recipe.drop_path * self.done / (recipe.epochs * self.steps)
         regularize(self._random_parts, dropout=recipe.dropout, drop_path=drop_path, by_depth=recipe.drop_path_by_depth)
+
+
+def _median_step(training: Training) -> float:
+    """Seconds of a training step, of up to five in about a second, but for the first, which takes longer."""
+    times = [time.perf_counter()]
+    for _ in itertools.islice(itertools.chain.from_iterable(training.epoch() for _ in range(6)), 6):
+        times.append(time.perf_counter())
+        if len(times) > 2 and times[-1] - times[0] > 1:
+            break
+    return statistics.median(np.diff(times[1:]) if len(times) > 2 else np.diff(times))
 
 
 def _device(option: str) -> torch.device:

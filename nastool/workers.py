@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from nastool import options, registry
+from nastool import devices, options, registry
 from nastool.core import Evaluation, Proposal, Scalar, Silence, SpaceRef
 from nastool.errors import CannotGoOn, InputError, NastoolError, TrialFailed, one_line
 from nastool.processes import LOOK_SECONDS, AwakeClock, WorkerProcess, settle_in
@@ -249,7 +249,12 @@ class ProcessPool:
         self.silent: Mapping[int, Silence] = {}
 
     def open(self) -> Mapping[str, Scalar]:
-        return self._slots[0].open(self._say)
+        facts = self._slots[0].open(self._say)
+        for slot in self._slots:  # what the first chose holds for all, also where one is started again
+            if slot.environment.pop(devices.MOST_THREADS, None) is not None and "threads" in facts:
+                slot.environment["OMP_NUM_THREADS"] = str(facts["threads"])
+        given = self._slots[0].environment.get("OMP_NUM_THREADS")
+        return facts if given is None else {**facts, "threads": int(given)}
 
     @property
     def free(self) -> int:
@@ -501,7 +506,9 @@ def _worker(connection: Connection, spec: EvaluatorSpec, log: Path | None, beat:
     except InputError as error:
         line.end(error)
         return
-    line.end(Ready(described(evaluator)))
+    most = os.environ.get(devices.MOST_THREADS)
+    chosen = {} if most is None else dict(evaluator.choose_threads(int(most)))
+    line.end(Ready({**described(evaluator), **chosen}))
     while True:
         try:
             job = line.next()

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nastool import registry
+from nastool import devices, registry
 from nastool import training as module
 from nastool.core import Decision, Evaluation, Proposal
 from nastool.errors import CannotGoOn, InputError, TrialFailed
@@ -33,8 +33,10 @@ from nastool.interfaces import Choose, SearchSpace
 from nastool.networks import build
 from nastool.recipes import Recipe, load_recipe
 from nastool.spaces.nasbench201 import NasBench201
+from nastool.store import Store
 from nastool.tasks import ImageTask
 from nastool.training import Training
+from tests.running import Run
 
 SPACE = NasBench201()
 CELL = SPACE.from_string("|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|avg_pool_3x3~1|nor_conv_3x3~2|")
@@ -574,3 +576,61 @@ def test_on_a_gpu(data: str, tmp_path: Path, precision: str) -> None:
     network = evaluator.load(CELL, str(first.checkpoint))
     assert evaluator.score(network, evaluator.val_images) == (first.metrics["val_acc"], first.metrics["val_loss"])
     assert set(evaluator.test(Proposal(CELL), first)) == {"test_acc", "test_loss"}
+
+
+# --- threads
+
+
+def test_threads_are_no_more_than_the_machine_has_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(devices, "usable_cores", lambda: 8)
+    for load, workers, most in ((0.0, 1, "8"), (0.1, 2, "4"), (5.2, 1, "3"), (5.2, 2, "1"), (30.0, 1, "1")):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        found = devices.slots(workers, "cpu")
+        assert [slot["OMP_NUM_THREADS"] for slot in found] == [most] * workers
+        assert [slot.get(devices.MOST_THREADS, "1") for slot in found] == [most] * workers
+    assert devices.slots(1, "cpu", threads=5) == [{"OMP_NUM_THREADS": "5"}], "as the run began"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert devices.slots(1, "cpu", threads=5) == [{}], "the user's own"
+
+
+@pytest.mark.parametrize("seconds, chosen", [({1: 0.25, 2: 1.5, 3: 2.0}, 1), ({1: 1.5, 2: 0.52, 3: 0.5}, 2)])
+def test_the_quicker_number_of_threads_is_taken(
+    monkeypatch: pytest.MonkeyPatch, one_thread: None, seconds: dict[int, float], chosen: int
+) -> None:
+    monkeypatch.setattr(module, "_median_step", lambda steps: seconds[torch.get_num_threads()])
+    evaluator = Train(NasBench201(), data="digits", train_size=50, scale={"channels": 2, "cells": 1}, device="cpu")
+    evaluator.prepare()
+    facts = evaluator.choose_threads(3)
+    assert facts["threads"] == torch.get_num_threads() == chosen
+    assert "ms with 1" in str(facts["steps"])
+
+
+def test_a_run_goes_on_with_its_threads(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine has free by then, so that sums are rounded as before."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(devices, "free_cores", lambda: 2)
+    command = ["search", "-s", "random", "--data", "digits", "--epochs", "1", "-E", "train_size=50", "--device", "cpu"]
+    command += ["--scale", "channels=2,cells=1", "--out", "a"]
+    first = run(*command, "-n", "1")
+    assert first.code == 0, first
+    with Store.read(Path("a/run.db")) as store:
+        chosen = store.get("threads")
+    assert chosen in (1, 2) and f"threads {chosen}  steps " in first.err
+    with Store.open(Path("a/run.db")) as store:
+        store.begin()
+        store.put("threads", 2)
+        store.commit()
+    monkeypatch.setattr(devices, "free_cores", lambda: 1)
+    given: list[dict[str, str]] = []
+    slots = devices.slots
+
+    def kept(*arguments: Any) -> list[dict[str, str]]:
+        given.extend(slots(*arguments))
+        return given
+
+    monkeypatch.setattr(devices, "slots", kept)
+    assert "note: a began with" not in run(*command, "-n", "2").err
+    assert given == [{"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}] or given == [{"OMP_NUM_THREADS": "2"}]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert "note: a began with 2 threads a worker; with OMP_NUM_THREADS=1 " in run(*command, "-n", "3").err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -116,12 +117,13 @@ def sitting(
     with, or bad; then nothing is left behind.
     """
     spec = config.evaluator_spec(evaluator.space, folder.path)
+    threads = None if force else _threads_of(folder)
     if evaluator.inline:
         pool: Pool = InlinePool(evaluator)
     else:
         # With shared weights one process trains them; others have their turn when the best are trained from scratch.
         count = min(workers, evaluator.max_workers or workers)
-        slots = devices.slots(count, str(config.evaluator.options.get("device") or "auto"))
+        slots = devices.slots(count, str(config.evaluator.options.get("device") or "auto"), threads)
         pool = ProcessPool(spec, slots, timeout=timeout, logs=folder.path / "logs", say=common.say)
     with folder.locked(), closing(pool):
         continued = folder.check(config, force)  # nobody else can change it from here on
@@ -137,6 +139,21 @@ def sitting(
             raise
         with _opened(config, evaluator, folder, continued, facts, options) as store:
             yield Sitting(config, evaluator, folder, pool, store, facts, continued)
+
+
+def _threads_of(folder: RunFolder) -> int | None:
+    """How many CPU threads a worker of the run has: with others, sums are rounded otherwise. None: not chosen yet."""
+    try:
+        with Store.read(folder.database) as store:
+            threads = store.get("threads")
+    except InputError:
+        return None
+    if not isinstance(threads, int) or not 1 <= threads <= 1024:
+        return None
+    if (given := os.environ.get("OMP_NUM_THREADS", str(threads))) != str(threads):
+        began = f"{folder.path} began with {threads} threads a worker"
+        common.say(f"note: {began}; with OMP_NUM_THREADS={given} sums are rounded otherwise")
+    return threads
 
 
 def _opened(
@@ -170,6 +187,7 @@ def _opened(
         "config": config.identity,
         "objective": str(objective),
         "fingerprint": facts.get("fingerprint"),
+        "threads": facts.get("threads"),
         "origin": {
             "scale": common.scale_of(evaluator),
             "evaluator": said(evaluator.name, config.evaluator.options),
