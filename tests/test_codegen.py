@@ -81,7 +81,7 @@ def run(text: str) -> dict[str, Any]:
     tree = ast.parse(text)
     imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported <= {"json", "sys", "collections", "pathlib", "torch", "torch.nn", "PIL"}
+    assert imported <= {"json", "sys", "collections", "contextlib", "pathlib", "torch", "torch.nn", "PIL"}
     variables: dict[str, Any] = {"__name__": "model"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -154,14 +154,25 @@ def test_the_code_classifies_files_as_predict_does(checkpoint: tuple[Path, dict[
     Image.fromarray(colour).convert("P").save("palette.png")
     Image.fromarray(colour).convert("CMYK").save("cmyk.jpg")
     Image.fromarray(np.dstack([colour, colour[..., 0]])).save("alpha.png")
-    Image.fromarray(colour).convert("LA").save("grey_alpha.png")
+    Image.fromarray(colour).convert("P").save("palette_alpha.png", transparency=7)
+    Image.merge("LA", [Image.fromarray(colour[..., i]) for i in (0, 1)]).save("grey_alpha.png")
+    Image.fromarray(colour).save("one_colour_hidden.png", transparency=tuple(map(int, colour[0, 0])))
+    deep = rng.integers(0, 65536, (9, 7), dtype=np.uint16)
+    Image.fromarray(deep).save("deep.png")
+    Image.fromarray(deep).save("deep_hidden.png", transparency=int(deep[0, 0]))
+    Image.fromarray(deep).save("deep.tif")
+    Image.fromarray(deep).save("deep_inverted.tif", tiffinfo={262: 0})
+    turned = Image.Exif()
+    turned[0x112] = 6
+    Image.fromarray(colour).save("turned.jpg", exif=turned)
+    Image.fromarray(colour).save("frames.gif", save_all=True, append_images=[Image.fromarray(255 - colour)])
     images = sorted(str(path) for path in Path().glob("*.*"))
     assert run("export", str(checkpoint[0]), "--to", "python").code == 0
     code, _, err = classified(*images)
     assert code == 2 and "no model.safetensors and no " in err.replace(f"{Path().resolve()}/", "")
     assert run("export", str(checkpoint[0]), "--to", "safetensors").code == 0
     wanted = run("predict", str(checkpoint[0]), *images, "--text").out.splitlines()
-    assert len(wanted) == 9
+    assert len(wanted) == len(images) == 17
     assert classified(*images) == (0, wanted, "")
     Path("model.safetensors").rename("best.safetensors")
     assert classified("digit.png")[1] == [line for line in wanted if line.startswith("digit.png")]

@@ -103,6 +103,7 @@ def _quoted(text: str) -> str:
 
 def _imports(body: str) -> list[str]:
     ordered = ["from collections import OrderedDict"] if "OrderedDict(" in body else []
+    ordered += ["from contextlib import suppress"] if re.search(r"\bsuppress\b", body) else []
     ordered += ["from pathlib import Path"] if re.search(r"\bPath\b", body) else []
     tensor = "Tensor, " if re.search(r"\bTensor\b", body) else ""
     functional = ["from torch.nn import functional as F"] if re.search(r"\bF\.", body) else []

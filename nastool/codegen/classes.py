@@ -88,7 +88,7 @@ def _level(path: str, paths: Sequence[str]) -> int:
 def _name(kinds: Sequence[_Class]) -> None:
     """Give them names that differ: after their modules' types."""
     taken = {"CLASSES", "DTYPES", "F", "MEAN", "Model", "Network", "OrderedDict", "Path", "STD", "Tensor"}
-    taken |= {"json", "load", "main", "nn", "read", "sys", "torch"}
+    taken |= {"json", "load", "main", "nn", "read", "suppress", "sys", "torch"}
     reducing = [(kind.name, kind.reduces) for kind in kinds]
     for kind, (name, reduces) in zip(kinds, reducing, strict=True):
         kind.name = fresh(f"Reduction{name}" if reduces and (name, False) in reducing else name, taken)

@@ -54,23 +54,28 @@ def read(path: str) -> Tensor:
     from PIL import Image, ImageOps
 
     with Image.open(path) as file:
-        file.load()
-        tags = getattr(file, "tag_v2", {{}})  # of a TIFF: bits, and whether 0 is black
         wide = file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM"))
-        plain = (tags.get(258, (16,)), tags.get(262, 1)) == ((16,), 1) and "transparency" not in file.info
-        if file.mode[0] in "IF" and not (wide and plain):
-            raise ValueError(f"image of mode {{file.mode}}; convert it to 8 bits a channel")
-        mode = "L" if wide or file.mode in ("1", "L") else "RGB"
-        image = ImageOps.exif_transpose(file)
-        if wide:
-            image = image.convert("I").point(lambda level: level * (1 / 257) + 0.5)
-        elif image.has_transparency_data:
-            drawing = image.convert("RGBA")
-            image = Image.new("RGBA", drawing.size, "white")
-            image.alpha_composite(drawing)
-        image = image.convert(mode)
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    x = pixels.reshape(1, image.height, image.width, -1).permute(0, 3, 1, 2)
+        if file.mode[0] in "IF" and not wide:
+            raise ValueError("its pixels are numbers of which none is known as white; convert it to 8 bits a channel")
+        tags = getattr(file, "tag_v2", {{}})
+        file.load()
+        image: Image.Image = file
+        with suppress(Exception):  # damaged EXIF data are of many kinds
+            image = ImageOps.exif_transpose(file)
+        if wide:  # 16 bits a pixel, or what a TIFF says
+            hidden = image.info.get("transparency")
+            values = torch.frombuffer(bytearray(image.convert("I").tobytes()), dtype=torch.int32)
+            x = (values.double() * (255 / ((1 << min(tags.get(258, (16,))[0], 16)) - 1))).round().clamp(0, 255)
+            x = x.masked_fill(values == hidden, 255) if isinstance(hidden, int) else x
+            x = (255 - x if tags.get(262) == 0 else x).to(torch.uint8)
+        else:
+            mode = "L" if image.mode in ("1", "L") else "RGB"
+            if image.has_transparency_data:  # on white
+                drawing = image.convert("RGBA")
+                image = Image.new("RGBA", drawing.size, "white")
+                image.alpha_composite(drawing)
+            x = torch.frombuffer(bytearray(image.convert(mode).tobytes()), dtype=torch.uint8)
+        x = x.reshape(1, image.height, image.width, -1).permute(0, 3, 1, 2)
 {channels}    if x.shape[2:] != ({height}, {width}):
         x = F.interpolate(x.float(), ({height}, {width}), mode="bilinear", antialias=True)
         x = x.round().clamp(0, 255).to(torch.uint8)
@@ -124,12 +129,12 @@ if __name__ == "__main__":
 
 _TO_GREY = """    if x.shape[1] == 3:  # ITU-R 601
         red, green, blue = x.int().unbind(1)
-        x = ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8)[:, None]
+        x = (19595 * red + 38470 * green + 7471 * blue + 0x8000 >> 16).to(torch.uint8)[:, None]
 """
 _TO_OTHER = """    if x.shape[1] == 3:
         raise ValueError("it has 3 channels, the network needs {channels}")
 """
-_TO_COLOUR = """    x = x.expand(1, {channels}, image.height, image.width)
+_TO_COLOUR = """    x = x.expand(1, {channels}, *x.shape[2:])
 """
 
 
