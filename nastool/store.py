@@ -84,7 +84,7 @@ class Store:
         try:
             with closing(sqlite3.connect(f"file:{quote(os.fsencode(path.absolute()))}?mode=ro", uri=True)) as db:
                 return bool(db.execute("SELECT COUNT(*) = 0 FROM sqlite_master").fetchone()[0])
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeError):
             return False  # damaged or foreign: whoever opens it will say so
 
     @classmethod
@@ -494,7 +494,7 @@ class _Errors:
         text = str(error) if isinstance(error, sqlite3.Error) else "malformed text or numbers"
         try:
             self.store.rollback()
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeError):
             pass
         path = self.store.path
         if "full" in text or "disk I/O" in text:
