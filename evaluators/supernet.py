@@ -147,7 +147,8 @@ class Supernet(ImageEvaluator):
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
         """One round, for a proposal with a policy; else the score. seed: of a round's draws.
 
-        TrialFailed: the loss is not finite, the GPU's memory is too small. CannotGoOn: the checkpoint is not written.
+        TrialFailed: the loss is not finite, the GPU's memory is too small. CannotGoOn: the checkpoint is not written,
+        or its policy is one of an earlier version.
         """
         import torch
 
@@ -185,7 +186,10 @@ class Supernet(ImageEvaluator):
         policy = shared.policy
         if policy is None:
             strategy = registry.load("strategy", given["strategy"])
-            policy = shared.with_policy(strategy.make_policy(self.space, given["options"], self.seed))
+            try:
+                policy = shared.with_policy(strategy.make_policy(self.space, given["options"], self.seed))
+            except InputError as error:
+                raise CannotGoOn(f"{self.checkpoint}: {error}") from error
         if shared.done == number + 1 and shared.told is not None:
             return shared.told["metrics"], shared.told["policy"]
         if shared.done != number:
@@ -253,7 +257,7 @@ class Supernet(ImageEvaluator):
         import torch
 
         x, y = batch
-        with self.frozen(network):
+        with self.frozen(network, dropout=self.recipe.reward_dropout):
             correct = []
             for choices in archs:
                 network.select(self.space.arch(choices))
@@ -276,13 +280,16 @@ class Supernet(ImageEvaluator):
         return self.score(network, self.val_images, mixed=self.recipe.batch_size)
 
     @contextmanager
-    def frozen(self, network: Network) -> Iterator[None]:
-        """Meanwhile nothing is learnt: no gradients, dropout and paths that are dropped off."""
+    def frozen(self, network: Network, dropout: bool = False) -> Iterator[None]:
+        """Meanwhile nothing is learnt: no gradients; dropout, unless asked for, and paths that are dropped off."""
         import torch
 
         from nastool.training import cudnn
 
         network.eval()
+        for module in network.modules() if dropout else ():
+            if isinstance(module, torch.nn.Dropout):
+                module.train()
         with torch.inference_mode(), cudnn(), self.autocast():
             yield
 

@@ -180,7 +180,7 @@ class RunFolder:
             return False
         with Store.read(self.database) as store:
             found, counts = store.get("config"), store.count()
-        if found == config.identity:
+        if not differences(found, config.identity):  # an option that a later version added is None at its default
             return True
         if not counts["done"] + counts["failed"]:
             return False  # nothing was measured yet, so nothing is lost (nobody is at it once we hold the lock)

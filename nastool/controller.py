@@ -4,7 +4,7 @@ Zoph & Le: Neural Architecture Search with Reinforcement Learning, ICLR 2017 (ar
 Neural Architecture Search via Parameter Sharing, ICML 2018 (arXiv 1802.03268). The steps are those of the latter's
 published code for its macro and micro spaces, each of which is what the rules below give for such decisions.
 
-An LSTM makes the decisions in order. What a decision is follows from what the space says of it:
+An LSTM makes the decisions in the space's `policy_order`. What a decision is follows from what the space says of it:
 
 - *select* (set selection, NAS-RL section 3.3): the longest runs of switches of one place are decided in one step, each
   by itself, with P(on) = sigmoid(2 q), q = v . tanh(W1 a_j + W2 h), a_j the anchor of the place switched. Next input:
@@ -13,13 +13,14 @@ An LSTM makes the decisions in order. What a decision is follows from what the s
   chosen.
 - *choose*: any other decision is a softmax over a linear map of h. Next input: the option's embedding.
 - The *anchor* of a place is the hidden state of its last step where that is a selection (macro), else that of one more
-  step after it (micro; the first layer of macro), after which comes the start token. A place without decisions, an
+  step after it (micro; the first layer of macro), after which comes the start token. Places that point take that step
+  whether they are referred to or not, so that each cell begins with the start token. A place without decisions, an
   input of the network or cell, takes a step, too, fed with the start token, at the beginning of the place that first
   refers to it; its W1 h counts in q, while as an input it is zero.
 
-Deviations from that code: no step is taken for places that no decision refers to; a decision that does not matter
-(`SearchSpace.active_many`) is skipped, so that its option has no effect on anything; and the four differences in
-learning that `PolicyGradient` and `Scored` name.
+Deviations from that code: no step is taken for inputs that no decision refers to, nor after the last decision; a
+decision that does not matter (`SearchSpace.active_many`) is skipped, so that its option has no effect on anything; and
+the four differences in learning that `PolicyGradient` and `Scored` name. The log-probabilities are those of that code.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nastool.core import Decision
+from nastool.errors import InputError
 from nastool.interfaces import SearchSpace
 
 FREQUENCY_DRAWS = 256
@@ -75,29 +78,33 @@ class Step:
     place: str | None = None
 
 
-def plan(decisions: Sequence[Decision], shared_heads: bool = True) -> list[Step]:
+def plan(decisions: Sequence[Decision], shared_heads: bool = True, order: Sequence[int] | None = None) -> list[Step]:
     """The steps that make these decisions, by the rules above.
 
     shared_heads: decisions with the same options share their linear map and embeddings, as in the published code. A
     decision that refers to a place whose decisions are not all made before it is treated as an ordinary one.
+    order: the indices of all decisions, first to last; None: as they stand.
     """
-    last = {decision.place: i for i, decision in enumerate(decisions)}
+    order = range(len(decisions)) if order is None else order
+    turn = {i: number for number, i in enumerate(order)}
+    last = {decisions[i].place: i for i in order}
     heads: dict[tuple[str, ...], int] = {}
 
     def places(i: int) -> tuple[str, ...]:
         refers = decisions[i].refers[1:] if decisions[i].is_switch else decisions[i].refers
-        return refers if all(last.get(place, -1) < i or not place for place in refers) else ()
+        return refers if all(not place or place not in last or turn[last[place]] < turn[i] for place in refers) else ()
 
     def kind(i: int) -> tuple[str, str, object]:
         if not places(i):
             return decisions[i].place, "choose", i
         return decisions[i].place, *(("select", 0) if decisions[i].is_switch else ("point", i))
 
-    wanted = {place for i in range(len(decisions)) for place in places(i)}
+    wanted = {place for i in order for place in places(i)}
+    wanted |= {place for place, what, _ in map(kind, order) if what == "point"}
     steps: list[Step] = []
     begins: dict[str, int] = {}  # the number of steps before each place
     inputs: dict[int, list[str]] = {}  # number of steps -> the inputs whose steps belong there
-    for (place, what, _), run in itertools.groupby(range(len(decisions)), kind):
+    for (place, what, _), run in itertools.groupby(order, kind):
         columns = tuple(run)
         begins.setdefault(place, len(steps))
         ends = place if place and place in wanted and columns[-1] == last[place] else None
@@ -116,6 +123,8 @@ def plan(decisions: Sequence[Decision], shared_heads: bool = True) -> list[Step]
             steps.append(Step("choose", columns, head=str(head)))
         if ends is not None:
             steps.append(Step("anchor", place=ends))
+    if steps and steps[-1].kind == "anchor":
+        steps.pop()
     for position, names in sorted(inputs.items(), reverse=True):
         steps[position:position] = [Step("input", place=name) for name in names]
     return steps
@@ -139,8 +148,8 @@ class Scored(NamedTuple):
 class Controller(nn.Module):
     """The policy: an LSTM of one layer without biases that makes a space's decisions one after another.
 
-    Everything is float32 on the CPU. Uses `space.decisions` and `space.active_many` alone: a space with further rules
-    must reject what is no member.
+    Everything is float32 on the CPU. Uses `decisions`, `policy_order` and `active_many` of the space alone: one with
+    further rules must reject what is no member.
     """
 
     def __init__(
@@ -153,15 +162,17 @@ class Controller(nn.Module):
         op_tanh_reduce: float = 1.0,
         init: float = 0.1,
         shared_heads: bool = True,
-        bias: Callable[[str], float] | None = None,
+        bias: Callable[[int, str], float] | None = None,
+        learnt_bias: Callable[[str], float] | None = None,
         generator: torch.Generator,
     ) -> None:
         """hidden: units, >= 1. temperature: divides all logits, > 0.
 
         tanh_constant: then logits become this times their tanh, so none exceeds it, > 0; of ordinary decisions it is
         divided by op_tanh_reduce, > 0 (2.5 in the micro space). None: neither. init: parameters are
-        drawn uniformly within +-init, > 0. shared_heads: see `plan`. bias: of an ordinary decision's option, added to
-        its logit last and not learnt; None: 0. ValueError on a bad value.
+        drawn uniformly within +-init, > 0. shared_heads: see `plan`. bias: of an ordinary decision, by its index, and
+        its option, added to the logit last and not learnt; None: 0. learnt_bias: of an option, added to its logit
+        before all else, where it begins: it is learnt; None: there is none. ValueError on a bad value.
         """
         super().__init__()
         if hidden < 1:
@@ -179,7 +190,7 @@ class Controller(nn.Module):
         self.temperature = temperature
         self.tanh_constant = tanh_constant
         self.op_tanh_reduce = op_tanh_reduce
-        self.steps = plan(space.decisions, shared_heads)
+        self.steps = plan(space.decisions, shared_heads, space.policy_order)
 
         def matrix(rows: int, columns: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(rows, columns))
@@ -189,11 +200,10 @@ class Controller(nn.Module):
         self.from_state = matrix(4 * hidden, hidden)
         chosen = {step.head: len(space.decisions[step.columns[0]].options) for step in self.steps if step.head}
         self.biases = {
-            step.head: torch.tensor(
-                [bias(option) if bias else 0.0 for option in space.decisions[step.columns[0]].options]
-            )
+            i: torch.tensor([bias(i, option) if bias else 0.0 for option in space.decisions[i].options])
             for step in self.steps
             if step.head
+            for i in step.columns
         }
         self.heads = nn.ParameterDict({head: matrix(size, hidden) for head, size in chosen.items()})
         self.embeddings = nn.ParameterDict({head: matrix(size, hidden) for head, size in chosen.items()})
@@ -204,8 +214,16 @@ class Controller(nn.Module):
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.uniform_(-init, init, generator=generator)
+        options = {step.head: space.decisions[step.columns[0]].options for step in self.steps if step.head}
+        begin = {head: torch.tensor([learnt_bias(o) for o in of]) for head, of in options.items() if learnt_bias}
+        self.learnt_biases = nn.ParameterDict({head: nn.Parameter(values) for head, values in begin.items()})
 
     # --- what can be asked of it
+
+    @property
+    def fingerprint(self) -> list[int]:
+        """Bytes that tell its steps from others."""
+        return list(blake2b(repr([(step.kind, step.columns) for step in self.steps]).encode(), digest_size=8).digest())
 
     def sample(
         self, n: int, generator: torch.Generator, forced: Mapping[int, int] | None = None, flatten: float = 1.0
@@ -314,6 +332,8 @@ class Controller(nn.Module):
         constant = self.tanh_constant
         if step.kind == "choose":
             logits = h @ self.heads[step.head].T
+            if step.head in self.learnt_biases:
+                logits = logits + self.learnt_biases[step.head]
             if constant is not None:
                 constant /= self.op_tanh_reduce
         else:
@@ -324,7 +344,7 @@ class Controller(nn.Module):
         if constant is not None:
             logits = constant * torch.tanh(logits)
         if step.kind == "choose":
-            logits = logits + self.biases[step.head]
+            logits = logits + self.biases[step.columns[0]]
         return torch.stack([-logits, logits], -1) if step.kind == "select" else logits[:, None]
 
     def _next_input(self, step: Step, picked: Tensor, active: Tensor, anchors: Mapping[str, Tensor]) -> Tensor:
@@ -383,6 +403,7 @@ class PolicyGradient:
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.0, 0.999),
         eps: float = 1e-3,
+        eps_outside: bool = False,
         entropy_weight: float = 1e-4,
         baseline_decay: float = 0.99,
         switch_target: float | None = None,
@@ -391,12 +412,14 @@ class PolicyGradient:
         ppo_epochs: int = 1,
         grad_clip: float | None = None,
     ) -> None:
-        """lr, betas, eps: of Adam. entropy_weight: per nat, >= 0. baseline_decay: per reward, in [0, 1).
+        """lr, betas, eps: of Adam. eps_outside: eps is added to the second moment's root before that is corrected for
+        its bias (TensorFlow's Adam), so that the first steps are shorter. entropy_weight: per nat, >= 0.
+        baseline_decay: per reward, in [0, 1).
 
-        The defaults are those of ENAS. switch_target, switch_weight: the rate of connections that is aimed at, in
-        (0, 1), and how much that counts, >= 0. ppo_clip: the probability ratio is clipped to within 1 +- this, in
-        (0, 1) (PPO, Schulman et al. 2017); then every update takes ppo_epochs steps, >= 1. grad_clip: largest gradient
-        norm, > 0. ValueError on a bad value.
+        The defaults are those of ENAS, but for eps_outside. switch_target, switch_weight: the rate of connections that
+        is aimed at, in (0, 1), and how much that counts, >= 0. ppo_clip: the probability ratio is clipped to within
+        1 +- this, in (0, 1) (PPO, Schulman et al. 2017); then every update takes ppo_epochs steps, >= 1. grad_clip:
+        largest gradient norm, > 0. ValueError on a bad value.
         """
         if not lr > 0 or not eps > 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"need lr > 0, eps > 0, betas in [0, 1), got {lr}, {eps}, {betas}")
@@ -420,6 +443,8 @@ class PolicyGradient:
         self.ppo_clip = ppo_clip
         self.ppo_epochs = ppo_epochs
         self.grad_clip = grad_clip
+        self.eps = eps
+        self.eps_outside = eps_outside
         self.adam = torch.optim.Adam(controller.parameters(), lr=lr, betas=betas, eps=eps)
         self._average = torch.zeros((), dtype=torch.float64)  # of the rewards, from 0
         self._weight = torch.zeros((), dtype=torch.float64)  # of all rewards in it: 1 - decay^(their number)
@@ -455,6 +480,10 @@ class PolicyGradient:
                 self._loss(scored, first.log_prob, advantages).backward()  # type: ignore[no-untyped-call]
                 if self.grad_clip is not None:
                     nn.utils.clip_grad_norm_(self.controller.parameters(), self.grad_clip)
+                if self.eps_outside:
+                    steps = 1 + max((int(state["step"]) for state in self.adam.state.values()), default=0)
+                    for group in self.adam.param_groups:
+                        group["eps"] = self.eps / math.sqrt(1 - group["betas"][1] ** steps)
                 self.adam.step()
         assert first is not None
         keep = self.baseline_decay ** len(rewards)
@@ -482,10 +511,20 @@ class PolicyGradient:
         for name, parameter in self.controller.named_parameters():
             for key, value in self.adam.state[parameter].items():
                 state[f"adam.{key}.{name}"] = value.clone()
+        state["plan"] = torch.tensor(self.controller.fingerprint)
         return {**state, "baseline.average": self._average.clone(), "baseline.weight": self._weight.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue exactly where `state_dict` was taken. KeyError, RuntimeError: it is of another controller."""
+        """Continue exactly where `state_dict` was taken. KeyError, RuntimeError: it is of another controller.
+
+        InputError: it is of a controller that makes these decisions by other steps, as an earlier version did.
+        """
+        old = not any(step.kind == "point" for step in self.controller.steps)  # where steps are what they always were
+        if state["plan"].tolist() != self.controller.fingerprint if "plan" in state else not old:
+            raise InputError(
+                "the policy of this run was trained by a version of nastool that makes a cell's decisions in another "
+                "order: go on with that version, or begin anew (--force)"
+            )
         prefix = "controller."
         self.controller.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
         self.adam.state.clear()

@@ -254,6 +254,14 @@ class SearchSpace(ABC):
         """
         return np.ones(choices.shape, dtype=np.bool_)
 
+    @cached_property
+    def policy_order(self) -> tuple[int, ...]:
+        """The order in which a policy makes the decisions: all their indices. By default as they stand.
+
+        Whether a decision matters may depend on those before it in this order alone.
+        """
+        return tuple(range(len(self.decisions)))
+
     # --- encodings
 
     def encode(self, arch: Arch, kind: str = "onehot") -> NDArray[np.float32]:

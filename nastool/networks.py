@@ -165,9 +165,15 @@ def build(space: SearchSpace, arch: Arch, task: ImageTask, scale: Any) -> nn.Mod
 
 def count_params(network: nn.Module) -> int:
     """Number of trainable parameters, without modules that are `training_only`, such as an auxiliary head."""
-    extra = (module.parameters() for module in network.modules() if getattr(module, "training_only", False))
-    left_out = {id(parameter) for parameters in extra for parameter in parameters}
+    left_out = {id(parameter) for parameter in training_only(network)}
     return sum(p.numel() for p in network.parameters() if p.requires_grad and id(p) not in left_out)
+
+
+def training_only(network: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters of modules that are there only in training, such as an auxiliary head."""
+    for module in network.modules():
+        if getattr(module, "training_only", False):
+            yield from module.parameters()
 
 
 def undecayed(network: nn.Module, *, norms: bool) -> Iterator[nn.Parameter]:

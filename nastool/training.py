@@ -278,7 +278,7 @@ class Training:
         from torch import nn
 
         from nastool.blocks import DropPath
-        from nastool.networks import undecayed
+        from nastool.networks import training_only, undecayed
 
         self.network = network
         self.recipe = recipe
@@ -288,7 +288,8 @@ class Training:
         self.steps = self.images.steps(recipe.batch_size)
         self.done = 0
         self.generator = torch.Generator(evaluator.device).manual_seed(seeds(seed)[2])
-        self.parameters = list(network.parameters())
+        left = set() if recipe.train_auxiliary else {id(parameter) for parameter in training_only(network)}
+        self.parameters = [parameter for parameter in network.parameters() if id(parameter) not in left]
         spared = {id(parameter) for parameter in undecayed(network, norms=not recipe.decay_norms)}
         groups: list[dict[str, Any]] = [
             {"params": [p for p in self.parameters if id(p) not in spared], "weight_decay": recipe.weight_decay},
@@ -302,6 +303,9 @@ class Training:
             nesterov=recipe.nesterov,
             fused=True,
         )
+        if recipe.decay_off_path:
+            for parameter in self.parameters:  # zero, not None, where a step does not reach it
+                parameter.grad = torch.zeros_like(parameter)
         if recipe.momentum:
             for parameter in self.parameters:  # fused SGD fails where it has to make some of them later
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -310,7 +314,8 @@ class Training:
         """By parameter; {} where the recipe has none."""
         if not self.recipe.momentum:
             return {}
-        return {name: self.optimizer.state[p]["momentum_buffer"] for name, p in self.network.named_parameters()}
+        state = self.optimizer.state
+        return {name: state[p]["momentum_buffer"] for name, p in self.network.named_parameters() if p in state}
 
     def take_momentum(self, momentum: Mapping[str, Tensor]) -> None:
         """Begin with this momentum, as of `momentum`; what it does not name stays zero."""
@@ -339,7 +344,7 @@ class Training:
             for other in auxiliary:
                 extra = cross_entropy(other.float(), y, label_smoothing=recipe.label_smoothing)
                 total = total + recipe.auxiliary_weight * extra
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=not recipe.decay_off_path)
             total.backward()  # type: ignore[no-untyped-call]  # torch's stub
             if recipe.grad_clip:
                 clip_grad_norm_(self.parameters, recipe.grad_clip)

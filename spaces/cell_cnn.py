@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from hashlib import blake2s
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,7 +63,8 @@ class CellCNN(SearchSpace):
     """A normal and a reduction cell of B blocks, each of two inputs, an operation on either and their combination.
 
     The states of a cell are numbered as in DARTS' genotypes: 0 is the output of the cell before the previous one, 1
-    that of the previous one, 2 .. B+1 are the blocks 1 .. B. A block decides: input, operation, input, operation.
+    that of the previous one, 2 .. B+1 are the blocks 1 .. B. A block decides: input, operation, input, operation; a
+    policy draws both inputs first.
     """
 
     name = "cell-cnn"
@@ -162,6 +163,18 @@ class CellCNN(SearchSpace):
                 f"{self.blocks + 1} with commas between, got {short(text)!r}"
             )
         return tuple(numbers)
+
+    @cached_property
+    def policy_order(self) -> tuple[int, ...]:
+        """Each block: both inputs, both operations, the combination, as NASNet's and ENAS' controllers do."""
+        rank = {"input": 0, "op": 1, "combine": 2}
+        blocks = list(dict.fromkeys(decision.place for decision in self.decisions))
+
+        def key(i: int) -> tuple[int, int]:
+            decision = self.decisions[i]
+            return blocks.index(decision.place), rank[decision.name.rpartition(".")[2].rstrip("12")]
+
+        return tuple(sorted(range(len(self.decisions)), key=key))
 
     # --- what takes part
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import Arch, Proposal, Trial
+from nastool.core import Arch, Decision, Proposal, Trial
 from nastool.interfaces import SearchSpace, Strategy
 from nastool.sharing import has_weights
 
@@ -43,6 +43,9 @@ class Settings:
     baseline_decay: float
     skip_target: float
     skip_weight: float
+    eps_outside: bool = False
+    op_bias_later: float | None = None
+    op_bias_learnt: float = 0.0
 
 
 class ENAS(Strategy):
@@ -55,7 +58,8 @@ class ENAS(Strategy):
 
     The defaults are those of the authors' code: of its macro search for spaces with skip connections that are on or
     off, of its micro search for all others; but where no decision refers to an earlier layer or block, as in
-    NAS-Bench-201, the logits may be as large as in that benchmark's own runs of ENAS. Deviations from the code:
+    NAS-Bench-201, the logits may be as large as in that benchmark's own runs of ENAS. An architecture has the
+    log-probability that it has in the code, with the same weights. Deviations from the code:
 
     - The children of one step are compared on the same validation minibatch; the authors take one for each.
     - The entropy is that of the whole distributions, and a term of the loss (in their macro code: of the sampled
@@ -63,10 +67,18 @@ class ENAS(Strategy):
     - The divergence from skip_target is that of the probability that is sampled, sigmoid(2 q); theirs uses sigmoid(q),
       so that their target of .4 means a rate of .31.
     - The advantage uses the baseline before it is updated.
-    - op_bias is as large as theirs at the beginning: in their micro search one of 10 inside the tanh and one of +-.25
-      outside favour separable convolutions. Ours is not learnt, as the latter, and favours all operations with weights.
+    - op_bias is as large as theirs at the beginning: in their micro search one of 10 inside the tanh, learnt, and in
+      the normal cell one of +-.25 outside favour separable convolutions. The former saturates, so that their controller
+      can hardly tell these apart: ours is outside and not learnt, and favours all operations with weights. Theirs is
+      op_bias=.25, op_bias_later=0, op_bias_learnt=10.
+    - Adam's epsilon is added after the correction of the moments' bias, in TensorFlow before it (`eps_outside`).
     - The derived architecture is the best of `candidates`, not of 10 scored on a minibatch each.
     - The learning rate of the shared weights falls at every step, not at every epoch.
+    - Rewards use the batch's statistics in batch normalisation; in their macro search running averages.
+
+    What that code does with the shared weights, the recipes enas-micro-cifar10 and enas-macro-cifar10 say: it does not
+    clip, drops no path in the search, leaves the auxiliary classifier as it was drawn, lets weights off the path decay
+    and keep momentum, and rewards micro children with dropout on. The other recipes are ours.
     """
 
     name = "enas"
@@ -92,6 +104,9 @@ class ENAS(Strategy):
         baseline_decay: float = 0.99,
         skip_target: float = 0.4,
         skip_weight: float = 0.8,
+        eps_outside: bool | None = None,
+        op_bias_later: float | None = None,
+        op_bias_learnt: float | None = None,
     ) -> None:
         """candidates: architectures scored at the end, in [1, 10000].
 
@@ -106,6 +121,11 @@ class ENAS(Strategy):
         op_bias: is added to the logits of operations with weights and subtracted from those of others (skip, pooling,
             none), in [0, 1000]; by default 0 or 0.47. Shared weights learn slowly: without it the controller soon
             prefers operations that have none.
+        op_bias_later: instead of op_bias in cells after the first, such as the reduction cell, in [0, 1000]; by default
+            0.22, or op_bias where that is given or no decision refers to another place. op_bias_learnt: of operations
+            with weights, added to the logit before its tanh, and learnt from there on, in [0, 1000]; by default 0.
+        eps_outside: Adam's epsilon, 0.001, is added before the correction of the second moment's bias, as in
+            TensorFlow: the first step is then 15 times shorter, the 50th 3 times; by default false.
         warmup: the share of rounds, in [0, 1), in which the controller is left as it is; by default 0, or 0.5 where no
             decision refers to another place: the larger the logits, the sooner the controller settles on what learns
             fast, which is then all that is trained.
@@ -132,6 +152,9 @@ class ENAS(Strategy):
             baseline_decay=baseline_decay,
             skip_target=skip_target,
             skip_weight=skip_weight,
+            eps_outside=bool(eps_outside),
+            op_bias_later=op_bias_later if op_bias is not None or not micro or op_bias_later is not None else 0.22,
+            op_bias_learnt=op_bias_learnt or 0.0,
         )
         _check(self.settings)
         self.guess = space.sample(self.rng)
@@ -188,13 +211,17 @@ class ENASPolicy:
 
         self.space = space
         self.settings = settings
+        first, later = settings.op_bias, settings.op_bias_later
+        sizes = [first if there or later is None else later for there in in_first_cell(space.decisions)]
+        learnt = settings.op_bias_learnt
         controller = Controller(
             space,
             hidden=settings.hidden,
             temperature=settings.temperature,
             tanh_constant=settings.tanh_constant,
             op_tanh_reduce=settings.op_tanh_reduce,
-            bias=lambda option: settings.op_bias if has_weights(option) else -settings.op_bias,
+            bias=lambda i, option: sizes[i] if has_weights(option) else -sizes[i],
+            learnt_bias=(lambda option: learnt if has_weights(option) else 0.0) if learnt else None,
             generator=torch.Generator().manual_seed(seed),
         )
         self.learner = PolicyGradient(
@@ -202,6 +229,7 @@ class ENASPolicy:
             lr=settings.lr,
             betas=(0.0, 0.999),
             eps=1e-3,
+            eps_outside=settings.eps_outside,
             entropy_weight=settings.entropy_weight,
             baseline_decay=settings.baseline_decay,
             switch_target=settings.skip_target,
@@ -275,6 +303,22 @@ class ENASPolicy:
         self.learner.load_state_dict(state)
 
 
+def in_first_cell(decisions: Sequence[Decision]) -> list[bool]:
+    """Whether each decision is of the first cell: the places that refer to each other, through others or not.
+
+    Where no decision refers to a place, all are of one cell.
+    """
+    if not any(decision.refers for decision in decisions):
+        return [True] * len(decisions)
+    cells: list[set[str]] = []
+    for decision in decisions:
+        joined = {decision.place, *filter(None, decision.refers)}
+        apart = [cell for cell in cells if not cell & joined]
+        cells = [*apart, joined.union(*(cell for cell in cells if cell & joined))]
+    first = next(cell for cell in cells if decisions[0].place in cell)
+    return [decision.place in first for decision in decisions]
+
+
 def _check(settings: Settings) -> None:
     """ValueError names what is out of its range."""
     for name, low, high in (
@@ -292,8 +336,8 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and not 0.001 <= value <= 1000:
             raise ValueError(f"need 0.001 <= {name} <= 1000, got {value}")
-    for name in ("entropy_weight", "skip_weight", "op_bias"):
-        if not 0 <= (value := getattr(settings, name)) <= 1000:
+    for name in ("entropy_weight", "skip_weight", "op_bias", "op_bias_later", "op_bias_learnt"):
+        if (value := getattr(settings, name)) is not None and not 0 <= value <= 1000:
             raise ValueError(f"need 0 <= {name} <= 1000, got {value}")
     for name in ("baseline_decay", "warmup"):
         if not 0 <= (value := getattr(settings, name)) < 1:

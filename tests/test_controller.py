@@ -17,6 +17,7 @@ from nastool import registry
 from nastool.controller import Controller, PolicyGradient, Scored, plan
 from nastool.core import Decision
 from nastool.interfaces import Choose, SearchSpace
+from nastool.spaces.cell_cnn import CellCNN
 from nastool.tasks import ImageTask
 
 
@@ -118,6 +119,20 @@ def test_a_micro_space_gives_the_steps_of_the_micro_code() -> None:
     assert [step.kind for step in steps] == ["input", "input", *block, "anchor", *block]
     assert [step.place for step in steps][:2] == ["input1", "input2"]
     assert steps[6].place == "block0"
+
+
+def test_each_cell_begins_with_the_start_token() -> None:
+    """Inputs, operations, and a step for the anchor of the last block, though no decision refers to it."""
+    for combine, block in (
+        ("add", ["point", "point", "choose", "choose"]),
+        ("search", ["point", "point", "choose", "choose", "choose"]),
+    ):
+        space = CellCNN(blocks=1, combine=combine)  # type: ignore[arg-type]
+        steps = plan(space.decisions, order=space.policy_order)
+        assert [step.kind for step in steps] == ["input", "input", *block, "anchor", "input", "input", *block]
+        names = [space.decisions[i].name for step in steps for i in step.columns]
+        assert names[:4] == ["normal1.input1", "normal1.input2", "normal1.op1", "normal1.op2"]
+        assert sorted(names) == sorted(decision.name for decision in space.decisions)
 
 
 @pytest.mark.parametrize("name", [name for name in SPACES])
@@ -342,6 +357,28 @@ def test_the_expected_gradient_is_that_of_the_expected_reward(name: str, constan
     losses = -scored.log_prob * advantages
     torch.testing.assert_close(learner._loss(scored, scored.log_prob, advantages), losses.mean())
     torch.testing.assert_close(gradients(policy, (p.detach() * losses).sum()), exact, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_where_epsilon_stands(outside: bool) -> None:
+    """Adam as TensorFlow has it, lr_t m / (sqrt(v) + eps), written out; torch's adds eps to the corrected root."""
+    policy = controller(SPACES["layers"])
+    learner = PolicyGradient(policy, lr=0.01, betas=(0.0, 0.999), eps=1e-3, eps_outside=outside)
+    v = dict.fromkeys((name for name, _ in policy.named_parameters()), torch.zeros(()))
+    generator, first = rng(3), 0.0
+    for t in range(1, 6):
+        before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
+        learner.update(policy.sample(4, generator), torch.rand(4, generator=generator))
+        root = math.sqrt(1 - 0.999**t)
+        for name, parameter in policy.named_parameters():
+            if parameter.grad is None:
+                continue
+            v[name] = 0.999 * v[name] + 0.001 * parameter.grad**2
+            eps = 1e-3 if outside else 1e-3 * root
+            expected = before[name] - 0.01 * root * parameter.grad / (v[name].sqrt() + eps)
+            torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-6)
+            first = max(first, float((parameter.detach() - before[name]).abs().max())) if t == 1 else first
+    assert (first < 0.0099) or not outside
 
 
 def recorded(learner: PolicyGradient) -> list[Tensor]:

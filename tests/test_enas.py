@@ -15,7 +15,7 @@ from nastool.interfaces import SearchSpace
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.strategies.enas import ENAS, ENASPolicy, Settings
+from nastool.strategies.enas import ENAS, ENASPolicy, Settings, in_first_cell
 
 CELL = NasBench201()
 MACRO = MacroCNN(layers=4)
@@ -156,6 +156,8 @@ class TestOptions:
             ({"skip_target": 1.0}, "skip_target"),
             ({"skip_weight": -1.0}, "skip_weight"),
             ({"op_bias": -0.1}, "op_bias"),
+            ({"op_bias_later": -0.1}, "op_bias_later"),
+            ({"op_bias_learnt": 1001.0}, "op_bias_learnt <= 1000"),
             ({"op_bias": 1001.0}, "op_bias <= 1000"),
             ({"skip_weight": 1e308}, "skip_weight"),
         ],
@@ -182,6 +184,44 @@ class TestOptions:
             learnt = policy.improve(made_up, MINIBATCHES, generator(round_))
             assert all(np.isfinite(list(learnt.values()))), learnt
         assert all(bool(value.isfinite().all()) for value in policy.state_dict().values())
+
+
+class TestBias:
+    """Operations with weights are favoured: by how much, and in which cell."""
+
+    def test_the_published_code_has_less_in_the_reduction_cell(self) -> None:
+        space = CellCNN(blocks=2)
+        settings = ENAS(space).settings
+        assert (settings.op_bias, settings.op_bias_later) == (0.47, 0.22)
+        drawn = ENASPolicy(space, settings, 0).sample(4000, generator())
+        for cell, bias in (("normal", 0.47), ("reduce", 0.22)):
+            columns = [i for i, d in enumerate(space.decisions) if d.place.startswith(cell) and not d.refers]
+            weighted = 2 * np.exp(bias) / (2 * np.exp(bias) + 3 * np.exp(-bias))
+            assert np.isin(drawn[:, columns], [0, 1]).mean() == pytest.approx(weighted, abs=0.02)
+
+    def test_one_that_is_given_is_for_all(self) -> None:
+        settings = ENAS(CellCNN(blocks=2), op_bias=1.0).settings
+        assert (settings.op_bias, settings.op_bias_later) == (1.0, None)
+
+    def test_cells(self) -> None:
+        assert in_first_cell(CELL.decisions) == [True] * 6
+        assert in_first_cell(MACRO.decisions) == [True] * len(MACRO.decisions)
+        for space in (CellCNN(blocks=3), CellCNN(blocks=1), CellCNN(blocks=2, combine="search")):
+            assert in_first_cell(space.decisions) == [d.place.startswith("normal") for d in space.decisions]
+
+    def test_a_learnt_one_is_learnt_and_continues(self) -> None:
+        policy = ENASPolicy(CELL, ENAS(CELL, op_bias=0.0, op_bias_learnt=0.5, **QUICK).settings, 0)
+        (before,) = [
+            value for name, value in policy.state_dict().items() if name.startswith("controller.learnt_biases")
+        ]
+        assert before.tolist() == [0, 0, 0.5, 0.5, 0]
+        policy.improve(made_up, MINIBATCHES, generator())
+        state = policy.state_dict()
+        (after,) = [value for name, value in state.items() if name.startswith("controller.learnt_biases")]
+        assert not torch.equal(before, after)
+        again = ENASPolicy(CELL, policy.settings, 1)
+        again.load_state_dict(state)
+        assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
 
 
 class TestOrder:

@@ -30,7 +30,7 @@ def test_shipped_names() -> None:
 
 
 SPECIAL = {"restart_epochs", "restart_factor", "dropout", "drop_path", "drop_path_by_depth", "auxiliary_weight"}
-SPECIAL |= {"scale", "retrain", "decay_norms"}
+SPECIAL |= {"scale", "retrain", "decay_norms", "decay_off_path", "train_auxiliary", "reward_dropout"}
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -282,12 +282,19 @@ def test_published_enas_settings() -> None:
         150,
         160,
         2 * 1e-4,
-        0.4,
+        0,
     )
     for recipe in (macro, micro):
         assert (recipe.lr, recipe.final_lr, recipe.restart_epochs, recipe.restart_factor) == (0.05, 0.0005, 10, 2)
-        assert recipe.nesterov and recipe.momentum == 0.9 and recipe.grad_clip == 5
-        assert load_recipe(recipe.retrain).epochs == {310: 310, 150: 630}[recipe.epochs]
+        assert recipe.nesterov and recipe.momentum == 0.9 and recipe.decay_off_path
+        final = load_recipe(recipe.retrain)
+        assert final.epochs == {310: 310, 150: 630}[recipe.epochs]
+        assert not recipe.grad_clip and not final.grad_clip, "their option has no effect"
+    final = load_recipe(micro.retrain)
+    assert (final.drop_path, final.cutout) == (0.4, 0)
+    assert micro.auxiliary_weight == final.auxiliary_weight == 0.4
+    assert not micro.train_auxiliary and not final.train_auxiliary
+    assert micro.reward_dropout and not macro.reward_dropout
 
 
 def test_every_recipe_leads_to_one_that_is_there() -> None:

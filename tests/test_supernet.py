@@ -18,6 +18,7 @@ from nastool.core import Arch, Evaluation, Proposal
 from nastool.errors import CannotGoOn, InputError, TrialFailed
 from nastool.evaluators.supernet import Supernet
 from nastool.interfaces import SearchSpace
+from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.enas import ENAS
 
@@ -113,6 +114,31 @@ class TestSharing:
                 inactive += 1
                 assert parameter.grad is None and torch.equal(parameter, before[name]), name
         assert inactive
+
+    def test_off_the_path_weights_decay_if_the_recipe_says_so(self) -> None:
+        """As in ENAS' code: a gradient of zero there is no gradient left out."""
+        evaluator = supernet()
+        evaluator.recipe = evaluator.recipe.replace(
+            decay_off_path=True, warmup_epochs=0.0, schedule="constant", epochs=1
+        )
+        evaluator.prepare()
+        shared = evaluator._load()
+        before = copy(dict(shared.network.named_parameters()))
+        child = SPACE.from_string(GOOD)
+        evaluator._epoch(shared, np.array([child.choices] * shared.training.steps), 0)
+        active = {value.data_ptr() for value in shared.network.child_state(child).values()}
+        recipe, steps = evaluator.recipe, shared.training.steps
+        weight, momentum = 1.0, 0.0  # of one that begins at 1
+        for _ in range(steps):
+            gradient = recipe.weight_decay * weight
+            momentum = recipe.momentum * momentum + gradient
+            weight -= recipe.lr * (gradient + recipe.momentum * momentum)
+        inactive = 0
+        for name, parameter in shared.network.named_parameters():
+            if parameter.data_ptr() not in active:
+                inactive += 1
+                torch.testing.assert_close(parameter.detach(), before[name] * weight, rtol=1e-4, atol=1e-7)
+        assert inactive and weight < 0.9999
 
     def test_inactive_operations_are_not_executed(self, prepared: Supernet) -> None:
         from torch import nn
@@ -217,6 +243,23 @@ class TestPhases:
             shared.network.select(SPACE.arch(choices))
             with torch.no_grad():
                 assert (shared.network(x).argmax(1) == y).double().mean().item() == reward
+
+    def test_dropout_in_rewards_if_the_recipe_says_so(self) -> None:
+        space = CellCNN(blocks=1)
+        evaluator = Supernet(space, **OPTIONS)
+        evaluator.prepare()
+        network = evaluator.supernet()
+        dropout = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
+        assert dropout
+        dropout[0].p = 0.9
+        batch = next(evaluator._minibatches(torch.Generator().manual_seed(1)))
+        children = np.array([arch(3, space).choices] * 20)
+        for on in (False, True):
+            evaluator.recipe = evaluator.recipe.replace(reward_dropout=on)
+            assert (len(set(evaluator.rewards(network, children, batch))) > 1) == on
+        evaluator._shared = evaluator._load()
+        scores = {evaluator._accuracy(evaluator._shared, children[0]) for _ in range(3)}
+        assert len(scores) == 1, "scores are without"
 
     def test_minibatches_go_through_the_validation_images_in_random_order(self, prepared: Supernet) -> None:
         prepared.recipe = prepared.recipe.replace(batch_size=100)

@@ -32,6 +32,7 @@ from nastool.evaluators.train import Train
 from nastool.interfaces import Choose, SearchSpace
 from nastool.networks import build
 from nastool.recipes import Recipe, load_recipe
+from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.store import Store
 from nastool.tasks import ImageTask
@@ -183,6 +184,27 @@ def test_the_loop_is_sgd_by_the_recipe(tmp_path: Path, data: str) -> None:
         assert measured["train_loss"] == pytest.approx(np.mean(losses), rel=1e-3)
         assert measured["val_loss"] == pytest.approx(cross_entropy(logits, y_val).item(), rel=1e-3)
         assert measured["val_acc"] == pytest.approx((logits.argmax(1) == y_val).float().mean().item(), abs=0.03)
+
+
+def test_an_auxiliary_classifier_that_is_not_trained(data: str) -> None:
+    """As in ENAS' code; the network before it learns from it all the same."""
+    space = CellCNN(blocks=1)
+    arch = space.sample(np.random.default_rng(0))
+    found = {}
+    for weight, trained in ((0.0, False), (0.4, False), (0.4, True)):
+        evaluator = Train(space, data=data, epochs=1, batch_size=20, device="cpu", scale={**SMALL, "auxiliary": 1})
+        evaluator.prepare()
+        network = evaluator.build(arch, 0)
+        before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+        recipe = evaluator.recipe.replace(auxiliary_weight=weight, train_auxiliary=trained)
+        training = Training(evaluator, network, recipe, 0)
+        list(training.epoch())
+        assert set(training.momentum()) == {name for name in before if trained or not name.startswith("auxiliary")}
+        for name, parameter in network.named_parameters():
+            if name.startswith("auxiliary"):
+                assert torch.equal(parameter, before[name]) != trained or parameter.numel() == 1, name
+        found[weight, trained] = network.get_parameter("stem.0.weight").detach().clone()
+    assert not torch.equal(found[0.0, False], found[0.4, False])
 
 
 # --- weight decay

@@ -39,7 +39,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
 }
 """Smallest and largest value of each number in a recipe."""
 
-LATER = frozenset({"decay_norms"})
+LATER = frozenset({"decay_norms", "decay_off_path", "train_auxiliary", "reward_dropout"})
 """Fields that recipes did not have at first; at their defaults they mean what was done before."""
 
 
@@ -53,6 +53,8 @@ class Recipe:
     momentum, nesterov: of SGD; nesterov needs momentum > 0.
     weight_decay: L2 penalty, on the weights of convolutions and linear layers; decay_norms: also on normalisations'
         scale and shift and on biases. What is no weight of a layer, such as the share of a weighted sum, has none.
+    decay_off_path: of shared weights, those that a step's child does not have decay in it and keep their momentum, too,
+        as in ENAS' code; else they stay as they are.
     schedule: "cosine" falls from lr to final_lr step by step, "constant" stays at lr.
     warmup_epochs: the learning rate first rises linearly from 0 for so many epochs (may be a fraction).
     final_lr: learning rate of the cosine's end.
@@ -67,7 +69,9 @@ class Recipe:
     drop_path: probability at the end with which a path into a block is left out of a training step; it rises from 0
         linearly (ScheduledDropPath, Zoph et al. 2018; for networks that have such paths). drop_path_by_depth: less in
         earlier cells, as in ENAS.
-    auxiliary_weight: of the auxiliary classifier's loss (for networks with one: scale auxiliary=1).
+    auxiliary_weight: of the auxiliary classifier's loss (for networks with one: scale auxiliary=1). train_auxiliary:
+        else that classifier stays as it was drawn, as in ENAS' code, and only the network before it learns from it.
+    reward_dropout: dropout is on when a policy's children are rewarded, as in ENAS' micro code.
     scale: size of the networks, unless one is given; what a space's Scale does not have is left out.
     retrain: the recipe by which what a search found with this one is trained afterwards; "" for the data's default.
     """
@@ -79,6 +83,7 @@ class Recipe:
     nesterov: bool = True
     weight_decay: float = 0.0005
     decay_norms: bool = True
+    decay_off_path: bool = False
     schedule: Schedule = "cosine"
     warmup_epochs: float = 1.0
     final_lr: float = 0.0
@@ -93,6 +98,8 @@ class Recipe:
     drop_path: float = 0.0
     drop_path_by_depth: bool = False
     auxiliary_weight: float = 0.0
+    train_auxiliary: bool = True
+    reward_dropout: bool = False
     scale: Mapping[str, int] = field(default_factory=dict)
     retrain: str = ""
     description: str = ""

@@ -1,0 +1,235 @@
+"""What scores with shared weights are worth on NAS-Bench-201: by how ENAS learns, and by the order of the images.
+
+usage: sharing.py learning --table FILE --data npz:FILE [--seeds 0,1,2] [--only NAME ...]
+       sharing.py order --data folder:DIR/sorted --shuffled npz:DIR/shuffled.npz [--seeds 0,1,2] [--epochs 30]
+       sharing.py images --data npz:FILE --out DIR [--per-class 60] [--size 64]
+
+learning: `enas` searches with ENAS' micro settings, a search for each seed and variant; each variant differs from
+    `default` in one point, `published` in all of them. For each: Spearman's correlation of the shared accuracy of
+    --cells cells, drawn uniformly, with the table's test accuracy, and the latter of the candidate with the best score.
+order: the same shared weights, --cells random cells, the same images as a folder, sorted by class, and as arrays,
+    mixed: one score a cell for each; the images in another random order and in that of classes, in batches of the same
+    size, too; Spearman's correlations between them.
+images: writes these images for it, --per-class for training and as many for validation.
+
+One thread, no GPU. A search that is in --save, a JSON lines file, is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from nastool import __version__, registry
+from nastool.core import Arch, Proposal, Trial
+from nastool.evaluators.supernet import Supernet
+from nastool.interfaces import SearchSpace
+from nastool.strategies.enas import ENAS
+
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "default": ({}, {}),
+    "no clipping": ({"grad_clip": 0.0}, {}),
+    "decay off the path": ({"decay_off_path": True}, {}),
+    "epsilon outside": ({}, {"eps_outside": True}),
+    "published": ({"grad_clip": 0.0, "decay_off_path": True}, {"eps_outside": True}),
+}
+"""Name -> what it changes in the recipe and in the strategy's options."""
+
+
+def supernet(given: argparse.Namespace, seed: int, **recipe: Any) -> Supernet:
+    space = registry.make("space", "nasbench201", given={})
+    evaluator = Supernet(
+        space,
+        seed=seed,
+        data=given.data,
+        image_size=given.image_size,
+        train_size=given.train_size,
+        recipe=given.recipe,
+        epochs=given.epochs,
+        batch_size=given.batch_size,
+        scale={"channels": given.channels, "cells": 1},
+        device="cpu",
+    )
+    evaluator.recipe = evaluator.recipe.replace(**recipe)
+    evaluator.prepare()
+    return evaluator
+
+
+def scores(evaluator: Supernet, cells: list[Arch]) -> list[float]:
+    """shared_acc of each."""
+    found = []
+    for cell in cells:
+        evaluation = evaluator.evaluate(0, Proposal(cell), seed=0, report=lambda *_: None)
+        found.append(float(evaluation.metrics["shared_acc"]))
+    return found
+
+
+def some(space: SearchSpace, count: int, seed: int) -> list[Arch]:
+    """Different cells, drawn uniformly."""
+    rng = np.random.default_rng([seed, 201])
+    found: dict[str, Arch] = {}
+    while len(found) < count:
+        cell = space.sample(rng)
+        found.setdefault(space.canonical(cell), cell)
+    return list(found.values())
+
+
+def search(given: argparse.Namespace, table: Any, seed: int, variant: str) -> dict[str, Any]:
+    recipe, options = VARIANTS[variant]
+    evaluator = supernet(given, seed, **recipe)
+    strategy = ENAS(evaluator.space, seed=seed, **options)
+    start = time.process_time()
+    best: tuple[float, Arch] | None = None
+    rates, entropy = np.random.default_rng([seed, 1]), float("nan")
+    trials = 0
+    while (proposal := strategy.ask()) is not None:
+        evaluation = evaluator.evaluate(trials, proposal, seed=int(rates.integers(2**31)), report=lambda *_: None)
+        strategy.tell(Trial(trials, proposal, "done", evaluation, (evaluation.metrics["shared_loss"],)))
+        trials += 1
+        entropy = float(evaluation.metrics.get("entropy", entropy))
+        if proposal.policy is None and (best is None or evaluation.metrics["shared_loss"] < best[0]):
+            best = float(evaluation.metrics["shared_loss"]), proposal.arch
+    assert best is not None
+    index = {tuple(row): i for i, row in enumerate(table["arch"].tolist())}
+    true = table["cifar10_test200"]
+
+    def accuracy(cell: Arch) -> float:
+        return float(true[index[cell.choices]])
+
+    cells = some(evaluator.space, given.cells, seed)
+    shared = scores(evaluator, cells)
+    offered = strategy.candidates or []
+    return {
+        "variant": variant,
+        "seed": seed,
+        "spearman": float(stats.spearmanr(shared, [accuracy(cell) for cell in cells]).statistic),
+        "derived": accuracy(best[1]),
+        "candidates": float(np.mean([accuracy(cell) for cell in offered])),
+        "mean_shared": float(np.mean(shared)),
+        "entropy": entropy,
+        "cpu_s": time.process_time() - start,
+    }
+
+
+def learning(given: argparse.Namespace) -> None:
+    with np.load(given.table) as arrays:
+        table = {name: arrays[name] for name in ("arch", "cifar10_test200")}
+    save = Path(given.save)
+    done = [json.loads(line) for line in save.read_text().splitlines()] if save.is_file() else []
+    for seed in given.seeds:
+        for variant in given.only or VARIANTS:
+            if any((row["variant"], row["seed"]) == (variant, seed) for row in done):
+                continue
+            done.append(search(given, table, seed, variant))
+            print(json.dumps(done[-1]), flush=True)
+            with save.open("a") as file:
+                file.write(json.dumps(done[-1]) + "\n")
+    print("\n| variant | Spearman | derived | mean of candidates | entropy, nats | shared accuracy | CPU s |")
+    print("|---|---|---|---|---|---|---|")
+    for variant in VARIANTS:
+        rows = [row for row in done if row["variant"] == variant]
+        shown = []
+        for key, digits in (("spearman", 2), ("derived", 2), ("candidates", 2), ("entropy", 2), ("mean_shared", 3)):
+            values = [row[key] for row in rows]
+            each = ", ".join(f"{value:.{digits}f}" for value in values)
+            shown.append(f"{np.mean(values):.{digits}f} ({each})" if rows else "")
+        cost = f"{np.mean([row['cpu_s'] for row in rows]):.0f}" if rows else ""
+        print(f"| {variant} | {' | '.join(shown)} | {cost} |")
+
+
+def order(given: argparse.Namespace) -> None:
+    for seed in given.seeds:
+        first = supernet(given, seed)
+        cells = some(first.space, given.cells, seed)
+        in_order = scores(first, cells)
+        shared = first._shared
+        assert shared is not None
+        given_data, given.data = given.data, given.shuffled
+        second = supernet(given, seed)
+        given.data = given_data
+        second._shared = shared
+        shuffled = scores(second, cells)
+        another, by_class = [], []
+        mixed = torch.randperm(len(first.val_images), generator=torch.Generator().manual_seed(seed))
+        as_class = torch.argsort(first.val_images.batch(torch.arange(len(first.val_images)))[1], stable=True)
+        for cell in cells:
+            shared.network.select(cell)
+            for indices, found in ((mixed, another), (as_class, by_class)):
+                correct = 0
+                with first.frozen(shared.network):
+                    for part in indices.tensor_split(first.val_images.steps(first.recipe.batch_size)):
+                        x, y = first.val_images.batch(part)
+                        correct += int((shared.network(x).argmax(1) == y).sum())
+                found.append(correct / len(mixed))
+        print(
+            f"seed {seed}: {len(first.val_images)} images in batches of {first.recipe.batch_size} or more, "
+            f"{len(cells)} cells, mean score {np.mean(in_order):.3f} (sd {np.std(in_order):.3f})"
+        )
+        for name, other in (
+            ("the folder shuffled", shuffled),
+            ("another random order", another),
+            ("the order of classes (as before)", by_class),
+        ):
+            rho = stats.spearmanr(in_order, other).statistic
+            print(f"  Spearman with {name}: {rho:.3f} (mean score {np.mean(other):.3f})", flush=True)
+
+
+def images(given: argparse.Namespace) -> None:
+    from PIL import Image
+
+    with np.load(given.data.removeprefix("npz:")) as arrays:
+        x, y = arrays["x_train"], arrays["y_train"]
+    out = Path(given.out)
+    arrays_of: dict[str, Any] = {}
+    for part, first in (("train", 0), ("val", given.per_class)):
+        chosen = np.concatenate([np.flatnonzero(y == c)[first : first + given.per_class] for c in range(10)])
+        sized = []
+        for number, i in enumerate(chosen):
+            image = Image.fromarray(x[i]).resize((given.size, given.size), Image.Resampling.BICUBIC)
+            path = out / "sorted" / part / f"class{y[i]}"
+            path.mkdir(parents=True, exist_ok=True)
+            image.save(path / f"{number:05d}.png")
+            sized.append(np.asarray(image))
+        mixed = np.random.default_rng(0).permutation(len(chosen))
+        arrays_of |= {f"x_{part}": np.stack(sized)[mixed], f"y_{part}": y[chosen][mixed]}
+    np.savez(out / "shuffled.npz", **arrays_of)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", choices=["learning", "order", "images"])
+    parser.add_argument("--table")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--shuffled")
+    parser.add_argument("--out", default=".")
+    parser.add_argument("--save", default="sharing.jsonl")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--cells", type=int, default=200)
+    parser.add_argument("--channels", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--train-size", type=int)
+    parser.add_argument("--recipe", default="supernet-cifar10-quick")
+    parser.add_argument("--per-class", type=int, default=60)
+    parser.add_argument("--size", type=int, default=64)
+    given = parser.parse_args()
+    given.seeds = [int(seed) for seed in given.seeds.split(",")]
+    torch.set_num_threads(1)
+    print(
+        f"nastool {__version__}, Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
+    )
+    {"learning": learning, "order": order, "images": images}[given.what](given)
+
+
+if __name__ == "__main__":
+    main()
