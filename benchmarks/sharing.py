@@ -1,12 +1,15 @@
 """What scores with shared weights are worth on NAS-Bench-201: by how ENAS learns, and by the order of the images.
 
 usage: sharing.py learning --table FILE --data npz:FILE [--seeds 0,1,2] [--only NAME ...]
+       sharing.py epsilon --table FILE [--seeds 0,1,2]
        sharing.py order --data folder:DIR/sorted --shuffled npz:DIR/shuffled.npz [--seeds 0,1,2] [--epochs 30]
        sharing.py images --data npz:FILE --out DIR [--per-class 60] [--size 64]
 
 learning: `enas` searches with ENAS' micro settings, a search for each seed and variant; each variant differs from
     `default` in one point, `published` in all of them. For each: Spearman's correlation of the shared accuracy of
     --cells cells, drawn uniformly, with the table's test accuracy, and the latter of the candidate with the best score.
+epsilon: the controller alone, its rewards the table's validation accuracy after 12 epochs, with either place of Adam's
+    epsilon: mean test accuracy of 1,000 cells drawn after so many steps of 10 children.
 order: the same shared weights, --cells random cells, the same images as a folder, sorted by class, and as arrays,
     mixed: one score a cell for each; the images in another random order and in that of classes, in batches of the same
     size, too; Spearman's correlations between them.
@@ -32,7 +35,7 @@ from nastool import __version__, registry
 from nastool.core import Arch, Proposal, Trial
 from nastool.evaluators.supernet import Supernet
 from nastool.interfaces import SearchSpace
-from nastool.strategies.enas import ENAS
+from nastool.strategies.enas import ENAS, ENASPolicy
 
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "default": ({}, {}),
@@ -145,6 +148,34 @@ def learning(given: argparse.Namespace) -> None:
         print(f"| {variant} | {' | '.join(shown)} | {cost} |")
 
 
+def epsilon(given: argparse.Namespace) -> None:
+    with np.load(given.table) as arrays:
+        index = {tuple(row): i for i, row in enumerate(arrays["arch"].tolist())}
+        reward, true = arrays["cifar10_val12"] / 100, arrays["cifar10_test200"]
+    space = registry.make("space", "nasbench201", given={})
+    at = (0, 50, 150, 500)
+    found: dict[tuple[bool, int], list[float]] = {}
+    for seed in given.seeds:
+        for outside in (False, True):
+            policy = ENASPolicy(space, ENAS(space, eps_outside=outside).settings, seed)
+            controller, generator = policy.learner.controller, torch.Generator().manual_seed(seed)
+            for step in range(max(at) + 1):
+                if step in at:
+                    drawn = controller.sample(1000, torch.Generator().manual_seed(seed))
+                    mean = float(np.mean([true[index[tuple(row)]] for row in drawn.tolist()]))
+                    found.setdefault((outside, step), []).append(mean)
+                children = controller.sample(10, generator)
+                rewards = [float(reward[index[tuple(row)]]) for row in children.tolist()]
+                policy.learner.update(children, torch.tensor(rewards))
+    for step in at:
+        inside, other = np.array(found[False, step]), np.array(found[True, step])
+        print(
+            f"{step:5d} steps: after {inside.mean():.2f} (sd {inside.std(ddof=1):.2f}), "
+            f"before {other.mean():.2f} (sd {other.std(ddof=1):.2f}), difference {np.mean(other - inside):+.2f} "
+            f"(standard error {np.std(other - inside, ddof=1) / len(inside) ** 0.5:.2f})"
+        )
+
+
 def order(given: argparse.Namespace) -> None:
     for seed in given.seeds:
         first = supernet(given, seed)
@@ -205,9 +236,9 @@ def images(given: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=["learning", "order", "images"])
+    parser.add_argument("what", choices=["learning", "epsilon", "order", "images"])
     parser.add_argument("--table")
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", default="digits")
     parser.add_argument("--shuffled")
     parser.add_argument("--out", default=".")
     parser.add_argument("--save", default="sharing.jsonl")
@@ -228,7 +259,7 @@ def main() -> None:
     print(
         f"nastool {__version__}, Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
     )
-    {"learning": learning, "order": order, "images": images}[given.what](given)
+    {"learning": learning, "epsilon": epsilon, "order": order, "images": images}[given.what](given)
 
 
 if __name__ == "__main__":
