@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from nastool import archfile, files
 from nastool.core import Arch
 from nastool.errors import CannotGoOn, InputError, short, why
+from nastool.folders import within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from nastool.interfaces import SearchSpace
     from nastool.tasks import ImageTask
 
-_NAME = re.compile(r"trial-(\d{6,})(\.optimizer|\.predictions)?\.safetensors(\.new)?")
+_NAME = re.compile(r"trial-(\d{6,})(\.optimizer|\.predictions)?\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -182,12 +183,26 @@ def remove(path: Path) -> None:
 def sweep(folder: Path, keep: Collection[int], parents: Collection[int], below: int) -> None:
     """Delete what is not kept any more, such as after a crash between two steps. Nobody is writing meanwhile.
 
-    folder: the run's. keep: trials whose weights stay. parents: trials whose momentum stays. below: ids from this on
-    are left alone.
+    folder: the run's. keep: trials whose weights stay. parents: trials whose momentum stays. below: how many trials
+    the run has; what is named after later ones is not its own. InputError: the checkpoints are elsewhere.
     """
-    for file in sorted((folder / "checkpoints").glob("trial-*.safetensors*")):
+    for file in files_of(folder):
         match = _NAME.fullmatch(file.name)
-        if match and int(match[1]) < below:
-            unfinished = match[3] is not None
-            if unfinished or int(match[1]) not in (parents if match[2] == ".optimizer" else keep):
+        if match is None:
+            if files.is_unfinished(file.name):
                 file.unlink(missing_ok=True)
+        elif int(match[1]) < below and int(match[1]) not in (parents if match[2] == ".optimizer" else keep):
+            file.unlink(missing_ok=True)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """What lies in a run's folder of checkpoints, as nastool names it. InputError: a link leads out of the run."""
+    there = within(folder, "checkpoints")
+    if not there.is_dir():
+        return []
+    ours = (
+        file
+        for file in there.iterdir()
+        if _NAME.fullmatch(file.name) or files.is_unfinished(file.name) or file.name == "supernet.safetensors"
+    )
+    return sorted(ours)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -16,24 +17,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from nastool import __version__, folders, invocation, options, registry
+from nastool import __version__, checkpoints, folders, invocation, options, registry
 from nastool.core import Objective
 from nastool.errors import InputError, short
-from nastool.files import dump_yaml, write_atomic
+from nastool.files import dump_yaml, is_unfinished, write_atomic
 from nastool.interfaces import SearchSpace, Strategy, misfits
 from nastool.store import Store
 from nastool.workers import EvaluatorSpec
+from nastool.written import RESULTS, Written
 
 FORMAT = "nastool.run/1"
-RESULTS: Mapping[str, str] = {
-    "best.json": "the best architecture, with what was measured of it",
-    "best.safetensors": "its weights",
-    "model.py": "its code, which needs nothing but torch",
-    "trials.jsonl": "all trials, a line each",
-    "trials.csv": "the same as a table",
-    "report.html": "everything about the run, for a browser",
-}
-"""What a run's folder holds for its user at the end."""
+RETRAINED = "retrained"
+"""The folder below a run's with what `retrain` made of it."""
 BASELINE = "baseline"
 """The folder below a run's with the random search that `search --with-baseline` runs beside it."""
 
@@ -150,7 +145,7 @@ class RunFolder:
     """runs/a: run.db, run.yaml, checkpoints, and at the end best.json. One coordinator at a time."""
 
     DATABASE = ("run.db", "run.db-wal", "run.db-shm", "run.db-journal")
-    BEFORE = frozenset({*DATABASE, "run.yaml", "run.yaml.new", "run.lock", "logs"})
+    BEFORE = frozenset({*DATABASE, "run.yaml", "run.lock", "logs"})
     """What a search may leave before its first trial is asked."""
 
     def __init__(self, path: Path) -> None:
@@ -168,14 +163,28 @@ class RunFolder:
         names = folders.names(self.path)
         if names is None:
             return False
+        names = {name for name in names if not is_unfinished(name)}
+        blank = Store.is_blank(self.database)
         if "run.db" not in names and (not names <= self.BEFORE or ("run.yaml" in names and not self._is_ours())):
             raise InputError(f"{self.path} is not empty and no nastool run; give another --out")
-        if Store.is_blank(self.database):
+        if blank and not force and (lost := names - self.BEFORE):
+            raise InputError(
+                f"{self.path} has lost its database: run.db is empty, and {', '.join(map(short, sorted(lost)[:4]))} "
+                f"{'is' if len(lost) == 1 else 'are'} there; put run.db back, give another --out, or --force to begin "
+                "anew"
+            )
+        if blank and not force:
             return False
         if force:
-            if not self._is_ours():
+            if not self._is_ours() and names - self.BEFORE:
                 raise InputError(
                     f"{self.path} is no nastool run, which is all that --force replaces; give another --out"
+                )
+            if foreign := Written(self.path).foreign(RESULTS):
+                raise InputError(
+                    f"{self.path}: {', '.join(foreign)} {'was' if len(foreign) == 1 else 'were'} not written by this "
+                    "run, or changed since, and --force replaces nothing else: move what you want to keep, or give "
+                    "another --out"
                 )
             return False
         with Store.read(self.database) as store:
@@ -225,17 +234,17 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove an earlier run's files; nothing that nastool did not write."""
-        for name in (*self.DATABASE, "run.yaml", "run.yaml.new", *RESULTS):
+        written = Written(self.path)
+        for name in RESULTS:
+            written.remove(name)
+        unfinished = (name for name in folders.names(self.path) or () if is_unfinished(name))
+        for name in (*self.DATABASE, "run.yaml", *unfinished):
             (self.path / name).unlink(missing_ok=True)
-        for folder, pattern in (
-            ("checkpoints", "trial-*.safetensors*"),
-            ("checkpoints", "supernet.safetensors*"),
-            ("logs", "worker-*.log"),
-            ("tensorboard", "**/events.out.tfevents.*"),
-        ):
-            for file in (self.path / folder).glob(pattern):
-                file.unlink()
-        for below in map(RunFolder, (*self.path.glob("retrain-????????"), self.path / BASELINE)):
+        logs = (file for file in (self.path / "logs").glob("worker-*.log") if re.fullmatch(r"worker-\d+", file.stem))
+        for file in (*checkpoints.files_of(self.path), *logs, *self.path.glob("tensorboard/**/events.out.tfevents.*")):
+            file.unlink()
+        inside = (*self.path.glob("retrain-????????"), self.path / BASELINE, self.path / RETRAINED)
+        for below in map(RunFolder, inside):
             if below._is_ours():
                 below.clear()
                 (below.path / "run.lock").unlink(missing_ok=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import secrets
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_YAML_BYTES = 200_000
+UNFINISHED = ".nastool-new"
+"""How the names of files end that are being written."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -211,20 +215,45 @@ def write_bytes(path: Path, data: bytes) -> None:
         if path.exists() and not path.is_file():
             path.write_bytes(data)
             return
-        real = Path(os.path.realpath(path))
-        new = real.with_name(real.name + ".new")
-        try:
-            with open(new, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, real)
-        except OSError:
-            with suppress(OSError):
-                new.unlink()
-            raise
+        with replacing(Path(os.path.realpath(path))) as file:
+            file.write(data)
     except OSError as error:
         raise InputError(f"cannot write {short(path)}: {why(error)}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes path's place at the end, whole, and leaves nothing behind on an error. OSError.
+
+    It lies in the same folder under a name that nobody else has.
+    """
+    new = path.with_name(f".{secrets.token_hex(4)}{UNFINISHED}")
+    try:
+        with open(new, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except BaseException:
+        with suppress(OSError):
+            new.unlink()
+        raise
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file of this name is what a kill left of one that was being written."""
+    return re.fullmatch(rf"\.[0-9a-f]{{8}}{re.escape(UNFINISHED)}", name) is not None
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a file says of itself, at its beginning or end, that nastool made it, as reports and figures do."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8192)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+            return b"nastool" in head + file.read(8192)
+    except OSError:
+        return False
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -236,17 +265,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     for key, value in tensors.items():
         dtype = torch.float32 if value.dtype in (torch.bfloat16, torch.float16) else value.dtype
         copies[key] = value.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
-    new = path.with_name(path.name + ".new")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(new, "wb") as file:
-            file.write(save(copies, dict(metadata)))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(save(copies, dict(metadata)))
 
 
 def check_tensors(path: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from nastool.errors import InputError, short, why
@@ -23,6 +23,23 @@ def names(path: Path) -> set[str] | None:
         raise InputError(f"{short(path)} is a file, or under one; give another --out") from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot use folder {short(path)}: {why(error)}; give another --out") from None
+
+
+def is_within(name: str) -> bool:
+    """Whether a name that is relative to a folder stays in it, wherever the folder is."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name
+
+
+def within(folder: Path, name: str) -> Path:
+    """The path of a file in a run's folder. InputError: the name, or a link, leads out of it.
+
+    What a run.db says is data: it decides nothing about files elsewhere.
+    """
+    path = folder / name
+    if not is_within(name) or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise InputError(f"{short(path)} leads out of the run's folder, in which alone a run has files: take it away")
+    return path
 
 
 @contextmanager

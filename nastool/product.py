@@ -15,8 +15,10 @@ from typing import Any
 
 from nastool import archfile, checkpoints
 from nastool.errors import InputError, one_line, why
-from nastool.files import write_atomic, write_bytes
+from nastool.files import write_bytes
 from nastool.study import Study, below
+from nastool.wording import csv_cell
+from nastool.written import Written
 
 
 @dataclass
@@ -44,11 +46,17 @@ def result(folder: Path, document: Mapping[str, Any], checkpoint: Path | None) -
             reason = f"cannot read the best weights, {checkpoint}: {why(error)}"
             raise InputError(f"{reason}; put the file back, or begin anew with --force") from None
         found |= {**checkpoints.named(checkpoint), "weights": str(best)}
-    write_atomic(folder / "best.json", archfile.dumps(found) + "\n")
+    written = Written(folder)
+    if foreign := written.foreign(("best.json", "best.safetensors")):
+        raise InputError(
+            f"{folder / foreign[0]} was not written by nastool, or was changed since, and is left as it is: move it "
+            "away, then give the same command again"
+        )
+    written.write("best.json", (archfile.dumps(found) + "\n").encode(errors="backslashreplace"))
     if data is None:
-        best.unlink(missing_ok=True)
+        written.remove("best.safetensors")
     elif checkpoint != best:
-        write_bytes(best, data)
+        written.write("best.safetensors", data)
     return found
 
 
@@ -59,21 +67,22 @@ def write(folder: Path, *, report: bool = True) -> Product:
     wrong is among the problems.
     """
     product = Product()
+    written = Written(folder)
     for name in ("best.json", "best.safetensors"):
         if (folder / name).is_file():
             product.paths[name] = folder / name
 
     def attempt(name: str, make: Callable[[], str]) -> None:
         try:
-            write_atomic(folder / name, make())
+            written.write(name, make().encode(errors="backslashreplace"))
             product.paths[name] = folder / name
         except Exception as error:
             product.problems.append(f"{name} could not be written: {one_line(error)}")
             remove(name)
 
     def remove(name: str) -> None:
-        with suppress(OSError):  # it may be a folder of somebody else's
-            (folder / name).unlink()
+        with suppress(OSError):
+            written.remove(name)
 
     if "best.safetensors" in product.paths:
         attempt("model.py", lambda: _code(folder))
@@ -167,8 +176,8 @@ def _lines(study: Study) -> str:
 def _table(columns: Mapping[str, Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    writer.writerow(map(csv_cell, columns))
+    writer.writerows(map(csv_cell, row) for row in zip(*columns.values(), strict=True))
     return text.getvalue()
 
 

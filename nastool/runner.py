@@ -285,7 +285,7 @@ class Search:
                     f"{self.workdir} lacks the checkpoint of trial {trial_id}, from which the search goes on: put "
                     f"{checkpoints.name_of(trial_id)} back, or begin anew with --force"
                 )
-        checkpoints.sweep(self.workdir, there, parents, OUTSIDE)
+        checkpoints.sweep(self.workdir, there, parents, self.asked)
 
     def _submit(self, job: Job) -> None:
         """Start a job left over from an earlier sitting, which may have had more workers."""

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from nastool.core import Arch, Evaluation, Objective, Proposal, Silence, SpaceRef, Trial, loads
 from nastool.errors import InputError, short, why
+from nastool.folders import is_within
 
 SCHEMA = 4
 _TABLES = """
@@ -59,6 +60,8 @@ class Store:
         self._db = connection
         self.path = path
         self._errors = _Errors(self)
+        self._file: tuple[int, int] | None = None
+        """Which file it is, if this is the connection that writes."""
 
     # --- opening
 
@@ -132,6 +135,7 @@ class Store:
         with store._errors:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        store._file = _file_at(path)
         return store
 
     def _check_schema(self) -> None:
@@ -171,8 +175,29 @@ class Store:
                 self._db.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
+        """InputError: also where somebody has deleted or replaced the file; then it is put back, or saved beside."""
         with self._errors:
             self._db.execute("COMMIT")
+        if self._file is not None and _file_at(self.path) != self._file:
+            self._save()
+
+    def _save(self) -> None:
+        """Write down what the file held that is gone, which this connection still has. InputError, in any case."""
+        there = self.path.exists()
+        path = self.path.with_name("run.db.saved") if there else self.path
+        if there and path.exists():
+            raise InputError(f"{self.path} was replaced while it was in use, and {path} is there already")
+        with self._errors, closing(sqlite3.connect(path)) as copy:
+            self._db.backup(copy)
+        if there:
+            raise InputError(
+                f"{self.path} was replaced by another file while it was in use: what it held is in {path}; put that in "
+                "its place, then give the same command again"
+            )
+        raise InputError(
+            f"{self.path} was deleted while it was in use, and is put back with all that it held: to go on, give the "
+            "same command again"
+        )
 
     def rollback(self) -> None:
         if self._db.in_transaction:
@@ -426,6 +451,15 @@ _NONE: Mapping[str, Any] = {"name": "", "options": {}}
 """For a part that a configuration does not have."""
 
 
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another that takes its place; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _is_plugged(value: Any) -> bool:
     return isinstance(value["name"], str) and isinstance(value["options"], dict)
 
@@ -474,7 +508,10 @@ def _is_trial(trial: Trial) -> bool:
         trial.state == "done"
         and isinstance(evaluation.metrics, dict)
         and all(map(_is_number, [*evaluation.metrics.values(), *trial.losses, evaluation.seconds]))
-        and isinstance(evaluation.checkpoint, str | None)
+        and (
+            evaluation.checkpoint is None
+            or (isinstance(evaluation.checkpoint, str) and is_within(evaluation.checkpoint))
+        )
         and isinstance(evaluation.policy, dict | None)
     )
 

@@ -18,6 +18,7 @@ from nastool import __version__, archfile, checkpoints, devices, files
 from nastool import data as datasets
 from nastool.core import Arch, Scalar
 from nastool.errors import InputError
+from nastool.folders import within
 from nastool.interfaces import Evaluator, SearchSpace
 from nastool.recipes import Recipe, default_recipe, load_recipe
 
@@ -169,7 +170,7 @@ class ImageEvaluator(Evaluator):
     def load(self, arch: Arch, checkpoint: str) -> nn.Module:
         """The trained network of a checkpoint (relative to the run's folder), on the device. InputError."""
         assert self.workdir is not None
-        path = self.workdir / checkpoint
+        path = within(self.workdir, checkpoint)
         if not path.is_file():
             raise InputError(f"no checkpoint {path}: evaluate the architecture again")
         network = self.build(arch, 0)

@@ -1,8 +1,20 @@
-"""Numbers for people, the same everywhere."""
+"""Numbers and foreign text for people, the same everywhere."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+"""What moves a terminal's cursor, changes its colours or the direction of its text; not tabs and ends of lines."""
+
+
+def visible(text: object) -> str:
+    """text with every character that does something to a terminal written out: "\\u001b[31m".
+
+    What runs, files and plugins say may hold anything. JSON stays the same JSON.
+    """
+    return _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", str(text))
 
 
 def describe_metrics(metrics: Mapping[str, float]) -> str:
@@ -33,3 +45,11 @@ def format_seconds(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+
+
+def csv_cell(value: object) -> object:
+    """The same for a table: a text that a spreadsheet would carry out as a formula gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    text = visible(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text

@@ -274,7 +274,7 @@ def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
 
 def test_what_cannot_be_replaced_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    for name in ("folder", "missing/x", "x" * 300, "y" * 254):
+    for name in ("folder", "missing/x", "x" * 300):
         with pytest.raises(InputError, match="cannot write"):
             files.write_atomic(tmp_path / name, "text")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
@@ -338,7 +338,7 @@ def test_folders_in_the_way_of_what_a_run_leaves(tmp_path: Path, table: str) -> 
 def test_a_full_disk_costs_no_result(tmp_path: Path, table: str) -> None:
     """The report is larger than any file may be."""
     script = f"$nastool search -s random --space nasbench-macro --evaluator table -E file={shlex.quote(table)} -n 4"
-    outcome = process(f"ulimit -f 64; {script} --report --out a", tmp_path)
+    outcome = process(f"ulimit -f 90; {script} --report --out a", tmp_path)
     assert len(outcome.accepted()) == 1, outcome
     assert "note: report.html could not be written" in outcome.err
     assert not list((tmp_path / "a").glob("report.html*"))

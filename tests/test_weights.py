@@ -270,6 +270,7 @@ class TestTwoFiles:
         """Before it writes the file. Trial 3 is the new best."""
         from nastool import product
         from nastool.cli.sitting import Sitting
+        from nastool.files import write_bytes
 
         class Killed(BaseException):
             pass
@@ -280,10 +281,14 @@ class TestTwoFiles:
         losses_from(3, -2.0, monkeypatch)
         before = self.agree(run)
         with monkeypatch.context() as patch:
-            if moment == "best.json":
-                patch.setattr(product, "write_atomic", killed)
-            elif moment == "best.safetensors":
-                patch.setattr(product, "write_bytes", killed)
+            if moment.startswith("best."):
+
+                def write(path: Path, data: bytes) -> None:
+                    if path.name == moment:
+                        raise Killed
+                    write_bytes(path, data)
+
+                patch.setattr("nastool.written.write_bytes", write)
             elif moment == "final":
                 patch.setattr(Sitting, "finish", killed)
             else:

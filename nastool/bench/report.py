@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,8 @@ from nastool.bench.journal import Content
 from nastool.bench.plan import View, parse_seeds
 from nastool.bench.summary import Cell, Group, Pair, Row
 from nastool.errors import InputError, why
-from nastool.files import write_atomic
+from nastool.files import replacing, write_atomic
+from nastool.wording import csv_cell
 
 COLUMNS = ("table", "strategy", "seed", "queries", "sim_seconds", "label", "value", "regret", "rank")
 
@@ -46,11 +47,12 @@ def results(found: Mapping[Facts, Sequence[Group]], view: View) -> Iterator[tupl
 def write_results(folder: Path, rows: Iterable[tuple[Any, ...]], kind: Literal["csv", "jsonl"]) -> Path:
     """results.csv or results.jsonl, a row at a time; replaces either. InputError: the disk is full, say."""
     path = folder / f"results.{kind}"
-    new = path.with_name(path.name + ".new")
     try:
-        with open(new, "w", encoding="utf-8", newline="") as file:
+        with replacing(path) as binary:
+            file = io.TextIOWrapper(binary, encoding="utf-8", newline="")
             _write_csv(file, rows) if kind == "csv" else _write_lines(file, rows)
-        os.replace(new, path)
+            file.flush()
+            file.detach()
         (folder / f"results.{'jsonl' if kind == 'csv' else 'csv'}").unlink(missing_ok=True)  # of an earlier call
     except OSError as error:
         raise InputError(f"cannot write {path}: {why(error)}") from None
@@ -60,7 +62,7 @@ def write_results(folder: Path, rows: Iterable[tuple[Any, ...]], kind: Literal["
 def _write_csv(file: IO[str], rows: Iterable[tuple[Any, ...]]) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(rows)
+    writer.writerows(map(csv_cell, row) for row in rows)
 
 
 def _write_lines(file: IO[str], rows: Iterable[tuple[Any, ...]]) -> None:

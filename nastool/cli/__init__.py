@@ -120,7 +120,9 @@ def _carried_out(debug: bool) -> int:
     except click.ClickException as error:
         if debug:
             traceback.print_exc()
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        say(text.getvalue().rstrip("\n"))
         return 2
     except NastoolError as error:
         if debug:

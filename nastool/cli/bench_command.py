@@ -254,7 +254,7 @@ def _dry_run(items: Sequence[Item], json_flag: bool | None) -> int:
     say(f"{sum(len(item.seeds) for item in items):,} runs to make")
     for item in items:
         if not common.as_json(json_flag):
-            click.echo(f"{item.strategy.label} on {item.facts.label}: {len(item.seeds):,} runs")
+            common.show(f"{item.strategy.label} on {item.facts.label}: {len(item.seeds):,} runs")
             continue
         common.emit(
             {

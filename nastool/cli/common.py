@@ -18,6 +18,7 @@ from nastool.errors import InputError, short, why
 from nastool.wording import describe_metrics as describe_metrics
 from nastool.wording import format_number as format_number
 from nastool.wording import format_seconds as format_seconds
+from nastool.wording import visible
 
 if TYPE_CHECKING:
     from nastool.archfile import ArchDocument
@@ -233,14 +234,21 @@ def stdin() -> Iterator[str]:
     return archfile.bounded(sys.stdin)
 
 
-def target(out: str, example: str) -> Path:
-    """The file that --out names. InputError: it is a folder, in none, or no name for a file. example: one that is."""
+def target(out: str, example: str, force: bool) -> Path:
+    """The file that --out names. example: of such a name. force: it may be there already.
+
+    InputError: it is there and a file (not a pipe or a device), it is a folder, in none, or no name for a file.
+    """
     path = Path(out)
     try:
         problem = "it is a folder" if path.is_dir() else f"there is no {short(path.parent)}"
         if not path.is_dir() and path.parent.is_dir():
+            if path.is_file() and not force:
+                raise InputError(f"{short(path)} exists: give another --out, or --force to replace it")
             return path
     except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         problem = why(error)
     raise InputError(f"--out {short(out)!r}: {problem}; name a file, such as {example}")
 
@@ -281,7 +289,7 @@ def emit(document: Mapping[str, Any]) -> None:
     """One JSON line on stdout, at once."""
     from nastool import archfile
 
-    line = archfile.dumps(document)
+    line = visible(archfile.dumps(document))
     if (printed := invocation.printed()) is not None:
         printed.append(archfile.loads(line))
         return
@@ -292,9 +300,14 @@ def emit(document: Mapping[str, Any]) -> None:
 def say(text: str = "") -> None:
     """A line for people. If nobody can read it, the work goes on all the same."""
     try:
-        click.echo(text, err=True)
+        click.echo(visible(text), err=True)
     except OSError:
         pass
+
+
+def show(text: object = "", *, nl: bool = True) -> None:
+    """Text for people on stdout, whatever it may hold. nl: a line of its own."""
+    click.echo(visible(text), nl=nl)
 
 
 def trial_document(space: SearchSpace, trial: Trial, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -369,6 +382,7 @@ def as_typed(options: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={text(value)}" for key, value in options.items() if value is not None)
 
 
+force_option = click.option("--force", is_flag=True, help="Replace an existing file.")
 json_option = click.option(
     "--json/--text", "json_flag", default=None, help="Output; text on a terminal, JSON lines elsewhere."
 )

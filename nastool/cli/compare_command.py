@@ -9,6 +9,7 @@ import click
 
 from nastool.cli import common
 from nastool.errors import InputError, short
+from nastool.wording import visible
 
 if TYPE_CHECKING:
     from nastool.comparison.compare import Comparison
@@ -37,6 +38,7 @@ SUFFIXES = {".txt": "text", ".md": "md", ".json": "json", ".html": "html", ".htm
 @click.option(
     "--baselines/--no-baselines", default=True, help="Take in the random search that `search --with-baseline` ran."
 )
+@common.force_option
 @click.pass_context
 def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
     """Compare runs: which strategy found more at equal cost, and how sure that is.
@@ -57,7 +59,7 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
     over, at = list(dict.fromkeys(given["over"])), _marks(given["at"])
     if at and len(over) > 1:
         raise InputError("--at goes with one --over: say which")
-    out = None if given["out"] is None else common.target(given["out"], "comparison.html")
+    out = None if given["out"] is None else common.target(given["out"], "comparison.html", given["force"])
     gathered = gather(runs, anyway=given["anyway"], baselines=given["baselines"])
     found = compare(gathered, over or (["trials"] if at else []), at)
     form = given["to"] or (SUFFIXES.get(out.suffix.lower(), "text") if out else None)
@@ -89,7 +91,7 @@ def _form(found: Comparison, form: str, color: bool) -> str:
     from nastool.comparison import render
 
     if form == "json":
-        return archfile.dumps(render.document(found)) + "\n"
+        return visible(archfile.dumps(render.document(found))) + "\n"
     if form == "text":
         return render.text(found, None if color else 100, color)
-    return render.markdown(found) if form == "md" else render.html(found)
+    return visible(render.markdown(found)) if form == "md" else render.html(found)

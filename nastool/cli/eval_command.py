@@ -148,6 +148,7 @@ class _Evaluations:
     _notes: list[str] = field(default_factory=list)
     _jobs: int = 0
     _retried: set[int] = field(default_factory=set)
+    _noted: bool = False
 
     def run(self, documents: Iterator[ArchDocument]) -> Iterator[dict[str, Any]]:
         """Each architecture's output object. Bad input is raised after what came before it is finished."""
@@ -204,10 +205,18 @@ class _Evaluations:
         origin = document.extra.get("evaluator")
         if isinstance(origin, dict) and isinstance(before := origin.get("options"), dict):
             taken = known if origin.get("name") == self.evaluator else _data_options(origin.get("name"), target)
-            own = {key: value for key, value in before.items() if key in known and key in taken}
+            taken = {key: value for key, value in before.items() if key in known and key in taken}
+            own = {key: value for key, value in taken.items() if key not in target.local_options}
+            self._note_unused({key: value for key, value in taken.items() if key not in {**own, **self.options}})
         if document.extra.get("scale") is not None and "scale" in known:
             own["scale"] = document.extra["scale"]
         return options.resolve(f"evaluator {self.evaluator}", target, {**own, **self.options})
+
+    def _note_unused(self, asked: Mapping[str, object]) -> None:
+        """A line from elsewhere does not decide what is read, loaded or used on this machine."""
+        if asked and not self._noted:
+            self._noted = True
+            common.say(f"note: of {common.as_typed(asked)}, which a line asks for, your own options decide: give -E")
 
     def _open(self, document: ArchDocument, own: Mapping[str, object]) -> None:
         from nastool import devices, registry

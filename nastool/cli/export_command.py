@@ -24,7 +24,7 @@ SUFFIXES = {"python": ".py", "pt2": ".pt2", "onnx": ".onnx", "safetensors": ".sa
 @click.argument("source", metavar="RUN|WEIGHTS|ARCH|-", default="-")
 @click.option("--to", "form", type=click.Choice(list(SUFFIXES)), required=True, help="Which form.")
 @click.option("-o", "--out", metavar="FILE", help="Where; by default model.py, model.pt2, ... in this folder.")
-@click.option("--force", is_flag=True, help="Replace an existing file.")
+@common.force_option
 @click.option("--raw", is_flag=True, help="The bare network, for images that are normalised outside of it.")
 @click.option("--space", metavar="NAME", help="Space of an architecture in its own string form.")
 @common.network_options("Shape of the images, for an architecture without weights.")
@@ -57,9 +57,7 @@ def command(source: str, form: str, **given: Any) -> None:
     if form == "safetensors" and given["raw"]:
         raise InputError("--raw is for networks: weights are none, leave it out")
     name = f"model{SUFFIXES[form]}"
-    out = common.target(name if given["out"] is None else given["out"], name)
-    if out.exists() and not given["force"]:
-        raise InputError(f"{out} exists: give another --out, or --force to replace it")
+    out = common.target(name if given["out"] is None else given["out"], name, given["force"])
     if source.endswith(".safetensors"):
         _export(models.load(source), form, out, given["raw"])
     else:

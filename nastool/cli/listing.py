@@ -8,8 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-import click
-
+from nastool.cli import common
 from nastool.cli.common import format_number, format_seconds
 from nastool.cli.live.text import cells, clean
 from nastool.cli.results import judged_by
@@ -53,16 +52,16 @@ class Growing:
         """Print a line; before the first one, and where other metrics come, also the heads."""
         key = f"{clean(str(document['key'])):<12}"
         if not document.get("metrics"):
-            click.echo(f"{key}  failed")  # why, and of which seed, has been said
+            common.show(f"{key}  failed")  # why, and of which seed, has been said
             return
         head = self._columns(document)
         if head != self._head:
             self._head = head
-            click.echo("  ".join([f"{'key':<12}", *(f"{clean(name):>{size}}" for name, size in head)]))
+            common.show("  ".join([f"{'key':<12}", *(f"{clean(name):>{size}}" for name, size in head)]))
         row = [key, *(f"{_cell(document, name):>{size}}" for name, size in head)]
         tried = document.get("runs", ())
         failed = sum("error" in run for run in tried)
-        click.echo("  ".join(row) + (f"  {failed} of {len(tried)} seeds failed" if failed else ""))
+        common.show("  ".join(row) + (f"  {failed} of {len(tried)} seeds failed" if failed else ""))
 
     def _columns(self, document: Mapping[str, Any]) -> list[tuple[str, int]]:
         """Those that fit."""

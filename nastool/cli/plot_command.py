@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nastool import files
 from nastool.cli import common
 from nastool.cli.common import say
 from nastool.cli.report_command import folder
@@ -28,6 +29,7 @@ FORMATS = ("png", "svg", "pdf")
 )
 @click.option("--to", "form", type=click.Choice(FORMATS), help="Format; png, or what FILE ends with.")
 @click.option("-o", "--out", metavar="DIR|FILE", help="Where; by default RUN/figures, of several runs figures here.")
+@common.force_option
 @click.option("--list", "listing", is_flag=True, help="Name the figures.")
 @common.json_option
 def command(
@@ -35,6 +37,7 @@ def command(
     names: tuple[str, ...],
     form: str | None,
     out: str | None,
+    force: bool,
     listing: bool,
     json_flag: bool | None,
 ) -> None:
@@ -58,14 +61,14 @@ def command(
             if common.as_json(json_flag):
                 common.emit({"figure": kind.name, "title": kind.title, "several": kind.shared})
             else:
-                click.echo(f"{kind.name:<18} {kind.title}")
+                common.show(f"{kind.name:<18} {kind.title}")
         return
     if not runs:
         raise InputError("nastool plot needs a run: give its folder (--list names the figures)")
     from nastool.study import Study
 
     studies = [Study.read(folder(run)) for run in runs]
-    target, single = _target(studies, out)
+    target, single = _target(studies, out, force)
     suffix = form or (target.suffix[1:] if single else "png")
     if suffix not in FORMATS or (single and target.suffix not in ("", f".{suffix}")):
         raise InputError(f"--out {short(target)}: its name must end with {' or '.join('.' + f for f in FORMATS)}")
@@ -83,19 +86,22 @@ def command(
             target.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {short(target)}: {why(error)}") from None
-    for path, (study, drawn) in zip(_paths(found, studies, target, single, suffix), found, strict=True):
+    paths = _paths(found, studies, target, single, suffix)
+    for path in paths:  # all of them, before any is written
+        common.target(str(path), "figure.pdf", force or (out is None and files.is_marked(path)))
+    for path, (study, drawn) in zip(paths, found, strict=True):
         figures.save(drawn, path)
         if common.as_json(json_flag):
             run = {} if study is None else {"run": str(study.path)}
             common.emit({"figure": drawn.name, "title": drawn.title, **run, "file": str(path)})
         else:
-            click.echo(path)
+            common.show(path)
     missing = [kind.name for kind in kinds if not any(drawn.name.startswith(kind.name) for _, drawn in found)]
     if names and missing:
         say(f"note: nothing to draw for {', '.join(missing)}")
 
 
-def _target(studies: Sequence[Study], out: str | None) -> tuple[Path, bool]:
+def _target(studies: Sequence[Study], out: str | None, force: bool) -> tuple[Path, bool]:
     """Where to write, and whether it is one file."""
     if out is None:
         return (studies[0].path / "figures" if len(studies) == 1 else Path("figures")), False
@@ -104,7 +110,7 @@ def _target(studies: Sequence[Study], out: str | None) -> tuple[Path, bool]:
         single = bool(target.suffix) and not target.is_dir() and not out.endswith("/")
     except (OSError, ValueError) as error:
         raise InputError(f"--out {short(out)}: {why(error)}") from None
-    return (common.target(out, "figure.pdf") if single else target), single
+    return (common.target(out, "figure.pdf", force) if single else target), single
 
 
 def _paths(

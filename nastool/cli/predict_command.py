@@ -68,7 +68,7 @@ def command(model: str, images: tuple[str, ...], top: int, max_gigabytes: float,
 
 def _show(path: Path, best: list[tuple[str, float]], as_json: bool) -> None:
     if not as_json:
-        click.echo(f"{path}  " + "  ".join(f"{name} {probability:.4f}" for name, probability in best))
+        common.show(f"{path}  " + "  ".join(f"{name} {probability:.4f}" for name, probability in best))
         return
     line: dict[str, Any] = {"image": str(path), "class": best[0][0], "probability": best[0][1]}
     if len(best) > 1:

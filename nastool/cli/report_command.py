@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from nastool import files
 from nastool.cli import common
 from nastool.cli.common import say
 from nastool.errors import InputError, why
@@ -15,9 +16,10 @@ from nastool.errors import InputError, why
 @click.command("report", cls=common.Command)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("-o", "--out", metavar="FILE", help="Where; by default RUN/report.html, of several report.html here.")
+@common.force_option
 @click.option("--live", is_flag=True, help="Serve the page on this machine instead, refreshed while searches run.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port for --live; by default any that is free.")
-def command(runs: tuple[str, ...], out: str | None, live: bool, port: int | None) -> int:
+def command(runs: tuple[str, ...], out: str | None, force: bool, live: bool, port: int | None) -> int:
     """Write a run as one HTML file, which needs no network: curves, architectures, all trials, what to do next.
 
     Several runs make one page, with their curves side by side and a checklist for comparing them. A run need not
@@ -39,9 +41,9 @@ def command(runs: tuple[str, ...], out: str | None, live: bool, port: int | None
     from nastool import report
     from nastool.study import Study
 
-    target = _target(folders, out)
+    target = _target(folders, out, force)
     report.write([Study.read(path) for path in folders], target)
-    click.echo(target)
+    common.show(target)
     return 0
 
 
@@ -51,11 +53,12 @@ def folder(run: str) -> Path:
     return path.parent if path.name == "run.db" else path
 
 
-def _target(folders: Sequence[Path], out: str | None) -> Path:
-    """InputError: nothing can be written there."""
-    if out is None:
-        return folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
-    return common.target(out, "report.html")
+def _target(folders: Sequence[Path], out: str | None, force: bool) -> Path:
+    """InputError: nothing can be written there, or only by replacing what is no earlier report of the run's."""
+    if out is None and len(folders) == 1:
+        path = folders[0] / "report.html"
+        return common.target(str(path), "report.html", files.is_marked(path) or force) if path.is_file() else path
+    return common.target("report.html" if out is None else out, "report.html", force)
 
 
 def _serve(folders: Sequence[Path], port: int) -> int:
@@ -69,7 +72,7 @@ def _serve(folders: Sequence[Path], port: int) -> int:
         raise InputError(f"--port {port}: {why(error)}; give another, or none") from None
     with server:
         say("this page follows the runs; Ctrl-C ends it")
-        click.echo(server.url)
+        common.show(server.url)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def say_where(folder: Path, product: Product, *, retrained: bool = False) -> None:
     """Name each file, and the commands that take it further. retrained: it is the last that there is to train."""
-    from nastool.config import RESULTS
+    from nastool.written import RESULTS
 
     say("written:")
     width = max((len(str(path)) for path in product.paths.values()), default=0)

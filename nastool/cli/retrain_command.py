@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from nastool.core import Scalar
     from nastool.recipes import Recipe
 
-LOCAL = ("data_dir", "download", "device")
-"""What a run's configuration says of where it ran, and holds for what follows from it."""
+LOCAL = ("data_dir", "device")
+"""What a run's configuration says of where it ran, and holds for what follows from it: where to read, no more."""
 
 
 @click.command("retrain", cls=common.Command)
@@ -122,7 +122,9 @@ def _evaluator(ctx: click.Context, source: str, document: ArchDocument, given: M
     origin = document.extra.get("evaluator")
     origin = origin if isinstance(origin, dict) else {}
     found = origin.get("options")
-    before = {**_local(source), **(found if isinstance(found, dict) else {})}
+    local = registry.load("evaluator", trainings.TRAIN).local_options
+    told = found.items() if isinstance(found, dict) else ()
+    before = {**_local(source), **{key: value for key, value in told if key not in local}}
     if "data" not in {**before, **now}:
         raise InputError("this architecture does not say on what data it was found: give --data")
     recipe = now.pop("recipe", None)
@@ -184,8 +186,10 @@ def _is_run(source: str) -> bool:
 
 
 def _default(source: str, document: ArchDocument, digest: str) -> Path:
+    from nastool.config import RETRAINED
+
     if _is_run(source):
-        return Path(source) / "retrained"
+        return Path(source) / RETRAINED
     return Path("runs") / f"retrain-{document.arch.key}-{digest}"
 
 

@@ -32,7 +32,7 @@ FORMS = ("svg", "png", "dot", "text", "decisions")
     help="A picture, a graph for Graphviz, a drawing in characters, a list of all decisions.",
 )
 @click.option("-o", "--out", metavar="FILE", help="Where to, with --to; by default stdout.")
-@click.option("--force", is_flag=True, help="Replace an existing file.")
+@common.force_option
 @common.network_options("Also count parameters and FLOPs for images of this shape.")
 @common.json_option
 @click.pass_context
@@ -59,7 +59,7 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
             raise InputError("a recipe cannot be drawn: leave out --to")
         from nastool.recipes import recipe_text
 
-        click.echo(recipe_text(source.removeprefix("recipe:")), nl=False)
+        common.show(recipe_text(source.removeprefix("recipe:")), nl=False)
         return
     from nastool import registry
     from nastool.core import SpaceRef
@@ -76,7 +76,7 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
             common.emit(document.to_json(_count(document, given) if given["shape"] else {}))
         else:
             drawn = _drawn(document, given)
-            click.echo(("\n" if number else "") + drawn + _facts(document, drawn), nl=False)
+            common.show(("\n" if number else "") + drawn + _facts(document, drawn), nl=False)
 
 
 def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any])
     if form in ("text", "decisions") and out is None:
         for number, document in enumerate(documents):
             shown = _drawn(document, given) if form == "text" else _decisions(document)
-            click.echo(("\n" if number else "") + shown, nl=False)
+            common.show(("\n" if number else "") + shown, nl=False)
         return
     first, *others = list(documents)
     if others:
@@ -132,10 +132,8 @@ def _out(form: str, given: dict[str, Any]) -> Path | None:
         if form == "png" and sys.stdout.isatty():
             raise InputError("a PNG is nothing for a terminal: add -o FILE")
         return None
-    out = common.target(given["out"], "best.txt" if form in ("text", "decisions") else f"best.{form}")
-    if out.exists() and not given["force"]:
-        raise InputError(f"{out} exists: give another --out, or --force to replace it")
-    return out
+    example = "best.txt" if form in ("text", "decisions") else f"best.{form}"
+    return common.target(given["out"], example, given["force"])
 
 
 def _what(document: ArchDocument, given: dict[str, Any]) -> tuple[Any, Any, ImageTask | None, Any]:

@@ -18,6 +18,7 @@ from nastool.interfaces import Evaluator, Strategy
 from nastool.runner import Search
 from nastool.store import Store
 from nastool.workers import InlinePool, Pool, ProcessPool, Reported
+from nastool.written import Written
 
 if TYPE_CHECKING:
     from nastool.core import Trial
@@ -186,6 +187,7 @@ def _opened(
     about = {
         "config": config.identity,
         "objective": str(objective),
+        Written.KEY: {},
         "fingerprint": facts.get("fingerprint"),
         "threads": facts.get("threads"),
         "origin": {

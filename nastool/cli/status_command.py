@@ -93,16 +93,16 @@ def _status(folder: Path) -> dict[str, Any]:
 
 def _text(facts: dict[str, Any]) -> None:
     counts = facts["trials"]
-    click.echo(f"{facts['run']}: {facts['state']}")
+    common.show(f"{facts['run']}: {facts['state']}")
     for kind in ("strategy", "space", "evaluator"):
         _line(kind, f"{facts[kind]['name']}  {common.as_typed(facts[kind]['options'])}".rstrip())
-    click.echo(f"  objective  {facts['objective']}   seed {facts['seed']}")
+    common.show(f"  objective  {facts['objective']}   seed {facts['seed']}")
     wanted = f" of {facts['trials_wanted']}" if facts["trials_wanted"] else ""
-    click.echo(f"  trials     {counts['done']} done, {counts['failed']} failed, {counts['running']} running{wanted}")
+    common.show(f"  trials     {counts['done']} done, {counts['failed']} failed, {counts['running']} running{wanted}")
     if facts["started"]:
         begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
         cost = describe_cost(facts["evaluation_seconds"], simulated=facts["simulated"])
-        click.echo(f"  time       begun {begun}, {cost}")
+        common.show(f"  time       begun {begun}, {cost}")
     if facts["best"]:
         best = facts["best"]
         shared = " (scored with shared weights)" if facts["objective"].startswith("shared_") else ""
@@ -114,7 +114,7 @@ def _text(facts: dict[str, Any]) -> None:
         how = f"{silent['how']} for {common.format_seconds(silent['seconds'])}"
         _line("silent", f"trial {silent['trial']} {how}; --trial-timeout SECONDS ends such trials")
     for failure in facts["failures"]:
-        click.echo(f"  failed     trial {failure['trial']}: {failure['error']}")
+        common.show(f"  failed     trial {failure['trial']}: {failure['error']}")
 
 
 def _trained(document: Mapping[str, Any]) -> None:
@@ -131,7 +131,7 @@ def _trained(document: Mapping[str, Any]) -> None:
 
 
 def _line(label: str, text: str, gap: str = " ") -> None:
-    click.echo(common.labelled(f"  {label:<10} ", text, gap=gap))
+    common.show(common.labelled(f"  {label:<10} ", text, gap=gap))
 
 
 def _follow(folders: Sequence[Path], as_json: bool) -> None:
@@ -213,4 +213,4 @@ class _Watched:
             facts = (view.title, view.done, view.failed, view.best and view.best.row.id, running)
             if facts != self._before.get(folder):
                 self._before[folder] = facts
-                click.echo(f"{view.title}  {frame.plain(view)}{running}")
+                common.show(f"{view.title}  {frame.plain(view)}{running}")

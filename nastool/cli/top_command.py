@@ -60,9 +60,9 @@ def command(ctx: click.Context, /, source: str, number: int, objective: str | No
     from nastool.cli import listing
 
     where = "stdin" if source == "-" else source
-    click.echo(f"{where}: by {wanted.metric}, {'highest' if wanted.goal == 'max' else 'lowest'} first")
+    common.show(f"{where}: by {wanted.metric}, {'highest' if wanted.goal == 'max' else 'lowest'} first")
     for row in listing.ranking(lines, wanted):
-        click.echo(row)
+        common.show(row)
 
 
 def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Objective, list[dict[str, Any]]]:

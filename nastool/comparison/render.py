@@ -22,6 +22,7 @@ from nastool.comparison.compare import (
 )
 from nastool.comparison.statistics import Mean, Ranks
 from nastool.errors import short
+from nastool.wording import visible
 
 FORMAT = "nastool.comparison/1"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
@@ -220,24 +221,24 @@ def text(found: Comparison, width: int | None = None, color: bool = False) -> st
     )
     for i, block in enumerate(_blocks(found)):
         if isinstance(block, Heading):
-            console.print(Text(("\n" if i else "") + block.text, style="bold"))
+            console.print(Text(("\n" if i else "") + visible(block.text), style="bold"))
         elif isinstance(block, Lines):
             for line in block.lines:
-                console.print(Text(line, style="bold red" if line.startswith("WARNING") else ""))
+                console.print(Text(visible(line), style="bold red" if line.startswith("WARNING") else ""))
         elif isinstance(block, Table):
             least = [max(map(_longest_word, column)) for column in zip(block.heads, *block.rows, strict=True)]
             if sum(least) + 3 * len(least) > console.width:
                 for row in block.rows:
-                    console.print(Text(f"\n{row[0]}"))
+                    console.print(Text(f"\n{visible(row[0])}"))
                     for head, cell in zip(block.heads[1:], row[1:], strict=True):
-                        console.print(Text(f"  {head}: {cell}"))
+                        console.print(Text(visible(f"  {head}: {cell}")))
                 console.print()
                 continue
             shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="")
             for k, head in enumerate(block.heads):
-                shown.add_column(Text(head), justify="right" if k else "left", min_width=least[k])
+                shown.add_column(Text(visible(head)), justify="right" if k else "left", min_width=least[k])
             for row in block.rows:
-                shown.add_row(*map(Text, row))
+                shown.add_row(*(Text(visible(cell)) for cell in row))
             console.print(shown)
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines()) + "\n"
 

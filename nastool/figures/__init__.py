@@ -60,7 +60,11 @@ def save(drawn: Drawn, path: Path) -> None:
     figure.suptitle(style.clean(drawn.title, 80), fontsize=10.5, fontweight="bold", color=style.TEXT, **how)
     figure.supxlabel("\n".join(caption), fontsize=7.5, color=style.MUTED, **how)
     # Without a date equal figures give equal files.
-    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
+    metadata = {
+        ".svg": {"Date": None, "Creator": "nastool"},
+        ".pdf": {"CreationDate": None, "Creator": "nastool"},
+        ".png": {"Software": "nastool"},
+    }.get(path.suffix)
     content = io.BytesIO()
     with style.styled(**{"pdf.fonttype": 42}):
         figure.savefig(content, format=path.suffix[1:], dpi=300, metadata=metadata)
