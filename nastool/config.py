@@ -167,16 +167,17 @@ class RunFolder:
         blank = Store.is_blank(self.database)
         if "run.db" not in names and (not names <= self.BEFORE or ("run.yaml" in names and not self._is_ours())):
             raise InputError(f"{self.path} is not empty and no nastool run; give another --out")
-        if blank and not force and (lost := names - self.BEFORE):
+        lost = names - self.BEFORE
+        if blank and lost and not force:
             raise InputError(
                 f"{self.path} has lost its database: run.db is empty, and {', '.join(map(short, sorted(lost)[:4]))} "
                 f"{'is' if len(lost) == 1 else 'are'} there; put run.db back, give another --out, or --force to begin "
                 "anew"
             )
-        if blank and not force:
+        if blank and not lost:
             return False
         if force:
-            if not self._is_ours() and names - self.BEFORE:
+            if not self._is_ours():
                 raise InputError(
                     f"{self.path} is no nastool run, which is all that --force replaces; give another --out"
                 )

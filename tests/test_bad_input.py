@@ -194,16 +194,20 @@ def test_bad_architecture(run: Run, name: str, stdin: bool) -> None:
         "\n\n" + json.dumps(GOOD, indent=2) + "\n\n",
         "{\n" + LINE[1:],
         raw('"\\u0000"'),
-        raw("9" * 400),
         raw("[" * 500 + "]" * 500),
         doc(metrics="none", scale=5, seeds="x", runs=0, std=[], error=None),
     ],
-    ids=["no newline", "CRLF", "BOM", "pretty", "blank lines", "brace alone", "NUL", "big", "nested", "odd extras"],
+    ids=["no newline", "CRLF", "BOM", "pretty", "blank lines", "brace alone", "NUL", "nested", "odd extras"],
 )
 def test_unusual_but_good_architecture(run: Run, text: str) -> None:
     for outcome in (run("show", "-", stdin=text), run("show", text.lstrip("\n\ufeff"))):
         (shown,) = outcome.accepted()
         assert shown["choices"] == GOOD["choices"]
+
+
+def test_numbers_beyond_all_use(run: Run) -> None:
+    for command in ("show", "top"):
+        run(command, "-", stdin=doc(metrics={"val_acc": 10**400})).refused("line 1", "401 digits")
 
 
 def test_what_came_before_a_bad_line_is_evaluated(run: Run, table: str) -> None:
@@ -221,9 +225,7 @@ def test_stale_results_do_not_survive_an_evaluation(run: Run, table: str) -> Non
     assert line["metrics"]["val_acc"] < 1
 
 
-@pytest.mark.parametrize(
-    "metrics", ["x", [1], {"val_acc": {}}, {"val_acc": None}, {"val_acc": "0.5"}, {"val_acc": 10**400}]
-)
+@pytest.mark.parametrize("metrics", ["x", [1], {"val_acc": {}}, {"val_acc": None}, {"val_acc": "0.5"}])
 def test_top_of_odd_metrics(run: Run, metrics: object) -> None:
     run("top", "-", stdin=doc(metrics=metrics)).refused("val_acc")
     good = doc(metrics={"val_acc": 0.5})

@@ -578,7 +578,7 @@ def test_bad_input(bench: Bench, tables: dict[str, str], tmp_path: Path) -> None
     refused("-s", "random", says="give --table as well")
     refused("--table", good, says="give --strategy as well")
     refused("-s", "randm", "--table", good, says="no strategy 'randm'; did you mean 'random'?")
-    refused("-s", "random:replace=1", "--table", good, says="strategy random has no option 'replace'; did you mean")
+    refused("-s", "random:dedupe=1", "--table", good, says="strategy random has no option 'dedupe'; did you mean")
     refused("-s", "random:dedup=7", "--table", good, says="option dedup must be bool, got '7'")
     refused("-s", "random:dedup", "--table", good, says="write --strategy NAME or --strategy NAME:KEY=VALUE")
     refused("-s", "", "--table", good, says="write --strategy NAME")

@@ -164,7 +164,7 @@ def test_exhausted_space(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", arch=archs, val=np.full(len(archs), 0.5))
     strategy = registry.make("strategy", "random", SPACE, given={"seed": 0})
     run = play(strategy, benchmark(tmp_path / "t.npz"), 0, Budget(10_000))
-    assert (run.ended, run.queries, len(run.best)) == ("exhausted", 6561, 1)
+    assert (run.ended, run.queries, len(run.best)) == ("exhausted", 3969, 1)  # no two equivalent ones
 
 
 # --- noise

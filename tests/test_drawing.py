@@ -727,7 +727,7 @@ def test_a_run_folder_is_drawn_for_what_it_was_trained(arch_json: Path, tmp_path
     folder = tmp_path / "run"
     folder.mkdir()
     document = json.loads(arch_json.read_text())
-    (folder / "best.json").write_text(json.dumps(document))
+    (folder / "best.json").write_text(json.dumps({**document, "weights": "run/best.safetensors"}))
     found = archfile.from_json(document)
     metadata = {
         "arch": archfile.dumps(archfile.to_json(found.space, found.arch)),

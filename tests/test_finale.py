@@ -162,8 +162,8 @@ class TestWhole:
         assert set(tested) == {"0", "1", "2", "3"}
         for trial in trained:
             assert trial.evaluation is not None
-            weights = retrained(folder / "a") / str(trial.evaluation.checkpoint)
-            network = evaluator.load(trial.proposal.arch, str(weights))
+            evaluator.workdir = retrained(folder / "a")
+            network = evaluator.load(trial.proposal.arch, str(trial.evaluation.checkpoint))
             assert evaluator.score(network, evaluator.test_images)[0] == tested[str(trial.id)]["test_acc"]
         accuracies = [tested[str(i)]["test_acc"] for i in range(4)]
         assert found["found"] == accuracies[:2] and found["random"] == accuracies[2:]

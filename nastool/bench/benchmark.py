@@ -66,7 +66,7 @@ class Benchmark:
     def _describe(self) -> Facts:
         table = self.table
         known = table.describe()
-        own = {key: value for key, value in self.spec.options.items() if key != "file"}
+        own = {key: value for key, value in self.spec.options.items() if key not in table.local_options}
         own |= {"dataset": table.dataset, "metric": known["reward"]}
         own["noise_seed"] = None if not table.noise or self.spec.noise_follows else table.noise_seed
         name = (str(table.space.ref), table.dataset, str(known["reward"]))
