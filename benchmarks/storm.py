@@ -462,6 +462,8 @@ class Fuzz:
         self.rng = random.Random(seed)
         self.mutator = Mutator(self.rng, self.beside)
         self.found = Found()
+        self.given: list[str] = []
+        """The words of the command at hand."""
         os.chdir(self.folder)
         self._make()
 
@@ -678,7 +680,7 @@ class Fuzz:
     def _spoiled_json(self, text: str) -> str:
         try:
             return self.mutator.json(json.loads(text))
-        except ValueError:  # it is spoiled already
+        except (ValueError, RecursionError):  # it is spoiled already
             return text
 
     def metadata(self) -> bool:
@@ -701,8 +703,8 @@ class Fuzz:
         return True
 
     def command(self) -> bool:
-        words, text = self.words()
-        return self._run(words, text)
+        self.given, text = self.words()
+        return self._run(self.given, text)
 
     def words(self) -> tuple[list[str], str]:
         """A command line about spoiled files, and what it reads from stdin."""
@@ -789,12 +791,18 @@ class Fuzz:
                     self._keep(name, f"{(peak - before) >> 20:,} MiB more", state)
                     before = peak
                 for each in watch.found:
-                    if name != "configurations" or each.endswith("to write"):  # what the user's own file names is read
+                    if each.endswith("to write") or not self._named(name, each):
                         self._keep(name, each, state)
                 watch.found.clear()
             gc.collect()
         self.found.bytes = _peak()
         self._check_beside()
+
+    def _named(self, kind: str, event: str) -> bool:
+        """Whether the user's own words, or the user's own file of options, named what was read."""
+        if kind == "commands":
+            return any("fuzz.yaml" in word or event == f"open {word!r}" for word in self.given)
+        return kind == "configurations"
 
     def commands(self, count: int) -> None:
         """So many as processes."""

@@ -102,6 +102,8 @@ def weights_of(document: ArchDocument) -> Path | None:
     where = "the line" if document.file is None else short(document.file)
     if not isinstance(named, str) or not isinstance(digest, str | None):
         raise InputError(f"{where}: 'weights' and 'weights_digest' must be texts, a file's name and its digest")
+    if not named.endswith(".safetensors"):
+        raise InputError(f"{where}: 'weights' must name a .safetensors file, got {short(named)}")
     others: dict[str, None] = {}
     for path in _places(document, named, digest is not None):
         try:
@@ -123,7 +125,7 @@ def weights_of(document: ArchDocument) -> Path | None:
 def _places(document: ArchDocument, named: str, certain: bool) -> Iterator[Path]:
     """Where the weights may be, likely ones first. certain: a digest will tell them from others."""
     parts = Path(named).parts
-    tails = [Path(*parts[-n:]) for n in range(1, min(len(parts), DEPTH) + 1)]
+    tails = [Path(*parts[-n:]) for n in range(1, min(len(parts), DEPTH) + 1) if ".." not in parts[-n:]]
     for folder in [document.file.parent, Path(os.path.realpath(document.file)).parent] if document.file else []:
         yield from (folder / tail for tail in (tails if certain else tails[:1]))
         trial, run = document.extra.get("trial"), document.extra.get("run")

@@ -96,6 +96,12 @@ class TestLines:
         assert found.code == 2 and "mnist is not in" in found.err and "mine" in found.err
         assert not (tmp_path / "theirs").exists()
 
+    @pytest.mark.parametrize("name", ["/etc/passwd", "../victim.txt", "runs/a/best.json"])
+    def test_weights_are_files_of_weights(self, run: Run, tmp_path: Path, name: str) -> None:
+        """Whatever else a line names is not opened."""
+        line = json.dumps({**self.LINE, "weights": name})
+        run("export", "--to", "onnx", line).refused("must name a .safetensors file")
+
 
 class TestText:
     @pytest.mark.parametrize(
