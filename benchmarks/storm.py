@@ -418,7 +418,17 @@ class Watch:
         self.found: list[str] = []
         self.active = False
         root = Path(__file__).resolve().parent.parent
-        places = {sys.prefix, sys.base_prefix, root, *filter(None, sys.path), "/usr", "/lib", "/proc", "/sys", "/dev"}
+        places: set[str | Path] = {
+            sys.prefix,
+            sys.base_prefix,
+            root,
+            *filter(None, sys.path),
+            "/usr",
+            "/lib",
+            "/proc",
+            "/sys",
+            "/dev",
+        }
         self._read = tuple(str(Path(place).resolve()) + os.sep for place in places)
         self._write = (str(folder.resolve()) + os.sep, "/dev/null")
         sys.addaudithook(self._hook)
@@ -502,8 +512,12 @@ class Fuzz:
         self.configs = [yaml_of(run / "run.yaml") for run in [*self.runs, Path("trained")]]
         self.weights = Path("trained/best.safetensors").read_bytes()
         x = np.zeros((12, 4, 4, 1), dtype=np.uint8)
-        images = {"x_train": x, "y_train": np.arange(12) % 3, "x_test": x, "y_test": np.arange(12) % 3}
-        small = {"arch": np.arange(12, dtype=np.uint8).reshape(2, 6) % 5, "val200": np.ones(2), "test200": np.ones(2)}
+        images: dict[str, Any] = {"x_train": x, "y_train": np.arange(12) % 3, "x_test": x, "y_test": np.arange(12) % 3}
+        small: dict[str, Any] = {
+            "arch": np.arange(12, dtype=np.uint8).reshape(2, 6) % 5,
+            "val200": np.ones(2),
+            "test200": np.ones(2),
+        }
         self.arrays = []
         for each in (images, small):
             buffer = io.BytesIO()
@@ -555,7 +569,7 @@ class Fuzz:
                 return bool(Objective.parse(self.mutator.bytes(b"val_acc:max").decode(errors="replace")))
             except ValueError as error:
                 raise _refused(error) from None
-        kind = rng.choice(("strategy", "space"))
+        kind: registry.Kind = rng.choice(("strategy", "space"))
         name = rng.choice([*registry.plugins(kind)])
         target = registry.load(kind, name)
         known = [*options.of(target)]
