@@ -156,7 +156,6 @@ def _storm(
     """Kill a search so many times on its way, then let it end."""
     tally = Tally()
     known: dict[int, Row] = {}
-    hit = -1
     while tally.kills.total() < kills:
         process = subprocess.Popen(
             command,
@@ -174,10 +173,9 @@ def _storm(
                 kind = rng.choice(KINDS)
                 workers = _workers(process.pid)
                 known |= _told(place)
-                if kind == "worker" and (not workers or len(known) == hit):
+                if kind == "worker" and (not workers or _retried(place)):
                     kind = "group"  # a trial whose worker dies twice is a failed one, as it should
                 if kind == "worker":
-                    hit = len(known)
                     _kill(rng.choice(workers))
                     tally.kills[kind] += 1
                     continue
@@ -218,6 +216,16 @@ def make_table(folder: Path) -> Path:
     path = folder / "table.npz"
     np.savez(path, allow_pickle=False, arch=archs, val200=np.random.default_rng(0).uniform(50, 90, len(archs)))
     return path
+
+
+def _retried(place: Path) -> bool:
+    """Whether a trial that is running has lost a worker before."""
+    try:
+        with closing(sqlite3.connect(f"file:{place / 'run.db'}?mode=ro", uri=True)) as db:
+            found = db.execute("SELECT COUNT(*) FROM trials WHERE state = 'running' AND attempts > 1").fetchone()
+    except sqlite3.Error:
+        return False
+    return bool(found[0])
 
 
 def _rows(place: Path) -> list[Row]:
