@@ -352,6 +352,12 @@ class Store:
     # --- reading
 
     @property
+    def origin(self) -> Mapping[str, Any]:
+        """How its trials are measured, as lines of architectures say it; {}: it does not say."""
+        found: Mapping[str, Any] = self.get("origin") or {}
+        return found
+
+    @property
     def space(self) -> SpaceRef:
         """The search space of the run."""
         config = self.get("config")

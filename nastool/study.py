@@ -160,7 +160,7 @@ class Study:
             if trials and trials[-1].id != len(trials) - 1:
                 raise InputError(f"{path} is damaged: it has {len(trials)} trials, but not 0 to {len(trials) - 1}")
             ranked = tuple(trials[trial.id] for trial in best_trials(store, space, len(trials)))
-            origin = store.get("origin") or {}
+            origin = store.origin
         for trial in trials:
             _check(space, trial.trial, path)
         busy = not ours and RunFolder(path).busy()

@@ -147,7 +147,7 @@ class Baseline:
 
         assert best.evaluation is not None
         checkpoint, path = best.evaluation.checkpoint, self.folder.path
-        more: dict[str, Any] = {"run": str(path), **(store.get("origin") or {})}
+        more: dict[str, Any] = {"run": str(path), **store.origin}
         document = common.trial_document(self.space, best, more)
         document["metrics"].update(tested)
         return product.result(path, document, None if checkpoint is None else path / checkpoint)

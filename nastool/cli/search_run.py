@@ -233,7 +233,7 @@ class SearchRun:
     ) -> dict[str, Any]:
         """Write best.json and the best weights."""
         path = self.folder.path
-        more: dict[str, Any] = {"run": str(path), **store.get("origin")}
+        more: dict[str, Any] = {"run": str(path), **store.origin}
         source, scores = path, dict[str, float]()
         if outcome is not None and outcome.best is not None and outcome.run is not None:
             scores = self.finale.scores(outcome.best.proposal.arch, store)

@@ -74,7 +74,7 @@ def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Obj
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
-        more: dict[str, Any] = {"run": str(folder), **(store.get("origin") or {})}
+        more: dict[str, Any] = {"run": str(folder), **store.origin}
         own = Objective.parse(store.get("objective"))
         if objective is None or objective == own:
             trials = best_trials(store, space, number)

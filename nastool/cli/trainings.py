@@ -119,8 +119,7 @@ class Trained:
 
     @property
     def origin(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.sitting.store.get("origin")
-        return found
+        return self.sitting.store.origin
 
     def tested(self, trial_id: int) -> Mapping[str, float] | None:
         """What the test of this trial's network gave, if it has been tested."""
