@@ -47,11 +47,7 @@ def result(folder: Path, document: Mapping[str, Any], checkpoint: Path | None) -
             raise InputError(f"{reason}; put the file back, or begin anew with --force") from None
         found |= {**checkpoints.named(checkpoint), "weights": str(best)}
     written = Written(folder)
-    if foreign := written.foreign(("best.json", "best.safetensors")):
-        raise InputError(
-            f"{folder / foreign[0]} was not written by nastool, or was changed since, and is left as it is: move it "
-            "away, then give the same command again"
-        )
+    written.check("best.json", "best.safetensors")
     written.write("best.json", (archfile.dumps(found) + "\n").encode(errors="backslashreplace"))
     if data is None:
         written.remove("best.safetensors")

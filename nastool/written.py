@@ -58,14 +58,18 @@ class Written:
         """Those that are there and not the run's, or were changed since it wrote them."""
         return [name for name in names if not self.owns(name)]
 
+    def check(self, *names: str) -> None:
+        """InputError: one of them is there and not the run's any more."""
+        if foreign := self.foreign(names):
+            raise InputError(
+                f"{self.folder / foreign[0]} was not written by nastool, or was changed since, and is left as it is: "
+                "move it away, then give the same command again"
+            )
+
     def write(self, name: str, data: bytes) -> None:
         """Write a result. InputError: it is not the run's any more, or the disk is full."""
+        self.check(name)
         path = self.folder / name
-        if not self.owns(name):
-            raise InputError(
-                f"{path} was not written by nastool, or was changed since, and is left as it is: move it away, then "
-                "give the same command again"
-            )
         # Noted first, beside what is there until then: so whenever a kill comes, the file is the run's.
         before = [_digest(path.read_bytes())] if path.is_file() else []
         self._note(name, [*before, _digest(data)])
