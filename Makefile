@@ -10,8 +10,9 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)  ## a real search on built-in data; ends with a trained network
 	$(BIN)/nastool search --strategy enas --out runs/demo
 
-test: $(INSTALLED)  ## all tests but the slow ones
+test: $(INSTALLED)  ## all tests but the slow ones; those of the GPU path on fake devices
 	$(BIN)/python -m pytest -q -n $(JOBS)
+	$(BIN)/python -m pytest -q -n $(JOBS) -m gpu --fake-cuda 2 tests
 
 slow: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) --slow

@@ -6,13 +6,18 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from nastool import cli
+from tests import fake_cuda as fake
 from tests.running import Outcome, Run
+
+if TYPE_CHECKING:
+    from tests.fake_cuda.shadow import Shadow
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; commands would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,21 +26,63 @@ os.environ.setdefault("NASTOOL_SEARCH_REPORT", "0")  # a report takes seconds; t
 os.environ.setdefault("NASTOOL_RETRAIN_REPORT", "0")
 
 ROOT = Path(__file__).resolve().parent.parent
+collect_ignore = ["fake_cuda"]  # no doctests there, and it looks for torch where it must not be imported
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
+    parser.addoption("--fake-cuda", type=int, metavar="N", help="on N CUDA devices that are none (tests/fake_cuda)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    devices = config.getoption("--fake-cuda")
+    if devices is None or fake.active() or fake.missing():
+        return
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:
+        capture.suspend_global_capture(in_=True)
+    # a preloaded library counts from a process' start
+    command = [sys.executable, "-m", "pytest", *config.invocation_params.args]
+    os.execve(sys.executable, command, {**os.environ, **fake.environment(devices)})
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
-        if "gpu" in item.keywords:
+        if "gpu" in item.keywords and not fake.active():
             import torch
 
             if not torch.cuda.is_available():
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+                reason = fake.missing() if config.getoption("--fake-cuda") is not None else None
+                item.add_marker(pytest.mark.skip(reason=reason or "needs a CUDA device: run with --fake-cuda 2 -m gpu"))
+
+
+@pytest.fixture
+def fake_cuda() -> Iterator[Shadow]:
+    """What operations ask of the fake devices that the test runs on. Fails where one of them went without values."""
+    if not fake.active():
+        pytest.skip("needs fake CUDA devices: run with --fake-cuda 2 -m gpu")
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+    shadow: Any = _get_current_dispatch_mode_stack()[0]  # entered as torch was imported
+    shadow.forget()
+    yield shadow
+    assert not shadow.unfilled
+
+
+@pytest.fixture(autouse=True)
+def _with_values(request: pytest.FixtureRequest) -> None:
+    if fake.active() and "gpu" in request.keywords:
+        request.getfixturevalue("fake_cuda")
+
+
+@pytest.fixture
+def fake_machine() -> Callable[..., dict[str, str]]:
+    """The environment variables of a new process that sees fake devices; see `tests.fake_cuda.environment`."""
+    if reason := fake.missing():
+        pytest.skip(reason)
+    return fake.environment
 
 
 @pytest.fixture
