@@ -145,7 +145,8 @@ class Shadow(TorchDispatchMode):
             if not _on_gpu(x):
                 return x
             if self.values:
-                return _alias(x).float() if x.dtype == torch.float16 else _alias(x)  # the CPU lacks some for float16
+                half = x.dtype in (torch.float16, torch.bfloat16)  # of which the CPU lacks some; cuDNN adds up float32
+                return _alias(x).float() if half else _alias(x)
             return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device="meta")
 
         def made(x: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
@@ -167,13 +168,14 @@ class Shadow(TorchDispatchMode):
             new = tuple(made(x, dtype) for x in results)
             return new[0] if isinstance(found, Tensor) else new
         self.launches[name] += 1
+        dtype = args[0].dtype
         if name == "cudnn_batch_norm.default":
-            out = torch.ops.aten.native_batch_norm(*map(other, args))
-            return (*map(made, out), torch.empty(0, dtype=torch.uint8, device=device))
+            y, *statistics = torch.ops.aten.native_batch_norm(*map(other, args))
+            return (made(y, dtype), *map(made, statistics), torch.empty(0, dtype=torch.uint8, device=device))
         x, gradient, weight, mean, var, saved_mean, saved_inverse, eps, _ = map(other, args)
         backward = torch.ops.aten.native_batch_norm_backward
-        out = backward(gradient, x, weight, mean, var, saved_mean, saved_inverse, True, eps, [True] * 3)
-        return tuple(map(made, out))
+        of_x, *others = backward(gradient, x, weight, mean, var, saved_mean, saved_inverse, True, eps, [True] * 3)
+        return made(of_x, dtype), *map(made, others)
 
 
 def _on_gpu(value: object) -> bool:

@@ -1,0 +1,125 @@
+"""Every space on a CUDA device: the CPU's results, and nothing that makes the host wait within a step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from nastool import registry
+from nastool.interfaces import SearchSpace
+from nastool.training import Training
+
+if TYPE_CHECKING:
+    from tests.fake_cuda.shadow import Shadow
+
+pytestmark = pytest.mark.gpu
+SMALL: dict[str, dict[str, Any]] = {"cell-cnn": {"blocks": 2}, "macro-cnn": {"layers": 4}}
+
+
+def spaces(provides: str) -> list[str]:
+    own = [name for name, plugin in registry.plugins("space").items() if plugin.owner == "nastool"]
+    return [name for name in own if provides in registry.load("space", name).provides]
+
+
+def evaluator(kind: str, space: SearchSpace, device: str, precision: str = "fp32") -> Any:
+    """Of one batch without augmentation, so that draws, which differ from device to device, do not count."""
+    known = {"channels": 4, "cells": 1, "nodes": 1}
+    scale = {name: value for name, value in known.items() if name in space.Scale.__dataclass_fields__}
+    recipe = {"recipe": "cifar10-quick", "batch_size": 2000, "epochs": 2, "lr": 0.02}
+    given = {"data": "digits", "train_size": 24, "scale": scale, "device": device, "precision": precision}
+    return registry.make("evaluator", kind, space, given={**recipe, **given})
+
+
+def losses(own: Any, network: torch.nn.Module, select: Callable[[int], None] = lambda step: None) -> list[float]:
+    import dataclasses
+
+    recipe = dataclasses.replace(own.recipe, crop_padding=0, flip=False, cutout=0, dropout=0, drop_path=0)
+    training = Training(own, network, recipe, seed=0)
+    with own.reproducible(0):
+        return [loss.item() for _ in range(2) for loss in training.epoch(select)]
+
+
+@pytest.mark.parametrize("name", spaces("network"))
+def test_training(fake_cuda: Shadow, name: str) -> None:
+    space = registry.make("space", name, given=SMALL.get(name, {}))
+    arch = space.sample(np.random.default_rng(1))
+    found: dict[tuple[str, str], Any] = {}
+    for device, precision in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "bf16")):
+        own = evaluator("train", space, device, precision)
+        own.prepare()
+        network = own.build(arch, 0)
+        assert {p.device.type for p in network.parameters()} == {device}
+        found[device, precision] = (*losses(own, network), own.score(network, own.val_images)[1])
+    assert found["cuda", "fp32"] == pytest.approx(found["cpu", "fp32"], rel=2e-3)
+    assert found["cuda", "bf16"] == pytest.approx(found["cpu", "fp32"], rel=0.1)
+
+
+@pytest.mark.parametrize("name", spaces("supernet"))
+def test_shared_weights(fake_cuda: Shadow, name: str) -> None:
+    """Both phases, in the network of all options."""
+    space = registry.make("space", name, given=SMALL.get(name, {}))
+    rng = np.random.default_rng(0)
+    children = [space.sample(rng) for _ in range(3)]
+    found: dict[str, Any] = {}
+    for device in ("cpu", "cuda"):
+        own = evaluator("supernet", space, device)
+        own.prepare()
+        network = own.supernet()
+        trained = losses(own, network, lambda step, network=network: network.select(children[0]))  # type: ignore[misc]
+        batch = own.val_images.batch(torch.arange(len(own.val_images)))
+        rewards = own.rewards(network, np.array([child.choices for child in children]), batch)
+        found[device] = (*trained, *rewards)
+    assert found["cuda"] == pytest.approx(found["cpu"], rel=2e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_host_never_waits_within_a_step(fake_cuda: Shadow, precision: str) -> None:
+    space = registry.make("space", "nasbench201", given={})
+    own = registry.make(
+        "evaluator",
+        "train",
+        space,
+        given={
+            "data": "digits",
+            "train_size": 40,
+            "recipe": "cifar10-quick",
+            "batch_size": 10,
+            "scale": {"channels": 4, "cells": 1},
+            "device": "cuda",
+            "precision": precision,
+        },
+    )
+    own.prepare()
+    training = Training(own, own.build(space.sample(np.random.default_rng(0)), 0), own.recipe, seed=0)
+    with own.reproducible(0):
+        steps = training.epoch()
+        next(steps)
+        fake_cuda.forget()
+        next(steps), next(steps)
+    assert not fake_cuda.syncs
+    assert fake_cuda.launches
+
+
+def test_a_search_on_two_gpus(fake_machine: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+    """A worker on each; the same trials as by one."""
+    command = [sys.executable, "-m", "nastool", "search", "-s", "random", "--space", "nasbench201", "--data", "digits"]
+    command += ["--epochs", "1", "-n", "3", "--scale", "channels=2,cells=1", "-E", "train_size=50"]
+    environment = {**os.environ, **fake_machine(devices=2), "NASTOOL_SEARCH_REPORT": "0"}
+    found = []
+    for workers in ("1", "2"):
+        run = [*command, "--workers", workers, "--out", workers]
+        done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in (tmp_path / workers / "trials.jsonl").read_text().splitlines()]
+        found.append({json.dumps(line["choices"]): line["metrics"]["val_loss"] for line in lines})
+        assert "Fake GPU 0" in done.stderr and "bf16" in done.stderr
+    assert found[0] == found[1] and len(found[0]) == 3
