@@ -14,7 +14,7 @@ import numpy as np
 
 from nastool import files, registry
 from nastool.core import Arch, Evaluation, Proposal
-from nastool.errors import CannotGoOn, InputError, TrialFailed, why
+from nastool.errors import CannotGoOn, InputError, TrialFailed, fault_of, why
 from nastool.interfaces import Policy, Report, SearchSpace
 from nastool.training import ImageEvaluator, Training, seeds
 
@@ -40,6 +40,9 @@ class Supernet(ImageEvaluator):
     trained by itself. Batch normalisation always uses the minibatch's own statistics: running means would mix
     those of all children. So scores are taken in batches of the recipe's batch_size (up to twice as many) in a
     random order that is always the same, whatever the order and the size of the images.
+
+    Where memory runs out, training steps go in micro-batches, each normalised with its own statistics; the metric
+    micro_batches says into how many parts.
     """
 
     name = "supernet"
@@ -150,29 +153,28 @@ class Supernet(ImageEvaluator):
         TrialFailed: the loss is not finite, the GPU's memory is too small. CannotGoOn: the checkpoint is not written,
         or its policy is one of an earlier version.
         """
-        import torch
-
         start = time.perf_counter()
         self.prepare()
-        if self._shared is None:
-            self._shared = self._load()
-        shared = self._shared
         policy: Mapping[str, object] | None = None
         try:
-            if proposal.policy is not None:
-                if self.weights is not None:
-                    raise InputError("weights= are trained already: a strategy with a policy trains its own")
-                metrics, policy = self._round(shared, proposal, seed, report)
-            else:
-                while shared.done < self.recipe.epochs and self.weights is None:
-                    self._uniform_epoch(shared, report)
-                metrics = self._score(shared, proposal.arch)
-        except torch.OutOfMemoryError as error:
-            reason = f"out of GPU memory with batch_size {self.recipe.batch_size}; lower it, or the scale"
-            raise TrialFailed(reason, retry=True) from error
+            with self.saying_what_helps():
+                if self._shared is None:
+                    self._shared = self._load()
+                shared = self._shared
+                shared.training.micro_batches = self.micro_batches
+                if proposal.policy is not None:
+                    if self.weights is not None:
+                        raise InputError("weights= are trained already: a strategy with a policy trains its own")
+                    metrics, policy = self._round(shared, proposal, seed, report)
+                else:
+                    while shared.done < self.recipe.epochs and self.weights is None:
+                        self._uniform_epoch(shared, report)
+                    metrics = self._score(shared, proposal.arch)
         except BaseException:
             self._shared = None  # perhaps in the middle of a step: go on from the checkpoint
             raise
+        if self.micro_batches > 1:
+            metrics = {**metrics, "micro_batches": self.micro_batches}
         return Evaluation(metrics, time.perf_counter() - start, None, policy)
 
     def _round(
@@ -330,6 +332,8 @@ class Supernet(ImageEvaluator):
             try:
                 shared.restore(tensors, json.loads(facts["state"]))
             except (RuntimeError, KeyError, ValueError) as error:
+                if fault_of(error) is not None:
+                    raise
                 raise InputError(f"{path} is damaged: begin anew (--force)") from error
         return shared
 

@@ -33,7 +33,8 @@ class Train(ImageEvaluator):
     flops of one image. With all_data no image is left for validation: then train_loss, the mean of the last epoch's
     training losses in nats (with label smoothing), takes the place of the first two. They are the same for the same
     arguments on the same device model with the same number of CPU threads. The test images are looked at by `test`
-    alone.
+    alone. Where memory ran out, batches are split and gradients accumulated; then micro_batches says into how many
+    parts. It is the same training up to rounding, but for batch normalisation, which takes the statistics of a part.
     """
 
     name = "train"
@@ -102,18 +103,12 @@ class Train(ImageEvaluator):
         TrialFailed: the loss is not finite, the GPU's memory is too small. CannotGoOn: the checkpoint cannot be
         written, or the parent's cannot be read.
         """
-        import torch
-
         start = time.perf_counter()
         self.prepare()
         recipe = self._recipe(proposal)
-        try:
-            with self.reproducible(seed):
-                training = self._begin(proposal, recipe, seed)
-                found = self._fit(training, report)
-        except torch.OutOfMemoryError as error:
-            reason = f"out of GPU memory with batch_size {recipe.batch_size}; lower it, or the scale"
-            raise TrialFailed(reason, retry=True) from error
+        with self.saying_what_helps(), self.reproducible(seed):
+            training = self._begin(proposal, recipe, seed)
+            found = self._fit(training, report)
         network = training.network
         checkpoint = None
         if self.workdir is not None:
@@ -123,6 +118,8 @@ class Train(ImageEvaluator):
 
         metrics = {name: value for name, value in found.items() if name in self.metrics}
         metrics |= {"params": count_params(network), "flops": count_flops(network, self.data.task)}
+        if training.micro_batches > 1:
+            metrics["micro_batches"] = training.micro_batches
         return Evaluation(metrics, time.perf_counter() - start, checkpoint)
 
     def test(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, float]:
@@ -133,7 +130,8 @@ class Train(ImageEvaluator):
         self.prepare()
         if evaluation.checkpoint is None or self.workdir is None or self.test_images is None:
             return {}
-        accuracy, loss = self.score(self.load(proposal.arch, evaluation.checkpoint), self.test_images)
+        with self.saying_what_helps():
+            accuracy, loss = self.score(self.load(proposal.arch, evaluation.checkpoint), self.test_images)
         return {"test_acc": accuracy, "test_loss": loss}
 
     def ensemble(self, members: Sequence[tuple[Proposal, Evaluation]]) -> Mapping[str, float]:
@@ -145,7 +143,8 @@ class Train(ImageEvaluator):
         self.prepare()
         if not len(self.val_images):
             raise InputError("all_data leaves no validation images to choose an ensemble's members by")
-        predictions = [self._predictions(*member) for member in members]
+        with self.saying_what_helps():
+            predictions = [self._predictions(*member) for member in members]
         val = [each["val"] for each in predictions]
         starts = range(max(1, len(members) - 1))
         start = min(starts, key=lambda start: _of_mean(val[start:], self.val_images.y)[1])

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from nastool.data import ImageData, Images
     from nastool.recipes import Recipe
 
+SLICE = 32 << 20
+"""So many bytes at a time are brought into a device's memory format."""
+
 
 def random_crop(x: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     """Shift each image by up to `padding` pixels in each direction, filling with zeros.
@@ -68,6 +71,18 @@ def _channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
+def _resident(x: Tensor, device: torch.device, memory_format: torch.memory_format) -> Tensor:
+    """x, of the CPU, in that format on the device, where it takes no more memory meanwhile than afterwards."""
+    if device.type == "cpu":
+        return x.contiguous(memory_format=memory_format)
+    found = torch.empty(x.shape, dtype=x.dtype, device=device, memory_format=memory_format)
+    rows = max(1, SLICE * len(x) // max(1, x.nbytes))
+    for start in range(0, len(x), rows):
+        part = x[start : start + rows]
+        found[start : start + rows].copy_(part.contiguous(memory_format=memory_format))
+    return found
+
+
 class ImageBatches:
     """One part of a data set, resident on a device as uint8; batches are normalised there.
 
@@ -83,7 +98,7 @@ class ImageBatches:
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self._images = images.x
-        self.x = torch.from_numpy(images.x).to(device).contiguous(memory_format=memory_format)
+        self.x = _resident(torch.from_numpy(images.x), device, memory_format)
         self.y = torch.from_numpy(images.y).to(device)
         self.device = device
         mean, std = (torch.from_numpy(v).to(device).reshape(1, -1, 1, 1) for v in (data.mean, data.std))
@@ -115,9 +130,12 @@ class ImageBatches:
         indices = indices.to(self.device)
         return self._normalized(self.x[indices]), self.y[indices]
 
-    def in_order(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in order, not augmented. batch_size: by default 512 of 32x32 pixels, fewer if larger."""
-        batch_size = batch_size or max(1, min(512, 512 * 32 * 32 // self.x[0, 0].numel()))
+    def in_order(self, batch_size: int | None = None, parts: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in order, not augmented.
+
+        batch_size: by default 512 of 32x32 pixels, fewer if larger, and of these the parts-th part.
+        """
+        batch_size = batch_size or max(1, min(512, 512 * 32 * 32 // self.x[0, 0].numel()) // parts)
         for start in range(0, len(self), batch_size):
             batch = slice(start, start + batch_size)
             yield self._normalized(self.x[batch]), self.y[batch]

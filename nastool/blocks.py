@@ -136,12 +136,15 @@ class DropPath(nn.Module):
         super().__init__()
         self.depth = depth
         self.probability = 0.0
+        self.images: tuple[int, int, int] | None = None
+        """Which of how many images x is (from, to, of), where a batch comes in parts: drawn is for all of it."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.probability == 0:
             return x
         keep = 1 - self.probability
-        return x * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep).div_(keep)
+        start, end, images = self.images or (0, x.shape[0], x.shape[0])
+        return x * x.new_empty((images, 1, 1, 1)).bernoulli_(keep).div_(keep)[start:end]
 
 
 class GlobalPool(nn.Module):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import PurePath
+from typing import Literal
+
+Fault = Literal["memory", "device"]
+"""What an error says of the machine: memory ran out, or a device does not work as it should."""
 
 
 class NastoolError(Exception):
@@ -36,6 +41,10 @@ class TrialFailed(NastoolError):
         self.retry = retry
 
 
+class OutOfMemory(InputError):
+    """There is not enough memory to prepare an evaluator: the message says of what, and what may help."""
+
+
 class CannotGoOn(InputError):
     """Raised by an evaluator where nothing is wrong with the trial, but with what it stands on: a full disk, say.
 
@@ -51,6 +60,44 @@ class Stopped(BaseException):
         self.exit_code = exit_code
 
 
+_NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|cannot allocate memory|_STATUS_ALLOC_FAILED|"
+    r"CU(DNN|BLAS)_STATUS_NOT_INITIALIZED|CUDNN_STATUS_INTERNAL_ERROR(_(HOST|DEVICE)_ALLOCATION_FAILED)?\b|"
+    # what is left when no algorithm gets the memory that it asks for
+    r"unable to find an engine to execute|unable to find a valid cuDNN algorithm",
+    re.IGNORECASE,
+)
+_BROKEN = re.compile(
+    r"illegal memory access|illegal instruction|misaligned address|invalid program counter|hardware stack error|"
+    r"unspecified launch failure|launch timed out|uncorrectable (ECC|NVLink) error|busy or unavailable|hardware error|"
+    r"CUDA error: (unknown error|initialization error)|(GPU|device) is lost|no longer available|fallen off the bus|"
+    r"CU(DNN|BLAS)_STATUS_(EXECUTION_FAILED|MAPPING_ERROR)|CUBLAS_STATUS_INTERNAL_ERROR",
+    re.IGNORECASE,
+)
+"""As CUDA, cuDNN and cuBLAS name them. A failed assertion in a kernel is not among them: the program is at fault."""
+
+
+def fault_of(error: BaseException) -> Fault | None:
+    """The fault of the machine that the error, or one that caused it, comes from; None: no such.
+
+    Told by the type's name and torch's text: torch.OutOfMemoryError is no MemoryError, cuDNN's and cuBLAS' failed
+    allocations are RuntimeErrors, and only newer versions have torch.AcceleratorError. torch is not imported for it.
+    """
+    cause: BaseException | None = error
+    for _ in range(10):  # a chain of causes may be a ring
+        if cause is None:
+            break
+        if isinstance(cause, MemoryError | OutOfMemory) or getattr(cause, "errno", None) == errno.ENOMEM:
+            return "memory"
+        if isinstance(cause, RuntimeError):
+            if type(cause).__name__ == "OutOfMemoryError" or _NO_MEMORY.search(str(cause)):
+                return "memory"
+            if _BROKEN.search(str(cause)):
+                return "device"
+        cause = cause.__cause__
+    return None
+
+
 def hint(name: object, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: "did you mean 'x'?", or "there are x, y"."""
     names = list(known)
@@ -59,8 +106,14 @@ def hint(name: object, known: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The error as one line of at most 300 characters, led by its type unless it is our own."""
-    text = " ".join(str(error).split())
+    """The error as one line of at most 300 characters, led by its type unless it is our own.
+
+    Of a fault of a device without the advice on debugging that torch adds to it in further lines.
+    """
+    text = str(error)
+    if fault_of(error) == "device":
+        text = text.partition("\n")[0]
+    text = " ".join(text.split())
     if not isinstance(error, NastoolError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     text = text.encode(errors="backslashreplace").decode()

@@ -116,12 +116,13 @@ class Limit:
         """What to raise where so many bytes are more than the limit divided by share."""
         raised = math.ceil(size * share / 1e9)
         return InputError(
-            f"{what} takes {_amount(size)} of memory, more than the {_amount(self.bytes / share)} allowed: if that is "
+            f"{what} takes {amount(size)} of memory, more than the {amount(self.bytes / share)} allowed: if that is "
             f"right, give {self.flag}{raised}"
         )
 
 
-def _amount(size: float) -> str:
+def amount(size: float) -> str:
+    """Bytes as text: "1.5 GB", "20 MB"."""
     return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
 
 

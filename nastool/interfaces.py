@@ -529,6 +529,12 @@ class Evaluator(ABC):
     """The instance of the space's Scale that its networks are built with; travels with every result."""
     workdir: Path | None = None
     """Folder to keep checkpoints in; None: keep none. Set before the first `evaluate`."""
+    micro_batches: int = 1
+    """Into how many parts each training batch is to be split (gradients are accumulated). Set before each job: it is 1,
+    unless memory ran out before; then it is doubled, up to `max_micro_batches`. An evaluation with more than 1 says so
+    as the metric "micro_batches"."""
+    max_micro_batches: int = 1
+    """1: it cannot split batches."""
 
     def __init__(self, space: SearchSpace) -> None:
         """A subclass adds keyword-only options with type annotations. Cheap: it reads no data.

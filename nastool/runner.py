@@ -12,14 +12,12 @@ from pathlib import Path
 
 from nastool import checkpoints
 from nastool.core import Evaluation, Objective, Proposal, Silence, Trial
-from nastool.errors import InputError, InvalidArchError, NastoolError, one_line
+from nastool.errors import Fault, InputError, InvalidArchError, NastoolError, one_line
 from nastool.interfaces import Strategy
 from nastool.processes import LOOK_SECONDS
 from nastool.store import Store
-from nastool.workers import OUTSIDE, Event, Finished, Job, Pool, Reported
+from nastool.workers import OUTSIDE, Event, Finished, Job, Pool, Reported, again
 
-MAX_ATTEMPTS = 2
-"""How often a trial is tried whose worker died or ran out of memory."""
 WAIT_SECONDS = LOOK_SECONDS
 """How often the loop looks up: for Ctrl-C, and to refresh the screen."""
 
@@ -138,21 +136,22 @@ class Search:
             return event
         if event.mend:
             raise InputError(event.error or "no result")
-        if event.retry and self.store.attempts(event.job.trial_id) < MAX_ATTEMPTS:
+        next_try = again(event)
+        if next_try is not None:
             self.store.begin()
             self.store.retry(event.job.trial_id)
             self._commit()
-            self.pool.submit(event.job)
+            self.pool.submit(next_try)
             return None
         trial = self._trial(event)
-        self._tell(trial)
+        self._tell(trial, event.fault)
         return trial
 
-    def _tell(self, trial: Trial) -> None:
+    def _tell(self, trial: Trial, fault: Fault | None = None) -> None:
         self.store.begin()
         self.strategy.tell(trial)
         self.store.finish(trial, self.told)
-        self._count(trial)
+        self._count(trial, fault)
         self._take_checkpoint(trial)
         self._prune()
         self._commit()
@@ -192,11 +191,11 @@ class Search:
         self._dropped.append(checkpoints.name_of(job.trial_id))  # a worker may have died after it wrote one
         return Trial(job.trial_id, job.proposal, "failed", error=error or "no result")
 
-    def _count(self, trial: Trial) -> None:
+    def _count(self, trial: Trial, fault: Fault | None = None) -> None:
         self.told += 1
         if trial.state == "failed":
             self.failed += 1
-            self._failures_in_row += 1
+            self._failures_in_row += fault != "device"
             return
         self._failures_in_row = 0
         if self.best is None or trial.rank < self.best.rank:
@@ -297,7 +296,7 @@ class Search:
 def test_best(pool: Pool, best: Trial, seed: int) -> tuple[Mapping[str, float], str | None]:
     """Test what the best trial's evaluation left behind, once, at the end of a search.
 
-    Returns its metrics and, where that failed twice or for good, the reason.
+    Returns its metrics and, where that failed for good, the reason.
     """
     return _measure(pool, Job(best.id, best.proposal, trial_seed(seed, best.id), "test", best.evaluation))
 
@@ -309,29 +308,32 @@ def measure_ensemble(pool: Pool, members: Sequence[Trial]) -> tuple[Mapping[str,
 
 
 def _measure(pool: Pool, job: Job) -> tuple[Mapping[str, float], str | None]:
-    attempts = 0
-    while True:
-        attempts += 1
-        pool.submit(job)
-        finished = _result(pool)
-        if not finished.retry or attempts == MAX_ATTEMPTS:
-            return finished.tested or {}, finished.error
+    finished = _tried(pool, job)
+    return finished.tested or {}, finished.error
 
 
 def evaluate_all(pool: Pool, proposals: Sequence[Proposal], stop: Callable[[], bool]) -> Iterator[Evaluation]:
-    """Evaluate each, outside of a search, in order; ends early where `stop`. NastoolError: one failed twice."""
+    """Evaluate each, outside of a search, in order; ends early where `stop`. NastoolError: one failed for good."""
     for number, proposal in enumerate(proposals, OUTSIDE):
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            if stop():
-                return
-            pool.submit(Job(number, proposal, 0))
-            finished = _result(pool)
-            if finished.evaluation is not None:
-                break
-            if not finished.retry or attempt == MAX_ATTEMPTS:
-                raise NastoolError(f"architecture {proposal.arch.key} could not be evaluated: {finished.error}")
-        assert finished.evaluation is not None
+        if stop():
+            return
+        finished = _tried(pool, Job(number, proposal, 0))
+        if finished.mend:
+            raise InputError(finished.error or "no result")
+        if finished.evaluation is None:
+            raise NastoolError(f"architecture {proposal.arch.key} could not be evaluated: {finished.error}")
         yield finished.evaluation
+
+
+def _tried(pool: Pool, job: Job) -> Finished:
+    """What became of the job, which is alone in the pool, in as many tries as it gets."""
+    while True:
+        pool.submit(job)
+        finished = _result(pool)
+        next_try = again(finished)
+        if next_try is None:
+            return finished
+        job = next_try
 
 
 def _result(pool: Pool) -> Finished:

@@ -17,7 +17,7 @@ import numpy as np
 from nastool import __version__, archfile, checkpoints, devices, files
 from nastool import data as datasets
 from nastool.core import Arch, Scalar
-from nastool.errors import InputError
+from nastool.errors import InputError, OutOfMemory, TrialFailed, fault_of
 from nastool.folders import within
 from nastool.interfaces import Evaluator, SearchSpace
 from nastool.recipes import Recipe, default_recipe, load_recipe
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nastool.augment import ImageBatches
+
+
+MAX_MICRO_BATCHES = 16
+"""The parts that a batch is split into where memory runs out, at most; but none of a single image."""
 
 
 class ImageEvaluator(Evaluator):
@@ -89,6 +93,7 @@ class ImageEvaluator(Evaluator):
             raise InputError(f"device: need auto, cpu, cuda or cuda:N, got {device!r}")
         if precision not in ("auto", "fp32", "bf16"):
             raise InputError(f"precision: need auto, fp32 or bf16, got {precision!r}")
+        self.max_micro_batches = min(MAX_MICRO_BATCHES, max(1, self.recipe.batch_size // 2))
         self._device_option = device
         self._precision = precision
         self._prepared = False
@@ -122,10 +127,42 @@ class ImageEvaluator(Evaluator):
         def resident(images: datasets.Images) -> ImageBatches:
             return ImageBatches(self.data, images, self.device, self.memory_format)
 
-        self.train_images = resident(self.data.train)
-        self.val_images = resident(self.data.val)
-        self.test_images = resident(self.data.test) if self.data.test is not None else None
+        with self._room_for_data():
+            self.train_images = resident(self.data.train)
+            self.val_images = resident(self.data.val)
+            self.test_images = resident(self.data.test) if self.data.test is not None else None
         self._prepared = True
+
+    @contextmanager
+    def _room_for_data(self) -> Iterator[None]:
+        """OutOfMemory: the device has too little memory for the data; found out before, as far as can be."""
+        import torch
+
+        if self.device.type == "cpu":
+            yield
+            return
+        parts = [part for part in (self.data.train, self.data.val, self.data.test) if part is not None]
+        needed = sum(part.x.nbytes + part.y.nbytes for part in parts)
+
+        def too_small() -> OutOfMemory:
+            try:
+                free, total = map(files.amount, torch.cuda.mem_get_info(self.device))
+                room = f"{free} of its {total} are free"
+            except RuntimeError:
+                room = "nothing is free"
+            return OutOfMemory(
+                f"the images of {self.data.name} take {files.amount(needed)} of the GPU's memory, and {room}: have "
+                "fewer --workers on it, give a smaller -E image_size= or train_size=, or -E device=cpu"
+            )
+
+        try:
+            if torch.cuda.mem_get_info(self.device)[0] < needed:
+                raise too_small()
+            yield
+        except RuntimeError as error:
+            if fault_of(error) == "memory":
+                raise too_small() from error
+            raise
 
     def describe(self) -> Mapping[str, Scalar]:
         import torch
@@ -181,6 +218,8 @@ class ImageEvaluator(Evaluator):
         except InputError as error:
             raise InputError(f"checkpoint {path} is damaged: evaluate the architecture again") from error
         except RuntimeError as error:
+            if fault_of(error) is not None:
+                raise
             raise InputError(f"checkpoint {path} is of another architecture or scale than asked for") from error
         return network
 
@@ -207,7 +246,7 @@ class ImageEvaluator(Evaluator):
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         with torch.inference_mode(), cudnn(), self.autocast():
-            for x, y in part.in_order() if mixed is None else part.mixed(mixed):
+            for x, y in part.in_order(parts=self.micro_batches) if mixed is None else part.mixed(mixed):
                 logits = network(x).float()
                 correct += (logits.argmax(1) == y).sum()
                 loss += cross_entropy(logits, y, reduction="sum")
@@ -219,12 +258,25 @@ class ImageEvaluator(Evaluator):
 
         network.eval()
         with torch.inference_mode(), cudnn(), self.autocast():
-            return torch.cat([network(x).float().softmax(1).cpu() for x, _ in part.in_order()])
+            return torch.cat([network(x).float().softmax(1).cpu() for x, _ in part.in_order(parts=self.micro_batches)])
 
     def autocast(self) -> AbstractContextManager[object]:
         import torch
 
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    @contextmanager
+    def saying_what_helps(self) -> Iterator[None]:
+        """TrialFailed, with the remedy, where memory runs out meanwhile."""
+        try:
+            yield
+        except Exception as error:
+            if fault_of(error) != "memory":
+                raise
+            where = "GPU memory" if self.device.type == "cuda" else "memory"
+            parts = f" in {self.micro_batches} parts" if self.micro_batches > 1 else ""
+            reason = f"out of {where} with batch_size {self.recipe.batch_size}{parts}; lower it, or the scale"
+            raise TrialFailed(reason, retry=True) from error
 
     @contextmanager
     def reproducible(self, seed: int) -> Iterator[None]:
@@ -286,6 +338,7 @@ class Training:
         self.annealing = annealing
         self.images = evaluator.train_images
         self.autocast = evaluator.autocast
+        self.micro_batches = evaluator.micro_batches
         self.steps = self.images.steps(recipe.batch_size)
         self.done = 0
         self.generator = torch.Generator(evaluator.device).manual_seed(seeds(seed)[2])
@@ -328,8 +381,10 @@ class Training:
         """The loss of every step, a scalar on the device, as the steps are taken.
 
         prepare: called with 0, 1, ... before each step of the epoch, such as to choose what the network executes.
+        A batch in several micro_batches is drawn, augmented and, by the network's `Dropout` and `DropPath`, dropped off
+        as a whole; the parts' gradients and losses are added, weighted by their images. So it is the same step up to
+        rounding, but for batch normalisation, whose statistics are those of a part.
         """
-        from torch.nn.functional import cross_entropy
         from torch.nn.utils import clip_grad_norm_
 
         recipe = self.recipe
@@ -337,21 +392,45 @@ class Training:
         for step, (x, y) in enumerate(self.images.shuffled(recipe, self.generator)):
             prepare(step)
             self._schedule()
-            with self.autocast():
-                output = self.network(x)
-            logits, *auxiliary = output if isinstance(output, tuple) else (output,)
-            loss = cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
-            total = loss
-            for other in auxiliary:
-                extra = cross_entropy(other.float(), y, label_smoothing=recipe.label_smoothing)
-                total = total + recipe.auxiliary_weight * extra
             self.optimizer.zero_grad(set_to_none=not recipe.decay_off_path)
-            total.backward()  # type: ignore[no-untyped-call]  # torch's stub
+            loss = self._backward(x, y) if self.micro_batches == 1 else self._backward_in_parts(x, y)
             if recipe.grad_clip:
                 clip_grad_norm_(self.parameters, recipe.grad_clip)
             self.optimizer.step()
             self.done += 1
-            yield loss.detach()
+            yield loss
+
+    def _backward(self, x: Tensor, y: Tensor, share: float = 1.0) -> Tensor:
+        """Add the gradients of a batch, multiplied with share; its loss."""
+        from torch.nn.functional import cross_entropy
+
+        recipe = self.recipe
+        with self.autocast():
+            output = self.network(x)
+        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
+        loss = cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+        total = loss
+        for other in auxiliary:
+            extra = cross_entropy(other.float(), y, label_smoothing=recipe.label_smoothing)
+            total = total + recipe.auxiliary_weight * extra
+        (total if share == 1 else share * total).backward()  # type: ignore[no-untyped-call]  # torch's stub
+        return loss.detach()
+
+    def _backward_in_parts(self, x: Tensor, y: Tensor) -> Tensor:
+        """As `_backward`, in micro-batches."""
+        import torch
+
+        from nastool.networks import random_for
+
+        loss = torch.zeros((), device=x.device)
+        parts = min(self.micro_batches, max(1, len(x) // 2))
+        start = 0
+        with random_for(self._random_parts, len(x), x.device) as of_images:
+            for part, labels in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
+                of_images(start, start + len(part))
+                loss += len(part) / len(x) * self._backward(part, labels, len(part) / len(x))
+                start += len(part)
+        return loss
 
     def _schedule(self) -> None:
         """Set what changes from step to step."""

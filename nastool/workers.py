@@ -14,14 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from nastool import devices, options, registry
 from nastool.core import Evaluation, Proposal, Scalar, Silence, SpaceRef
-from nastool.errors import CannotGoOn, InputError, NastoolError, TrialFailed, one_line
+from nastool.errors import CannotGoOn, Fault, InputError, NastoolError, OutOfMemory, TrialFailed, fault_of, one_line
 from nastool.processes import LOOK_SECONDS, AwakeClock, WorkerProcess, settle_in
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ BEAT_SECONDS = 5.0
 """How often a worker at work gives a sign of life."""
 SILENT_SECONDS = 60.0
 """After so long without progress something may be wrong with a trial, and its user is told."""
+MAX_DEATHS = 2
+"""How often a job is tried whose worker dies, or whose evaluator says that another try may help."""
+MAX_FAULTS = 2
+"""After so many faults of a GPU in a row no job is given to it any more."""
 OUTSIDE = 10**9
 """From here on are the ids of evaluations that are no trials of a search, so that their checkpoints are not theirs."""
 
@@ -62,6 +66,9 @@ class Job:
     """task: "evaluate" measures the proposal, "test" tests what `evaluation` measured before, "both" does both.
 
     "ensemble" measures members together.
+    What it learnt from earlier tries, see `again`: deaths: how many of them ended with their worker. alone: with
+    nothing else on the same GPU (of workers without one: nothing else at all). micro_batches: into how many parts each
+    batch is split. shunned: the GPU that failed under it.
     """
 
     trial_id: int
@@ -70,6 +77,10 @@ class Job:
     task: Literal["evaluate", "test", "both", "ensemble"] = "evaluate"
     evaluation: Evaluation | None = None
     members: tuple[tuple[Proposal, Evaluation], ...] = ()
+    deaths: int = 0
+    alone: bool = False
+    micro_batches: int = 1
+    shunned: str | None = None
 
     def __str__(self) -> str:
         return f"trial {self.trial_id}" if self.trial_id < OUTSIDE else f"architecture {self.proposal.arch.key}"
@@ -80,6 +91,13 @@ class Ready:
     """A worker's evaluator is prepared. facts: what it says about itself and its device."""
 
     facts: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A worker's evaluator cannot be prepared since its device does not work."""
+
+    error: str
 
 
 @dataclass(frozen=True)
@@ -98,10 +116,12 @@ class Reported:
 
 @dataclass(frozen=True)
 class Finished:
-    """evaluation or error.
+    """evaluation or error. job: what is left to do of it, where something was done before the error.
 
     retry: another try in a fresh process may help. unsound: the process must not evaluate anything else.
     mend: the error is not the trial's own; nothing can go on before it is mended.
+    fault: of the machine. divisible: its batches can be split further. gpu: where it was, if the fault is of a device.
+    given_up: the fault is that GPU's own, which is not used any more.
     """
 
     job: Job
@@ -111,9 +131,34 @@ class Finished:
     retry: bool = False
     unsound: bool = False
     mend: bool = False
+    fault: Fault | None = None
+    divisible: bool = False
+    gpu: str | None = None
+    given_up: bool = False
 
 
 Event = Reported | Finished
+
+
+def again(finished: Finished) -> Job | None:
+    """The job as it is to be tried once more; None: it is done, or that was its last try.
+
+    Where memory ran out: alone on its GPU; then with batches in 2, 4, ... parts, as far as its evaluator can split
+    them. After a fault of its device: once more, on another GPU if there is one. Where it fails on two GPUs that
+    work otherwise, the job is at fault.
+    """
+    job = finished.job
+    if finished.mend or finished.error is None:
+        return None
+    if finished.fault == "memory":
+        if not job.alone:
+            return replace(job, alone=True)
+        return replace(job, micro_batches=2 * job.micro_batches) if finished.divisible else None
+    if finished.fault == "device":
+        if finished.given_up:
+            return job
+        return replace(job, shunned=finished.gpu) if job.shunned is None else None
+    return replace(job, deaths=job.deaths + 1) if finished.retry and job.deaths + 1 < MAX_DEATHS else None
 
 
 class Pool(Protocol):
@@ -132,7 +177,10 @@ class Pool(Protocol):
         """The trials that have made no progress for SILENT_SECONDS, as of the last `wait`."""
         ...
 
-    def submit(self, job: Job) -> None: ...
+    def submit(self, job: Job) -> None:
+        """Start it, or put it first in line, where it is one that has to wait for a place of its own (see `again`)."""
+        ...
+
     def wait(self, seconds: float) -> list[Event]: ...
     def close(self) -> None: ...
 
@@ -141,6 +189,7 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
     """Run one job. Whatever the evaluator raises becomes the job's error; Ctrl-C does not."""
     evaluation = job.evaluation
     tested: Mapping[str, float] | None = None
+    evaluator.micro_batches = job.micro_batches
     try:
         if job.task == "ensemble":
             return Finished(job, tested=plain(evaluator.ensemble(job.members)))
@@ -151,12 +200,20 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
             tested = plain(evaluator.test(job.proposal, evaluation))
     except CannotGoOn as error:
         return Finished(job, error=one_line(error), mend=True)
-    except NastoolError as error:
-        retry = isinstance(error, TrialFailed) and error.retry
-        return Finished(job, error=one_line(error), retry=retry, unsound=retry)
     except Exception as error:
-        # Whatever it was, a device may be left in a bad state (after an illegal access CUDA answers nothing else).
-        return Finished(job, error=one_line(error), retry=isinstance(error, MemoryError), unsound=True)
+        fault = fault_of(error)
+        retry = isinstance(error, TrialFailed) and error.retry
+        if job.task == "both" and evaluation is not None:  # what it measured need not be measured again
+            job = replace(job, task="test", evaluation=evaluation)
+        return Finished(
+            job,
+            error=one_line(error),
+            retry=retry,
+            # An error that is not ours may leave a device in a bad state (after some, CUDA answers nothing else).
+            unsound=retry or fault is not None or not isinstance(error, NastoolError),
+            fault=fault,
+            divisible=2 * job.micro_batches <= evaluator.max_micro_batches,
+        )
     return Finished(job, evaluation, tested)
 
 
@@ -243,29 +300,82 @@ class ProcessPool:
         """
         self._clock = AwakeClock()
         self._slots = [_Slot(spec, i, environment, logs, self._clock) for i, environment in enumerate(slots)]
+        chosen = str(spec.options.get("device") or "auto")
+        by_name: dict[str, _Device] = {}
+        for slot in self._slots:
+            given = slot.environment.get("CUDA_VISIBLE_DEVICES")
+            name = f"GPU {given}" if given else f"GPU {chosen}" if chosen.startswith("cuda") else "this machine"
+            slot.device = by_name.setdefault(name, _Device(name))
+            slot.device.slots.append(slot)
+        self._devices = list(by_name.values())
+        self._line: list[Job] = []
+        """Jobs that wait for a place."""
         self._timeout = timeout
         self._say = say
         self._looked = 0.0
         self.silent: Mapping[int, Silence] = {}
 
     def open(self) -> Mapping[str, Scalar]:
-        facts = self._slots[0].open(self._say)
+        while True:
+            first = next(slot for slot in self._slots if not slot.device.given_up)
+            try:
+                facts = first.open(self._say)
+                break
+            except _DeviceError as error:
+                self._count(first.device, str(error))
+                if all(device.given_up for device in self._devices):
+                    raise CannotGoOn(self._nothing_left(first.device, str(error))) from None
         for slot in self._slots:  # what the first chose holds for all, also where one is started again
             if slot.environment.pop(devices.MOST_THREADS, None) is not None and "threads" in facts:
                 slot.environment["OMP_NUM_THREADS"] = str(facts["threads"])
-        given = self._slots[0].environment.get("OMP_NUM_THREADS")
+        given = first.environment.get("OMP_NUM_THREADS")
         return facts if given is None else {**facts, "threads": int(given)}
 
     @property
     def free(self) -> int:
-        return sum(slot.job is None for slot in self._slots)
+        return len(self._free())
 
     @property
     def busy(self) -> Sequence[Job]:
-        return [slot.job for slot in self._slots if slot.job is not None]
+        return [*(slot.job for slot in self._slots if slot.job is not None), *self._line]
 
     def submit(self, job: Job) -> None:
-        next(slot for slot in self._slots if slot.job is None).start(job)
+        self._line.append(job)
+        self._place()
+
+    def _free(self) -> list[_Slot]:
+        """The slots that a job may be given to that need not be alone."""
+        waiting = next((job for job in self._line if job.alone), None)
+        kept = None if waiting is None else self._quietest(waiting)
+        return [slot for slot in self._slots if slot.free and slot.device is not kept]
+
+    def _elsewhere(self, job: Job) -> list[_Device]:
+        """The devices that a job may go to: not to the one that failed under it, if there are others."""
+        there = [device for device in self._devices if not device.given_up]
+        return [device for device in there if device.name != job.shunned] or there
+
+    def _quietest(self, job: Job) -> _Device | None:
+        """Where a job that must be alone waits until nothing else runs; None: there is no device left."""
+        return min(self._elsewhere(job), key=lambda device: len(device.busy), default=None)
+
+    def _place(self) -> None:
+        """Give the jobs in line to those slots that they may go to."""
+        for job in list(self._line):
+            if job.alone:
+                device = self._quietest(job)
+                if device is None or device.busy:
+                    continue
+                slot, *others = (slot for slot in device.slots if not slot.crowded_out)
+                for each in (slot, *others):  # a fresh process, and no memory held by idle ones
+                    each.kill()
+            else:
+                devices = self._elsewhere(job)
+                free = [slot for slot in self._free() if slot.device in devices]
+                if not free:
+                    continue
+                slot = free[0]
+            self._line.remove(job)
+            slot.start(job)
 
     def wait(self, seconds: float) -> list[Event]:
         """What happened, at the latest after so many seconds."""
@@ -273,7 +383,11 @@ class ProcessPool:
         events: list[Event] = []
         for connection in wait(list(busy), seconds):
             assert isinstance(connection, Connection)
-            events += busy[connection].receive()
+            slot = busy[connection]
+            try:
+                events += [self._judged(slot, event) for event in slot.receive()]
+            except OutOfMemory as error:
+                self._crowd_out(slot, error)
         self._look()
         for slot in self._slots:
             limit = self._timeout if slot.ready else START_SECONDS
@@ -282,7 +396,62 @@ class ProcessPool:
                 what = "(--trial-timeout)" if slot.ready else "of waiting for its worker to start"
                 slot.kill()
                 events.append(Finished(job, error=f"gave up after {limit:g} s {what}"))
+        self._place()
         return events
+
+    def _judged(self, slot: _Slot, event: Event) -> Event:
+        """The event with what it means for the slot's device; says why a job is tried again."""
+        if not isinstance(event, Finished):
+            return event
+        device = slot.device
+        if event.fault == "device":
+            what = event.error or ""
+            given_up = self._count(device, what)
+            if all(device.given_up for device in self._devices):
+                return replace(event, error=self._nothing_left(device, what), mend=True)
+            event = replace(event, error=f"{what} ({device.name})", gpu=device.name, given_up=given_up)
+        elif not event.retry:
+            device.faults = 0
+        next_try = again(event)
+        if next_try is not None and event.fault is not None:
+            if event.fault == "device":
+                how = "once more"
+            elif next_try.micro_batches == 1:
+                how = "again, with nothing else on the same device"
+            else:
+                how = f"again, each batch in {next_try.micro_batches} parts"
+            self._say(f"{event.job}: {event.error}; it is tried {how}")
+        return event
+
+    def _count(self, device: _Device, error: str) -> bool:
+        """Count a fault of a device; whether it is given up, which is said once."""
+        device.faults += 1
+        if device.faults >= MAX_FAULTS and not device.given_up:
+            device.given_up = True
+            for slot in device.slots:
+                if slot.job is None:
+                    slot.kill()
+            if not all(other.given_up for other in self._devices):
+                self._say(f"{device.name} failed {MAX_FAULTS} times in a row and is not used any more: {error}")
+        return device.given_up
+
+    def _nothing_left(self, device: _Device, error: str) -> str:
+        others = "" if len(self._devices) == 1 else ", the last that was left,"
+        return (
+            f"{device.name}{others} failed {MAX_FAULTS} times in a row: {error}; see what nvidia-smi says of it, or "
+            "choose another with CUDA_VISIBLE_DEVICES or -E device=, then give the same command again"
+        )
+
+    def _crowd_out(self, slot: _Slot, error: OutOfMemory) -> None:
+        """Go on without a worker that finds no room beside the others. OutOfMemory: it is the last one there."""
+        job = slot.job
+        left = [other for other in slot.device.slots if not other.crowded_out and other is not slot]
+        slot.kill()
+        if not left or job is None or job.alone:
+            raise error
+        slot.crowded_out = True
+        self._say(f"worker {slot.number}: {error}; {len(left)} {'go' if len(left) > 1 else 'goes'} on without it")
+        self._line.insert(0, job)
 
     def _look(self) -> None:
         """See which workers are stopped, and which trials make no progress."""
@@ -312,6 +481,25 @@ class ProcessPool:
             slot.kill()
 
 
+class _DeviceError(NastoolError):
+    """A worker could not be prepared since its device does not work."""
+
+
+@dataclass
+class _Device:
+    """What workers run on: a GPU, or the machine where they have none."""
+
+    name: str
+    slots: list[_Slot] = field(default_factory=list)
+    faults: int = 0
+    """In a row."""
+    given_up: bool = False
+
+    @property
+    def busy(self) -> list[_Slot]:
+        return [slot for slot in self.slots if slot.job is not None]
+
+
 class _Slot:
     """One worker process, started on its first job and again after it died."""
 
@@ -323,6 +511,9 @@ class _Slot:
         self.environment = dict(environment)
         """CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS count only when set before the child imports torch."""
         self.log = None if logs is None else logs / f"worker-{number}.log"
+        self.device = _Device("")
+        self.crowded_out = False
+        """Its device has too little memory for it beside the other workers."""
         self.process: WorkerProcess | None = None
         self.job: Job | None = None
         self.ready = False
@@ -335,6 +526,11 @@ class _Slot:
         """When it last made some; `_beat`: when it last gave a sign of life."""
         self._beat = 0.0
         self._cpu = 0.0
+
+    @property
+    def free(self) -> bool:
+        alone = any(slot.job is not None and slot.job.alone for slot in self.device.slots)
+        return self.job is None and not self.crowded_out and not self.device.given_up and not alone
 
     @property
     def seconds(self) -> float:
@@ -366,19 +562,22 @@ class _Slot:
                     how = self.look(LOOK_SECONDS)
                     if how is not None and how != said:
                         said = how
-                        say(f"the first worker {how} for {SILENT_SECONDS:.0f} s (process {process.pid})")
+                        say(f"{self} {how} for {SILENT_SECONDS:.0f} s (process {process.pid})")
                 message = process.connection.recv()
                 if not isinstance(message, Beat):
                     break
                 self._take_beat(message)
         except (EOFError, OSError):
-            raise NastoolError(f"the first worker died at its start: {self._how_it_died()}") from None
-        if isinstance(message, InputError):
+            raise NastoolError(f"{self} died at its start: {self._how_it_died()}") from None
+        if isinstance(message, InputError | Broken):
             self.kill()
-            raise message
+            raise message if isinstance(message, InputError) else _DeviceError(message.error)
         assert isinstance(message, Ready)
         self.ready = True
         return message.facts
+
+    def __str__(self) -> str:
+        return f"worker {self.number}" if self.number else "the first worker"
 
     def start(self, job: Job) -> None:
         process = self._running()
@@ -395,13 +594,19 @@ class _Slot:
         try:
             message = self.connection.recv()
         except (EOFError, OSError):
-            return [Finished(job, error=f"worker died: {self._how_it_died()}", retry=True)]
+            who = "worker died" if self.ready else f"{self} died at its start"
+            return [Finished(job, error=f"{who}: {self._how_it_died()}", retry=True)]
         if isinstance(message, Beat):
             self._take_beat(message)
             return []
+        if isinstance(message, OutOfMemory):
+            raise message
         if isinstance(message, InputError):
             self.kill()
             raise message
+        if isinstance(message, Broken):
+            self.kill()
+            return [Finished(job, error=message.error, fault="device")]
         if isinstance(message, Ready):
             self.ready = True
             self._begin()
@@ -503,12 +708,21 @@ def _worker(connection: Connection, spec: EvaluatorSpec, log: Path | None, beat:
     try:
         evaluator = spec.build()
         evaluator.prepare()
+        most = os.environ.get(devices.MOST_THREADS)
+        chosen = {} if most is None else dict(evaluator.choose_threads(int(most)))
+        ready = Ready({**described(evaluator), **chosen})
     except InputError as error:
         line.end(error)
         return
-    most = os.environ.get(devices.MOST_THREADS)
-    chosen = {} if most is None else dict(evaluator.choose_threads(int(most)))
-    line.end(Ready({**described(evaluator), **chosen}))
+    except Exception as error:
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        print(one_line(error), file=sys.stderr, flush=True)
+        more = "use fewer workers, or free some memory"
+        line.end(Broken(one_line(error)) if fault == "device" else OutOfMemory(f"{one_line(error)}; {more}"))
+        return
+    line.end(ready)
     while True:
         try:
             job = line.next()

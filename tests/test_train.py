@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -26,6 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from nastool import devices, registry
 from nastool import training as module
+from nastool.blocks import DropPath, GlobalPool, Residual
 from nastool.core import Decision, Evaluation, Proposal
 from nastool.errors import CannotGoOn, InputError, TrialFailed
 from nastool.evaluators.train import Train
@@ -221,7 +223,7 @@ def groups_of(network: nn.Module, **recipe: Any) -> dict[str, float]:
 
 def trainer_on_nothing() -> Any:
     images = SimpleNamespace(steps=lambda batch_size: 1)
-    return SimpleNamespace(train_images=images, autocast=nullcontext, device=torch.device("cpu"))
+    return SimpleNamespace(train_images=images, autocast=nullcontext, device=torch.device("cpu"), micro_batches=1)
 
 
 @pytest.mark.parametrize("name", registry.plugins("space"))
@@ -478,8 +480,65 @@ def test_out_of_memory(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     evaluator = trainer(data)
     monkeypatch.setattr(evaluator, "_fit", fail)
-    with pytest.raises(TrialFailed, match=r"^out of GPU memory with batch_size 16; lower it, or the scale$"):
+    with pytest.raises(TrialFailed, match=r"^out of memory with batch_size 16; lower it, or the scale$"):
         run(evaluator)
+
+
+class WithoutNorms(SearchSpace):
+    """Networks that drop out and drop paths, and have no batch normalisation."""
+
+    name = "without-norms"
+
+    @dataclass(frozen=True)
+    class Scale:
+        pass
+
+    def __init__(self) -> None:
+        super().__init__([Decision("width", ("4", "8"))])
+
+    def network(self, choose: Choose, task: ImageTask, scale: Any) -> nn.Module:
+        def body(width: int) -> nn.Module:
+            path = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.Dropout(0.0), DropPath(1.0))
+            first = nn.Conv2d(task.channels, width, 3, padding=1)
+            return nn.Sequential(first, Residual(path, nn.Identity()), GlobalPool(), nn.Linear(width, task.classes))
+
+        return choose.layer("width", {n: lambda n=n: body(int(n)) for n in ("4", "8")})  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("parts", [2, 3, 16])
+def test_a_split_batch_is_the_same_step(data: str, device: str, parts: int, one_thread: None) -> None:
+    """Without batch normalisation, all is the same up to rounding: draws, gradients, losses, what is drawn later."""
+    space = WithoutNorms()
+    found = []
+    for micro_batches in (1, parts):
+        evaluator = Train(space, data=data, device=device, precision="fp32", batch_size=13)
+        evaluator.prepare()
+        evaluator.micro_batches = micro_batches
+        recipe = evaluator.recipe.replace(epochs=2)
+        with evaluator.reproducible(3):
+            network = evaluator.build(space.arch([1]), 3)
+            more: dict[str, Any] = {"dropout": 0.3, "drop_path": 0.4, "grad_clip": 1.0, "crop_padding": 1, "flip": True}
+            training = Training(evaluator, network, dataclasses.replace(recipe, **more), seed=3)
+            losses = [loss.item() for _ in range(2) for loss in training.epoch()]
+            after = torch.rand(3, device=device)
+        found.append((losses, torch.cat([p.detach().flatten() for p in network.parameters()]), after))
+        assert not any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
+    whole, split = found
+    assert len(whole[0]) > 4 and whole[0] == pytest.approx(split[0], rel=1e-5)
+    assert torch.allclose(whole[1], split[1], rtol=1e-4, atol=1e-6)
+    assert torch.equal(whole[2], split[2])
+
+
+def test_an_evaluation_in_parts_says_so(data: str) -> None:
+    evaluator = trainer(data)
+    whole = run(evaluator)[0].metrics
+    assert evaluator.max_micro_batches == 8
+    evaluator.micro_batches = 4
+    parts = run(evaluator)[0].metrics
+    assert parts.keys() - whole.keys() == {"micro_batches"} and parts["micro_batches"] == 4
+    evaluator.micro_batches = 1
+    assert run(evaluator)[0].metrics == whole
 
 
 # --- options

@@ -147,7 +147,6 @@ class _Evaluations:
     _waiting: deque[_Line] = field(default_factory=deque)
     _notes: list[str] = field(default_factory=list)
     _jobs: int = 0
-    _retried: set[int] = field(default_factory=set)
     _noted: bool = False
 
     def run(self, documents: Iterator[ArchDocument]) -> Iterator[dict[str, Any]]:
@@ -250,16 +249,15 @@ class _Evaluations:
         self._notes = list(notes(facts))
 
     def _collect(self, seconds: float = 0.25) -> Iterator[dict[str, Any]]:
-        from nastool.workers import Finished
+        from nastool.workers import Finished, again
 
         assert self._pool is not None
         for event in self._pool.wait(seconds):
             if isinstance(event, Finished):
                 if event.mend:
                     raise InputError(event.error or "no result")
-                if event.retry and event.job.trial_id not in self._retried:
-                    self._retried.add(event.job.trial_id)
-                    self._pool.submit(event.job)
+                if (next_try := again(event)) is not None:
+                    self._pool.submit(next_try)
                     continue
                 if not self.keeps_weights and event.evaluation is not None and event.evaluation.checkpoint:
                     (self.workdir / event.evaluation.checkpoint).unlink(missing_ok=True)

@@ -1,0 +1,400 @@
+"""Memory that runs out, and devices that break: what is tried again, where, and what is said."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nastool import runner
+from nastool.core import Evaluation, Objective, Proposal, Trial
+from nastool.errors import CannotGoOn, InputError, NastoolError, OutOfMemory, TrialFailed, fault_of, one_line
+from nastool.interfaces import Evaluator, Report, SearchSpace
+from nastool.runner import Search, evaluate_all, measure_ensemble
+from nastool.spaces.nasbench201 import NasBench201
+from nastool.store import Store
+from nastool.strategies.random_search import RandomSearch
+from nastool.workers import EvaluatorSpec, Finished, InlinePool, Job, ProcessPool
+
+SPACE = NasBench201()
+
+ILLEGAL = (
+    "CUDA error: an illegal memory access was encountered\n"
+    "CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be "
+    "incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1"
+)
+FULL = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+
+
+class AcceleratorError(RuntimeError):
+    """Newer versions of torch have one."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's."""
+
+
+def caused(error: Exception, by: Exception) -> Exception:
+    error.__cause__ = by
+    return error
+
+
+@pytest.mark.parametrize(
+    "error, fault",
+    [
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "memory"),
+        (MemoryError(), "memory"),
+        (OSError(12, "Cannot allocate memory"), "memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "memory",
+        ),
+        (AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be"), "memory"),
+        (RuntimeError(FULL), "memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), "memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), "memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), "memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_COMPILATION_FAILED"), None),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), "memory"),
+        (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), "memory"),
+        (caused(TrialFailed("lower the scale"), OutOfMemoryError("CUDA out of memory")), "memory"),
+        (OutOfMemory("too little room"), "memory"),
+        (AcceleratorError(ILLEGAL), "device"),
+        (RuntimeError(ILLEGAL), "device"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device"),
+        (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), "device"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "device"),
+        (RuntimeError("CUDA error: unknown error"), "device"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "device"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED_CUDART"), "device"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle)`"), "device"),
+        (RuntimeError("GPU is lost. Reboot the system to recover this GPU"), "device"),
+        (RuntimeError("CUDA error: device-side assert triggered"), None),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), None),
+        (RuntimeError("Error(s) in loading state_dict for Network"), None),
+        (ValueError("out of memory"), None),
+        (TrialFailed("diverged"), None),
+    ],
+)
+def test_what_kind_of_error_it_is(error: Exception, fault: str | None) -> None:
+    assert fault_of(error) == fault
+
+
+def test_torchs_own_errors() -> None:
+    import torch
+
+    assert fault_of(torch.OutOfMemoryError("CUDA out of memory")) == "memory"
+    accelerator = getattr(torch, "AcceleratorError", RuntimeError)
+    assert one_line(accelerator(ILLEGAL)) == f"{accelerator.__name__}: {ILLEGAL.splitlines()[0]}"
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert fault_of(caught.value) == "memory"
+
+
+# --- what is tried again, and where
+
+
+class Faulty(Evaluator):
+    """Breaks on purpose; writes down in folder/log what ran where, and beside how many others.
+
+    crowded: these trials need a GPU for themselves. large: micro-batches that this trial needs. broken: these GPUs
+    fail always. once: these trials break their GPU on the first try. poison: these do so always. full: the GPU that
+    has no room for these workers' data. unprepared: on these GPUs nothing can be prepared.
+    """
+
+    name = "faulty"
+    metrics = frozenset({"val_acc"})
+
+    def __init__(self, space: SearchSpace, *, folder: Path, **how: Any) -> None:
+        super().__init__(space)
+        self.folder = folder
+        self.how = how
+        self.max_micro_batches = how.get("most", 16)
+        self.gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+
+    def prepare(self) -> None:
+        if self.gpu in self.how.get("unprepared", ()):
+            raise AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+        (self.folder / "workers").mkdir(exist_ok=True)
+        (self.folder / "workers" / f"{os.getpid()}").touch()
+        if len(alive(self.folder / "workers")) > self.how.get("room", 10**9):
+            raise OutOfMemory("the images take 2 GB, and 1 GB is free")
+
+    def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
+        mine = self.folder / f"busy-{self.gpu}-{os.getpid()}"
+        mine.touch()
+        time.sleep(self.how.get("seconds", 0.1))
+        others = len(list(self.folder.glob(f"busy-{self.gpu}-*"))) - 1
+        self.note(f"{trial_id} {self.gpu} {others} {self.micro_batches}")
+        try:
+            if trial_id in self.how.get("crowded", ()) and others:
+                raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            if self.micro_batches < self.how.get("large", {}).get(trial_id, 1):
+                raise RuntimeError(FULL)
+            if self.gpu in self.how.get("broken", ()) or trial_id in self.how.get("poison", ()):
+                raise AcceleratorError(ILLEGAL)
+            if trial_id in self.how.get("once", ()) and not (self.folder / f"broke-{trial_id}").exists():
+                (self.folder / f"broke-{trial_id}").touch()
+                raise AcceleratorError(ILLEGAL)
+            if trial_id in self.how.get("wrong", ()):
+                raise TrialFailed("diverged")
+            time.sleep(0.1)
+        finally:
+            mine.unlink()
+        metrics = {"val_acc": (seed % 1009) / 1009}
+        return Evaluation({**metrics, "micro_batches": self.micro_batches} if self.micro_batches > 1 else metrics, 1.0)
+
+    def test(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, float]:
+        self.note(f"test {self.gpu} 0 {self.micro_batches}")
+        if self.micro_batches < self.how.get("test", 1):
+            raise OutOfMemoryError("CUDA out of memory.")
+        return {"test_acc": 0.5}
+
+    def ensemble(self, members: Sequence[tuple[Proposal, Evaluation]]) -> Mapping[str, float]:
+        return self.test(*members[0])
+
+    def note(self, text: str) -> None:
+        with (self.folder / "log").open("a") as file:
+            file.write(text + "\n")
+
+
+def alive(folder: Path) -> list[Path]:
+    """Files that are named after processes which are there."""
+    return [path for path in folder.iterdir() if Path(f"/proc/{path.name}").exists()]
+
+
+@dataclass(frozen=True)
+class FaultySpec(EvaluatorSpec):
+    def build(self) -> Evaluator:
+        return Faulty(SPACE, **self.options)
+
+
+@dataclass
+class Scene:
+    """A search on made-up GPUs. gpus: of each worker."""
+
+    folder: Path
+    gpus: Sequence[str]
+    how: Mapping[str, Any] = field(default_factory=dict)
+    trials: int = 8
+    said: list[str] = field(default_factory=list)
+    sitting: int = 0
+
+    def pool(self) -> ProcessPool:
+        environments = [{"CUDA_VISIBLE_DEVICES": gpu} if gpu else {} for gpu in self.gpus]
+        options = {"folder": self.folder, **self.how}
+        return ProcessPool(FaultySpec(SPACE.ref, "faulty", options), environments, say=self.said.append)
+
+    def search(self, **more: Any) -> list[Trial]:
+        path = self.folder / "run.db"
+        if not path.exists():
+            config = {
+                "space": {"name": SPACE.name, "options": {}},
+                "strategy": {"name": "random", "options": {}},
+                "evaluator": {"name": "faulty", "options": {}},
+            }
+            Store.create(path, {"config": config, "objective": "val_acc:max"}).close()
+        pool = self.pool()
+        try:
+            with Store.open(path, durable=False) as store:
+                strategy = RandomSearch(SPACE, seed=0)
+                objective = Objective.parse("val_acc")
+                search = Search(store, strategy, pool, objective, 0, self.trials, self.folder, **more)
+                search.restore()
+                pool.open()
+                search.run()
+        finally:
+            pool.close()
+        return self.found()
+
+    def found(self) -> list[Trial]:
+        with Store.read(self.folder / "run.db") as store:
+            return sorted(store.trials(), key=lambda trial: trial.id)
+
+    def attempts(self) -> list[int]:
+        with Store.read(self.folder / "run.db") as store:
+            return [store.attempts(trial) for trial in range(self.trials)]
+
+    def log(self, trial: object) -> list[tuple[str, int, int]]:
+        """(GPU, how many others were busy there, micro-batches) of each try."""
+        lines = (line.split() for line in (self.folder / "log").read_text().splitlines())
+        return [(gpu, int(others), int(parts)) for name, gpu, others, parts in lines if name == str(trial)]
+
+
+def metrics(trials: Sequence[Trial]) -> list[Mapping[str, float] | None]:
+    return [None if trial.evaluation is None else trial.evaluation.metrics for trial in trials]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Mapping[str, float] | None]:
+    return metrics(Scene(tmp_path_factory.mktemp("undisturbed"), ["0", "0"]).search())
+
+
+@pytest.mark.parametrize("gpus", [["0", "0", "0"], ["0", "1", "0", "1"], ["", ""]])
+def test_where_memory_ran_out_it_is_tried_alone(
+    tmp_path: Path, gpus: list[str], undisturbed: list[Mapping[str, float] | None]
+) -> None:
+    scene = Scene(tmp_path, gpus, {"crowded": range(8), "seconds": 0.7})
+    assert metrics(scene.search()) == undisturbed
+    for trial in range(8):
+        assert scene.log(trial)[-1][1:] == (0, 1), "nothing beside it, the whole batch"
+        assert scene.attempts()[trial] == len(scene.log(trial))
+    assert max(scene.attempts()) == 2
+    again = [line for line in scene.said if "; it is tried again, with nothing else on the same device" in line]
+    assert again == scene.said and len(again) == scene.attempts().count(2)
+    assert again[0].startswith("trial ") and "OutOfMemoryError: CUDA out of memory. Tried" in again[0]
+
+
+def test_then_in_micro_batches(tmp_path: Path, undisturbed: list[Mapping[str, float] | None]) -> None:
+    scene = Scene(tmp_path, ["0", "0"], {"large": {3: 4}})
+    trials = scene.search()
+    expected = list(undisturbed)
+    expected[3] = {**(expected[3] or {}), "micro_batches": 4}
+    assert metrics(trials) == expected
+    assert [parts for _, _, parts in scene.log(3)] == [1, 1, 2, 4]
+    assert [others for _, others, _ in scene.log(3)][1:] == [0, 0, 0]
+    assert scene.attempts() == [1, 1, 1, 4, 1, 1, 1, 1]
+    assert [line.partition("; it is tried ")[2] for line in scene.said] == [
+        "again, with nothing else on the same device",
+        "again, each batch in 2 parts",
+        "again, each batch in 4 parts",
+    ]
+    assert all(line.startswith(f"trial 3: RuntimeError: {FULL};") for line in scene.said)
+
+
+@pytest.mark.parametrize("most, tries", [(1, 2), (4, 4)])
+def test_as_far_as_the_evaluator_can(tmp_path: Path, most: int, tries: int) -> None:
+    """Evaluators that know nothing of micro-batches say 1."""
+    assert Evaluator.max_micro_batches == 1
+    scene = Scene(tmp_path, ["0", "0"], {"large": {3: 8}, "most": most}, trials=5)
+    trials = scene.search()
+    assert [trial.state for trial in trials] == ["done", "done", "done", "failed", "done"]
+    assert trials[3].error == f"RuntimeError: {FULL}"
+    assert scene.attempts() == [1, 1, 1, tries, 1]
+
+
+def test_also_of_what_is_tested(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, ["0"], {"test": 2}, trials=1)
+    (best,) = scene.search()
+    pool = scene.pool()
+    try:
+        assert runner.test_best(pool, best, 0) == ({"test_acc": 0.5}, None)
+        assert measure_ensemble(pool, [best]) == ({"test_acc": 0.5}, None)
+        assert [parts for _, _, parts in scene.log("test")] == 2 * [1, 1, 2]
+        pool.submit(Job(0, best.proposal, 1, "both"))
+        (event,) = (e for e in iter_events(pool) if isinstance(e, Finished))
+        assert event.fault == "memory" and event.job.task == "test", "what is trained need not be trained again"
+    finally:
+        pool.close()
+
+
+def iter_events(pool: ProcessPool) -> list[Any]:
+    events: list[Any] = []
+    while pool.busy:
+        events += pool.wait(1.0)
+    return events
+
+
+def test_outside_of_a_search_and_in_this_process(tmp_path: Path) -> None:
+    proposals = [Proposal(SPACE.sample(np.random.default_rng(0)))]
+    pool = InlinePool(Faulty(SPACE, folder=tmp_path, large={10**9: 2}))
+    (evaluation,) = evaluate_all(pool, proposals, lambda: False)
+    assert evaluation.metrics["micro_batches"] == 2
+    with pytest.raises(NastoolError, match="could not be evaluated: RuntimeError: CUDA error: CUBLAS"):
+        list(evaluate_all(InlinePool(Faulty(SPACE, folder=tmp_path, large={10**9: 99})), proposals, lambda: False))
+
+
+# --- devices that break
+
+
+def test_a_broken_gpu_is_not_used_any_more(tmp_path: Path, undisturbed: list[Mapping[str, float] | None]) -> None:
+    """Also where it has several workers; and no trial fails for it, whatever --max-failures is."""
+    scene = Scene(tmp_path, ["0", "1", "0", "1"], {"broken": ("1",)})
+    assert metrics(scene.search(max_failures=1)) == undisturbed
+    tried = [try_ for trial in range(8) for try_ in scene.log(trial) if try_[0] == "1"]
+    assert len(tried) == 2
+    assert sum(scene.attempts()) == 8 + 2
+    assert [line for line in scene.said if "is not used any more" in line] == [
+        "GPU 1 failed 2 times in a row and is not used any more: AcceleratorError: CUDA error: an illegal memory "
+        "access was encountered"
+    ]
+    assert sum(line.endswith(" (GPU 1); it is tried once more") for line in scene.said) == 2
+
+
+def test_when_no_gpu_is_left_the_search_can_be_continued(
+    tmp_path: Path, undisturbed: list[Mapping[str, float] | None]
+) -> None:
+    scene = Scene(tmp_path, ["0", "1"], {"broken": ("0", "1")})
+    with pytest.raises(InputError) as caught:
+        scene.search()
+    text = str(caught.value)
+    assert text.startswith(("GPU 0, the last that was left, failed 2 times in a row: Acc", "GPU 1, the last"))
+    assert "CUDA_VISIBLE_DEVICES" in text and text.endswith("then give the same command again") and "\n" not in text
+    assert {trial.state for trial in scene.found()} == {"running"}
+    scene.how = {}
+    assert metrics(scene.search()) == undisturbed
+
+
+@pytest.mark.parametrize("gpus", [["0"], ["0", "1"], ["0", "0", "1", "1"]])
+def test_after_one_fault_it_is_tried_elsewhere(
+    tmp_path: Path, gpus: list[str], undisturbed: list[Mapping[str, float] | None]
+) -> None:
+    scene = Scene(tmp_path, gpus, {"once": (2, 6)})
+    assert metrics(scene.search()) == undisturbed
+    assert scene.attempts() == [1, 1, 2, 1, 1, 1, 2, 1]
+    for trial in (2, 6):
+        (first, _, _), (second, _, _) = scene.log(trial)
+        assert (first != second) == (len(set(gpus)) > 1)
+    assert not any("not used" in line for line in scene.said)
+
+
+def test_who_fails_on_two_sound_gpus_is_at_fault(tmp_path: Path) -> None:
+    """But that is no reason to give up: the trials before and after it are none."""
+    scene = Scene(tmp_path, ["0", "1"], {"poison": (2,), "wrong": (1, 3)})
+    trials = scene.search(max_failures=3)
+    states = ["done", "failed", "failed", "failed", "done", "done", "done", "done"]
+    assert [trial.state for trial in trials] == states
+    error = trials[2].error or ""
+    assert error.startswith("AcceleratorError: CUDA error: an illegal memory access was encountered (GPU ")
+    assert {gpu for gpu, _, _ in scene.log(2)} == {"0", "1"}
+
+
+# --- preparing
+
+
+def test_a_worker_that_finds_no_room_is_left_out(tmp_path: Path, undisturbed: list[Mapping[str, float] | None]) -> None:
+    scene = Scene(tmp_path, ["0", "0", "0"], {"room": 2})
+    assert metrics(scene.search()) == undisturbed
+    assert len(scene.said) == 1
+    assert scene.said[0].startswith("worker ")
+    assert scene.said[0].endswith(": the images take 2 GB, and 1 GB is free; 2 go on without it")
+    assert scene.attempts() == [1] * 8
+
+
+def test_without_room_for_the_first_nothing_begins(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^the images take 2 GB, and 1 GB is free$"):
+        Scene(tmp_path, ["0", "1"], {"room": 0}).pool().open()
+
+
+def test_the_first_worker_starts_where_it_can(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, ["0", "1"], {"unprepared": ("0",)}, trials=3)
+    assert [trial.state for trial in scene.search()] == ["done"] * 3
+    ecc = "AcceleratorError: CUDA error: uncorrectable ECC error encountered"
+    assert scene.said == [f"GPU 0 failed 2 times in a row and is not used any more: {ecc}"]
+    scene.how = {"unprepared": ("0", "1")}
+    with pytest.raises(CannotGoOn, match=rf"^GPU 1, the last that was left, failed 2 times in a row: {ecc}; see "):
+        scene.pool().open()
+
+
+def test_a_later_worker_that_cannot_start(tmp_path: Path, undisturbed: list[Mapping[str, float] | None]) -> None:
+    scene = Scene(tmp_path, ["0", "1"], {"unprepared": ("1",)})
+    assert metrics(scene.search()) == undisturbed
+    assert any(line.startswith("GPU 1 failed 2 times in a row and is not used any more") for line in scene.said)
