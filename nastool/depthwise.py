@@ -30,7 +30,8 @@ class DepthwiseConv2d(nn.Conv2d):
         if rounds and self.dilation != (1, 1):
             # oneDNN's gradient of the weight is garbage in bfloat16 (torch 2.14, 32x32, stride 1): so in float32
             with torch.autocast("cpu", enabled=False):
-                return super().forward(x.to(weight.dtype)).to(torch.get_autocast_dtype("cpu"))
+                exact: Tensor = self._conv_forward(x.float(), weight.float(), None)
+                return exact.to(torch.get_autocast_dtype("cpu"))
         fast = (
             self._wide
             and x.device.type == "cpu"
