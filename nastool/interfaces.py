@@ -566,6 +566,7 @@ class Evaluator(ABC):
         """Facts for run.yaml and the screen, once prepared: the device, the data's sizes.
 
         "fingerprint", if there, names the data's content as it is used: a run is continued only with the same.
+        "device" begins with "cpu" on the CPU; with "precision" it has to be the same in all workers, but for its model.
         "data_digest", if there, names it however it is split: lines carry it, and `eval` and `retrain` want the same.
         """
         return {}

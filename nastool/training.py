@@ -457,15 +457,8 @@ def _device(option: str) -> torch.device:
     """The device an option means, found to be there."""
     import torch
 
-    count = torch.cuda.device_count() if option != "cpu" else 0
-    if option == "cpu" or (option == "auto" and not count):
-        return torch.device("cpu")
-    index = int(option.partition(":")[2] or 0)
-    if not count:
-        raise InputError(f"device {option}: no CUDA device is visible; give device=cpu")
-    if index >= count:
-        raise InputError(f"device {option}: there are {count} CUDA devices, numbered from 0; give a lower number")
-    return torch.device("cuda", index)
+    gpus = devices.usable(devices.seen(), option) if option != "cpu" else []
+    return torch.device("cuda", gpus[0].index) if gpus else torch.device("cpu")
 
 
 def cudnn() -> AbstractContextManager[object]:

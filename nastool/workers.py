@@ -313,13 +313,15 @@ class ProcessPool:
         self._timeout = timeout
         self._say = say
         self._looked = 0.0
+        self._first: Mapping[str, Scalar] = {}
+        """The facts of the first worker."""
         self.silent: Mapping[int, Silence] = {}
 
     def open(self) -> Mapping[str, Scalar]:
         while True:
             first = next(slot for slot in self._slots if not slot.device.given_up)
             try:
-                facts = first.open(self._say)
+                facts = self._first = first.open(self._say)
                 break
             except _DeviceError as error:
                 self._count(first.device, str(error))
@@ -386,6 +388,7 @@ class ProcessPool:
             slot = busy[connection]
             try:
                 events += [self._judged(slot, event) for event in slot.receive()]
+                self._check(slot)
             except OutOfMemory as error:
                 self._crowd_out(slot, error)
         self._look()
@@ -453,6 +456,25 @@ class ProcessPool:
         self._say(f"worker {slot.number}: {error}; {len(left)} {'go' if len(left) > 1 else 'goes'} on without it")
         self._line.insert(0, job)
 
+    def _check(self, slot: _Slot) -> None:
+        """InputError: a worker that has prepared its evaluator computes otherwise than the first: on the CPU, say."""
+
+        def kind(facts: Mapping[str, Scalar]) -> tuple[bool, Scalar]:
+            return str(facts.get("device", "")).startswith("cpu"), facts.get("precision")
+
+        if not slot.facts or kind(slot.facts) == kind(self._first):
+            return
+
+        def how(facts: Mapping[str, Scalar]) -> str:
+            return " in ".join(str(facts[key]) for key in ("device", "precision") if key in facts)
+
+        dealt = slot.environment.get(devices.VARIABLE, os.environ.get(devices.VARIABLE))
+        given = "not set" if dealt is None else f"{devices.VARIABLE}={dealt}"
+        raise InputError(
+            f"worker {slot.number} ({given}) computes on {how(slot.facts)}, and the first on {how(self._first)}: give "
+            f"fewer --workers, only devices that are alike in {devices.VARIABLE}, or a precision that all have"
+        )
+
     def _look(self) -> None:
         """See which workers are stopped, and which trials make no progress."""
         now = self._clock.now()
@@ -517,7 +539,8 @@ class _Slot:
         self.process: WorkerProcess | None = None
         self.job: Job | None = None
         self.ready = False
-        """Whether the process has prepared its evaluator."""
+        """Whether the process has prepared its evaluator; `facts`: what that says of itself."""
+        self.facts: Mapping[str, Scalar] = {}
         self.stopped = False
         """Whether it was, when last looked at."""
         self._clock = clock
@@ -609,6 +632,7 @@ class _Slot:
             return [Finished(job, error=message.error, fault="device")]
         if isinstance(message, Ready):
             self.ready = True
+            self.facts = message.facts
             self._begin()
             return []
         self._progress = self._clock.now()
@@ -711,6 +735,9 @@ def _worker(connection: Connection, spec: EvaluatorSpec, log: Path | None, beat:
         most = os.environ.get(devices.MOST_THREADS)
         chosen = {} if most is None else dict(evaluator.choose_threads(int(most)))
         ready = Ready({**described(evaluator), **chosen})
+    except devices.Hidden as error:  # it was there when the coordinator looked
+        line.end(Broken(one_line(error)))
+        return
     except InputError as error:
         line.end(error)
         return

@@ -608,31 +608,6 @@ def test_the_constructor_reads_no_data_and_imports_no_torch() -> None:
     assert out.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize(
-    ("device", "count", "message"),
-    [
-        ("cuda", 0, "device cuda: no CUDA device is visible; give device=cpu"),
-        ("cuda:2", 2, "device cuda:2: there are 2 CUDA devices, numbered from 0; give a lower number"),
-    ],
-)
-def test_missing_devices(device: str, count: int, message: str, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    with pytest.raises(InputError) as caught:
-        trainer(data, device=device).prepare()
-    assert str(caught.value) == message
-
-
-def test_auto_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    for count, option, expected in (
-        (0, "auto", "cpu"),
-        (1, "auto", "cuda:0"),
-        (2, "cuda:1", "cuda:1"),
-        (1, "cpu", "cpu"),
-    ):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
-        assert str(module._device(option)) == expected
-
-
 def test_describe_and_estimate(data: str) -> None:
     evaluator = trainer(data)
     evaluator.prepare()

@@ -242,7 +242,8 @@ class _Evaluations:
             self._pool = InlinePool(evaluator)
         else:
             workers = min(self.workers, evaluator.max_workers or self.workers)
-            slots = devices.slots(workers, str(own.get("device") or "auto"))
+            device = str(own.get("device") or "auto")
+            slots = devices.slots(workers, device, None, common.say, evaluator.max_workers)
             self._pool = ProcessPool(spec, slots, timeout=self.timeout, say=common.say)
         facts = self._pool.open()
         self._said |= common.said_of_data(facts)

@@ -119,12 +119,14 @@ def sitting(
     """
     spec = config.evaluator_spec(evaluator.space, folder.path)
     threads = None if force else _threads_of(folder)
+    slots: list[dict[str, str]] = []
     if evaluator.inline:
         pool: Pool = InlinePool(evaluator)
     else:
         # With shared weights one process trains them; others have their turn when the best are trained from scratch.
         count = min(workers, evaluator.max_workers or workers)
-        slots = devices.slots(count, str(config.evaluator.options.get("device") or "auto"), threads)
+        device = str(config.evaluator.options.get("device") or "auto")
+        slots = devices.slots(count, device, threads, common.say, evaluator.max_workers)
         pool = ProcessPool(spec, slots, timeout=timeout, logs=folder.path / "logs", say=common.say)
     with folder.locked(), closing(pool):
         continued = folder.check(config, force)  # nobody else can change it from here on
@@ -132,6 +134,8 @@ def sitting(
         started(pool)
         try:
             facts = pool.open()
+            if len(models := devices.models(slots)) > 1:
+                facts = {**facts, "devices": ", ".join(models)}
             if not continued:
                 accept(facts)
         except InputError:

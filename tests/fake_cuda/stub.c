@@ -31,7 +31,8 @@ static size_t total(void) { return (size_t)number("FAKE_CUDA_MIB", 81920) << 20;
 static int values(void) { static int v = -1; if (v < 0) v = number("FAKE_CUDA_VALUES", 1) != 0; return v; }
 long fake_cuda_count(int what) { return counted[what]; }
 
-/* --- devices, as CUDA_VISIBLE_DEVICES has them: it ends at the first that is none, and a repeated one hides all */
+/* --- devices, as CUDA_VISIBLE_DEVICES has them: it ends at the first that is none, and a repeated one hides all;
+   MIG-1 is the device 1, and as of real MIG instances only the first one is shown */
 static int physical[MOST];
 
 static void uuid_of(int d, char *text) { sprintf(text, "GPU-%02x000000-0000-0000-0000-000000000000", d); }
@@ -42,6 +43,7 @@ static int found(const char *name) {
   if (!strncmp(name, "GPU-", 4)) {
     for (int d = 0; d < there; d++) { uuid_of(d, text); if (name[4] && !strncmp(text, name, strlen(name))) return d; }
     return -1; }
+  if (!strncmp(name, "MIG-", 4)) name += 4;
   long d = strtol(name, &end, 10);
   return end == name || d < 0 || d >= there ? -1 : (int)d; }
 
@@ -58,7 +60,8 @@ static int count(void) {
     int d = found(name);
     if (d < 0) break;
     for (int i = 0; i < k; i++) if (physical[i] == d) return known = 0;
-    physical[k++] = d; }
+    physical[k++] = d;
+    if (!strncmp(name, "MIG-", 4)) break; }
   return known = k; }
 
 /* --- faults */

@@ -1,0 +1,319 @@
+"""Which devices are there, and which worker gets which; on fake ones, where CUDA itself has a say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nastool import devices, training
+from nastool.core import Proposal
+from nastool.devices import Cuda, Gpu
+from nastool.errors import InputError
+from nastool.spaces.nasbench201 import NasBench201
+from nastool.workers import EvaluatorSpec, Job, ProcessPool
+from tests.running import Run
+
+Machine = Callable[..., dict[str, str]]
+SMALL = ["--data", "digits", "--epochs", "1", "-E", "train_size=50", "--scale", "channels=2,cells=1"]
+OLD = "Tesla K80 has compute capability 3.7, and torch is built for sm_90"
+
+
+def gpu(index: int, model: str = "NVIDIA H100", problem: str | None = None) -> Gpu:
+    return Gpu(index, str(index), model, f"GPU-{index}", (9, 0), 80 << 30, None, problem)
+
+
+def machine(*models: str) -> Cuda:
+    return Cuda(tuple(gpu(i, model, OLD if "K80" in model else None) for i, model in enumerate(models)))
+
+
+def shown(count: int) -> Cuda:
+    """What is left, where CUDA_VISIBLE_DEVICES names more."""
+    return Cuda(tuple(map(gpu, range(count))), None, "CUDA_VISIBLE_DEVICES=0,9: CUDA shows no device '9'")
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> Iterator[None]:
+    yield
+    devices._looked.cache_clear()
+
+
+# --- who gets which
+
+
+def dealt(
+    found: Cuda, workers: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[str | None], list[str]]:
+    """What CUDA_VISIBLE_DEVICES is for each worker, and what is said."""
+    monkeypatch.setattr(devices, "look", lambda: found)
+    said: list[str] = []
+    slots = devices.slots(workers, device, None, said.append)
+    return [slot.get(devices.VARIABLE) for slot in slots], said
+
+
+def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = machine("A", "A")
+    assert dealt(two, 3, "auto", monkeypatch) == (["0", "1", "0"], [])
+    assert dealt(two, 2, "cpu", monkeypatch) == ([None, None], [])
+    assert dealt(Cuda(), 2, "auto", monkeypatch) == ([None, None], [])
+    assert dealt(machine("A"), 4, "cuda:0", monkeypatch) == ([None] * 4, [])
+
+
+def test_what_is_left_over_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    eight = machine(*["A"] * 8)
+    assert dealt(eight, 1, "auto", monkeypatch) == (["0"], ["note: 1 worker on 1 of 8 GPUs: --workers 8 takes all"])
+    _, said = dealt(eight, 4, "cuda:1", monkeypatch)
+    assert said == ["note: all 4 workers are on cuda:1 (A): device=cuda deals out all 8 GPUs"]
+    said.clear()
+    devices.slots(1, "auto", None, said.append, 1)
+    assert said == [], "shared weights are trained by one worker"
+    _, said = dealt(machine("A", "B"), 2, "auto", monkeypatch)
+    assert said == ["note: the workers' GPUs are of different models, which round differently: A, B"]
+
+
+def test_gpus_that_torch_cannot_use_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed, old = machine("K80", "A", "K80"), machine("K80", "K80")
+    assert dealt(mixed, 2, "auto", monkeypatch) == (["1", "1"], [f"note: {OLD}; it is left out"])
+    slots, said = dealt(old, 2, "auto", monkeypatch)
+    assert slots == ["", ""] and len(said) == 1 and said[0].startswith(f"note: {OLD}; so this runs on the CPU")
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(InputError) as caught:
+            dealt(old, 1, device, monkeypatch)
+        assert str(caught.value) == f"device {device}: {OLD}; give device=cpu or another"
+    assert str(caught.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "message"),
+    [
+        ("cuda", Cuda(), "device cuda: no CUDA device is visible; give device=cpu"),
+        ("cuda", Cuda((), "the driver is old"), "device cuda: the driver is old; give device=cpu"),
+        (
+            "cuda:2",
+            machine("A", "A"),
+            "device cuda:2: there are 2 CUDA devices, numbered from 0; give a lower number",
+        ),
+        ("auto", shown(1), f"{shown(1).hidden}; name others, unset it, or give device=cpu"),
+    ],
+)
+def test_missing_devices(device: str, found: Cuda, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a worker is started, and in one."""
+    with pytest.raises(InputError) as caught:
+        dealt(found, 1, device, monkeypatch)
+    assert str(caught.value) == message
+    monkeypatch.setattr(devices, "seen", lambda: found)
+    with pytest.raises(InputError) as caught:
+        training._device(device)
+    assert str(caught.value) == message
+
+
+def test_auto_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = machine("A"), machine("K80", "A")
+    for found, option, expected in (
+        (Cuda(), "auto", "cpu"),
+        (Cuda((), "the driver is old"), "auto", "cpu"),
+        (one, "auto", "cuda:0"),
+        (two, "auto", "cuda:1"),
+        (two, "cuda:1", "cuda:1"),
+        (one, "cpu", "cpu"),
+    ):
+        monkeypatch.setattr(devices, "seen", lambda found=found: found)
+        assert str(training._device(option)) == expected
+
+
+# --- what is there
+
+
+@pytest.mark.parametrize("capability, architectures, expected", [
+    ((8, 6), ["sm_80"], True),
+    ((8, 0), ["sm_86"], False),
+    ((9, 0), ["sm_80", "compute_80"], True),
+    ((9, 0), ["sm_80"], False),
+    ((12, 1), ["sm_90", "sm_120"], True),
+    ((9, 0), ["sm_90a"], True),
+    ((10, 3), ["sm_100a", "compute_120"], False),
+    ((6, 1), ["sm_75", "sm_80"], False),
+])  # fmt: skip
+def test_what_code_runs_on(capability: tuple[int, int], architectures: list[str], expected: bool) -> None:
+    """By the rules of NVIDIA's "CUDA C++ Programming Guide", 3.1.2 to 3.1.4."""
+    assert devices.runs_on(capability, architectures) is expected
+
+
+def without_driver(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.setattr(devices, "ROOT", root)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
+    monkeypatch.setattr(devices, "_ask", lambda *given: pytest.fail("a process was started"))
+
+
+def test_without_a_gpu_nobody_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without_driver(monkeypatch, tmp_path)
+    monkeypatch.delenv(devices.VARIABLE, raising=False)
+    assert devices.look() == Cuda()
+    for given in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv(devices.VARIABLE, given)
+        assert devices.look() == Cuda()
+    monkeypatch.setenv(devices.VARIABLE, "0")
+    assert devices.look().hidden == "CUDA_VISIBLE_DEVICES=0: CUDA shows no device '0'"
+
+
+@pytest.mark.parametrize("trace", ["dev/nvidia0", "proc/driver/nvidia", "sys/bus/pci/devices/0000:01:00.0/vendor"])
+def test_a_gpu_without_a_driver_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trace: str) -> None:
+    (tmp_path / trace).parent.mkdir(parents=True)
+    (tmp_path / trace).write_text("0x10de\n")
+    (tmp_path / trace).with_name("class").write_text("0x030200\n")
+    without_driver(monkeypatch, tmp_path)
+    monkeypatch.delenv(devices.VARIABLE, raising=False)
+    said: list[str] = []
+    assert devices.VARIABLE not in devices.slots(1, "auto", None, said.append)[0]
+    assert len(said) == 1 and "no CUDA driver" in said[0] and "so this runs on the CPU" in said[0]
+    with pytest.raises(InputError, match=r"^device cuda: an NVIDIA GPU is there, but no CUDA driver"):
+        devices.slots(1, "cuda")
+    monkeypatch.setenv(devices.VARIABLE, "-1")
+    assert devices.look() == Cuda(), "it is hidden on purpose"
+
+
+SEEN = """
+import json, os, sys, pathlib
+import torch
+from nastool import devices
+for environment in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        os.environ.update(environment)
+        devices.ROOT = pathlib.Path(environment.get("ROOT", "/"))
+        found = devices.seen()
+        told = [[(gpu.names, gpu.model, gpu.problem) for gpu in found.gpus], found.problem, found.hidden]
+        print(json.dumps(told), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.gpu
+def test_what_cuda_shows(fake_machine: Machine, tmp_path: Path) -> None:
+    """As CUDA counts, not as we read the variable; and why it shows nothing, in one line."""
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidia0").touch()
+    shown = {
+        "1,0": (["1", "0"], None),
+        " 1 ": (["1"], None),
+        "0,": (["0"], None),
+        "0,-1": (["0"], None),
+        "": ([], None),
+        "-1": ([], None),
+        "GPU-01,GPU-00000000": (["GPU-01", "GPU-00000000"], None),
+        "MIG-1": (["MIG-1"], None),
+        "0,9": (["0"], "CUDA shows no device '9'"),
+        "0,-1,1": (["0"], "CUDA shows no device '-1' and none after it"),
+        "9": ([], "CUDA shows no device '9'"),
+        "abc": ([], "CUDA shows no device 'abc'"),
+        "9,0": ([], "CUDA shows none of these: "),
+        "0,0": ([], "one named twice hides all"),
+        "0,GPU-00": ([], "one named twice hides all"),
+    }
+    broken = {
+        "35": "the NVIDIA driver is too old: it has CUDA 11.0, torch ",
+        "803": "CUDA does not start (error 803: system has unsupported display driver",
+        "804": "CUDA does not start (error 804: forward compatibility was attempted on non supported HW)",
+        "999": "CUDA does not start (error 999: CUDA unknown error)",
+        "100": "an NVIDIA GPU is there, but CUDA shows none",
+    }
+    capabilities = {"75": None, "121": None, "61": "has compute capability 6.1, and torch", "130": "capability 13.0"}
+    cases = [
+        *({devices.VARIABLE: visible} for visible in shown),
+        *({"FAKE_CUDA_COUNT_ERROR": code, "ROOT": str(tmp_path)} for code in broken),
+        *({"FAKE_CUDA_CC": capability} for capability in capabilities),
+        {},
+    ]
+    environment = {**os.environ, **fake_machine(devices=2)}
+    environment.pop(devices.VARIABLE, None)
+    command = [sys.executable, "-W", "error", "-c", SEEN, json.dumps(cases)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(cases)
+    assert found[-1] == [[["0", "Fake GPU 0", None], ["1", "Fake GPU 1", None]], None, None]
+    for (visible, (names, hidden)), (gpus, problem, told) in zip(shown.items(), found, strict=False):
+        assert [gpu[0] for gpu in gpus] == names and problem is None, visible
+        assert told is None if hidden is None else told.startswith(f"{devices.VARIABLE}={visible}: "), visible
+        assert hidden is None or hidden in told
+    del found[: len(shown)]
+    for text, (gpus, problem, _) in zip(broken.values(), found, strict=False):
+        assert gpus == [] and text in problem and "\n" not in problem
+    del found[: len(broken)]
+    for misfit, (gpus, problem, _) in zip(capabilities.values(), found, strict=False):
+        assert problem is None
+        assert all(told is None if misfit is None else misfit in told and "sm_" in told for _, _, told in gpus)
+
+
+@pytest.mark.gpu
+def test_what_a_search_would_be_shown(fake_machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of other processes: of MIG instances, CUDA shows a process only one."""
+    for name, value in fake_machine(devices=3).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(devices.VARIABLE, "MIG-2,MIG-0")
+    assert [(gpu.index, gpu.names, gpu.model) for gpu in devices.look().gpus] == [
+        (0, "MIG-2", "Fake GPU 2"),
+        (1, "MIG-0", "Fake GPU 0"),
+    ]
+    assert [slot[devices.VARIABLE] for slot in devices.slots(2)] == ["MIG-2", "MIG-0"]
+
+
+# --- searches on fake devices
+
+
+@pytest.mark.gpu
+def test_a_device_that_is_not_there_stops_the_search(
+    run: Run, fake_machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in fake_machine(devices=2).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(devices.VARIABLE, "0,9")
+    refused = run("search", "-s", "random", *SMALL, "-n", "2", "--workers", "2", "--out", "r")
+    refused.refused("CUDA_VISIBLE_DEVICES=0,9: CUDA shows no device '9'; there are 0 (Fake GPU 0), 1 (Fake GPU 1)")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.gpu
+def test_each_worker_has_its_device(
+    run: Run, fake_machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in fake_machine(devices=2).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(devices.VARIABLE, "1,GPU-00")
+    found = run("search", "-s", "random", *SMALL, "-n", "2", "--workers", "2", "--out", "r")
+    assert found.code == 0 and "device Fake GPU 1" in found.err, found
+    assert "note: the workers' GPUs are of different models" in found.err
+    facts = yaml.safe_load((tmp_path / "r" / "run.yaml").read_text())["provenance"]["evaluator"]
+    assert facts["devices"] == "Fake GPU 1, Fake GPU 0"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("second, how", [({devices.VARIABLE: ""}, "cpu, 1 threads in fp32")])
+def test_a_worker_that_computes_otherwise_stops_the_run(
+    fake_machine: Machine, monkeypatch: pytest.MonkeyPatch, second: dict[str, str], how: str
+) -> None:
+    for name, value in fake_machine(devices=2).items():
+        monkeypatch.setenv(name, value)
+    space = NasBench201()
+    options: dict[str, Any] = {"data": "digits", "train_size": 50, "epochs": 1, "scale": {"channels": 2, "cells": 1}}
+    pool = ProcessPool(EvaluatorSpec(space.ref, "train", options), [{devices.VARIABLE: "0"}, second])
+    try:
+        assert pool.open()["device"] == "Fake GPU 0"
+        for number in range(2):
+            pool.submit(Job(number, Proposal(space.arch([0] * 6)), 0))
+        with pytest.raises(InputError) as caught:
+            while pool.busy:
+                pool.wait(1.0)
+    finally:
+        pool.close()
+    given = second.get(devices.VARIABLE, os.environ.get(devices.VARIABLE))
+    assert str(caught.value).startswith(
+        f"worker 1 (CUDA_VISIBLE_DEVICES={given}) computes on {how}, and the first on Fake GPU 0 in bf16: give "
+    )
