@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from nastool import files, registry
 from nastool.core import Arch, Evaluation, Proposal
 from nastool.errors import CannotGoOn, InputError, TrialFailed, fault_of, why
 from nastool.interfaces import Policy, Report, SearchSpace
-from nastool.training import ImageEvaluator, Training, seeds
+from nastool.training import ImageEvaluator, Training, cudnn, seeds
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nastool.networks import Supernet as Network
+    from nastool.onepass import OnePass
 
 
 class Supernet(ImageEvaluator):
@@ -67,6 +68,7 @@ class Supernet(ImageEvaluator):
         self.weights = weights
         self.rounds = self.recipe.epochs if weights is None else None
         self._shared: _SharedWeights | None = None
+        self._one_pass: OnePass | None = None
 
     # --- before the first trial
 
@@ -132,8 +134,6 @@ class Supernet(ImageEvaluator):
                 given: Any = proposal.policy
                 policy = registry.load("strategy", given["strategy"]).make_policy(self.space, given["options"], 0)
                 batch = next(self._minibatches(generator))
-                ones = (self.rewards(network, np.array([child().choices]), batch) for _ in range(100))
-                reward = seconds_of_one(ones)
                 asked: list[int] = []
                 start = time.perf_counter()
 
@@ -142,7 +142,14 @@ class Supernet(ImageEvaluator):
                     return [0.5] * len(archs)
 
                 policy.improve(made_up, training.steps, generator)
-                cost += time.perf_counter() - start + reward * sum(asked)
+                cost += time.perf_counter() - start
+                at_once = asked[0] if self.device.type == "cuda" else 1
+
+                def reward() -> object:
+                    return self.rewards(network, np.array([child().choices for _ in range(at_once)]), batch)
+
+                with self.frozen(network):
+                    cost += seconds_of_one(reward() for _ in range(100)) * sum(asked) / at_once
         return cost, score
 
     # --- one trial
@@ -209,7 +216,8 @@ class Supernet(ImageEvaluator):
                 return self.rewards(shared.network, archs, next(minibatches))
 
             progress = shared.done / self.recipe.epochs
-            learnt = policy.improve(reward, shared.training.steps, generator, progress)
+            with self.frozen(shared.network):
+                learnt = policy.improve(reward, shared.training.steps, generator, progress)
             metrics = {**self._score(shared, proposal.arch), "train_loss": train_loss, **learnt}
             told = policy.conclude(shared.done == self.recipe.epochs, generator)
         left = self.recipe.epochs - shared.done
@@ -259,12 +267,10 @@ class Supernet(ImageEvaluator):
         import torch
 
         x, y = batch
-        with self.frozen(network, dropout=self.recipe.reward_dropout):
-            correct = []
-            for choices in archs:
-                network.select(self.space.arch(choices))
-                correct.append((network(x).argmax(1) == y).sum())
-            found: list[float] = (torch.stack(correct).double() / len(y)).tolist()
+        with self.frozen(network) as children, cudnn(), self.autocast():
+            logits = children.logits([self.space.arch(choices) for choices in archs], x)
+            right = torch.stack(logits).argmax(2) == y
+            found: list[float] = (right.sum(1).double() / len(y)).tolist()
         return found
 
     def _score(self, shared: _SharedWeights, arch: Arch) -> dict[str, float]:
@@ -282,18 +288,28 @@ class Supernet(ImageEvaluator):
         return self.score(network, self.val_images, mixed=self.recipe.batch_size)
 
     @contextmanager
-    def frozen(self, network: Network, dropout: bool = False) -> Iterator[None]:
-        """Meanwhile nothing is learnt: no gradients; dropout, unless asked for, and paths that are dropped off."""
+    def frozen(self, network: Network) -> Iterator[OnePass]:
+        """Meanwhile the weights are not changed and children rewarded: with dropout only if the recipe says so.
+
+        To be entered once for many rewards, too: what it looks at is every module.
+        """
         import torch
 
-        from nastool.training import cudnn
+        from nastool.onepass import OnePass
 
+        if self._one_pass is not None and self._one_pass.network is network and self._one_pass.in_use:
+            yield self._one_pass
+            return
         network.eval()
-        for module in network.modules() if dropout else ():
+        for module in network.modules() if self.recipe.reward_dropout else ():
             if isinstance(module, torch.nn.Dropout):
                 module.train()
-        with torch.inference_mode(), cudnn(), self.autocast():
-            yield
+        if self._one_pass is None or self._one_pass.network is not network:
+            self._one_pass = OnePass(network)
+        # Autocast keeps its casts of the weights until its outermost context ends.
+        casts = self.autocast() if self.device.type == "cuda" else nullcontext()
+        with casts, self._one_pass.installed():
+            yield self._one_pass
 
     # --- the shared weights
 

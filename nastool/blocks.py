@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from nastool.depthwise import DepthwiseConv2d
 from nastool.networks import OneOf, Subset
+from nastool.onepass import deferred, total
 
 
 def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -196,16 +197,14 @@ class Dag(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         states = [x]
         for inputs in self.inputs:
-            total: Tensor | None = None
+            terms = []
             for source, name in inputs:
                 edge = self.edges[name]
                 if isinstance(edge, OneOf):
                     edge = edge.active
-                if isinstance(edge, Zero):
-                    continue
-                term: Tensor = edge(states[source])
-                total = term if total is None else total + term
-            states.append(torch.zeros_like(x) if total is None else total)
+                if not isinstance(edge, Zero):
+                    terms.append(edge(states[source]))
+            states.append(total(*terms) if terms else deferred(torch.zeros_like, x))
         return states[-1]
 
 
@@ -219,7 +218,8 @@ class Add(nn.Module):
     """x + y."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y
+        out: Tensor = total(x, y)
+        return out
 
 
 class Concat(nn.Module):
@@ -255,11 +255,8 @@ class Sum(nn.Module):
         self.parts = parts
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        terms: list[Tensor] = [part(tensors[name]) for name, part in self.parts.active.items()]
-        total = terms[0]
-        for i, term in enumerate(terms[1:]):
-            total = total + term if i == 0 else total.add_(term)  # only the first sum is a tensor of our own
-        return total
+        out: Tensor = total(*(part(tensors[name]) for name, part in self.parts.active.items()))
+        return out
 
 
 class Join(nn.Module):
@@ -284,10 +281,12 @@ class Join(nn.Module):
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """tensors: by name, (N, c, H, W) of one N, H, W; others may be among them."""
-        active = self.parts.active
-        weights: list[Tensor] = [part.weight for part in active.values()]  # type: ignore[misc]  # torch's stub
-        x = self.before(
-            torch.cat([tensors[name] for name in active], 1) if len(active) > 1 else tensors[next(iter(active))]
-        )
+        active = tuple(self.parts.active)
+        out: Tensor = deferred(self._of, active, *(tensors[name] for name in active))
+        return out
+
+    def _of(self, names: Sequence[str], *parts: Tensor) -> Tensor:
+        weights: list[Tensor] = [self.parts.members[name].weight for name in names]  # type: ignore[misc]  # torch's stub
+        x = self.before(torch.cat(parts, 1) if len(parts) > 1 else parts[0])
         weight = torch.cat(weights, 1) if len(weights) > 1 else weights[0]
         return halve(x, weight) if self.halves else functional.conv2d(x, weight, self.bias)
