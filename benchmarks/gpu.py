@@ -60,13 +60,13 @@ class Sizes:
     peak: int = 8192
     """Rows and columns of the matrix product."""
     trials: int = 4
-    left: int = 1200
+    left: int = 4000
     """MiB that a nearly full GPU has left."""
     full_batch: int = 4096
     tests: tuple[str, ...] = ("tests",)
 
 
-FAKE = Sizes(60, 4, 2, 1, 4, 1, 2, 0.0, 1, 32, 2, 24, 64, ("tests/test_fake_cuda.py", "-k", "draws"))
+FAKE = Sizes(60, 4, 2, 1, 4, 1, 2, 0.0, 1, 32, 2, 84, 64, ("tests/test_fake_cuda.py", "-k", "draws"))
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def memory(say: Say, setting: Setting) -> None:
     free, total = torch.cuda.mem_get_info()
     held = torch.empty(max(0, free - (setting.sizes.left << 20)), dtype=torch.uint8, device="cuda")
     say(held=held.numel(), total=total)
-    options = ["-E", f"batch_size={setting.sizes.full_batch}", "--epochs", "1", "-n", "2"]
-    done = _search(setting, "memory", *options, data=setting.data, FAKE_CUDA_MIB=str(setting.sizes.left))
+    options = [f"-n={setting.sizes.trials // 2}", "-E", f"batch_size={setting.sizes.full_batch}"]
+    done = _search(setting, "memory", 16, *options, FAKE_CUDA_MIB=str(setting.sizes.left))
     trials = _trials(setting.out / "memory")
     say(
         code=done.returncode,
@@ -167,17 +167,8 @@ def workers(say: Say, setting: Setting) -> None:
     seconds, metrics = {}, {}
     for count in (1, 2):
         start = time.perf_counter()
-        done = _search(
-            setting,
-            f"workers{count}",
-            "--workers",
-            str(count),
-            "-n",
-            str(setting.sizes.trials),
-            "--epochs",
-            "1",
-            data=setting.data,
-        )
+        options = [f"-n={setting.sizes.trials}", f"--workers={count}"]
+        done = _search(setting, f"workers{count}", min(16, 2 * setting.sizes.channels), *options)
         seconds[count] = time.perf_counter() - start
         say(
             workers=count,
@@ -459,12 +450,12 @@ def _race(contenders: Contenders, images: int, sizes: Sizes) -> dict[str, list[f
     return rates
 
 
-def _search(setting: Setting, name: str, *options: str, data: str, **more: str) -> subprocess.CompletedProcess[str]:
-    scale = f"channels={16 if setting.sizes.images >= 1000 else 4},cells=1"
-    command = [sys.executable, "-m", "nastool", "search", "-s", "random", "--space", "nasbench201", "--data", data]
-    command += ["--scale", scale, "--device", "cuda", "--seed", "0", "--retrain", "0", "--out", name, "--force"]
+def _search(setting: Setting, name: str, channels: int, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nastool", "search", "-s", "random", "--space", "nasbench201", "--epochs", "1"]
+    command += ["--data", setting.data, "--scale", f"channels={channels},cells=1", "--device", "cuda", "--seed", "0"]
     environment = {**os.environ, "NASTOOL_SEARCH_REPORT": "0", **more}
-    return subprocess.run([*command, *options], cwd=setting.out, env=environment, capture_output=True, text=True)
+    command += ["--retrain", "0", "--out", name, "--force", *options]
+    return subprocess.run(command, cwd=setting.out, env=environment, capture_output=True, text=True)
 
 
 def _trials(folder: Path) -> list[dict[str, Any]]:
