@@ -151,14 +151,14 @@ def memory(say: Say, setting: Setting) -> None:
     free, total = torch.cuda.mem_get_info()
     held = torch.empty(max(0, free - (setting.sizes.left << 20)), dtype=torch.uint8, device="cuda")
     say(held=held.numel(), total=total)
-    options = [f"-n={setting.sizes.trials // 2}", "-E", f"batch_size={setting.sizes.full_batch}"]
+    options = [f"-n{setting.sizes.trials // 2}", "-E", f"batch_size={setting.sizes.full_batch}"]
     done = _search(setting, "memory", 16, *options, FAKE_CUDA_MIB=str(setting.sizes.left))
+    say(code=done.returncode, error=done.stderr[-300:] if done.returncode else "")
     trials = _trials(setting.out / "memory")
     say(
-        code=done.returncode,
         trials=[trial["state"] for trial in trials],
         notes=[line for line in done.stderr.splitlines() if "GPU memory" in line],
-        survived=done.returncode == 0 and all(trial["state"] == "done" for trial in trials),
+        survived=done.returncode == 0 and bool(trials) and all(trial["state"] == "done" for trial in trials),
     )
     del held
 
@@ -167,7 +167,7 @@ def workers(say: Say, setting: Setting) -> None:
     seconds, metrics = {}, {}
     for count in (1, 2):
         start = time.perf_counter()
-        options = [f"-n={setting.sizes.trials}", f"--workers={count}"]
+        options = [f"-n{setting.sizes.trials}", f"--workers={count}"]
         done = _search(setting, f"workers{count}", min(16, 2 * setting.sizes.channels), *options)
         seconds[count] = time.perf_counter() - start
         say(
