@@ -17,7 +17,7 @@ import numpy as np
 from nastool import __version__, archfile, checkpoints, devices, files
 from nastool import data as datasets
 from nastool.core import Arch, Scalar
-from nastool.errors import InputError, OutOfMemory, TrialFailed, fault_of
+from nastool.errors import InputError, OutOfMemory, TrialFailed, fault_of, short
 from nastool.folders import within
 from nastool.interfaces import Evaluator, SearchSpace
 from nastool.recipes import Recipe, default_recipe, load_recipe
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nastool.augment import ImageBatches
 
 
-MAX_MICRO_BATCHES = 16
+MAX_MICRO_BATCHES = 8
 """The parts that a batch is split into where memory runs out, at most; but none of a single image."""
 
 
@@ -150,9 +150,10 @@ class ImageEvaluator(Evaluator):
                 room = f"{free} of its {total} are free"
             except RuntimeError:
                 room = "nothing is free"
+            name = short(self.data.name, 100)
             return OutOfMemory(
-                f"the images of {self.data.name} take {files.amount(needed)} of the GPU's memory, and {room}: have "
-                "fewer --workers on it, give a smaller -E image_size= or train_size=, or -E device=cpu"
+                f"the images of {name} take {files.amount(needed)} of the GPU's memory, and {room}: have fewer "
+                "--workers on it, give a smaller -E image_size= or train_size=, or -E device=cpu"
             )
 
         try:

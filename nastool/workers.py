@@ -418,12 +418,12 @@ class ProcessPool:
         next_try = again(event)
         if next_try is not None and event.fault is not None:
             if event.fault == "device":
-                how = "once more"
+                how = "on another, if there is one"
             elif next_try.micro_batches == 1:
-                how = "again, with nothing else on the same device"
+                how = "with nothing else on its device"
             else:
-                how = f"again, each batch in {next_try.micro_batches} parts"
-            self._say(f"{event.job}: {event.error}; it is tried {how}")
+                how = f"each batch in {next_try.micro_batches} parts"
+            self._say(f"{event.job}: {event.error}; next try: {how}")
         return event
 
     def _count(self, device: _Device, error: str) -> bool:

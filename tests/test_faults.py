@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +17,18 @@ import pytest
 
 from nastool import runner
 from nastool.core import Evaluation, Objective, Proposal, Trial
+from nastool.data import Images
 from nastool.errors import CannotGoOn, InputError, NastoolError, OutOfMemory, TrialFailed, fault_of, one_line
 from nastool.interfaces import Evaluator, Report, SearchSpace
 from nastool.runner import Search, evaluate_all, measure_ensemble
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.store import Store
 from nastool.strategies.random_search import RandomSearch
-from nastool.workers import EvaluatorSpec, Finished, InlinePool, Job, ProcessPool
+from nastool.workers import EvaluatorSpec, Finished, InlinePool, Job, ProcessPool, perform
+from tests.test_train import npz
 
 SPACE = NasBench201()
+ALL_3X3 = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 
 ILLEGAL = (
     "CUDA error: an illegal memory access was encountered\n"
@@ -106,8 +112,8 @@ class Faulty(Evaluator):
     """Breaks on purpose; writes down in folder/log what ran where, and beside how many others.
 
     crowded: these trials need a GPU for themselves. large: micro-batches that this trial needs. broken: these GPUs
-    fail always. once: these trials break their GPU on the first try. poison: these do so always. full: the GPU that
-    has no room for these workers' data. unprepared: on these GPUs nothing can be prepared.
+    fail always. once: these trials break their GPU on the first try. poison: these do so always. room: for the data of
+    so many workers. unprepared: on these GPUs nothing can be prepared. dying: there workers die.
     """
 
     name = "faulty"
@@ -123,6 +129,8 @@ class Faulty(Evaluator):
     def prepare(self) -> None:
         if self.gpu in self.how.get("unprepared", ()):
             raise AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+        if self.gpu in self.how.get("dying", ()):
+            os._exit(3)
         (self.folder / "workers").mkdir(exist_ok=True)
         (self.folder / "workers" / f"{os.getpid()}").touch()
         if len(alive(self.folder / "workers")) > self.how.get("room", 10**9):
@@ -248,7 +256,7 @@ def test_where_memory_ran_out_it_is_tried_alone(
         assert scene.log(trial)[-1][1:] == (0, 1), "nothing beside it, the whole batch"
         assert scene.attempts()[trial] == len(scene.log(trial))
     assert max(scene.attempts()) == 2
-    again = [line for line in scene.said if "; it is tried again, with nothing else on the same device" in line]
+    again = [line for line in scene.said if "; next try: with nothing else on its device" in line]
     assert again == scene.said and len(again) == scene.attempts().count(2)
     assert again[0].startswith("trial ") and "OutOfMemoryError: CUDA out of memory. Tried" in again[0]
 
@@ -262,10 +270,10 @@ def test_then_in_micro_batches(tmp_path: Path, undisturbed: list[Mapping[str, fl
     assert [parts for _, _, parts in scene.log(3)] == [1, 1, 2, 4]
     assert [others for _, others, _ in scene.log(3)][1:] == [0, 0, 0]
     assert scene.attempts() == [1, 1, 1, 4, 1, 1, 1, 1]
-    assert [line.partition("; it is tried ")[2] for line in scene.said] == [
-        "again, with nothing else on the same device",
-        "again, each batch in 2 parts",
-        "again, each batch in 4 parts",
+    assert [line.partition("; next try: ")[2] for line in scene.said] == [
+        "with nothing else on its device",
+        "each batch in 2 parts",
+        "each batch in 4 parts",
     ]
     assert all(line.startswith(f"trial 3: RuntimeError: {FULL};") for line in scene.said)
 
@@ -326,7 +334,7 @@ def test_a_broken_gpu_is_not_used_any_more(tmp_path: Path, undisturbed: list[Map
         "GPU 1 failed 2 times in a row and is not used any more: AcceleratorError: CUDA error: an illegal memory "
         "access was encountered"
     ]
-    assert sum(line.endswith(" (GPU 1); it is tried once more") for line in scene.said) == 2
+    assert sum(line.endswith(" (GPU 1); next try: on another, if there is one") for line in scene.said) == 2
 
 
 def test_when_no_gpu_is_left_the_search_can_be_continued(
@@ -398,3 +406,142 @@ def test_a_later_worker_that_cannot_start(tmp_path: Path, undisturbed: list[Mapp
     scene = Scene(tmp_path, ["0", "1"], {"unprepared": ("1",)})
     assert metrics(scene.search()) == undisturbed
     assert any(line.startswith("GPU 1 failed 2 times in a row and is not used any more") for line in scene.said)
+
+
+def test_which_worker_died_at_its_start(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, ["0", "1"], {"dying": ("1",)})
+    pool = scene.pool()
+    try:
+        pool.open()
+        for trial in range(2):
+            pool.submit(Job(trial, Proposal(SPACE.sample(np.random.default_rng(trial))), 0))
+        ended = [event for event in iter_events(pool) if isinstance(event, Finished)]
+        assert sorted(str(event.error) for event in ended) == ["None", "worker 1 died at its start: exit code 3"]
+        assert all(event.retry for event in ended if event.error)
+    finally:
+        pool.close()
+    scene.how = {"dying": ("0",)}
+    with pytest.raises(NastoolError, match=r"^the first worker died at its start: exit code 3$"):
+        scene.pool().open()
+
+
+# --- on CUDA devices
+
+
+@pytest.fixture
+def picky(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Makes an evaluator on a CUDA device; what is cached there is given back before and after."""
+    import torch
+
+    from nastool.evaluators.train import Train
+
+    torch.cuda.empty_cache()
+    path = npz(tmp_path / "images.npz", side=32, channels=3)
+
+    def make(**options: Any) -> Any:
+        defaults: dict[str, Any] = {"device": "cuda", "precision": "fp32", "epochs": 1, "batch_size": 64}
+        found = Train(SPACE, data=path, **{**defaults, "scale": {"channels": 16, "cells": 1}, **options})
+        found.workdir = tmp_path
+        return found
+
+    yield make
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.cuda.empty_cache()
+
+
+def limit(size: int) -> None:
+    """Let this process have so many bytes of the GPU's memory."""
+    import torch
+
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(size / torch.cuda.mem_get_info()[1])
+
+
+@pytest.mark.gpu
+def test_memory_that_runs_out_on_a_gpu(picky: Callable[..., Any]) -> None:
+    import torch
+
+    evaluator = picky()
+    evaluator.prepare()
+    proposal = Proposal(SPACE.from_string(ALL_3X3))
+    needs: dict[int, int] = {}
+    for parts in (1, 4):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        whole = perform(evaluator, Job(0, proposal, 1, "both", micro_batches=parts), lambda *_: None)
+        assert whole.tested
+        needs[parts] = torch.cuda.max_memory_reserved()
+    assert needs[4] < 0.8 * needs[1]
+    limit((needs[1] + needs[4]) // 2)
+    failed = perform(evaluator, Job(1, proposal, 1, "both"), lambda *_: None)
+    assert failed.error == "out of GPU memory with batch_size 64; lower it, or the scale"
+    assert (failed.fault, failed.unsound, failed.divisible) == ("memory", True, True)
+    done = perform(evaluator, Job(1, proposal, 1, "both", micro_batches=4), lambda *_: None)
+    assert done.evaluation is not None and done.evaluation.metrics["micro_batches"] == 4 and done.tested
+    limit(torch.cuda.memory_reserved())
+    filling: list[Any] = []
+    for size in (1 << 20, 1 << 16, 512):
+        with suppress(torch.OutOfMemoryError):
+            while True:
+                filling.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
+    members = ((proposal, done.evaluation),)
+    for job in (Job(1, proposal, 1, "test", done.evaluation), Job(1, proposal, 1, "ensemble", members=members)):
+        assert perform(evaluator, job, lambda *_: None).fault == "memory"
+
+
+@pytest.mark.gpu
+def test_data_take_no_more_room_than_they_have(picky: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from nastool.augment import ImageBatches
+
+    evaluator = picky()
+    evaluator.prepare()
+    images = Images(np.random.default_rng(0).integers(0, 255, (9000, 3, 32, 32), np.uint8), np.zeros(9000, np.int64))
+    monkeypatch.setattr("nastool.augment.SLICE", 1 << 20)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    there = ImageBatches(evaluator.data, images, evaluator.device, torch.channels_last)
+    assert torch.cuda.max_memory_allocated() - before <= images.x.nbytes + images.y.nbytes + (1 << 20)
+    assert there.x.is_contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(there.x.cpu().numpy(), images.x)
+
+
+@pytest.mark.gpu
+def test_too_little_room_for_the_data(picky: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    torch.cuda.set_per_process_memory_fraction(1e-9)
+    line = r"the images of npz:.* take 7.37 MB of the GPU's memory, and .* of its .* are free: have fewer --workers on"
+    for _ in range(2):
+        with pytest.raises(OutOfMemory, match=line):
+            picky(image_size=128).prepare()
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (5_000_000, 24_000_000))
+        line = r"and 5 MB of its 24 MB are free: .*, give a smaller -E image_size= or train_size=, or -E device=cpu$"
+
+
+def test_a_gpu_that_breaks_during_a_search(tmp_path: Path, fake_machine: Callable[..., dict[str, str]]) -> None:
+    """From its 60th kernel on, in every process, GPU 1 answers with an illegal address."""
+    command = [sys.executable, "-m", "nastool", "search", "--space", "nasbench201", "--strategy", "random", "-n", "5"]
+    command += ["--data", npz(tmp_path / "images.npz"), "--epochs", "1", "--scale", "channels=4,cells=1"]
+    command += ["--workers", "2", "--out", str(tmp_path / "run")]
+    environment = {**os.environ, **fake_machine(devices=2, FAKE_CUDA_ERROR="700@60:1")}
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    with Store.read(tmp_path / "run" / "run.db") as store:
+        assert {trial.state for trial in store.trials()} == {"done"}
+    illegal = "CUDA error: an illegal memory access was encountered (GPU 1); next try: on another, if there is one\n"
+    assert illegal in result.stderr
+
+
+def test_no_gpu_that_works_is_one_line(tmp_path: Path, fake_machine: Callable[..., dict[str, str]]) -> None:
+    command = [sys.executable, "-m", "nastool", "search", "--space", "nasbench201", "--data", "digits", "--out", "run"]
+    environment = {**os.environ, **fake_machine(FAKE_CUDA_ERROR="214@0")}
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2
+    start = "nastool: GPU 0 failed 2 times in a row: AcceleratorError: CUDA error: uncorrectable ECC error encountered"
+    assert result.stderr.startswith(start) and result.stderr.endswith(", then give the same command again\n")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
