@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from nastool.errors import fault_of
+
 if TYPE_CHECKING:
     from nastool.core import Arch
     from nastool.networks import Supernet
@@ -203,8 +205,8 @@ class OnePass:
         while len(found) < len(archs):
             try:
                 found += self._pass(archs[len(found) : len(found) + most], images)
-            except torch.OutOfMemoryError:
-                if most == 1:
+            except RuntimeError as error:
+                if most == 1 or fault_of(error) != "memory":
                     raise
                 self.most = most = most // 2
         return found
@@ -214,9 +216,9 @@ class OnePass:
             if not self.apart and len(archs) > 1:
                 try:
                     return self._recorded(archs, images)
-                except torch.OutOfMemoryError:
-                    raise
-                except Exception:
+                except Exception as error:
+                    if fault_of(error) is not None:
+                        raise
                     self.apart = True
             found = []
             for arch in archs:

@@ -205,7 +205,8 @@ def test_draws_of_dropout_are_those_of_one_after_the_other() -> None:
     assert len({tuple(part.flatten().tolist()) for part in found}) == 8, "each child its own"
 
 
-def test_as_many_children_at_once_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")])
+def test_as_many_children_at_once_as_fit(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     network = supernet("nasbench201", {}, {"channels": 4, "cells": 1})
     one_pass = OnePass(network, grouped=True)
     archs = some(network, 10)
@@ -216,7 +217,7 @@ def test_as_many_children_at_once_as_fit(monkeypatch: pytest.MonkeyPatch) -> Non
     def small(archs: Sequence[Arch], x: Tensor) -> list[Tensor]:
         groups.append(len(archs))
         if len(archs) > 3:
-            raise torch.OutOfMemoryError
+            raise error
         return recorded(archs, x)
 
     monkeypatch.setattr(one_pass, "_recorded", small)
