@@ -16,7 +16,7 @@ from nastool import files, registry
 from nastool.core import Arch, Evaluation, Proposal
 from nastool.errors import CannotGoOn, InputError, TrialFailed, fault_of, why
 from nastool.interfaces import Policy, Report, SearchSpace
-from nastool.training import ImageEvaluator, Training, cudnn, seeds
+from nastool.training import ImageEvaluator, Training, seeds
 
 if TYPE_CHECKING:
     import torch
@@ -267,7 +267,7 @@ class Supernet(ImageEvaluator):
         import torch
 
         x, y = batch
-        with self.frozen(network) as children, cudnn(), self.autocast():
+        with self.frozen(network) as children, self.cudnn(), self.autocast():
             logits = children.logits([self.space.arch(choices) for choices in archs], x)
             right = torch.stack(logits).argmax(2) == y
             found: list[float] = (right.sum(1).double() / len(y)).tolist()

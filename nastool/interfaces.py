@@ -520,6 +520,8 @@ class Evaluator(ABC):
 
     local_options: ClassVar[frozenset[str]] = frozenset()
     """Options that say where it runs, not what it measures: a run may be continued with others."""
+    settled_options: ClassVar[frozenset[str]] = frozenset()
+    """Options whose value may depend on the machine: `describe` says which it is, and a run goes on with that."""
 
     metrics: frozenset[str] = frozenset()
     """What its evaluations hold, known when `objective` is; empty: it cannot say beforehand."""

@@ -38,6 +38,7 @@ class ImageEvaluator(Evaluator):
 
     needs = frozenset({"network"})
     local_options = frozenset({"data_dir", "download", "max_gigabytes", "device"})
+    settled_options = frozenset({"precision"})
     recipe_prefix: ClassVar[str] = ""
     """Of the names of the recipes that are taken unless told otherwise."""
 
@@ -59,7 +60,7 @@ class ImageEvaluator(Evaluator):
         lr: float | None = None,
         scale: Mapping[str, int] | None = None,
         device: str = "auto",
-        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto",
     ) -> None:
         """InputError for whatever is wrong without looking at data or devices.
 
@@ -73,8 +74,9 @@ class ImageEvaluator(Evaluator):
         epochs, batch_size, lr: instead of the recipe's.
         scale: fields of the space's `Scale`, such as channels and cells; the others keep their defaults.
         device: "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:N".
-        precision: "bf16" runs the network's operations that allow it in bfloat16 (autocast), weights stay
-            fp32; "auto" is bf16 on a GPU and fp32 on the CPU.
+        precision: "bf16" runs the network's operations that allow it in bfloat16 (autocast), weights stay fp32; "tf32"
+            lets a GPU's convolutions round their factors to 10 bits of mantissa; "fp32" does neither. "auto" is bf16 on
+            a GPU that can (compute capability 8.0 or higher), fp32 on older ones and on the CPU.
         """
         super().__init__(space)
         self._split: dict[str, Any] = {
@@ -91,8 +93,8 @@ class ImageEvaluator(Evaluator):
         self.scale = space.make_scale({**self.recipe.scale_for(space.Scale), **(scale or {})})
         if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
             raise InputError(f"device: need auto, cpu, cuda or cuda:N, got {device!r}")
-        if precision not in ("auto", "fp32", "bf16"):
-            raise InputError(f"precision: need auto, fp32 or bf16, got {precision!r}")
+        if precision not in ("auto", "fp32", "tf32", "bf16"):
+            raise InputError(f"precision: need auto, fp32, tf32 or bf16, got {precision!r}")
         self.max_micro_batches = min(MAX_MICRO_BATCHES, max(1, self.recipe.batch_size // 2))
         self._device_option = device
         self._precision = precision
@@ -118,7 +120,8 @@ class ImageEvaluator(Evaluator):
         self.device = _device(self._device_option)
         if self.device.type == "cpu":
             devices.keep_memory()
-        self.bf16 = self._precision == "bf16" or (self._precision == "auto" and self.device.type == "cuda")
+        self.precision = _precision(self._precision, self.device)
+        self.bf16 = self.precision == "bf16"
         # Also on the CPU: NAS-Bench-201's all-nor_conv_3x3 cell on 2 threads takes 14 % less time a step than
         # contiguous at channels=16, cells=5, 32x32, batch 128, and 7 to 38 % less at channels=8, cells=1.
         self.memory_format = torch.channels_last
@@ -172,7 +175,7 @@ class ImageEvaluator(Evaluator):
         gpu = self.device.type == "cuda"
         return {
             "device": torch.cuda.get_device_name(self.device) if gpu else f"cpu, {torch.get_num_threads()} threads",
-            "precision": "bf16" if self.bf16 else "fp32",
+            "precision": self.precision,
             "data": self.data.name,
             "images": f"{task.channels}x{task.height}x{task.width}, {task.classes} classes",
             "train_images": len(self.train_images),
@@ -246,7 +249,7 @@ class ImageEvaluator(Evaluator):
         network.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        with torch.inference_mode(), cudnn(), self.autocast():
+        with torch.inference_mode(), self.cudnn(), self.autocast():
             for x, y in part.in_order(parts=self.micro_batches) if mixed is None else part.mixed(mixed):
                 logits = network(x).float()
                 correct += (logits.argmax(1) == y).sum()
@@ -258,13 +261,20 @@ class ImageEvaluator(Evaluator):
         import torch
 
         network.eval()
-        with torch.inference_mode(), cudnn(), self.autocast():
+        with torch.inference_mode(), self.cudnn(), self.autocast():
             return torch.cat([network(x).float().softmax(1).cpu() for x, _ in part.in_order(parts=self.micro_batches)])
 
     def autocast(self) -> AbstractContextManager[object]:
         import torch
 
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def cudnn(self) -> AbstractContextManager[object]:
+        """cuDNN's deterministic algorithms, chosen by rule and not by timing; TF32 only where it is wanted."""
+        import torch
+
+        tf32 = self.precision != "fp32"
+        return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32)
 
     @contextmanager
     def saying_what_helps(self) -> Iterator[None]:
@@ -285,7 +295,7 @@ class ImageEvaluator(Evaluator):
         import torch
 
         gpus = [self.device] if self.device.type == "cuda" else []
-        with cudnn(), torch.random.fork_rng(devices=gpus):
+        with self.cudnn(), torch.random.fork_rng(devices=gpus):
             torch.manual_seed(seeds(seed)[1])
             yield
 
@@ -462,11 +472,25 @@ def _device(option: str) -> torch.device:
     return torch.device("cuda", gpus[0].index) if gpus else torch.device("cpu")
 
 
-def cudnn() -> AbstractContextManager[object]:
-    """cuDNN's deterministic algorithms, chosen by rule and not by timing."""
+def _precision(option: str, device: torch.device) -> str:
+    """What an option means on the device: "bf16", "tf32" or "fp32". InputError: the device does not have that.
+
+    Before compute capability 8.0 GPUs have neither bf16 nor TF32. They have fp16, but that takes scaled gradients in
+    all trainings, for machines that get fewer; so there "auto" is fp32.
+    """
     import torch
 
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    gpu = device.type == "cuda"
+    capability = torch.cuda.get_device_capability(device) if gpu else (0, 0)
+    if option == "auto":
+        return "bf16" if capability >= (8, 0) else "fp32"
+    if capability < (8, 0) and (option == "tf32" or (option == "bf16" and gpu)):
+        here = f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}" if gpu else "this is the CPU"
+        other = "fp32" if gpu else "fp32 or bf16"
+        raise InputError(
+            f"precision={option} is for GPUs of compute capability 8.0 or higher, and {here}: give precision={other}"
+        )
+    return option
 
 
 def seeds(seed: int) -> tuple[int, int, int]:

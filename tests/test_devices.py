@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from nastool import devices, training
 from nastool.core import Proposal
 from nastool.devices import Cuda, Gpu
 from nastool.errors import InputError
+from nastool.evaluators.supernet import Supernet
+from nastool.evaluators.train import Train
 from nastool.spaces.nasbench201 import NasBench201
+from nastool.store import Store
 from nastool.workers import EvaluatorSpec, Job, ProcessPool
 from tests.running import Run
 
@@ -295,7 +301,13 @@ def test_each_worker_has_its_device(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("second, how", [({devices.VARIABLE: ""}, "cpu, 1 threads in fp32")])
+@pytest.mark.parametrize(
+    "second, how",
+    [
+        ({devices.VARIABLE: ""}, "cpu, 1 threads in fp32"),
+        ({devices.VARIABLE: "1", "FAKE_CUDA_CC": "75"}, "Fake GPU 1 in fp32"),
+    ],
+)
 def test_a_worker_that_computes_otherwise_stops_the_run(
     fake_machine: Machine, monkeypatch: pytest.MonkeyPatch, second: dict[str, str], how: str
 ) -> None:
@@ -317,3 +329,98 @@ def test_a_worker_that_computes_otherwise_stops_the_run(
     assert str(caught.value).startswith(
         f"worker 1 (CUDA_VISIBLE_DEVICES={given}) computes on {how}, and the first on Fake GPU 0 in bf16: give "
     )
+
+
+# --- precision
+
+
+@pytest.mark.parametrize(
+    ("option", "capability", "expected"),
+    [
+        ("auto", None, "fp32"),
+        ("fp32", None, "fp32"),
+        ("bf16", None, "bf16"),
+        ("tf32", None, "precision=tf32 is for GPUs of compute capability 8.0 or higher, and this is the CPU: give pre"),
+        ("auto", (9, 0), "bf16"),
+        ("auto", (8, 0), "bf16"),
+        ("auto", (7, 5), "fp32"),
+        ("fp32", (9, 0), "fp32"),
+        ("tf32", (9, 0), "tf32"),
+        ("tf32", (7, 5), "precision=tf32 is for GPUs of compute capability 8.0 or higher, and Tesla T4 has 7.5: give "),
+        ("bf16", (7, 0), "precision=bf16 is for GPUs of compute capability 8.0 or higher, and Tesla T4 has 7.0: give "),
+    ],
+)
+def test_precision(
+    option: str, capability: tuple[int, int] | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    device = torch.device("cpu" if capability is None else "cuda")
+    if "precision=" not in expected:
+        assert training._precision(option, device) == expected
+        return
+    with pytest.raises(InputError) as caught:
+        training._precision(option, device)
+    assert str(caught.value).startswith(expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [Train, Supernet])
+def test_only_tf32_is_tf32(kind: type[Train | Supernet]) -> None:
+    """torch's own default would round what goes into cuDNN's convolutions in "fp32", too."""
+    seen: set[bool] = set()
+
+    class Watching(kind):  # type: ignore[misc, valid-type]
+        def build(self, arch: Any, seed: int) -> Any:
+            return watched(super().build(arch, seed))
+
+        def supernet(self) -> Any:
+            return watched(super().supernet())
+
+    def watched(network: torch.nn.Module) -> torch.nn.Module:
+        def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            if len(inputs[0]) > 1:  # of one image only FLOPs are counted
+                seen.add(torch.backends.cudnn.allow_tf32)
+
+        network.register_forward_pre_hook(look)
+        return network
+
+    space = NasBench201()
+    for precision, expected in (("fp32", False), ("tf32", True)):
+        scale = {"channels": 2, "cells": 1}
+        evaluator = Watching(
+            space, data="digits", train_size=40, epochs=1, scale=scale, device="cuda", precision=precision
+        )
+        evaluator.prepare()
+        assert evaluator.describe()["precision"] == precision
+        evaluator.evaluate(0, Proposal(space.arch([3] * 6)), seed=0, report=lambda step, metrics: None)
+        assert seen == {expected}
+        seen.clear()
+
+
+def continued(run: Run, began_on: str, **kept: Any) -> str:
+    """What is said when a run goes on that began on a GPU, and in run.db has this."""
+    command = ["search", "-s", "random", *SMALL, "--device", "cpu", "--out", "r"]
+    assert run(*command, "-n", "1").code == 0
+    with Store.open(Path("r/run.db")) as store:
+        assert store.get("settled") == {"precision": "fp32"} and store.get("device").startswith("cpu")
+        store.begin()
+        for key, value in kept.items():
+            store.put(key, value)
+        store.commit()
+    facts = Path("r/run.yaml").read_text()
+    Path("r/run.yaml").write_text(re.sub("device: cpu, . threads", f"device: {began_on}", facts))
+    found = run(*command, "-n", "2")
+    assert found.code == (2 if "nastool: " in found.err else 0), found
+    return found.err
+
+
+def test_a_run_goes_on_in_its_precision(run: Run, tmp_path: Path) -> None:
+    """Whatever "auto" means here; also one of an earlier version, which called TF32 fp32."""
+    told = continued(run, "NVIDIA H100", settled={"precision": "bf16"}, device="NVIDIA H100")
+    assert re.search(r"note: r began on NVIDIA H100 and goes on on cpu, \d threads in bf16: metrics are rounded", told)
+    shutil.rmtree(tmp_path / "r")
+    told = continued(run, "NVIDIA H100", settled=None, device=None)
+    assert "nastool: precision=tf32 is for GPUs" in told
+    shutil.rmtree(tmp_path / "r")
+    assert "note: r began" not in continued(run, "cpu, 1 threads", settled=None, device=None)

@@ -586,7 +586,7 @@ def test_scale() -> None:
         ({"scale": {"cells": 0}}, "scale of space nasbench201: need 1 <= cells <= 10,000, got 0"),
         ({"scale": {"cells": True}}, "scale of space nasbench201: option cells must be int, got True"),
         ({"device": "gpu"}, "device: need auto, cpu, cuda or cuda:N, got 'gpu'"),
-        ({"precision": "fp8"}, "precision: need auto, fp32 or bf16, got 'fp8'"),
+        ({"precision": "fp8"}, "precision: need auto, fp32, tf32 or bf16, got 'fp8'"),
     ],
 )
 def test_the_constructor_checks(options: dict[str, Any], message: str) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nastool import devices, product
 from nastool.cli import common
 from nastool.cli.progress import Progress
-from nastool.config import RunConfig, RunFolder, said
+from nastool.config import RunConfig, RunFolder, differences, said
 from nastool.core import Objective, Scalar
 from nastool.errors import InputError, hint
+from nastool.files import read_yaml
 from nastool.interfaces import Evaluator, Strategy
 from nastool.runner import Search
 from nastool.store import Store
@@ -117,7 +118,9 @@ def sitting(
     InputError: the folder holds something else, somebody is at work in it, the data are not those that the run began
     with, or bad; then nothing is left behind.
     """
+    settled = {} if force else _settled(config, evaluator, folder)
     spec = config.evaluator_spec(evaluator.space, folder.path)
+    spec = replace(spec, options={**spec.options, **settled})
     threads = None if force else _threads_of(folder)
     slots: list[dict[str, str]] = []
     if evaluator.inline:
@@ -161,6 +164,23 @@ def _threads_of(folder: RunFolder) -> int | None:
     return threads
 
 
+def _settled(config: RunConfig, evaluator: Evaluator, folder: RunFolder) -> dict[str, Any]:
+    """The values that the run began with of options that mean another thing on another machine; {}: it is to begin."""
+    try:
+        with Store.read(folder.database) as store:
+            if differences(store.get("config"), config.identity):
+                return {}
+            found = store.get("settled")
+        if found is None and "precision" in evaluator.settled_options:  # of a version that did not keep them
+            facts = dict(read_yaml(folder.path / "run.yaml")["provenance"]["evaluator"])
+            found = {"precision": facts["precision"]}
+            if found["precision"] == "fp32" and not str(facts["device"]).startswith("cpu"):
+                found["precision"] = "tf32"  # so it was, under the other name
+    except (InputError, KeyError, TypeError, ValueError):
+        return {}
+    return {name: found[name] for name in evaluator.settled_options if name in found} if isinstance(found, dict) else {}
+
+
 def _opened(
     config: RunConfig,
     evaluator: Evaluator,
@@ -178,6 +198,10 @@ def _opened(
                 f"the data of {folder.path} changed since it began: give the same data, another --out, or --force to "
                 "begin anew"
             )
+        before, now = str(store.get("device") or ""), str(facts.get("device") or "")
+        if before and now and before != now and not (before.startswith("cpu") and now.startswith("cpu")):
+            how = f"{now} in {facts['precision']}" if "precision" in facts else now
+            common.say(f"note: {folder.path} began on {before} and goes on on {how}: metrics are rounded otherwise")
         if (final := store.get("final")) is not None:
             product.put_back(folder.path, final["document"])
         return store
@@ -194,6 +218,8 @@ def _opened(
         Written.KEY: {},
         "fingerprint": facts.get("fingerprint"),
         "threads": facts.get("threads"),
+        "device": facts.get("device"),
+        "settled": {name: facts[name] for name in evaluator.settled_options if name in facts},
         "origin": {
             "scale": common.scale_of(evaluator),
             "evaluator": said(evaluator.name, config.evaluator.options),

@@ -178,7 +178,7 @@ def _confounders(studies: Sequence[Study]) -> Item:
             if len({json.dumps(study.provenance.get(key), sort_keys=True, default=str) for study in studies}) > 1:
                 problems.append(f"{what} differs between the runs")
         if len({_device(study) for study in studies}) > 1:
-            problems.append("device differs between the runs")
+            problems.append("device or precision differs between the runs")
     return _item(
         "confounders",
         "comparison",
@@ -191,7 +191,7 @@ def _confounders(studies: Sequence[Study]) -> Item:
 
 def _device(study: Study) -> str:
     facts = study.provenance.get("evaluator")
-    return str(facts.get("device")) if isinstance(facts, dict) else ""
+    return f"{facts.get('device')} {facts.get('precision')}" if isinstance(facts, dict) else ""
 
 
 def _ablations(studies: Sequence[Study]) -> Item:
