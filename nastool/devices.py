@@ -80,17 +80,17 @@ def slots(
     if workers < 1:
         raise InputError(f"--workers: need at least 1, got {workers}")
     found = Cuda() if device == "cpu" else look()
-    gpus = usable(found, device)
-    for line in _notes(found, gpus, workers, device, most):
+    dealt = assigned(found, device, workers)
+    for line in notes(found, device, workers, most):
         say(f"note: {line}")
     shares = max(1, free_cores() // workers)
     environments = []
-    for i in range(workers):
+    for gpu in dealt:
         environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads or shares)}
         if environment and threads is None and shares > 1:
             environment[MOST_THREADS] = str(shares)
         if found.gpus and not device.startswith("cuda:"):
-            environment[VARIABLE] = gpus[i % len(gpus)].names if gpus else ""
+            environment[VARIABLE] = "" if gpu is None else gpu.names
         environments.append(environment)
     return environments
 
@@ -100,6 +100,23 @@ def models(environments: Sequence[dict[str, str]]) -> list[str]:
     dealt = [environment[VARIABLE] for environment in environments if VARIABLE in environment]
     known = {gpu.names: gpu.model for gpu in look().gpus} if dealt else {}
     return list(dict.fromkeys(known[names] for names in dealt if names in known))
+
+
+def check(device: str) -> None:
+    """InputError: it is no value of an option `device`."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
+        raise InputError(f"device: need auto, cpu, cuda or cuda:N, got {device!r}")
+
+
+def assigned(found: Cuda, device: str, workers: int) -> list[Gpu | None]:
+    """What each worker computes on; None: the CPU. InputError as of `usable`."""
+    gpus = usable(found, device)
+    return [gpus[i % len(gpus)] if gpus else None for i in range(workers)]
+
+
+def auto_precision(capability: tuple[int, int] | None) -> str:
+    """What "auto" means on a GPU of this compute capability, or on the CPU (None): "bf16" or "fp32"."""
+    return "bf16" if capability is not None and capability >= (8, 0) else "fp32"
 
 
 def usable(found: Cuda, device: str) -> list[Gpu]:
@@ -123,27 +140,28 @@ def usable(found: Cuda, device: str) -> list[Gpu]:
     return good
 
 
-def _notes(found: Cuda, gpus: Sequence[Gpu], workers: int, device: str, most: int | None) -> list[str]:
-    """What a user should know of who gets what. gpus: `usable` ones."""
+def notes(found: Cuda, device: str, workers: int, most: int | None = None) -> list[str]:
+    """What a user should know of who gets what. most: as of `slots`. InputError as of `usable`."""
     if device == "cpu":
         return []
+    gpus = usable(found, device)
     on_cpu = "" if gpus else "; so this runs on the CPU (device=cpu says so without this note)"
-    notes = [] if found.problem is None else [f"{found.problem}{on_cpu}"]
+    told = [] if found.problem is None else [f"{found.problem}{on_cpu}"]
     if device.startswith("cuda:"):
         if workers > 1 and len(found.gpus) > 1:
             remedy = f"device=cuda deals out all {len(found.gpus)} GPUs"
-            notes.append(f"all {workers} workers are on {device} ({gpus[0].model}): {remedy}")
-        return notes
+            told.append(f"all {workers} workers are on {device} ({gpus[0].model}): {remedy}")
+        return told
     problems = dict.fromkeys(gpu.problem for gpu in found.gpus if gpu.problem is not None)
-    notes += [f"{problem}{on_cpu or '; it is left out'}" for problem in problems]
+    told += [f"{problem}{on_cpu or '; it is left out'}" for problem in problems]
     wanted = min(len(gpus), most or len(gpus))
     if workers < wanted:
         does = f"{workers} worker{'s' * (workers > 1)} on {workers} of {len(gpus)} GPUs"
-        notes.append(f"{does}: --workers {wanted} {'takes all' if wanted == len(gpus) else 'takes more'}")
+        told.append(f"{does}: --workers {wanted} {'takes all' if wanted == len(gpus) else 'takes more'}")
     dealt = list(dict.fromkeys(gpu.model for gpu in gpus[:workers]))
     if len(dealt) > 1:
-        notes.append(f"the workers' GPUs are of different models, which round differently: {', '.join(dealt)}")
-    return notes
+        told.append(f"the workers' GPUs are of different models, which round differently: {', '.join(dealt)}")
+    return told
 
 
 # --- what is there

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -91,8 +90,7 @@ class ImageEvaluator(Evaluator):
         name = recipe or default_recipe(data, self.recipe_prefix)
         self.recipe = load_recipe(name).replace(epochs=epochs, batch_size=batch_size, lr=lr)
         self.scale = space.make_scale({**self.recipe.scale_for(space.Scale), **(scale or {})})
-        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
-            raise InputError(f"device: need auto, cpu, cuda or cuda:N, got {device!r}")
+        devices.check(device)
         if precision not in ("auto", "fp32", "tf32", "bf16"):
             raise InputError(f"precision: need auto, fp32, tf32 or bf16, got {precision!r}")
         self.max_micro_batches = min(MAX_MICRO_BATCHES, max(1, self.recipe.batch_size // 2))
@@ -481,11 +479,13 @@ def _precision(option: str, device: torch.device) -> str:
     import torch
 
     gpu = device.type == "cuda"
-    capability = torch.cuda.get_device_capability(device) if gpu else (0, 0)
+    capability = torch.cuda.get_device_capability(device) if gpu else None
     if option == "auto":
-        return "bf16" if capability >= (8, 0) else "fp32"
-    if capability < (8, 0) and (option == "tf32" or (option == "bf16" and gpu)):
-        here = f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}" if gpu else "this is the CPU"
+        return devices.auto_precision(capability)
+    if (capability or (0, 0)) < (8, 0) and (option == "tf32" or (option == "bf16" and gpu)):
+        here = "this is the CPU"
+        if capability is not None:
+            here = f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}"
         other = "fp32" if gpu else "fp32 or bf16"
         raise InputError(
             f"precision={option} is for GPUs of compute capability 8.0 or higher, and {here}: give precision={other}"

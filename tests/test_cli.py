@@ -86,7 +86,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.
 # --- start-up
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sample", "-n", "5"], ["list"], ["search", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["sample", "-n", "5"], ["list"], ["devices"], ["search", "--help"]])
 def test_starts_without_torch(arguments: list[str]) -> None:
     code = (
         "import sys\n"

@@ -398,29 +398,78 @@ def test_only_tf32_is_tf32(kind: type[Train | Supernet]) -> None:
         seen.clear()
 
 
-def continued(run: Run, began_on: str, **kept: Any) -> str:
-    """What is said when a run goes on that began on a GPU, and in run.db has this."""
-    command = ["search", "-s", "random", *SMALL, "--device", "cpu", "--out", "r"]
-    assert run(*command, "-n", "1").code == 0
-    with Store.open(Path("r/run.db")) as store:
-        assert store.get("settled") == {"precision": "fp32"} and store.get("device").startswith("cpu")
-        store.begin()
-        for key, value in kept.items():
-            store.put(key, value)
-        store.commit()
-    facts = Path("r/run.yaml").read_text()
-    Path("r/run.yaml").write_text(re.sub("device: cpu, . threads", f"device: {began_on}", facts))
-    found = run(*command, "-n", "2")
-    assert found.code == (2 if "nastool: " in found.err else 0), found
-    return found.err
-
-
-def test_a_run_goes_on_in_its_precision(run: Run, tmp_path: Path) -> None:
+def test_a_run_goes_on_in_its_precision(run: Run) -> None:
     """Whatever "auto" means here; also one of an earlier version, which called TF32 fp32."""
-    told = continued(run, "NVIDIA H100", settled={"precision": "bf16"}, device="NVIDIA H100")
-    assert re.search(r"note: r began on NVIDIA H100 and goes on on cpu, \d threads in bf16: metrics are rounded", told)
-    shutil.rmtree(tmp_path / "r")
-    told = continued(run, "NVIDIA H100", settled=None, device=None)
-    assert "nastool: precision=tf32 is for GPUs" in told
-    shutil.rmtree(tmp_path / "r")
-    assert "note: r began" not in continued(run, "cpu, 1 threads", settled=None, device=None)
+    command = ["search", "-s", "random", *SMALL, "--device", "cpu"]
+    assert run(*command, "-n", "1", "--out", "r").code == 0
+    for name, kept in (
+        ("kept", {"settled": {"precision": "bf16"}, "device": "NVIDIA H100"}),
+        ("old", {"settled": None, "device": None}),
+    ):
+        shutil.copytree("r", name)
+        with Store.open(Path(name, "run.db")) as store:
+            assert store.get("settled") == {"precision": "fp32"} and store.get("device").startswith("cpu")
+            store.begin()
+            for key, value in kept.items():
+                store.put(key, value)
+            store.commit()
+        facts = Path(name, "run.yaml").read_text()
+        Path(name, "run.yaml").write_text(re.sub("device: cpu, . threads", "device: NVIDIA H100", facts))
+    found = run(*command, "-n", "2", "--out", "kept")
+    assert found.code == 0, found
+    note = r"note: kept began on NVIDIA H100 and goes on on cpu, \d threads in bf16: metrics are rounded otherwise"
+    assert re.search(note, found.err)
+    run(*command, "-n", "2", "--out", "old").refused("precision=tf32 is for GPUs of compute capability 8.0")
+
+
+# --- nastool devices
+
+
+SMI = """#!/bin/sh
+case "$1" in
+--query-gpu=*)
+    echo "GPU-01000000-0000-0000-0000-000000000000, 1024, 97"
+    echo "GPU-00000000-0000-0000-0000-000000000000, [N/A], [N/A]" ;;
+*)
+    echo "GPU-01000000-0000-0000-0000-000000000000, 1, 79872, /usr/bin/python, 3"
+    echo "nonsense" ;;
+esac
+"""
+
+
+@pytest.mark.gpu
+def test_devices_are_shown_as_cuda_has_them(
+    run: Run, fake_machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in fake_machine(devices=3).items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv(devices.VARIABLE, "1,GPU-00")
+    monkeypatch.setenv("COLUMNS", "200")
+    first, second, cpu = run("devices", "--workers", "3").accepted()
+    assert (first["device"], first["name"], first[devices.VARIABLE]) == ("cuda:0", "Fake GPU 1", "1")
+    assert (first["free"], first["busy"], first["memory"]) == (1 << 30, 97, 80 << 30)
+    (process,) = first["processes"]
+    assert (process["pid"], process["name"], process["memory"]) == (1, "python, 3", 78 << 30)
+    assert (first["capability"], first["precision"], first["workers"]) == ("9.0", "bf16", [0, 2])
+    assert (second["free"], second["busy"], second["processes"]) == (80 << 30, None, [])
+    assert (second["name"], second["workers"]) == ("Fake GPU 0", [1])
+    assert (cpu["device"], cpu["precision"], cpu["workers"]) == ("cpu", "fp32", []) and cpu["cores"] >= 1
+    shown = run("devices", "--text", "--device", "cuda:1", "--workers", "2")
+    assert "note: all 2 workers are on cuda:1 (Fake GPU 0): device=cuda deals out all 2 GPUs" in shown.err
+    assert re.search(r"cuda:0 +Fake GPU 1 +1.0 of 80.0 GiB +97% busy; python, 3 \(process 1.* none\n", shown.out)
+    assert re.search(r"cuda:1 +Fake GPU 0 +80.0 of 80.0 GiB +nobody +0, 1 in bf16\n", shown.out)
+    monkeypatch.setenv(devices.VARIABLE, "GPU-00,3")
+    run("devices").refused("CUDA_VISIBLE_DEVICES=GPU-00,3: CUDA shows no device '3'; there are GPU-00000000, GPU-0100")
+
+
+def test_without_gpus_there_is_the_cpu(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without_driver(monkeypatch, tmp_path)
+    monkeypatch.delenv(devices.VARIABLE, raising=False)
+    (cpu,) = run("devices", "--workers", "2").accepted()
+    assert cpu["device"] == "cpu" and cpu["workers"] == [0, 1]
+    assert "0, 1 in fp32" in run("devices", "--workers", "2", "--text").out
+    run("devices", "--device", "gpu").refused("device: need auto, cpu, cuda or cuda:N, got 'gpu'")
+    run("devices", "--device", "cuda").refused("device cuda: no CUDA device is visible; give device=cpu")

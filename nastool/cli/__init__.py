@@ -40,6 +40,7 @@ COMMANDS = (
     "report",
     "plot",
     "list",
+    "devices",
     "completion",
 )
 
