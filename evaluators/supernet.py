@@ -43,7 +43,7 @@ class Supernet(ImageEvaluator):
     random order that is always the same, whatever the order and the size of the images.
 
     Where memory runs out, training steps go in micro-batches, each normalised with its own statistics; the metric
-    micro_batches says into how many parts.
+    micro_batches says into how many parts. From then on all of its steps do.
     """
 
     name = "supernet"
@@ -168,7 +168,8 @@ class Supernet(ImageEvaluator):
                 if self._shared is None:
                     self._shared = self._load()
                 shared = self._shared
-                shared.training.micro_batches = self.micro_batches
+                # once they had to be split, they stay so: the next round would need it, too
+                shared.training.micro_batches = max(self.micro_batches, shared.training.micro_batches)
                 if proposal.policy is not None:
                     if self.weights is not None:
                         raise InputError("weights= are trained already: a strategy with a policy trains its own")
@@ -180,8 +181,8 @@ class Supernet(ImageEvaluator):
         except BaseException:
             self._shared = None  # perhaps in the middle of a step: go on from the checkpoint
             raise
-        if self.micro_batches > 1:
-            metrics = {**metrics, "micro_batches": self.micro_batches}
+        if shared.training.micro_batches > 1:
+            metrics = {**metrics, "micro_batches": shared.training.micro_batches}
         return Evaluation(metrics, time.perf_counter() - start, None, policy)
 
     def _round(
@@ -404,7 +405,7 @@ class _SharedWeights:
                 tensors[f"momentum.{name}"] = value
         policy = self._policy_state if self.policy is None else self.policy.state_dict()
         tensors.update({f"policy.{name}": value for name, value in policy.items()})
-        return tensors, {"steps": self.training.done, "told": self.told}
+        return tensors, {"steps": self.training.done, "told": self.told, "micro_batches": self.training.micro_batches}
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """KeyError or RuntimeError: these are of another network."""
@@ -418,3 +419,4 @@ class _SharedWeights:
             self.training.optimizer.state[parameters[name]]["momentum_buffer"].copy_(value)
         self._policy_state = {name: value.cpu() for name, value in parts["policy"].items()}
         self.training.done, self.told = state["steps"], state["told"]
+        self.training.micro_batches = state.get("micro_batches", 1)

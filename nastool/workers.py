@@ -157,7 +157,7 @@ def again(finished: Finished) -> Job | None:
     if finished.fault == "device":
         if finished.given_up:
             return job
-        return replace(job, shunned=finished.gpu) if job.shunned is None else None
+        return replace(job, shunned=finished.gpu or "") if job.shunned is None else None
     return replace(job, deaths=job.deaths + 1) if finished.retry and job.deaths + 1 < MAX_DEATHS else None
 
 

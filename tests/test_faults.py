@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from nastool import runner
+from nastool.cli.results import of_seeds
 from nastool.core import Evaluation, Objective, Proposal, Trial
 from nastool.data import Images
 from nastool.errors import CannotGoOn, InputError, NastoolError, OutOfMemory, TrialFailed, fault_of, one_line
@@ -316,8 +317,20 @@ def test_outside_of_a_search_and_in_this_process(tmp_path: Path) -> None:
     pool = InlinePool(Faulty(SPACE, folder=tmp_path, large={10**9: 2}))
     (evaluation,) = evaluate_all(pool, proposals, lambda: False)
     assert evaluation.metrics["micro_batches"] == 2
-    with pytest.raises(NastoolError, match="could not be evaluated: RuntimeError: CUDA error: CUBLAS"):
-        list(evaluate_all(InlinePool(Faulty(SPACE, folder=tmp_path, large={10**9: 99})), proposals, lambda: False))
+    for how, why in (
+        ({"large": {10**9: 99}}, "RuntimeError: CUDA error: CUBLAS"),
+        ({"poison": [10**9]}, "Accelerator"),
+    ):
+        with pytest.raises(NastoolError, match=f"could not be evaluated: {why}"):
+            list(evaluate_all(InlinePool(Faulty(SPACE, folder=tmp_path, **how)), proposals, lambda: False))
+
+
+def test_seeds_of_which_one_was_split() -> None:
+    runs = [{"seed": 0, "metrics": {"val_acc": 0.5, "micro_batches": 2}}, {"seed": 1, "metrics": {"val_acc": 0.7}}]
+    for order in (runs, runs[::-1]):
+        found = of_seeds(order)
+        assert found["metrics"] == order[0]["metrics"]
+        assert found["mean"] == {"val_acc": pytest.approx(0.6)} and found["std"].keys() == {"val_acc"}
 
 
 # --- devices that break

@@ -301,6 +301,20 @@ class TestContinuing:
             assert learnt(again.evaluate(1, proposal, seed=101, report=quiet)) == learnt(undisturbed[1])
         assert learnt(found[0]) == learnt(undisturbed[0])
 
+    def test_once_steps_were_split_they_stay_so(self, tmp_path: Path) -> None:
+        """Also in another process: the next round would not have more memory."""
+        whole = rounds(supernet(tmp_path / "whole"), ENAS(SPACE, **SETTINGS), 1)
+        first = supernet(tmp_path / "parts")
+        first.prepare()
+        first.micro_batches = 4
+        (split,) = rounds(first, ENAS(SPACE, **SETTINGS), 1)
+        assert split.metrics["micro_batches"] == 4
+        assert split.metrics["train_loss"] != whole[0].metrics["train_loss"], "statistics are those of the parts"
+        assert split.metrics["train_loss"] == pytest.approx(whole[0].metrics["train_loss"], rel=0.2)
+        again = supernet(tmp_path / "parts")
+        score = again.evaluate(9, Proposal(arch(3)), seed=0, report=quiet)
+        assert score.metrics["micro_batches"] == 4 and again.micro_batches == 1
+
     def test_killed_between_checkpoint_and_database(self, tmp_path: Path) -> None:
         """The round is in the checkpoint but was never told: its result comes back, nothing is trained twice."""
         strategy = ENAS(SPACE, **SETTINGS)

@@ -48,7 +48,7 @@ def of_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What a line says of one training with each of several seeds; {} where all failed.
 
     "metrics" are those of one network, whose "weights" the line names if they are kept: of the first seed that worked.
-    "mean" and, of two or more, "std" (n - 1) are those of each metric over the seeds that worked. runs: "seed" and
+    "mean" and, of two or more, "std" (n - 1) are those of each metric that all seeds have that worked. runs: "seed" and
     "metrics" or "error" of each, perhaps "weights" and their digest.
     """
     worked = [run for run in runs if "metrics" in run]
@@ -56,7 +56,8 @@ def of_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {}
     rows = [run["metrics"] for run in worked]
     found = {key: worked[0][key] for key in ("metrics", "weights", "weights_digest") if key in worked[0]}
-    mean = found["mean"] = {name: _mean([row[name] for row in rows]) for name in rows[0]}
+    shared = [name for name in rows[0] if all(name in row for row in rows)]  # "micro_batches" only some may have
+    mean = found["mean"] = {name: _mean([row[name] for row in rows]) for name in shared}
     if len(rows) > 1:
         squares = {name: math.fsum((row[name] - mean[name]) ** 2 for row in rows) for name in mean}
         found["std"] = {name: math.sqrt(total / (len(rows) - 1)) for name, total in squares.items()}
