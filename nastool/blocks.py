@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nastool import launches
 from nastool.depthwise import DepthwiseConv2d
 from nastool.networks import OneOf, Subset
 from nastool.onepass import deferred, total
@@ -99,6 +100,8 @@ def halve(x: Tensor, weight: Tensor) -> Tensor:
     image. weight: (c_out, c_in, 1, 1).
     """
     even = (weight.shape[0] + 1) // 2
+    if launches.are_few() and weight.shape[0] == 2 * even:
+        return functional.conv2d(launches.diagonals([x]), weight, groups=2)
     if torch.is_grad_enabled() and even < weight.shape[0]:
         # One 2x2 convolution. Slices and strided 1x1 convolutions pass gradients back that are not channels_last, and
         # then all before them is slow: a training step of ENAS' macro supernet takes 1.8 times as long on a CPU.
@@ -194,18 +197,49 @@ class Dag(nn.Module):
             [(source, f"{target}<-{source}") for source, t in edges if t == target] for target in range(1, nodes + 1)
         ]
 
+    def _active(self, name: str) -> nn.Module:
+        edge = self.edges[name]
+        return edge.active if isinstance(edge, OneOf) else edge
+
+    def _leaving(self, source: int) -> dict[int, nn.Module]:
+        """The edges of a node by their targets."""
+        names = {target: f"{target}<-{source}" for target in range(source + 1, len(self.inputs) + 1)}
+        edges = {target: self._active(name) for target, name in names.items() if name in self.edges}
+        return {target: edge for target, edge in edges.items() if not isinstance(edge, Zero)}
+
+    def joins(self) -> list[list[nn.Module]]:
+        """See `launches.few_launches`."""
+        from nastool import together
+
+        sources = range(len(self.inputs))
+        return [group for node in sources for group in together.joins(list(self._leaving(node).values()))]
+
     def forward(self, x: Tensor) -> Tensor:
+        if launches.are_few():
+            return self._train(x)
         states = [x]
         for inputs in self.inputs:
             terms = []
             for source, name in inputs:
-                edge = self.edges[name]
-                if isinstance(edge, OneOf):
-                    edge = edge.active
+                edge = self._active(name)
                 if not isinstance(edge, Zero):
                     terms.append(edge(states[source]))
             states.append(total(*terms) if terms else deferred(torch.zeros_like, x))
         return states[-1]
+
+    def _train(self, x: Tensor) -> Tensor:
+        """The same node by node: the edges that leave one run together."""
+        from nastool import together
+
+        states: list[Tensor | None] = [x, *(None for _ in self.inputs)]
+        for source in range(len(self.inputs)):
+            edges = self._leaving(source)
+            state = states[source]
+            terms = together.run(list(edges.values()), [torch.zeros_like(x) if state is None else state] * len(edges))
+            for target, term in zip(edges, terms, strict=True):
+                total = states[target]
+                states[target] = term if total is None else total + term
+        return torch.zeros_like(x) if states[-1] is None else states[-1]
 
 
 class TrainingOnly(nn.Sequential):
@@ -255,7 +289,8 @@ class Sum(nn.Module):
         self.parts = parts
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        out: Tensor = total(*(part(tensors[name]) for name, part in self.parts.active.items()))
+        terms = [part(tensors[name]) for name, part in self.parts.active.items()]
+        out: Tensor = launches.total(terms) if len(terms) > 3 and launches.are_few() else total(*terms)
         return out
 
 
@@ -281,6 +316,8 @@ class Join(nn.Module):
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """tensors: by name, (N, c, H, W) of one N, H, W; others may be among them."""
+        if launches.are_few():
+            return self.convolved(self.concatenated(tensors))
         active = tuple(self.parts.active)
         out: Tensor = deferred(self._of, active, *(tensors[name] for name in active))
         return out
@@ -288,5 +325,31 @@ class Join(nn.Module):
     def _of(self, names: Sequence[str], *parts: Tensor) -> Tensor:
         weights: list[Tensor] = [self.parts.members[name].weight for name in names]  # type: ignore[misc]  # torch's stub
         x = self.before(torch.cat(parts, 1) if len(parts) > 1 else parts[0])
-        weight = torch.cat(weights, 1) if len(weights) > 1 else weights[0]
+        return self._convolve(x, torch.cat(weights, 1) if len(weights) > 1 else weights[0])
+
+    def concatenated(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """What is convolved."""
+        out: Tensor = self.before(launches.concatenated([tensors[name] for name in self.parts.active]))
+        return out
+
+    def convolved(self, x: Tensor) -> Tensor:
+        """Within `launches.few_launches`."""
+        weights = self._weights()
+        if len({weight.shape for weight in weights}) > 1:
+            return self._convolve(x, torch.cat(weights, 1))
+        return self._convolve(x, self.stacked().flatten(1)[..., None, None])
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         return halve(x, weight) if self.halves else functional.conv2d(x, weight, self.bias)
+
+    def _weights(self) -> list[Tensor]:
+        return [part.weight for part in self.parts.active.values()]  # type: ignore[misc]  # torch's stub
+
+    def stacked(self) -> Tensor:
+        """The weights of all inputs that take part: (c_out, inputs, channels of each)."""
+        return launches.stacked(self._weights()).flatten(2).transpose(0, 1)
+
+    def joins(self) -> list[list[nn.Module]]:
+        """See `launches.few_launches`."""
+        parts = list(self.parts.active.values())
+        return [parts] if len({part.in_channels for part in parts}) == 1 < len(parts) else []

@@ -153,6 +153,20 @@ def _child_key(network: nn.Module, key: str, chosen: Mapping[str, str]) -> str |
     return ".".join(kept)
 
 
+def active_modules(network: nn.Module) -> Iterator[nn.Module]:
+    """The modules that take part: of a supernet, those of the selected child alone, which are few among many."""
+    left = [network]
+    while left:
+        module = left.pop()
+        yield module
+        if isinstance(module, OneOf):
+            left.append(module.active)
+        elif isinstance(module, Subset):
+            left += module.active.values()
+        else:
+            left += (part for part in module._modules.values() if part is not None)
+
+
 def chosen_options(space: SearchSpace, arch: Arch) -> dict[str, str]:
     """Decision name -> option name."""
     return {

@@ -366,9 +366,8 @@ class Training:
             nesterov=recipe.nesterov,
             fused=True,
         )
-        if recipe.decay_off_path:
-            for parameter in self.parameters:  # zero, not None, where a step does not reach it
-                parameter.grad = torch.zeros_like(parameter)
+        self._zeros = {p: torch.zeros_like(p) for p in self.parameters} if recipe.decay_off_path else {}
+        """The gradients of what a step does not reach. Adding to zeros instead takes a launch for each parameter."""
         if recipe.momentum:
             for parameter in self.parameters:  # fused SGD fails where it has to make some of them later
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -401,8 +400,11 @@ class Training:
         for step, (x, y) in enumerate(self.images.shuffled(recipe, self.generator)):
             prepare(step)
             self._schedule()
-            self.optimizer.zero_grad(set_to_none=not recipe.decay_off_path)
+            self.optimizer.zero_grad()
             loss = self._backward(x, y) if self.micro_batches == 1 else self._backward_in_parts(x, y)
+            for parameter, zeros in self._zeros.items():
+                if parameter.grad is None:
+                    parameter.grad = zeros
             if recipe.grad_clip:
                 clip_grad_norm_(self.parameters, recipe.grad_clip)
             self.optimizer.step()
@@ -413,8 +415,10 @@ class Training:
         """Add the gradients of a batch, multiplied with share; its loss."""
         from torch.nn.functional import cross_entropy
 
+        from nastool.launches import few_launches
+
         recipe = self.recipe
-        with self.autocast():
+        with self.autocast(), few_launches(self.network):
             output = self.network(x)
         logits, *auxiliary = output if isinstance(output, tuple) else (output,)
         loss = cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)

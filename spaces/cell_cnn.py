@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import blake2s
@@ -346,7 +346,7 @@ class CellCNN(SearchSpace):
         import torch
         from torch import nn
 
-        from nastool import blocks
+        from nastool import blocks, launches, together
 
         space = self
         kinds = ["normal"] * scale.cells + (["reduce"] + ["normal"] * scale.cells) * 2
@@ -418,15 +418,55 @@ class CellCNN(SearchSpace):
                 self.blocks = choose.subset(live, {str(b + 1): partial(Block, kind, b, c, drop) for b in numbers})
                 self.passed_on = choose.subset(outputs(index), dict.fromkeys(INPUTS, pass_on))
 
-            def forward(self, *before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            def forward(self, *before: Mapping[str, Tensor], given: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
+                """given: inputs by name that have been adapted already."""
                 states: dict[str, Tensor] = {}
                 for state, adapt in self.inputs.active.items():
-                    states[state] = adapt(before[int(state)])
-                for state, block in self.blocks.active.items():
-                    states[state] = block(states)
+                    states[state] = given[state] if state in given else adapt(before[int(state)])
+                if launches.are_few():
+                    self._run_together(states)
+                else:
+                    for state, block in self.blocks.active.items():
+                        states[state] = block(states)
                 for state, pass_on in self.passed_on.active.items():
                     states[state] = pass_on(states[state])
                 return states
+
+            def _waves(self) -> Iterator[list[tuple[str, int, str, nn.Module]]]:
+                """Edges that run together, as soon as their states are there: block, slot, state and operation.
+
+                Those with weights wait until there are no others, and then those go first of whose kind there are most.
+                """
+                left = [
+                    (name, slot, take.name, _chosen(take.body))
+                    for name, block in self.blocks.active.items()
+                    for slot, take in enumerate((_chosen(block.first), _chosen(block.second)))
+                ]
+                while left:
+                    waiting = {name for name, *_ in left}
+                    ready = [edge for edge in left if edge[2] not in waiting]
+                    largest = max(together.groups([edge[3] for edge in ready]), key=len)
+                    without = [i for i, edge in enumerate(ready) if not together.has_weights(edge[3])]
+                    wave = [ready[i] for i in without or largest]
+                    left = [edge for edge in left if edge not in wave]
+                    yield wave
+
+            def _run_together(self, states: dict[str, Tensor]) -> None:
+                """The blocks' states, in few and large operations."""
+                terms: dict[str, dict[int, Tensor]] = {name: {} for name in self.blocks.active}
+                active: dict[str, Any] = self.blocks.active
+                for wave in self._plan:
+                    found = together.run([edge[3] for edge in wave], [states[edge[2]] for edge in wave])
+                    for (name, slot, *_), term in zip(wave, found, strict=True):
+                        terms[name][slot] = term
+                    for name, _, *_ in wave:
+                        if len(terms[name]) == 2 and name not in states:
+                            states[name] = active[name].combine(terms[name][0], terms[name][1])
+
+            def joins(self) -> list[list[nn.Module]]:
+                """See `launches.few_launches`."""
+                self._plan = list(self._waves())
+                return [group for wave in self._plan for group in together.joins([edge[3] for edge in wave])]
 
         class Network(nn.Module):
             def __init__(self) -> None:
@@ -448,16 +488,50 @@ class CellCNN(SearchSpace):
                 before: dict[str, Tensor] = {"stem": x}
                 last = before
                 cells = self.cells.active
+                given: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(kinds) + 2)}
+                if launches.are_few():
+                    self._adapt(-1, last, given)
                 auxiliary: Tensor | None = None
                 for index in range(len(kinds)):
                     cell = cells.get(str(index))
-                    before, last = last, cell(before, last) if cell is not None else {}
+                    before, last = last, cell(before, last, given=given[index]) if cell is not None else {}
+                    if cell is not None and launches.are_few():
+                        self._adapt(index, last, given)
                     if index == auxiliary_after and scale.auxiliary and self.training:
                         auxiliary = self.auxiliary(last)
                 logits: Tensor = self.classifier(last).flatten(1)
                 return logits if auxiliary is None else (logits, auxiliary)
 
+            def joins(self) -> list[list[nn.Module]]:
+                """See `launches.few_launches`."""
+                readers = [self._readers(index) for index in range(-1, len(kinds))]
+                adapts = [[(adapt[0], adapt[1]) for *_, adapt in each] for each in readers]
+                return [group for each in adapts for group in together.adapt_joins(each)]
+
+            def _readers(self, index: int) -> list[tuple[int, str, Any]]:
+                """Who brings a cell's outputs, or the stem's (-1), into its form: a cell, its state, by what."""
+                cells: dict[str, Any] = self.cells.active
+                readers = [(index + 1, "1"), (index + 2, "0")] if index >= 0 else [(0, "0"), (0, "1"), (1, "0")]
+                inputs = {i: cells[str(i)].inputs.active for i, _ in readers if str(i) in cells}
+                return [(i, state, inputs[i][state]) for i, state in readers if i in inputs and state in inputs[i]]
+
+            def _adapt(self, index: int, outputs: dict[str, Tensor], given: dict[int, dict[str, Tensor]]) -> None:
+                readers = self._readers(index)
+                if readers:
+                    found = together.adapt([(adapt[0], adapt[1]) for *_, adapt in readers], outputs)
+                    for (reader, state, adapt), x in zip(readers, found, strict=True):
+                        given[reader][state] = adapt[2:](x)
+
         return Network()
+
+
+def _chosen(module: Any) -> Any:
+    """What a `OneOf` executes now."""
+    from nastool.networks import OneOf
+
+    while isinstance(module, OneOf):
+        module = module.active
+    return module
 
 
 def _operation(name: str, c: int, stride: int, drop: nn.Module) -> nn.Module:

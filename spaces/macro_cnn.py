@@ -103,7 +103,7 @@ class MacroCNN(SearchSpace):
         """
         from torch import nn
 
-        from nastool import blocks
+        from nastool import blocks, together
 
         space = self
 
@@ -159,8 +159,16 @@ class MacroCNN(SearchSpace):
                 if self.merge is not None:
                     outputs[self.name] = self.merge(outputs)
                 if self.reductions is not None:
-                    outputs = {name: reduce(outputs[name]) for name, reduce in self.reductions.active.items()}
+                    active = self.reductions.active
+                    reduced = together.run(list(active.values()), [outputs[name] for name in active])
+                    outputs = dict(zip(active, reduced, strict=True))
                 return outputs
+
+            def joins(self) -> list[list[nn.Module]]:
+                """See `launches.few_launches`."""
+                return (
+                    list(together.joins(list(self.reductions.active.values()))) if self.reductions is not None else []
+                )
 
         class Network(nn.Module):
             def __init__(self) -> None:
