@@ -8,7 +8,6 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,12 +172,21 @@ def look(free: bool = False) -> Cuda:
     free: also how much memory is, now. Otherwise a process is asked once. InputError: CUDA does not answer.
     """
     given = os.environ.get(VARIABLE)
-    return _looked.__wrapped__(given, True) if free else _looked(given, False)
+    if free or given not in _looked:
+        _looked[given] = _look(given, free)
+    return _looked[given]
 
 
-@cache
-def _looked(given: str | None, free: bool) -> Cuda:
-    """given: CUDA_VISIBLE_DEVICES as it is now; None: it is not set."""
+def looked() -> Cuda:
+    """What `look` has found here already; nothing where nobody asked."""
+    return _looked.get(os.environ.get(VARIABLE), Cuda())
+
+
+_looked: dict[str | None, Cuda] = {}
+"""By CUDA_VISIBLE_DEVICES; None: it was not set."""
+
+
+def _look(given: str | None, free: bool) -> Cuda:
     if not _has_driver():
         there = _is_plugged_in() and given not in NONE
         problem = "an NVIDIA GPU is there, but no CUDA driver (libcuda.so.1): install one" if there else None

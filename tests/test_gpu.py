@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from nastool import registry
 from nastool.interfaces import SearchSpace
@@ -110,16 +111,24 @@ def test_the_host_never_waits_within_a_step(fake_cuda: Shadow, precision: str) -
 
 
 def test_a_search_on_two_gpus(fake_machine: Callable[..., dict[str, str]], tmp_path: Path) -> None:
-    """A worker on each; the same trials as by one."""
+    """A worker on each, in the order that the user gave; the same trials as by one."""
     command = [sys.executable, "-m", "nastool", "search", "-s", "random", "--space", "nasbench201", "--data", "digits"]
     command += ["--epochs", "1", "-n", "3", "--scale", "channels=2,cells=1", "-E", "train_size=50"]
     environment = {**os.environ, **fake_machine(devices=2), "NASTOOL_SEARCH_REPORT": "0"}
-    found = []
+    environment["CUDA_VISIBLE_DEVICES"] = "1,GPU-00"
+    found: list[dict[str, float]] = []
+    said: list[list[str]] = []
     for workers in ("1", "2"):
         run = [*command, "--workers", workers, "--out", workers]
         done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         lines = [json.loads(line) for line in (tmp_path / workers / "trials.jsonl").read_text().splitlines()]
         found.append({json.dumps(line["choices"]): line["metrics"]["val_loss"] for line in lines})
-        assert "Fake GPU 0" in done.stderr and "bf16" in done.stderr
+        assert "device Fake GPU 1" in done.stderr and "bf16" in done.stderr
+        said.append([line for line in done.stderr.splitlines() if line.startswith("note: ")])
+        facts = yaml.safe_load((tmp_path / workers / "run.yaml").read_text())["provenance"]["evaluator"]
+        assert facts.get("devices") == (None if workers == "1" else "Fake GPU 1, Fake GPU 0")
     assert found[0] == found[1] and len(found[0]) == 3
+    assert said[1] == [
+        "note: the workers' GPUs are of different models, which round differently: Fake GPU 1, Fake GPU 0"
+    ]

@@ -33,6 +33,7 @@ from nastool.cli.live.stored import Followed
 from nastool.cli.live.view import Best, Curve, RoundBook, Rounds, Row, Running, View, remaining
 from nastool.cli.progress import Progress
 from nastool.core import Evaluation, Objective, Proposal, Trial
+from nastool.devices import Gpu
 from nastool.interfaces import Strategy
 from nastool.runner import Search
 from nastool.spaces.nasbench201 import NasBench201
@@ -379,11 +380,12 @@ def test_progress_writes_plain_lines(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_gpus_say() -> None:
-    answer = "0, 1024, 143771, 97\n1, 0, 143771, 0\nNo devices\n2, [N/A], 1, 1\n"
-    assert machine.gpu_facts(answer, None) == ("gpu 0: 1.0 of 140 GiB 97%", "gpu 1: 0.0 of 140 GiB 0%")
-    assert machine.gpu_facts(answer, "1") == ("gpu 1: 0.0 of 140 GiB 0%",)
-    assert machine.gpu_facts(answer, "") == machine.gpu_facts(answer, "-1") == ()
-    assert len(machine.gpu_facts(answer, "GPU-0a1b")) == 2
+    """In CUDA's order, which need not be theirs."""
+    answer = "GPU-a, 1024, 143771, 97\nGPU-b, 0, 143771, 0\nNo devices\nGPU-c, [N/A], 1, 1\n"
+    gpus = [Gpu(i, str(i), "H200", uuid, (9, 0), 1) for i, uuid in enumerate(("GPU-b", "GPU-c", "GPU-a", "GPU-d"))]
+    assert machine.gpu_facts(answer, gpus) == ("gpu 0: 0.0 of 140 GiB 0%", "gpu 2: 1.0 of 140 GiB 97%")
+    assert machine.gpu_facts(answer, gpus[2:]) == ("gpu 2: 1.0 of 140 GiB 97%",)
+    assert machine.gpu_facts(answer, []) == ()
 
 
 def test_the_machine_is_not_asked_all_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

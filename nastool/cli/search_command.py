@@ -217,10 +217,13 @@ def _check_state(folder: RunFolder, evaluator: Evaluator) -> None:
 
 def _dry_run(run: SearchRun) -> None:
     """Resolved configuration, size of the space, the first architectures, an estimate of the cost."""
-    from nastool import archfile
+    from nastool import archfile, devices
     from nastool.files import dump_yaml
 
     space, strategy, evaluator, trials = run.space, run.strategy, run.evaluator, run.given["trials"]
+    if not evaluator.inline:  # for what it says of the devices
+        device = str(run.config.evaluator.options.get("device") or "auto")
+        devices.slots(run.given["workers"], device, None, say, evaluator.max_workers)
     say(dump_yaml({"search": {**run.config.as_options(), **run.options}}).rstrip())
     say(f"# run folder: {run.folder.path}" + (" (exists)" if run.folder.path.exists() else ""))
     say(f"# size of the space: {space.size:,} combinations of {len(space.decisions)} decisions")

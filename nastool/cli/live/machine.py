@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+
+from nastool import devices
 
 PROC = Path("/proc")
 SECONDS = 2.0
@@ -18,7 +21,7 @@ class Machine:
     def __init__(self, gpus: bool = True) -> None:
         self._facts: tuple[str, ...] = ()
         self._looked = -SECONDS
-        self._tool = shutil.which("nvidia-smi") if gpus else None
+        self._tool = shutil.which("nvidia-smi") if gpus and devices.looked().gpus else None
         self._asked: subprocess.Popen[str] | None = None
         self._gpus: tuple[str, ...] = ()
 
@@ -46,13 +49,13 @@ class Machine:
             if self._asked.returncode:
                 self._tool = None  # there is no device, or it does not answer: it is not asked again
             else:
-                self._gpus = gpu_facts(answer, os.environ.get("CUDA_VISIBLE_DEVICES"))
+                self._gpus = gpu_facts(answer, devices.looked().gpus)
         if self._tool is None:
             self._asked = None
             return
         command = [
             self._tool,
-            "--query-gpu=index,memory.used,memory.total,utilization.gpu",
+            "--query-gpu=uuid,memory.used,memory.total,utilization.gpu",
             "--format=csv,noheader,nounits",
         ]
         try:
@@ -63,27 +66,22 @@ class Machine:
             self._tool = self._asked = None
 
 
-def gpu_facts(answer: str, visible: str | None) -> tuple[str, ...]:
-    """One fact a GPU from nvidia-smi's lines "index, MiB used, MiB in all, % busy"; of the visible ones only.
+def gpu_facts(answer: str, gpus: Sequence[devices.Gpu]) -> tuple[str, ...]:
+    """One fact a GPU from nvidia-smi's lines "UUID, MiB used, MiB in all, % busy", as CUDA numbers them.
 
-    visible: CUDA_VISIBLE_DEVICES; a device that is named otherwise than by its number cannot be told apart.
+    gpus: those that CUDA shows. nvidia-smi's own numbers are by their place in the machine, CUDA has the fastest first.
     """
-    wanted = None
-    if visible is not None:
-        names = [name.strip() for name in visible.split(",")]
-        wanted = names if all(name.isdigit() for name in names) else None
-        if visible.strip() in ("", "-1"):
-            return ()
+    fields = (line.split(",") for line in answer.splitlines())
+    known = {each[0].strip(): [field.strip() for field in each[1:]] for each in fields if len(each) == 4}
     found = []
-    for line in answer.splitlines():
-        fields = [field.strip() for field in line.split(",")]
-        if len(fields) != 4 or (wanted is not None and fields[0] not in wanted):
+    for gpu in gpus:
+        if gpu.uuid not in known:
             continue
-        index, used, total, busy = fields
+        used, total, busy = known[gpu.uuid]
         if not (used.isdigit() and total.isdigit()):
             continue
         share = f" {busy}%" if busy.isdigit() else ""
-        found.append(f"gpu {index}: {int(used) / 1024:.1f} of {int(total) / 1024:.0f} GiB{share}")
+        found.append(f"gpu {gpu.index}: {int(used) / 1024:.1f} of {int(total) / 1024:.0f} GiB{share}")
     return tuple(found)
 
 
@@ -104,11 +102,9 @@ def _resident(process: str) -> int:
 
 
 def _load() -> str | None:
-    from nastool.devices import usable_cores
-
     try:
         load = os.getloadavg()[0]
     except OSError:
         return None
-    cores = usable_cores()
+    cores = devices.usable_cores()
     return f"load {load:.1f} on {cores} core{'s' * (cores > 1)}"
