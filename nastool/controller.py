@@ -31,19 +31,31 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from nastool.core import Decision
 from nastool.errors import InputError
 from nastool.interfaces import SearchSpace
+from nastool.predictors.threads import one_thread as blas_on_one_thread
 
 FREQUENCY_DRAWS = 256
 """A power of two, so that shares are short numbers."""
 
-Decide = Callable[[Tensor, Sequence[int]], Tensor]
+Floats = NDArray[np.float32]
+Choices = NDArray[np.int64]
+NONE: Any = None
+ZERO = np.zeros((), np.float32)
+GATES = np.array([[0.5, 0.5, 1, 0.5], [0.5, 0.5, 0, 0.5]], np.float32)
+"""By what the gates i, f, g, o are multiplied before and after a tanh, and what is added then."""
+
+Index = slice | NDArray[np.intp]
+Decide = Callable[[Floats, Index], Choices]
 """Log-probabilities (n, columns, options) and the columns they are of, to option indices (n, columns)."""
 
 
@@ -148,8 +160,10 @@ class Scored(NamedTuple):
 class Controller(nn.Module):
     """The policy: an LSTM of one layer without biases that makes a space's decisions one after another.
 
-    Everything is float32 on the CPU. Uses `decisions`, `policy_order` and `active_many` of the space alone: one with
-    further rules must reject what is no member.
+    Everything is float32 on the CPU. The steps and their gradient are numpy's: tensors are so small that torch's
+    overhead would be two thirds of the time. Architectures that are scored as they were drawn are not walked again.
+    Uses `decisions`, `policy_order` and `active_many` of the space alone: one with further rules must reject what is
+    no member.
     """
 
     def __init__(
@@ -191,6 +205,13 @@ class Controller(nn.Module):
         self.tanh_constant = tanh_constant
         self.op_tanh_reduce = op_tanh_reduce
         self.steps = plan(space.decisions, shared_heads, space.policy_order)
+        self.parts = _parts(self.steps, space.decisions)
+        self.places = {step.place: i for i, step in enumerate(step for step in self.steps if step.place is not None)}
+        self.refers = [_index([self.places[at] for at in step.refers]) for step in self.steps]
+        self.columns = [_index(step.columns) for step in self.steps]
+        self.numbers = np.arange(len(self.places))
+        self.all_matter = type(space).active_many is SearchSpace.active_many
+        self._last: _Walk | None = None
 
         def matrix(rows: int, columns: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(rows, columns))
@@ -234,11 +255,13 @@ class Controller(nn.Module):
         forced. The generator gives n x decisions uniform numbers, whatever is drawn. flatten: draw with probabilities
         proportional to the policy's to the power of 1 / flatten, >= 1; 1: the policy itself.
         """
-        noise = torch.rand(n, len(self.space.decisions), generator=generator)
+        noise = torch.rand(n, len(self.space.decisions), generator=generator).numpy()
 
-        def draw(log_prob: Tensor, columns: Sequence[int]) -> Tensor:
-            below = (log_prob / flatten).softmax(-1).cumsum(-1)[..., :-1]
-            return (noise[:, list(columns), None] >= below).sum(-1)
+        def draw(log_prob: Floats, columns: Index) -> Choices:
+            share = np.exp(log_prob / flatten)
+            below = share.cumsum(-1)
+            drawn: Choices = (noise[:, columns, None] * below[..., -1:] >= below[..., :-1]).sum(-1)
+            return drawn
 
         return self._decided(n, draw, forced)
 
@@ -265,120 +288,338 @@ class Controller(nn.Module):
         sizes = torch.tensor([len(decision.options) for decision in self.space.decisions])
         if choices.ndim != 2 or choices.shape[1] != len(sizes) or bool(((choices < 0) | (choices >= sizes)).any()):
             raise ValueError(f"need option indices of {len(sizes)} decisions, got {tuple(choices.shape)}")
-        walked = self._walk(choices, None)
-        counted = torch.from_numpy(self.space.active_many(choices.numpy())).float()
+        counted = self.space.active_many(choices.numpy()).astype(np.float32)
         counted[:, list(forced)] = 0
-        log_prob = entropy = torch.zeros(len(choices))
-        for size in sorted({logs.shape[-1] for _, logs in walked}):  # few operations on many decisions at once
-            columns = [column for step, logs in walked if logs.shape[-1] == size for column in step.columns]
-            together = torch.cat([logs for _, logs in walked if logs.shape[-1] == size], 1)
-            chosen = together.gather(-1, choices[:, columns, None]).squeeze(-1)
-            log_prob = log_prob + (chosen * counted[:, columns]).sum(1)
-            entropy = entropy - ((together.exp() * together).sum(-1) * counted[:, columns]).sum(1)
-        selections = [(step.columns, logs) for step, logs in walked if step.kind == "select"]
-        return Scored(log_prob, entropy, *_switches(selections, counted, switch_target))
+        return Scored(*_Scores.apply(self, choices.numpy(), counted, switch_target, *self.parameters()))
 
     # --- the one pass that draws and scores
 
     def _decided(self, n: int, decide: Decide, forced: Mapping[int, int] | None) -> Tensor:
         forced = forced or {}
-        choices = torch.zeros(n, len(self.space.decisions), dtype=torch.int64)
+        choices = np.zeros((n, len(self.space.decisions)), dtype=np.int64)
         for column, option in forced.items():
             if not 0 <= option < len(self.space.decisions[column].options):
                 raise ValueError(f"decision {self.space.decisions[column].name!r} has no option number {option}")
             choices[:, column] = option
-        with torch.no_grad(), one_thread():
-            self._walk(choices, decide, frozenset(forced))
-        return choices
+        self._last = self._walk(choices, decide, frozenset(forced))
+        return torch.from_numpy(choices.copy())
 
-    def _walk(self, choices: Tensor, decide: Decide | None, forced: Collection[int] = ()) -> list[tuple[Step, Tensor]]:
-        """The log-probabilities (n, columns, options) at each step that makes decisions.
+    def _walked(self, choices: Choices) -> _Walk:
+        """The walk that makes these choices; often it is the last one, in which they were drawn."""
+        last = self._last
+        same = last is not None and np.array_equal(last.choices, choices)
+        if last is None or not same or any(not np.array_equal(last.used[k], v) for k, v in self._weights().items()):
+            last = self._last = self._walk(choices.copy(), None)
+        return last
 
-        decide: None: the choices are made; else they are written into `choices`, but for those forced.
-        """
-        n = len(choices)
-        walked = []
-        x = start = self.start.expand(n, -1)
-        h = c = zero = torch.zeros(n, self.hidden)
-        anchors: dict[str, Tensor] = {}
-        keys: dict[str, Tensor] = {}  # W1 times the anchors' states
-        matters = self.space.active_many(choices.numpy())
-        for step in self.steps:
-            fed = start if step.kind == "input" else x
-            after = torch.lstm_cell(fed, (h, c), self.from_input, self.from_state)
-            if not step.columns:
-                h, c = after
-                x = start if step.kind == "anchor" else x
-            else:
-                columns = list(step.columns)
-                if decide is not None:
-                    matters = self.space.active_many(choices.numpy())
-                active = torch.from_numpy(matters[:, columns])
-                there = None if bool(active.all()) else active.any(1, keepdim=True)
-                h, c = _where(there, after[0], h), _where(there, after[1], c)
-                logs = torch.log_softmax(self._logits(step, h, keys), -1)
-                walked.append((step, logs))
-                if decide is not None:
-                    drawn = [i for i, column in enumerate(columns) if column not in forced]
-                    choices[:, [columns[i] for i in drawn]] = (decide(logs, columns) * active)[:, drawn]
-                x = _where(there, self._next_input(step, choices[:, columns], active, anchors), x)
-            if step.place is not None:
-                anchors[step.place] = zero if step.kind == "input" else h
-                keys[step.place] = h @ self.attend_anchor
-        return walked
+    def _weights(self) -> dict[str, Floats]:
+        """The parameters as they are, in memory that they share."""
+        return {name: parameter.detach().numpy() for name, parameter in self.named_parameters()}
 
-    def _logits(self, step: Step, h: Tensor, keys: Mapping[str, Tensor]) -> Tensor:
-        """(n, columns, options)."""
-        constant = self.tanh_constant
+    def _walk(self, choices: Choices, decide: Decide | None, forced: Collection[int] = ()) -> _Walk:
+        """decide: None: the choices are made; else they are written into `choices`, but for those forced."""
+        with blas_on_one_thread():
+            w = {name: value.copy() for name, value in self._weights().items()}
+            n, size = len(choices), self.hidden
+            half, lift = GATES.repeat(size, 1)
+            gates = np.ascontiguousarray(np.concatenate([w["from_input"], w["from_state"]], 1).T) * half
+            x = start = np.broadcast_to(w["start"], (n, size))
+            h = c = np.zeros((n, size), np.float32)
+            anchors = np.zeros((len(self.places), n, size), np.float32)
+            keys = np.zeros_like(anchors)  # W1 times the anchors' states
+            matters = None if self.all_matter else self.space.active_many(choices)
+            taken: list[_Taken] = []
+            for step, columns, refers in zip(self.steps, self.columns, self.refers, strict=True):
+                into = np.concatenate([start if step.kind == "input" else x, h], 1)
+                gate = np.tanh(into @ gates)
+                gate *= half
+                gate += lift  # i, f, g, o: a sigmoid is half a tanh of the half, and a half
+                before = c
+                after = gate[:, size : 2 * size] * c + gate[:, :size] * gate[:, 2 * size : 3 * size]
+                bent = np.tanh(after)
+                state = gate[:, 3 * size :] * bent
+                done = _Taken(step, refers, into, gate, before, bent)
+                taken.append(done)
+                if not step.columns:
+                    h, c = state, after
+                    x = start if step.kind == "anchor" else x
+                else:
+                    active, there = None, None
+                    if matters is not None:
+                        matters = self.space.active_many(choices) if decide is not None else matters
+                        active = matters[:, columns]
+                        done.there = there = None if active.all() else np.any(active, 1, keepdims=True)
+                    h, c = _where(there, state, h), _where(there, after, c)
+                    self._scores(done, w, h, keys)
+                    if decide is not None:
+                        drawn = decide(done.logs, columns)
+                        drawn = drawn if active is None else drawn * active
+                        if forced:
+                            free = [i for i, column in enumerate(step.columns) if column not in forced]
+                            choices[:, np.array(step.columns)[free]] = drawn[:, free]
+                        else:
+                            choices[:, columns] = drawn
+                    x = _where(there, self._next_input(done, w, choices[:, columns], active, anchors), x)
+                done.state = h
+                if step.place is not None:
+                    at = self.places[step.place]
+                    anchors[at] = 0 if step.kind == "input" else h
+                    keys[at] = h @ w["attend_anchor"]
+        return _Walk(choices, w, taken, anchors)
+
+    def _scores(self, done: _Taken, w: Mapping[str, Floats], h: Floats, keys: Floats) -> None:
+        """What the step says of its options: the log-probabilities, and what the gradient needs of their making."""
+        step, constant = done.step, self.tanh_constant
         if step.kind == "choose":
-            logits = h @ self.heads[step.head].T
+            logits = h @ w[f"heads.{step.head}"].T
             if step.head in self.learnt_biases:
-                logits = logits + self.learnt_biases[step.head]
+                logits += w[f"learnt_biases.{step.head}"]
             if constant is not None:
                 constant /= self.op_tanh_reduce
         else:
-            states = torch.stack([keys[place] for place in step.refers], 1)
-            logits = torch.tanh(states + (h @ self.attend_state)[:, None]) @ self.attend_vector[0]
+            done.attention = np.tanh(keys[done.refers] + h @ w["attend_state"])
+            logits = (done.attention @ w["attend_vector"][0]).T
         if self.temperature is not None:
-            logits = logits / self.temperature
+            logits /= self.temperature
+            done.slope = 1 / self.temperature
         if constant is not None:
-            logits = constant * torch.tanh(logits)
+            bent = np.tanh(logits)
+            logits = constant * bent
+            done.slope = done.slope * constant * (1 - bent * bent)
         if step.kind == "choose":
-            logits = logits + self.biases[step.columns[0]]
-        return torch.stack([-logits, logits], -1) if step.kind == "select" else logits[:, None]
+            logits = logits + self.biases[step.columns[0]].numpy()
+        if step.kind == "select":
+            twice = 2 * logits
+            on = np.minimum(twice, 0) - np.log1p(np.exp(-np.abs(twice)))
+            done.logs = np.stack([on - twice, on], -1)
+        else:
+            logits = (logits - logits.max(-1, keepdims=True))[:, None]
+            done.logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
-    def _next_input(self, step: Step, picked: Tensor, active: Tensor, anchors: Mapping[str, Tensor]) -> Tensor:
+    def _next_input(
+        self, done: _Taken, w: Mapping[str, Floats], picked: Choices, active: NDArray[np.bool_] | None, anchors: Floats
+    ) -> Floats:
+        step = done.step
         if step.kind == "choose":
-            embeddings: Tensor = self.embeddings[step.head]
-            return embeddings[picked[:, 0]]
-        states = torch.stack([anchors[place] for place in step.refers], 1)
+            done.picked = picked[:, 0]
+            return w[f"embeddings.{step.head}"][done.picked]
         if step.kind == "point":
-            return states[torch.arange(len(picked)), picked[:, 0]]
-        on = (picked * active).float()
-        return (on[..., None] * states).sum(1) / (1 + on.sum(1, keepdim=True))
+            done.picked = self.numbers[done.refers][picked[:, 0]]
+            return anchors[done.picked, np.arange(len(picked))]
+        on = (picked if active is None else picked * active).astype(np.float32)
+        done.shares = on / (1 + on.sum(1, keepdims=True))
+        found: Floats = (done.shares.T[..., None] * anchors[done.refers]).sum(0)
+        return found
+
+    def _gradients(self, walk: _Walk, of_logits: Mapping[int, Floats]) -> dict[str, Floats]:
+        """Of a loss by the parameters. of_logits: by the logits (n, k) of each step, by the step's number."""
+        w, size, n = walk.used, self.hidden, len(walk.choices)
+        found = {name: np.zeros_like(value) for name, value in w.items()}
+        into_gates = np.concatenate([w["from_input"], w["from_state"]], 1)
+        rows = np.arange(n)
+        of_anchors, of_keys = np.zeros_like(walk.anchors), np.zeros_like(walk.anchors)
+        of_x, of_h, of_c = (np.zeros((n, size), np.float32) for _ in range(3))
+        onto: dict[str, list[tuple[Choices, Floats]]] = {}  # what embeddings were read, and the gradients by them
+        i, f, g, o = np.moveaxis(np.stack([done.gate for done in walk.taken]).reshape(-1, n, 4, size), 2, 0)
+        bent = np.stack([done.bent for done in walk.taken])
+        passed = o * (1 - bent * bent)  # from a state to its cell
+        of_gates = np.empty((len(walk.taken), n, 4, size), np.float32)  # by what the gates read; until then, the slopes
+        of_gates[:, :, 0] = g * i * (1 - i)
+        of_gates[:, :, 1] = np.stack([done.before for done in walk.taken]) * f * (1 - f)
+        of_gates[:, :, 2] = i * (1 - g * g)
+        of_gates[:, :, 3] = bent * o * (1 - o)
+        attended: list[tuple[Floats, Floats]] = []  # states, and the gradients by what W2 makes of them
+        remembered: list[tuple[Floats, Floats]] = []  # the same of W1
+        for number in range(len(walk.taken) - 1, -1, -1):
+            done = walk.taken[number]
+            step, there = done.step, done.there
+            if step.place is not None:
+                at = self.places[step.place]
+                remembered.append((done.state, of_keys[at]))
+                of_h = of_h + of_keys[at] @ w["attend_anchor"].T
+                if step.kind != "input":
+                    of_h += of_anchors[at]
+            if step.columns:
+                of_next, of_x = _where(there, of_x, ZERO), _where(there, ZERO, of_x)
+                of_raw = of_logits[number] * done.slope
+                if step.kind == "choose":
+                    found[f"heads.{step.head}"] += of_raw.T @ done.state
+                    if step.head in self.learnt_biases:
+                        found[f"learnt_biases.{step.head}"] += of_raw.sum(0)
+                    of_h = of_h + of_raw @ w[f"heads.{step.head}"]
+                    onto.setdefault(step.head, []).append((done.picked, of_next))
+                else:
+                    of_raw = np.ascontiguousarray(of_raw.T)
+                    found["attend_vector"] += of_raw.reshape(1, -1) @ done.attention.reshape(-1, size)
+                    inner = done.attention * done.attention
+                    np.subtract(1, inner, out=inner)
+                    inner *= of_raw[..., None]
+                    inner *= w["attend_vector"][0]
+                    of_query = inner.sum(0)
+                    attended.append((done.state, of_query))
+                    of_h = of_h + of_query @ w["attend_state"].T
+                    _add(of_keys, done.refers, inner)
+                    if step.kind == "point":
+                        of_anchors[done.picked, rows] += of_next
+                    else:
+                        _add(of_anchors, done.refers, done.shares.T[..., None] * of_next)
+            elif step.kind == "anchor":
+                found["start"] += of_x.sum(0)
+                of_x = np.zeros_like(of_x)
+            of_state, of_after = _where(there, of_h, ZERO), _where(there, of_c, ZERO)
+            of_after = of_after + of_state * passed[number]
+            of_gates[number, :, :3] *= of_after[:, None]
+            of_gates[number, :, 3] *= of_state
+            of_into = of_gates[number].reshape(n, -1) @ into_gates
+            of_h = of_into[:, size:] if there is None else _where(there, ZERO, of_h) + of_into[:, size:]
+            of_c = of_after * f[number] if there is None else _where(there, ZERO, of_c) + of_after * f[number]
+            if step.kind == "input":
+                found["start"] += of_into[:, :size].sum(0)
+            else:
+                of_x = of_x + of_into[:, :size]
+        found["start"] += of_x.sum(0)
+        both = of_gates.reshape(-1, 4 * size).T @ np.concatenate([done.into for done in walk.taken])
+        found["from_input"], found["from_state"] = map(np.ascontiguousarray, (both[:, :size], both[:, size:]))
+        for head, reads in onto.items():
+            picked, gradients = (np.concatenate(side) for side in zip(*reads, strict=True))
+            which = np.arange(len(w[f"embeddings.{head}"]))[:, None] == picked
+            found[f"embeddings.{head}"] = which.astype(np.float32) @ gradients
+        for name, pairs in (("attend_state", attended), ("attend_anchor", remembered)):
+            if pairs:
+                states, gradients = (np.concatenate(side) for side in zip(*pairs, strict=True))
+                found[name] = states.T @ gradients
+        return found
 
 
-def _where(rows: Tensor | None, yes: Tensor, no: Tensor) -> Tensor:
+@dataclass
+class _Taken:
+    """A step of a walk, as far as its gradient needs it. Arrays begin with n architectures."""
+
+    step: Step
+    refers: Index
+    """The numbers of the places that it refers to."""
+    into: Floats
+    """What the gates read: the input, then the state before."""
+    gate: Floats
+    """Activations of i, f, g, o."""
+    before: Floats
+    """The cell before."""
+    bent: Floats
+    """tanh of the cell after."""
+    state: Floats = NONE
+    """After the step; where no decision of it matters, that of before."""
+    there: NDArray[np.bool_] | None = None
+    """(n, 1), whether a decision of it matters. None: always."""
+    logs: Floats = NONE
+    """Log-probabilities (n, columns, options)."""
+    slope: Any = 1.0
+    """Of the logits by what temperature and tanh_constant are applied to."""
+    attention: Floats = NONE
+    picked: Choices = NONE
+    """The options chosen, or the places pointed at."""
+    shares: Floats = NONE
+    """Of each anchor in the next input."""
+
+
+class _Walk(NamedTuple):
+    """All steps for some architectures, with copies of the parameters."""
+
+    choices: Choices
+    used: dict[str, Floats]
+    taken: list[_Taken]
+    anchors: Floats
+
+
+class _Part(NamedTuple):
+    """Steps whose log-probabilities make one tensor: selections, or decisions of as many options."""
+
+    kind: Literal["select", "choose", "point"]
+    numbers: list[int]
+    """Of the steps."""
+    columns: list[int]
+    """All that these steps decide."""
+    runs: list[slice]
+    """Where in `columns` each step's are."""
+
+
+def _parts(steps: Sequence[Step], decisions: Sequence[Decision]) -> list[_Part]:
+    found: dict[tuple[str, int], _Part] = {}
+    for number, step in enumerate(steps):
+        if step.columns:
+            kind: Any = "select" if step.kind == "select" else "choose"
+            part = found.setdefault((kind, len(decisions[step.columns[0]].options)), _Part(kind, [], [], []))
+            part.numbers.append(number)
+            part.runs.append(slice(len(part.columns), len(part.columns) + len(step.columns)))
+            part.columns.extend(step.columns)
+    return list(found.values())
+
+
+class _Scores(torch.autograd.Function):
+    """What a controller says of architectures: the fields of `Scored`, from and back to the log-probabilities."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, controller: Controller, choices: Choices, counted: Floats, target: float | None, *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
+        """counted: (n, decisions), 1 where a decision was drawn and matters."""
+        walk = controller._walked(choices)
+        log_prob, entropy, kl, rate = (np.zeros(len(choices)) for _ in range(4))  # float64, of many terms
+        ctx.controller, ctx.walk, ctx.parts = controller, walk, []
+        for part in controller.parts:
+            logs = np.concatenate([walk.taken[number].logs for number in part.numbers], 1)
+            share, weight, picked = np.exp(logs), counted[:, part.columns], choices[:, part.columns, None]
+            log_prob += (np.take_along_axis(logs, picked, -1)[..., 0] * weight).sum(1)
+            entropy -= ((share * logs).sum(-1) * weight).sum(1)
+            aim, switches, steps = None, np.ones(1), np.ones(1)
+            if part.kind == "select":
+                switches = weight.sum(1).clip(min=1)
+                rate += (share[..., 1] * weight).sum(1) / switches
+                if target is not None:
+                    aim = logs - np.log(np.array([1 - target, target], np.float32))
+                    steps = (np.add.reduceat(weight, [run.start for run in part.runs], 1) > 0).sum(1).clip(min=1)
+                    kl += ((share * aim).sum(-1) * weight).sum(1) / steps
+            ctx.parts.append((part, logs, share, weight, picked, aim, switches, steps))
+        return tuple(torch.from_numpy(value.astype(np.float32)) for value in (log_prob, entropy, kl, rate))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        of_log_prob, of_entropy, of_kl, of_rate = (gradient.numpy()[:, None, None] for gradient in gradients)
+        of_logits: dict[int, Floats] = {}
+        for part, logs, share, weight, picked, aim, switches, steps in ctx.parts:
+            found = -of_entropy * share * (logs + 1)
+            if aim is not None:
+                found += (of_kl / steps[:, None, None]) * share * (aim + 1)
+            if part.kind == "select":
+                found[..., 1:] += (of_rate / switches[:, None, None]) * share[..., 1:]
+            found += (np.arange(logs.shape[-1]) == picked) * of_log_prob
+            found *= weight[..., None]
+            found = (found - share * found.sum(-1, keepdims=True)).astype(np.float32)
+            for number, run in zip(part.numbers, part.runs, strict=True):
+                selects = part.kind == "select"
+                of_logits[number] = found[:, run, 1] - found[:, run, 0] if selects else found[:, run.start]
+        with blas_on_one_thread():
+            by = ctx.controller._gradients(ctx.walk, of_logits)
+        return None, None, None, None, *(torch.from_numpy(by[name]) for name, _ in ctx.controller.named_parameters())
+
+
+def _index(numbers: Sequence[int]) -> Index:
+    """A slice where they follow each other, with which nothing is copied."""
+    first, count = numbers[0] if numbers else 0, len(numbers)
+    return slice(first, first + count) if list(numbers) == list(range(first, first + count)) else np.array(numbers)
+
+
+def _add(whole: Floats, at: Index, more: Floats) -> None:
+    """whole[at] += more, where a place may be there twice."""
+    if isinstance(at, slice):
+        whole[at] += more
+    else:
+        np.add.at(whole, at, more)
+
+
+def _where(rows: NDArray[np.bool_] | None, yes: Floats, no: Floats) -> Floats:
     """rows: (n, 1); None: all, as mostly."""
-    return yes if rows is None else torch.where(rows, yes, no)
-
-
-def _switches(
-    selections: Sequence[tuple[Sequence[int], Tensor]], counted: Tensor, target: float | None
-) -> tuple[Tensor, Tensor]:
-    """`Scored.switch_kl` and `switch_rate`. counted: (n, decisions), 1 where a decision was drawn and matters."""
-    nothing = torch.zeros(len(counted))
-    if not selections:
-        return nothing, nothing
-    columns = [column for these, _ in selections for column in these]
-    logs = torch.cat([logs for _, logs in selections], 1)
-    weight = counted[:, columns]
-    rate = (logs[..., 1].exp() * weight).sum(1) / weight.sum(1).clamp(min=1)
-    if target is None:
-        return nothing, rate
-    kl = (logs.exp() * (logs - torch.tensor([1 - target, target]).log())).sum(-1) * weight
-    steps = sum((counted[:, list(these)].any(1).float() for these, _ in selections), nothing)
-    return kl.sum(1) / steps.clamp(min=1), rate
+    return yes if rows is None else np.where(rows, yes, no)
 
 
 class PolicyGradient:
@@ -445,7 +686,7 @@ class PolicyGradient:
         self.grad_clip = grad_clip
         self.eps = eps
         self.eps_outside = eps_outside
-        self.adam = torch.optim.Adam(controller.parameters(), lr=lr, betas=betas, eps=eps)
+        self.adam = torch.optim.Adam(controller.parameters(), lr=lr, betas=betas, eps=eps, fused=True)
         self._average = torch.zeros((), dtype=torch.float64)  # of the rewards, from 0
         self._weight = torch.zeros((), dtype=torch.float64)  # of all rewards in it: 1 - decay^(their number)
 

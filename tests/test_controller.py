@@ -19,6 +19,7 @@ from nastool.core import Decision
 from nastool.interfaces import Choose, SearchSpace
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.tasks import ImageTask
+from tests import plain_controller
 
 
 class ToySpace(SearchSpace):
@@ -147,6 +148,83 @@ def test_a_reference_to_something_later_is_an_ordinary_decision() -> None:
         *["input", "input", "point", "select", "choose", "anchor"],
         "select",
     ]
+
+
+# --- the gradient written by hand
+
+
+def biased(i: int, option: str) -> float:
+    return 0.3 * ((i + len(option)) % 3)
+
+
+@pytest.mark.parametrize("forced", [(), (0, 2)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tanh_constant": 1.5, "hidden": 16},
+        {"temperature": 5.0, "tanh_constant": 1.1, "op_tanh_reduce": 2.5, "shared_heads": False, "hidden": 16},
+        {"tanh_constant": 60.0, "bias": biased, "learnt_bias": lambda option: 0.2 * len(option), "hidden": 16},
+    ],
+)
+@pytest.mark.parametrize("name", sorted(registry.plugins("space")))
+def test_it_is_that_of_the_plain_form(name: str, options: dict[str, Any], forced: tuple[int, ...]) -> None:
+    space = registry.make("space", name, given={})
+    policy = controller(space, init=0.3, **options)
+    choices = policy.sample(9, rng(1))
+    weights = torch.randn(4, 9, generator=rng(2))
+    for these in (choices, torch.from_numpy(drawn(space, 9))):  # of the walk that drew them, and of another
+        found = policy.score(these, forced=forced, switch_target=0.4)
+        right = plain_controller.score(policy, these, forced, 0.4)
+        for one, other, field in zip(found, right, Scored._fields, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=field)
+        parameters = list(policy.parameters())
+        by_hand, by_torch = (
+            torch.autograd.grad((torch.stack(list(of)) * weights).sum(), parameters, allow_unused=True)
+            for of in (found, right)
+        )
+        for (name, _), one, two in zip(policy.named_parameters(), by_hand, by_torch, strict=True):
+            two = torch.zeros_like(one) if two is None else two
+            scale = float(two.abs().max().clamp(min=1))
+            assert float((one - two).abs().max()) < 1e-5 * scale, name
+
+
+def drawn(space: SearchSpace, count: int) -> NDArray[Any]:
+    random = np.random.default_rng(0)
+    return np.array([space.sample(random).choices for _ in range(count)])
+
+
+@pytest.mark.parametrize("name", ["macro-cnn", "cell-cnn"])
+def test_updates_are_those_of_the_plain_form(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = registry.make("space", name, given={})
+    after = []
+    for plain in (False, True):
+        learner = PolicyGradient(controller(space, tanh_constant=1.5), switch_target=0.4)
+        if plain:
+
+            def score(choices: Tensor, learner: PolicyGradient = learner, **options: Any) -> Scored:
+                return plain_controller.score(learner.controller, choices, options["forced"], options["switch_target"])
+
+            monkeypatch.setattr(learner.controller, "score", score)
+        generator = rng(3)
+        for _ in range(5):
+            choices = learner.controller.sample(8, generator)
+            learner.update(choices, (choices % 2).float().mean(1))
+        after.append([choices, *(parameter.detach() for parameter in learner.controller.parameters())])
+    for one, other in zip(*after, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_walk_is_taken_anew_where_parameters_have_changed() -> None:
+    policy = controller(ToySpace(layers(3)))
+    choices = policy.sample(4, rng())
+    before = scores(policy, choices).log_prob
+    with torch.no_grad():
+        policy.from_state.data += 0.1
+    after = scores(policy, choices).log_prob
+    right = plain_controller.score(policy, choices, (), None).log_prob
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, right.detach())
 
 
 # --- a probability distribution

@@ -153,7 +153,7 @@ def test_macro(init: float) -> None:
             layers.append((rest[0], rest[1 : 1 + layer]))
             rest = rest[1 + layer :]
         expected.append(Port(controller, 1.5).macro(layers))
-    assert ours(controller, choices) == pytest.approx(expected, abs=1e-5)
+    assert ours(controller, choices) == pytest.approx(expected, rel=1e-6)
     assert np.std(expected) > 0.005, "else this shows nothing"
 
 

@@ -1,0 +1,85 @@
+"""The controller as PyTorch's autograd would have it, step by step: what `nastool.controller` must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from nastool.controller import Controller, Scored, Step
+
+
+def score(policy: Controller, choices: Tensor, forced: Collection[int], target: float | None) -> Scored:
+    """As `Controller.score`."""
+    walked = _walk(policy, choices)
+    counted = torch.from_numpy(policy.space.active_many(choices.numpy())).float()
+    counted[:, list(forced)] = 0
+    log_prob = entropy = kl = rate = steps = switches = torch.zeros(len(choices))
+    for step, logs in walked:
+        columns = list(step.columns)
+        weight, share = counted[:, columns], logs.exp()
+        log_prob = log_prob + (logs.gather(-1, choices[:, columns, None])[..., 0] * weight).sum(1)
+        entropy = entropy - ((share * logs).sum(-1) * weight).sum(1)
+        if step.kind == "select":
+            rate, switches = rate + (share[..., 1] * weight).sum(1), switches + weight.sum(1)
+            if target is not None:
+                aim = torch.tensor([1 - target, target]).log()
+                kl = kl + ((share * (logs - aim)).sum(-1) * weight).sum(1)
+                steps = steps + weight.any(1)
+    return Scored(log_prob, entropy, kl / steps.clamp(min=1), rate / switches.clamp(min=1))
+
+
+def _walk(policy: Controller, choices: Tensor) -> list[tuple[Step, Tensor]]:
+    n = len(choices)
+    x = start = policy.start.expand(n, -1)
+    h = c = zero = torch.zeros(n, policy.hidden)
+    anchors: dict[str | None, Tensor] = {}
+    keys: dict[str | None, Tensor] = {}
+    matters = torch.from_numpy(policy.space.active_many(choices.numpy()))
+    walked = []
+    for step in policy.steps:
+        after = torch.lstm_cell(start if step.kind == "input" else x, (h, c), policy.from_input, policy.from_state)
+        if not step.columns:
+            h, c = after
+            x = start if step.kind == "anchor" else x
+        else:
+            columns = list(step.columns)
+            active = matters[:, columns]
+            there = active.any(1, keepdim=True)
+            h, c = torch.where(there, after[0], h), torch.where(there, after[1], c)
+            walked.append((step, torch.log_softmax(_logits(policy, step, h, keys), -1)))
+            picked = choices[:, columns]
+            if step.kind == "choose":
+                after_x: Tensor = policy.embeddings[step.head][picked[:, 0]]
+            else:
+                states = torch.stack([anchors[place] for place in step.refers], 1)
+                on = (picked * active).float()
+                after_x = (on[..., None] * states).sum(1) / (1 + on.sum(1, keepdim=True))
+                if step.kind == "point":
+                    after_x = states[torch.arange(n), picked[:, 0]]
+            x = torch.where(there, after_x, x)
+        if step.place is not None:
+            anchors[step.place] = zero if step.kind == "input" else h
+            keys[step.place] = h @ policy.attend_anchor
+    return walked
+
+
+def _logits(policy: Controller, step: Step, h: Tensor, keys: Mapping[str | None, Tensor]) -> Tensor:
+    """(n, columns, options)."""
+    constant = policy.tanh_constant
+    if step.kind == "choose":
+        logits = h @ policy.heads[step.head].T
+        if step.head in policy.learnt_biases:
+            logits = logits + policy.learnt_biases[step.head]
+        constant = constant and constant / policy.op_tanh_reduce
+    else:
+        states = torch.stack([keys[place] for place in step.refers], 1)
+        logits = torch.tanh(states + (h @ policy.attend_state)[:, None]) @ policy.attend_vector[0]
+    if policy.temperature is not None:
+        logits = logits / policy.temperature
+    if constant is not None:
+        logits = constant * torch.tanh(logits)
+    if step.kind == "choose":
+        logits = logits + policy.biases[step.columns[0]]
+    return torch.stack([-logits, logits], -1) if step.kind == "select" else logits[:, None]
