@@ -188,8 +188,11 @@ _looked: dict[str | None, Cuda] = {}
 
 def _look(given: str | None, free: bool) -> Cuda:
     if not _has_driver():
-        there = _is_plugged_in() and given not in NONE
-        problem = "an NVIDIA GPU is there, but no CUDA driver (libcuda.so.1): install one" if there else None
+        problem = None
+        if given not in NONE and _is_plugged_in():
+            problem = (
+                "an NVIDIA GPU is there, but no CUDA driver (libcuda.so.1): install one (a container takes --gpus)"
+            )
         return Cuda((), problem, None if problem else _hidden(given, 0))
     entries = _entries(given)
     if len(entries) > 1 and any(entry.startswith("MIG-") for entry in entries):
@@ -333,7 +336,7 @@ def _problem(told: str) -> str | None:
         return None
     if torch.version.cuda is None:
         return f"an NVIDIA GPU is there, but torch {torch.__version__} is built without CUDA: install one with it"
-    return "an NVIDIA GPU is there, but CUDA shows none: see nvidia-smi (in a container, it takes --gpus)"
+    return "an NVIDIA GPU is there, but CUDA shows none: see nvidia-smi (a container takes --gpus)"
 
 
 def runs_on(capability: tuple[int, int], architectures: Sequence[str]) -> bool:

@@ -37,11 +37,13 @@ def command(device: str, workers: int, json_flag: bool | None) -> None:
     from nastool import devices
 
     devices.check(device)
-    found = devices.look(free=True)
+    known = _known()
+    found = devices.look()
+    if any("free" not in known.get(gpu.uuid or "", {}) for gpu in found.gpus):
+        found = devices.look(free=True)  # of MIG instances, say; takes some memory of each device for a moment
     takes = devices.assigned(found, device, workers)
     for note in devices.notes(found, device, workers):
         common.say(f"note: {note}")
-    known = _known()
     lines: list[dict[str, Any]] = []
     for gpu in found.gpus:
         lines.append(
