@@ -23,7 +23,7 @@ from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.store import Store
-from nastool.workers import EvaluatorSpec, Job, ProcessPool
+from nastool.workers import EvaluatorSpec, Finished, Job, ProcessPool
 from tests.running import Run
 
 Machine = Callable[..., dict[str, str]]
@@ -292,16 +292,18 @@ def test_a_worker_that_computes_otherwise_stops_the_run(fake_machine: Machine, m
         monkeypatch.setenv(name, value)
     space = NasBench201()
     options: dict[str, Any] = {"data": "digits", "train_size": 50, "epochs": 1, "scale": {"channels": 2, "cells": 1}}
-    slots = [{devices.VARIABLE: "0"}, {devices.VARIABLE: ""}, {devices.VARIABLE: "1", "FAKE_CUDA_CC": "75"}]
+    old = {devices.VARIABLE: "1", "FAKE_CUDA_CC": "75"}
+    slots = [{devices.VARIABLE: "0"}, {devices.VARIABLE: ""}, old, {devices.VARIABLE: "7"}]
     pool = ProcessPool(EvaluatorSpec(space.ref, "train", options), slots)
     found: set[str] = set()
+    lost: list[Finished] = []
     try:
         assert pool.open()["device"] == "Fake GPU 0"
-        for number in range(3):
+        for number in range(4):
             pool.submit(Job(number, Proposal(space.arch([0] * 6)), 0))
-        while len(found) < 2 and pool.busy:
+        while (len(found) < 2 or not lost) and pool.busy:
             try:
-                pool.wait(1.0)
+                lost += [event for event in pool.wait(1.0) if isinstance(event, Finished) and event.fault == "device"]
             except InputError as error:
                 found.add(str(error).partition(": give ")[0])
     finally:
@@ -310,6 +312,8 @@ def test_a_worker_that_computes_otherwise_stops_the_run(fake_machine: Machine, m
         "worker 1 (CUDA_VISIBLE_DEVICES=) computes on cpu, 1 threads in fp32, and the first on Fake GPU 0 in bf16",
         "worker 2 (CUDA_VISIBLE_DEVICES=1) computes on Fake GPU 1 in fp32, and the first on Fake GPU 0 in bf16",
     }
+    (gone,) = lost  # since the devices were dealt out: it may be tried elsewhere
+    assert "CUDA_VISIBLE_DEVICES=7: CUDA shows no device '7'" in (gone.error or "")
 
 
 # --- precision
