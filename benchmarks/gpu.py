@@ -9,9 +9,9 @@ tests     the tests marked gpu
 agree     the same seed twice, and the CPU beside the GPU, on short trainings: same metrics?
 speed     images a second and the share of the bf16 peak (that of a matrix product, measured in the same process):
           training steps of NAS-Bench-201's all-3x3 cell, DARTS' second cell and ENAS' macro and micro supernets, and
-          the rewards of a controller's step. Beside each, in turns: an ordinary loop (eager, NCHW, autocast, SGD by
-          foreach, children one after another) over an ENAS macro network that is written out without any thought of
-          speed (benchmarks/supernet.py), otherwise over the same modules
+          the rewards of a controller's step. Beside each, in turns, the same with -E fuse=off, and an ordinary loop
+          (eager, NCHW, autocast, SGD by foreach, children one after another): for ENAS' macro network over one that is
+          written out without any thought of speed (benchmarks/supernet.py), otherwise over the same modules
 memory    a GPU that is nearly full: does a search whose batch does not fit survive
 workers   one worker and two on the same GPU: same metrics, and how much longer or shorter
 enas      ENAS' macro search on the images given with --data (else noise of CIFAR-10's shape), for as many rounds as
@@ -23,15 +23,18 @@ enas      ENAS' macro search on the images given with --data (else noise of CIFA
 from __future__ import annotations
 
 import argparse
+import copy
+import itertools
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +136,13 @@ def speed(say: Say, setting: Setting) -> None:
         torch.cuda.reset_peak_memory_stats()
         contenders, images, flops = make()
         rates = _race(contenders, images, sizes)
-        ours, plain = (np.array(rates[who]) for who in ("nastool", "plain"))
+        ours, plain, apart = (np.array(rates[who]) for who in ("nastool", "plain", "fuse=off"))
         ratios = ours / plain
         say(
             what=name,
             images_per_s=float(np.median(ours)),
             plain=float(np.median(plain)),
+            fuse_off=float(np.median(apart)),
             ratio=float(np.median(ratios)),
             spread=[float(ratios.min()), float(ratios.max())],
             share_of_peak=float(np.median(ours)) * flops / peak / 1e12,
@@ -259,6 +263,7 @@ def _peak(size: int) -> float:
     return float(2 * size**3 / min(times) / 1e12)
 
 
+OURS = {"nastool": True, "fuse=off": False}
 Contenders = Mapping[str, Callable[[], None]]
 Case = Callable[[], tuple[Contenders, int, float]]
 """What each contender does once, how many images that is, and FLOPs an image."""
@@ -282,11 +287,14 @@ def _cases(setting: Setting) -> dict[str, Case]:
             evaluator = setting.evaluator("train", owner, **options)
             evaluator.prepare()
             arch = owner.arch(choices)
-            training = Training(evaluator, evaluator.build(arch, 0), evaluator.recipe, seed=0)
             plain = _Plain(evaluator, evaluator.build(arch, 0))
             flops = 3.0 * networks.count_flops(plain.network, evaluator.data.task)
-            steps = _endless(training)
-            return {"nastool": lambda: next(steps), "plain": plain.step}, size, flops
+            contenders = {"plain": plain.step}
+            for name, fuse in OURS.items():
+                evaluator.fuse = fuse
+                training = Training(evaluator, evaluator.build(arch, 0), evaluator.recipe, seed=0)
+                contenders[name] = partial(next, _endless(training))
+            return contenders, size, flops
 
         return make
 
@@ -304,29 +312,33 @@ def _cases(setting: Setting) -> dict[str, Case]:
             rng = np.random.default_rng(0)
             children = [owner.sample(rng) for _ in range(200)]
             flops = [networks.count_flops(evaluator.build(arch, 0), evaluator.data.task) for arch in children[:5]]
-            network = evaluator.supernet()
             if owner.name == "macro-cnn" and sizes.layers == 12:
                 plain = _Plain(evaluator, Plain().cuda())
                 plain.select = lambda arch: setattr(plain.network, "child", _as_plain(owner, arch))
             else:
                 plain = _Plain(evaluator, evaluator.supernet())
                 plain.select = plain.network.select
-            if rewards:
-                group = children[: sizes.children]
-                x, y = evaluator.train_images.batch(torch.arange(batch))
-                archs = np.array([arch.choices for arch in group])
-                ours = lambda: evaluator.rewards(network, archs, (x, y))  # noqa: E731
-                one_by_one = lambda: plain.rewards(group, x, y)  # noqa: E731
-                return {"nastool": ours, "plain": one_by_one}, batch * len(group), float(np.mean(flops))
-            training = Training(evaluator, network, evaluator.recipe, seed=0)
-            steps = _endless(training, lambda step: network.select(children[step % len(children)]))
-            turn = iter(range(10**9))
+            group = children[: sizes.children]
+            x, y = evaluator.train_images.batch(torch.arange(batch))
+            archs = np.array([arch.choices for arch in group])
+            turn = itertools.count()
 
             def plain_step() -> None:
                 plain.select(children[next(turn) % len(children)])
                 plain.step()
 
-            return {"nastool": lambda: next(steps), "plain": plain_step}, batch, 3.0 * float(np.mean(flops))
+            contenders = {"plain": (lambda: plain.rewards(group, x, y)) if rewards else plain_step}
+            for name, fuse in OURS.items():
+                evaluator.fuse = fuse
+                network = evaluator.supernet()
+                if rewards:
+                    own = copy.copy(evaluator)
+                    contenders[name] = partial(own.rewards, network, archs, (x, y))
+                    continue
+                training = Training(evaluator, network, evaluator.recipe, seed=0)
+                contenders[name] = partial(next, _endless(training, partial(_select, network, children)))
+            mean = float(np.mean(flops))
+            return contenders, batch * len(group) if rewards else batch, mean if rewards else 3.0 * mean
 
         return make
 
@@ -419,6 +431,10 @@ def _as_plain(space: Any, arch: Any) -> list[tuple[int, list[int]]]:
         else:
             layers[-1][1].append(choice)
     return layers
+
+
+def _select(network: Any, children: Sequence[Any], step: int) -> None:
+    network.select(children[step % len(children)])
 
 
 def _endless(training: Any, prepare: Callable[[int], None] = lambda step: None) -> Iterator[Any]:
@@ -544,14 +560,16 @@ def table(out: Path) -> str:
 def _speed_table(records: list[dict[str, Any]]) -> list[str]:
     peak = next((record["tflops"] for record in records if "tflops" in record), None)
     lines = [] if peak is None else [f"Measured peak of bf16 matrix products: {peak:.1f} TFLOP/s.", ""]
-    lines += ["| | images/s | plain loop | ratio (spread) | of the peak | memory |", "|---|---|---|---|---|---|"]
+    lines += ["| | images/s | fuse=off | plain loop | ratio to it (spread) | of the peak | memory |"]
+    lines += ["|---|---|---|---|---|---|---|"]
     for record in records:
         if "stopped" in record:
-            lines.append(f"| stopped: {record['stopped']} | | | | | |")
+            lines.append(f"| stopped: {record['stopped']} | | | | | | |")
         if "ratio" in record:
             low, high = record["spread"]
             lines.append(
-                f"| {record['what']} | {record['images_per_s']:,.0f} | {record['plain']:,.0f} | {record['ratio']:.2f} "
+                f"| {record['what']} | {record['images_per_s']:,.0f} | {record['fuse_off']:,.0f} | "
+                f"{record['plain']:,.0f} | {record['ratio']:.2f} "
                 f"({low:.2f} to {high:.2f}) | {record['share_of_peak']:.1%} | {record['gigabytes']:.1f} GB |"
             )
     return [*lines, ""]

@@ -306,7 +306,7 @@ class Supernet(ImageEvaluator):
             if isinstance(module, torch.nn.Dropout):
                 module.train()
         if self._one_pass is None or self._one_pass.network is not network:
-            self._one_pass = OnePass(network)
+            self._one_pass = OnePass(network, grouped=None if self.fuse else False)
         # Autocast keeps its casts of the weights until its outermost context ends.
         casts = self.autocast() if self.device.type == "cuda" else nullcontext()
         with casts, self._one_pass.installed():

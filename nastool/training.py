@@ -8,7 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -36,7 +36,7 @@ class ImageEvaluator(Evaluator):
     """Owns a device and a data set that lies on it; builds, scores and saves networks."""
 
     needs = frozenset({"network"})
-    local_options = frozenset({"data_dir", "download", "max_gigabytes", "device"})
+    local_options = frozenset({"data_dir", "download", "max_gigabytes", "device", "fuse"})
     settled_options = frozenset({"precision"})
     recipe_prefix: ClassVar[str] = ""
     """Of the names of the recipes that are taken unless told otherwise."""
@@ -60,6 +60,7 @@ class ImageEvaluator(Evaluator):
         scale: Mapping[str, int] | None = None,
         device: str = "auto",
         precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto",
+        fuse: Literal["auto", "off"] = "auto",
     ) -> None:
         """InputError for whatever is wrong without looking at data or devices.
 
@@ -76,6 +77,8 @@ class ImageEvaluator(Evaluator):
         precision: "bf16" runs the network's operations that allow it in bfloat16 (autocast), weights stay fp32; "tf32"
             lets a GPU's convolutions round their factors to 10 bits of mantissa; "fp32" does neither. "auto" is bf16 on
             a GPU that can (compute capability 8.0 or higher), fp32 on older ones and on the CPU.
+        fuse: "auto" runs layers that are alike as one on a GPU, which has small networks wait for the launches of its
+            kernels; "off" runs them one by one. The results differ by rounding.
         """
         super().__init__(space)
         self._split: dict[str, Any] = {
@@ -91,11 +94,14 @@ class ImageEvaluator(Evaluator):
         self.recipe = load_recipe(name).replace(epochs=epochs, batch_size=batch_size, lr=lr)
         self.scale = space.make_scale({**self.recipe.scale_for(space.Scale), **(scale or {})})
         devices.check(device)
+        if fuse not in ("auto", "off"):
+            raise InputError(f"fuse: need auto or off, got {fuse!r}")
         if precision not in ("auto", "fp32", "tf32", "bf16"):
             raise InputError(f"precision: need auto, fp32, tf32 or bf16, got {precision!r}")
         self.max_micro_batches = min(MAX_MICRO_BATCHES, max(1, self.recipe.batch_size // 2))
         self._device_option = device
         self._precision = precision
+        self.fuse = fuse == "auto"
         self._prepared = False
 
     @classmethod
@@ -347,6 +353,7 @@ class Training:
         self.annealing = annealing
         self.images = evaluator.train_images
         self.autocast = evaluator.autocast
+        self.fuse = evaluator.fuse
         self.micro_batches = evaluator.micro_batches
         self.steps = self.images.steps(recipe.batch_size)
         self.done = 0
@@ -418,7 +425,7 @@ class Training:
         from nastool.launches import few_launches
 
         recipe = self.recipe
-        with self.autocast(), few_launches(self.network):
+        with self.autocast(), few_launches(self.network) if self.fuse else nullcontext():
             output = self.network(x)
         logits, *auxiliary = output if isinstance(output, tuple) else (output,)
         loss = cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)

@@ -84,30 +84,24 @@ def test_shared_weights(fake_cuda: Shadow, name: str) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_host_never_waits_within_a_step(fake_cuda: Shadow, precision: str) -> None:
+    """And with fuse=off there is more to launch."""
     space = registry.make("space", "nasbench201", given={})
-    own = registry.make(
-        "evaluator",
-        "train",
-        space,
-        given={
-            "data": "digits",
-            "train_size": 40,
-            "recipe": "cifar10-quick",
-            "batch_size": 10,
-            "scale": {"channels": 4, "cells": 1},
-            "device": "cuda",
-            "precision": precision,
-        },
-    )
-    own.prepare()
-    training = Training(own, own.build(space.sample(np.random.default_rng(0)), 0), own.recipe, seed=0)
-    with own.reproducible(0):
-        steps = training.epoch()
-        next(steps)
-        fake_cuda.forget()
-        next(steps), next(steps)
-    assert not fake_cuda.syncs
-    assert fake_cuda.launches
+    arch = space.arch([space.decisions[0].options.index("nor_conv_3x3")] * 6)
+    launches = {}
+    for fuse in ("auto", "off"):
+        given = {"data": "digits", "train_size": 40, "recipe": "cifar10-quick", "batch_size": 10, "device": "cuda"}
+        given |= {"scale": {"channels": 4, "cells": 1}, "precision": precision, "fuse": fuse}
+        own = registry.make("evaluator", "train", space, given=given)
+        own.prepare()
+        training = Training(own, own.build(arch, 0), own.recipe, seed=0)
+        with own.reproducible(0):
+            steps = training.epoch()
+            next(steps)
+            fake_cuda.forget()
+            next(steps), next(steps)
+        assert not fake_cuda.syncs
+        launches[fuse] = sum(fake_cuda.launches.values())
+    assert launches["off"] > 1.2 * launches["auto"]
 
 
 def test_a_search_on_two_gpus(fake_machine: Callable[..., dict[str, str]], tmp_path: Path) -> None:
