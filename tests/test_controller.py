@@ -215,6 +215,24 @@ def test_updates_are_those_of_the_plain_form(name: str, monkeypatch: pytest.Monk
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
+def test_what_was_drawn_is_not_walked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = PolicyGradient(controller(ToySpace(layers(3))))
+    walks: list[int] = []
+    walk = learner.controller._walk
+
+    def counted(choices: NDArray[Any], *others: Any) -> Any:
+        walks.append(len(choices))
+        return walk(choices, *others)
+
+    monkeypatch.setattr(learner.controller, "_walk", counted)
+    for generator in (rng(1), rng(2)):
+        choices = learner.controller.sample(5, generator)
+        learner.update(choices, torch.arange(5.0))
+    assert walks == [5, 5]
+    learner.update(choices, torch.arange(5.0))  # the parameters are others
+    assert walks == [5, 5, 5]
+
+
 def test_a_walk_is_taken_anew_where_parameters_have_changed() -> None:
     policy = controller(ToySpace(layers(3)))
     choices = policy.sample(4, rng())
