@@ -307,8 +307,8 @@ class Controller(nn.Module):
     def _walked(self, choices: Choices) -> _Walk:
         """The walk that makes these choices; often it is the last one, in which they were drawn."""
         last = self._last
-        same = last is not None and np.array_equal(last.choices, choices)
-        if last is None or not same or any(not np.array_equal(last.used[k], v) for k, v in self._weights().items()):
+        as_now = last is not None and all(map(np.array_equal, last.used.values(), self._weights().values()))
+        if last is None or not as_now or not np.array_equal(last.choices, choices):
             last = self._last = self._walk(choices.copy(), None)
         return last
 
@@ -730,7 +730,7 @@ class PolicyGradient:
         keep = self.baseline_decay ** len(rewards)
         self._average = keep * self._average + (1 - keep) * rewards.double().mean()
         self._weight = keep * self._weight + (1 - keep)
-        means = {name: float(value.mean()) for name, value in first._asdict().items()}
+        means = dict(zip(first._fields, torch.stack(list(first)).mean(1).tolist(), strict=True))
         reward, advantage = float(rewards.double().mean()), float(advantages.abs().mean())
         return {**means, "reward": reward, "advantage": advantage, "baseline": float(self._average / self._weight)}
 

@@ -133,11 +133,10 @@ class SearchSpace(ABC):
             raise InvalidArchError(f"architecture of space {arch.space}, expected {self.ref}")
         if len(arch.choices) != len(self._sizes):
             raise InvalidArchError(f"{self.ref} has {len(self._sizes)} decisions, the architecture {len(arch.choices)}")
-        for decision, choice in zip(self.decisions, arch.choices, strict=True):
-            if not 0 <= choice < len(decision.options):
-                raise InvalidArchError(
-                    f"decision {decision.name!r}: need 0 <= choice < {len(decision.options)}, got {choice}"
-                )
+        for i, (size, choice) in enumerate(zip(self._sizes, arch.choices, strict=True)):
+            if not 0 <= choice < size:
+                name = self.decisions[i].name
+                raise InvalidArchError(f"decision {name!r}: need 0 <= choice < {size}, got {choice}")
 
     def is_member(self, arch: Arch) -> bool:
         try:
