@@ -19,13 +19,17 @@ from nastool.blocks import DropPath, FactorizedReduce, Join, MaxPool, Separable
 from nastool.depthwise import DepthwiseConv2d
 
 
-def run(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """What each module makes of its own input (N, C, H, W). Inputs to modules of one kind have one shape."""
+def run(
+    modules: Sequence[nn.Module], inputs: Sequence[Tensor], positive: dict[Tensor, Tensor] | None = None
+) -> list[Tensor]:
+    """What each module makes of its own input (N, C, H, W). Inputs to modules of one kind have one shape.
+
+    positive: the ReLU of each input that needed it, to be given to the next call that reads some of the same.
+    """
     if not launches.are_few():
         return [module(x) for module, x in zip(modules, inputs, strict=True)]
     outputs: dict[int, Tensor] = {}
-    positive: dict[int, Tensor] = {}
-    """The ReLU of a tensor, by its id."""
+    positive = {} if positive is None else positive
     for group in groups(modules):
         xs = [inputs[i] for i in group]
         lines = [_known(modules[i])[0] for i in group]
@@ -35,9 +39,9 @@ def run(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Tensor]:
         rest = cast(list[list[nn.Module]], lines)
         if rest[0] and isinstance(rest[0][0], nn.ReLU):
             for x in xs:
-                if id(x) not in positive:
-                    positive[id(x)] = rest[0][0](x)
-            xs, rest = [positive[id(x)] for x in xs], [line[1:] for line in rest]
+                if x not in positive:
+                    positive[x] = rest[0][0](x)
+            xs, rest = [positive[x] for x in xs], [line[1:] for line in rest]
         outputs.update(zip(group, _as_one(rest, xs) if len(group) > 1 else [_alone(rest[0], xs[0])], strict=True))
     return [outputs[i] for i in range(len(modules))]
 

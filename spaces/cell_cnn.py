@@ -455,8 +455,9 @@ class CellCNN(SearchSpace):
                 """The blocks' states, in few and large operations."""
                 terms: dict[str, dict[int, Tensor]] = {name: {} for name in self.blocks.active}
                 active: dict[str, Any] = self.blocks.active
+                positive: dict[Tensor, Tensor] = {}
                 for wave in self._plan:
-                    found = together.run([edge[3] for edge in wave], [states[edge[2]] for edge in wave])
+                    found = together.run([edge[3] for edge in wave], [states[edge[2]] for edge in wave], positive)
                     for (name, slot, *_), term in zip(wave, found, strict=True):
                         terms[name][slot] = term
                     for name, _, *_ in wave:

@@ -75,7 +75,7 @@ def test_a_step_is_the_plain_one(name: str, statistics: str) -> None:
     rng = np.random.default_rng(0)
     x, y = torch.randn(8, 3, 11, 12).contiguous(memory_format=torch.channels_last), torch.arange(8) % 5
     ran = 0
-    for _ in range(6):
+    for _ in range(3):
         arch = plain.space.sample(rng)
         for network in (plain, lean):
             network.select(arch)
@@ -85,7 +85,29 @@ def test_a_step_is_the_plain_one(name: str, statistics: str) -> None:
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
         close(plain, lean, 1e-5)
         ran += 1
-    assert ran == 6
+    assert ran == 3
+
+
+def test_paths_are_dropped_as_ever() -> None:
+    """Where operations run as one, each still has draws of its own: here in the order in which they were plain."""
+    space = registry.make("space", "cell-cnn", given={"blocks": 1})
+    chosen = {"input1": "0", "input2": "1", "op1": "sep_conv_3x3", "op2": "sep_conv_3x3"}
+    names = [decision.name.partition(".")[2] for decision in space.decisions]
+    arch = space.arch([d.options.index(chosen[name]) for d, name in zip(space.decisions, names, strict=True)])
+    torch.manual_seed(0)
+    scale = space.Scale(channels=4, cells=1, stem=1)
+    plain = networks.build(space, arch, ImageTask(3, 8, 8, 5), scale).to(memory_format=torch.channels_last)
+    networks.regularize(plain, dropout=0.0, drop_path=0.5, by_depth=False)
+    lean = copy.deepcopy(plain)
+    x, y = torch.randn(8, 3, 8, 8).contiguous(memory_format=torch.channels_last), torch.arange(8) % 5
+    outputs = []
+    for network, around in ((plain, nullcontext()), (lean, launches.few_launches(lean, on_cpu=True))):
+        torch.manual_seed(1)
+        outputs += step(network, x, y, around)
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
+    close(plain, lean, 1e-5)
+    torch.manual_seed(2)
+    assert not torch.allclose(step(lean, x, y, launches.few_launches(lean, on_cpu=True))[0], outputs[1], atol=1e-3)
 
 
 def test_afterwards_everything_is_as_before() -> None:
