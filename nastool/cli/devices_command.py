@@ -139,8 +139,6 @@ def _processor() -> str:
 
 def _table(lines: Sequence[Mapping[str, Any]]) -> str:
     """For people."""
-    import io
-
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -158,9 +156,9 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> str:
         use = f"{workers} in {line['precision']}" if workers else "none"
         cells = (line["device"], line["name"], memory, _use(line), line.get("problem") or use)
         table.add_row(*(Text(cell) for cell in cells))
-    target = io.StringIO()
-    Console(file=target, width=shutil.get_terminal_size().columns, highlight=False).print(table)
-    return "\n".join(text.rstrip() for text in target.getvalue().splitlines()) + "\n"
+    console = Console(width=shutil.get_terminal_size().columns)
+    shown = ("".join(part.text for part in line).rstrip() for line in console.render_lines(table, pad=False))
+    return "\n".join(shown).strip("\n") + "\n"
 
 
 def _use(line: Mapping[str, Any]) -> str:
