@@ -1,4 +1,7 @@
-"""Memory that runs out, and devices that break: what is tried again, where, and what is said."""
+"""Memory that runs out, and devices that break: what is tried again, where, and what is said.
+
+Workers import this file, so it imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,6 @@ from nastool.spaces.nasbench201 import NasBench201
 from nastool.store import Store
 from nastool.strategies.random_search import RandomSearch
 from nastool.workers import EvaluatorSpec, Finished, InlinePool, Job, ProcessPool, perform
-from tests.test_train import npz
 
 SPACE = NasBench201()
 ALL_3X3 = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"
@@ -341,13 +343,13 @@ def test_a_broken_gpu_is_not_used_any_more(tmp_path: Path, undisturbed: list[Map
     scene = Scene(tmp_path, ["0", "1", "0", "1"], {"broken": ("1",)})
     assert metrics(scene.search(max_failures=1)) == undisturbed
     tried = [try_ for trial in range(8) for try_ in scene.log(trial) if try_[0] == "1"]
-    assert len(tried) == 2
-    assert sum(scene.attempts()) == 8 + 2
+    assert 2 <= len(tried) <= 3, "one more may have begun"
+    assert sum(scene.attempts()) == 8 + len(tried)
     assert [line for line in scene.said if "is not used any more" in line] == [
         "GPU 1 failed 2 times in a row and is not used any more: AcceleratorError: CUDA error: an illegal memory "
         "access was encountered"
     ]
-    assert sum(line.endswith(" (GPU 1); next try: on another, if there is one") for line in scene.said) == 2
+    assert sum(line.endswith(" (GPU 1); next try: on another, if there is one") for line in scene.said) == len(tried)
 
 
 def test_when_no_gpu_is_left_the_search_can_be_continued(
@@ -416,9 +418,11 @@ def test_the_first_worker_starts_where_it_can(tmp_path: Path) -> None:
 
 
 def test_a_later_worker_that_cannot_start(tmp_path: Path, undisturbed: list[Mapping[str, float] | None]) -> None:
-    scene = Scene(tmp_path, ["0", "1"], {"unprepared": ("1",)})
-    assert metrics(scene.search()) == undisturbed
-    assert any(line.startswith("GPU 1 failed 2 times in a row and is not used any more") for line in scene.said)
+    scene = Scene(tmp_path, ["0", "1"], {"unprepared": ("1",), "seconds": 0.5})
+    assert metrics(scene.search(max_failures=1)) == undisturbed
+    assert sum(scene.attempts()) > 8
+    ecc = "AcceleratorError: CUDA error: uncorrectable ECC error encountered"
+    assert f"trial 1: {ecc} (GPU 1); next try: on another, if there is one" in scene.said
 
 
 def test_which_worker_died_at_its_start(tmp_path: Path) -> None:
@@ -447,6 +451,7 @@ def picky(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     import torch
 
     from nastool.evaluators.train import Train
+    from tests.test_train import npz
 
     torch.cuda.empty_cache()
     path = npz(tmp_path / "images.npz", side=32, channels=3)
@@ -537,6 +542,8 @@ def test_too_little_room_for_the_data(picky: Callable[..., Any], monkeypatch: py
 
 def test_a_gpu_that_breaks_during_a_search(tmp_path: Path, fake_machine: Callable[..., dict[str, str]]) -> None:
     """From its 60th kernel on, in every process, GPU 1 answers with an illegal address."""
+    from tests.test_train import npz
+
     command = [sys.executable, "-m", "nastool", "search", "--space", "nasbench201", "--strategy", "random", "-n", "5"]
     command += ["--data", npz(tmp_path / "images.npz"), "--epochs", "1", "--scale", "channels=4,cells=1"]
     command += ["--workers", "2", "--out", str(tmp_path / "run")]
