@@ -378,7 +378,7 @@ class _Plain:
         def batches() -> Iterator[Any]:
             while True:
                 order = torch.randperm(len(images), device="cuda")
-                for indices in order.split(size):
+                for indices in order.split(size):  # type: ignore[no-untyped-call]  # torch's stub
                     if len(indices) == min(size, len(images)):
                         x, y = images.batch(indices)
                         yield _crop_and_flip(x.contiguous()), y
@@ -525,11 +525,12 @@ def _facts() -> dict[str, str]:
     import torch
 
     gpu = torch.cuda.get_device_properties(0)
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch's stub
     return {
         "date": time.strftime("%Y-%m-%d"),
         "GPU": f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB, compute capability {gpu.major}.{gpu.minor}",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, CUDA {torch.version.cuda}, "
-        f"cuDNN {torch.backends.cudnn.version()}, numpy {np.__version__}",
+        f"cuDNN {cudnn}, numpy {np.__version__}",
         "CPU": f"{platform.machine()}, {os.cpu_count()} cores",
     }
 

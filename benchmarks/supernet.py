@@ -104,7 +104,7 @@ class Contender:
         self.format = how.get("memory_format", torch.channels_last)
         self.bf16 = how.get("bf16", False)
         self.one_pass = OnePass(network) if how.get("one_pass") and isinstance(network, Supernet) else None
-        self.network = network.to(memory_format=self.format)  # type: ignore[call-overload]  # torch's
+        self.network = network.to(memory_format=self.format)
         parameters = list(network.parameters())
         self.parameters = parameters
         self.optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, nesterov=True, foreach=True)
@@ -148,7 +148,7 @@ class Contender:
 def peak() -> float:
     """GFLOP/s of a 3x3 convolution, 36 channels, channels_last, forward."""
     x = torch.randn(BATCH, CHANNELS, 32, 32).contiguous(memory_format=torch.channels_last)
-    conv = nn.Conv2d(CHANNELS, CHANNELS, 3, 1, 1, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's
+    conv = nn.Conv2d(CHANNELS, CHANNELS, 3, 1, 1, bias=False).to(memory_format=torch.channels_last)
     best = float("inf")
     with torch.inference_mode():
         for _ in range(10):
