@@ -174,10 +174,10 @@ def test_interrupted(here: Path, table: str, monkeypatch: pytest.MonkeyPatch) ->
 
     tell = runner.Search._tell
 
-    def interrupted(self: runner.Search, trial: Trial) -> None:
+    def interrupted(self: runner.Search, trial: Trial, *more: Any) -> None:
         if trial.id == 7:
             signal.raise_signal(signal.SIGINT)
-        tell(self, trial)
+        tell(self, trial, *more)
 
     options: dict[str, Any] = {"evaluator": "table", "evaluator_options": {"file": table}, "space": "nasbench-macro"}
     monkeypatch.setattr(runner.Search, "_tell", interrupted)

@@ -1040,7 +1040,11 @@ def test_no_option_with_one_value_takes_the_last_of_two(run: Run, name: str) -> 
     """Whatever the value: nothing else is looked at."""
     command = cli.cli.get_command(click.Context(cli.cli), name)
     assert command is not None
-    options = [each for each in command.get_params(click.Context(command)) if isinstance(each, click.Option)]
+    options = [
+        each
+        for each in command.get_params(click.Context(command, **cli.cli.context_settings))
+        if isinstance(each, click.Option)
+    ]
     switches = [each for each in options if each.is_flag and each.secondary_opts]
     single = [each for each in options if not each.is_flag and not each.multiple]
     assert single or switches or name in ("status", "completion")

@@ -223,7 +223,8 @@ def groups_of(network: nn.Module, **recipe: Any) -> dict[str, float]:
 
 def trainer_on_nothing() -> Any:
     images = SimpleNamespace(steps=lambda batch_size: 1)
-    return SimpleNamespace(train_images=images, autocast=nullcontext, device=torch.device("cpu"), micro_batches=1)
+    more = {"micro_batches": 1, "fuse": True}
+    return SimpleNamespace(train_images=images, autocast=nullcontext, device=torch.device("cpu"), **more)
 
 
 @pytest.mark.parametrize("name", registry.plugins("space"))
