@@ -290,7 +290,7 @@ class Sum(nn.Module):
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
         terms = [part(tensors[name]) for name, part in self.parts.active.items()]
-        out: Tensor = launches.total(terms) if len(terms) > 3 and launches.are_few() else total(*terms)
+        out: Tensor = launches.summed(terms) if len(terms) > 3 and launches.are_few() else total(*terms)
         return out
 
 

@@ -58,7 +58,7 @@ def concatenated(images: Sequence[Tensor]) -> Tensor:
     return torch.cat([image.permute(0, 2, 3, 1) for image in images], 3).permute(0, 3, 1, 2)
 
 
-def total(terms: Sequence[Tensor]) -> Tensor:
+def summed(terms: Sequence[Tensor]) -> Tensor:
     """The sum of images (N, C, H, W). Two launches, however many they are."""
     out: Tensor = _Sum.apply(*terms)
     return out

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from nastool.errors import fault_of
+from nastool.errors import fault_of, one_line
 
 if TYPE_CHECKING:
     from nastool.core import Arch
@@ -220,6 +221,7 @@ class OnePass:
                     if fault_of(error) is not None:
                         raise
                     self.apart = True
+                    print(f"children are rewarded one after the other: {one_line(error)}", file=sys.stderr)  # the log
             found = []
             for arch in archs:
                 self.network.select(arch)
