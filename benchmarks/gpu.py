@@ -83,7 +83,7 @@ class Setting:
     deadline: float
 
     def evaluator(self, kind: str, space: Any, **more: Any) -> Any:
-        from nastool import registry
+        from nastool.core import registry
 
         return registry.make("evaluator", kind, space, given={"data": self.data, "device": "cuda", **more})
 
@@ -102,8 +102,8 @@ def tests(say: Say, setting: Setting) -> None:
 
 
 def agree(say: Say, setting: Setting) -> None:
-    from nastool import registry
-    from nastool.core import Proposal
+    from nastool.core import registry
+    from nastool.core.values import Proposal
 
     space = registry.make("space", "nasbench201", given={})
     arch = space.arch([3, 3, 1, 2, 3, 4])
@@ -192,8 +192,8 @@ def workers(say: Say, setting: Setting) -> None:
 
 def enas(say: Say, setting: Setting) -> None:
     """The product's own rounds, with a clock at each part."""
-    from nastool import registry
-    from nastool.core import Trial
+    from nastool.core import registry
+    from nastool.core.values import Trial
 
     sizes = setting.sizes
     space = registry.make("space", "macro-cnn", given={"layers": sizes.layers})
@@ -275,7 +275,8 @@ Case = Callable[[], tuple[Contenders, int, float]]
 
 
 def _cases(setting: Setting) -> dict[str, Case]:
-    from nastool import networks, registry, zoo
+    from nastool.core import registry, zoo
+    from nastool.nets import networks
 
     sizes, batch = setting.sizes, setting.sizes.batch
 
@@ -286,7 +287,7 @@ def _cases(setting: Setting) -> dict[str, Case]:
         """Training one network."""
 
         def make() -> tuple[Contenders, int, float]:
-            from nastool.training import Training
+            from nastool.training.loop import Training
 
             options: dict[str, Any] = {"recipe": recipe, "batch_size": size, "scale": scale}
             evaluator = setting.evaluator("train", owner, **options)
@@ -310,7 +311,7 @@ def _cases(setting: Setting) -> dict[str, Case]:
             import torch
 
             from benchmarks.supernet import Plain
-            from nastool.training import Training
+            from nastool.training.loop import Training
 
             evaluator = setting.evaluator("supernet", owner, batch_size=batch, scale=scale)
             evaluator.prepare()
@@ -481,7 +482,7 @@ def _search(setting: Setting, name: str, channels: int, *options: str, **more: s
 
 
 def _trials(folder: Path) -> list[dict[str, Any]]:
-    from nastool.study import Study
+    from nastool.engine.study import Study
 
     trials = [each.trial for each in Study.read(folder).trials]
     return [

@@ -35,7 +35,7 @@ REWARDED = {"ENAS macro": 20, "ENAS micro": 10}
 
 
 def evaluator(name: str, folder: Path, fuse: str) -> Any:
-    from nastool import registry
+    from nastool.core import registry
 
     images = folder / "images.npz"
     if not images.exists():
@@ -54,7 +54,7 @@ def evaluator(name: str, folder: Path, fuse: str) -> Any:
 
 def steps(shadow: Shadow, own: Any, children: int) -> list[Counter[str]]:
     """Launches by operation of a training step of each child; of NAS-Bench-201's cell, of each of so many steps."""
-    from nastool.training import Training
+    from nastool.training.loop import Training
 
     space, rng = own.space, np.random.default_rng(0)
     alone = space.name == "nasbench201"

@@ -32,11 +32,11 @@ from typing import Any
 
 import torch
 
-from nastool import archfile, registry
-from nastool.core import Evaluation, Proposal
+from nastool.core import archfile, registry
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Evaluation, Proposal
+from nastool.engine.store import Store
 from nastool.evaluators.train import Train
-from nastool.interfaces import SearchSpace
-from nastool.store import Store
 from nastool.strategies.random_search import RandomSearch
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -28,10 +28,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nastool import networks
-from nastool.core import Arch
+from nastool.core.values import Arch
+from nastool.nets import networks
 from nastool.spaces.morph_cnn import MorphCNN
-from nastool.tasks import ImageTask
+from nastool.tasks.images.task import ImageTask
 
 Rng = np.random.Generator
 

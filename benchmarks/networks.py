@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nastool import networks, registry
-from nastool.tasks import ImageTask
+from nastool.core import registry
+from nastool.nets import networks
+from nastool.tasks.images.task import ImageTask
 
 TASK = ImageTask(3, 32, 32, 10)
 Row = tuple[str, tuple[int, ...], int, int | None]

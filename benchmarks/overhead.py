@@ -22,12 +22,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from nastool import registry
-from nastool.core import Evaluation, Objective, Proposal, Trial
-from nastool.interfaces import Evaluator, Report
-from nastool.runner import Search
-from nastool.store import Store
-from nastool.workers import InlinePool, Reported
+from nastool.core import registry
+from nastool.core.interfaces import Evaluator, Report
+from nastool.core.values import Evaluation, Objective, Proposal, Trial
+from nastool.engine.search import Search
+from nastool.engine.store import Store
+from nastool.engine.workers import InlinePool, Reported
 
 
 class Free(Evaluator):

@@ -25,12 +25,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool import registry
-from nastool.core import Evaluation, Proposal, Trial
-from nastool.interfaces import SearchSpace
-from nastool.predictors import ensemble
-from nastool.predictors.threads import one_thread
-from nastool.surrogate import SurrogateStrategy
+from nastool.core import registry
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Evaluation, Proposal, Trial
+from nastool.learners.predictors import ensemble
+from nastool.learners.predictors.threads import one_thread
+from nastool.learners.surrogate import SurrogateStrategy
 
 Inputs = NDArray[np.float32]
 Targets = NDArray[np.float64]

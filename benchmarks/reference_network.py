@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from nastool.core import Arch, Decision, Proposal
+from nastool.core.interfaces import Choose, SearchSpace
+from nastool.core.values import Arch, Decision, Proposal
 from nastool.evaluators.train import Train
-from nastool.interfaces import Choose, SearchSpace
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.tasks import ImageTask
+from nastool.tasks.images.task import ImageTask
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_1x1~2|"
 """The table's best on CIFAR-10: 94.37% after 200 epochs on all of it."""

@@ -31,10 +31,11 @@ import numpy as np
 import torch
 from scipy import stats
 
-from nastool import __version__, registry
-from nastool.core import Arch, Proposal, Trial
+from nastool import __version__
+from nastool.core import registry
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch, Proposal, Trial
 from nastool.evaluators.supernet import Supernet
-from nastool.interfaces import SearchSpace
 from nastool.strategies.enas import ENAS, ENASPolicy
 
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

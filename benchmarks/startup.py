@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nastool import registry
+from nastool.core import registry
 
 NASTOOL = str(Path(sys.executable).with_name("nastool"))
 

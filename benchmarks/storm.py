@@ -487,7 +487,7 @@ class Fuzz:
 
     def _make(self) -> None:
         """Good inputs to begin with."""
-        from nastool import archfile
+        from nastool.core import archfile
         from nastool.spaces.nasbench201 import NasBench201
 
         self.table = make_table(self.folder)
@@ -558,7 +558,7 @@ class Fuzz:
         }
 
     def line(self) -> bool:
-        from nastool import archfile
+        from nastool.core import archfile
 
         text = self.mutator.json(self.rng.choice(self.lines))
         for document in archfile.read_lines(text.splitlines(), "fuzz"):
@@ -568,8 +568,8 @@ class Fuzz:
         return True
 
     def option(self) -> bool:
-        from nastool import options, registry
-        from nastool.core import Objective
+        from nastool.core import options, registry
+        from nastool.core.values import Objective
 
         rng = self.rng
         if rng.random() < 0.05:
@@ -603,7 +603,7 @@ class Fuzz:
         return self._run(["search", "--config", "fuzz.yaml", "--evaluator", "table", "--dry-run", "--trials", "2"])
 
     def _yaml(self, document: Any) -> bytes:
-        from nastool.files import dump_yaml
+        from nastool.core.files import dump_yaml
 
         if self.rng.random() < 0.5:
             words = (b"&a ", b"*a", b"!!python/object:x ", b"<<: ", b"? ", b"!!int ", b"\t", b": ", b"---\n")
@@ -614,15 +614,16 @@ class Fuzz:
             return json.dumps(self.mutator.value(document)).encode()
 
     def a_recipe(self) -> bool:
-        from nastool.recipes import load_recipe
+        from nastool.training.recipes import load_recipe
 
         Path("fuzz.yaml").write_bytes(self._yaml(self.recipe))
         load_recipe("fuzz.yaml")
         return True
 
     def array(self) -> bool:
-        from nastool import data, registry
+        from nastool.core import registry
         from nastool.spaces.nasbench201 import NasBench201
+        from nastool.tasks.images import data
 
         which = self.rng.randrange(2)
         words = (b"'descr': '<f8'", b"'|O'", b"(9999999999,)", b"(-1,)", b"NUMPY\x01\x00", b"PK\x03\x04")
@@ -635,7 +636,7 @@ class Fuzz:
 
     def _go_on(self, which: int) -> bool:
         """Everything that reads a run's database: as a study, for status, and to go on with it."""
-        from nastool.study import Study
+        from nastool.engine.study import Study
 
         words = [["status"], ["top"], ["top", "--all"], ["search"]][self.rng.choice((0, 0, 0, 1, 2, 3, 3))]
         accepted = True
@@ -706,7 +707,7 @@ class Fuzz:
             return text
 
     def metadata(self) -> bool:
-        from nastool import models
+        from nastool.deploy import models
 
         length = int.from_bytes(self.weights[:8], "little")
         header = json.loads(self.weights[8 : 8 + length])
@@ -864,21 +865,21 @@ class Fuzz:
 
 
 def yaml_of(path: str | Path) -> dict[str, Any]:
-    from nastool.files import read_yaml
+    from nastool.core.files import read_yaml
 
     return read_yaml(path)
 
 
 def _expected(error: BaseException) -> None:
     """Raise what is no refusal."""
-    from nastool.errors import NastoolError
+    from nastool.core.errors import NastoolError
 
     if not isinstance(error, NastoolError):
         raise error
 
 
 def _refused(error: Exception) -> Exception:
-    from nastool.errors import InputError
+    from nastool.core.errors import InputError
 
     return InputError(str(error))
 

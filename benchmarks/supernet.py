@@ -25,11 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nastool import devices, networks, registry
-from nastool.controller import Controller, PolicyGradient
-from nastool.networks import Supernet, use_batch_statistics
-from nastool.onepass import OnePass
-from nastool.tasks import ImageTask
+from nastool.core import registry
+from nastool.learners.controller import Controller, PolicyGradient
+from nastool.nets import devices, networks
+from nastool.nets.networks import Supernet, use_batch_statistics
+from nastool.nets.onepass import OnePass
+from nastool.tasks.images.task import ImageTask
 
 BATCH, CHANNELS, CHILDREN = 128, 36, 10
 TASK = ImageTask(3, 32, 32, 10)

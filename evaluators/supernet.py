@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nastool import files, registry
-from nastool.core import Arch, Evaluation, Proposal
-from nastool.errors import CannotGoOn, InputError, TrialFailed, fault_of, why
-from nastool.interfaces import Policy, Report, SearchSpace
-from nastool.training import ImageEvaluator, Training, seeds
+from nastool.core import files, registry
+from nastool.core.errors import CannotGoOn, InputError, TrialFailed, fault_of, why
+from nastool.core.interfaces import Policy, Report, SearchSpace
+from nastool.core.values import Arch, Evaluation, Proposal
+from nastool.training.loop import ImageEvaluator, Training, seeds
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from nastool.networks import Supernet as Network
-    from nastool.onepass import OnePass
+    from nastool.nets.networks import Supernet as Network
+    from nastool.nets.onepass import OnePass
 
 
 class Supernet(ImageEvaluator):
@@ -296,7 +296,7 @@ class Supernet(ImageEvaluator):
         """
         import torch
 
-        from nastool.onepass import OnePass
+        from nastool.nets.onepass import OnePass
 
         if self._one_pass is not None and self._one_pass.network is network and self._one_pass.in_use:
             yield self._one_pass
@@ -318,8 +318,8 @@ class Supernet(ImageEvaluator):
         """The untrained network, on the device; its batch normalisation uses the batch's statistics."""
         import torch
 
-        from nastool.networks import Supernet as Network
-        from nastool.networks import use_batch_statistics
+        from nastool.nets.networks import Supernet as Network
+        from nastool.nets.networks import use_batch_statistics
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds(self.seed)[0])

@@ -1,6 +1,6 @@
 """A tabular benchmark as evaluator: the published training results of every architecture of a space.
 
-`nastool.tables` reads the file.
+`nastool.core.tables` reads the file.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import Evaluation, Proposal, Scalar
-from nastool.errors import InputError, TrialFailed, short
-from nastool.files import Limit
-from nastool.interfaces import Evaluator, Report, SearchSpace
-from nastool.tables import Field, discover, network_facts, read_columns, training_seconds
+from nastool.core.errors import InputError, TrialFailed, short
+from nastool.core.files import Limit
+from nastool.core.interfaces import Evaluator, Report, SearchSpace
+from nastool.core.tables import Field, discover, network_facts, read_columns, training_seconds
+from nastool.core.values import Evaluation, Proposal, Scalar
 
 _NOISE = 0x6E6F697365
 """Keeps the draws of a table's noise apart from a strategy's own, which may have the same seed."""

@@ -11,13 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nastool import checkpoints, files
-from nastool.checkpoints import Checkpoint
-from nastool.core import Arch, Evaluation, Proposal
-from nastool.errors import CannotGoOn, InputError, TrialFailed, short, why
-from nastool.interfaces import Report, SearchSpace
-from nastool.recipes import Recipe
-from nastool.training import ImageEvaluator, Training, seeds
+from nastool.core import files
+from nastool.core.errors import CannotGoOn, InputError, TrialFailed, short, why
+from nastool.core.interfaces import Report, SearchSpace
+from nastool.core.values import Arch, Evaluation, Proposal
+from nastool.nets import checkpoints
+from nastool.nets.checkpoints import Checkpoint
+from nastool.training.loop import ImageEvaluator, Training, seeds
+from nastool.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,7 +115,7 @@ class Train(ImageEvaluator):
         if self.workdir is not None:
             checkpoint = self.save(network, trial_id, proposal.arch, training.momentum() if proposal.inherit else None)
 
-        from nastool.networks import count_flops, count_params
+        from nastool.nets.networks import count_flops, count_params
 
         metrics = {name: value for name, value in found.items() if name in self.metrics}
         metrics |= {"params": count_params(network), "flops": count_flops(network, self.data.task)}

@@ -10,8 +10,8 @@ __all__ = ["InputError", "NastoolError", "Study", "evaluate", "load", "retrain",
 
 if TYPE_CHECKING:
     from nastool.api import evaluate, load, retrain, search
-    from nastool.errors import InputError, NastoolError
-    from nastool.study import Study
+    from nastool.core.errors import InputError, NastoolError
+    from nastool.engine.study import Study
 
 
 def __getattr__(name: str) -> Any:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nastool import invocation
-from nastool.errors import InputError, Stopped, short
-from nastool.errors import NastoolError as NastoolError
-from nastool.study import Study
+from nastool.core import invocation
+from nastool.core.errors import InputError, Stopped, short
+from nastool.core.errors import NastoolError as NastoolError
+from nastool.engine.study import Study
 
 if TYPE_CHECKING:
-    from nastool.models import Model
+    from nastool.deploy.models import Model
 
 Architecture = str | Path | Mapping[str, Any] | Study
 """A run or its folder, a file, zoo:NAME, or an arch.json object, such as `Study.line` and `evaluate` return."""
@@ -114,7 +114,7 @@ def _run(name: str, arguments: Sequence[str], options: Mapping[str, Any]) -> tup
 
 def _words(command: click.Command, options: Mapping[str, Any]) -> list[str]:
     """Options as the words of a command line; one that is None is left out. InputError: there is no such option."""
-    from nastool.errors import hint
+    from nastool.core.errors import hint
 
     known = {option.name: option for option in _options(command)}
     found: list[str] = []

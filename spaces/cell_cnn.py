@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import Arch, Decision
-from nastool.drawing.diagram import Edge, Node, Section, chain, kind_of, times
-from nastool.errors import InputError, short
-from nastool.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.diagram import Edge, Node, Section, chain, kind_of, times
+from nastool.core.errors import InputError, short
+from nastool.core.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.values import Arch, Decision
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nastool.networks import Subset
-    from nastool.tasks import ImageTask
+    from nastool.nets.networks import Subset
+    from nastool.tasks.images.task import ImageTask
 
 OPS: Mapping[str, tuple[str, ...]] = {
     "enas": ("sep_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "max_pool_3x3", "skip_connect"),
@@ -346,7 +346,7 @@ class CellCNN(SearchSpace):
         import torch
         from torch import nn
 
-        from nastool import blocks, launches, together
+        from nastool.nets import blocks, launches, together
 
         space = self
         kinds = ["normal"] * scale.cells + (["reduce"] + ["normal"] * scale.cells) * 2
@@ -528,7 +528,7 @@ class CellCNN(SearchSpace):
 
 def _chosen(module: Any) -> Any:
     """What a `OneOf` executes now."""
-    from nastool.networks import OneOf
+    from nastool.nets.networks import OneOf
 
     while isinstance(module, OneOf):
         module = module.active
@@ -539,7 +539,7 @@ def _operation(name: str, c: int, stride: int, drop: nn.Module) -> nn.Module:
     """(N, c, H, W) -> (N, c, H / stride, W / stride), rounded up."""
     from torch import nn
 
-    from nastool import blocks
+    from nastool.nets import blocks
 
     if name == "none":
         return blocks.Zero(stride)
@@ -568,7 +568,7 @@ def _auxiliary_head(weights: Subset, height: int, width: int, classes: int) -> n
     """
     from torch import nn
 
-    from nastool import blocks
+    from nastool.nets import blocks
 
     window = min(5, height), min(5, width)
     kernel = min(2, (height - window[0]) // 3 + 1), min(2, (width - window[1]) // 3 + 1)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import Arch, Decision
-from nastool.drawing.diagram import Edge, Node, Section, kind_of
-from nastool.errors import InputError, TrialFailed
-from nastool.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.diagram import Edge, Node, Section, kind_of
+from nastool.core.errors import InputError, TrialFailed
+from nastool.core.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.values import Arch, Decision
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nastool.tasks import ImageTask
+    from nastool.tasks.images.task import ImageTask
 
 SIZES = ("1", "3", "5", "7")
 STRIDES = ("1", "2", "3")

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nastool.core import Arch, Decision
-from nastool.drawing.diagram import Edge, Node, Section, chain, kind_of
-from nastool.errors import InputError
-from nastool.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.diagram import Edge, Node, Section, chain, kind_of
+from nastool.core.errors import InputError
+from nastool.core.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.values import Arch, Decision
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nastool.networks import Subset
-    from nastool.tasks import ImageTask
+    from nastool.nets.networks import Subset
+    from nastool.tasks.images.task import ImageTask
 
 OPS = ("conv_3x3", "sep_conv_3x3", "conv_5x5", "sep_conv_5x5", "avg_pool_3x3", "max_pool_3x3")
 
@@ -103,7 +103,7 @@ class MacroCNN(SearchSpace):
         """
         from torch import nn
 
-        from nastool import blocks, together
+        from nastool.nets import blocks, together
 
         space = self
 

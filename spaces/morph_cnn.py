@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import Arch, Decision
-from nastool.drawing.diagram import Edge, Node, Section, chain
-from nastool.errors import InputError
-from nastool.inheritance import Copy, Fill, Inheritance, block
-from nastool.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.diagram import Edge, Node, Section, chain
+from nastool.core.errors import InputError
+from nastool.core.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.values import Arch, Decision
+from nastool.nets.inheritance import Copy, Fill, Inheritance, block
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nastool.tasks import ImageTask
+    from nastool.tasks.images.task import ImageTask
 
 KERNELS = ("3x3", "5x5")
 NONE = "none"
@@ -262,7 +262,7 @@ class MorphCNN(SearchSpace):
         from torch import nn
         from torch.nn.functional import max_pool2d, pad
 
-        from nastool.blocks import conv_bn_relu
+        from nastool.nets.blocks import conv_bn_relu
 
         layers = self.read({decision.name: choose.option(decision.name) for decision in self.decisions}, scale.channels)
         widths = {layer.name: layer.width for layer in layers}

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import Arch, Decision
-from nastool.drawing.diagram import Edge, Node, Section, chain, kind_of, times
-from nastool.errors import InvalidArchError
-from nastool.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.diagram import Edge, Node, Section, chain, kind_of, times
+from nastool.core.errors import InvalidArchError
+from nastool.core.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.values import Arch, Decision
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nastool.tasks import ImageTask
+    from nastool.tasks.images.task import ImageTask
 
 _K = TypeVar("_K")
 
@@ -351,7 +351,7 @@ class NasBench101(SearchSpace):
         import torch
         from torch import nn
 
-        from nastool import blocks
+        from nastool.nets import blocks
 
         def operation(vertex: int, c: int) -> nn.Module:
             options: dict[str, Callable[[], nn.Module]] = {

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import Arch, Decision
-from nastool.drawing.diagram import Edge, Node, Section, chain, kind_of, times
-from nastool.errors import InvalidArchError
-from nastool.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.diagram import Edge, Node, Section, chain, kind_of, times
+from nastool.core.errors import InvalidArchError
+from nastool.core.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.values import Arch, Decision
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from nastool.tasks import ImageTask
+    from nastool.tasks.images.task import ImageTask
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (source, target), in the order of the string form
@@ -142,7 +142,7 @@ class NasBench201(SearchSpace):
         """The published skeleton: 3 stages of `cells` cells, residual reductions between, any input size."""
         from torch import nn
 
-        from nastool import blocks
+        from nastool.nets import blocks
 
         def cell(c: int) -> nn.Module:
             def pool() -> nn.Module:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nastool.core import Arch, Decision
-from nastool.drawing.diagram import Node, Section, chain, kind_of, times
-from nastool.errors import InvalidArchError
-from nastool.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.diagram import Node, Section, chain, kind_of, times
+from nastool.core.errors import InvalidArchError
+from nastool.core.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.values import Arch, Decision
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from nastool.tasks import ImageTask
+    from nastool.tasks.images.task import ImageTask
 
 OPS = ("identity", "mbconv3_e3", "mbconv5_e6")
 STAGES = (2, 3, 3)  # layers per stage; each stage's first layer halves the resolution and doubles the width
@@ -93,7 +93,7 @@ class NasBenchMacro(SearchSpace):
         """Stem, 8 searched layers, 1x1 convolution to `head` channels, global pooling, linear."""
         from torch import nn
 
-        from nastool import blocks
+        from nastool.nets import blocks
 
         def inverted_residual(c_in: int, c_out: int, stride: int, kernel: int, expansion: int) -> nn.Module:
             hidden = expansion * c_in

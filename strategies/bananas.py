@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import Arch, Proposal
-from nastool.errors import short
-from nastool.interfaces import SearchSpace
-from nastool.predictors import ensemble
-from nastool.predictors.acquisition import Acquisition, score
-from nastool.surrogate import Choices, SurrogateStrategy
+from nastool.core.errors import short
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch, Proposal
+from nastool.learners.predictors import ensemble
+from nastool.learners.predictors.acquisition import Acquisition, score
+from nastool.learners.surrogate import Choices, SurrogateStrategy
 
 FALLBACKS = 4
 """How many of the next best are mutated, too, where the mutants of the best are used up."""

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import Proposal, Trial
-from nastool.errors import short
-from nastool.interfaces import SearchSpace
-from nastool.predictors.acquisition import Acquisition, score
-from nastool.surrogate import Choices, SurrogateStrategy
+from nastool.core.errors import short
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Proposal, Trial
+from nastool.learners.predictors.acquisition import Acquisition, score
+from nastool.learners.surrogate import Choices, SurrogateStrategy
 
 if TYPE_CHECKING:
-    from nastool.predictors.gaussian_process import GaussianProcess
+    from nastool.learners.predictors.gaussian_process import GaussianProcess
 
 Features = list[NDArray[np.float32]]
 """For each encoding (n, d): the vectors of n architectures."""
@@ -122,7 +122,7 @@ class BayesianOptimisation(SurrogateStrategy):
     @cached_property
     def process(self) -> GaussianProcess:
         """Its features are scaled by what a fixed sample of the space looks like."""
-        from nastool.predictors.gaussian_process import GaussianProcess, View
+        from nastool.learners.predictors.gaussian_process import GaussianProcess, View
 
         rng = np.random.default_rng(0)
         sample = self._encode(np.array([self.space.sample(rng).choices for _ in range(500)]))

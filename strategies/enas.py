@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import Arch, Decision, Proposal, Trial
-from nastool.interfaces import SearchSpace, Strategy
-from nastool.sharing import has_weights
+from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.values import Arch, Decision, Proposal, Trial
+from nastool.learners.sharing import has_weights
 
 if TYPE_CHECKING:
     import torch
@@ -207,7 +207,7 @@ class ENASPolicy:
     def __init__(self, space: SearchSpace, settings: Settings, seed: int) -> None:
         import torch
 
-        from nastool.controller import Controller, PolicyGradient
+        from nastool.learners.controller import Controller, PolicyGradient
 
         self.space = space
         self.settings = settings

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 
-from nastool.core import Arch, Proposal, Trial
-from nastool.interfaces import SearchSpace, Strategy
+from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.values import Arch, Proposal, Trial
 
 
 class RegularizedEvolution(Strategy):

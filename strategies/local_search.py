@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nastool.core import Arch, Proposal, Trial
-from nastool.interfaces import SearchSpace, Strategy
+from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.values import Arch, Proposal, Trial
 
 
 class LocalSearch(Strategy):

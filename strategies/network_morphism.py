@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
-from nastool.core import Arch, Proposal, Trial
-from nastool.interfaces import SearchSpace, Strategy
+from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.values import Arch, Proposal, Trial
 
 KINDS = "deeper,wider,concat+add"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nastool.core import Proposal, Trial
-from nastool.interfaces import SearchSpace, Strategy
+from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.values import Proposal, Trial
 
 
 class RandomSearch(Strategy):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from nastool.core import Arch, Proposal, Trial
-from nastool.errors import short
-from nastool.interfaces import SearchSpace, Strategy
+from nastool.core.errors import short
+from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.values import Arch, Proposal, Trial
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,8 @@ FREQUENCIES_EVERY = 10
 class Reinforce(Strategy):
     """A recurrent controller learns by policy gradient which decisions lead to good architectures.
 
-    The controller (`nastool.controller`) makes the space's decisions one after another. After every `batch` results
-    it is updated by REINFORCE with a moving average of the rewards as baseline, or by its clipped variant.
+    The controller (`nastool.learners.controller`) makes the space's decisions one after another. After every `batch`
+    results it is updated by REINFORCE with a moving average of the rewards as baseline, or by its clipped variant.
 
     Deviations: the controller is that of ENAS' code; one loop takes the place of parameter servers, so gradients are
     late only as far as several workers make them; rewards are free of the objective's unit (see `reward`), where the
@@ -100,7 +100,7 @@ class Reinforce(Strategy):
             self._depth_column = names.index(space.depth)
             self._depths = [int(option) for option in space.decisions[self._depth_column].options]
 
-        from nastool.controller import Controller, PolicyGradient
+        from nastool.learners.controller import Controller, PolicyGradient
 
         self.controller = Controller(
             space,

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from nastool.core import Arch, Evaluation, Objective, Proposal, Trial
-from nastool.interfaces import SearchSpace
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch, Evaluation, Objective, Proposal, Trial
+from nastool.engine.store import Store
+from nastool.engine.study import Study, StudyTrial
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.store import Store
-from nastool.study import Study, StudyTrial
 
 Value = float | str | None
 """Of a trial: what was measured, why it failed, or that it is still running."""

@@ -1,4 +1,4 @@
-"""The controller as PyTorch's autograd would have it, step by step: what `nastool.controller` must agree with."""
+"""The controller as PyTorch's autograd would have it, step by step: `nastool.learners.controller` must agree."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from nastool.controller import Controller, Scored, Step
+from nastool.learners.controller import Controller, Scored, Step
 
 
 def score(policy: Controller, choices: Tensor, forced: Collection[int], target: float | None) -> Scored:

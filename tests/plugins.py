@@ -8,10 +8,10 @@ from pathlib import Path
 
 SLEEPY = '''
 import hashlib, os, signal, time
-from nastool import checkpoints
-from nastool.core import Evaluation
-from nastool.errors import CannotGoOn
-from nastool.interfaces import Evaluator
+from nastool.nets import checkpoints
+from nastool.core.values import Evaluation
+from nastool.core.errors import CannotGoOn
+from nastool.core.interfaces import Evaluator
 
 class Sleepy(Evaluator):
     """Takes a little while, so that it can be killed in the middle; costs no torch import."""
@@ -23,7 +23,7 @@ class Sleepy(Evaluator):
 
     def prepare(self):
         if self.misbehave == "unprepared":
-            from nastool.errors import InputError
+            from nastool.core.errors import InputError
             raise InputError("no such data: give other data")
 
     def evaluate(self, trial_id, proposal, *, seed, report):

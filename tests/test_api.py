@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 import nastool
-from nastool import api, cli, runner
-from nastool.core import Trial
-from nastool.errors import InputError, NastoolError
+from nastool import api, cli
+from nastool.core.errors import InputError, NastoolError
+from nastool.core.values import Trial
+from nastool.engine import search as runner
 from tests.running import Run
 
 TINY: dict[str, Any] = {

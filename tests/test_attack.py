@@ -23,13 +23,15 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import nastool
-from nastool import archfile, files, models, product
-from nastool.core import Trial
-from nastool.errors import InputError
-from nastool.figures import KINDS, draw, save
-from nastool.report.server import Pages, Server
-from nastool.store import Store
-from nastool.study import Study
+from nastool.analysis.figures import KINDS, draw, save
+from nastool.analysis.report.server import Pages, Server
+from nastool.core import archfile, files
+from nastool.core.errors import InputError
+from nastool.core.values import Trial
+from nastool.deploy import models
+from nastool.engine import results as product
+from nastool.engine.store import Store
+from nastool.engine.study import Study
 from tests import made_runs
 from tests.running import Run
 from tests.test_bad_input import process
@@ -444,7 +446,7 @@ def test_a_seed_that_fails_is_left_out_of_the_mean(
     run: Run, a: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And said so; the network that counts is the first that there is."""
-    from nastool.runner import Search
+    from nastool.engine.search import Search
 
     told = Search._trial
 

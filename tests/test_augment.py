@@ -1,4 +1,4 @@
-"""nastool.augment: each augmentation against its definition, image by image."""
+"""nastool.tasks.images.augment: each augmentation against its definition, image by image."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nastool.augment import ImageBatches, cutout, random_crop, random_flip
-from nastool.data import ImageData, Images
-from nastool.recipes import Recipe
-from nastool.tasks import ImageTask
+from nastool.tasks.images.augment import ImageBatches, cutout, random_crop, random_flip
+from nastool.tasks.images.data import ImageData, Images
+from nastool.tasks.images.task import ImageTask
+from nastool.training.recipes import Recipe
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 PLAIN = Recipe(epochs=1, batch_size=4, crop_padding=0, flip=False, cutout=0)

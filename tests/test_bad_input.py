@@ -31,11 +31,12 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nastool import archfile, cli, options
-from nastool.errors import InputError, InvalidArchError
-from nastool.recipes import Recipe, load_recipe
+from nastool import cli
+from nastool.core import archfile, options
+from nastool.core.errors import InputError, InvalidArchError
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.evolution import RegularizedEvolution
+from nastool.training.recipes import Recipe, load_recipe
 from tests.running import Outcome, Run, changed
 
 NASTOOL = str(Path(sys.executable).parent / "nastool")
@@ -465,7 +466,7 @@ def test_no_weights_to_hand_down_in_a_comparison(run: Run, table: str) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of morph-cnn, hardly trained, beside its arch.json; and smaller.json."""
-    from nastool.core import Proposal
+    from nastool.core.values import Proposal
     from nastool.evaluators.train import Train
     from nastool.spaces.morph_cnn import MorphCNN
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from nastool.comparison.gather import gather
-from nastool.store import Store
-from nastool.study import Study
+from nastool.analysis.comparison.gather import gather
+from nastool.engine.store import Store
+from nastool.engine.study import Study
 from tests.plugins import sleepy
 from tests.running import changed
 
@@ -150,7 +150,7 @@ def test_a_small_space_ends_both(environment: dict[str, str], tmp_path: Path) ->
     """Of 3 x 2^k members all are evaluated; more trials would change nothing."""
     plugin = tmp_path / "plugin" / "tiny.py"
     plugin.write_text(
-        "from nastool.core import Decision\nfrom nastool.interfaces import SearchSpace\n"
+        "from nastool.core.values import Decision\nfrom nastool.core.interfaces import SearchSpace\n"
         "class Tiny(SearchSpace):\n    name = 'tiny'\n    class Scale:\n        pass\n"
         "    def __init__(self):\n"
         "        super().__init__([Decision('a', ('x', 'y', 'z')), Decision('b', ('0', '1'))])\n"

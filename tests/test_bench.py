@@ -29,12 +29,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nastool import cli
-from nastool.bench import plots
-from nastool.bench.benchmark import Facts
-from nastool.bench.plan import View, parse_seeds, whole_numbers
-from nastool.bench.specs import StrategySpec, TableSpec
-from nastool.bench.summary import Group
-from nastool.errors import InputError
+from nastool.analysis.bench import plots
+from nastool.analysis.bench.benchmark import Facts
+from nastool.analysis.bench.plan import View, parse_seeds, whole_numbers
+from nastool.analysis.bench.specs import StrategySpec, TableSpec
+from nastool.analysis.bench.summary import Group
+from nastool.core.errors import InputError
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.spaces.nasbench_macro import NasBenchMacro
 from tests.plugins import install
@@ -384,7 +384,10 @@ def test_a_file_that_is_not_ours_stays(bench: Bench, tables: dict[str, str], tmp
     for data, says in (
         (b"my diary, a line without end", "none of nastool bench"),
         (random.Random(0).randbytes(100_000), "none of nastool bench"),
-        (b'{"format":"nastool.bench/2"}\n{"kind":"new"}\n', "has format nastool.bench/2, this nastool reads"),
+        (
+            b'{"format":"nastool.bench/2"}\n{"kind":"new"}\n',
+            "has format nastool.bench/2, this nastool reads",
+        ),
     ):
         path.write_bytes(data)
         bench(*command).refused(says)

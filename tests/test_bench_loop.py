@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nastool import registry
-from nastool.bench.benchmark import Benchmark
-from nastool.bench.loop import Best, Budget, play
-from nastool.bench.specs import TableSpec
-from nastool.core import Proposal, Trial
-from nastool.errors import InputError
+from nastool.analysis.bench.benchmark import Benchmark
+from nastool.analysis.bench.loop import Best, Budget, play
+from nastool.analysis.bench.specs import TableSpec
+from nastool.core import registry
+from nastool.core.errors import InputError
+from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.values import Proposal, Trial
+from nastool.engine.search import trial_seed
 from nastool.evaluators.table import Table
-from nastool.interfaces import SearchSpace, Strategy
-from nastool.runner import trial_seed
 from nastool.spaces.nasbench_macro import NasBenchMacro
 
 SPACE = NasBenchMacro()

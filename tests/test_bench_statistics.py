@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nastool.bench.benchmark import Facts
-from nastool.bench.journal import Content, Key, Record, Strategy
-from nastool.bench.loop import Best, Budget, Ended, Run
-from nastool.bench.plan import View, parse_seeds
-from nastool.bench.plots import apart, curve
-from nastool.bench.statistics import bootstrap, holm, median_until, paired, standard_error, wilcoxon
-from nastool.bench.summary import Group, compare, groups
-from nastool.errors import InputError
+from nastool.analysis.bench.benchmark import Facts
+from nastool.analysis.bench.journal import Content, Key, Record, Strategy
+from nastool.analysis.bench.loop import Best, Budget, Ended, Run
+from nastool.analysis.bench.plan import View, parse_seeds
+from nastool.analysis.bench.plots import apart, curve
+from nastool.analysis.bench.statistics import bootstrap, holm, median_until, paired, standard_error, wilcoxon
+from nastool.analysis.bench.summary import Group, compare, groups
+from nastool.core.errors import InputError
 
 FACTS = Facts("t", "table", "t.npz", "f", "val", "test", 100, 100, optimum=0.9, worst=0.1, mean_seconds=10.0)
 STRATEGIES = {name: Strategy(name, name, name, {}) for name in ("a", "b", "c")}

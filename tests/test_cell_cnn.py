@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from nastool import blocks, networks
-from nastool.core import Arch
-from nastool.errors import InputError
+from nastool.core.errors import InputError
+from nastool.core.values import Arch
+from nastool.nets import blocks, networks
 from nastool.spaces.cell_cnn import CellCNN
-from nastool.tasks import ImageTask
+from nastool.tasks.images.task import ImageTask
 
 SMALL = ImageTask(3, 8, 8, 5)
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import nastool
-from nastool import data, exports, models
+from nastool.deploy import exports, models
+from nastool.engine.study import Study
 from nastool.evaluators.train import Train
-from nastool.study import Study
+from nastool.tasks.images import data
 from tests.running import Run
 
 TRAIN = ["--data", "npz:data.npz", "--epochs", "1", "--scale", "channels=4,cells=1", "--device", "cpu"]

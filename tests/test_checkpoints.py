@@ -20,14 +20,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nastool import archfile, checkpoints
-from nastool.core import Arch, Evaluation, Proposal
-from nastool.errors import CannotGoOn, InputError
+from nastool.core import archfile
+from nastool.core.errors import CannotGoOn, InputError
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.evaluators.train import Train
-from nastool.interfaces import SearchSpace
+from nastool.nets import checkpoints
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.training import Training, seeds
+from nastool.training.loop import Training, seeds
 from tests.test_train import npz
 
 SPACE = MorphCNN(stages=2, layers=3)

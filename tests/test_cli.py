@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from nastool.store import Store
+from nastool.engine.store import Store
 
 BIN = Path(sys.executable).parent
 NASTOOL = str(BIN / "nastool")
@@ -198,7 +198,7 @@ def test_table_search_is_a_product(table: Path, tmp_path: Path) -> None:
 
 
 def _choices(document: dict[str, Any]) -> list[int]:
-    from nastool import archfile
+    from nastool.core import archfile
 
     return list(archfile.from_json(document).arch.choices)
 
@@ -302,9 +302,10 @@ def test_trained_search_leaves_usable_weights(trained: tuple[Path, subprocess.Co
         assert f"a/{name}" in result.stderr and (folder / "a" / name).is_file()
     from safetensors.torch import load_file
 
-    from nastool import archfile, networks
+    from nastool.core import archfile
+    from nastool.nets import networks
     from nastool.spaces.nasbench201 import NasBench201
-    from nastool.tasks import ImageTask
+    from nastool.tasks.images.task import ImageTask
 
     weights = load_file(folder / "a" / "best.safetensors")
     document = archfile.from_json(best)
@@ -359,7 +360,7 @@ def test_eval_reports_failures_and_goes_on(table: Path, tmp_path: Path) -> None:
     """An architecture the table lacks is a line with an error; the others are evaluated; exit code 1."""
     with np.load(table) as columns:
         np.savez(tmp_path / "part.npz", arch=columns["arch"][:1], val200=columns["aa_val200"][:1])
-    from nastool import archfile
+    from nastool.core import archfile
     from nastool.spaces.nasbench201 import NasBench201
 
     space = NasBench201()
@@ -376,7 +377,7 @@ def test_eval_repeats_what_the_search_did(trained: tuple[Path, subprocess.Comple
     with Store.read(folder / "a" / "run.db") as store:
         best = store.best(1)[0]
     assert best.evaluation is not None
-    from nastool.runner import trial_seed
+    from nastool.engine.search import trial_seed
 
     seed = str(trial_seed(0, best.id))
     (line,) = lines(run("eval", "a", "--device", "cpu", "--seeds", seed, cwd=folder, OMP_NUM_THREADS="1"))

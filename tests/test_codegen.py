@@ -22,12 +22,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nastool import archfile, codegen, networks, registry, zoo
-from nastool.core import Arch
-from nastool.errors import InputError
-from nastool.interfaces import SearchSpace
-from nastool.tasks import ImageTask
-from nastool.tracing import Graph, Node, trace
+from nastool.core import archfile, registry, zoo
+from nastool.core.errors import InputError
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch
+from nastool.deploy import codegen
+from nastool.deploy.tracing import Graph, Node, trace
+from nastool.nets import networks
+from nastool.tasks.images.task import ImageTask
 
 EXAMPLE = Path(__file__).parent / "reference" / "nasbench201_model.txt"
 TASKS = [ImageTask(3, 8, 8, 5), ImageTask(1, 16, 16, 10), ImageTask(2, 7, 5, 3), ImageTask(1, 1, 1, 2)]

@@ -16,11 +16,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nastool.cli import run as run_cli
-from nastool.comparison.compare import compare, number, verdict
-from nastool.comparison.gather import gather
-from nastool.comparison.render import text
-from nastool.comparison.statistics import (
+from nastool.analysis.comparison.compare import compare, number, verdict
+from nastool.analysis.comparison.gather import gather
+from nastool.analysis.comparison.render import text
+from nastool.analysis.comparison.statistics import (
     best_until,
     critical_difference,
     difference,
@@ -30,10 +29,11 @@ from nastool.comparison.statistics import (
     ranks,
     unpaired_bootstrap,
 )
-from nastool.config import RunConfig
-from nastool.core import Evaluation, Objective, Proposal, Trial
-from nastool.errors import InputError
-from nastool.store import Store
+from nastool.cli import run as run_cli
+from nastool.core.errors import InputError
+from nastool.core.values import Evaluation, Objective, Proposal, Trial
+from nastool.engine.config import RunConfig
+from nastool.engine.store import Store
 
 # --- runs made up
 
@@ -303,7 +303,7 @@ def searched(
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     """A made-up benchmark in which neighbors resemble each other, with times and without."""
-    from nastool import registry
+    from nastool.core import registry
 
     space = registry.make("space", "nasbench201", given={})
     archs = np.array([arch.choices for arch in space.members()], dtype=np.uint8)
@@ -605,7 +605,7 @@ class _Page(HTMLParser):
 def test_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [*several(tmp_path / "<b>", "evolution", [0.9, 0.8]), *several(tmp_path, "random", [0.7, 0.6])]
     by_default, _ = cli(capsys, "compare", *folders)
-    assert json.loads(by_default)["format"] == "nastool.comparison/1", "stdout is no terminal"
+    assert json.loads(by_default)["format"] == "nastool.analysis.comparison/1", "stdout is no terminal"
     text, _ = cli(capsys, "compare", *folders, "--to", "text")
     assert "\x1b" not in text and max(map(len, text.splitlines())) <= 100
     assert "0.8500 ±0.6353" in text, "t with one degree of freedom: 12.706 * 0.0707 / sqrt(2)"

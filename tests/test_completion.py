@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from nastool import registry
 from nastool.cli import cli, complete
-from nastool.core import Evaluation, Proposal, Trial
+from nastool.core import registry
+from nastool.core.values import Evaluation, Proposal, Trial
+from nastool.engine.store import Store
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.store import Store
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nastool import registry
-from nastool.interfaces import Evaluator, SearchSpace, Strategy
+from nastool.core import registry
+from nastool.core.interfaces import Evaluator, SearchSpace, Strategy
 from nastool.testing.evaluators import EvaluatorContract, MakeEvaluator
 from nastool.testing.spaces import SpaceContract
 from nastool.testing.strategies import MakeStrategy, StrategyContract, drive

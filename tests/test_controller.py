@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nastool import registry
-from nastool.controller import Controller, PolicyGradient, Scored, plan
-from nastool.core import Decision
-from nastool.interfaces import Choose, SearchSpace
+from nastool.core import registry
+from nastool.core.interfaces import Choose, SearchSpace
+from nastool.core.values import Decision
+from nastool.learners.controller import Controller, PolicyGradient, Scored, plan
 from nastool.spaces.cell_cnn import CellCNN
-from nastool.tasks import ImageTask
+from nastool.tasks.images.task import ImageTask
 from tests import plain_controller
 
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nastool import archfile, options, registry
-from nastool.core import METRICS, Arch, Decision, Evaluation, Objective, Proposal, SpaceRef, Trial
-from nastool.errors import InputError, InvalidArchError, one_line
-from nastool.interfaces import Evaluator, SearchSpace, Strategy, misfits
+from nastool.core import archfile, options, registry
+from nastool.core.errors import InputError, InvalidArchError, one_line
+from nastool.core.interfaces import Evaluator, SearchSpace, Strategy, misfits
+from nastool.core.values import METRICS, Arch, Decision, Evaluation, Objective, Proposal, SpaceRef, Trial
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.testing.strategies import TinySpace
 from tests.plugins import install

@@ -1,4 +1,4 @@
-"""nastool.data: what is read, how it is split, and one test per error message."""
+"""nastool.tasks.images.data: what is read, how it is split, and one test per error message."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from nastool import data
-from nastool.data import ImageData, Images, load, note_on_few
-from nastool.errors import InputError
-from nastool.tasks import ImageTask
+from nastool.core.errors import InputError
+from nastool.tasks.images import data
+from nastool.tasks.images.data import ImageData, Images, load, note_on_few
+from nastool.tasks.images.task import ImageTask
 from tests.running import Run
 
 RNG = np.random.default_rng
@@ -326,9 +326,8 @@ def test_every_listed_name_is_accepted() -> None:
 
 
 def test_importing_the_module_imports_no_torch() -> None:
-    code = (
-        "import sys, nastool.data; print([m for m in ('torch', 'torchvision', 'sklearn', 'PIL') if m in sys.modules])"
-    )
+    code = "import sys, nastool.tasks.images.data;"
+    code += "print([m for m in ('torch', 'torchvision', 'sklearn', 'PIL') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert out.stdout.strip() == "[]"
 

@@ -1,4 +1,4 @@
-"""nastool.depthwise: the same function and gradients as nn.Conv2d."""
+"""nastool.nets.depthwise: the same function and gradients as nn.Conv2d."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nastool.depthwise import DepthwiseConv2d, _Wide
+from nastool.nets.depthwise import DepthwiseConv2d, _Wide
 
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])

@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 import torch
 
-from nastool import devices, training
-from nastool.core import Proposal
-from nastool.devices import Cuda, Gpu
-from nastool.errors import InputError
+from nastool.core.errors import InputError
+from nastool.core.values import Proposal
+from nastool.engine.store import Store
+from nastool.engine.workers import EvaluatorSpec, Finished, Job, ProcessPool
 from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
+from nastool.nets import devices
+from nastool.nets.devices import Cuda, Gpu
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.store import Store
-from nastool.workers import EvaluatorSpec, Finished, Job, ProcessPool
+from nastool.training import loop as training
 from tests.running import Run
 
 Machine = Callable[..., dict[str, str]]
@@ -187,7 +188,7 @@ def test_a_gpu_without_a_driver_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pat
 SEEN = """
 import json, os, sys, pathlib
 import torch
-from nastool import devices
+from nastool.nets import devices
 for environment in json.loads(sys.argv[1]):
     if os.fork() == 0:
         os.environ.update(environment)

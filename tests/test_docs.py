@@ -14,8 +14,8 @@ from typing import Any
 import click
 import pytest
 
-from nastool import registry
 from nastool.cli import COMMANDS, cli, list_command
+from nastool.core import registry
 from tests.plugins import install
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -27,18 +27,20 @@ from PIL import Image
 from safetensors.numpy import save_file
 from torch import nn
 
-from nastool import archfile, blocks, cli, drawing, networks, options, registry
-from nastool.core import Arch, Decision, SpaceRef
+from nastool import cli, drawing
+from nastool.core import archfile, options, registry
+from nastool.core.diagram import TIMES, Diagram, Edge, Kind, Node, Section, by_decisions, chain, drawn, kind_of
+from nastool.core.errors import TrialFailed
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch, Decision, SpaceRef
 from nastool.drawing.columns import column
-from nastool.drawing.diagram import TIMES, Diagram, Edge, Kind, Node, Section, by_decisions, chain, drawn, kind_of
 from nastool.drawing.layered import layered
 from nastool.drawing.page import PAGES, arranged
 from nastool.drawing.scene import Box, Line, Scene, compact, text_width
 from nastool.drawing.writers import dot, png, svg, text
 from nastool.drawing.writers.text import cells
-from nastool.errors import TrialFailed
-from nastool.interfaces import SearchSpace
-from nastool.tasks import ImageTask
+from nastool.nets import blocks, networks
+from nastool.tasks.images.task import ImageTask
 from tests import plugins
 from tests.test_cli import NASTOOL, run
 
@@ -384,7 +386,8 @@ def test_what_is_drawn_of_a_network_adds_up(name: str) -> None:
     """The parameters and FLOPs of the boxes are all that the network has, each once."""
     import torch
 
-    from nastool import networks, options
+    from nastool.core import options
+    from nastool.nets import networks
 
     space = space_of(name)
     low = {field: 4 if field == "channels" else 2 for field in options.of(space.Scale)}
@@ -419,8 +422,9 @@ def test_drawings_without_a_task_import_no_torch() -> None:
     code = """if True:
         import sys
         import numpy as np
-        from nastool import drawing, registry
-        from nastool.core import SpaceRef
+        from nastool import drawing
+        from nastool.core import registry
+        from nastool.core.values import SpaceRef
         for name in registry.plugins("space"):
             space = registry.make_space(SpaceRef(name))
             arch = space.sample(np.random.default_rng(0))
@@ -605,9 +609,9 @@ def build_small(space: SearchSpace, arch: Arch) -> Any:
 
 PLUGIN = f'''
 from dataclasses import dataclass
-from nastool.core import Decision
-from nastool.errors import TrialFailed
-from nastool.interfaces import SearchSpace
+from nastool.core.values import Decision
+from nastool.core.errors import TrialFailed
+from nastool.core.interfaces import SearchSpace
 
 class Odd(SearchSpace):
     """Says nothing about drawings."""

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from nastool.core import Evaluation, Proposal, Trial
-from nastool.interfaces import SearchSpace
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Evaluation, Proposal, Trial
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.nasbench201 import NasBench201

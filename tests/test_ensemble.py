@@ -1,4 +1,4 @@
-"""nastool.predictors.ensemble: against an independent implementation with autograd, and its properties."""
+"""nastool.learners.predictors.ensemble: against an independent implementation with autograd, and its properties."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from scipy.stats import spearmanr
 from threadpoolctl import threadpool_info
 from torch import Tensor
 
-from nastool.predictors.ensemble import Adam, Array, Backpropagation, Weights, fit, train
-from nastool.predictors.threads import one_thread
+from nastool.learners.predictors.ensemble import Adam, Array, Backpropagation, Weights, fit, train
+from nastool.learners.predictors.threads import one_thread
 
 
 def points(n: int, d: int = 30, seed: int = 0) -> tuple[Array, NDArray[np.float64]]:
@@ -251,5 +251,5 @@ def test_one_thread_is_a_limit_for_a_while() -> None:
 
 def test_does_not_import_torch() -> None:
     """It takes a second and hundreds of megabytes."""
-    code = "import sys, nastool.predictors.ensemble; sys.exit('torch' in sys.modules)"
+    code = "import sys, nastool.learners.predictors.ensemble; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

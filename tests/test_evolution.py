@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy import stats
 
-from nastool import checkpoints, registry
-from nastool.core import Decision, Evaluation, Proposal, Trial
+from nastool.core import registry
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Decision, Evaluation, Proposal, Trial
 from nastool.evaluators.train import Train
-from nastool.interfaces import SearchSpace
+from nastool.nets import checkpoints
 from nastool.spaces.nasbench_macro import NasBenchMacro
 from nastool.strategies.evolution import RegularizedEvolution
 from nastool.testing.strategies import TinySpace
-from nastool.training import Training
+from nastool.training.loop import Training
 from tests.test_train import npz
 
 

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nastool import archfile, exports, files, models
-from nastool.core import Arch, Proposal
-from nastool.data import load, read_image
-from nastool.errors import InputError, NastoolError
+from nastool.core import archfile, files
+from nastool.core.errors import InputError, NastoolError
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch, Proposal
+from nastool.deploy import exports, models
 from nastool.evaluators.train import Train
-from nastool.interfaces import SearchSpace
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.tasks import ImageTask
+from nastool.tasks.images.data import load, read_image
+from nastool.tasks.images.task import ImageTask
 from tests import test_codegen
 from tests.running import Run
 

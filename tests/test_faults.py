@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nastool import runner
 from nastool.cli.results import of_seeds
-from nastool.core import Evaluation, Objective, Proposal, Trial
-from nastool.data import Images
-from nastool.errors import CannotGoOn, InputError, NastoolError, OutOfMemory, TrialFailed, fault_of, one_line
-from nastool.interfaces import Evaluator, Report, SearchSpace
-from nastool.runner import Search, evaluate_all, measure_ensemble
+from nastool.core.errors import CannotGoOn, InputError, NastoolError, OutOfMemory, TrialFailed, fault_of, one_line
+from nastool.core.interfaces import Evaluator, Report, SearchSpace
+from nastool.core.values import Evaluation, Objective, Proposal, Trial
+from nastool.engine import search as runner
+from nastool.engine.search import Search, evaluate_all, measure_ensemble
+from nastool.engine.store import Store
+from nastool.engine.workers import EvaluatorSpec, Finished, InlinePool, Job, ProcessPool, perform
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.store import Store
 from nastool.strategies.random_search import RandomSearch
-from nastool.workers import EvaluatorSpec, Finished, InlinePool, Job, ProcessPool, perform
+from nastool.tasks.images.data import Images
 
 SPACE = NasBench201()
 ALL_3X3 = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"
@@ -511,12 +511,12 @@ def test_memory_that_runs_out_on_a_gpu(picky: Callable[..., Any]) -> None:
 def test_data_take_no_more_room_than_they_have(picky: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from nastool.augment import ImageBatches
+    from nastool.tasks.images.augment import ImageBatches
 
     evaluator = picky()
     evaluator.prepare()
     images = Images(np.random.default_rng(0).integers(0, 255, (9000, 3, 32, 32), np.uint8), np.zeros(9000, np.int64))
-    monkeypatch.setattr("nastool.augment.SLICE", 1 << 20)
+    monkeypatch.setattr("nastool.tasks.images.augment.SLICE", 1 << 20)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nastool import figures
-from nastool.bench import plots
-from nastool.core import Decision
-from nastool.errors import InputError
-from nastool.figures import beliefs, families, lineage, operations, progress, results, style
-from nastool.interfaces import SearchSpace
+from nastool.analysis import figures
+from nastool.analysis.bench import plots
+from nastool.analysis.figures import beliefs, families, lineage, operations, progress, results, style
+from nastool.core.errors import InputError
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Decision
+from nastool.engine.study import Study
 from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.study import Study
 from tests import made_runs
 from tests.running import Run
 from tests.test_report import Toy, rich

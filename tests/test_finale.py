@@ -22,16 +22,17 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from nastool import archfile, cli
-from nastool.cli.finale import Finale, Outcome, Settings
-from nastool.config import RunConfig, RunFolder
-from nastool.core import Evaluation, Objective, Proposal, Trial
-from nastool.errors import InputError
+from nastool import cli
+from nastool.core import archfile
+from nastool.core.errors import InputError
+from nastool.core.values import Evaluation, Objective, Proposal, Trial
+from nastool.engine.after_search import Finale, Outcome, Settings
+from nastool.engine.config import RunConfig, RunFolder
+from nastool.engine.search import trial_seed
+from nastool.engine.store import Store
 from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
-from nastool.runner import trial_seed
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.store import Store
 from tests.plugins import sleepy
 from tests.running import changed
 from tests.test_contracts import write_table
@@ -463,7 +464,7 @@ def test_networks_are_tested_once_however_often_it_is_stopped(monkeypatch: pytes
         tested, keep_test = tests.get, tests.__setitem__
 
     Kept.trials[5] = replace(Kept.trials[5], id=5)
-    monkeypatch.setattr("nastool.cli.finale.test_best", test_once)
+    monkeypatch.setattr("nastool.engine.after_search.test_best", test_once)
     alone: Any = SimpleNamespace(settings=SimpleNamespace(baseline=True), config=SimpleNamespace(seed=0))
     alone._test = lambda trained, trial: Finale._test(alone, trained, trial)
     objective = Objective.parse("val_acc")
@@ -528,7 +529,7 @@ class TestEstimate:
         return {"train_size": 200, "epochs": 3, "scale": {"channels": 4, "cells": 1}, "device": "cpu"}
 
     def test_rounds_and_scores_differ(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from nastool.core import Proposal
+        from nastool.core.values import Proposal
 
         evaluator = Supernet(SPACE, **self.options())
         monkeypatch.setattr(evaluator, "_costs", lambda proposal: (10.0, 1.0))

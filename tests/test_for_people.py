@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 
 import nastool
-from nastool import archfile, cli, registry
-from nastool.cli import common, finale, listing
+from nastool import cli
+from nastool.cli import common, listing
 from nastool.cli.live import frame, stored
 from nastool.cli.live.stored import Followed
 from nastool.cli.live.view import View
-from nastool.core import Evaluation, Objective, Proposal, SpaceRef, Trial
+from nastool.core import archfile, registry
+from nastool.core.values import Evaluation, Objective, Proposal, SpaceRef, Trial
+from nastool.engine import after_search as finale
+from nastool.engine.store import Store
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.store import Store
 from tests.made_runs import folder
 from tests.running import Run
 

@@ -9,8 +9,8 @@ from scipy import integrate, optimize, stats
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
-from nastool.predictors.acquisition import score
-from nastool.predictors.gaussian_process import GaussianProcess, View
+from nastool.learners.predictors.acquisition import score
+from nastool.learners.predictors.gaussian_process import GaussianProcess, View
 
 
 def points(n: int, d: int, seed: int) -> NDArray[np.float32]:

@@ -15,9 +15,9 @@ import pytest
 import torch
 import yaml
 
-from nastool import registry
-from nastool.interfaces import SearchSpace
-from nastool.training import Training
+from nastool.core import registry
+from nastool.core.interfaces import SearchSpace
+from nastool.training.loop import Training
 
 if TYPE_CHECKING:
     from tests.fake_cuda.shadow import Shadow

@@ -1,4 +1,4 @@
-"""nastool.images, imagefolder and imagearrays: files are seen as a viewer shows them, nothing is left out unsaid."""
+"""Images: files are seen as a viewer shows them, nothing is left out unsaid."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
-from nastool import files, imagefolder, images
-from nastool.codegen import use
-from nastool.data import ImageData, load, read_image
-from nastool.errors import InputError
-from nastool.files import Limit
-from nastool.tasks import ImageTask
+from nastool.core import files
+from nastool.core.errors import InputError
+from nastool.core.files import Limit
+from nastool.deploy.codegen import use
+from nastool.tasks.images import folder as imagefolder
+from nastool.tasks.images import reading as images
+from nastool.tasks.images.data import ImageData, load, read_image
+from nastool.tasks.images.task import ImageTask
 from tests.running import Run
 
 RNG = np.random.default_rng

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nastool import networks, registry
-from nastool.inheritance import Copy, Fill, Inheritance, block, matching, shapes
-from nastool.interfaces import SearchSpace
-from nastool.tasks import ImageTask
+from nastool.core import registry
+from nastool.core.interfaces import SearchSpace
+from nastool.nets import networks
+from nastool.nets.inheritance import Copy, Fill, Inheritance, block, matching, shapes
+from nastool.tasks.images.task import ImageTask
 
 
 def network(width: int = 4) -> nn.Sequential:

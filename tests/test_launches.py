@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks import launches as counted
-from nastool import launches, networks, registry
-from nastool.tasks import ImageTask
+from nastool.core import registry
+from nastool.nets import launches, networks
+from nastool.tasks.images.task import ImageTask
 
 if TYPE_CHECKING:
     from tests.fake_cuda.shadow import Shadow

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from nastool import networks
-from nastool.core import Arch
-from nastool.errors import InputError, TrialFailed
+from nastool.core.errors import InputError, TrialFailed
+from nastool.core.values import Arch
+from nastool.nets import networks
 from nastool.spaces.layerwise_cnn import Layer, LayerwiseCNN, loose_ends
-from nastool.tasks import ImageTask
+from nastool.tasks.images.task import ImageTask
 
 TASK = ImageTask(3, 8, 8, 10)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nastool import options, registry
 from nastool.cli import list_command
+from nastool.core import options, registry
 from tests.plugins import install
 from tests.running import Run
 
@@ -113,8 +113,8 @@ def test_suggestions(run: Run, words: list[str], message: str) -> None:
 
 
 BAD = '''
-from nastool.core import Proposal
-from nastool.interfaces import Strategy
+from nastool.core.values import Proposal
+from nastool.core.interfaces import Strategy
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.evolution import RegularizedEvolution
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nastool.core import Arch, Evaluation, Trial
+from nastool.core.values import Arch, Evaluation, Trial
 from nastool.spaces.nasbench_macro import NasBenchMacro
 from nastool.strategies.local_search import LocalSearch
 

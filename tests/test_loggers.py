@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nastool.core import Evaluation, Objective, Proposal, Trial
-from nastool.errors import InputError
+from nastool.core.errors import InputError
+from nastool.core.values import Evaluation, Objective, Proposal, Trial
+from nastool.engine.store import Store
 from nastool.loggers import LoggedRun, Told
 from nastool.loggers.sending import given
 from nastool.loggers.tensorboard import TensorBoard
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.store import Store
 from tests.plugins import SLEEPY, install
 
 NASTOOL = [sys.executable, "-m", "nastool"]
@@ -47,7 +47,7 @@ class Diary(Logger):
 
     def require(self):
         if self.fail == "require":
-            from nastool.errors import InputError
+            from nastool.core.errors import InputError
             raise InputError("no such package")
 
     def open(self, run):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from nastool import networks
-from nastool.core import Arch
-from nastool.errors import InputError
+from nastool.core.errors import InputError
+from nastool.core.values import Arch
+from nastool.nets import networks
 from nastool.spaces.macro_cnn import MacroCNN
-from nastool.tasks import ImageTask
+from nastool.tasks.images.task import ImageTask
 
 SPACE = MacroCNN(layers=6)
 TASK = ImageTask(3, 9, 8, 5)

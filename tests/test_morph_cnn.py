@@ -13,11 +13,11 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nastool import networks
-from nastool.core import Arch
-from nastool.errors import InputError
+from nastool.core.errors import InputError
+from nastool.core.values import Arch
+from nastool.nets import networks
 from nastool.spaces.morph_cnn import KINDS, MorphCNN
-from nastool.tasks import ImageTask
+from nastool.tasks.images.task import ImageTask
 
 SPACE = MorphCNN(stages=2, layers=4)
 SCALE = SPACE.Scale(channels=2)

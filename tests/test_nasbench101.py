@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nastool import networks
-from nastool.core import Arch, Proposal
-from nastool.errors import InputError, InvalidArchError
+from nastool.core.errors import InputError, InvalidArchError
+from nastool.core.values import Arch, Proposal
 from nastool.evaluators.table import Table
+from nastool.nets import networks
 from nastool.spaces.nasbench101 import EDGES, OPS, NasBench101, live, prune, vertex_channels
-from nastool.tasks import ImageTask
+from nastool.tasks.images.task import ImageTask
 
 SPACE = NasBench101()
 CIFAR10 = ImageTask(3, 32, 32, 10)

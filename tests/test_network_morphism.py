@@ -20,14 +20,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import nll_loss
 
-from nastool import checkpoints, cli
-from nastool.core import Arch, Evaluation, Proposal, Trial
+from nastool import cli
+from nastool.core.values import Arch, Evaluation, Proposal, Trial
+from nastool.engine.store import Store
 from nastool.evaluators.train import Train
-from nastool.networks import build
+from nastool.nets import checkpoints
+from nastool.nets.networks import build
 from nastool.spaces.morph_cnn import KINDS, MorphCNN
-from nastool.store import Store
 from nastool.strategies.network_morphism import NetworkMorphism
-from nastool.tasks import ImageTask
+from nastool.tasks.images.task import ImageTask
 from tests.running import Outcome
 from tests.test_train import npz, separable
 

@@ -1,4 +1,4 @@
-"""nastool.onepass: what children make of the same images, in one pass, is what each makes of them by itself."""
+"""nastool.nets.onepass: what children make of the same images, in one pass, is what each makes of them by itself."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nastool import onepass, registry
-from nastool.core import Arch
+from nastool.core import registry
+from nastool.core.values import Arch
 from nastool.evaluators.supernet import Supernet as Evaluator
-from nastool.networks import OneOf, Supernet, use_batch_statistics
-from nastool.onepass import OnePass
-from nastool.tasks import ImageTask
+from nastool.nets import onepass
+from nastool.nets.networks import OneOf, Supernet, use_batch_statistics
+from nastool.nets.onepass import OnePass
+from nastool.tasks.images.task import ImageTask
 
 if TYPE_CHECKING:
     from tests.fake_cuda.shadow import Shadow

@@ -1,7 +1,7 @@
 """The log-probabilities of ENAS' published controllers, by a plain port of them to numpy, and those of ours.
 
 The port follows the structure of melodyguan/enas (micro_controller.py, general_controller.py): one architecture at a
-time, one step of the LSTM after another, float64. The steps of `nastool.controller` are not used.
+time, one step of the LSTM after another, float64. The steps of `nastool.learners.controller` are not used.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from nastool.controller import Controller
-from nastool.errors import InputError
-from nastool.files import read_tensors, write_tensors
-from nastool.interfaces import SearchSpace
+from nastool.core.errors import InputError
+from nastool.core.files import read_tensors, write_tensors
+from nastool.core.interfaces import SearchSpace
+from nastool.learners.controller import Controller
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.nasbench201 import NasBench201

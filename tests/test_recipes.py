@@ -1,4 +1,4 @@
-"""nastool.recipes: what is shipped, what a user's file may say, and the learning rate."""
+"""nastool.training.recipes: what is shipped, what a user's file may say, and the learning rate."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nastool.errors import InputError
+from nastool.core.errors import InputError
 from nastool.evaluators.train import Train
-from nastool.recipes import RANGES, Recipe, Schedule, default_recipe, load_recipe, recipe_names, recipe_text
+from nastool.training.recipes import RANGES, Recipe, Schedule, default_recipe, load_recipe, recipe_names, recipe_text
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nastool.core import Decision, Evaluation, Proposal, Trial
-from nastool.interfaces import SearchSpace
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Decision, Evaluation, Proposal, Trial
+from nastool.engine.study import Study
 from nastool.spaces.layerwise_cnn import LayerwiseCNN
 from nastool.spaces.nasbench101 import NasBench101
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.reinforce import Reinforce
-from nastool.study import Study
 from nastool.testing.strategies import TinySpace, drive
 from tests.running import Run
 from tests.test_contracts import write_table

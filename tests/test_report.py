@@ -20,11 +20,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nastool.core import Decision
-from nastool.errors import InputError
-from nastool.interfaces import SearchSpace
-from nastool.report import checklist, data, html, markup, page, write
-from nastool.study import Study
+from nastool.analysis.report import checklist, data, html, markup, page, write
+from nastool.core.errors import InputError
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Decision
+from nastool.engine.study import Study
 from tests import made_runs
 from tests.running import Run
 
@@ -220,7 +220,7 @@ def test_several_runs() -> None:
 def test_equal_runs_give_equal_pages(tmp_path: Path) -> None:
     """Also in another process, where strings hash to something else."""
     folder = made_runs.folder(tmp_path / "a", [0.5 + 0.01 * i for i in range(12)])
-    script = "import sys; from nastool import report; from nastool.study import Study;"
+    script = "import sys; from nastool.analysis import report; from nastool.engine.study import Study;"
     script += "sys.stdout.write(report.html([Study.read(sys.argv[1])]))"
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONIOENCODING": "utf-8"}
     other = subprocess.run(
@@ -546,14 +546,15 @@ def test_moved_and_damaged_runs(tmp_path: Path) -> None:
 def test_a_report_imports_little(tmp_path: Path) -> None:
     """It is written at the end of every search."""
     folder = made_runs.folder(tmp_path / "a", [0.5, 0.6])
-    script = "import sys; from nastool import report; from nastool.study import Study; import nastool.cli.plot_command;"
+    script = "import sys; from nastool.analysis import report; from nastool.engine.study import Study;"
+    script += "import nastool.cli.plot_command;"
     script += "assert 'matplotlib' not in sys.modules;"
     script += "report.html([Study.read(sys.argv[1])]);"
     script += "print([m for m in ('torch', 'scipy', 'sklearn', 'matplotlib.pyplot') if m in sys.modules])"
     command = [sys.executable, "-c", script, str(folder)]
     assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout == "[]\n"
     light = "import sys, nastool.cli.report_command, nastool.cli.plot_command;"
-    light += "print([m for m in ('numpy', 'matplotlib', 'nastool.study') if m in sys.modules])"
+    light += "print([m for m in ('numpy', 'matplotlib', 'nastool.engine.study') if m in sys.modules])"
     command = [sys.executable, "-c", light]
     assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout == "[]\n"
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from nastool.config import RunFolder
-from nastool.errors import InputError
-from nastool.report.server import Pages, Server, version
+from nastool.analysis.report.server import Pages, Server, version
+from nastool.core.errors import InputError
+from nastool.engine.config import RunFolder
 from tests import made_runs
 from tests.test_report import check
 
@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr("nastool.report.server.REST", 0.0)
+    monkeypatch.setattr("nastool.analysis.report.server.REST", 0.0)
     with Server(Pages([folder]), 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -164,7 +164,7 @@ def test_versions_know_who_is_at_work(folder: Path) -> None:
 
 
 def test_a_costly_page_is_not_made_all_the_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nastool.report.server.REST", 1000.0)
+    monkeypatch.setattr("nastool.analysis.report.server.REST", 1000.0)
     pages = Pages([folder])
     before = pages.news()
     made_runs.add(folder, [0.9])

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nastool import registry
-from nastool.store import Store
+from nastool.core import registry
+from nastool.engine.store import Store
 from tests.plugins import sleepy
 
 NASTOOL = [sys.executable, "-m", "nastool"]

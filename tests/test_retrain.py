@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from nastool import data
-from nastool.interfaces import SearchSpace
+from nastool.core.interfaces import SearchSpace
+from nastool.engine.study import Study
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.study import Study
+from nastool.tasks.images import data
 from tests.running import Run
 from tests.test_bad_input import process
 
@@ -106,7 +106,7 @@ print((logits.argmax(1) == images["y"]).double().mean().item())
         self, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         """And loses nothing."""
-        from nastool import exports
+        from nastool.deploy import exports
 
         def fails(model: object) -> str:
             raise RuntimeError("no [bold]code[/bold]")
@@ -179,7 +179,7 @@ class TestRetrain:
 
     def test_more_seeds_extend_it(self, run: Run, a: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """And no network is tested twice."""
-        from nastool import runner
+        from nastool.engine import search as runner
 
         tested: list[int] = []
         real = runner.test_best
@@ -238,7 +238,7 @@ class TestRetrain:
     def test_a_run_on_a_table_names_no_data(self, run: Run) -> None:
         space: SearchSpace = NasBench201()
         arch = space.from_string(ARCH)
-        from nastool import archfile
+        from nastool.core import archfile
 
         line = {**archfile.to_json(space, arch), "evaluator": {"name": "table", "options": {"file": "x.npz"}}}
         Path("x.json").write_text(json.dumps(line))

@@ -20,26 +20,26 @@ from typing import Any, ClassVar
 
 import pytest
 
-from nastool import checkpoints
 from nastool.cli import progress
-from nastool.core import Evaluation, Objective, Proposal, Scalar, Silence, Trial
-from nastool.errors import InputError
-from nastool.interfaces import SearchSpace, Strategy
-from nastool.runner import Search
+from nastool.core.errors import InputError
+from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.values import Evaluation, Objective, Proposal, Scalar, Silence, Trial
+from nastool.engine.search import Search
+from nastool.engine.store import Store
+from nastool.engine.workers import OUTSIDE, Event, Finished, Job, Reported
+from nastool.nets import checkpoints
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.store import Store
 from nastool.strategies.evolution import RegularizedEvolution
 from nastool.strategies.network_morphism import NetworkMorphism
 from nastool.strategies.random_search import RandomSearch
-from nastool.workers import OUTSIDE, Event, Finished, Job, Reported
 from tests.plugins import sleepy
 from tests.running import Run
 from tests.test_resume import wait_for
 
 QUICK = """
-import nastool.workers
-nastool.workers.SILENT_SECONDS, nastool.workers.BEAT_SECONDS = 1.0, 0.2
+import nastool.engine.workers
+nastool.engine.workers.SILENT_SECONDS, nastool.engine.workers.BEAT_SECONDS = 1.0, 0.2
 from nastool.cli import main
 if __name__ == "__main__":
     main()

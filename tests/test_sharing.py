@@ -1,4 +1,4 @@
-"""nastool.sharing: rank correlations, and signs that a search with shared weights has collapsed."""
+"""nastool.learners.sharing: rank correlations, and signs that a search with shared weights has collapsed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from nastool.core import Arch
-from nastool.interfaces import SearchSpace
-from nastool.sharing import collapse, has_weights, rank_correlation, weightless_share
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch
+from nastool.learners.sharing import collapse, has_weights, rank_correlation, weightless_share
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.nasbench201 import NasBench201

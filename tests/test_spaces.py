@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from nastool import networks
-from nastool.core import Arch
-from nastool.errors import InvalidArchError
-from nastool.interfaces import SearchSpace
+from nastool.core.errors import InvalidArchError
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch
+from nastool.nets import networks
 from nastool.spaces.nasbench201 import OPS, NasBench201
 from nastool.spaces.nasbench_macro import NasBenchMacro
-from nastool.tasks import ImageTask
+from nastool.tasks.images.task import ImageTask
 
 PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parent / "reference" / "published.json").read_text())
 CIFAR10 = ImageTask(3, 32, 32, 10)
@@ -108,7 +108,7 @@ class TestNasBench201:
 
     def test_none_cuts_and_skip_passes(self) -> None:
         """A cell of skips alone adds up the paths: 4 from input to output."""
-        from nastool.blocks import Dag, Zero
+        from nastool.nets.blocks import Dag, Zero
 
         edges = {(j, i): torch.nn.Identity() for i in range(1, 4) for j in range(i)}
         x = torch.rand(1, 2, 3, 3)

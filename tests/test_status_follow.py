@@ -17,11 +17,11 @@ import pytest
 
 from nastool.cli import status_command
 from nastool.cli.live.stored import Followed, inner_runs
-from nastool.config import RunFolder
-from nastool.core import Evaluation, Proposal, Trial
-from nastool.errors import InputError
+from nastool.core.errors import InputError
+from nastool.core.values import Evaluation, Proposal, Trial
+from nastool.engine.config import RunFolder
+from nastool.engine.store import Store
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.store import Store
 from tests.test_terminal import LEADER, Terminal, terminal
 
 SPACE = NasBench201()

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nastool import registry
-from nastool.core import Arch, Evaluation, Proposal
-from nastool.errors import CannotGoOn, InputError, TrialFailed
+from nastool.core import registry
+from nastool.core.errors import CannotGoOn, InputError, TrialFailed
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.evaluators.supernet import Supernet
-from nastool.interfaces import SearchSpace
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.enas import ENAS
@@ -49,7 +49,7 @@ def rounds(
     evaluator: Supernet | Callable[[], Supernet], strategy: ENAS, count: int, first: int = 0
 ) -> list[Evaluation]:
     """The next so many rounds of a search, each told to the strategy. evaluator: one, or how to make one for each."""
-    from nastool.core import Trial
+    from nastool.core.values import Trial
 
     found = []
     for i in range(first, first + count):
@@ -337,7 +337,7 @@ class TestContinuing:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as patch:
-            patch.setattr("nastool.files.write_tensors", full)
+            patch.setattr("nastool.core.files.write_tensors", full)
             with pytest.raises(CannotGoOn, match=r"supernet\.safetensors: No space left on device; free some space"):
                 supernet(tmp_path / "b").evaluate(0, proposal, seed=100, report=quiet)
         again = supernet(tmp_path / "b").evaluate(0, proposal, seed=100, report=quiet)
@@ -410,7 +410,7 @@ class TestScores:
 
     def test_the_order_of_the_images_does_not_matter(self, tmp_path: Path) -> None:
         """Sorted by class, as folders are, and of a size of which few would fit into a batch by pixels."""
-        from nastool.data import load
+        from nastool.tasks.images.data import load
 
         digits = load("digits")
         scores = []
@@ -459,7 +459,7 @@ class TestScores:
         assert scores[0] != scores[1]
 
     def test_spaces_without_a_supernet_are_refused(self) -> None:
-        from nastool.interfaces import misfits
+        from nastool.core.interfaces import misfits
 
         space = registry.load("space", "nasbench101")
         assert misfits(None, space, Supernet) == ["evaluator supernet needs 'supernet', which space nasbench101 lacks"]

@@ -12,9 +12,10 @@ import pytest
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from nastool.core import Arch, Evaluation, Trial
-from nastool.interfaces import SearchSpace
-from nastool.predictors.acquisition import Acquisition
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch, Evaluation, Trial
+from nastool.learners.predictors.acquisition import Acquisition
+from nastool.learners.surrogate import Members, SurrogateStrategy
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench101 import NasBench101
 from nastool.spaces.nasbench201 import NasBench201
@@ -22,7 +23,6 @@ from nastool.spaces.nasbench_macro import NasBenchMacro
 from nastool.strategies import bo
 from nastool.strategies.bananas import Bananas
 from nastool.strategies.bo import BayesianOptimisation
-from nastool.surrogate import Members, SurrogateStrategy
 
 Make = Callable[..., SurrogateStrategy]
 BOTH = pytest.mark.parametrize("make", [Bananas, BayesianOptimisation])

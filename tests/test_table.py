@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nastool.core import Proposal
-from nastool.errors import InputError, TrialFailed
+from nastool.core.errors import InputError, TrialFailed
+from nastool.core.values import Proposal
 from nastool.evaluators.table import Table
 from nastool.spaces.nasbench101 import NasBench101
 from nastool.spaces.nasbench201 import NasBench201

@@ -32,13 +32,13 @@ from nastool.cli.live import frame, machine, screen, text, watched
 from nastool.cli.live.stored import Followed
 from nastool.cli.live.view import Best, Curve, RoundBook, Rounds, Row, Running, View, remaining
 from nastool.cli.progress import Progress
-from nastool.core import Evaluation, Objective, Proposal, Trial
-from nastool.devices import Gpu
-from nastool.interfaces import Strategy
-from nastool.runner import Search
+from nastool.core.interfaces import Strategy
+from nastool.core.values import Evaluation, Objective, Proposal, Trial
+from nastool.engine.search import Search
+from nastool.engine.store import Store
+from nastool.engine.workers import Event, Finished, InlinePool, Job, Reported
+from nastool.nets.devices import Gpu
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.store import Store
-from nastool.workers import Event, Finished, InlinePool, Job, Reported
 from tests.plugins import install
 
 HOSTILE = [
@@ -497,8 +497,8 @@ def terminal(width: int = 80, height: int = 24) -> Iterator[Terminal]:
 
 GATED = """
 import pathlib, time
-from nastool.core import Evaluation
-from nastool.interfaces import Evaluator
+from nastool.core.values import Evaluation
+from nastool.core.interfaces import Evaluator
 
 class Gated(Evaluator):
     \"\"\"Reports twice, and goes on once there is a file `go` or `go-TRIAL`.\"\"\"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from nastool import Study
-from nastool.core import Evaluation, Proposal, Trial
+from nastool.analysis.report import data as reported
+from nastool.core.values import Evaluation, Proposal, Trial
+from nastool.engine.store import Store
 from nastool.evaluators.train import Train
-from nastool.report import data as reported
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.store import Store
 from tests import made_runs
 from tests.running import Run
 from tests.test_train import npz

@@ -25,20 +25,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nastool import devices, registry
-from nastool import training as module
-from nastool.blocks import DropPath, GlobalPool, Residual
-from nastool.core import Decision, Evaluation, Proposal
-from nastool.errors import CannotGoOn, InputError, TrialFailed
+from nastool.core import registry
+from nastool.core.errors import CannotGoOn, InputError, TrialFailed
+from nastool.core.interfaces import Choose, SearchSpace
+from nastool.core.values import Decision, Evaluation, Proposal
+from nastool.engine.store import Store
 from nastool.evaluators.train import Train
-from nastool.interfaces import Choose, SearchSpace
-from nastool.networks import build
-from nastool.recipes import Recipe, load_recipe
+from nastool.nets import devices
+from nastool.nets.blocks import DropPath, GlobalPool, Residual
+from nastool.nets.networks import build
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.store import Store
-from nastool.tasks import ImageTask
-from nastool.training import Training
+from nastool.tasks.images.task import ImageTask
+from nastool.training import loop as module
+from nastool.training.loop import Training
+from nastool.training.recipes import Recipe, load_recipe
 from tests.running import Run
 
 SPACE = NasBench201()

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
-from nastool import archfile, checkpoints, cli, folders, product, wording
-from nastool.errors import InputError
+from nastool import cli
+from nastool.core import archfile, folders, wording
+from nastool.core.errors import InputError
+from nastool.engine import results as product
+from nastool.engine.store import Store
+from nastool.nets import checkpoints
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.store import Store
 from tests import made_runs
 from tests.running import Run
 

@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 
 import nastool
-from nastool import archfile, checkpoints, data, files, models
-from nastool.core import Trial
-from nastool.errors import InputError
+from nastool.core import archfile, files
+from nastool.core.errors import InputError
+from nastool.core.values import Trial
+from nastool.deploy import models
+from nastool.engine.search import Search
+from nastool.engine.study import Study
+from nastool.engine.workers import Finished
 from nastool.evaluators.train import Train
-from nastool.runner import Search
-from nastool.study import Study
-from nastool.workers import Finished
+from nastool.nets import checkpoints
+from nastool.tasks.images import data
 from tests.running import Run
 
 SEARCH: dict[str, Any] = {
@@ -268,9 +271,9 @@ class TestTwoFiles:
         self, run: Run, here: Path, monkeypatch: pytest.MonkeyPatch, moment: str
     ) -> None:
         """Before it writes the file. Trial 3 is the new best."""
-        from nastool import product
-        from nastool.cli.sitting import Sitting
-        from nastool.files import write_bytes
+        from nastool.core.files import write_bytes
+        from nastool.engine import results as product
+        from nastool.engine.run import Sitting
 
         class Killed(BaseException):
             pass
@@ -288,7 +291,7 @@ class TestTwoFiles:
                         raise Killed
                     write_bytes(path, data)
 
-                patch.setattr("nastool.written.write_bytes", write)
+                patch.setattr("nastool.engine.written.write_bytes", write)
             elif moment == "final":
                 patch.setattr(Sitting, "finish", killed)
             else:

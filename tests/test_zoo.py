@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from nastool import archfile, networks, zoo
-from nastool.errors import InputError
-from nastool.tasks import ImageTask
+from nastool.core import archfile, zoo
+from nastool.core.errors import InputError
+from nastool.nets import networks
+from nastool.tasks.images.task import ImageTask
 
 NASTOOL = str(Path(sys.executable).parent / "nastool")
 
 PUBLISHED = {
     "enas-micro": 4.6e6,  # Pham et al. 2018, table 1
-    "enas-macro": 21.3e6,  # the same; by the choice of its scale, see nastool.zoo
+    "enas-macro": 21.3e6,  # the same; by the choice of its scale, see nastool.core.zoo
     "nasnet-a": 3.3e6,  # Zoph et al. 2018, table 1
     "amoebanet-a": 3.2e6,  # Real et al. 2019, table 2: N = 6, F = 36
     "darts-v2": 3.349e6,  # quark0/darts, README.md: 3.349MB params
@@ -84,7 +85,6 @@ def test_command_line() -> None:
 
 
 def test_imports_no_torch() -> None:
-    code = (
-        "import sys, nastool.zoo, nastool.spaces.cell_cnn, nastool.spaces.macro_cnn; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, nastool.core.zoo, nastool.spaces.cell_cnn, nastool.spaces.macro_cnn;"
+    code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

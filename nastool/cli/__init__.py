@@ -22,8 +22,8 @@ import click
 from nastool import __version__
 from nastool.cli.common import say
 from nastool.cli.interrupts import last_interrupt
-from nastool.errors import NastoolError, Stopped, hint, one_line, short, why
-from nastool.processes import hold_streams
+from nastool.core.errors import NastoolError, Stopped, hint, one_line, short, why
+from nastool.core.processes import hold_streams
 
 COMMANDS = (
     "search",
@@ -144,7 +144,7 @@ def _carried_out(debug: bool) -> int:
 
 def _whose(error: Exception) -> str:
     """Who raised what was not meant to be raised, and what to do about it."""
-    from nastool import registry
+    from nastool.core import registry
 
     try:
         plugin = registry.raised_by(error)

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nastool import invocation
 from nastool.cli import common
 from nastool.cli.common import say
-from nastool.errors import InputError, NastoolError, Stopped, short
+from nastool.core import invocation
+from nastool.core.errors import InputError, NastoolError, Stopped, short
 
 if TYPE_CHECKING:
-    from nastool.bench.benchmark import Facts
-    from nastool.bench.journal import Content, Journal
-    from nastool.bench.plan import Item, View
-    from nastool.bench.pool import Pool
-    from nastool.bench.specs import TableSpec
-    from nastool.bench.summary import Row
+    from nastool.analysis.bench.benchmark import Facts
+    from nastool.analysis.bench.journal import Content, Journal
+    from nastool.analysis.bench.plan import Item, View
+    from nastool.analysis.bench.pool import Pool
+    from nastool.analysis.bench.specs import TableSpec
+    from nastool.analysis.bench.summary import Row
 
 MAX_WORKERS = 1000
 MAX_REASONS = 5
@@ -91,10 +91,10 @@ def command(ctx: click.Context, /, **given: Any) -> int:
       nastool bench -s evolution:population=50 --table nasbench-macro:file=m.json
       nastool bench --out runs/bench --at 20,40
     """
-    from nastool.bench.journal import Journal
-    from nastool.bench.plan import missing
-    from nastool.bench.pool import Pool
-    from nastool.bench.specs import StrategySpec, TableSpec, check
+    from nastool.analysis.bench.journal import Journal
+    from nastool.analysis.bench.plan import missing
+    from nastool.analysis.bench.pool import Pool
+    from nastool.analysis.bench.specs import StrategySpec, TableSpec, check
 
     if given["workers"] > MAX_WORKERS:
         raise InputError(f"need --workers <= {MAX_WORKERS:,}, got {short(given['workers'])}")
@@ -121,8 +121,8 @@ def command(ctx: click.Context, /, **given: Any) -> int:
 
 def _view(given: Mapping[str, Any], last: View | None) -> View:
     """What the options ask to see; what they leave open is as in the last sitting."""
-    from nastool.bench.loop import Budget
-    from nastool.bench.plan import View, numbers, whole_numbers
+    from nastool.analysis.bench.loop import Budget
+    from nastool.analysis.bench.plan import View, numbers, whole_numbers
 
     at = None if given["at"] is None else whole_numbers(given["at"], "--at")
     at_seconds = None if given["at_seconds"] is None else numbers(given["at_seconds"], "--at-seconds")
@@ -141,7 +141,7 @@ def _view(given: Mapping[str, Any], last: View | None) -> View:
 
 def _facts(pool: Pool, tables: Sequence[TableSpec], view: View) -> list[tuple[TableSpec, Facts]]:
     """The tables, read. InputError: one cannot be used, or not so."""
-    from nastool.bench.pool import describe
+    from nastool.analysis.bench.pool import describe
 
     facts = describe(pool, tables)
     view.check(facts)
@@ -152,8 +152,8 @@ def _facts(pool: Pool, tables: Sequence[TableSpec], view: View) -> list[tuple[Ta
 
 
 def _bench(journal: Journal, content: Content, items: Sequence[Item], view: View, pool: Pool, given: Any) -> int:
-    from nastool.bench import provenance
-    from nastool.bench.journal import Strategy
+    from nastool.analysis.bench import provenance
+    from nastool.analysis.bench.journal import Strategy
 
     count = sum(len(item.seeds) for item in items)
     journal.open()
@@ -182,10 +182,10 @@ def _bench(journal: Journal, content: Content, items: Sequence[Item], view: View
 def _run(journal: Journal, content: Content, items: Sequence[Item], view: View, pool: Pool) -> tuple[int, int]:
     """Make the runs that are missing. Returns the exit code of an interruption, or 0, and how many runs broke."""
     from nastool import __version__
-    from nastool.bench import provenance
-    from nastool.bench.journal import Key, Record
-    from nastool.bench.plan import tasks
-    from nastool.bench.pool import Play, Played
+    from nastool.analysis.bench import provenance
+    from nastool.analysis.bench.journal import Key, Record
+    from nastool.analysis.bench.plan import tasks
+    from nastool.analysis.bench.pool import Play, Played
     from nastool.cli.interrupts import Interrupts
 
     again = f"continue with: {invocation.shown()}"
@@ -231,9 +231,9 @@ def _run(journal: Journal, content: Content, items: Sequence[Item], view: View, 
 
 def _say_plan(journal: Journal, content: Content, items: Sequence[Item], view: View) -> None:
     """How many runs are there already, and whether a strategy was changed since."""
-    from nastool.bench import provenance
-    from nastool.bench.journal import Key
-    from nastool.bench.plan import parse_seeds
+    from nastool.analysis.bench import provenance
+    from nastool.analysis.bench.journal import Key
+    from nastool.analysis.bench.plan import parse_seeds
 
     seeds = parse_seeds(view.seeds)
     count, whole = sum(len(item.seeds) for item in items), len(items) * len(seeds)
@@ -268,7 +268,7 @@ def _dry_run(items: Sequence[Item], json_flag: bool | None) -> int:
 
 
 def _report_only(journal: Journal, given: Mapping[str, Any]) -> int:
-    from nastool.bench.plan import View
+    from nastool.analysis.bench.plan import View
 
     if not journal.exists():
         raise InputError(f"no comparison in {journal.path}: give --strategy and --table, or another --out")
@@ -285,8 +285,8 @@ def _report_only(journal: Journal, given: Mapping[str, Any]) -> int:
 
 def _finish(journal: Journal, content: Content, view: View, given: Mapping[str, Any]) -> None:
     """Write results, curves and report, and print the summary."""
-    from nastool.bench import plots, report
-    from nastool.bench.summary import compare, groups
+    from nastool.analysis.bench import plots, report
+    from nastool.analysis.bench.summary import compare, groups
 
     found = groups(content, view)
     if not found:
@@ -312,7 +312,7 @@ def _print(rows: Mapping[Facts, Sequence[Row]], view: View) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nastool.bench.report import regret_cell, target_cells
+    from nastool.analysis.bench.report import regret_cell, target_cells
 
     least = 33 + 15 * len(view.marks)  # a narrower terminal breaks the lines, which loses less than cutting cells
     console = Console(width=max(Console().width, least), markup=False, highlight=False)

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nastool import invocation
-from nastool.errors import InputError, short, why
-from nastool.wording import describe_metrics as describe_metrics
-from nastool.wording import format_number as format_number
-from nastool.wording import format_seconds as format_seconds
-from nastool.wording import visible
+from nastool.core import invocation
+from nastool.core.errors import InputError, short, why
+from nastool.core.wording import describe_metrics as describe_metrics
+from nastool.core.wording import format_number as format_number
+from nastool.core.wording import format_seconds as format_seconds
+from nastool.core.wording import visible
 
 if TYPE_CHECKING:
-    from nastool.archfile import ArchDocument
-    from nastool.core import Trial
-    from nastool.interfaces import Evaluator, SearchSpace
-    from nastool.models import Model
-    from nastool.tasks import ImageTask
+    from nastool.core.archfile import ArchDocument
+    from nastool.core.interfaces import Evaluator, SearchSpace
+    from nastool.core.values import Trial
+    from nastool.deploy.models import Model
+    from nastool.tasks.images.task import ImageTask
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -142,8 +142,8 @@ def network_options(what_for: str) -> Callable[[F], F]:
 
 def task_and_scale(document: ArchDocument, given: Mapping[str, Any]) -> tuple[ImageTask, Any]:
     """What --input, --classes and --scale say; without the last, the scale is the one in the line. InputError."""
-    from nastool import options
-    from nastool.tasks import ImageTask
+    from nastool.core import options
+    from nastool.tasks.images.task import ImageTask
 
     match = re.fullmatch(r"(\d{1,6})x(\d{1,6})x(\d{1,6})", given["shape"])
     if match is None:
@@ -166,7 +166,7 @@ def layered(ctx: click.Context, name: str, flags: Sequence[str] = ()) -> dict[st
     flags: names of commands' own flags that set an option of the same name. InputError where the command line
     says a thing twice.
     """
-    from nastool import options
+    from nastool.core import options
 
     values: dict[str, object] = dict(ctx.meta.get("nastool.config", {}).get(name, {}))
     default_map = click.core.ParameterSource.DEFAULT_MAP
@@ -182,7 +182,7 @@ def layered(ctx: click.Context, name: str, flags: Sequence[str] = ()) -> dict[st
 
 def space_from(ctx: click.Context) -> SearchSpace:
     """The space that --space and -P name."""
-    from nastool import options, registry
+    from nastool.core import options, registry
 
     name = ctx.params["space"]
     cls = registry.load("space", name)
@@ -193,7 +193,7 @@ def space_from(ctx: click.Context) -> SearchSpace:
 
 def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Iterator[ArchDocument]:
     """Architectures from files, run folders (their best), "-" for stdin, zoo:NAME, string forms of the given space."""
-    from nastool import archfile, zoo
+    from nastool.core import archfile, zoo
 
     for source in sources:
         if source.startswith("zoo:"):
@@ -227,7 +227,7 @@ def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Ite
 
 def stdin() -> Iterator[str]:
     """Where `-` reads architectures. Who sits at a terminal is told what is waited for."""
-    from nastool import archfile
+    from nastool.core import archfile
 
     if sys.stdin is not None and sys.stdin.isatty():
         say("reading architectures from stdin, one a line; Ctrl-D ends, Ctrl-C stops")
@@ -255,8 +255,8 @@ def target(out: str, example: str, force: bool) -> Path:
 
 def only_architecture(source: str, space: str | None) -> ArchDocument:
     """The only architecture that the source holds."""
-    from nastool import registry
-    from nastool.core import SpaceRef
+    from nastool.core import registry
+    from nastool.core.values import SpaceRef
 
     documents = list(read_architectures([source], registry.make_space(SpaceRef(space)) if space else None))
     if len(documents) > 1:
@@ -268,7 +268,7 @@ def only_architecture(source: str, space: str | None) -> ArchDocument:
 
 def model(source: str) -> Model:
     """The trained network of a run folder, a file of weights, or an architecture's line that names some."""
-    from nastool import models
+    from nastool.deploy import models
 
     a_line = source == "-" or source.lstrip().startswith("{") or Path(source).suffix.lower() in (".json", ".jsonl")
     return models.of(only_architecture(source, None)) if a_line else models.load(source)
@@ -287,7 +287,7 @@ def seeds(text: str) -> list[int]:
 
 def emit(document: Mapping[str, Any]) -> None:
     """One JSON line on stdout, at once."""
-    from nastool import archfile
+    from nastool.core import archfile
 
     line = visible(archfile.dumps(document))
     if (printed := invocation.printed()) is not None:
@@ -312,7 +312,7 @@ def show(text: object = "", *, nl: bool = True) -> None:
 
 def trial_document(space: SearchSpace, trial: Trial, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A trial as an arch.json object with its metrics."""
-    from nastool.study import document
+    from nastool.engine.study import document
 
     return document(space, trial, more or {})
 

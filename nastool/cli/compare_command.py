@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common
-from nastool.errors import InputError, short
-from nastool.wording import visible
+from nastool.core.errors import InputError, short
+from nastool.core.wording import visible
 
 if TYPE_CHECKING:
-    from nastool.comparison.compare import Comparison
+    from nastool.analysis.comparison.compare import Comparison
 
 SUFFIXES = {".txt": "text", ".md": "md", ".json": "json", ".html": "html", ".htm": "html"}
 
@@ -53,8 +53,8 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
       nastool compare runs/evo-*
       nastool compare runs/* --over trials --at 50,100,200 -o comparison.html
     """
-    from nastool.comparison.compare import compare
-    from nastool.comparison.gather import gather
+    from nastool.analysis.comparison.compare import compare
+    from nastool.analysis.comparison.gather import gather
 
     over, at = list(dict.fromkeys(given["over"])), _marks(given["at"])
     if at and len(over) > 1:
@@ -68,7 +68,7 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
     if out is None:
         sys.stdout.write(_form(found, form, color=sys.stdout.isatty()))
         return
-    from nastool.files import write_atomic
+    from nastool.core.files import write_atomic
 
     write_atomic(out, _form(found, form, color=False))
     common.say(f"written to {out}")
@@ -87,8 +87,8 @@ def _marks(text: str | None) -> list[float]:
 
 
 def _form(found: Comparison, form: str, color: bool) -> str:
-    from nastool import archfile
-    from nastool.comparison import render
+    from nastool.analysis.comparison import render
+    from nastool.core import archfile
 
     if form == "json":
         return visible(archfile.dumps(render.document(found))) + "\n"

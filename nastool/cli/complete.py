@@ -16,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem, FishComplete, ShellComplete, ZshComplete, split_arg_string
 
 if TYPE_CHECKING:
-    from nastool.options import Option
+    from nastool.core.options import Option
 
 VARIABLE = "_NASTOOL_COMPLETE"
 Item = CompletionItem[str]
@@ -78,13 +78,13 @@ def _registered(kind: str) -> list[str]:
 
 
 def _recipes(ctx: click.Context, incomplete: str) -> list[Item]:
-    from nastool.recipes import recipe_names
+    from nastool.training.recipes import recipe_names
 
     return _starting(incomplete, dict.fromkeys(recipe_names())) or [CompletionItem(incomplete, type="file")]
 
 
 def _data(ctx: click.Context, incomplete: str) -> list[Item]:
-    from nastool.data import DATASETS
+    from nastool.tasks.images.data import DATASETS
 
     for prefix, folders in (("npz:", False), ("folder:", True)):
         if incomplete.startswith(prefix):
@@ -140,11 +140,11 @@ def _runs(ctx: click.Context, incomplete: str) -> list[Item]:
 def _architectures(ctx: click.Context, incomplete: str) -> list[Item]:
     """Run folders, published architectures, files."""
     if incomplete.startswith("zoo:"):
-        from nastool.zoo import PUBLISHED
+        from nastool.core.zoo import PUBLISHED
 
         return _starting(incomplete, {name: entry.summary for name, entry in PUBLISHED.items()}, "zoo:")
     if incomplete.startswith("recipe:") and ctx.info_name == "show":
-        from nastool.recipes import recipe_names
+        from nastool.training.recipes import recipe_names
 
         return _starting(incomplete, dict.fromkeys(recipe_names()), "recipe:")
     found = _starting(incomplete, dict.fromkeys(_run_folders(incomplete)))
@@ -157,11 +157,11 @@ def _architectures(ctx: click.Context, incomplete: str) -> list[Item]:
 
 def _metrics(ctx: click.Context, incomplete: str) -> list[Item]:
     """Of the run that is named, or of the evaluator; with what is better."""
-    from nastool.core import METRICS
+    from nastool.core.values import METRICS
 
     names = _metrics_of_run(ctx.params.get("source") or ctx.params.get("run"))
     if not names and "evaluator" in ctx.params:
-        from nastool import registry
+        from nastool.core import registry
 
         names = {*registry.load("evaluator", _chosen(ctx, "evaluator")).metrics, "seconds"}
     if not names or names == {"seconds"}:
@@ -176,7 +176,7 @@ def _metrics(ctx: click.Context, incomplete: str) -> list[Item]:
 def _metrics_of_run(run: object) -> set[str]:
     if not isinstance(run, str) or not (path := Path(run) / "run.db").is_file():
         return set()
-    from nastool.store import Store
+    from nastool.engine.store import Store
 
     with Store.read(path) as store:
         return {name for trial in store.best(1) if trial.evaluation for name in trial.evaluation.all_metrics}
@@ -184,7 +184,7 @@ def _metrics_of_run(run: object) -> set[str]:
 
 def _chosen(ctx: click.Context, kind: Literal["strategy", "space", "evaluator"]) -> str:
     """The strategy, space or evaluator that the command will take."""
-    from nastool import registry
+    from nastool.core import registry
 
     given = str(ctx.params.get(kind) or "")
     if kind != "strategy" and "strategy" in ctx.params and isinstance(ctx.params["strategy"], str):
@@ -199,7 +199,7 @@ def _keys(kind: Literal["strategy", "space", "evaluator"]) -> Callable[[click.Co
     """KEY=VALUE options of what was chosen."""
 
     def complete(ctx: click.Context, incomplete: str) -> list[Item]:
-        from nastool import registry
+        from nastool.core import registry
 
         target = registry.load(kind, _chosen(ctx, kind))
         taken = {str(pair).partition("=")[0] for pair in ctx.params.get(f"{kind}_options") or ()}
@@ -212,7 +212,7 @@ def _key_values(
     ctx: click.Context, target: type[Any], incomplete: str, taken: Iterable[str] = (), prefix: str = ""
 ) -> list[Item]:
     """Keys of target's options, or values of the one whose key is typed. prefix: what stands before the key."""
-    from nastool import options
+    from nastool.core import options
 
     known = options.of(target)
     key, equals, _ = incomplete.removeprefix(prefix).partition("=")
@@ -244,7 +244,7 @@ def _values(kind: Any) -> list[str]:
 
 def help_texts(target: type[Any], known: Mapping[str, Option]) -> dict[str, str]:
     """Type and default of each option, and the first sentence of its description."""
-    from nastool import options
+    from nastool.core import options
 
     told = options.descriptions(target)
     found = {}
@@ -256,7 +256,7 @@ def help_texts(target: type[Any], known: Mapping[str, Option]) -> dict[str, str]
 
 def _scale(ctx: click.Context, incomplete: str) -> list[Item]:
     """KEY=N,... of the space that was chosen."""
-    from nastool import registry
+    from nastool.core import registry
 
     if not (name := _chosen(ctx, "space")):
         return []
@@ -273,7 +273,7 @@ def _bench_strategy(ctx: click.Context, incomplete: str) -> list[Item]:
     name, colon, rest = incomplete.partition(":")
     if not colon:
         return _starting(incomplete, dict.fromkeys(_registered("strategy")))
-    from nastool import registry
+    from nastool.core import registry
 
     before = rest.rpartition(",")[0]
     prefix = f"{name}:{before}," if before else f"{name}:"

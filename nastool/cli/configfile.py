@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nastool.errors import InputError, hint, short
+from nastool.core.errors import InputError, hint, short
 
 _SECTIONS = ("format", "provenance", "search", "eval", "retrain")
 
@@ -16,7 +16,7 @@ def load(ctx: click.Context, parameter: click.Parameter, path: str | None) -> No
     """click callback. Fills ctx.default_map, and ctx.meta["nastool.config"] with the plugins' options."""
     if path is None:
         return
-    from nastool.files import read_yaml
+    from nastool.core.files import read_yaml
 
     document = read_yaml(path)
     for section in document:

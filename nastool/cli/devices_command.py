@@ -34,7 +34,7 @@ def command(device: str, workers: int, json_flag: bool | None) -> None:
       nastool devices --workers 4 --device cuda:1
       nastool devices --json | jq -r 'select(.free > 20e9) | .device'
     """
-    from nastool import devices
+    from nastool.nets import devices
 
     devices.check(device)
     known = _known()

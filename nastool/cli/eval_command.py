@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common, configfile, results
-from nastool.errors import InputError, short, why
+from nastool.core.errors import InputError, short, why
 
 if TYPE_CHECKING:
-    from nastool.archfile import ArchDocument
-    from nastool.workers import Finished, Pool
+    from nastool.core.archfile import ArchDocument
+    from nastool.engine.workers import Finished, Pool
 
 
 @click.command("eval", cls=common.Command)
@@ -51,9 +51,9 @@ def command(ctx: click.Context, /, **given: Any) -> int:
       nastool top runs/a -k 3 | nastool eval --epochs 20 --seeds 0,1,2
       nastool eval runs/a --from-checkpoint runs/a/best.safetensors --epochs 9
     """
-    from nastool import registry
     from nastool.cli import listing
-    from nastool.core import SpaceRef
+    from nastool.core import registry
+    from nastool.core.values import SpaceRef
 
     seeds = common.seeds(given["seeds"])
     options = common.layered(ctx, "evaluator_options", (*common.EVALUATOR_FLAGS, "from_checkpoint"))
@@ -97,8 +97,8 @@ DATA = ("data", "split_seed", "val_fraction", "train_size", "image_size")
 
 def _data_options(origin: object, target: type[Any]) -> tuple[str, ...]:
     """Which options of the evaluator named origin mean the same to another one."""
-    from nastool import registry
-    from nastool.training import ImageEvaluator
+    from nastool.core import registry
+    from nastool.training.loop import ImageEvaluator
 
     if not isinstance(origin, str) or origin not in registry.plugins("evaluator"):
         return ()
@@ -151,8 +151,8 @@ class _Evaluations:
 
     def run(self, documents: Iterator[ArchDocument]) -> Iterator[dict[str, Any]]:
         """Each architecture's output object. Bad input is raised after what came before it is finished."""
-        from nastool.core import Proposal
-        from nastool.workers import Job
+        from nastool.core.values import Proposal
+        from nastool.engine.workers import Job
 
         problem: InputError | None = None
         while True:
@@ -196,7 +196,7 @@ class _Evaluations:
 
         Where only one of the two trains with shared weights, the data at least are the same.
         """
-        from nastool import options, registry
+        from nastool.core import options, registry
 
         target = registry.load("evaluator", self.evaluator)
         known = options.of(target)
@@ -218,11 +218,12 @@ class _Evaluations:
             common.say(f"note: of {common.as_typed(asked)}, which a line asks for, your own options decide: give -E")
 
     def _open(self, document: ArchDocument, own: Mapping[str, object]) -> None:
-        from nastool import devices, registry
-        from nastool.config import said
-        from nastool.data import notes
-        from nastool.interfaces import misfits
-        from nastool.workers import EvaluatorSpec, InlinePool, ProcessPool
+        from nastool.core import registry
+        from nastool.core.interfaces import misfits
+        from nastool.engine.config import said
+        from nastool.engine.workers import EvaluatorSpec, InlinePool, ProcessPool
+        from nastool.nets import devices
+        from nastool.tasks.images.data import notes
 
         self.close()
         ref = document.space.ref
@@ -250,7 +251,7 @@ class _Evaluations:
         self._notes = list(notes(facts))
 
     def _collect(self, seconds: float = 0.25) -> Iterator[dict[str, Any]]:
-        from nastool.workers import Finished, again
+        from nastool.engine.workers import Finished, again
 
         assert self._pool is not None
         for event in self._pool.wait(seconds):
@@ -275,7 +276,7 @@ class _Evaluations:
             yield from self._collect()
 
     def _output(self, line: _Line) -> dict[str, Any]:
-        from nastool import checkpoints
+        from nastool.nets import checkpoints
 
         runs: list[dict[str, Any]] = []
         errors: list[str] = []

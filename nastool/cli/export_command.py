@@ -8,14 +8,14 @@ import click
 
 from nastool.cli import common
 from nastool.cli.common import say
-from nastool.errors import InputError, short
-from nastool.files import write_atomic, write_bytes
+from nastool.core.errors import InputError, short
+from nastool.core.files import write_atomic, write_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nastool.archfile import ArchDocument
-    from nastool.models import Model
+    from nastool.core.archfile import ArchDocument
+    from nastool.deploy.models import Model
 
 SUFFIXES = {"python": ".py", "pt2": ".pt2", "onnx": ".onnx", "safetensors": ".safetensors"}
 
@@ -52,7 +52,7 @@ def command(source: str, form: str, **given: Any) -> None:
       nastool export runs/demo --to onnx -o digits.onnx
       nastool sample | nastool eval --save kept | nastool export --to pt2
     """
-    from nastool import models
+    from nastool.deploy import models
 
     if form == "safetensors" and given["raw"]:
         raise InputError("--raw is for networks: weights are none, leave it out")
@@ -70,7 +70,7 @@ def command(source: str, form: str, **given: Any) -> None:
 
 
 def _export(model: Model, form: str, out: Path, raw: bool) -> None:
-    from nastool import exports
+    from nastool.deploy import exports
 
     if form == "python":
         write_atomic(out, exports.python(model, raw=raw))
@@ -85,7 +85,7 @@ def _export(model: Model, form: str, out: Path, raw: bool) -> None:
 
 
 def _untrained(document: ArchDocument, form: str, out: Path, given: dict[str, Any]) -> None:
-    from nastool import exports
+    from nastool.deploy import exports
 
     if form != "python":
         where = "this architecture" if document.file is None else short(document.file)

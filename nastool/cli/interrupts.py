@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
-from nastool.errors import Stopped
+from nastool.core.errors import Stopped
 
 _ending = False
 """Whether the program is ending after a Ctrl-C: further ones would only disturb it in what it puts in order."""

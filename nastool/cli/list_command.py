@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from nastool.cli import common
-from nastool.errors import InputError, hint
+from nastool.core.errors import InputError, hint
 
 KINDS = ("strategies", "spaces", "evaluators", "recipes", "data", "zoo", "loggers")
 SINGULAR: Mapping[str, Any] = {
@@ -81,18 +81,18 @@ def _asked(words: Sequence[str]) -> list[tuple[str, list[str]]]:
 def names_of(kind: str) -> list[str]:
     """All of this kind. Imports none of the plugins."""
     if kind == "recipes":
-        from nastool.recipes import recipe_names
+        from nastool.training.recipes import recipe_names
 
         return list(recipe_names())
     if kind == "data":
-        from nastool.data import DATASETS
+        from nastool.tasks.images.data import DATASETS
 
         return list(DATASETS)
     if kind == "zoo":
-        from nastool.zoo import PUBLISHED
+        from nastool.core.zoo import PUBLISHED
 
         return [f"zoo:{name}" for name in PUBLISHED]
-    from nastool import registry
+    from nastool.core import registry
 
     return list(registry.plugins(SINGULAR[kind]))
 
@@ -101,15 +101,15 @@ def _entries(kind: str, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """What is known of those, by default of all."""
     for name in names or names_of(kind):
         if kind == "recipes":
-            from nastool.recipes import load_recipe
+            from nastool.training.recipes import load_recipe
 
             yield {"kind": "recipe", "name": name, "summary": load_recipe(name).description}
         elif kind == "data":
-            from nastool.data import DATASETS
+            from nastool.tasks.images.data import DATASETS
 
             yield {"kind": "data", "name": name, "summary": DATASETS[name]}
         elif kind == "zoo":
-            from nastool.zoo import PUBLISHED
+            from nastool.core.zoo import PUBLISHED
 
             entry = PUBLISHED[name.removeprefix("zoo:")]
             yield {"kind": "zoo", "name": name, "summary": f"{entry.summary} ({entry.source})", "space": entry.space}
@@ -119,14 +119,14 @@ def _entries(kind: str, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
 
 def plugin_entry(kind: Any, name: str) -> dict[str, Any]:
     """What is known of a strategy, a space, an evaluator or a logger."""
-    from nastool import registry
+    from nastool.core import registry
 
     return {"kind": kind, "name": name, **_details(kind, name), "package": registry.plugins(kind)[name].owner}
 
 
 def _details(kind: Any, name: str) -> dict[str, Any]:
     """Summary, options, and what it goes with; a broken plugin says why instead."""
-    from nastool import options, registry
+    from nastool.core import options, registry
 
     try:
         target = registry.load(kind, name)
@@ -150,8 +150,8 @@ def _details(kind: Any, name: str) -> dict[str, Any]:
 
 def _fit(kind: str, target: Any) -> tuple[list[str], dict[str, str]]:
     """For an evaluator, the spaces it takes; for a strategy, the pairs "space + evaluator". And why not the others."""
-    from nastool import registry
-    from nastool.interfaces import misfits
+    from nastool.core import registry
+    from nastool.core.interfaces import misfits
 
     def loadable(kind: registry.Kind) -> Iterator[tuple[str, Any]]:
         for name in registry.plugins(kind):

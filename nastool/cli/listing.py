@@ -14,7 +14,7 @@ from nastool.cli.live.text import cells, clean
 from nastool.cli.results import judged_by
 
 if TYPE_CHECKING:
-    from nastool.core import Objective
+    from nastool.core.values import Objective
 
 COSTS = ("params", "flops", "seconds")
 WIDTHS = {"params": 11, "flops": 13, "seconds": 7}

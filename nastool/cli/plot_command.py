@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nastool import files
 from nastool.cli import common
 from nastool.cli.common import say
 from nastool.cli.report_command import folder
-from nastool.errors import InputError, short, why
+from nastool.core import files
+from nastool.core.errors import InputError, short, why
 
 if TYPE_CHECKING:
-    from nastool.figures import Drawn
-    from nastool.study import Study
+    from nastool.analysis.figures import Drawn
+    from nastool.engine.study import Study
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -53,7 +53,7 @@ def command(
       nastool plot runs/a --figure genealogy -o genealogy.pdf
       nastool plot runs/a runs/b -f best-over-trials --to svg
     """
-    from nastool import figures
+    from nastool.analysis import figures
 
     kinds = figures.pick(names)
     if listing:
@@ -65,7 +65,7 @@ def command(
         return
     if not runs:
         raise InputError("nastool plot needs a run: give its folder (--list names the figures)")
-    from nastool.study import Study
+    from nastool.engine.study import Study
 
     studies = [Study.read(folder(run)) for run in runs]
     target, single = _target(studies, out, force)

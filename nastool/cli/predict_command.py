@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from nastool.cli import common
-from nastool.errors import InputError, one_line
+from nastool.core.errors import InputError, one_line
 
 BATCH = 256
 """Images at a time."""
@@ -43,8 +43,8 @@ def command(model: str, images: tuple[str, ...], top: int, max_gigabytes: float,
     """
     import numpy as np
 
-    from nastool.data import read_image
-    from nastool.files import Limit
+    from nastool.core.files import Limit
+    from nastool.tasks.images.data import read_image
 
     found = common.model(model)
     limit = Limit(max_gigabytes, "--max-gigabytes ")

@@ -13,12 +13,12 @@ from nastool.cli.live import frame
 from nastool.cli.live.screen import Screen, suitable
 from nastool.cli.live.text import clean
 from nastool.cli.live.watched import Watcher
-from nastool.core import Trial
-from nastool.workers import InlinePool, Reported
+from nastool.core.values import Trial
+from nastool.engine.workers import InlinePool, Reported
 
 if TYPE_CHECKING:
     from nastool.cli.live.machine import Machine
-    from nastool.runner import Search
+    from nastool.engine.search import Search
 
 PLAIN_SECONDS = 5.0
 """Without a terminal, at most one line in so many seconds, unless a trial takes longer than that."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from nastool import files
 from nastool.cli import common
 from nastool.cli.common import say
-from nastool.errors import InputError, why
+from nastool.core import files
+from nastool.core.errors import InputError, why
 
 
 @click.command("report", cls=common.Command)
@@ -38,8 +38,8 @@ def command(runs: tuple[str, ...], out: str | None, force: bool, live: bool, por
     folders = [folder(run) for run in runs]
     if live:
         return _serve(folders, port or 0)
-    from nastool import report
-    from nastool.study import Study
+    from nastool.analysis import report
+    from nastool.engine.study import Study
 
     target = _target(folders, out, force)
     report.write([Study.read(path) for path in folders], target)
@@ -63,7 +63,7 @@ def _target(folders: Sequence[Path], out: str | None, force: bool) -> Path:
 
 def _serve(folders: Sequence[Path], port: int) -> int:
     """Until Ctrl-C."""
-    from nastool.report.server import Pages, Server
+    from nastool.analysis.report.server import Pages, Server
 
     pages = Pages(folders)
     try:

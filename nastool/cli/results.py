@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from nastool.cli.common import say
 
 if TYPE_CHECKING:
-    from nastool.product import Product
+    from nastool.engine.results import Product
 
 
 def say_where(folder: Path, product: Product, *, retrained: bool = False) -> None:
     """Name each file, and the commands that take it further. retrained: it is the last that there is to train."""
-    from nastool.written import RESULTS
+    from nastool.engine.written import RESULTS
 
     say("written:")
     width = max((len(str(path)) for path in product.paths.values()), default=0)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nastool import invocation
 from nastool.cli import common, configfile
 from nastool.cli.common import say
-from nastool.errors import InputError, NastoolError, Stopped
+from nastool.core import invocation
+from nastool.core.errors import InputError, NastoolError, Stopped
 
 if TYPE_CHECKING:
-    from nastool.archfile import ArchDocument
-    from nastool.cli.trainings import Trained
-    from nastool.config import Plugged, RunFolder
-    from nastool.core import Scalar
-    from nastool.recipes import Recipe
+    from nastool.core.archfile import ArchDocument
+    from nastool.core.values import Scalar
+    from nastool.engine.config import Plugged, RunFolder
+    from nastool.engine.retraining import Trained
+    from nastool.training.recipes import Recipe
 
 LOCAL = ("data_dir", "device")
 """What a run's configuration says of where it ran, and holds for what follows from it: where to read, no more."""
@@ -58,9 +58,9 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
       nastool retrain runs/a --recipe nasbench201 --scale channels=32 --seeds 0,1,2,3,4 --workers 4
       nastool retrain zoo:darts-v2 --data cifar10 --data-dir ~/data --recipe enas-micro-cifar10-final
     """
-    from nastool.cli import trainings
     from nastool.cli.interrupts import Interrupts
-    from nastool.config import Plugged, RunConfig, RunFolder
+    from nastool.engine import retraining as trainings
+    from nastool.engine.config import Plugged, RunConfig, RunFolder
 
     seeds = common.seeds(given["seeds"])
     document = common.only_architecture(source, given["space"])
@@ -110,9 +110,9 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
 
 def _evaluator(ctx: click.Context, source: str, document: ArchDocument, given: Mapping[str, Any]) -> Plugged:
     """Evaluator train on the data of the run that the architecture comes from, by the recipe for the end."""
-    from nastool import options, registry
-    from nastool.cli import trainings
-    from nastool.interfaces import misfits
+    from nastool.core import options, registry
+    from nastool.core.interfaces import misfits
+    from nastool.engine import retraining as trainings
 
     if reasons := misfits(None, type(document.space), registry.load("evaluator", trainings.TRAIN)):
         raise InputError("; ".join(reasons))
@@ -147,9 +147,9 @@ def _evaluator(ctx: click.Context, source: str, document: ArchDocument, given: M
 
 def _searched(evaluator: object, before: Mapping[str, Any]) -> Recipe | None:
     """The recipe of the search; None: there was none. InputError: it is not there any more."""
-    from nastool import registry
-    from nastool.recipes import default_recipe, load_recipe
-    from nastool.training import ImageEvaluator
+    from nastool.core import registry
+    from nastool.training.loop import ImageEvaluator
+    from nastool.training.recipes import default_recipe, load_recipe
 
     if not isinstance(evaluator, str) or evaluator not in registry.plugins("evaluator") or "data" not in before:
         return None
@@ -167,7 +167,7 @@ def _searched(evaluator: object, before: Mapping[str, Any]) -> Recipe | None:
 
 def _local(source: str) -> dict[str, Any]:
     """Where a run's data and device were, as its run.yaml says."""
-    from nastool.files import read_yaml
+    from nastool.core.files import read_yaml
 
     if not _is_run(source):
         return {}
@@ -186,7 +186,7 @@ def _is_run(source: str) -> bool:
 
 
 def _default(source: str, document: ArchDocument, digest: str) -> Path:
-    from nastool.config import RETRAINED
+    from nastool.engine.config import RETRAINED
 
     if _is_run(source):
         return Path(source) / RETRAINED
@@ -195,7 +195,7 @@ def _default(source: str, document: ArchDocument, digest: str) -> Path:
 
 def _finished(folder: RunFolder) -> list[int]:
     """The seeds of the folder's result; []: it has none."""
-    from nastool.store import Store
+    from nastool.engine.store import Store
 
     with Store.read(folder.database) as store:
         final = store.get("final")
@@ -207,10 +207,11 @@ def _result(
     trained: Trained, seeds: list[int], document: ArchDocument, folder: RunFolder, report: bool
 ) -> dict[str, Any]:
     """Test each network once, and write what the run leaves behind; what an earlier call has found is found again."""
-    from nastool import checkpoints, product
     from nastool.cli import results
-    from nastool.runner import test_best
-    from nastool.study import document as line
+    from nastool.engine import results as product
+    from nastool.engine.search import test_best
+    from nastool.engine.study import document as line
+    from nastool.nets import checkpoints
 
     done = trained.finished
     written = trained.sitting.store.get("written") is not False

@@ -36,8 +36,8 @@ def command(ctx: click.Context, /, number: int, seed: int, dedup: bool, to: str,
 
     import numpy as np
 
-    from nastool import archfile
-    from nastool.errors import InputError
+    from nastool.core import archfile
+    from nastool.core.errors import InputError
 
     space = common.space_from(ctx)
     rng = np.random.default_rng(seed)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from nastool import registry
 from nastool.cli import common, configfile
 from nastool.cli.common import say
-from nastool.errors import InputError
+from nastool.core import registry
+from nastool.core.errors import InputError
 
 if TYPE_CHECKING:
-    from nastool.cli.search_run import SearchRun
-    from nastool.config import Plugged, RunConfig, RunFolder
-    from nastool.interfaces import Evaluator, Strategy
+    from nastool.core.interfaces import Evaluator, Strategy
+    from nastool.engine.config import Plugged, RunConfig, RunFolder
+    from nastool.engine.search_run import SearchRun
 
 
 @click.command("search", cls=common.Command)
@@ -109,14 +109,14 @@ def command(ctx: click.Context, /, **given: Any) -> int:
       nastool search -s random --space nasbench-macro --data cifar10 --download
       nastool search -s bo --evaluator table -E file=t.npz -E dataset=cifar10
     """
-    from nastool.cli.baseline import Baseline
-    from nastool.cli.finale import Finale, Settings
-    from nastool.cli.search_run import SearchRun
-    from nastool.cli.sitting import sitting
-    from nastool.config import RunConfig, RunFolder
-    from nastool.data import notes
+    from nastool.engine.after_search import Finale, Settings
+    from nastool.engine.baseline import Baseline
+    from nastool.engine.config import RunConfig, RunFolder
+    from nastool.engine.run import sitting
+    from nastool.engine.search_run import SearchRun
     from nastool.loggers import sending
-    from nastool.recipes import default_recipe
+    from nastool.tasks.images.data import notes
+    from nastool.training.recipes import default_recipe
 
     goes_with = registry.load("strategy", given["strategy"]).goes_with
 
@@ -189,7 +189,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
 
 def _check(config: RunConfig, strategy: Strategy, evaluator: Evaluator, given: Mapping[str, Any]) -> None:
     """InputError: these options do not go together."""
-    from nastool.cli import snapshots
+    from nastool.engine import snapshots
 
     if "policy" in strategy.needs and evaluator.rounds is None:
         raise InputError(f"strategy {strategy.name} trains shared weights of its own: leave out -E weights=")
@@ -204,7 +204,7 @@ def _check(config: RunConfig, strategy: Strategy, evaluator: Evaluator, given: M
 
 def _check_state(folder: RunFolder, evaluator: Evaluator) -> None:
     """InputError: a run cannot go on, since what its evaluator left of the finished trials is not there any more."""
-    from nastool.store import Store
+    from nastool.engine.store import Store
 
     with Store.read(folder.database) as store:
         begun = store.count()["done"] > 0
@@ -217,8 +217,9 @@ def _check_state(folder: RunFolder, evaluator: Evaluator) -> None:
 
 def _dry_run(run: SearchRun) -> None:
     """Resolved configuration, size of the space, the first architectures, an estimate of the cost."""
-    from nastool import archfile, devices
-    from nastool.files import dump_yaml
+    from nastool.core import archfile
+    from nastool.core.files import dump_yaml
+    from nastool.nets import devices
 
     space, strategy, evaluator, trials = run.space, run.strategy, run.evaluator, run.given["trials"]
     if not evaluator.inline:  # for what it says of the devices

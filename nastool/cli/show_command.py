@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common
-from nastool.errors import InputError, short
+from nastool.core.errors import InputError, short
 
 if TYPE_CHECKING:
-    from nastool.archfile import ArchDocument
-    from nastool.tasks import ImageTask
+    from nastool.core.archfile import ArchDocument
+    from nastool.tasks.images.task import ImageTask
 
 FORMS = ("svg", "png", "dot", "text", "decisions")
 
@@ -57,12 +57,12 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
     if source.startswith("recipe:"):
         if given["form"] is not None:
             raise InputError("a recipe cannot be drawn: leave out --to")
-        from nastool.recipes import recipe_text
+        from nastool.training.recipes import recipe_text
 
         common.show(recipe_text(source.removeprefix("recipe:")), nl=False)
         return
-    from nastool import registry
-    from nastool.core import SpaceRef
+    from nastool.core import registry
+    from nastool.core.values import SpaceRef
 
     space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
     documents = map(_located, common.read_architectures([source], space))
@@ -82,7 +82,7 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
 def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any]) -> None:
     """Write the drawing to the file or stdout; several only as text, and to stdout."""
     from nastool import drawing
-    from nastool.files import write_bytes
+    from nastool.core.files import write_bytes
 
     form = given["form"]
     out = _out(form, given)
@@ -150,7 +150,7 @@ def _what(document: ArchDocument, given: dict[str, Any]) -> tuple[Any, Any, Imag
 
 def _located(document: ArchDocument) -> ArchDocument:
     """The same with its weights as they are to be found from here; where they are not, without, and a note says so."""
-    from nastool import models
+    from nastool.deploy import models
 
     try:
         return models.located(document)
@@ -162,8 +162,8 @@ def _located(document: ArchDocument) -> ArchDocument:
 
 def _trained_for(document: ArchDocument) -> tuple[ImageTask, Any] | None:
     """Task and scale of the weights that an architecture's line names. None: it names none, or they are damaged."""
-    from nastool import archfile, files
-    from nastool.tasks import ImageTask
+    from nastool.core import archfile, files
+    from nastool.tasks.images.task import ImageTask
 
     if "weights" not in document.extra:
         return None
@@ -177,7 +177,7 @@ def _trained_for(document: ArchDocument) -> tuple[ImageTask, Any] | None:
 
 def _unicode_or_ascii() -> tuple[str, bool]:
     """The encoding of stdout, and whether it has no box drawing characters."""
-    from nastool.drawing.diagram import TIMES
+    from nastool.core.diagram import TIMES
 
     encoding = sys.stdout.encoding or "ascii"
     try:
@@ -191,7 +191,8 @@ def _count(document: ArchDocument, given: dict[str, Any]) -> dict[str, Any]:
     """Parameters and FLOPs of the network for a task."""
     import torch
 
-    from nastool import networks, options
+    from nastool.core import options
+    from nastool.nets import networks
 
     task, scale = common.task_and_scale(document, given)
     space = document.space

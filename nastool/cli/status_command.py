@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common
-from nastool.wording import describe_cost
+from nastool.core.wording import describe_cost
 
 if TYPE_CHECKING:
     from nastool.cli.live.stored import Followed
@@ -54,11 +54,11 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], follow: bool, json_fla
 
 
 def _status(folder: Path) -> dict[str, Any]:
-    from nastool import registry
     from nastool.cli.live.stored import state_of
-    from nastool.product import moved
-    from nastool.store import Store
-    from nastool.study import best_trials, is_simulated, retrained_in
+    from nastool.core import registry
+    from nastool.engine.results import moved
+    from nastool.engine.store import Store
+    from nastool.engine.study import best_trials, is_simulated, retrained_in
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
@@ -176,13 +176,13 @@ class _Watched:
         """What was printed last."""
 
     def busy(self) -> bool:
-        from nastool.config import RunFolder
+        from nastool.engine.config import RunFolder
 
         return any(RunFolder(folder).busy() for folder in self.folders)
 
     def views(self) -> dict[Path, View]:
         from nastool.cli.live.stored import Followed, inner_runs
-        from nastool.errors import InputError
+        from nastool.core.errors import InputError
 
         found: dict[Path, View] = {}
         for folder in self.folders:

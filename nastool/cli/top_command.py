@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common
-from nastool.errors import InputError
+from nastool.core.errors import InputError
 
 if TYPE_CHECKING:
-    from nastool.core import Objective
-    from nastool.store import Store
+    from nastool.core.values import Objective
+    from nastool.engine.store import Store
 
 
 @click.command("top", cls=common.Command)
@@ -41,7 +41,7 @@ def command(ctx: click.Context, /, source: str, number: int, objective: str | No
       nastool top runs/a -k 3
       nastool sample -n 8 | nastool eval | nastool top - -k 2 --objective val_loss
     """
-    from nastool.core import Objective
+    from nastool.core.values import Objective
 
     try:
         wanted = None if objective is None else Objective.parse(objective)
@@ -67,10 +67,10 @@ def command(ctx: click.Context, /, source: str, number: int, objective: str | No
 
 def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Objective, list[dict[str, Any]]]:
     """What they are ordered by, and the lines."""
-    from nastool import registry
-    from nastool.core import Objective
-    from nastool.store import Store
-    from nastool.study import best_trials, kept
+    from nastool.core import registry
+    from nastool.core.values import Objective
+    from nastool.engine.store import Store
+    from nastool.engine.study import best_trials, kept
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
@@ -103,7 +103,7 @@ def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Obj
 
 def _retrained(folder: Path, store: Store) -> str | None:
     """The folder, as typed in a shell, of what was trained from scratch at the end; None: nothing was."""
-    from nastool.study import retrained_in
+    from nastool.engine.study import retrained_in
 
     inner = retrained_in(folder, store.get("final"))
     return None if inner is None else shlex.quote(str(inner))
@@ -122,9 +122,10 @@ def _elsewhere(folder: Path, store: Store, metric: str) -> str:
 
 
 def _of_lines(source: str, number: int, objective: Objective) -> list[dict[str, Any]]:
-    from nastool import archfile, models
     from nastool.cli.results import judged_by
-    from nastool.core import tie_break
+    from nastool.core import archfile
+    from nastool.core.values import tie_break
+    from nastool.deploy import models
 
     lines: Iterable[Any] = (
         archfile.read_lines(common.stdin(), "stdin") if source == "-" else archfile.read_file(Path(source))

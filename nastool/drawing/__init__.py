@@ -15,13 +15,13 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from nastool.drawing.diagram import Diagram, Edge, Node, Section
+from nastool.core.diagram import Diagram, Edge, Node, Section
 
 if TYPE_CHECKING:
-    from nastool.core import Arch
+    from nastool.core.interfaces import SearchSpace
+    from nastool.core.values import Arch
     from nastool.drawing.scene import Scene
-    from nastool.interfaces import SearchSpace
-    from nastool.tasks import ImageTask
+    from nastool.tasks.images.task import ImageTask
 
 __all__ = ["Diagram", "Edge", "Node", "Section", "describe", "dot", "png", "small", "svg", "text"]
 
@@ -69,7 +69,7 @@ def text(
 
 def small(space: SearchSpace, arch: Arch, width: int, lines: int = 6) -> list[str]:
     """At most so many lines of at most `width` characters, without markup; quick, and without torch."""
-    from nastool.drawing.diagram import drawn
+    from nastool.core.diagram import drawn
     from nastool.drawing.writers import text as writer
 
     return writer.small([drawn(section) for section in space.diagram(arch)], width, lines)
@@ -77,7 +77,7 @@ def small(space: SearchSpace, arch: Arch, width: int, lines: int = 6) -> list[st
 
 def describe(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: Any = None) -> Diagram:
     """What is drawn of an architecture; arguments as for `svg`."""
-    from nastool.drawing.diagram import drawn, printable
+    from nastool.core.diagram import drawn, printable
 
     if task is not None and scale is None:
         scale = space.make_scale({})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from nastool.drawing.diagram import Edge, Section
+from nastool.core.diagram import Edge, Section
 from nastool.drawing.scene import EDGE, SKIP_EDGE, Box, Line, Scene, Text, box_of, size_of
 
 SPACE = 16.0

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from nastool.drawing.diagram import Edge, Node, Section, sources_of
+from nastool.core.diagram import Edge, Node, Section, sources_of
 from nastool.drawing.scene import ARROW, EDGE, HUES, SKIP_EDGE, Box, Line, Scene, Text, box_of, size_of
 
 SPACE = 18.0

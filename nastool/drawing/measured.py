@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nastool import networks
-from nastool.core import Arch
-from nastool.drawing.diagram import Cost, Edge, Node, Section, kind_of, times
+from nastool.core.diagram import Cost, Edge, Node, Section, kind_of, times
+from nastool.core.errors import InputError, one_line
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch
+from nastool.deploy.tracing import Node as Step
+from nastool.deploy.tracing import contents, evaluating, is_plain, trace
 from nastool.drawing.scene import compact, shape_text
-from nastool.errors import InputError, one_line
-from nastool.interfaces import SearchSpace
-from nastool.tasks import ImageTask
-from nastool.tracing import Node as Step
-from nastool.tracing import contents, evaluating, is_plain, trace
+from nastool.nets import networks
+from nastool.tasks.images.task import ImageTask
 
 MOST = 400
 """Nodes of a traced network's section; what comes after is left out."""

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import product
 
+from nastool.core.diagram import Diagram, Section
 from nastool.drawing.columns import column
-from nastool.drawing.diagram import Diagram, Section
 from nastool.drawing.layered import fits, layered
 from nastool.drawing.scene import DETAIL, FONT, LINE, SOFT, TITLE, Scene, Text, cut_to, text_width
 

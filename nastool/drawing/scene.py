@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from nastool.drawing.diagram import TIMES, Cost, Kind, Node
+from nastool.core.diagram import TIMES, Cost, Kind, Node
 
 FONT = 12.0
 """Size of labels; DETAIL: of further lines, TITLE: of titles."""

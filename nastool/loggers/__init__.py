@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from nastool.core import Decision, Objective, Trial
+from nastool.core.values import Decision, Objective, Trial
 
 
 @dataclass(frozen=True)

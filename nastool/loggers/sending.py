@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nastool import options, registry
-from nastool.core import Objective, Trial
-from nastool.errors import InputError, one_line
+from nastool.core import options, registry
+from nastool.core.errors import InputError, one_line
+from nastool.core.values import Objective, Trial
+from nastool.engine.workers import Reported
 from nastool.loggers import LoggedRun, Logger, Told
-from nastool.workers import Reported
 
 if TYPE_CHECKING:
-    from nastool.interfaces import SearchSpace
-    from nastool.runner import Search
-    from nastool.store import Store
+    from nastool.core.interfaces import SearchSpace
+    from nastool.engine.search import Search
+    from nastool.engine.store import Store
 
 Watch = Callable[["Search", Reported | Trial | None], None]
 
@@ -48,7 +48,9 @@ class Loggers:
         self._run: LoggedRun | None = None
         self._best: float | None = None
         for text in specs:
-            from nastool.bench.specs import split  # here, since it brings what a search without loggers does not need
+            from nastool.analysis.bench.specs import (
+                split,  # here, since it brings what a search without loggers does not need
+            )
 
             name, values = split(text, "--log")
             if any(other.name == name for other in self._loggers):

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nastool.core import Decision
+from nastool.core.values import Decision
 from nastool.loggers import LoggedRun, Logger, Told
 from nastool.loggers.sending import missing
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nastool import options
-from nastool.core import Evaluation, Proposal
-from nastool.interfaces import Evaluator
+from nastool.core import options
+from nastool.core.interfaces import Evaluator
+from nastool.core.values import Evaluation, Proposal
 
 MakeEvaluator = Callable[[], Evaluator]
 

@@ -13,11 +13,12 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from nastool import archfile, networks, options
-from nastool.core import Arch
-from nastool.errors import InputError, InvalidArchError
-from nastool.interfaces import SearchSpace
-from nastool.tasks import ImageTask
+from nastool.core import archfile, options
+from nastool.core.errors import InputError, InvalidArchError
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch
+from nastool.nets import networks
+from nastool.tasks.images.task import ImageTask
 
 TASK = ImageTask(3, 8, 8, 5)
 TASKS = (ImageTask(3, 32, 32, 10), ImageTask(1, 8, 8, 10), ImageTask(2, 7, 5, 3), ImageTask(1, 1, 1, 2))

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nastool.core import Arch, Decision, Evaluation, Proposal, Trial
-from nastool.interfaces import Choose, SearchSpace, Strategy
-from nastool.tasks import ImageTask
+from nastool.core.interfaces import Choose, SearchSpace, Strategy
+from nastool.core.values import Arch, Decision, Evaluation, Proposal, Trial
+from nastool.tasks.images.task import ImageTask
 
 MakeStrategy = Callable[[SearchSpace, int], Strategy]
 
@@ -193,8 +193,8 @@ class StrategyContract:
         here = [list(trial.proposal.arch.choices) for trial in drive(strategy, 50)]
         code = (
             "import json, sys\n"
-            "from nastool import registry\n"
-            "from nastool.core import SpaceRef\n"
+            "from nastool.core import registry\n"
+            "from nastool.core.values import SpaceRef\n"
             "from nastool.testing.strategies import drive\n"
             "space = registry.make_space(SpaceRef.of(sys.argv[1], json.loads(sys.argv[4])))\n"
             "strategy = registry.make('strategy', sys.argv[2], space, "

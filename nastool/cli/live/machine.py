@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from nastool import devices
+from nastool.nets import devices
 
 PROC = Path("/proc")
 SECONDS = 2.0

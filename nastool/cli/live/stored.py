@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nastool import registry
 from nastool.cli.live.view import LAST, Best, Curve, Drawings, RoundBook, Row, Running, View, remaining
-from nastool.core import Objective, Trial
-from nastool.store import Store
+from nastool.core import registry
+from nastool.core.values import Objective, Trial
+from nastool.engine.store import Store
 
 PACE = 1000
 """Over how many of the last trials their pace is taken."""
@@ -133,7 +133,7 @@ class Followed:
 
 def state_of(folder: Path, store: Store) -> str:
     """ "running", "finished" or "interrupted"."""
-    from nastool.config import RunFolder
+    from nastool.engine.config import RunFolder
 
     if RunFolder(folder).busy():
         return "running"
@@ -144,6 +144,6 @@ def state_of(folder: Path, store: Store) -> str:
 
 def inner_runs(folder: Path) -> list[Path]:
     """The runs below a run's folder that are at work now, such as trainings of its best from scratch."""
-    from nastool.config import RunFolder
+    from nastool.engine.config import RunFolder
 
     return [path.parent for path in sorted(folder.glob("*/run.db")) if RunFolder(path.parent).busy()]

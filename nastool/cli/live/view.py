@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nastool.core import Arch, Objective, Silence, Trial
-from nastool.interfaces import SearchSpace
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch, Objective, Silence, Trial
 
 LAST = 40
 """How many of the last trials are kept to be shown."""

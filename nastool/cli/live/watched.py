@@ -6,13 +6,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from nastool.cli.live.view import LAST, Best, Curve, Drawings, RoundBook, Row, View, remaining
-from nastool.core import Trial
-from nastool.workers import Reported
+from nastool.core.values import Trial
+from nastool.engine.workers import Reported
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nastool.runner import Search
+    from nastool.engine.search import Search
 
 
 class Pace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nastool.drawing.diagram import Diagram
+from nastool.core.diagram import Diagram
 from nastool.drawing.scene import HUES, cost_text, tint
 
 

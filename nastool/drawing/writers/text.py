@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from nastool.drawing.diagram import TIMES, Diagram, Node, Section, sources_of
+from nastool.core.diagram import TIMES, Diagram, Node, Section, sources_of
 from nastool.drawing.scene import compact, shape_text
 
 

@@ -1,0 +1,140 @@
+"""One run of one strategy on one table: ask, look up, tell, in memory.
+
+Every query is charged: random ones at the start, repeated ones, failed ones.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from nastool.analysis.bench.benchmark import Benchmark
+from nastool.core.errors import TrialFailed
+from nastool.core.interfaces import Strategy
+from nastool.core.values import Proposal, Trial
+from nastool.engine.search import trial_seed
+
+Ended = Literal["trials", "seconds", "exhausted"]
+"""Why a run ended: its budget was used up, or the strategy had nothing left to propose."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may spend, at least one of: queries, simulated seconds of training. None: no limit."""
+
+    trials: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best label so far and its architecture.
+
+    query: since which one, from 1. label: what the strategy was told. value: what it is truly worth, in [0, 1].
+    rank: 1 + how many of the table's architectures are truly better.
+    """
+
+    query: int
+    label: float
+    value: float
+    rank: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    budget: what it was given. queries: how many it made. best: each time the best label so far was beaten.
+    spent: simulated seconds after each query, rounded to milliseconds; None: the table has no times.
+    failed: the queries (from 1) that failed.
+    """
+
+    budget: Budget
+    ended: Ended
+    queries: int
+    best: tuple[Best, ...]
+    spent: array[float] | None
+    failed: tuple[int, ...] = ()
+
+    def covers(self, budget: Budget) -> bool:
+        """Whether it tells what a run with that budget would have found."""
+        if self.ended == "exhausted" or (budget.trials is not None and budget.trials <= self.queries):
+            return True
+        if budget.seconds is None or self.spent is None:
+            return False
+        if self.spent and self.spent[-1] > budget.seconds:
+            return True
+        return self.ended == "seconds" and self.budget.seconds is not None and budget.seconds <= self.budget.seconds
+
+    def cut(self, budget: Budget) -> int:
+        """How many of its queries lie within a budget."""
+        count = self.queries if budget.trials is None else min(self.queries, budget.trials)
+        if budget.seconds is not None and self.spent is not None:
+            count = min(count, bisect_right(self.spent, budget.seconds))
+        return count
+
+    def stretches(self, queries: int) -> Iterator[tuple[int, int, Best | None]]:
+        """(first, last, incumbent): from which of the first so many queries to which it was the incumbent."""
+        known = [best for best in self.best if best.query <= queries]
+        starts = [best.query for best in known] + [queries + 1]
+        if starts[0] > 1 and queries:
+            yield 1, starts[0] - 1, None
+        for best, after in zip(known, starts[1:], strict=True):
+            yield best.query, after - 1, best
+
+    def best_after(self, queries: int) -> Best | None:
+        """The incumbent after so many queries; None: all of them had failed."""
+        found = bisect_right(self.best, queries, key=lambda best: best.query)
+        return self.best[found - 1] if found else None
+
+
+def play(strategy: Strategy, benchmark: Benchmark, seed: int, budget: Budget) -> Run:
+    """Run until the budget is used up or the strategy has nothing left to propose.
+
+    The run ends before a query that would exceed the simulated seconds. A query whose training time is unknown (it
+    failed, say) is charged the table's mean. An architecture without a true value cannot be judged, so its query
+    fails like that of one which the table lacks.
+    """
+    timed = benchmark.mean_seconds is not None
+    spent = array("d")
+    best: list[Best] = []
+    failed: list[int] = []
+    ended: Ended = "trials"
+    while budget.trials is None or len(spent) < budget.trials:
+        proposal = strategy.ask()
+        if proposal is None:
+            ended = "exhausted"
+            break
+        trial, value = _look_up(benchmark, len(spent), proposal, seed)
+        cost = (trial.evaluation.seconds if trial.evaluation else 0.0) or benchmark.mean_seconds or 0.0
+        total = round((spent[-1] if spent else 0.0) + max(cost, 0.001), 3)  # a run without limit of queries must end
+        if timed and budget.seconds is not None and total > budget.seconds:
+            ended = "seconds"
+            break
+        spent.append(total)
+        if trial.state == "failed":
+            failed.append(len(spent))
+        elif not best or -trial.loss > best[-1].label:
+            best.append(Best(len(spent), -trial.loss, value, benchmark.rank(value)))
+        strategy.tell(trial)
+    return Run(budget, ended, len(spent), tuple(best), spent if timed else None, tuple(failed))
+
+
+def _look_up(benchmark: Benchmark, number: int, proposal: Proposal, seed: int) -> tuple[Trial, float]:
+    """The finished trial, and what its architecture is truly worth."""
+    table = benchmark.table
+    try:
+        evaluation = table.evaluate(number, proposal, seed=trial_seed(seed, number), report=_silent)
+        value = table.true_value(proposal)
+        if math.isnan(value):
+            raise TrialFailed(f"the table has no {table.true_metric} for {proposal.arch.choices}")
+    except TrialFailed as error:
+        return Trial(number, proposal, "failed", error=str(error)), math.nan
+    return Trial(number, proposal, "done", evaluation, (-evaluation.metrics[table.objective],)), value
+
+
+def _silent(step: int, metrics: Mapping[str, float]) -> None: ...

@@ -1,0 +1,58 @@
+"""With what a comparison was made."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+import time
+from hashlib import blake2s
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from nastool import __version__
+from nastool.core import invocation, registry
+
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch")
+
+
+def sitting() -> dict[str, Any]:
+    """Facts about this call: command, versions, machine, time. JSON only; torch is not imported to ask for its own."""
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": ["nastool", *invocation.words()],
+        "nastool": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+    }
+
+
+def source(strategy: str) -> str:
+    """8 hexadecimal digits that name the content of the strategy's source file; "" where it has none."""
+    try:
+        path = inspect.getsourcefile(registry.load("strategy", strategy))
+        return blake2s(Path(path or "").read_bytes(), digest_size=4).hexdigest()
+    except (OSError, TypeError):
+        return ""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except (OSError, UnicodeDecodeError):
+        pass
+    return platform.processor() or platform.machine()

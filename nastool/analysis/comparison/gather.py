@@ -1,0 +1,378 @@
+"""Runs on disk as methods: runs that are equal but for the seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool.analysis.bench.specs import changed, digest
+from nastool.core import registry
+from nastool.core.errors import InputError
+from nastool.core.values import Objective
+from nastool.engine.config import BASELINE, differences
+from nastool.engine.store import Store
+from nastool.engine.study import Study, StudyTrial
+
+BESIDE = "random, trained beside"
+"""How the random architectures are called that a search with shared weights trains beside its own."""
+
+Axis = str
+AXES: tuple[Axis, ...] = ("trials", "seconds", "flops")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run, as far as it is compared.
+
+    setting: what has to be equal for runs to be comparable, and strategy: its name and options.
+    losses: (n,) in the order told, infinity for failed trials; without rounds of a policy. objective: what they are.
+    spent: of each axis, how much had been spent once each trial was told, (n,); an axis is missing where unknown.
+    ended: the strategy had nothing left to propose, so that its result holds for any larger budget.
+    final: metrics of its result (best.json's, held-out tests among them); {} before it has one.
+    final_loss: of that result, by `objective`; None: it has none.
+    by_scores: losses are scores with weights that architectures share; only the final results of such runs compare.
+    """
+
+    path: Path
+    seed: int
+    strategy: Mapping[str, Any]
+    setting: Mapping[str, Any]
+    objective: Objective
+    losses: NDArray[np.float64]
+    spent: Mapping[Axis, NDArray[np.float64]]
+    state: str
+    wanted: int | None
+    ended: bool
+    final: Mapping[str, float]
+    final_loss: float | None
+    by_scores: bool
+    counted: str = ""
+    """What its FLOPs are."""
+    made: str = ""
+    """How the network of its final result was trained: equal where held-out metrics of such networks compare."""
+
+    @property
+    def failed(self) -> int:
+        return int(np.isinf(self.losses).sum())
+
+    @property
+    def has_result(self) -> bool:
+        return self.final_loss is not None if self.by_scores else self.failed < len(self.losses)
+
+    def reach(self, axis: Axis) -> float:
+        """How far it goes on an axis; infinity where its strategy ended."""
+        if self.ended:
+            return math.inf
+        return float(self.spent[axis][-1]) if len(self.losses) else 0.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """Runs that are equal but for the seed, by seed."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it is random search, which others should be better than."""
+        return self.name == BESIDE or self.runs[0].strategy["name"] == "random"
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """methods: by name, random search last. notes: what a reader has to know about what was (not) taken in."""
+
+    methods: tuple[Method, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for method in self.methods for run in method.runs]
+
+    @property
+    def by_scores(self) -> bool:
+        return any(run.by_scores for run in self.runs)
+
+
+def gather(folders: Sequence[str | Path], *, anyway: bool = False, baselines: bool = True) -> Gathered:
+    """Read run folders. InputError: one is none, or they cannot be compared (and not `anyway`).
+
+    baselines: take in the random search below a run's folder, too, where there is one.
+    """
+    notes: list[str] = []
+    found = list(_once(folders, notes))
+    runs = [read(path) for path in found]
+    given = len(runs)
+    if baselines:
+        inner = [path / BASELINE for path in found if (path / BASELINE / "run.db").is_file()]
+        runs += [read(path) for path in inner if path.resolve() not in {other.resolve() for other in found}]
+    notes += _check(runs, anyway)
+    runs = _one_of_each(runs, given, notes)
+    runs += [beside for run in runs if (beside := _beside(run)) is not None]
+    notes += _states(runs)
+    return Gathered(_methods(runs), tuple(notes))
+
+
+def _once(folders: Sequence[str | Path], notes: list[str]) -> Iterator[Path]:
+    seen: set[Path] = set()
+    for folder in map(Path, folders):
+        path = folder.parent if folder.name == "run.db" else folder
+        try:
+            own = path.resolve()
+        except (OSError, ValueError):
+            own = path
+        if own in seen:
+            notes.append(f"{path} is given twice: it counts once")
+        else:
+            seen.add(own)
+            yield path
+
+
+def read(path: Path) -> Run:
+    """One run. InputError: there is none, or it is damaged."""
+    study = Study.read(path, curves=False)
+    with Store.read(path / "run.db") as store:
+        fingerprint, finale = store.get("fingerprint"), (store.get("final") or {}).get("finale") or {}
+    config = study.config
+    told = [trial for trial in study.told if not trial.is_round]
+    shares = any(trial.is_round for trial in study.trials) or _shares_weights(study.evaluator)
+    objective, final, final_loss = study.objective, _final(study), None
+    if shares:
+        objective, final_loss = _retrained(study)
+    elif study.best is not None:
+        final_loss = study.best.trial.loss
+    spent, counted = _spent(study, told)
+    resolved = _facts_of(config)
+    return Run(
+        path=path,
+        seed=study.seed,
+        strategy=config["strategy"],
+        setting={**resolved, "data": fingerprint, "objective": str(study.objective)},
+        objective=objective,
+        losses=np.array([trial.trial.loss for trial in told], dtype=np.float64),
+        spent=spent,
+        state=study.state,
+        wanted=study.wanted,
+        ended=study.exhausted and study.state == "finished",
+        final=final,
+        final_loss=final_loss,
+        by_scores=shares,
+        counted=counted,
+        made=_made(study, finale),
+    )
+
+
+def _facts_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in ("space", "evaluator", "resolved") if key in config}
+
+
+def _shares_weights(evaluator: str) -> bool:
+    try:
+        return bool(registry.load("evaluator", evaluator).shares_weights)
+    except InputError:  # the plugin is not installed here
+        return False
+
+
+def _final(study: Study) -> dict[str, float]:
+    found = {} if study.document is None else study.document.get("metrics")
+    return {name: value for name, value in (found or {}).items() if isinstance(value, int | float)}
+
+
+def _made(study: Study, finale: Mapping[str, Any]) -> str:
+    """finale: what the search was to do at its end."""
+    document = study.document or {}
+    if Path(str(document.get("run", ""))).name.startswith("retrain-"):
+        facts = [document.get("evaluator"), document.get("scale"), finale.get("retrain"), finale.get("training")]
+        return f"best of {finale.get('retrain', '?')} trained again at the end [{digest(facts)}]"
+    return f"as it was searched [{digest([document.get('evaluator'), document.get('scale')])}]"
+
+
+def _retrained(study: Study) -> tuple[Objective, float | None]:
+    """What the final result of a search with shared weights is judged by, and its loss; None: it was not retrained."""
+    if study.retrained is None:
+        return Objective("val_acc", "max"), None
+    objective = study.retrained.objective
+    try:
+        return objective, objective.loss(_final(study))
+    except ValueError:
+        return objective, None
+
+
+# --- what was spent
+
+
+def _spent(study: Study, told: Sequence[StudyTrial]) -> tuple[dict[Axis, NDArray[np.float64]], str]:
+    found = {"trials": np.arange(1.0, len(told) + 1)}
+    seconds = np.cumsum([trial.seconds for trial in told])
+    if len(told) and seconds[-1] > 0:
+        found["seconds"] = seconds
+    flops, counted = _flops(study, told)
+    if flops is not None:
+        found["flops"] = np.cumsum(flops)
+    return found, counted
+
+
+def _flops(study: Study, told: Sequence[StudyTrial]) -> tuple[list[float] | None, str]:
+    """FLOPs of each trial, and what is counted; None: some trial that is done has no such metric.
+
+    A trial that failed counts 0: how far it came is not known.
+    """
+    each = [trial.metrics.get("flops") for trial in told if trial.state == "done"]
+    if not each or any(value is None for value in each):
+        return None, ""
+    resolved = study.config.get("resolved")
+    recipe = resolved.get("recipe") if isinstance(resolved, dict) else None
+    by_default = recipe.get("epochs") if isinstance(recipe, dict) else None
+    evaluator = study.provenance.get("evaluator")
+    images = evaluator.get("train_images") if isinstance(evaluator, dict) else None
+    budgets = [trial.trial.proposal.budget for trial in told]
+    if by_default is None and any(budget is not None for budget in budgets):
+        by_default = math.nan  # how long a trial without a budget is trained cannot be told
+    factors = ["forward FLOPs (2 x multiply-adds) of one image"]
+    epochs = [1.0] * len(told)
+    if by_default is not None or any(budget is not None for budget in budgets):
+        epochs = [float(by_default or math.nan) if budget is None else float(budget) for budget in budgets]
+        factors.append("epochs")
+    if any(math.isnan(value) for value in epochs):
+        return None, ""
+    scale = 1.0
+    if isinstance(images, int) and len(factors) > 1:
+        scale = float(images)
+        factors.append("training images")
+    text = " x ".join(factors)
+    if len(factors) < 3:
+        text += "; how many images each trial was trained on is not known, and left out"
+    text += "; the backward pass and validation are not counted, failed trials count 0"
+    values = [scale * n * trial.metrics.get("flops", 0.0) for trial, n in zip(told, epochs, strict=True)]
+    return values, text
+
+
+# --- which belong together
+
+
+def _check(runs: Sequence[Run], anyway: bool) -> list[str]:
+    """Whether they measure the same thing. InputError names the first difference; anyway: notes name it instead.
+
+    What cannot be overruled: values of different metrics have no difference.
+    """
+    if len({run.by_scores for run in runs}) > 1 and not anyway:
+        scored = next(run for run in runs if run.by_scores)
+        other = next(run for run in runs if not run.by_scores)
+        raise InputError(
+            f"{scored.path} and {other.path} cannot be compared: the first scores with shared weights, the second does "
+            "not; --anyway compares their final results"
+        )
+    notes = []
+    first = runs[0]
+    ends = [run for run in runs if run.by_scores and run.final_loss is not None]
+    for run in runs[1:]:
+        if run.objective != first.objective:
+            raise InputError(
+                f"{first.path} and {run.path} cannot be compared: objective is {first.objective}, not {run.objective}"
+            )
+        differ = differences(run.setting, first.setting)
+        if run in ends and run.made != ends[0].made:
+            differ.append(f"its final result is the {run.made}, not the {ends[0].made}")
+        if differ and not anyway:
+            raise InputError(
+                f"{first.path} and {run.path} cannot be compared: {run.path}: {'; '.join(differ[:3])}; "
+                "--anyway compares them all the same"
+            )
+        if differ:
+            notes.append(f"WARNING: {run.path} measures something else than {first.path}: {'; '.join(differ[:3])}")
+    return notes
+
+
+def _key(run: Run) -> str:
+    return digest([run.strategy, run.setting])
+
+
+def _one_of_each(runs: Sequence[Run], given: int, notes: list[str]) -> list[Run]:
+    """Of each method and seed the run with the most trials. given: how many were named, baselines not counted."""
+    best: dict[tuple[str, int], Run] = {}
+    for run in runs:
+        other = best.get((_key(run), run.seed))
+        if other is None or len(run.losses) > len(other.losses):
+            best[_key(run), run.seed] = run
+    kept = [run for run in runs if best[_key(run), run.seed] is run]
+    for run in runs[:given]:
+        if run not in kept:
+            other = best[_key(run), run.seed]
+            notes.append(f"{run.path} is the same search with the same seed as {other.path}: a seed counts once")
+    return kept
+
+
+def _beside(run: Run) -> Run | None:
+    """The best of the random architectures that were trained beside those of a search with shared weights."""
+    if not run.by_scores or run.final_loss is None:
+        return None
+    with Store.read(run.path / "run.db") as store:
+        final = store.get("final") or {}
+    metrics = (final.get("document", {}).get("comparison") or {}).get("random", {}).get("metrics")
+    try:
+        loss = run.objective.loss(metrics or {})
+    except ValueError:
+        return None
+    return replace(
+        run, strategy={"name": BESIDE, "options": {}}, losses=np.zeros(0), spent={}, final=metrics, final_loss=loss
+    )
+
+
+def _states(runs: Sequence[Run]) -> list[str]:
+    notes = []
+    for run in runs:
+        if run.strategy["name"] == BESIDE:
+            continue
+        of = f" of {run.wanted}" if run.wanted else ""
+        if run.state != "finished":
+            notes.append(f"{run.path} is {run.state}: {len(run.losses)}{of} trials so far")
+        if run.by_scores and run.final_loss is None:
+            notes.append(
+                f"{run.path}: its scores come from shared weights of its own, which no other run has, and it has no "
+                "retrained result yet: left out (give its search --retrain 3)"
+            )
+        elif not run.has_result:
+            why = f"all its {len(run.losses)} trials failed" if len(run.losses) else "it has no finished trial"
+            notes.append(f"{run.path}: {why}: left out of means and tests, which makes its method look better")
+    return notes
+
+
+def _methods(runs: Sequence[Run]) -> tuple[Method, ...]:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_key(run), []).append(run)
+    names = _names([own[0] for own in groups.values()])
+    found = [
+        Method(name, tuple(sorted(own, key=lambda run: run.seed)))
+        for name, own in zip(names, groups.values(), strict=True)
+    ]
+    return tuple(sorted(found, key=lambda method: (method.is_random, method.name)))
+
+
+def _names(firsts: Sequence[Run]) -> list[str]:
+    """What tells each method from the others: its strategy, the options in which it differs, and its setting's."""
+    names = []
+    for run in firsts:
+        same = [other for other in firsts if other.strategy["name"] == run.strategy["name"]]
+        own = run.strategy.get("options", {})
+        differ = {k: v for k, v in own.items() if any(v != o.strategy.get("options", {}).get(k) for o in same)}
+        name = str(run.strategy["name"]) + (f"({', '.join(changed(differ, {}))})" if differ else "")
+        setting = [text for other in firsts for text in _settings(run, other)]
+        names.append(name + (f" [{', '.join(dict.fromkeys(setting))}]" if setting else ""))
+    return names
+
+
+def _settings(run: Run, other: Run) -> list[str]:
+    """ "evaluator epochs=2": what is so in run and not in other."""
+    return [text.partition(", not ")[0].replace(" is ", "=", 1) for text in differences(run.setting, other.setting)]

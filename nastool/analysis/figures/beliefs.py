@@ -1,0 +1,166 @@
+"""What a strategy believes: a policy's probabilities, a model's expectations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool.analysis.figures import style
+from nastool.analysis.figures.base import Drawn, Kind
+from nastool.analysis.figures.families import families, of_frequencies
+from nastool.analysis.figures.operations import PANELS, curves, named, table_figure
+from nastool.engine.study import Study, StudyTrial
+
+SIGNS = {"reward": "reward (accuracy)", "entropy": "entropy (nats)", "switch_rate": "rate of skip connections"}
+Frequencies = Sequence[Sequence[float]]
+
+
+def rounds(study: Study) -> list[StudyTrial]:
+    """Finished rounds of a policy, in the order told."""
+    return [trial for trial in study.told if trial.is_round and trial.state == "done"]
+
+
+def frequencies(study: Study) -> list[tuple[int, Frequencies]]:
+    """(round, or else trial; how often the policy draws each option of each decision), of those that say so."""
+    sizes = [len(decision.options) for decision in study.space.decisions]
+    rows = list(enumerate(rounds(study), 1)) or [(trial.id, trial) for trial in study.trials]
+    found: list[tuple[int, Frequencies]] = []
+    for number, trial in rows:
+        given = trial.frequencies
+        if isinstance(given, list | tuple) and [len(row) for row in given if isinstance(row, list | tuple)] == sizes:
+            found.append((number, given))
+    return found
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Rank correlation of n pairs, in [-1, 1]; None where one side is constant, or for n < 3."""
+    if len(first) < 3 or min(len(set(first)), len(set(second))) < 2:
+        return None
+    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    """Ranks from 0, equal values sharing the mean of theirs."""
+    _, which, counts = np.unique(np.array(values), return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks: NDArray[np.float64] = (ends - (counts + 1) / 2)[which]
+    return ranks
+
+
+def expectations(study: Study) -> list[tuple[float, float]]:
+    """(expected, measured) of the finished trials that a model proposed, in the order asked."""
+    return [(t.expected, t.value) for t in study.trials if t.expected is not None and t.value is not None]
+
+
+def signs(studies: Sequence[Study]) -> list[Drawn]:
+    """Reward, entropy and the like, round by round."""
+    (study,) = studies
+    done = rounds(study)
+    known = [name for name in SIGNS if any(name in trial.metrics for trial in done)]
+    if len(done) < 2 or not known:
+        return []
+    figure, panels = style.new(0.4 + 1.35 * len(known), rows=len(known), sharex=True)
+    for number, (axes, name) in enumerate(zip(panels, known, strict=True)):
+        y = [trial.metrics.get(name, math.nan) for trial in done]
+        axes.plot(range(1, len(y) + 1), y, color=style.color(number), linewidth=1.6, marker="o", markersize=2.5)
+        axes.set_title(SIGNS[name])
+        style.grid(axes)
+    panels[-1].set_xlabel("round")
+    style.thousands(panels[-1])
+    most = sum(math.log(len(decision.options)) for decision in study.space.decisions)
+    text = "How the policy learns, round by round."
+    if "entropy" in known:
+        text += f" A policy that has made no choice at all has an entropy of {most:.1f} nats."
+    return [Drawn("policy", "The policy", text, figure)]
+
+
+def preferences(studies: Sequence[Study]) -> list[Drawn]:
+    """What the policy draws, over rounds or trials, by option."""
+    (study,) = studies
+    known = frequencies(study)
+    if len(known) < 2:
+        return []
+    found = families(study.space)[:PANELS]
+    tables = []
+    for family in found:
+        cells = [of_frequencies(family, given) for _, given in known]
+        tables.append(np.array([[np.nanmean(c)] if family.switches else np.nansum(c, axis=0) / len(c) for c in cells]))
+    what = "round" if rounds(study) else "trial"
+    figure = curves(found, [number for number, _ in known], tables, what)
+    text = f"How often the policy draws each option, {what} by {what}, over all decisions that offer it."
+    return [] if figure is None else [Drawn("policy-options", "What the policy prefers", text, figure)]
+
+
+def last_round(studies: Sequence[Study]) -> list[Drawn]:
+    """The policy's last known probabilities, decision by decision."""
+    (study,) = studies
+    known = frequencies(study)
+    if not known:
+        return []
+    number, given = known[-1]
+    when = f"after round {number}" if rounds(study) else f"before trial {number}"
+    found = []
+    for k, family in enumerate(families(study.space)[:PANELS]):
+        figure, cut = table_figure(family, of_frequencies(family, given))
+        text = f"Probability of each option in %, estimated from draws {when}."
+        name = "policy-decisions" + (f"-{k + 1}" if k else "")
+        found.append(Drawn(name, "The policy's choices" + named(family, study), text + cut, figure))
+    return found
+
+
+def expected(studies: Sequence[Study]) -> list[Drawn]:
+    """Expected against measured."""
+    (study,) = studies
+    pairs = expectations(study)
+    if len(pairs) < 3:
+        return []
+    figure, (axes,) = style.new(3.6)
+    cut = len(pairs) - len(pairs) // 3
+    low, high = style.frame([value for pair in pairs for value in pair], study.objective.goal)
+    for number, (part, what) in enumerate(((pairs[:cut], "earlier"), (pairs[cut:], "last third"))):
+        axes.scatter(
+            [a for a, _ in part],
+            [b for _, b in part],
+            s=12 if len(pairs) < 400 else 6,
+            color=style.color((5, 1)[number]),
+            alpha=0.75,
+            linewidths=0,
+            label=what,
+            rasterized=len(part) > style.MANY,
+            zorder=2 + number,
+        )
+    axes.plot((low, high), (low, high), color=style.MUTED, linewidth=0.8, linestyle=style.DASHES[1], label="equal")
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    metric = style.clean(study.objective.metric)
+    axes.set_xlabel(f"expected {metric}")
+    axes.set_ylabel(f"measured {metric}")
+    axes.grid(True, color=style.GRID, linewidth=0.6)
+    style.legend(axes)
+    text = f"What the model expected of {len(pairs):,} architectures before they were measured. " + agreement(study)
+    outside = sum(not (low <= a <= high and low <= b <= high) for a, b in pairs)
+    if outside:
+        text += f" {outside:,} lie outside the frame."
+    return [Drawn("expected", "Expected and measured", text, figure)]
+
+
+def agreement(study: Study) -> str:
+    """Spearman's correlation of expected and measured values, in a sentence."""
+    pairs = expectations(study)
+    late = pairs[len(pairs) - len(pairs) // 3 :]
+    shown = []
+    for what, part in (("over all", pairs), ("over the last third", late)):
+        rho = spearman([a for a, _ in part], [b for _, b in part])
+        shown.append(f"{'undefined' if rho is None else f'{rho:.2f}'} {what}")
+    return f"Spearman's rank correlation: {', '.join(shown)}."
+
+
+KINDS = (
+    Kind("policy", "A policy's reward and entropy, round by round", signs),
+    Kind("policy-options", "What a policy prefers, over rounds or trials", preferences),
+    Kind("policy-decisions", "A policy's probabilities at the end, decision by decision", last_round),
+    Kind("expected", "What a model expected against what was measured", expected),
+)

@@ -1,0 +1,207 @@
+"""What the page shows, out of a run: columns of its table, learning curves, failures, commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nastool.analysis.figures.results import curve_metric
+from nastool.analysis.report.markup import MISSING, printable
+from nastool.core.wording import format_number, format_seconds
+from nastool.engine.study import Study, StudyTrial
+
+CURVE_POINTS = 60
+"""At most so many steps of a learning curve are on the page."""
+CURVES = 150_000
+"""Numbers in all learning curves together; beyond that only the best and the last trials have theirs."""
+LISTED = "listed"
+"""The strategy of a folder of trainings, which searched nothing."""
+DRAWN = 6
+"""Architectures that are drawn."""
+
+
+def number(value: float | None) -> str:
+    """A measurement for people; a dash where there is none."""
+    return MISSING if value is None or value != value else format_number(value)
+
+
+def wall_clock(study: Study) -> float:
+    """Seconds from the first start to the last finish, pauses included."""
+    ends = [trial.finished for trial in study.trials if trial.finished is not None]
+    return max(0.0, max(ends) - min(trial.started for trial in study.trials)) if ends else 0.0
+
+
+def cost(study: Study) -> float:
+    """Seconds of all evaluations, failed ones included."""
+    return sum(trial.seconds for trial in study.trials)
+
+
+def cost_text(study: Study) -> str:
+    return format_seconds(cost(study)) + (", simulated" if study.simulated else "")
+
+
+def best_drawn(study: Study) -> list[StudyTrial]:
+    """The best trials, no two of equivalent architectures."""
+    found: dict[str, StudyTrial] = {}
+    for trial in study.ranked:
+        found.setdefault(study.space.canonical(trial.arch), trial)
+        if len(found) == DRAWN:
+            break
+    return list(found.values())
+
+
+def rows(study: Study, drawn: Mapping[int, str]) -> dict[str, Any]:
+    """The table of all trials, as the page's script reads it. drawn: trial -> id of the element with its drawing."""
+    trials = study.trials
+    columns: list[dict[str, Any]] = [{"name": "trial", "kind": "id"}, {"name": "state", "kind": "text"}]
+    values: list[list[Any]] = [[t.id for t in trials], [state(t) for t in trials]]
+
+    def add(name: str, kind: str, found: Sequence[Any], **more: Any) -> None:
+        if any(value is not None for value in found):
+            columns.append({"name": name, "kind": kind, **more})
+            values.append(list(found))
+
+    goal = study.objective.goal
+    add(study.objective.metric, "number", [t.value for t in trials], goal=goal)
+    measured = list(dict.fromkeys(name for t in trials for name in t.metrics))
+    for name in measured:
+        if name not in ("seconds", study.objective.metric):
+            kind = "count" if name in ("params", "flops") else "number"
+            add(name, kind, [t.metrics.get(name) for t in trials])
+    add("expected", "number", [t.expected for t in trials], goal=goal)
+    add("seconds", "seconds", [None if t.state == "running" else t.seconds for t in trials])
+    add("budget", "number", [t.trial.proposal.budget for t in trials])
+    add("parent", "id", [t.parent for t in trials])
+    add("attempts", "count", [t.attempts if t.attempts > 1 else None for t in trials])
+    add("error", "text", [t.error for t in trials])
+    add("key", "code", [t.arch.key for t in trials])
+    add("architecture", "code", [study.space.to_string(t.arch) for t in trials])
+    return {
+        "columns": columns,
+        "values": values,
+        "decisions": [[d.name, list(d.options)] for d in study.space.decisions],
+        "choices": [list(t.arch.choices) for t in trials],
+        "curves": curves(study),
+        "curve": curve_metric(study),
+        "drawn": {str(trial): identifier for trial, identifier in drawn.items()},
+    }
+
+
+def state(trial: StudyTrial) -> str:
+    return f"{trial.state}, round" if trial.is_round else trial.state
+
+
+def curves(study: Study) -> dict[str, Any]:
+    """trial -> {"step": [...], metric: [...], ...}, thinned out."""
+    chosen: Sequence[StudyTrial] = study.trials
+    numbers = sum(min(len(t.curve), CURVE_POINTS) * len(t.curve[0][1]) for t in study.trials if t.curve)
+    if numbers > CURVES:
+        keep = max(1, CURVES * len(study.trials) // numbers // 2)
+        wanted = {t.id for t in study.ranked[:keep]} | {t.id for t in study.trials[-keep:]}
+        chosen = [t for t in study.trials if t.id in wanted]
+    found = {}
+    for trial in chosen:
+        if trial.curve:
+            stride = -(-len(trial.curve) // CURVE_POINTS)
+            kept = trial.curve[::-1][::stride][::-1]  # the last step is always there
+            names = dict.fromkeys(name for _, metrics in kept for name in metrics)
+            found[str(trial.id)] = {
+                "step": [step for step, _ in kept],
+                "series": [[name, [metrics.get(name) for _, metrics in kept]] for name in names],
+            }
+    return found
+
+
+@dataclass
+class Failure:
+    """Failures for the same reason. reason: of the first, word for word."""
+
+    reason: str
+    trials: list[int] = field(default_factory=list)
+
+
+def failures(study: Study) -> list[Failure]:
+    """Grouped by reason, numbers in it aside; the most frequent first."""
+    found: dict[str, Failure] = {}
+    for trial in study.failed:
+        reason = trial.error or "no reason was recorded"
+        found.setdefault(re.sub(r"\d+(\.\d+)?", "#", reason), Failure(reason)).trials.append(trial.id)
+    return sorted(found.values(), key=lambda failure: -len(failure.trials))
+
+
+# --- commands
+
+
+def quoted(value: object) -> str:
+    return shlex.quote(printable(value))
+
+
+def search_command(study: Study, *, strategy: str | None = None, seed: int | None = None) -> str:
+    """A search like this one, by another strategy (with its defaults) or from another seed, in a folder of its own."""
+    about = study.about.get("search")
+    given = about if isinstance(about, dict) else {}
+    parts = ["nastool", "search", "--strategy", strategy or study.strategy]
+    if strategy is None:
+        parts += _flags("-S", study.config["strategy"]["options"])
+    parts += ["--space", study.config["space"]["name"], *_flags("-P", study.config["space"]["options"])]
+    parts += ["--evaluator", study.evaluator]
+    resolved = given.get("evaluator-options")
+    parts += _flags("-E", resolved if isinstance(resolved, dict) else study.config["evaluator"]["options"])
+    if str(study.objective) != str(study.config.get("objective") or study.objective):
+        parts += ["--objective", str(study.objective)]
+    trials = len([t for t in study.trials if t.state != "running"])
+    parts += ["--trials", str(max(1, study.wanted or trials))]
+    parts += ["--seed", str(study.seed if seed is None else seed)]
+    parts += ["--out", f"{study.path}-{strategy or 'seed'}{seed if strategy is None and seed is not None else ''}"]
+    return shlex.join(printable(part) for part in parts)
+
+
+def _flags(letter: str, options: Mapping[str, Any]) -> list[str]:
+    found = []
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            value = ",".join(f"{k}={v}" for k, v in value.items())
+        if isinstance(value, bool):
+            value = str(value).lower()
+        if value is not None:
+            found += [letter, f"{key}={value}"]
+    return found
+
+
+def own_command(study: Study) -> str | None:
+    """What was typed; None: run.yaml does not say."""
+    given = study.provenance.get("command")
+    if not isinstance(given, list) or not given:
+        return None
+    return shlex.join(printable(part) for part in ["nastool", *given[1:]])
+
+
+def next_commands(study: Study) -> list[tuple[str, str]]:
+    """(command, what it does): what to do with the run as it is."""
+    run = quoted(study.path)
+    found = []
+    if study.state == "running":
+        return [(f"nastool report {run} --live", "this page, refreshed while the search goes on")]
+    if study.state == "interrupted" and (own := own_command(study)) is not None:
+        found.append((own, "goes on with the search"))
+    if study.best is None:
+        return [*found, (f"nastool status {run}", "shows how far it is, and the last failures")]
+    if (study.path / "best.safetensors").is_file() and (study.path / "best.json").is_file():
+        found += [
+            (f"nastool export {run} --to python", "the best network as plain PyTorch; also onnx, pt2, safetensors"),
+            (f"nastool predict {run} photo.png", "what an image shows"),
+        ]
+    elif study.evaluator == "table":
+        best = f"nastool top {run}"
+        shape, dataset = "3x32x32", "cifar10"
+        if study.config["evaluator"]["options"].get("dataset") == "cifar100":
+            shape, dataset = "3x32x32 --classes 100", "cifar100"
+        found.append((f"{best} | nastool export - --to python --input {shape}", "the best architecture as code"))
+        found.append((f"{best} | nastool eval - --data {dataset}", "trains it from scratch"))
+    if study.evaluator != "table" and study.strategy != LISTED:
+        found.append((f"nastool retrain {run}", "trains the best for use, on all images, with several seeds"))
+    found.append((f"nastool top {run} -k 3", "the best three, as JSON lines"))
+    return found

@@ -1,0 +1,1 @@
+"""Values, interfaces and files that everything else stands on. Imports no torch."""

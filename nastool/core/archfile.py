@@ -1,0 +1,185 @@
+"""arch.json: architectures as JSON, for people as well as programs, one a file or one a line.
+
+    {"format": "nastool.arch/1", "space": {"name": "nasbench201", "options": {}},
+     "choices": {"1<-0": "nor_conv_3x3", "2<-0": "skip_connect", ...}}
+
+Unknown keys are kept, so that a line of `nastool top` is an input of `nastool eval`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TextIO
+
+from nastool.core import registry
+from nastool.core.errors import InputError, InvalidArchError, hint, short, why
+from nastool.core.interfaces import SearchSpace
+from nastool.core.values import Arch, SpaceRef
+from nastool.core.values import loads as loads
+
+FORMAT = "nastool.arch/1"
+MAX_LINE = 1_000_000
+
+
+@dataclass(frozen=True)
+class ArchDocument:
+    """An architecture, the space it belongs to, and whatever else its JSON object said.
+
+    file: what it was read from; None: stdin, an argument, or nothing that was read.
+    """
+
+    space: SearchSpace
+    arch: Arch
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    file: Path | None = field(default=None, compare=False)
+
+    def to_json(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The document as a JSON object; more: keys to add or replace."""
+        return {**to_json(self.space, self.arch), **self.extra, **(more or {})}
+
+
+def to_json(space: SearchSpace, arch: Arch) -> dict[str, Any]:
+    choices = {
+        decision.name: decision.options[choice] for decision, choice in zip(space.decisions, arch.choices, strict=True)
+    }
+    return {
+        "format": FORMAT,
+        "space": {"name": space.ref.name, "options": dict(space.ref.options)},
+        "choices": choices,
+        "key": arch.key,
+    }
+
+
+def dumps(document: Mapping[str, Any]) -> str:
+    """One line of JSON. ValueError on NaN or infinity, which JSON does not have."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False)
+
+
+def from_json(document: Any, space: SearchSpace | None = None) -> ArchDocument:
+    """Read and validate. space: the one it has to belong to. InvalidArchError names the offending part."""
+    if not isinstance(document, dict):
+        raise InvalidArchError(f"an architecture is a JSON object, got {type(document).__name__}")
+    if document.get("format", FORMAT) != FORMAT:
+        raise InvalidArchError(f"format {_shown(document['format'])} is not {FORMAT!r}")
+    for key in ("space", "choices"):
+        if key not in document:
+            raise InvalidArchError(f"no {key!r}: an architecture has 'space' and 'choices'")
+    own = _space(document["space"])
+    if space is not None and own.ref != space.ref:
+        raise InvalidArchError(f"the architecture belongs to space {own.ref}, expected {space.ref}")
+    choices = document["choices"]
+    if not isinstance(choices, dict):
+        raise InvalidArchError("'choices' must be an object of decision: option")
+    names = [decision.name for decision in own.decisions]
+    for name in choices:
+        if name not in names:
+            raise InvalidArchError(f"{own.ref} has no decision {_shown(name)}; {hint(name, names)}")
+    indices = []
+    for decision in own.decisions:
+        if decision.name not in choices:
+            raise InvalidArchError(f"decision {decision.name!r} is missing")
+        option = choices[decision.name]
+        if option not in decision.options:
+            raise InvalidArchError(
+                f"decision {decision.name!r} has no option {_shown(option)}; {hint(option, decision.options)}"
+            )
+        indices.append(decision.options.index(option))
+    arch = own.arch(indices)
+    own.validate(arch)
+    # The key follows from the rest; a stale one in the input must not survive.
+    extra = {k: v for k, v in document.items() if k not in ("format", "space", "choices", "key")}
+    return ArchDocument(own, arch, extra)
+
+
+def read_text(text: str, space: SearchSpace | None = None) -> ArchDocument:
+    """One architecture: arch.json, or the space's own string form where a space is given."""
+    if not text.lstrip().startswith(("{", "[", '"')):
+        if space is not None:
+            arch = space.from_string(text)
+            space.validate(arch)
+            return ArchDocument(space, arch)
+        raise InvalidArchError(
+            f"{short(text)!r} is no JSON object; give --space NAME to read a space's own string form"
+        )
+    try:
+        document = loads(text)
+    except ValueError as error:
+        raise InvalidArchError(str(error)) from None
+    return from_json(document, space)
+
+
+def read_lines(lines: Iterable[str], source: str, space: SearchSpace | None = None) -> Iterator[ArchDocument]:
+    """Architectures from JSON lines as they arrive, or from one JSON object written over several lines.
+
+    source: what to call the input in messages. InputError names source and line.
+    """
+    found = 0
+    number = 0
+    iterator = iter(lines)
+    try:
+        while True:
+            number += 1
+            line = next(iterator, None)
+            if line is None:
+                break
+            text = line.strip().removeprefix("\ufeff")
+            if not text:
+                continue
+            found += 1
+            if found == 1 and text.startswith("{") and not text.endswith("}"):
+                # The beginning of an object over several lines: the whole input is one document.
+                yield read_text("\n".join([text, *iterator]), space)
+                return
+            yield read_text(text, space)
+    except UnicodeDecodeError:
+        raise InputError(f"{source} is no UTF-8 text: an architecture is JSON") from None
+    except InputError as error:
+        raise InputError(f"{source} line {number}: {error}") from None
+    if not found:
+        raise InputError(f"{source} holds no architecture")
+
+
+def read_file(path: Path, space: SearchSpace | None = None) -> Iterator[ArchDocument]:
+    try:
+        file = open(path, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {short(path)}: {why(error)}") from None
+    with file:
+        for document in read_lines(bounded(file), short(path), space):
+            yield replace(document, file=path)
+
+
+def bounded(file: TextIO) -> Iterator[str]:
+    """The lines of a file, of at most MAX_LINE characters each. InputError: longer, or unreadable."""
+    try:
+        while line := file.readline(MAX_LINE + 1):
+            if len(line) > MAX_LINE:
+                raise InputError(f"longer than {MAX_LINE:,} characters: an architecture is a line of JSON")
+            yield line
+    except OSError as error:
+        raise InputError(f"cannot read on: {why(error)}") from None
+
+
+def _space(value: Any) -> SearchSpace:
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise InvalidArchError("'space' must be an object with a 'name'")
+    options = value.get("options", {})
+    if not isinstance(options, dict) or any(isinstance(v, dict | list) for v in options.values()):
+        raise InvalidArchError("the space's 'options' must be an object of plain values")
+    return _make_space(SpaceRef.of(value["name"], options))
+
+
+@lru_cache(maxsize=32)
+def _make_space(ref: SpaceRef) -> SearchSpace:
+    return registry.make_space(ref)
+
+
+def _shown(value: Any) -> str:
+    """A JSON value in a message."""
+    return f"a {type(value).__name__}" if isinstance(value, dict | list) else short(repr(value))

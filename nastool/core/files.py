@@ -1,0 +1,297 @@
+"""Reading and writing small files safely: clear errors in, whole files out."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import secrets
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import yaml
+
+from nastool.core.errors import InputError, short, why
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+MAX_YAML_BYTES = 200_000
+UNFINISHED = ".nastool-new"
+"""How the names of files end that are being written."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without keys that come twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} comes twice", key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes equal objects out each time: `read_yaml` takes no aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file of at most 200 kB whose top level is a mapping with text keys; {} for an empty one.
+
+    InputError: unreadable, too large, malformed, something other than a mapping, aliases, a key twice.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_YAML_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {short(path)}: {why(error)}") from None
+    if len(data) > MAX_YAML_BYTES:
+        raise InputError(f"{path} is larger than {MAX_YAML_BYTES:,} bytes: is it a configuration?")
+    try:
+        text = data.decode()
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, yaml.AliasEvent):  # with them a small file can be enormous
+                raise InputError(
+                    f"{path}: YAML aliases such as *{short(event.anchor)} are not supported; write the value out"
+                )
+        document = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except InputError:
+        raise
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is no valid YAML: it is not UTF-8 text") from None
+    except RecursionError:
+        raise InputError(f"{path} is no valid YAML: it is nested too deeply") from None
+    except Exception as error:
+        # The library lets through whatever its constructors of numbers and dates raise.
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "a value does not fit its tag, or is too long"
+        raise InputError(f"{path}{where} is no valid YAML: {short(problem, 120)}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise InputError(f"{path} must be a YAML mapping of names to values")
+    return document
+
+
+def dump_yaml(document: Mapping[str, Any]) -> str:
+    """YAML that `read_yaml` reads, in the mapping's own order."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much memory what a file unpacks to may take. flag: what raises it, as a user writes it."""
+
+    gigabytes: float = 8.0
+    flag: str = "-E max_gigabytes="
+
+    def __post_init__(self) -> None:
+        """InputError: no number > 0."""
+        if not 0 < self.gigabytes < math.inf:
+            raise InputError(f"need max_gigabytes > 0, got {self.gigabytes}")
+
+    @property
+    def bytes(self) -> float:
+        return self.gigabytes * 1e9
+
+    def check(self, what: str, size: int) -> None:
+        """InputError: so many bytes are too many. what: what takes them."""
+        if size > self.bytes:
+            raise self.exceeded(what, size)
+
+    def exceeded(self, what: str, size: int, share: int = 1) -> InputError:
+        """What to raise where so many bytes are more than the limit divided by share."""
+        raised = math.ceil(size * share / 1e9)
+        return InputError(
+            f"{what} takes {amount(size)} of memory, more than the {amount(self.bytes / share)} allowed: if that is "
+            f"right, give {self.flag}{raised}"
+        )
+
+
+def amount(size: float) -> str:
+    """Bytes as text: "1.5 GB", "20 MB"."""
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
+
+
+def npz_names(path: str | Path) -> list[str]:
+    """The names of an .npz file's arrays. InputError: missing, damaged, no .npz, a name that comes twice."""
+    with _npz(path) as archive:
+        return list(_members(path, archive))
+
+
+def read_npz(
+    path: str | Path, wanted: Collection[str] | None = None, limit: Limit | None = None
+) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file by name; wanted: only those of these names that are there.
+
+    How large they are is read first, from their headers, and no more than that is ever unpacked.
+
+    InputError: missing, damaged, no .npz, more than the limit in all (8 GB by default), or an array of Python objects,
+    which are never loaded.
+    """
+    import numpy as np
+
+    limit = limit or Limit()
+    with _npz(path) as archive:
+        members = {name: member for name, member in _members(path, archive).items() if wanted is None or name in wanted}
+        total = 0
+        for name, member in members.items():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+                shape, _, dtype = header.get(version, header[2, 0])(file)
+                if dtype.hasobject:
+                    reason = "holds Python objects, which are not loaded; save plain numbers"
+                    raise InputError(f"{path}: {name} {reason}")
+                size = math.prod(shape) * dtype.itemsize
+                if file.tell() + size != member.file_size:
+                    raise ValueError(f"{name} is of another size than its header says")
+            total += size
+            limit.check(f"{path}: {name}" if len(members) == 1 else f"{path}: {name} with what stands before it", total)
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, member in members.items():
+            with archive.open(member) as file:
+                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+        return arrays
+
+
+def _members(path: str | Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Array name to where it is. Whatever else is in the archive is no array."""
+    found: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        if name != member.filename:
+            if name in found:
+                raise InputError(f"{path}: array {name!r} comes twice: write it anew with numpy.savez")
+            found[name] = member
+    return found
+
+
+@contextmanager
+def _npz(path: str | Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; InputError for whatever goes wrong with it."""
+    try:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise InputError(f"{path} is no .npz file, or cut short: write it anew with numpy.savez")
+            with zipfile.ZipFile(file) as archive:
+                yield archive
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot read {short(path)}: {why(error)}") from None
+    except MemoryError:
+        raise InputError(f"{path} does not fit into the memory there is: give less") from None
+    except Exception as error:
+        # numpy and zipfile raise many kinds for a damaged file; all mean the same to its owner.
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} is damaged ({reason}): write it anew with numpy.savez") from None
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """`write_bytes` of a text."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader or a crash sees the old content or the new, never a part.
+
+    A link stays one, and what is no file (/dev/stdout, a pipe) is written to: no file may take its place.
+    InputError where the disk is full or the folder cannot be written.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        with replacing(Path(os.path.realpath(path))) as file:
+            file.write(data)
+    except OSError as error:
+        raise InputError(f"cannot write {short(path)}: {why(error)}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes path's place at the end, whole, and leaves nothing behind on an error. OSError.
+
+    It lies in the same folder under a name that nobody else has.
+    """
+    new = path.with_name(f".{secrets.token_hex(4)}{UNFINISHED}")
+    try:
+        with open(new, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except BaseException:
+        with suppress(OSError):
+            new.unlink()
+        raise
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file of this name is what a kill left of one that was being written."""
+    return re.fullmatch(rf"\.[0-9a-f]{{8}}{re.escape(UNFINISHED)}", name) is not None
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a file says of itself, at its beginning or end, that nastool made it, as reports and figures do."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8192)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+            return b"nastool" in head + file.read(8192)
+    except OSError:
+        return False
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all. Half precision becomes float32. OSError."""
+    import torch
+    from safetensors.torch import save
+
+    copies = {}
+    for key, value in tensors.items():
+        dtype = torch.float32 if value.dtype in (torch.bfloat16, torch.float16) else value.dtype
+        copies[key] = value.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(save(copies, dict(metadata)))
+
+
+def check_tensors(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file. InputError: it is missing or cut short. Needs no torch."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"there is no {path}")
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is damaged ({short(error, 120)})") from None
+
+
+def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file. InputError: missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"there is no {path}")
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:120]}") from None

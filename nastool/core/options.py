@@ -1,0 +1,241 @@
+"""Options of plugins: read from the constructor's signature, given as text (key=value) or as YAML values."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+from nastool.core.errors import InputError, hint, short
+
+
+@dataclass(frozen=True)
+class Option:
+    """One keyword-only parameter of a constructor."""
+
+    name: str
+    type: Any
+    default: object
+    """inspect.Parameter.empty where it must be given."""
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    def __str__(self) -> str:
+        if self.required:
+            return f"{self.name}: {describe(self.type)}"
+        shown = str(self.default).lower() if self.default is None or isinstance(self.default, bool) else self.default
+        return f"{self.name}: {describe(self.type)} = {shown}"
+
+
+def _annotation(target: Callable[..., object], parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
+    """The type of one parameter. InputError where the plugin's author gave none that can be resolved."""
+    carrier = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    try:
+        if parameter.annotation is not inspect.Parameter.empty:
+            return typing.get_type_hints(carrier, globalns=names)[parameter.name]
+    except Exception:
+        pass
+    owner = getattr(target, "__name__", str(target))
+    raise InputError(f"option {parameter.name} of {owner} needs a type annotation that can be resolved at run time")
+
+
+RESERVED = frozenset({"seed"})
+"""Parameters that the runner fills in; not options."""
+
+
+def of(target: Callable[..., object]) -> dict[str, Option]:
+    """The options of a class or function: its keyword-only parameters (all of a dataclass's), by name.
+
+    A constructor that takes `**more` has the options of the next class it derives from, too.
+    """
+    found: dict[str, Option] = {}
+    dataclass = hasattr(target, "__dataclass_fields__")
+    for init in _constructors(target):
+        names: dict[str, Any] = getattr(init, "__globals__", {})
+        for name, parameter in inspect.signature(init).parameters.items():
+            keyword = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            field = dataclass and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and name != "self"
+            if (keyword or field) and name not in RESERVED and name not in found:
+                found[name] = Option(name, _annotation(target, parameter, names), parameter.default)
+    return found
+
+
+def _constructors(target: Callable[..., object]) -> Iterator[Callable[..., object]]:
+    """Those that read target's parameters: a class's `__init__`, and while it takes `**more` that of the next base."""
+    if not inspect.isclass(target):
+        yield target
+        return
+    for cls in target.__mro__:
+        init = cls.__dict__.get("__init__")
+        if init is None or cls is object:
+            continue
+        yield init
+        kinds = {parameter.kind for parameter in inspect.signature(init).parameters.values()}
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            return
+
+
+def descriptions(target: Callable[..., object]) -> dict[str, str]:
+    """What the docstrings of target's constructors (a dataclass's own) say of its options; not of all, perhaps.
+
+    It stands there as "population: individuals alive, >= 1. lr, beta1: of Adam.": after the names of options, up to the
+    next such names or the end of the paragraph.
+    """
+    known = of(target)
+    name = f"(?:{'|'.join([*known, *RESERVED])})"
+    marker = re.compile(rf"(?<!\S)((?:{name}, )*{name}): ")
+    found: dict[str, str] = {}
+    for documented in (*_constructors(target), target):
+        for paragraph in re.split(r"\n\s*\n", documented.__doc__ or ""):
+            _, *parts = marker.split(" ".join(paragraph.split()))
+            for names, text in zip(parts[::2], parts[1::2], strict=True):
+                for each in names.split(", "):
+                    found.setdefault(each, text.rstrip(" .;"))
+    return {name: found[name] for name in known if name in found}
+
+
+def accepts(target: Callable[..., object], name: str) -> bool:
+    """Whether a constructor has the keyword-only parameter, one of those that are no options included."""
+    return any(name in inspect.signature(init).parameters for init in _constructors(target))
+
+
+def parse(pairs: Sequence[str], flag: str) -> dict[str, str]:
+    """["a=1", "b=x"] -> {"a": "1", "b": "x"}. InputError where a pair has no "=" or a key comes twice."""
+    given: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            raise InputError(f"{flag} {pair!r}: write {flag} KEY=VALUE")
+        if key in given:
+            raise InputError(f"{flag} {key}: given twice; keep one")
+        given[key] = value
+    return given
+
+
+def check(owner: str, target: Callable[..., object], given: Mapping[str, object]) -> dict[str, object]:
+    """Values for target's options, converted to their types. Text is parsed, other values must fit.
+
+    owner: how messages call it, such as "strategy evolution". InputError: unknown key, wrong type, missing value.
+    """
+    known = of(target)
+    values: dict[str, object] = {}
+    for key, value in given.items():
+        if key not in known:
+            raise InputError(f"{owner} has no option {key!r}; {hint(key, known)}")
+        option = known[key]
+        try:
+            values[key] = convert(value, option.type)
+        except InputError as error:
+            raise InputError(f"{owner}: option {key}: {error}") from None
+        except ValueError:
+            shown = f"a {type(value).__name__}" if isinstance(value, dict | list) else short(repr(value), 80)
+            raise InputError(f"{owner}: option {key} must be {describe(option.type)}, got {shown}") from None
+    missing = [name for name, option in known.items() if option.required and name not in values]
+    if missing:
+        raise InputError(f"{owner} needs {', '.join(f'{name}=...' for name in missing)}")
+    return values
+
+
+def resolve(owner: str, target: Callable[..., object], given: Mapping[str, object]) -> dict[str, object]:
+    """`check`, with the defaults of the options that are not given filled in."""
+    values = check(owner, target, given)
+    return {name: values.get(name, option.default) for name, option in of(target).items()}
+
+
+def convert(value: object, kind: Any) -> object:
+    """value as kind: str, int, float (finite), bool, None, Literal, unions, Mapping[str, ...]. ValueError."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        members = get_args(kind)
+        if type(None) in members and (value is None or value in ("none", "null")):
+            return None
+        # Exact types first, so that "3" fits int before float and before str.
+        for member in sorted((m for m in members if m is not type(None)), key=lambda m: m is str):
+            try:
+                return convert(value, member)
+            except InputError:
+                raise
+            except ValueError:
+                continue
+        raise ValueError(value)
+    if origin is Literal:
+        for choice in get_args(kind):
+            if value == choice and isinstance(value, bool) == isinstance(choice, bool):
+                return choice
+            if isinstance(value, str) and value == str(choice):
+                return choice
+        raise ValueError(value)
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return mapping(value, get_args(kind)[1])
+    if kind is bool:
+        words = {
+            "true": True,
+            "yes": True,
+            "on": True,
+            "1": True,
+            "false": False,
+            "no": False,
+            "off": False,
+            "0": False,
+        }
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+        if isinstance(value, bool):
+            return value
+        raise ValueError(value)
+    if kind is int:
+        if isinstance(value, str) and len(value) < 100:
+            return int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        raise ValueError(value)
+    if kind is float:
+        if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
+            try:
+                number = float(value)
+            except OverflowError:
+                raise ValueError(value) from None
+            if math.isfinite(number):
+                return number
+        raise ValueError(value)
+    if kind is str:
+        if isinstance(value, str):
+            return value
+        raise ValueError(value)
+    raise ValueError(value)
+
+
+def mapping(value: object, kind: Any) -> dict[str, object]:
+    """A YAML mapping, or "a=1,b=2" as text, with values of a kind. ValueError; InputError names a key given twice."""
+    if isinstance(value, str):
+        pairs = [part.partition("=") for part in value.split(",")]
+        if any(not equals or not key.strip() for key, equals, _ in pairs):
+            raise ValueError(value)
+        keys = [key.strip() for key, _, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise InputError(f"{short(key)}= is given twice; keep one")
+        value = {key: text for key, (_, _, text) in zip(keys, pairs, strict=True)}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError(value)
+    return {key: convert(item, kind) for key, item in value.items()}
+
+
+def describe(kind: Any) -> str:
+    """A type in words for messages and lists: "int", "a or b", "int or none"."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return " | ".join(map(str, get_args(kind)))
+    if origin in (Union, types.UnionType):
+        return " | ".join("none" if m is type(None) else describe(m) for m in get_args(kind))
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return f"KEY={describe(get_args(kind)[1])},..."
+    return getattr(kind, "__name__", str(kind))

@@ -1,0 +1,119 @@
+"""Finds strategies, spaces, evaluators and loggers: nastool's own and everybody else's, by the same entry points.
+
+Listing names imports nothing; choosing one imports only that one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, TypeVar
+
+from nastool.core import options
+from nastool.core.errors import InputError, hint, one_line
+from nastool.core.interfaces import Evaluator, SearchSpace, Strategy
+from nastool.core.values import SpaceRef
+from nastool.loggers import Logger
+
+Kind = Literal["strategy", "space", "evaluator", "logger"]
+KINDS: tuple[Kind, ...] = ("strategy", "space", "evaluator", "logger")
+
+_GROUP: Mapping[Kind, str] = {
+    "strategy": "nastool.strategies",
+    "space": "nastool.spaces",
+    "evaluator": "nastool.evaluators",
+    "logger": "nastool.loggers",
+}
+_BASE: Mapping[Kind, type] = {"strategy": Strategy, "space": SearchSpace, "evaluator": Evaluator, "logger": Logger}
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A registered class, not imported yet."""
+
+    kind: Kind
+    name: str
+    owner: str
+    """The distribution that registers it."""
+    entry_point: EntryPoint
+
+
+@cache
+def plugins(kind: Kind) -> Mapping[str, Plugin]:
+    """All that are registered, by name, sorted. InputError where two owners use one name."""
+    found: dict[str, Plugin] = {}
+    for point in entry_points(group=_GROUP[kind]):
+        owner = point.dist.name if point.dist else "unknown"
+        other = found.get(point.name)
+        if other and other.entry_point.value != point.value:
+            raise InputError(
+                f"two packages register {kind} {point.name!r}: {other.owner} ({other.entry_point.value}) and "
+                f"{owner} ({point.value}); uninstall one"
+            )
+        found[point.name] = Plugin(kind, point.name, owner, point)
+    return dict(sorted(found.items()))
+
+
+@cache
+def load(kind: Kind, name: str) -> type[Any]:
+    """Import the class registered under a name. InputError: unknown (suggests the nearest), or broken."""
+    known = plugins(kind)
+    if name not in known:
+        raise InputError(f"no {kind} {name!r}; {hint(name, known)}")
+    plugin = known[name]
+    try:
+        cls = plugin.entry_point.load()
+    except Exception as error:
+        raise InputError(f"{kind} {name!r} of package {plugin.owner} cannot be imported: {one_line(error)}") from error
+    if not (inspect.isclass(cls) and issubclass(cls, _BASE[kind])):
+        raise InputError(f"{kind} {name!r} of package {plugin.owner} is no subclass of {_BASE[kind].__name__}")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+        raise InputError(f"{kind} {name!r} of package {plugin.owner} does not define {missing}")
+    if getattr(cls, "name", None) != name:
+        raise InputError(
+            f"{kind} {name!r} of package {plugin.owner} is registered under another name than its own, "
+            f"{getattr(cls, 'name', None)!r}"
+        )
+    return cls
+
+
+def raised_by(error: BaseException) -> Plugin | None:
+    """The plugin of another package in whose code error was raised: in a method of its class, or else in its module."""
+    others = {
+        plugin.entry_point.value.replace(" ", ""): plugin
+        for kind in KINDS
+        for plugin in plugins(kind).values()
+        if plugin.owner != "nastool"
+    }
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        mine = frame.f_locals.get("self", frame.f_locals.get("cls"))
+        for cls in (mine if inspect.isclass(mine) else type(mine)).__mro__:
+            if plugin := others.get(f"{cls.__module__}:{cls.__qualname__}"):
+                return plugin
+    modules = {frame.f_globals.get("__name__") for frame in frames}
+    return next((plugin for plugin in others.values() if plugin.entry_point.module in modules), None)
+
+
+def make(kind: Kind, name: str, *args: object, given: Mapping[str, object]) -> Any:
+    """Build one. given: its options, typed (`nastool.core.options`). Its ValueError becomes an InputError."""
+    cls = load(kind, name)
+    try:
+        return cls(*args, **given)
+    except InputError:
+        raise
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{kind} {name}: {error}") from error
+
+
+def make_space(ref: SpaceRef) -> SearchSpace:
+    """The space of an architecture."""
+    given = options.check(f"space {ref.name}", load("space", ref.name), dict(ref.options))
+    space: SearchSpace = make("space", ref.name, given=given)
+    return space

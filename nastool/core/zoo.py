@@ -1,0 +1,170 @@
+"""Published architectures by name, usable wherever an arch.json is: `nastool show zoo:darts-v2 --input 3x32x32`.
+
+Each comes with its space's options and the scale it was published with. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nastool.core.errors import InputError, hint, short
+
+
+@dataclass(frozen=True)
+class Published:
+    """An architecture of a space, the scale of the published network, and where both are from."""
+
+    summary: str
+    source: str
+    space: str
+    options: Mapping[str, Any]
+    choices: Mapping[str, str]
+    scale: Mapping[str, int]
+
+
+def _cells(normal: str, reduce: str) -> dict[str, str]:
+    """Choices of space cell-cnn. A cell: for each block "operation input, operation input", separated by ";"."""
+    choices = {}
+    for kind, cell in (("normal", normal), ("reduce", reduce)):
+        for number, block in enumerate(cell.split(";"), 1):
+            for slot, pair in enumerate(block.split(","), 1):
+                operation, state = pair.split()
+                choices[f"{kind}{number}.input{slot}"] = state
+                choices[f"{kind}{number}.op{slot}"] = operation
+    return choices
+
+
+def _layers(*layers: str) -> dict[str, str]:
+    """Choices of space macro-cnn. A layer: "operation switches", a digit for each earlier layer."""
+    choices = {}
+    for number, layer in enumerate(layers, 1):
+        operation, *switches = layer.split()
+        choices[f"layer{number}.op"] = operation
+        choices.update({f"layer{number}.skip{j}": switch for j, switch in enumerate("".join(switches), 1)})
+    return choices
+
+
+PUBLISHED: Mapping[str, Published] = {
+    "enas-micro": Published(
+        "ENAS, micro search space",
+        "Pham et al., ICML 2018; melodyguan/enas, scripts/cifar10_micro_final.sh",
+        "cell-cnn",
+        {},
+        _cells(
+            "avg_pool_3x3 0, sep_conv_3x3 0; skip_connect 0, sep_conv_5x5 0; skip_connect 0, sep_conv_5x5 1;"
+            "sep_conv_3x3 1, sep_conv_5x5 0; avg_pool_3x3 0, sep_conv_5x5 1",
+            "sep_conv_3x3 1, sep_conv_3x3 1; max_pool_3x3 0, avg_pool_3x3 0; sep_conv_5x5 1, sep_conv_5x5 3;"
+            "sep_conv_3x3 1, skip_connect 0; max_pool_3x3 0, sep_conv_5x5 1",
+        ),
+        {
+            "channels": 36,
+            "cells": 6,
+            "twice": 1,
+        },  # as the paper's 4.6 M parameters imply; the script has 5 cells: 3.9 M
+    ),
+    "enas-macro": Published(
+        "ENAS, macro search space, 24 layers",
+        "Pham et al., ICML 2018; melodyguan/enas, scripts/cifar10_macro_final.sh",
+        "macro-cnn",
+        {"layers": 24},
+        _layers(
+            "conv_3x3",
+            "sep_conv_5x5 0",
+            "conv_3x3 10",
+            "conv_5x5 001",
+            "conv_5x5 0000",
+            "sep_conv_5x5 11010",
+            "conv_5x5 000001",
+            "conv_5x5 0110111",
+            "sep_conv_3x3 01110101",
+            "conv_3x3 000000000",
+            "conv_5x5 0000010000",
+            "conv_3x3 10011000011",
+            "conv_5x5 010000010110",
+            "sep_conv_3x3 0010001110101",
+            "conv_3x3 11010100000100",
+            "conv_5x5 001000000010101",
+            "conv_5x5 0100010011110010",
+            "conv_5x5 00010101001010010",
+            "sep_conv_5x5 011010000010101000",
+            "sep_conv_5x5 0110000000001100001",
+            "conv_3x3 10010110001000001100",
+            "sep_conv_5x5 010110010110110100100",
+            "conv_3x3 1010100000000101001000",
+            "conv_3x3 11000111010001010011000",
+        ),
+        # As large as the paper's network of 21.3 M parameters, of which the layers are not published. The script's 96
+        # channels give 30.9 M, or 42.5 M with its dense convolutions for separable ones.
+        {"channels": 80, "widen": 1, "concat": 1},
+    ),
+    "nasnet-a": Published(
+        "NASNet-A (6 @ 768)",
+        "Zoph et al., CVPR 2018; tensorflow/models, slim/nets/nasnet, inputs numbered as in quark0/darts, genotypes.py",
+        "cell-cnn",
+        {"ops": "nasnet", "normal_output": "0,2,3,4,5,6", "reduce_output": "3,4,5,6"},
+        _cells(
+            "sep_conv_5x5 1, sep_conv_3x3 0; sep_conv_5x5 0, sep_conv_3x3 0; avg_pool_3x3 1, skip_connect 0;"
+            "avg_pool_3x3 0, avg_pool_3x3 0; sep_conv_3x3 1, skip_connect 1",
+            "sep_conv_5x5 1, sep_conv_7x7 0; max_pool_3x3 1, sep_conv_7x7 0; avg_pool_3x3 1, sep_conv_5x5 0;"
+            "skip_connect 3, avg_pool_3x3 2; sep_conv_3x3 2, max_pool_3x3 1",
+        ),
+        {"channels": 32, "cells": 6},
+    ),
+    "amoebanet-a": Published(
+        "AmoebaNet-A, 6 cells a stage, 36 channels",
+        "Real et al., AAAI 2019, as in quark0/darts, genotypes.py",
+        "cell-cnn",
+        {"ops": "nasnet", "normal_output": "4,5,6", "reduce_output": "3,4,6"},
+        _cells(
+            "avg_pool_3x3 0, max_pool_3x3 1; sep_conv_3x3 0, sep_conv_5x5 2; sep_conv_3x3 0, avg_pool_3x3 3;"
+            "sep_conv_3x3 1, skip_connect 1; skip_connect 0, avg_pool_3x3 1",
+            "avg_pool_3x3 0, sep_conv_3x3 1; max_pool_3x3 0, sep_conv_7x7 2; sep_conv_7x7 0, avg_pool_3x3 1;"
+            "max_pool_3x3 0, max_pool_3x3 1; conv_1x7_7x1 0, sep_conv_3x3 5",
+        ),
+        {"channels": 36, "cells": 6},
+    ),
+    "darts-v1": Published(
+        "DARTS, first order",
+        "Liu et al., ICLR 2019; quark0/darts, genotypes.py",
+        "cell-cnn",
+        {"blocks": 4, "ops": "darts", "normal_output": "all", "reduce_output": "all"},
+        _cells(
+            "sep_conv_3x3 1, sep_conv_3x3 0; skip_connect 0, sep_conv_3x3 1; skip_connect 0, sep_conv_3x3 1;"
+            "sep_conv_3x3 0, skip_connect 2",
+            "max_pool_3x3 0, max_pool_3x3 1; skip_connect 2, max_pool_3x3 0; max_pool_3x3 0, skip_connect 2;"
+            "skip_connect 2, avg_pool_3x3 0",
+        ),
+        {"channels": 36, "cells": 6},
+    ),
+    "darts-v2": Published(
+        "DARTS, second order",
+        "Liu et al., ICLR 2019; quark0/darts, genotypes.py",
+        "cell-cnn",
+        {"blocks": 4, "ops": "darts", "normal_output": "all", "reduce_output": "all"},
+        _cells(
+            "sep_conv_3x3 0, sep_conv_3x3 1; sep_conv_3x3 0, sep_conv_3x3 1; sep_conv_3x3 1, skip_connect 0;"
+            "skip_connect 0, dil_conv_3x3 2",
+            "max_pool_3x3 0, max_pool_3x3 1; skip_connect 2, max_pool_3x3 1; max_pool_3x3 0, skip_connect 2;"
+            "skip_connect 2, max_pool_3x3 1",
+        ),
+        {"channels": 36, "cells": 6},
+    ),
+}
+"""By name; `zoo:NAME` on the command line."""
+
+
+def document(name: str) -> dict[str, Any]:
+    """The arch.json object of a published architecture. InputError: there is none of this name."""
+    if name not in PUBLISHED:
+        known = [f"zoo:{known}" for known in PUBLISHED]
+        raise InputError(f"no published architecture zoo:{short(name)}; {hint(f'zoo:{name}', known)}")
+    entry = PUBLISHED[name]
+    return {
+        "space": {"name": entry.space, "options": dict(entry.options)},
+        "choices": dict(entry.choices),
+        "name": f"zoo:{name}",
+        "source": entry.source,
+        "scale": dict(entry.scale),
+    }

@@ -1,0 +1,226 @@
+"""A trained network as something to use: read from a run or a checkpoint, with all that it takes to feed it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool import __version__
+from nastool.core import archfile, files
+from nastool.core.errors import InputError, short
+from nastool.nets import checkpoints
+from nastool.tasks.images.task import ImageTask
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nastool.core.archfile import ArchDocument
+    from nastool.core.interfaces import SearchSpace
+    from nastool.core.values import Arch
+
+
+@dataclass(frozen=True, repr=False)
+class Model:
+    """A trained network, in evaluation mode.
+
+    mean, std: of each channel, of pixels in [0, 1]; what the network sees is (pixel - mean) / std.
+    classes: the name of each class.
+    """
+
+    network: nn.Module
+    space: SearchSpace
+    arch: Arch
+    scale: Any
+    task: ImageTask
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    path: Path
+    document: Mapping[str, Any]
+    """What a line says that names these weights, such as the run's best.json; {}: there is none."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What there is to say of it, by name: what it is, where it comes from, what was measured."""
+        scale = ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(self.scale).items())
+        facts = {"architecture": self.arch.key, "space": str(self.space.ref), "scale": scale}
+        evaluator, metrics = self.document.get("evaluator"), self.document.get("metrics")
+        if "run" in self.document and "trial" in self.document:
+            facts["found"] = f"trial {self.document['trial']} of {self.document['run']}"
+        if isinstance(evaluator, dict) and isinstance(options := evaluator.get("options"), dict):
+            facts["trained on"] = str(options.get("data", "unknown"))
+        if isinstance(metrics, dict):
+            numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and abs(v) < 1e300}
+            facts["measured"] = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items())
+        return {**facts, "weights": self.path.name, "written by": f"nastool {__version__}"}
+
+    def __repr__(self) -> str:
+        return f"<model {self.path}: {self.arch.key} of {self.space.ref}, {self.task.classes} classes>"
+
+    def inputs(self, images: NDArray[np.uint8]) -> Tensor:
+        """uint8 (N, C, H, W) -> float32, normalised."""
+        import torch
+
+        mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (self.mean, self.std))
+        pixels = torch.from_numpy(np.array(images, order="C")).float()  # a copy: images may be read-only, or a view
+        return torch.addcmul(-mean / std, pixels, 1 / (255 * std))
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probability of each class, (N, classes). images: uint8 (N, C, H, W). InputError: they are no such."""
+        import torch
+
+        if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[1] != self.task.channels:
+            found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+            raise InputError(
+                f"need images as a numpy array, uint8 (N, {self.task.channels}, H, W) with values from 0 to 255; "
+                f"got {found}"
+            )
+        with torch.inference_mode():
+            probabilities: NDArray[np.float32] = self.network(self.inputs(images)).softmax(1).numpy()
+        return probabilities
+
+
+DEPTH = 5
+"""How many of the last parts of a file's name are looked for elsewhere, where folders have been moved."""
+
+
+def weights_of(document: ArchDocument) -> Path | None:
+    """The file with the weights that an architecture's line means; None: it names none.
+
+    Looked for beside the file that the line was read from, then where the line says, as seen from here. A file counts
+    if it holds this very architecture, and tensors of the digest that the line names; whoever reads them has to check
+    that they are what their own metadata say (`checkpoints.read`). InputError: no such file is there.
+    """
+    named, digest = document.extra.get("weights"), document.extra.get("weights_digest")
+    if named is None:
+        return None
+    where = "the line" if document.file is None else short(document.file)
+    if not isinstance(named, str) or not isinstance(digest, str | None):
+        raise InputError(f"{where}: 'weights' and 'weights_digest' must be texts, a file's name and its digest")
+    if not named.endswith(".safetensors"):
+        raise InputError(f"{where}: 'weights' must name a .safetensors file, got {short(named)}")
+    others: dict[str, None] = {}
+    for path in _places(document, named, digest is not None):
+        try:
+            there = path.is_file()
+        except (OSError, ValueError):  # no name that a file could have
+            there = False
+        if there:
+            problem = _other(path, document.arch, digest)
+            if problem is None:
+                return path
+            others[f"{short(path)} {problem}"] = None
+    advice = "give the run's folder as it was, or the right .safetensors file itself"
+    if others:
+        raise InputError(f"{where} means other weights than are there: {next(iter(others))}; {advice}")
+    beside = "" if document.file is None else f", nor are they beside {where}"
+    raise InputError(f"{where}: there is no {short(Path(named))}, which it names as its weights{beside}; {advice}")
+
+
+def _places(document: ArchDocument, named: str, certain: bool) -> Iterator[Path]:
+    """Where the weights may be, likely ones first. certain: a digest will tell them from others."""
+    parts = Path(named).parts
+    tails = [Path(*parts[-n:]) for n in range(1, min(len(parts), DEPTH) + 1) if ".." not in parts[-n:]]
+    for folder in [document.file.parent, Path(os.path.realpath(document.file)).parent] if document.file else []:
+        yield from (folder / tail for tail in (tails if certain else tails[:1]))
+        trial, run = document.extra.get("trial"), document.extra.get("run")
+        if certain and isinstance(trial, int) and trial >= 0:  # best.safetensors is a copy, and written apart
+            yield folder / checkpoints.name_of(trial)
+            if isinstance(run, str):
+                yield folder / Path(run).name / checkpoints.name_of(trial)
+    yield Path(named)
+    yield from reversed(tails if certain else [])
+
+
+def _other(path: Path, arch: Arch, digest: str | None) -> str | None:
+    """What a file has that these weights have not; None: they may be the ones that are meant."""
+    try:
+        about = files.check_tensors(path)
+        found = archfile.from_json(archfile.loads(about["arch"])).arch
+    except (KeyError, ValueError):
+        return "is no checkpoint of nastool, or damaged"
+    if found != arch:
+        return f"holds architecture {found.key} of {found.space}, not {arch.key} of {arch.space}"
+    if digest is not None and about.get("digest") != digest:
+        return "holds the same architecture, trained another time"
+    return None
+
+
+def located(document: ArchDocument) -> ArchDocument:
+    """The same line with its weights as they are to be found from here. InputError: they are not there."""
+    path = weights_of(document)
+    return document if path is None else replace(document, extra={**document.extra, "weights": str(path)})
+
+
+def of(document: ArchDocument) -> Model:
+    """The trained network of an architecture's line. On the CPU. InputError: see `weights_of` and `load`."""
+    path = weights_of(document)
+    if path is None:
+        where = "this architecture" if document.file is None else short(document.file)
+        raise InputError(f"{where} names no weights: give a run, its weights, or a line that names some")
+    return _read(path, document)
+
+
+def load(source: str) -> Model:
+    """Read a run folder's best network, or a checkpoint. On the CPU. InputError: missing, damaged, or not nastool's."""
+    path = Path(source)
+    try:
+        folder, there = path.is_dir(), path.exists()
+    except (OSError, ValueError):
+        folder = there = False
+    if not there:
+        raise InputError(f"no model {source}: give a run folder or a file of weights (.safetensors)")
+    if not folder:
+        return _read(path, None)
+    if not (path / "best.json").is_file():
+        raise InputError(f"{source} has no best.json: give a run that has finished, or a checkpoint")
+    document = next(archfile.read_file(path / "best.json"))
+    if "weights" not in document.extra:
+        raise InputError(f"{source} has a result without weights: nastool retrain {source} --data ... trains it")
+    return of(document)
+
+
+def _read(path: Path, document: ArchDocument | None) -> Model:
+    """A checkpoint; document: the line that names it; None: best.json beside it may be about it."""
+    import torch
+
+    from nastool.nets.networks import build
+
+    metadata = files.check_tensors(path)
+    try:
+        found = archfile.from_json(archfile.loads(metadata["arch"]))
+        task = ImageTask(**archfile.loads(metadata["task"]))
+        scale = found.space.make_scale(dict(archfile.loads(metadata["scale"])))
+        classes, mean, std = (tuple(archfile.loads(metadata[key])) for key in ("classes", "mean", "std"))
+        if len(classes) != task.classes or not len(mean) == len(std) == task.channels:
+            raise ValueError("names or statistics are not as many as classes or channels")
+        mean, std = (tuple(map(float, values)) for values in (mean, std))
+        if min(std) < 1e-20 or not all(isinstance(name, str) for name in classes):
+            raise ValueError("a standard deviation is 0, or a class's name no text")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is no checkpoint of nastool: it does not say of which network ({error})") from error
+    weights = checkpoints.read(path, found.space, scale, task).weights
+    with torch.random.fork_rng(devices=[]):
+        network = build(found.space, found.arch, task, scale)
+    network.load_state_dict(weights)
+    said = _said(path) if document is None else document.to_json()
+    return Model(network.eval(), found.space, found.arch, scale, task, classes, mean, std, path, said)
+
+
+def _said(path: Path) -> Mapping[str, Any]:
+    """The object in best.json beside best.safetensors, if it is about these weights."""
+    if path.name != "best.safetensors":
+        return {}
+    try:
+        document = next(archfile.read_file(path.parent / "best.json"))
+    except InputError:
+        return {}
+    same = _other(path, document.arch, document.extra.get("weights_digest")) is None
+    return document.to_json() if same else {}

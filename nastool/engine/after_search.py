@@ -1,0 +1,473 @@
+"""What `search` does once its trials are done: train the best from scratch, and say how far scores can be trusted."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nastool.cli import common
+from nastool.cli.common import say
+from nastool.core import options, registry
+from nastool.core.errors import InputError, NastoolError, TrialFailed, short
+from nastool.core.interfaces import Evaluator, SearchSpace, misfits
+from nastool.core.values import Arch, Objective, Proposal, Trial
+from nastool.engine import retraining as trainings
+from nastool.engine.config import Plugged, RunConfig, RunFolder
+from nastool.engine.retraining import Trained
+from nastool.engine.search import evaluate_all, test_best
+from nastool.engine.store import Store
+from nastool.engine.study import derive
+from nastool.learners import sharing
+
+if TYPE_CHECKING:
+    from nastool.engine.workers import EvaluatorSpec, Pool
+
+_SAMPLE = 0x72616E6B
+"""Keeps the sample of random architectures apart from other draws with the same seed."""
+SHOWN = 0.05
+"""What was found is called better than random where chance alone does as well with a probability below this."""
+ENOUGH = next(k for k in itertools.count(1) if 1 / math.comb(2 * k, k) < SHOWN)
+"""So many of each can show it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags.
+
+    retrain: how many of the best are trained from scratch; 0: none. baseline: as many random ones beside them.
+    recipe, scale: of these trainings. ranking: size of the sample on which scores are compared with accuracies.
+    table: options of evaluator table, where these accuracies are looked up instead.
+    """
+
+    retrain: int
+    baseline: bool
+    recipe: str | None
+    scale: str | None
+    ranking: int
+    table: str | None
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], evaluator: Evaluator) -> Settings:
+        retrain = given["retrain"]
+        settings = cls(
+            retrain=(3 if evaluator.shares_weights else 0) if retrain is None else retrain,
+            baseline=given["baseline"] and evaluator.shares_weights,
+            recipe=given["retrain_recipe"],
+            scale=given["retrain_scale"],
+            ranking=given["check_ranking"],
+            table=given["ranking_table"],
+        )
+        if settings.ranking == 1:
+            raise InputError("--check-ranking 1: a rank correlation needs at least 2 architectures")
+        if settings.table is not None and not settings.ranking:
+            raise InputError("--ranking-table goes with --check-ranking N: say how many architectures to compare")
+        if not settings.trains:
+            for flag, value in (("--retrain-recipe", settings.recipe), ("--retrain-scale", settings.scale)):
+                if value is not None:
+                    raise InputError(f"{flag} goes with --retrain K: say how many architectures to train")
+        return settings
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained from scratch."""
+        return bool(self.retrain or (self.ranking and self.table is None))
+
+    @property
+    def any(self) -> bool:
+        return bool(self.retrain or self.ranking)
+
+    def as_options(self) -> dict[str, Any]:
+        """As part of a configuration file's `search` section: what differs from doing nothing, and all that matters."""
+        found: dict[str, Any] = {"retrain": self.retrain}
+        if self.retrain:
+            found["baseline"] = self.baseline
+        if self.ranking:
+            found.update({"check-ranking": self.ranking, "ranking-table": self.table})
+        found.update({"retrain-recipe": self.recipe, "retrain-scale": self.scale})
+        return {key: value for key, value in found.items() if value is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass
+class Outcome:
+    """best: the best retrained trial; None: nothing was retrained. tested: its metrics on the test set.
+
+    run: the folder of these trainings. report: facts for best.json. lines: the same for people.
+    """
+
+    best: Trial | None = None
+    tested: Mapping[str, float] = field(default_factory=dict)
+    run: Path | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+
+class Finale:
+    """Everything after the trials of one search."""
+
+    def __init__(
+        self, config: RunConfig, space: SearchSpace, evaluator: Evaluator, folder: RunFolder, settings: Settings
+    ) -> None:
+        """InputError: the settings do not fit; nothing is read yet."""
+        self.config = config
+        self.space = space
+        self.evaluator = evaluator
+        self.folder = folder
+        self.settings = settings
+        self.training: Plugged | None = None
+        self.table: Evaluator | None = None
+        self.pool: Pool | None = None
+        """What is at work, once it is no longer the search's own pool."""
+        if settings.trains:
+            self.training = self._training()
+            try:
+                self._spec(self.folder.path).build()
+            except InputError as error:
+                raise InputError(f"{self._flag()}: {error}") from None
+        if settings.table is not None:
+            if "table" not in space.provides:
+                raise InputError(f"--ranking-table: space {space.name} has no published tables")
+            self.table = _table(space, settings.table)
+
+    def prepare(self) -> None:
+        """Read the table now rather than at the end. InputError says what is wrong with it."""
+        if self.table is not None:
+            self.table.prepare()
+
+    def identity(self) -> dict[str, Any]:
+        """What a result depends on beside the search: the same flags may name a recipe that has changed."""
+        training = None if self.training is None else replace(self.config, evaluator=self.training).identity
+        return {**self.settings.to_json(), "training": training and [training["evaluator"], training["resolved"]]}
+
+    def trainings(self, trials: int) -> int:
+        """How many are trained from scratch, at most, after so many trials."""
+        found = min(self.settings.retrain, trials)
+        sampled = self.settings.ranking if self.settings.table is None else 0
+        return found + max(found if self.settings.baseline else 0, sampled)
+
+    def estimate(self, arch: Arch) -> float | None:
+        """Seconds of one of these trainings, found out within a few; None: unknown. The search is not running yet."""
+        return None if self.training is None else self._spec(self.folder.path).build().estimate(Proposal(arch))
+
+    # --- what is trained, and how
+
+    def _flag(self) -> str:
+        return "--retrain" if self.settings.retrain else "--check-ranking"
+
+    def _training(self) -> Plugged:
+        """Evaluator train on the same data and device, by the recipe for what a search found."""
+        target = registry.load("evaluator", trainings.TRAIN)
+        if reasons := misfits(None, type(self.space), target):
+            raise InputError(f"{self._flag()}: {'; '.join(reasons)}")
+        before = self.config.evaluator.options
+        if "data" not in before:
+            run = shlex.quote(str(self.folder.path))
+            instead = "look accuracies up with --ranking-table"
+            if self.settings.retrain:
+                instead = f"afterwards give `nastool top {run} -k 3 | nastool eval - --data NAME`"
+            raise InputError(f"{self._flag()}: evaluator {self.evaluator.name} has no data to train on; {instead}")
+        final = trainings.Final(
+            self.space,
+            before,
+            getattr(self.evaluator, "recipe", None),
+            same=not self.evaluator.shares_weights,
+            scale=common.scale_of(self.evaluator),
+            recipe=self.settings.recipe,
+            changes=self.settings.scale,
+            flags=("--retrain-recipe", "--retrain-scale"),
+        )
+        return final.training(self._flag(), {})
+
+    def _spec(self, workdir: Path) -> EvaluatorSpec:
+        assert self.training is not None
+        return replace(self.config, evaluator=self.training).evaluator_spec(self.space, workdir)
+
+    def _random(self, baseline: int) -> list[Arch]:
+        """The sample of random architectures, no two equivalent; the smaller sample is the larger one's beginning."""
+        wanted = max(self.settings.ranking, baseline)
+        rng = np.random.default_rng([self.config.seed, _SAMPLE])
+        found: dict[str, Arch] = {}
+        while len(found) < wanted:
+            arch = self.space.sample_new(rng, found, self.space.canonical)
+            if arch is None:
+                break
+            found[self.space.canonical(arch)] = arch
+        return list(found.values())
+
+    def best(self, best: Trial, store: Store) -> Trial:
+        """The search's result, unless it is retrained: of shared weights, the best score with the final ones."""
+        return derive(store, self.space, 1)[0] if self.evaluator.shares_weights else best
+
+    def scores(self, arch: Arch, store: Store) -> dict[str, float]:
+        """What the search measured of an architecture, as far as training it gives no such metric."""
+        trials = [t for t in derive(store, self.space, max(1, self.settings.retrain)) if t.proposal.arch == arch]
+        metrics = trials[0].evaluation.metrics if trials and trials[0].evaluation else {}
+        return {name: value for name, value in metrics.items() if name.startswith("shared_")}
+
+    # --- doing it
+
+    def run(self, store: Store, pool: Pool, workers: int, stop: Callable[[], bool]) -> Outcome | None:
+        """None: interrupted; the same command goes on. pool: of the search's evaluator; closed before training."""
+        outcome = Outcome()
+        derived = derive(store, self.space, max(1, self.settings.retrain))
+        heads = [trial.proposal.arch for trial in derived[: self.settings.retrain]]
+        rivals = len(heads) if self.settings.baseline else 0
+        sample = self._random(rivals)
+        ranked = sample[: self.settings.ranking]
+        scores: list[float] = []
+        if ranked and (left := _rounds_left(store)):
+            say(f"note: the ranking is not checked: the search ended {left} rounds before its end; give more --trials")
+            ranked, sample = [], sample[:rivals]
+        if ranked:
+            say(f"scoring {len(ranked)} random architectures, to check the ranking")
+            scores = self._scores(ranked, store, pool, stop)
+            if len(scores) < len(ranked):
+                return None
+        if self.evaluator.shares_weights:
+            self._signs(store, [trial.proposal.arch for trial in derived], outcome)
+        if self.table is not None:
+            self._look_up(ranked, scores, derived[0], outcome)
+        if self.training is None:
+            return outcome
+        pool.close()
+        beside = sample if self.table is None else sample[:rivals]
+        if not self._train(store, heads, beside, scores if self.table is None else [], workers, stop, outcome):
+            return None
+        return outcome
+
+    def _scores(self, archs: list[Arch], store: Store, pool: Pool, stop: Callable[[], bool]) -> list[float]:
+        """The score of each, higher is better; fewer where `stop`. Those that are found are kept for the next time."""
+        objective = Objective.parse(store.get("objective"))
+        known: dict[str, float] = store.get("scores") or {}
+        new = [arch for arch in archs if arch.key not in known]
+
+        def save() -> None:
+            store.begin()
+            store.put("scores", known)
+            store.commit()
+
+        saved = time.monotonic()
+        found = evaluate_all(pool, [Proposal(arch) for arch in new], stop)
+        for arch, evaluation in zip(new, found, strict=False):
+            if evaluation.checkpoint is not None:
+                (self.folder.path / evaluation.checkpoint).unlink(missing_ok=True)
+            try:
+                known[arch.key] = -objective.loss(evaluation.all_metrics)
+            except ValueError as error:
+                raise NastoolError(f"--check-ranking: architecture {arch.key} has no score: {error}") from None
+            if time.monotonic() - saved > 5:
+                save()
+                saved = time.monotonic()
+        save()
+        return [known[arch.key] for arch in archs if arch.key in known]
+
+    def _train(
+        self,
+        store: Store,
+        heads: list[Arch],
+        beside: list[Arch],
+        scores: list[float],
+        workers: int,
+        stop: Callable[[], bool],
+        outcome: Outcome,
+    ) -> bool:
+        """Train what was found and the random ones as a search of its own in a folder below the run's."""
+        assert self.training is not None
+        archs = [*heads, *beside]
+        config = trainings.listed(self.config, self.training, archs)
+        folder = RunFolder(self.folder.path / f"retrain-{config.digest}")
+        found = f"{len(heads)} found" if heads else ""
+        other = f"{len(beside)} random" if beside else ""
+        say(f"training {' and '.join(filter(None, (found, other)))} from scratch in {folder.path}")
+
+        def started(pool: Pool) -> None:
+            self.pool = pool
+
+        run = trainings.trained(config, self.space, archs, folder, workers=workers, stop=stop, started=started)
+        with run as trained:
+            if trained is None:
+                return False
+            objective = Objective.parse(trained.sitting.store.get("objective"))
+            if not self._conclude(trained, len(heads), scores, objective, stop, outcome):
+                return False
+            trained.finish(outcome.report)
+            outcome.run, outcome.origin = folder.path, trained.origin
+        return True
+
+    def _conclude(
+        self,
+        trained: Trained,
+        count: int,
+        scores: list[float],
+        objective: Objective,
+        stop: Callable[[], bool],
+        outcome: Outcome,
+    ) -> bool:
+        """Test what was found (the first `count`) and the random ones, once each; compare scores with accuracies.
+
+        The result is the best by validation. Tests decide nothing but what is said of found against random. False:
+        interrupted.
+        """
+        heads, beside = trained.trials[:count], trained.trials[count:]
+        if heads:
+            best = min(heads, key=lambda trial: trial.rank)
+            if best.evaluation is None:
+                raise NastoolError(f"none of the {len(heads)} architectures could be trained: {best.error}")
+            others = beside if self.settings.baseline else []
+            tested: dict[int, Mapping[str, float]] = {}
+            for trial in [best, *heads, *others] if others else [best]:
+                if trial.id in tested or trial.evaluation is None:
+                    continue
+                if stop():
+                    return False
+                metrics, problem = self._test(trained, trial)
+                if problem is not None and trial is best:
+                    raise NastoolError(f"the retrained architecture could not be tested: {problem}")
+                if problem is not None:
+                    say(f"note: architecture {trial.proposal.arch.key} could not be tested: {problem}")
+                tested[trial.id] = {**trial.evaluation.metrics, **metrics}
+            outcome.best, outcome.tested = best, trained.tested(best.id) or {}
+            outcome.lines.append(f"best of {len(heads)} retrained: {_accuracies(tested[best.id])}")
+            rivals = others[: len(heads)]
+            rival = min(rivals, key=lambda trial: trial.rank, default=None)
+            if rival is not None and rival.evaluation is not None:
+                theirs = tested[rival.id]
+                outcome.lines.append(f"best of {len(rivals)} random ones, trained the same: {_accuracies(theirs)}")
+                outcome.report["random"] = {
+                    "architectures": len(rivals),
+                    "key": rival.proposal.arch.key,
+                    "metrics": dict(theirs),
+                }
+                samples = [[tested[t.id] for t in trials if t.id in tested] for trials in (heads, others)]
+                outcome.report["verdict"] = found = verdict(samples[0], samples[1], objective)
+                outcome.lines.append(found["says"])
+        if scores:
+            pairs = [(score, -trial.loss) for score, trial in zip(scores, beside, strict=False) if trial.losses]
+            self._ranking([a for a, _ in pairs], [b for _, b in pairs], "accuracy when trained from scratch", outcome)
+        return True
+
+    def _test(self, trained: Trained, trial: Trial) -> tuple[Mapping[str, float], str | None]:
+        """`test_best`, unless it was tested before."""
+        if (known := trained.tested(trial.id)) is not None:
+            return known, None
+        metrics, problem = test_best(trained.pool, trial, self.config.seed)
+        if problem is None:
+            trained.keep_test(trial.id, metrics)
+        return metrics, problem
+
+    def _look_up(self, ranked: list[Arch], scores: list[float], best: Trial, outcome: Outcome) -> None:
+        """Compare with the table."""
+        table = self.table
+        assert table is not None
+
+        def found(arch: Arch) -> dict[str, float] | None:
+            """None: the table lacks it."""
+            try:
+                evaluation = table.evaluate(0, Proposal(arch), seed=0, report=lambda step, metrics: None)
+            except TrialFailed:
+                return None
+            return {**evaluation.metrics, **table.test(Proposal(arch), evaluation)}
+
+        if ranked:
+            looked_up = [(score, found(arch)) for score, arch in zip(scores, ranked, strict=True)]
+            pairs = [(score, metrics[table.objective]) for score, metrics in looked_up if metrics is not None]
+            self._ranking([a for a, _ in pairs], [b for _, b in pairs], f"{table.objective} of the table", outcome)
+        if (own := found(best.proposal.arch)) is not None:
+            outcome.report["table"] = own
+            outcome.lines.append(f"the best-scored architecture in the table: {common.describe_metrics(own)}")
+
+    def _ranking(self, scores: list[float], truths: list[float], what: str, outcome: Outcome) -> None:
+        ranking = sharing.rank_correlation(scores, truths)
+        outcome.report["ranking"] = {**vars(ranking), "with": what}
+        outcome.lines.append(f"ranking, score against {what}: {ranking}")
+
+    def _signs(self, store: Store, derived: list[Arch], outcome: Outcome) -> None:
+        entropy, candidates = None, None
+        for trial in store.trials():
+            if trial.proposal.policy is not None and trial.evaluation is not None:
+                entropy = trial.evaluation.metrics.get("entropy")
+                given: Any = trial.evaluation.policy or {}
+                asked: Any = trial.proposal.policy
+                wanted = (asked.get("options") or {}).get("candidates")
+                if "candidates" in given and wanted is not None:
+                    candidates = (len(given["candidates"]), wanted)
+        signs = sharing.collapse(self.space, derived, entropy, candidates)
+        if signs:
+            outcome.report["warnings"] = signs
+            outcome.lines += [f"warning: the search may have collapsed: {sign}" for sign in signs]
+
+
+def verdict(
+    found: Sequence[Mapping[str, float]], random: Sequence[Mapping[str, float]], objective: Objective
+) -> dict[str, Any]:
+    """Whether what was found is better than random architectures that were trained the same; as JSON.
+
+    found, random: the metrics of each network. Judged by what the objective is called on test data; where there is
+    none, by the objective itself, which proves nothing, since the search chose by the same images. Better is what a
+    permutation test of the means, one-sided, finds with p < SHOWN. "says" is all of it in a sentence.
+    """
+    from nastool.analysis.comparison import statistics
+
+    metric = objective.metric.replace("val_", "test_", 1) if objective.metric.startswith("val_") else objective.metric
+    held_out = metric != objective.metric and any(metric in metrics for metrics in [*found, *random])
+    if not held_out:
+        metric = objective.metric
+    mine, theirs = ([float(m[metric]) for m in metrics if metric in m] for metrics in (found, random))
+    result: dict[str, Any] = {"metric": metric, "held_out": held_out, "found": mine, "random": theirs}
+    sizes = f"{len(mine)} found", f"{len(theirs)} random"
+    if min(len(mine), len(theirs)) < 2:
+        says = f"{' against '.join(sizes)}: too few for a verdict; give more --retrain"
+        return {**result, "p": None, "better": False, "says": says}
+    signed = [np.array(values) * (1 if objective.goal == "max" else -1) for values in (mine, theirs)]
+    p, least = statistics.permutation(signed[0], signed[1]), 1 / math.comb(len(mine) + len(theirs), len(mine))
+    ahead = float(signed[0].mean() - signed[1].mean())
+    better = held_out and ahead > 0 and p < SHOWN
+    means = " against ".join(f"{np.mean(v):.4f} ({size})" for v, size in zip((mine, theirs), sizes, strict=True))
+    how = "exact permutation test" if 1 / least <= statistics.PERMUTATIONS else "permutation test"
+    text = f"{metric} on average {means}: {'' if better else 'not shown to be '}better than random"
+    text += f" (one-sided {how}: p = {p:.2g}, shown is p < {SHOWN:g})"
+    if least >= SHOWN:
+        text += f"; so few cannot show it, p is at least {least:.2g}: give --retrain {ENOUGH}"
+    if not held_out:
+        text += "; without test images it is judged by those that the search chose by, which shows nothing"
+    return {**result, "p": p, "better": better, "says": text}
+
+
+def _rounds_left(store: Store) -> int:
+    """How many rounds of a policy are still to come; 0 for a search without one."""
+    left = 0
+    for trial in store.trials():
+        if trial.evaluation is not None and trial.evaluation.policy is not None:
+            learnt: Any = trial.evaluation.policy
+            left = int(learnt["rounds_left"])
+    return left
+
+
+def _accuracies(metrics: Mapping[str, float]) -> str:
+    return common.describe_metrics({name: metrics[name] for name in ("val_acc", "test_acc") if name in metrics})
+
+
+def _table(space: SearchSpace, text: str) -> Evaluator:
+    target = registry.load("evaluator", "table")
+    try:
+        given = options.mapping(text, str)
+    except InputError as error:
+        raise InputError(f"--ranking-table: {error}") from None
+    except ValueError:
+        raise InputError(
+            f"--ranking-table {short(repr(text))}: write KEY=VALUE,..., such as file=t.npz,dataset=cifar10"
+        ) from None
+    found = options.resolve("--ranking-table", target, given)
+    evaluator: Evaluator = registry.make("evaluator", "table", space, given=found)
+    return evaluator

@@ -1,0 +1,342 @@
+"""From options to a run: what a search is, where it lives, and whether a folder holds that very search."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from nastool import __version__
+from nastool.core import folders, invocation, options, registry
+from nastool.core.errors import InputError, short
+from nastool.core.files import dump_yaml, is_unfinished, write_atomic
+from nastool.core.interfaces import SearchSpace, Strategy, misfits
+from nastool.core.values import Objective
+from nastool.engine.store import Store
+from nastool.engine.workers import EvaluatorSpec
+from nastool.engine.written import RESULTS, Written
+from nastool.nets import checkpoints
+
+FORMAT = "nastool.run/1"
+RETRAINED = "retrained"
+"""The folder below a run's with what `retrain` made of it."""
+BASELINE = "baseline"
+"""The folder below a run's with the random search that `search --with-baseline` runs beside it."""
+
+
+@dataclass(frozen=True)
+class Plugged:
+    """A registered name and all its options, defaults included."""
+
+    name: str
+    options: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "options": dict(self.options)}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What makes a search this search. Two sittings with equal `identity` are the same run."""
+
+    strategy: Plugged
+    space: Plugged
+    evaluator: Plugged
+    seed: int
+    objective: str | None
+    """As the user gave it; None: the evaluator's own."""
+
+    @classmethod
+    def resolve(
+        cls,
+        strategy: tuple[str, Mapping[str, object]],
+        space: tuple[str, Mapping[str, object]],
+        evaluator: tuple[str, Mapping[str, object]],
+        seed: int,
+        objective: str | None,
+    ) -> RunConfig:
+        """Check names, options and whether the three go together; nothing is built or read yet. InputError."""
+
+        def plug(kind: registry.Kind, given: tuple[str, Mapping[str, object]]) -> Plugged:
+            name, values = given
+            target = registry.load(kind, name)
+            return Plugged(name, options.resolve(f"{kind} {name}", target, values))
+
+        if objective is not None:
+            try:
+                objective = str(Objective.parse(objective))
+            except ValueError as error:
+                raise InputError(str(error)) from None
+        config = cls(plug("strategy", strategy), plug("space", space), plug("evaluator", evaluator), seed, objective)
+        reasons = misfits(
+            registry.load("strategy", config.strategy.name),
+            registry.load("space", config.space.name),
+            registry.load("evaluator", config.evaluator.name),
+        )
+        if reasons:
+            raise InputError("; ".join(reasons) + ": `nastool list` shows what goes together")
+        return config
+
+    def make_space(self) -> SearchSpace:
+        space: SearchSpace = registry.make("space", self.space.name, given=self.space.options)
+        return space
+
+    def make_strategy(self, space: SearchSpace) -> Strategy:
+        given = {**self.strategy.options, "seed": self.seed}
+        strategy: Strategy = registry.make("strategy", self.strategy.name, space, given=given)
+        evaluator = registry.load("evaluator", self.evaluator.name)
+        if reasons := misfits(strategy, type(space), evaluator):  # with these options it may need more than its class
+            raise InputError("; ".join(reasons))
+        return strategy
+
+    def evaluator_spec(self, space: SearchSpace, workdir: Path | None) -> EvaluatorSpec:
+        return EvaluatorSpec(space.ref, self.evaluator.name, self.evaluator.options, workdir, self.seed)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        evaluator = self.evaluator.name, self.evaluator.options
+        identity = {
+            "strategy": self.strategy.to_json(),
+            "space": self.space.to_json(),
+            "evaluator": portable(*evaluator),
+            "resolved": dict(registry.load("evaluator", evaluator[0]).resolved(evaluator[1])),
+            "seed": self.seed,
+            "objective": self.objective,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(identity))
+        return plain
+
+    @property
+    def digest(self) -> str:
+        """8 hexadecimal digits that name the identity."""
+        text = json.dumps(self.identity, sort_keys=True)
+        return hashlib.blake2s(text.encode(), digest_size=4).hexdigest()
+
+    @property
+    def default_folder(self) -> Path:
+        """The same command always means the same folder, so that it continues what it began."""
+        return Path("runs") / f"{self.strategy.name}-{self.space.name}-{self.digest}"
+
+    def as_options(self) -> dict[str, Any]:
+        """As a configuration file's `search` section."""
+        found = {
+            "strategy": self.strategy.name,
+            "strategy-options": dict(self.strategy.options),
+            "space": self.space.name,
+            "space-options": dict(self.space.options),
+            "evaluator": self.evaluator.name,
+            "evaluator-options": dict(self.evaluator.options),
+            "seed": self.seed,
+            "objective": self.objective,
+        }
+        return {key: value for key, value in found.items() if value not in (None, {})}
+
+
+class RunFolder:
+    """runs/a: run.db, run.yaml, checkpoints, and at the end best.json. One coordinator at a time."""
+
+    DATABASE = ("run.db", "run.db-wal", "run.db-shm", "run.db-journal")
+    BEFORE = frozenset({*DATABASE, "run.yaml", "run.lock", "logs"})
+    """What a search may leave before its first trial is asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def database(self) -> Path:
+        return self.path / "run.db"
+
+    def check(self, config: RunConfig, force: bool) -> bool:
+        """Whether the folder holds this very search, to be continued. False: there is none yet.
+
+        InputError: it holds another search (and force is not given), or something that is no run.
+        """
+        names = folders.names(self.path)
+        if names is None:
+            return False
+        names = {name for name in names if not is_unfinished(name)}
+        blank = Store.is_blank(self.database)
+        if "run.db" not in names and (not names <= self.BEFORE or ("run.yaml" in names and not self._is_ours())):
+            raise InputError(f"{self.path} is not empty and no nastool run; give another --out")
+        lost = names - self.BEFORE
+        if blank and lost and not force:
+            raise InputError(
+                f"{self.path} has lost its database: run.db is empty, and {', '.join(map(short, sorted(lost)[:4]))} "
+                f"{'is' if len(lost) == 1 else 'are'} there; put run.db back, give another --out, or --force to begin "
+                "anew"
+            )
+        if blank and not lost:
+            return False
+        if force:
+            if not self._is_ours():
+                raise InputError(
+                    f"{self.path} is no nastool run, which is all that --force replaces; give another --out"
+                )
+            if foreign := Written(self.path).foreign(RESULTS):
+                raise InputError(
+                    f"{self.path}: {', '.join(foreign)} {'was' if len(foreign) == 1 else 'were'} not written by this "
+                    "run, or changed since, and --force replaces nothing else: move what you want to keep, or give "
+                    "another --out"
+                )
+            return False
+        with Store.read(self.database) as store:
+            found, counts = store.get("config"), store.count()
+        if not differences(found, config.identity):  # an option that a later version added is None at its default
+            return True
+        if not counts["done"] + counts["failed"]:
+            return False  # nothing was measured yet, so nothing is lost (nobody is at it once we hold the lock)
+        raise InputError(
+            f"{self.path} holds another search ({_differing(found, config.identity)}): give its options, "
+            "another --out, or --force to replace it"
+        )
+
+    def _is_ours(self) -> bool:
+        """Whether nastool wrote it, even if its database is damaged now."""
+        try:
+            return (self.path / "run.yaml").read_text(encoding="utf-8").startswith("format: nastool.run/")
+        except (OSError, ValueError):
+            return False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Meanwhile this process is the folder's coordinator; creates the folder. InputError: another is at work."""
+        taken = f"{self.path} is being searched by process {{holder}}: see `nastool status {self.path}`"
+        with folders.locked(self.path, "run.lock", taken):
+            yield
+
+    def busy(self) -> bool:
+        """Whether a coordinator is at work on it."""
+        try:
+            with open(self.path / "run.lock", encoding="utf-8") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def discard(self) -> None:
+        """Take back what `locked` and the workers left of a search that never began; nothing if there is a database."""
+        if not self.database.exists():
+            self.clear()
+            (self.path / "run.lock").unlink(missing_ok=True)
+            for folder in (self.path / "logs", self.path):
+                with suppress(OSError):
+                    folder.rmdir()  # not if somebody else's files are in it
+
+    def clear(self) -> None:
+        """Remove an earlier run's files; nothing that nastool did not write."""
+        written = Written(self.path)
+        for name in RESULTS:
+            written.remove(name)
+        unfinished = (name for name in folders.names(self.path) or () if is_unfinished(name))
+        for name in (*self.DATABASE, "run.yaml", *unfinished):
+            (self.path / name).unlink(missing_ok=True)
+        logs = (file for file in (self.path / "logs").glob("worker-*.log") if re.fullmatch(r"worker-\d+", file.stem))
+        for file in (*checkpoints.files_of(self.path), *logs, *self.path.glob("tensorboard/**/events.out.tfevents.*")):
+            file.unlink()
+        inside = (*self.path.glob("retrain-????????"), self.path / BASELINE, self.path / RETRAINED)
+        for below in map(RunFolder, inside):
+            if below._is_ours():
+                below.clear()
+                (below.path / "run.lock").unlink(missing_ok=True)
+                for inner in (below.path / "checkpoints", below.path / "logs", below.path):
+                    with suppress(OSError):
+                        inner.rmdir()  # not if somebody else's files are in it
+
+    def describe(
+        self, config: RunConfig, objective: Objective, facts: Mapping[str, Any], more: Mapping[str, Any]
+    ) -> None:
+        """Write run.yaml: the resolved configuration, and where and with what it ran. more: other options."""
+        document = {
+            "format": FORMAT,
+            "search": {**config.as_options(), **more},
+            "provenance": {
+                "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "command": ["nastool", *invocation.words()],
+                "objective": str(objective),
+                "nastool": __version__,
+                "revision": _revision(),
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "cores": os.cpu_count(),
+                "packages": {name: _version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn")},
+                "evaluator": dict(facts),
+                "resolved": config.identity["resolved"],
+            },
+        }
+        write_atomic(self.path / "run.yaml", dump_yaml(document))
+
+
+def portable(evaluator: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluator with its resolved options, less those that say where things are on this machine."""
+    local = registry.load("evaluator", evaluator).local_options
+    return {"name": evaluator, "options": {key: value for key, value in options.items() if key not in local}}
+
+
+def said(evaluator: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What an architecture's line says of the evaluator that measured it: `portable`, as JSON, without what is None."""
+    plain: dict[str, Any] = json.loads(json.dumps(portable(evaluator, options)))
+    return {**plain, "options": {key: value for key, value in plain["options"].items() if value is not None}}
+
+
+MOST_DIFFERENCES = 4
+
+
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What a person would have to change to come from one identity to the other, in a few words."""
+    lines = []
+    for key in ("strategy", "space", "evaluator", "seed", "objective"):
+        was, now = found.get(key), wanted.get(key)
+        if isinstance(was, Mapping) and isinstance(now, Mapping) and was.get("name") != now.get("name"):
+            was, now = was.get("name"), now.get("name")  # options of another plugin tell nothing
+        lines += differences(was, now, key)
+    lines = lines or differences(found, wanted)  # the recipe's file says something else, say
+    more = [f"and {len(lines) - MOST_DIFFERENCES} more"] if len(lines) > MOST_DIFFERENCES else []
+    return "; ".join([*lines[:MOST_DIFFERENCES], *more])
+
+
+def differences(found: Any, wanted: Any, where: str = "configuration") -> list[str]:
+    """Where two configurations differ: "seed is 0, not 1"."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        lines = []
+        for key in sorted(found.keys() | wanted.keys()):
+            path = key if where == "configuration" else f"{where}.{key}".replace(".options.", " ").removesuffix(".name")
+            lines += differences(found.get(key), wanted.get(key), path)
+        return lines
+    return [] if found == wanted else [f"{where} is {short(found)}, not {short(wanted)}"]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _revision() -> str | None:
+    """The git revision this nastool runs from; None outside its repository."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None

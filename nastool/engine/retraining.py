@@ -1,0 +1,214 @@
+"""Given architectures, trained from scratch as a run of their own: what `retrain` and the end of a search do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from nastool.core import options, registry
+from nastool.core.errors import InputError, short
+from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.values import Arch, Proposal, Scalar, Trial
+from nastool.engine.config import Plugged, RunConfig, RunFolder
+from nastool.engine.run import Sitting, sitting
+from nastool.engine.store import Store
+from nastool.training.recipes import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from nastool.engine.workers import Pool
+
+
+TRAIN = "train"
+"""The evaluator that trains from scratch."""
+
+
+@dataclass(frozen=True)
+class Final:
+    """How what was found is trained in the end: on the search's data, by the recipe for that.
+
+    before: the options of the evaluator that found it. searched: its recipe. same: whether it was TRAIN itself, so that
+    what is said of trainings there holds here. scale: its networks' size.
+    recipe: instead of the one that `searched` names. changes: to the scale, as KEY=N,... or a mapping; None: none.
+    flags: what these two are called.
+    """
+
+    space: SearchSpace
+    before: Mapping[str, Any]
+    searched: Recipe | None
+    same: bool
+    scale: Mapping[str, Any] | None
+    recipe: str | None
+    changes: Any
+    flags: tuple[str, str]
+
+    def training(self, what: str, more: Mapping[str, object]) -> Plugged:
+        """TRAIN with all its options; what: for errors. more: options that come before everything. InputError."""
+        target = registry.load("evaluator", TRAIN)
+        given = {key: value for key, value in self.before.items() if key in options.of(target)}
+        named = (self.searched.retrain if self.searched else "") or None
+        name = named if self.recipe is None else self.recipe
+        if name is not None or not self.same:
+            given.update(recipe=name, batch_size=None, lr=None)
+        given["from_checkpoint"] = None
+        given["epochs"] = None  # the search's trainings may have been short ones
+        given["scale"] = self._scale(name)
+        return Plugged(TRAIN, options.resolve(what, target, {**given, **more}))
+
+    def _scale(self, recipe: str | None) -> dict[str, Any] | None:
+        """The recipe's, else the search's, with the changes. None: the recipe's as it is."""
+        of_recipe = {} if recipe is None else self._load(recipe).scale_for(self.space.Scale)
+        base = of_recipe or {key: int(value) for key, value in (self.scale or {}).items()}
+        if self.changes is None:
+            return None if of_recipe else base or None
+        flag = self.flags[1]
+        try:
+            changes = options.mapping(self.changes, int)
+        except InputError as error:
+            raise InputError(f"{flag}: {error}") from None
+        except ValueError:
+            text = short(repr(self.changes))
+            raise InputError(f"{flag} {text}: write KEY=N,..., such as channels=16,cells=5") from None
+        try:
+            self.space.make_scale({**base, **changes})
+        except InputError as error:
+            raise InputError(f"{flag}: {error}") from None
+        return {**base, **changes}
+
+    def _load(self, name: str) -> Recipe:
+        try:
+            return load_recipe(name)
+        except InputError as error:
+            where = self.flags[0] if self.recipe is not None else "the recipe for retraining"
+            raise InputError(f"{where}: {error}") from None
+
+
+class Listed(Strategy):
+    """Proposes given architectures, in order."""
+
+    name = "listed"
+
+    def __init__(self, space: SearchSpace, archs: Sequence[Arch]) -> None:
+        super().__init__(space)
+        self.archs = archs
+
+    def propose(self) -> Proposal | None:
+        return Proposal(self.archs[self.asked]) if self.asked < len(self.archs) else None
+
+    def tell(self, trial: Trial) -> None:
+        pass
+
+
+@dataclass
+class Trained:
+    """All are trained: what is left is to test them. `trials` are in the order given.
+
+    origin: what a line of such a result says of its evaluator. finished: the document that `finish` was given earlier.
+    """
+
+    sitting: Sitting
+    trials: list[Trial]
+    finished: Mapping[str, Any] | None
+
+    @property
+    def pool(self) -> Pool:
+        return self.sitting.pool
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        return self.sitting.store.origin
+
+    def tested(self, trial_id: int) -> Mapping[str, float] | None:
+        """What the test of this trial's network gave, if it has been tested."""
+        found: Mapping[str, float] | None = (self.sitting.store.get("tested") or {}).get(str(trial_id))
+        return found
+
+    def keep_test(self, trial_id: int, metrics: Mapping[str, float]) -> None:
+        """Keep it, so that no network is tested twice."""
+        store = self.sitting.store
+        store.begin()
+        store.put("tested", {**(store.get("tested") or {}), str(trial_id): dict(metrics)})
+        store.commit()
+
+    def finish(self, document: Mapping[str, Any]) -> None:
+        """Keep the result, so that it is not made again."""
+        self.sitting.finish(len(self.trials), document)
+
+
+def listed(config: RunConfig, evaluator: Plugged, archs: Sequence[Arch]) -> RunConfig:
+    """The configuration of their trainings; of how many trainings of each it does not say."""
+    named = hashlib.blake2s(json.dumps([arch.key for arch in archs]).encode(), digest_size=8).hexdigest()
+    strategy = Plugged(Listed.name, {"architectures": named})
+    return replace(config, strategy=strategy, evaluator=evaluator, objective=None)
+
+
+@contextmanager
+def trained(
+    config: RunConfig,
+    space: SearchSpace,
+    archs: Sequence[Arch],
+    folder: RunFolder,
+    *,
+    workers: int,
+    seeds: Sequence[int] | None = None,
+    force: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    accept: Callable[[Mapping[str, Scalar]], None] = lambda facts: None,
+    started: Callable[[Pool], None] = lambda pool: None,
+    ready: Callable[[Mapping[str, Scalar]], None] = lambda facts: None,
+) -> Iterator[Trained | None]:
+    """Train them in the folder, or go on where an earlier call ended. None: `stop` said so, and some are left.
+
+    config: of `listed`. seeds: one for each, where they are not to follow from the configuration's. accept: of
+    `sitting`. started: is told of the pool before it is opened, ready of the evaluator's facts when nothing can be
+    wrong any more. InputError: the folder holds something else and `force` is not given, or other seeds.
+    """
+
+    def check() -> None:
+        _check_seeds(folder, config, force, seeds)
+
+    check()  # also before anything is started
+    evaluator = config.evaluator_spec(space, folder.path).build()
+    options = {"trials": len(archs)}
+    begun = sitting(
+        config,
+        evaluator,
+        folder,
+        workers=workers,
+        force=force,
+        options=options,
+        check=check,
+        accept=accept,
+        started=started,
+    )
+    with begun as here:
+        ready(here.facts)
+        before = here.store.get("seeds") or []
+        search = here.search(
+            Listed(space, archs),
+            len(archs),
+            stop=stop,
+            noun="trainings",
+            facts=None if seeds is None else {"seeds": max(before, list(seeds), key=len)},
+            keep=len(archs),
+            seeds=seeds,
+        )
+        if search.told < len(archs):
+            yield None
+            return
+        final = here.store.get("final")
+        done = final is not None and final["trials"] == len(archs)
+        yield Trained(here, list(here.store.trials())[: len(archs)], final["document"] if done else None)
+
+
+def _check_seeds(folder: RunFolder, config: RunConfig, force: bool, seeds: Sequence[int] | None) -> None:
+    """InputError: the folder holds other trainings, or these with other seeds."""
+    if not folder.check(config, force):
+        return
+    with Store.read(folder.database) as store:
+        before = store.get("seeds") or []
+    if before[: len(seeds or ())] != list(seeds or ())[: len(before)]:
+        raise InputError(f"{folder.path} began with seeds {before}: give these first, or another --out")

@@ -1,0 +1,344 @@
+"""The one search loop. It knows no strategy, space or evaluator by name."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2s
+from pathlib import Path
+
+from nastool.core.errors import Fault, InputError, InvalidArchError, NastoolError, one_line
+from nastool.core.interfaces import Strategy
+from nastool.core.processes import LOOK_SECONDS
+from nastool.core.values import Evaluation, Objective, Proposal, Silence, Trial
+from nastool.engine.store import Store
+from nastool.engine.workers import OUTSIDE, Event, Finished, Job, Pool, Reported, again
+from nastool.nets import checkpoints
+
+WAIT_SECONDS = LOOK_SECONDS
+"""How often the loop looks up: for Ctrl-C, and to refresh the screen."""
+
+
+def trial_seed(seed: int, trial_id: int) -> int:
+    """The seed of one trial, in [0, 2^63)."""
+    digest = blake2s(f"{seed}/{trial_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass
+class Search:
+    """A search in progress. `run` drives it; everything it learns goes to the store at once.
+
+    trials: the number of trials after which it ends, those of earlier sittings included; >= 1.
+    one_commit: ask, evaluation and tell in one transaction, for evaluations that cost next to nothing.
+    keep: how many of the best trials' checkpoints stay on disk, beside those that the strategy builds on. Of these
+        alone stays what their optimiser remembers.
+    ensemble: the checkpoints of the strategy's snapshots stay, too.
+    max_failures: give up after so many failed trials in a row.
+    seeds: of each trial, at least `trials` of them; None: they follow from `seed`.
+    stop: asked between events; True ends the search after the running trials.
+    watch: told of every report and every told trial and, at least every WAIT_SECONDS, of None; for displays.
+    """
+
+    store: Store
+    strategy: Strategy
+    pool: Pool
+    objective: Objective
+    seed: int
+    trials: int
+    workdir: Path
+    one_commit: bool = False
+    keep: int = 10
+    ensemble: bool = False
+    max_failures: int = 10
+    seeds: Sequence[int] | None = None
+    stop: Callable[[], bool] = lambda: False
+    watch: Callable[[Search, Reported | Trial | None], None] = lambda search, event: None
+
+    asked: int = 0
+    told: int = 0
+    failed: int = 0
+    best: Trial | None = None
+    exhausted: bool = False
+    """The strategy has nothing left to propose."""
+    _failures_in_row: int = 0
+    _unfinished: list[Job] = field(default_factory=list)
+    _kept: list[tuple[list[float], int, str]] = field(default_factory=list)
+    """Heap of (what `Trial.rank` has before the id, -id, checkpoint), negative: the worst of those kept first."""
+    _held: dict[int, str] = field(default_factory=dict)
+    """Checkpoints that are not among the best, by trial, kept since they are wanted."""
+    _heirlooms: dict[int, str] = field(default_factory=dict)
+    """Checkpoints with what the optimiser remembers, by trial."""
+    _dropped: list[str] = field(default_factory=list)
+    """Checkpoint files to delete once the transaction that forgets them has committed."""
+    _outlived: list[str] = field(default_factory=list)
+    """Checkpoints of which only the weights are still kept."""
+    _events: list[Event] = field(default_factory=list)
+    """What has happened and is not handled yet."""
+    _silent: Mapping[int, Silence] = field(default_factory=dict)
+    """The trials that are known to make no progress, as stored."""
+
+    def run(self) -> None:
+        """Search until `trials` are done, the strategy is exhausted, or `stop`. Call `restore` before."""
+        while self._unfinished and not self.stop():
+            self._submit(self._unfinished[0])
+            del self._unfinished[0]
+        while True:
+            while self.pool.free and self.asked < self.trials and not self.stop() and not self.exhausted:
+                if not self._ask():
+                    break
+            if not self.pool.busy:
+                return
+            self._wait()
+
+    # --- the three steps of a trial
+
+    def _ask(self) -> bool:
+        """Ask for one trial and start it. False: the strategy has to be told something first, or is exhausted."""
+        proposal = self.strategy.ask()
+        if proposal is None:
+            self.exhausted = not self.pool.busy
+            return False
+        trial = Trial(self.asked, proposal)
+        self.store.begin()
+        try:
+            self.store.add(trial)
+        except (AttributeError, TypeError, ValueError) as error:
+            self.store.rollback()
+            raise NastoolError(
+                f"strategy {self.strategy.name} proposed what is no proposal: {one_line(error)}"
+            ) from error
+        if not self.one_commit:
+            self._commit()
+        self.asked += 1
+        self.pool.submit(self._job(trial))
+        return True
+
+    def _wait(self) -> None:
+        """Take in what happens in the next WAIT_SECONDS."""
+        self._events = self.pool.wait(WAIT_SECONDS)
+        if not self._events:
+            self.watch(self, None)
+        if self.pool.silent != self._silent:
+            self._silent = self.pool.silent
+            self.store.begin()
+            self.store.put_silent(self._silent)
+            self.store.commit()
+        while self._events:
+            self.watch(self, self._handle(self._events.pop(0)))
+
+    def _handle(self, event: Event) -> Reported | Trial | None:
+        if isinstance(event, Reported):
+            self.store.report(event.job.trial_id, event.step, event.metrics)
+            return event
+        if event.mend:
+            raise InputError(event.error or "no result")
+        next_try = again(event)
+        if next_try is not None:
+            self.store.begin()
+            self.store.retry(event.job.trial_id)
+            self._commit()
+            self.pool.submit(next_try)
+            return None
+        trial = self._trial(event)
+        self._tell(trial, event.fault)
+        return trial
+
+    def _tell(self, trial: Trial, fault: Fault | None = None) -> None:
+        self.store.begin()
+        self.strategy.tell(trial)
+        self.store.finish(trial, self.told)
+        self._count(trial, fault)
+        self._take_checkpoint(trial)
+        self._prune()
+        self._commit()
+        self._delete()
+        if self._failures_in_row >= self.max_failures:
+            raise NastoolError(f"gave up after {self._failures_in_row} failed trials in a row; the last: {trial.error}")
+
+    # --- details
+
+    def _job(self, trial: Trial) -> Job:
+        seed = trial_seed(self.seed, trial.id) if self.seeds is None else self.seeds[trial.id]
+        return Job(trial.id, trial.proposal, seed)
+
+    def _commit(self) -> None:
+        self.store.put("strategy", self.strategy.state_dict())
+        self.store.commit()
+
+    def _trial(self, event: Finished) -> Trial:
+        """The finished trial: an evaluation without a usable objective is a failure, too."""
+        job, evaluation, error = event.job, event.evaluation, event.error
+        if evaluation is not None:
+            if not self.told and self.objective.metric not in evaluation.all_metrics:
+                raise InputError(
+                    f"no metric {self.objective.metric!r} to optimise; this evaluator gives "
+                    f"{', '.join(evaluation.all_metrics)}: choose with --objective"
+                )
+            bad = [name for name, value in evaluation.all_metrics.items() if not math.isfinite(value)]
+            try:
+                loss = self.objective.loss(evaluation.all_metrics)
+                if not bad:
+                    return Trial(job.trial_id, job.proposal, "done", evaluation, (loss,))
+                error = f"{bad[0]} is {evaluation.all_metrics[bad[0]]}"
+            except ValueError as problem:
+                error = str(problem)
+            if evaluation.checkpoint is not None:
+                self._dropped.append(evaluation.checkpoint)
+        self._dropped.append(checkpoints.name_of(job.trial_id))  # a worker may have died after it wrote one
+        return Trial(job.trial_id, job.proposal, "failed", error=error or "no result")
+
+    def _count(self, trial: Trial, fault: Fault | None = None) -> None:
+        self.told += 1
+        if trial.state == "failed":
+            self.failed += 1
+            self._failures_in_row += fault != "device"
+            return
+        self._failures_in_row = 0
+        if self.best is None or trial.rank < self.best.rank:
+            self.best = trial
+
+    def _take_checkpoint(self, trial: Trial) -> None:
+        if trial.evaluation is None or trial.evaluation.checkpoint is None:
+            return
+        *order, _ = trial.rank
+        heapq.heappush(self._kept, ([-value for value in order], -trial.id, trial.evaluation.checkpoint))
+        if trial.proposal.inherit:
+            self._heirlooms[trial.id] = trial.evaluation.checkpoint
+
+    def _prune(self) -> None:
+        """Keep the checkpoints of the best `keep` trials and of those that are wanted, forget the others."""
+        while len(self._kept) > self.keep:
+            _, worst, checkpoint = heapq.heappop(self._kept)
+            self._held[-worst] = checkpoint
+        if not self._held and not self._heirlooms:
+            return
+        parents = self._parents()
+        wanted = parents | {*self.strategy.snapshots()} if self.ensemble else parents
+        for trial_id in [trial_id for trial_id in self._held if trial_id not in wanted]:
+            self.store.drop_checkpoint(trial_id)
+            self._heirlooms.pop(trial_id, None)
+            self._dropped.append(self._held.pop(trial_id))
+        for trial_id in [trial_id for trial_id in self._heirlooms if trial_id not in parents]:
+            self._outlived.append(self._heirlooms.pop(trial_id))
+
+    def _parents(self) -> set[int]:
+        """Trials whose weights a running trial inherits, or a later one may."""
+        jobs = [*self.pool.busy, *self._unfinished, *(event.job for event in self._events)]  # the last may be retried
+        parents = {job.proposal.parent for job in jobs if job.proposal.inherit}
+        return {*self.strategy.wanted(), *(trial_id for trial_id in parents if trial_id is not None)}
+
+    def _delete(self) -> None:
+        """Remove the files that the last transaction forgot."""
+        while self._dropped:
+            checkpoints.remove(self.workdir / self._dropped.pop())
+        while self._outlived:
+            checkpoints.optimizer_of(self.workdir / self._outlived.pop()).unlink(missing_ok=True)
+
+    def restore(self) -> None:
+        """Continue from the store: rebuild the strategy, find the jobs that were running. InputError: it is damaged."""
+        trials = self.store.whole_history()
+        for trial in trials:
+            try:
+                self.strategy.space.validate(trial.proposal.arch)
+            except InvalidArchError as error:
+                raise InputError(f"{self.store.path} is damaged: trial {trial.id}: {error}") from None
+        self._restore_strategy(trials)
+        for trial in trials:
+            self.asked += 1
+            if trial.state == "running":
+                self._unfinished.append(self._job(trial))
+                continue
+            self._count(trial)
+            self._take_checkpoint(trial)
+        self._failures_in_row = 0
+        self._check_checkpoints()
+
+    def _restore_strategy(self, trials: Sequence[Trial]) -> None:
+        """InputError: what the store has of it is not what it said of itself, whatever else may stand there."""
+        state = self.store.get("strategy")
+        if state is None and not trials:
+            return
+        problem = "it is another"
+        try:
+            self.strategy.load_state_dict(state, trials)
+            if json.loads(json.dumps(self.strategy.state_dict())) == state:
+                return
+        except Exception as error:  # whatever a plugin makes of it
+            problem = one_line(error)
+        raise InputError(
+            f"{self.store.path} is damaged: strategy {self.strategy.name} cannot go on from its state ({problem}); "
+            "begin anew with --force"
+        )
+
+    def _check_checkpoints(self) -> None:
+        """InputError: what the search builds on is gone. Deletes what a crash left of trials that are forgotten."""
+        there = {-trial_id: checkpoint for _, trial_id, checkpoint in self._kept}
+        parents = self._parents()
+        for trial_id in sorted(parents):
+            if trial_id not in there or not (self.workdir / there[trial_id]).is_file():
+                raise InputError(
+                    f"{self.workdir} lacks the checkpoint of trial {trial_id}, from which the search goes on: put "
+                    f"{checkpoints.name_of(trial_id)} back, or begin anew with --force"
+                )
+        checkpoints.sweep(self.workdir, there, parents, self.asked)
+
+    def _submit(self, job: Job) -> None:
+        """Start a job left over from an earlier sitting, which may have had more workers."""
+        while not self.pool.free:
+            self._wait()
+        self.pool.submit(job)
+
+
+def test_best(pool: Pool, best: Trial, seed: int) -> tuple[Mapping[str, float], str | None]:
+    """Test what the best trial's evaluation left behind, once, at the end of a search.
+
+    Returns its metrics and, where that failed for good, the reason.
+    """
+    return _measure(pool, Job(best.id, best.proposal, trial_seed(seed, best.id), "test", best.evaluation))
+
+
+def measure_ensemble(pool: Pool, members: Sequence[Trial]) -> tuple[Mapping[str, float], str | None]:
+    """Metrics of the members' mean prediction, as `test_best`. members: not empty, done, their checkpoints there."""
+    pairs = tuple((trial.proposal, trial.evaluation) for trial in members if trial.evaluation is not None)
+    return _measure(pool, Job(members[-1].id, members[-1].proposal, 0, "ensemble", members=pairs))
+
+
+def _measure(pool: Pool, job: Job) -> tuple[Mapping[str, float], str | None]:
+    finished = _tried(pool, job)
+    return finished.tested or {}, finished.error
+
+
+def evaluate_all(pool: Pool, proposals: Sequence[Proposal], stop: Callable[[], bool]) -> Iterator[Evaluation]:
+    """Evaluate each, outside of a search, in order; ends early where `stop`. NastoolError: one failed for good."""
+    for number, proposal in enumerate(proposals, OUTSIDE):
+        if stop():
+            return
+        finished = _tried(pool, Job(number, proposal, 0))
+        if finished.mend:
+            raise InputError(finished.error or "no result")
+        if finished.evaluation is None:
+            raise NastoolError(f"architecture {proposal.arch.key} could not be evaluated: {finished.error}")
+        yield finished.evaluation
+
+
+def _tried(pool: Pool, job: Job) -> Finished:
+    """What became of the job, which is alone in the pool, in as many tries as it gets."""
+    while True:
+        pool.submit(job)
+        finished = _result(pool)
+        next_try = again(finished)
+        if next_try is None:
+            return finished
+        job = next_try
+
+
+def _result(pool: Pool) -> Finished:
+    """Wait for the one job that is running."""
+    while True:
+        for event in pool.wait(WAIT_SECONDS):
+            if isinstance(event, Finished):
+                return event

@@ -1,0 +1,549 @@
+"""run.db: the only memory of a search.
+
+One SQLite file in WAL mode with a single writer, the coordinator. A finished trial and the strategy's state
+commit in one transaction, so whatever moment the process dies at, what is in the file is a state the search
+really went through. Readers (`status`, `top`) open it read-only and never block the writer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from nastool.core.errors import InputError, short, why
+from nastool.core.folders import is_within
+from nastool.core.values import Arch, Evaluation, Objective, Proposal, Silence, SpaceRef, Trial, loads
+
+SCHEMA = 4
+_TABLES = """
+CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE trials (
+    id INTEGER PRIMARY KEY,           -- 0, 1, 2, ... in the order asked
+    state TEXT NOT NULL,              -- running, done, failed
+    told INTEGER,                     -- 0, 1, 2, ... in the order the strategy was told
+    choices TEXT NOT NULL,            -- JSON list of option indices
+    parent INTEGER, budget REAL, policy TEXT,
+    inherit INTEGER NOT NULL DEFAULT 0, annealing TEXT,  -- JSON [from, to]; NULL: [0, 1]
+    expected REAL,
+    frequencies TEXT,                 -- JSON list of a list of shares for each decision
+    metrics TEXT, losses TEXT, loss REAL, seconds REAL, checkpoint TEXT, new_policy TEXT,
+    error TEXT,
+    attempts INTEGER NOT NULL DEFAULT 1,
+    started REAL NOT NULL, finished REAL  -- seconds since 1970
+);
+CREATE TABLE reports (trial INTEGER, step INTEGER, metrics TEXT NOT NULL, PRIMARY KEY (trial, step)) WITHOUT ROWID;
+"""
+_TRIAL = (
+    "id, state, choices, parent, budget, policy, inherit, annealing, expected, frequencies, "
+    "metrics, losses, seconds, checkpoint, new_policy, error"
+)
+
+
+class Store:
+    """A run's database. Use as a context manager; `create` or `open` makes one.
+
+    Trials and the strategy's state are written between `begin` and `commit`; a report is a commit of its own.
+    sqlite3 errors of a full or broken disk leave as InputError and the transaction rolled back.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._db = connection
+        self.path = path
+        self._errors = _Errors(self)
+        self._file: tuple[int, int] | None = None
+        """Which file it is, if this is the connection that writes."""
+
+    # --- opening
+
+    @classmethod
+    def create(cls, path: Path, facts: Mapping[str, Any], *, durable: bool = True) -> Store:
+        """A new run. facts: JSON values to `get` later ("config", "space", ...)."""
+        store = cls._connect(path, durable)
+        with store._errors:
+            store._db.execute("BEGIN IMMEDIATE")
+            for statement in _TABLES.split(";\n"):
+                if statement.strip():
+                    store._db.execute(statement)
+            for key, value in {**facts, "schema": SCHEMA}.items():
+                store.put(key, value)
+            store.commit()
+        return store
+
+    @staticmethod
+    def is_blank(path: Path) -> bool:
+        """Whether nothing was ever committed to it: it is missing, or its creation was interrupted."""
+        if not path.exists():
+            return True
+        try:
+            with closing(sqlite3.connect(f"file:{quote(os.fsencode(path.absolute()))}?mode=ro", uri=True)) as db:
+                return bool(db.execute("SELECT COUNT(*) = 0 FROM sqlite_master").fetchone()[0])
+        except (sqlite3.Error, UnicodeError):
+            return False  # damaged or foreign: whoever opens it will say so
+
+    @classmethod
+    def open(cls, path: Path, *, durable: bool = True) -> Store:
+        """Continue an existing run. durable: see `_connect`."""
+        store = cls._connect(path, durable)
+        store._check_schema()
+        return store
+
+    @classmethod
+    def read(cls, path: Path) -> Store:
+        """Look at a run, also while it is being searched. InputError where there is none."""
+        try:
+            there = path.is_file()
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {short(path)}: {why(error)}") from None
+        if not there:
+            inside = sorted(file.parent for file in path.parent.glob(f"*/{path.name}"))[:3]
+            those = f"; {', '.join(map(short, inside))} {'are' if len(inside) > 1 else 'is one'}" if inside else ""
+            raise InputError(f"{short(path.parent)} is no run folder: it has no {path.name}{those}")
+        uri = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro"
+        # Without write permission in the folder WAL cannot be used, nor can anybody be writing: then immutable.
+        for last, mode in ((False, uri), (True, uri + "&immutable=1")):
+            try:
+                store = cls(sqlite3.connect(mode, uri=True, isolation_level=None), path)
+            except sqlite3.Error as error:
+                raise InputError(f"cannot read {short(path)}: {error}") from None
+            try:
+                store._check_schema()
+                return store
+            except InputError:
+                store.close()
+                if last:
+                    raise
+        raise AssertionError("unreachable")
+
+    @classmethod
+    def _connect(cls, path: Path, durable: bool) -> Store:
+        """durable: every commit survives a power cut. Otherwise the last few may not; a crash loses none."""
+        try:
+            db = sqlite3.connect(path, isolation_level=None, timeout=10)
+        except sqlite3.Error as error:
+            raise InputError(f"cannot write {path}: {error}") from None
+        store = cls(db, path)
+        with store._errors:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        store._file = _file_at(path)
+        return store
+
+    def _check_schema(self) -> None:
+        version = self.get("schema")
+        if version != SCHEMA:
+            raise InputError(
+                f"{self.path} has schema {version}, this nastool reads {SCHEMA}: use the version that wrote it"
+            )
+        try:
+            config = self.get("config")
+            SpaceRef.of(config["space"]["name"], config["space"]["options"])
+            Objective.parse(self.get("objective"))
+            whole = all(_is_plugged(config.get(kind, _NONE)) for kind in ("strategy", "space", "evaluator"))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            whole = False
+        if not whole or not isinstance(config.get("seed", 0), int):
+            raise InputError(f"{self.path} is damaged: its configuration is incomplete")
+        final, origin, trials = self.get("final"), self.get("origin"), self.get("trials")
+        if not isinstance(trials, int | None) or not isinstance(origin, dict | None) or not _is_result(final):
+            raise InputError(f"{self.path} is damaged: what it says of its result is incomplete")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- transactions
+
+    def begin(self) -> None:
+        """Start a transaction; nothing happens inside one."""
+        if not self._db.in_transaction:
+            with self._errors:
+                self._db.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """InputError: also where somebody has deleted or replaced the file; then it is put back, or saved beside."""
+        with self._errors:
+            self._db.execute("COMMIT")
+        if self._file is not None and _file_at(self.path) != self._file:
+            self._save()
+
+    def _save(self) -> None:
+        """Write down what the file held that is gone, which this connection still has. InputError, in any case."""
+        there = self.path.exists()
+        path = self.path.with_name("run.db.saved") if there else self.path
+        if there and path.exists():
+            raise InputError(f"{self.path} was replaced while it was in use, and {path} is there already")
+        with self._errors, closing(sqlite3.connect(path)) as copy:
+            self._db.backup(copy)
+        if there:
+            raise InputError(
+                f"{self.path} was replaced by another file while it was in use: what it held is in {path}; put that in "
+                "its place, then give the same command again"
+            )
+        raise InputError(
+            f"{self.path} was deleted while it was in use, and is put back with all that it held: to go on, give the "
+            "same command again"
+        )
+
+    def rollback(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read meanwhile is of one moment, also while a search is writing."""
+        list(self._query("BEGIN"))
+        try:
+            yield
+        finally:
+            self.rollback()
+
+    # --- facts about the run
+
+    def get(self, key: str) -> Any:
+        """The JSON value stored under key; None where there is none."""
+        rows = list(self._query("SELECT value FROM run WHERE key = ?", key))
+        strategy = key == "strategy"  # which may hold what it likes
+        return self._json(rows[0][0], json.loads if strategy else loads) if rows else None
+
+    def _json(self, text: Any, read: Callable[[Any], Any] = json.loads) -> Any:
+        try:
+            return read(text)
+        except (ValueError, TypeError, RecursionError):
+            raise InputError(f"{self.path} is damaged: {short(text)!r} is no JSON") from None
+
+    def put(self, key: str, value: Any) -> None:
+        with self._errors:
+            self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
+
+    def put_silent(self, silent: Mapping[int, Silence]) -> None:
+        """The running trials that make no progress."""
+        self.put("silent", {str(trial): asdict(silence) for trial, silence in silent.items()})
+
+    def silent(self) -> dict[int, Silence]:
+        """As of the last `put_silent`; it means something while somebody is at work on the run, and for what runs."""
+        try:
+            found = {int(trial): Silence(**value) for trial, value in (self.get("silent") or {}).items()}
+            if all(_is_number(silence.since) and isinstance(silence.how, str) for silence in found.values()):
+                return found
+        except (AttributeError, TypeError, ValueError):
+            pass
+        raise InputError(f"{self.path} is damaged: what it says of silent trials is none of it")
+
+    # --- trials
+
+    def add(self, trial: Trial) -> None:
+        """A trial that was just asked."""
+        proposal = trial.proposal
+        policy = None if proposal.policy is None else json.dumps(proposal.policy)
+        with self._errors:
+            self._db.execute(
+                "INSERT INTO trials "
+                "(id, state, choices, parent, budget, policy, inherit, annealing, expected, frequencies, started) "
+                "VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    trial.id,
+                    trial.state,
+                    json.dumps(proposal.arch.choices),
+                    proposal.parent,
+                    proposal.budget,
+                    policy,
+                    proposal.inherit,
+                    None if proposal.annealing == (0.0, 1.0) else json.dumps(proposal.annealing),
+                    proposal.expected,
+                    None if proposal.frequencies is None else json.dumps(proposal.frequencies),
+                    time.time(),
+                ),
+            )
+
+    def finish(self, trial: Trial, told: int) -> None:
+        """A trial that was just told, as number `told`."""
+        evaluation = trial.evaluation
+        metrics = seconds = checkpoint = policy = None
+        if evaluation is not None:
+            metrics = json.dumps(dict(evaluation.metrics))
+            seconds, checkpoint = evaluation.seconds, evaluation.checkpoint
+            policy = None if evaluation.policy is None else json.dumps(evaluation.policy)
+        with self._errors:
+            self._db.execute(
+                "UPDATE trials SET state=?, told=?, metrics=?, losses=?, loss=?, seconds=?, checkpoint=?, "
+                "new_policy=?, error=?, finished=? WHERE id=?",
+                (
+                    trial.state,
+                    told,
+                    metrics,
+                    json.dumps(trial.losses),
+                    trial.losses[0] if trial.losses else None,
+                    seconds,
+                    checkpoint,
+                    policy,
+                    trial.error,
+                    time.time(),
+                    trial.id,
+                ),
+            )
+
+    def retry(self, trial_id: int) -> None:
+        """The trial is evaluated once more after its worker died."""
+        with self._errors:
+            self._db.execute("UPDATE trials SET attempts = attempts + 1 WHERE id = ?", (trial_id,))
+
+    def attempts(self, trial_id: int) -> int:
+        (row,) = self._query("SELECT attempts FROM trials WHERE id = ?", trial_id)
+        return int(row[0])
+
+    def drop_checkpoint(self, trial_id: int) -> None:
+        with self._errors:
+            self._db.execute("UPDATE trials SET checkpoint = NULL WHERE id = ?", (trial_id,))
+
+    def report(self, trial_id: int, step: int, metrics: Mapping[str, float]) -> None:
+        """An intermediate measurement; a repetition of the trial replaces it."""
+        with self._errors:
+            self._db.execute(
+                "INSERT OR REPLACE INTO reports VALUES (?, ?, ?)", (trial_id, step, json.dumps(dict(metrics)))
+            )
+
+    def reports(self, trial_id: int) -> list[tuple[int, dict[str, float]]]:
+        """(step, metrics) in the order of steps."""
+        rows = self._query("SELECT step, metrics FROM reports WHERE trial = ? ORDER BY step", trial_id)
+        return [(step, self._reported(trial_id, metrics)) for step, metrics in rows]
+
+    def all_reports(self) -> Iterator[tuple[int, int, dict[str, float]]]:
+        """(trial, step, metrics) in the order of trials and steps."""
+        for trial_id, step, metrics in self._query("SELECT trial, step, metrics FROM reports ORDER BY trial, step"):
+            yield trial_id, step, self._reported(trial_id, metrics)
+
+    def _reported(self, trial_id: int, text: Any) -> dict[str, float]:
+        """Those values that are finite numbers: what is reported on the way is not checked when it comes."""
+        found = self._json(text)
+        if not isinstance(found, dict):
+            raise InputError(f"{self.path} is damaged: what trial {short(trial_id)} reported is no object")
+        return {name: value for name, value in found.items() if _is_number(value)}
+
+    def times(self) -> dict[int, tuple[int | None, float, float | None, int]]:
+        """Of each trial: as which it was told, when it was started and finished (since 1970), how often tried."""
+        found = {}
+        for trial_id, *row in self._query("SELECT id, told, started, finished, attempts FROM trials"):
+            told, started, finished, attempts = row
+            if not (
+                isinstance(told, int | None)
+                and _is_number(started)
+                and (finished is None or _is_number(finished))
+                and isinstance(attempts, int)
+            ):
+                raise self._damaged(trial_id)
+            found[trial_id] = (told, started, finished, attempts)
+        return found
+
+    # --- reading
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """How its trials are measured, as lines of architectures say it; {}: it does not say."""
+        found: Mapping[str, Any] = self.get("origin") or {}
+        return found
+
+    @property
+    def space(self) -> SpaceRef:
+        """The search space of the run."""
+        config = self.get("config")
+        return SpaceRef.of(config["space"]["name"], config["space"]["options"])
+
+    def count(self) -> dict[str, int]:
+        """How many trials are in each state."""
+        counts = {"running": 0, "done": 0, "failed": 0}
+        found = dict(self._query("SELECT state, COUNT(*) FROM trials GROUP BY state"))
+        if not found.keys() <= counts.keys():
+            raise InputError(f"{self.path} is damaged: a trial is neither running nor done nor failed")
+        return {**counts, **found}
+
+    def history(self) -> Iterator[Trial]:
+        """All trials: the finished ones in the order told, then the running ones by id."""
+        return self._select("ORDER BY told IS NULL, told, id")
+
+    def whole_history(self) -> list[Trial]:
+        """`history`, of which nothing may be missing for the search to go on. InputError: something is."""
+        trials = list(self.history())
+        told = [number for (number,) in self._query("SELECT told FROM trials WHERE told IS NOT NULL ORDER BY told")]
+        finished = sum(trial.state != "running" for trial in trials)
+        if sorted(trial.id for trial in trials) != list(range(len(trials))) or told != list(range(finished)):
+            raise InputError(f"{self.path} is damaged: of its trials some are missing, or told twice")
+        if any(trial.proposal.parent is not None and not 0 <= trial.proposal.parent < trial.id for trial in trials):
+            raise InputError(f"{self.path} is damaged: a trial has a parent that is none")
+        return trials
+
+    def trials(self) -> Iterator[Trial]:
+        """All trials by id."""
+        return self._select("ORDER BY id")
+
+    def best(self, k: int) -> list[Trial]:
+        """The k best finished trials, by `Trial.rank`."""
+        least = "SELECT loss FROM trials WHERE loss IS NOT NULL ORDER BY loss LIMIT 1 OFFSET ?"
+        found = self._select(f"WHERE loss IS NOT NULL AND loss <= COALESCE(({least}), 9e999)", k - 1)
+        return sorted(found, key=lambda trial: trial.rank)[:k]
+
+    def failures(self, k: int) -> list[Trial]:
+        """The last k failed trials, the latest first."""
+        return list(self._select("WHERE state = 'failed' ORDER BY told DESC LIMIT ?", k))
+
+    def spent(self) -> tuple[float, float, float]:
+        """Seconds of all evaluations, failed ones too; time of the first start, of the last finish (since 1970)."""
+        cost = "COALESCE(seconds, CASE WHEN finished > started THEN finished - started END)"
+        (row,) = self._query(f"SELECT TOTAL({cost}), COALESCE(MIN(started), 0), COALESCE(MAX(finished), 0) FROM trials")
+        if not all(map(_is_number, row)):
+            raise InputError(f"{self.path} is damaged: the times of its trials are no numbers")
+        return float(row[0]), float(row[1]), float(row[2])
+
+    def _select(self, tail: str, *values: object) -> Iterator[Trial]:
+        space = self.space
+        for row in self._query(f"SELECT {_TRIAL} FROM trials {tail}", *values):
+            try:
+                trial = self._trial(space, *row)
+            except (TypeError, ValueError) as error:
+                raise error if isinstance(error, InputError) else self._damaged(row[0]) from None
+            if not _is_trial(trial):
+                raise self._damaged(trial.id)
+            yield trial
+
+    def _trial(self, space: SpaceRef, id_: int, state: Any, choices: str, *row: Any) -> Trial:
+        parent, budget, policy, inherit, annealing, expected, frequencies = row[:7]
+        metrics, losses, seconds, checkpoint, new, error = row[7:]
+        arch = Arch(space, tuple(self._json(choices)))
+        evaluation = None
+        if metrics is not None:
+            evaluation = Evaluation(self._json(metrics), seconds, checkpoint, new and self._json(new))
+        begin, end = self._json(annealing) if annealing else (0.0, 1.0)
+        return Trial(
+            id_,
+            Proposal(
+                arch,
+                parent,
+                budget,
+                policy and self._json(policy),
+                bool(inherit),
+                (begin, end),
+                expected,
+                None if frequencies is None else tuple(map(tuple, self._json(frequencies))),
+            ),
+            state,
+            evaluation,
+            tuple(self._json(losses)) if losses else (),
+            error,
+        )
+
+    def _damaged(self, trial_id: Any) -> InputError:
+        return InputError(f"{self.path} is damaged: what it says of trial {short(trial_id)} is no trial")
+
+    def _query(self, statement: str, *values: object) -> Iterator[Any]:
+        with self._errors:
+            yield from self._db.execute(statement, values)
+
+
+_NONE: Mapping[str, Any] = {"name": "", "options": {}}
+"""For a part that a configuration does not have."""
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another that takes its place; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_plugged(value: Any) -> bool:
+    return isinstance(value["name"], str) and isinstance(value["options"], dict)
+
+
+def _is_result(value: Any) -> bool:
+    """Whether it can be what is stored as "final"; None can: there is no result yet."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or not isinstance(value.get("trials"), int):
+        return False
+    document = value.get("document")
+    return (
+        isinstance(document, dict)
+        and isinstance(document.get("metrics", {}), dict)
+        and isinstance(document.get("run"), str | None)
+        and isinstance(document.get("comparison"), dict | None)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite one."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer too large for any computation
+        return False
+
+
+def _is_trial(trial: Trial) -> bool:
+    """Whether all of it has the types that the core's definitions promise: anything may stand in a damaged file."""
+    proposal, evaluation = trial.proposal, trial.evaluation
+    proposed = (
+        isinstance(trial.id, int)
+        and trial.id >= 0
+        and all(isinstance(choice, int) for choice in proposal.arch.choices)
+        and isinstance(proposal.parent, int | None)
+        and isinstance(proposal.policy, dict | None)
+        and all(value is None or _is_number(value) for value in (proposal.budget, proposal.expected))
+        and all(map(_is_number, proposal.annealing))
+        and all(map(_is_number, chain.from_iterable(proposal.frequencies or ())))
+    )
+    if not proposed or trial.state not in ("running", "done", "failed") or not isinstance(trial.error, str | None):
+        return False
+    if evaluation is None or not trial.losses:
+        return trial.state != "done" and evaluation is None and not trial.losses
+    return (
+        trial.state == "done"
+        and isinstance(evaluation.metrics, dict)
+        and all(map(_is_number, [*evaluation.metrics.values(), *trial.losses, evaluation.seconds]))
+        and (
+            evaluation.checkpoint is None
+            or (isinstance(evaluation.checkpoint, str) and is_within(evaluation.checkpoint))
+        )
+        and isinstance(evaluation.policy, dict | None)
+    )
+
+
+class _Errors:
+    """Turns sqlite3's errors into one clear line and rolls back."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if not isinstance(error, sqlite3.Error | UnicodeError | OverflowError):
+            return
+        text = str(error) if isinstance(error, sqlite3.Error) else "malformed text or numbers"
+        try:
+            self.store.rollback()
+        except (sqlite3.Error, UnicodeError):
+            pass
+        path = self.store.path
+        if "full" in text or "disk I/O" in text:
+            raise InputError(
+                f"cannot write {path}: {text}; free some space, then give the same command again"
+            ) from error
+        if "not a database" in text or "malformed" in text or "no such" in text or "UTF-8" in text:
+            raise InputError(f"{path} is damaged or no nastool run: {text}") from error
+        raise InputError(f"cannot use {path}: {text}") from error

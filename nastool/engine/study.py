@@ -1,0 +1,386 @@
+"""A run, read whole: what reports, comparisons, plots and the Python interface know of it.
+
+Everything comes from the run's folder, which is only read; so it works while the search is still running.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nastool.core import archfile, registry
+from nastool.core.errors import InputError, InvalidArchError
+from nastool.core.files import read_yaml
+from nastool.core.values import Objective, Trial
+from nastool.engine.store import Store
+from nastool.nets import checkpoints
+
+if TYPE_CHECKING:
+    from nastool.core.interfaces import SearchSpace
+    from nastool.core.values import Arch
+
+
+@dataclass(frozen=True)
+class StudyTrial:
+    """One trial of a run, with all that its database says of it.
+
+    told: 0, 1, 2, ... in the order in which results came; None: it is still running.
+    started, finished: seconds since 1970; finished is None while it runs. attempts: how often it was started, >= 1.
+    curve: (step, metrics) of what was reported meanwhile, by step; steps are epochs for trainings.
+    """
+
+    trial: Trial
+    objective: Objective
+    told: int | None
+    started: float
+    finished: float | None
+    attempts: int
+    curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
+
+    @property
+    def id(self) -> int:
+        return self.trial.id
+
+    @property
+    def state(self) -> str:
+        """ "done", "failed" or "running"."""
+        return self.trial.state
+
+    @property
+    def arch(self) -> Arch:
+        return self.trial.proposal.arch
+
+    @property
+    def parent(self) -> int | None:
+        return self.trial.proposal.parent
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All that was measured, "seconds" included; empty unless it is done."""
+        return {} if self.trial.evaluation is None else self.trial.evaluation.all_metrics
+
+    @property
+    def value(self) -> float | None:
+        """The objective, in its own unit; None unless it is done."""
+        return self.objective.value(self.trial.loss) if self.trial.losses else None
+
+    @property
+    def expected(self) -> float | None:
+        """What the strategy's model expected of the objective before it was measured; None without a model."""
+        loss = self.trial.proposal.expected
+        return None if loss is None else self.objective.value(loss)
+
+    @property
+    def frequencies(self) -> Any:
+        """How often the policy drew each option of each decision, as shares of 1; None where it does not say.
+
+        Of a round: afterwards, as the evaluator says, which may be anything. Of another trial: before it.
+        """
+        if not self.is_round:
+            return self.trial.proposal.frequencies
+        evaluation = self.trial.evaluation
+        return evaluation.policy.get("frequencies") if evaluation is not None and evaluation.policy else None
+
+    @property
+    def seconds(self) -> float:
+        """What the evaluation cost; of a trial that failed, how long it took."""
+        if self.trial.evaluation is not None:
+            return self.trial.evaluation.seconds
+        return max(0.0, self.finished - self.started) if self.finished is not None else 0.0
+
+    @property
+    def error(self) -> str | None:
+        return self.trial.error
+
+    @property
+    def is_round(self) -> bool:
+        """Whether it trained shared weights and a policy, so that its value is no score of its architecture alone."""
+        return self.trial.proposal.policy is not None
+
+    def __repr__(self) -> str:
+        shown = "" if self.value is None else f", {self.objective.metric}={self.value:.4f}"
+        return f"<trial {self.id}: {self.state}, {self.arch.key}{shown}>"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A run as it is now. `read` makes one.
+
+    config: strategy, space, evaluator (each {"name", "options"}), "seed", "objective", as resolved.
+    trials: all, by id. wanted: how many trials the last command asked for.
+    state: "running": a search is at work on it; "finished"; "interrupted": its command would go on.
+    document: best.json's object, once it has finished. about: run.yaml (command, versions, hardware); {} without one.
+    retrained: the run of what was trained from scratch at its end, if there is one.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    objective: Objective
+    space: SearchSpace
+    trials: tuple[StudyTrial, ...]
+    wanted: int | None
+    state: str
+    exhausted: bool
+    origin: Mapping[str, Any]
+    document: Mapping[str, Any] | None
+    about: Mapping[str, Any]
+    retrained: Study | None = None
+    ranked: tuple[StudyTrial, ...] = field(repr=False, default=())
+    """Finished trials, best first; of a search by rounds of a policy those scored afterwards, no two equivalent."""
+
+    @classmethod
+    def read(cls, folder: str | Path, *, curves: bool = True, ours: bool = False) -> Study:
+        """The run in a folder. InputError: there is none, or it is damaged.
+
+        curves: read what was reported, too. ours: whoever is at work on it is the caller, who has just finished.
+        """
+        from nastool.engine.config import RunFolder
+
+        path = Path(folder)
+        if path.name == "run.db":
+            path = path.parent
+        with Store.read(path / "run.db") as store, store.snapshot():
+            config, objective = store.get("config"), Objective.parse(store.get("objective"))
+            if not {"strategy", "evaluator", "seed"} <= config.keys():
+                raise InputError(f"{path} is damaged: its configuration is incomplete")
+            space = registry.make_space(store.space)
+            wanted, final = store.get("trials"), store.get("final")
+            counts = store.count()
+            reported: dict[int, list[tuple[int, Mapping[str, float]]]] = {}
+            for trial_id, step, metrics in store.all_reports() if curves else ():
+                reported.setdefault(trial_id, []).append((step, metrics))
+            when = store.times()
+            trials = tuple(
+                StudyTrial(trial, objective, *when[trial.id], tuple(reported.get(trial.id, ())))
+                for trial in store.trials()
+            )
+            if trials and trials[-1].id != len(trials) - 1:
+                raise InputError(f"{path} is damaged: it has {len(trials)} trials, but not 0 to {len(trials) - 1}")
+            ranked = tuple(trials[trial.id] for trial in best_trials(store, space, len(trials)))
+            origin = store.origin
+        for trial in trials:
+            _check(space, trial.trial, path)
+        busy = not ours and RunFolder(path).busy()
+        enough = final is not None and (final.get("exhausted") or final["trials"] >= (wanted or 0))
+        done = enough and not counts["running"]
+        try:
+            about = read_yaml(path / "run.yaml") if (path / "run.yaml").is_file() else {}
+        except InputError:
+            about = {}
+        return cls(
+            path=path,
+            config=config,
+            objective=objective,
+            space=space,
+            trials=trials,
+            wanted=wanted,
+            state="running" if busy else "finished" if done else "interrupted",
+            exhausted=bool(final and final.get("exhausted")),
+            origin=origin,
+            document=None if final is None else final["document"],
+            about=about,
+            retrained=_retrained(path, final, curves),
+            ranked=ranked,
+        )
+
+    # --- what it was
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.absolute().name
+
+    @property
+    def strategy(self) -> str:
+        return str(self.config["strategy"]["name"])
+
+    @property
+    def evaluator(self) -> str:
+        return str(self.config["evaluator"]["name"])
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the seconds of its trials are those of trainings of old, as a table has them."""
+        return is_simulated(self.evaluator)
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Command, versions, hardware; {} where run.yaml is missing."""
+        found = self.about.get("provenance")
+        return found if isinstance(found, dict) else {}
+
+    # --- what it found
+
+    @property
+    def best(self) -> StudyTrial | None:
+        """The best trial of the search; what was trained from scratch afterwards is in `retrained`."""
+        return self.ranked[0] if self.ranked else None
+
+    @cached_property
+    def told(self) -> list[StudyTrial]:
+        """Finished and failed trials in the order in which results came."""
+        return sorted((t for t in self.trials if t.told is not None), key=lambda t: t.told or 0)
+
+    @property
+    def failed(self) -> list[StudyTrial]:
+        return [trial for trial in self.trials if trial.state == "failed"]
+
+    def best_so_far(self) -> list[float]:
+        """For each of `told`, the best value until then; NaN before the first one that is done."""
+        found, best = [], math.inf
+        for trial in self.told:
+            best = min(best, trial.trial.loss)
+            found.append(self.objective.value(best) if math.isfinite(best) else math.nan)
+        return found
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Every trial as a JSON object: an arch.json line with what is known of the trial. By id."""
+        for trial in self.trials:
+            yield self.line(trial)
+
+    def line(self, trial: StudyTrial) -> dict[str, Any]:
+        proposal = trial.trial.proposal
+        facts: dict[str, Any] = {
+            "state": trial.state,
+            "attempts": trial.attempts,
+            "started": trial.started,
+            "finished": trial.finished,
+        }
+        if proposal.parent is not None:
+            facts["parent"] = proposal.parent
+        if proposal.budget is not None:
+            facts["budget"] = proposal.budget
+        if trial.expected is not None:
+            facts["expected"] = trial.expected
+        if trial.curve:
+            facts["curve"] = [{"step": step, **metrics} for step, metrics in trial.curve]
+        more = {**facts, "run": str(self.path), **self.origin, **kept(self.path, trial.trial, self.document)}
+        return document(self.space, trial.trial, more)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """All trials as columns of equal length, for `pandas.DataFrame(...)` or `polars.DataFrame(...)`.
+
+        trial, state, key, parent, budget, expected, attempts, started, finished, error, a column for each metric
+        ("seconds" among them), and "choice.NAME" for each decision. None where there is no value.
+        """
+        names = sorted({name for trial in self.trials for name in trial.metrics})
+        found: dict[str, list[Any]] = {
+            "trial": [t.id for t in self.trials],
+            "state": [t.state for t in self.trials],
+            "key": [t.arch.key for t in self.trials],
+            "parent": [t.parent for t in self.trials],
+            "budget": [t.trial.proposal.budget for t in self.trials],
+            "expected": [t.expected for t in self.trials],
+            "attempts": [t.attempts for t in self.trials],
+            "started": [t.started for t in self.trials],
+            "finished": [t.finished for t in self.trials],
+            "error": [t.error for t in self.trials],
+        }
+        for name in names:
+            found[name] = [t.metrics.get(name) for t in self.trials]
+        for i, decision in enumerate(self.space.decisions):
+            found[f"choice.{decision.name}"] = [decision.options[t.arch.choices[i]] for t in self.trials]
+        return found
+
+    def __repr__(self) -> str:
+        best = (
+            ""
+            if self.best is None or self.best.value is None
+            else f", best {self.objective.metric}={self.best.value:.4f}"
+        )
+        return f"<study {self.path}: {self.strategy}, {self.state}, {len(self.trials)} trials{best}>"
+
+
+def is_simulated(evaluator: str) -> bool:
+    """Whether the evaluator of this name says how long something took once, not here."""
+    try:
+        return bool(registry.load("evaluator", evaluator).simulated)
+    except InputError:  # the plugin is not installed here
+        return False
+
+
+def document(space: SearchSpace, trial: Trial, more: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial as an arch.json object with its metrics. InputError: it is no member of the space."""
+    _check(space, trial, more.get("run", "the run"))
+    found = archfile.to_json(space, trial.proposal.arch)
+    if trial.evaluation is not None:
+        found["metrics"] = trial.evaluation.all_metrics
+    if trial.error is not None:
+        found["error"] = trial.error
+    return {**found, "trial": trial.id, **more}
+
+
+def kept(folder: Path, trial: Trial, result: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a trial's line says of its weights, if the run in the folder still has them; else {}.
+
+    result: best.json's object; if it is of this trial, best.safetensors has them, too.
+    """
+    checkpoint = None if trial.evaluation is None else trial.evaluation.checkpoint
+    if checkpoint is None:
+        return {}
+    found = checkpoints.named(folder / checkpoint)
+    if "weights_digest" in found:
+        return found
+    found = checkpoints.named(folder / "best.safetensors")
+    digest = found.get("weights_digest")
+    if digest is None or result is None or below(result) is not None:
+        return {}
+    return found if (result.get("trial"), result.get("weights_digest")) == (trial.id, digest) else {}
+
+
+def _check(space: SearchSpace, trial: Trial, where: object) -> None:
+    try:
+        space.validate(trial.proposal.arch)
+    except InvalidArchError as error:
+        raise InputError(f"{where} is damaged: trial {trial.id}: {error}") from None
+
+
+def retrained_in(path: Path, final: Mapping[str, Any] | None) -> Path | None:
+    """The folder of what was trained from scratch at a run's end, as its result says; None: nothing was."""
+    name = None if final is None else below(final["document"])
+    return path / name if name is not None and (path / name / "run.db").is_file() else None
+
+
+def below(result: Mapping[str, Any]) -> str | None:
+    """The folder, below the run's, of the trainings that a result (best.json's object) is of; None: the run's own."""
+    run = result.get("run")
+    name = Path(run).name if isinstance(run, str) else ""  # the folder may have been moved since
+    return name if name.startswith("retrain-") and "seeds" not in result else None
+
+
+def _retrained(path: Path, final: Mapping[str, Any] | None, curves: bool) -> Study | None:
+    inner = retrained_in(path, final)
+    return None if inner is None else Study.read(inner, curves=curves)
+
+
+# --- the best of a run, also without reading it whole
+
+
+def derive(store: Store, space: SearchSpace, count: int) -> list[Trial]:
+    """The best trials, no two equivalent, best first: of those that were scored after a policy's rounds, if any."""
+
+    def different(trials: Sequence[Trial]) -> list[Trial]:
+        found: dict[str, Trial] = {}
+        for trial in trials:
+            found.setdefault(space.canonical(trial.proposal.arch), trial)
+            if len(found) == count:
+                break
+        return list(found.values())
+
+    best = store.best(sum(store.count().values()))
+    return different([trial for trial in best if trial.proposal.policy is None]) or different(best)
+
+
+def best_trials(store: Store, space: SearchSpace, count: int) -> list[Trial]:
+    """The best trials, best first; of a search by rounds of a policy those scored afterwards, no two equivalent."""
+    first = next(store.trials(), None)
+    by_rounds = first is not None and first.proposal.policy is not None
+    return derive(store, space, count) if by_rounds else store.best(count)

@@ -1,0 +1,1 @@
+"""Models that strategies learn: controllers, surrogates and predictors."""

@@ -1,0 +1,153 @@
+"""What strategies with a model of the objective share: random first, then batches of what the model finds promising."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.values import Arch, Proposal, Trial
+
+Choices = NDArray[np.intp]
+ENUMERABLE = 20_000
+"""A space with no more combinations than this is looked at as a whole; of a larger one, samples."""
+
+
+class SurrogateStrategy(Strategy):
+    """Asks `init` random architectures, then `batch` at a time those that `select` returns.
+
+    No architecture is asked that is equivalent to an earlier one, so the search ends when the space is exhausted.
+    With several workers `select` is called before all of the batch before is measured.
+    """
+
+    def __init__(self, space: SearchSpace, *, seed: int, init: int, batch: int) -> None:
+        """init: random architectures, >= 1. batch: how many are selected at a time, in [1, 1000]."""
+        super().__init__(space, seed=seed)
+        if init < 1:
+            raise ValueError(f"need init >= 1, got {init}")
+        if not 1 <= batch <= 1000:
+            raise ValueError(f"need 1 <= batch <= 1000, got {batch}")
+        self.init = self.random_trials = init
+        self.batch = batch
+        self.seen: set[str] = set()
+        self.told: list[Trial] = []
+        self.running: dict[tuple[int, ...], None] = {}  # a set that keeps its order
+        self._planned: deque[Proposal] = deque()
+
+    @abstractmethod
+    def select(self, count: int) -> list[Proposal]:
+        """At most `count` new architectures (none equivalent to another or to one in `seen`), the best first.
+
+        Each with what the model expects of it. Called once two results are there that differ. May return fewer, or
+        none: then random ones are asked.
+        """
+
+    # --- the loop
+
+    def propose(self) -> Proposal | None:
+        if not self._planned and self.asked >= self.init and self._informed():
+            self._planned.extend(self.select(self.batch))
+        return self._planned.popleft() if self._planned else self._random()
+
+    def _random(self) -> Proposal | None:
+        arch = self.space.sample_new(self.rng, self.seen, self.space.canonical)
+        return None if arch is None else Proposal(arch)
+
+    def _informed(self) -> bool:
+        return len({trial.loss for trial in self.told if trial.state == "done"}) > 1
+
+    def remember(self, proposal: Proposal) -> None:
+        super().remember(proposal)
+        self.seen.add(self.space.canonical(proposal.arch))
+        self.running[proposal.arch.choices] = None
+
+    def tell(self, trial: Trial) -> None:
+        self.running.pop(trial.proposal.arch.choices)
+        self.told.append(trial)
+
+    def state_dict(self) -> dict[str, Any]:
+        planned = [[list(proposal.arch.choices), proposal.expected] for proposal in self._planned]
+        return {**super().state_dict(), "planned": planned}
+
+    def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+        super().load_state_dict(state, trials)
+        self._planned = deque(Proposal(self.space.arch(choices), expected=loss) for choices, loss in state["planned"])
+        for proposal in self._planned:
+            self.space.validate(proposal.arch)
+            if proposal.expected is not None:
+                float(proposal.expected)
+
+    # --- for `select`
+
+    @staticmethod
+    def expecting(arch: Arch, loss: float) -> Proposal:
+        """A proposal with the loss that the model expects; one that is not finite is left out."""
+        return Proposal(arch, expected=float(loss) if np.isfinite(loss) else None)
+
+    def measured(self) -> tuple[Choices, NDArray[np.float64]]:
+        """Option indices (n, decisions) and losses (n,) of the finished trials, in the order told.
+
+        A failed trial counts as the worst loss there is: what made it fail, such as its size, is worth avoiding.
+        """
+        losses = np.array([trial.loss for trial in self.told])
+        losses[np.isinf(losses)] = losses[np.isfinite(losses)].max()
+        return np.array([trial.proposal.arch.choices for trial in self.told]), losses
+
+    def best_trials(self, count: int) -> list[Trial]:
+        """The best finished trials, best first, the earlier first where equal."""
+        done = [trial for trial in self.told if trial.state == "done"]
+        return sorted(done, key=lambda trial: trial.loss)[:count]
+
+    def new_mutants(self, parents: Sequence[Arch], count: int, draws: int, rate: float = 0.0) -> list[Arch]:
+        """Up to `count` new architectures, no two equivalent, out of `draws` mutants of each parent in turn.
+
+        rate: of `SearchSpace.mutate_each`; 0: of `SearchSpace.mutate`.
+
+        Where these are too few, out of mutants of the mutants. May return fewer: it draws 10 * count mutants at most.
+        """
+        found: dict[str, Arch] = {}
+        queue = list(parents)
+        for parent in islice(queue, 10 * count // draws):  # grows while it is read
+            for _ in range(draws):
+                try:
+                    if rate > 0:
+                        mutant = self.space.mutate_each(parent, self.rng, rate)
+                    else:
+                        mutant = self.space.mutate(parent, self.rng)
+                except ValueError:  # it has no neighbors
+                    break
+                form = self.space.canonical(mutant)
+                if form not in self.seen and form not in found:
+                    found[form] = mutant
+                    queue.append(mutant)
+                    if len(found) == count:
+                        return list(found.values())
+        return list(found.values())
+
+    @cached_property
+    def members(self) -> Members | None:
+        """The whole space, where it is small enough."""
+        return Members(self.space) if self.space.size <= ENUMERABLE else None
+
+
+class Members:
+    """All members of a small space. choices: (n, decisions); group: (n,), equal for equivalent members."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.choices: Choices = np.array([arch.choices for arch in space.members()], dtype=np.intp)
+        forms = space.canonical_many(self.choices)
+        self._number = {form: i for i, form in enumerate(dict.fromkeys(forms))}
+        self.group = np.array([self._number[form] for form in forms])
+
+    def unseen(self, seen: Collection[str]) -> NDArray[np.intp]:
+        """Indices of the members that are not equivalent to one in seen."""
+        fresh = np.ones(len(self._number), dtype=bool)
+        fresh[[self._number[form] for form in seen]] = False
+        return np.flatnonzero(fresh[self.group])

@@ -1,0 +1,1 @@
+"""Networks: children and supernets, the modules they are made of, their weights and devices."""

@@ -1,0 +1,208 @@
+"""What a training leaves on disk, and beginning again from it.
+
+`checkpoints/trial-000012.safetensors` holds the weights, and in its metadata what they belong to. Beside it
+`trial-000012.optimizer.safetensors` holds the optimiser's momentum, for trainings whose weights are handed down, and
+`trial-000012.predictions.safetensors` what the network predicts, once it was part of an ensemble.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nastool.core import archfile, files
+from nastool.core.errors import CannotGoOn, InputError, short, why
+from nastool.core.folders import within
+from nastool.core.values import Arch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nastool.core.interfaces import SearchSpace
+    from nastool.tasks.images.task import ImageTask
+
+_NAME = re.compile(r"trial-(\d{6,})(\.optimizer|\.predictions)?\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network: its architecture, its state_dict, and the momentum by parameter ({}: none was kept)."""
+
+    arch: Arch
+    weights: Mapping[str, Tensor]
+    momentum: Mapping[str, Tensor]
+
+
+def name_of(trial_id: int) -> str:
+    """Relative to the run's folder."""
+    return f"checkpoints/trial-{trial_id:06d}.safetensors"
+
+
+def optimizer_of(path: Path) -> Path:
+    """Where the momentum that belongs to a checkpoint is."""
+    return path.with_suffix(".optimizer.safetensors")
+
+
+def predictions_of(path: Path) -> Path:
+    """Where the predictions of a checkpoint's network are kept."""
+    return path.with_suffix(".predictions.safetensors")
+
+
+def write(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    momentum: Mapping[str, Tensor] | None,
+    metadata: Mapping[str, str],
+) -> None:
+    """Both files (momentum: None, no second one). CannotGoOn: the disk is full, or the folder cannot be written."""
+    optimizer = optimizer_of(path)
+    try:
+        if momentum is None:
+            optimizer.unlink(missing_ok=True)
+        else:
+            files.write_tensors(optimizer, momentum, {"digest": digest(momentum), "weights": digest(weights)})
+        files.write_tensors(path, weights, {**metadata, "digest": digest(weights)})
+    except OSError as error:
+        if not path.exists():
+            with suppress(OSError):
+                optimizer.unlink(missing_ok=True)
+        raise CannotGoOn(f"cannot write checkpoint {path}: {why(error)}") from error
+
+
+def read(
+    path: Path, space: SearchSpace, scale: Any, task: ImageTask, device: str = "cpu", trial: int | None = None
+) -> Checkpoint:
+    """A checkpoint to begin with. InputError: it is missing, damaged, changed, or of another space, scale or task.
+
+    trial: whose it has to be; then the momentum has to be there, too.
+    """
+    import torch
+
+    weights, metadata = files.read_tensors(path, device)
+    if trial is not None and metadata.get("trial") != str(trial):
+        raise InputError(f"{path} is no checkpoint of trial {trial}")
+    own = check_digest(path, weights, metadata)
+    try:
+        arch = archfile.from_json(archfile.loads(metadata["arch"])).arch
+        found = {what: archfile.loads(metadata[what]) for what in ("scale", "task")}
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} is no checkpoint of nastool: it does not say of which architecture") from error
+    if arch.space != space.ref:
+        raise InputError(f"checkpoint {path} is of space {arch.space}, not {space.ref}")
+    for what, wanted in (("scale", scale), ("task", task)):
+        if found[what] != json.loads(json.dumps(dataclasses.asdict(wanted))):
+            raise InputError(f"checkpoint {path} is of {what} {short(found[what])}, not {dataclasses.asdict(wanted)}")
+    _check_shapes(path, weights, space, arch, scale, task)
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"checkpoint {path} is damaged: {name} holds numbers that are not finite")
+    return Checkpoint(arch, weights, _momentum(path, weights, own, device, needed=trial is not None))
+
+
+def _check_shapes(
+    path: Path, weights: Mapping[str, Tensor], space: SearchSpace, arch: Arch, scale: Any, task: ImageTask
+) -> None:
+    import torch
+
+    from nastool.nets.inheritance import shapes
+    from nastool.nets.networks import build
+
+    with torch.device("meta"):
+        wanted = shapes(build(space, arch, task, scale))
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise InputError(
+                f"checkpoint {path} does not fit the architecture it names: {name} is {found.get(name, 'missing')}, "
+                f"not {wanted.get(name, 'there')}"
+            )
+
+
+def _momentum(path: Path, weights: Mapping[str, Tensor], own: str, device: str, needed: bool) -> Mapping[str, Tensor]:
+    """What belongs to these very weights, whose digest is own; nothing where there is no such file, unless needed."""
+    optimizer = optimizer_of(path)
+    if not needed and not optimizer.is_file():
+        return {}
+    momentum, metadata = files.read_tensors(optimizer, device)
+    if metadata.get("weights") != own:
+        if needed:
+            raise InputError(f"{optimizer} does not belong to the checkpoint beside it")
+        return {}  # of an earlier writing of this checkpoint
+    if metadata.get("digest") != digest(momentum) or any(
+        name not in weights or tensor.shape != weights[name].shape for name, tensor in momentum.items()
+    ):
+        raise InputError(f"{optimizer} is damaged: its tensors were changed")
+    return momentum
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """32 hexadecimal digits that name these tensors, as they are written: half precision as float32."""
+    import torch
+
+    found = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        value = tensor.detach()
+        if value.dtype in (torch.bfloat16, torch.float16):
+            value = value.float()
+        found.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        found.update(value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def check_digest(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Their digest. InputError: these are not the tensors that were written. A file without a digest passes."""
+    own = digest(tensors)
+    if metadata.get("digest", own) != own:
+        raise InputError(f"checkpoint {path} is damaged: its tensors were changed")
+    return own
+
+
+def named(path: Path) -> dict[str, str]:
+    """What an architecture's line says of its weights: "weights", their file, and "weights_digest", the tensors'."""
+    found = {"weights": str(path)}
+    with suppress(InputError):
+        about = files.check_tensors(path)
+        if "digest" in about:
+            found["weights_digest"] = about["digest"]
+    return found
+
+
+def remove(path: Path) -> None:
+    """A checkpoint and what belongs to it."""
+    for file in (path, optimizer_of(path), predictions_of(path)):
+        file.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, keep: Collection[int], parents: Collection[int], below: int) -> None:
+    """Delete what is not kept any more, such as after a crash between two steps. Nobody is writing meanwhile.
+
+    folder: the run's. keep: trials whose weights stay. parents: trials whose momentum stays. below: how many trials
+    the run has; what is named after later ones is not its own. InputError: the checkpoints are elsewhere.
+    """
+    for file in files_of(folder):
+        match = _NAME.fullmatch(file.name)
+        if match is None:
+            if files.is_unfinished(file.name):
+                file.unlink(missing_ok=True)
+        elif int(match[1]) < below and int(match[1]) not in (parents if match[2] == ".optimizer" else keep):
+            file.unlink(missing_ok=True)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """What lies in a run's folder of checkpoints, as nastool names it. InputError: a link leads out of the run."""
+    there = within(folder, "checkpoints")
+    if not there.is_dir():
+        return []
+    ours = (
+        file
+        for file in there.iterdir()
+        if _NAME.fullmatch(file.name) or files.is_unfinished(file.name) or file.name == "supernet.safetensors"
+    )
+    return sorted(ours)

@@ -1,0 +1,288 @@
+"""From an architecture to a PyTorch module, for a single child and for the supernet alike.
+
+A space defines its networks once, in `SearchSpace.network`. `build` runs that definition bound to an
+architecture; `Supernet` runs it unbound, so that every choice becomes a `OneOf` that holds all options and
+executes the active one. Both therefore compute the same function from the same weights, which
+`Supernet.child_state` carries from one to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.utils.flop_counter import FlopCounterMode
+
+from nastool.core.errors import InputError
+
+if TYPE_CHECKING:
+    from nastool.core.interfaces import SearchSpace
+    from nastool.core.values import Arch
+    from nastool.tasks.images.task import ImageTask
+
+
+Rule = Callable[[Mapping[str, str]], Collection[str]]
+"""Names of modules that take part, given decision name -> option name."""
+
+
+class _Child:
+    """Choose: build only what the architecture selects."""
+
+    def __init__(self, space: SearchSpace, arch: Arch) -> None:
+        self.chosen = chosen_options(space, arch)
+
+    def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
+        return options[self.chosen[decision]]()
+
+    def subset(self, rule: Rule, options: Mapping[str, Callable[[], nn.Module]]) -> Subset:
+        names = rule(self.chosen)
+        return Subset(rule, {name: make() for name, make in options.items() if name in names}, self.chosen)
+
+    def option(self, decision: str) -> str:
+        return self.chosen[decision]
+
+
+class OneOf(nn.Module):
+    """All options of one decision at one place of a supernet; executes the active one."""
+
+    def __init__(self, decision: str, options: Mapping[str, nn.Module], chosen: Mapping[str, str]) -> None:
+        """chosen: decision -> active option; shared by all OneOf of a supernet and changed in place."""
+        super().__init__()
+        self.decision = decision
+        self.options = nn.ModuleDict(options)
+        self.chosen = chosen
+
+    @property
+    def active(self) -> nn.Module:
+        return self.options[self.chosen[self.decision]]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        output: Tensor = self.active(*inputs)
+        return output
+
+
+class Subset(nn.Module):
+    """Modules of which those take part that a rule names; in a child network only these are there."""
+
+    def __init__(self, rule: Rule, members: Mapping[str, nn.Module], chosen: Mapping[str, str]) -> None:
+        """rule: chosen -> names. chosen: as for `OneOf`."""
+        super().__init__()
+        self.members = nn.ModuleDict(members)
+        self.rule = rule
+        self.chosen = chosen
+
+    def names(self, chosen: Mapping[str, str]) -> list[str]:
+        """Those that take part, in the order of the members."""
+        wanted = self.rule(chosen)
+        return [name for name in self.members if name in wanted]
+
+    @property
+    def active(self) -> dict[str, nn.Module]:
+        """Name -> module of those that take part now, in the order of the members."""
+        return {name: self.members[name] for name in self.names(self.chosen)}
+
+    def forward(self, *_: Tensor) -> Tensor:
+        raise NotImplementedError("whoever holds a subset calls its active members")
+
+
+class _All:
+    """Choose: build every option."""
+
+    def __init__(self, chosen: Mapping[str, str]) -> None:
+        self.chosen = chosen
+
+    def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
+        return OneOf(decision, {name: make() for name, make in options.items()}, self.chosen)
+
+    def subset(self, rule: Rule, options: Mapping[str, Callable[[], nn.Module]]) -> Subset:
+        return Subset(rule, {name: make() for name, make in options.items()}, self.chosen)
+
+    def option(self, decision: str) -> str:
+        raise InputError(f"this space has no weight-sharing supernet: {decision!r} changes the shape of its networks")
+
+
+class Supernet(nn.Module):
+    """Every architecture of a space in one module; the weights of shared parts are shared."""
+
+    def __init__(self, space: SearchSpace, task: ImageTask, scale: Any) -> None:
+        super().__init__()
+        self.space = space
+        self.chosen: dict[str, str] = {}
+        self.network = space.network(_All(self.chosen), task, scale)
+
+    def select(self, arch: Arch) -> None:
+        """Make arch the one that `forward` executes."""
+        self.chosen.update(chosen_options(self.space, arch))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (N, channels, height, width) float; returns logits (N, classes). Call `select` before."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def child_state(self, arch: Arch) -> dict[str, Tensor]:
+        """The weights of arch under the names that `build(space, arch, ...)` gives them; the tensors are shared."""
+        chosen = chosen_options(self.space, arch)
+        named = ((_child_key(self.network, key, chosen), value) for key, value in self.network.state_dict().items())
+        return {key: value for key, value in named if key is not None}
+
+
+def _child_key(network: nn.Module, key: str, chosen: Mapping[str, str]) -> str | None:
+    """The name that a supernet's parameter or buffer has in the child network; None: it is not there."""
+    module: Any = network
+    kept: list[str] = []
+    parts = iter(key.split("."))
+    for part in parts:
+        if isinstance(module, OneOf):  # the part is "options", the next the option's name: a child has neither
+            option = next(parts)
+            if option != chosen[module.decision]:
+                return None
+            module = module.options[option]
+        elif isinstance(module, Subset):
+            name = next(parts)
+            if name not in module.names(chosen):
+                return None
+            kept += [part, name]
+            module = module.members[name]
+        else:
+            kept.append(part)
+            module = getattr(module, part)
+    return ".".join(kept)
+
+
+def active_modules(network: nn.Module) -> Iterator[nn.Module]:
+    """The modules that take part: of a supernet, those of the selected child alone, which are few among many."""
+    left = [network]
+    while left:
+        module = left.pop()
+        yield module
+        if isinstance(module, OneOf):
+            left.append(module.active)
+        elif isinstance(module, Subset):
+            left += module.active.values()
+        else:
+            left += (part for part in module._modules.values() if part is not None)
+
+
+def chosen_options(space: SearchSpace, arch: Arch) -> dict[str, str]:
+    """Decision name -> option name."""
+    return {
+        decision.name: decision.options[choice] for decision, choice in zip(space.decisions, arch.choices, strict=True)
+    }
+
+
+def build(space: SearchSpace, arch: Arch, task: ImageTask, scale: Any) -> nn.Module:
+    """The network of one architecture, freshly initialised from torch's global generator."""
+    return space.network(_Child(space, arch), task, scale)
+
+
+def count_params(network: nn.Module) -> int:
+    """Number of trainable parameters, without modules that are `training_only`, such as an auxiliary head."""
+    left_out = {id(parameter) for parameter in training_only(network)}
+    return sum(p.numel() for p in network.parameters() if p.requires_grad and id(p) not in left_out)
+
+
+def training_only(network: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters of modules that are there only in training, such as an auxiliary head."""
+    for module in network.modules():
+        if getattr(module, "training_only", False):
+            yield from module.parameters()
+
+
+def undecayed(network: nn.Module, *, norms: bool) -> Iterator[nn.Parameter]:
+    """The parameters that weight decay leaves alone: numbers and vectors that are no weights of a layer.
+
+    A layer calls what it has `weight` or `bias`; anything else, such as the share of a weighted sum, has a meaning
+    of its own at 0, to which decay would pull it. norms: also the scales and shifts of normalisations, and biases.
+    """
+    for name, parameter in network.named_parameters():
+        of_layer = name.rpartition(".")[2] in ("weight", "bias")
+        if parameter.ndim <= 1 and (norms or not of_layer):
+            yield parameter
+
+
+def regularize(network: nn.Module, *, dropout: float, drop_path: float, by_depth: bool) -> None:
+    """Set the probabilities, in [0, 1), of every dropout and of every `DropPath`.
+
+    by_depth: a path's grows with the depth at which it is, from near 0 to `drop_path` in the last cell (ENAS).
+    """
+    from nastool.nets.blocks import DropPath
+
+    if not 0 <= dropout < 1 or not 0 <= drop_path < 1:
+        raise ValueError(f"need 0 <= dropout < 1 and 0 <= drop_path < 1, got {dropout}, {drop_path}")
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+        elif isinstance(module, DropPath):
+            module.probability = drop_path * module.depth if by_depth else drop_path
+
+
+@contextmanager
+def random_for(random_parts: nn.Module, images: int, device: torch.device) -> Iterator[Callable[[int, int], None]]:
+    """Let a batch of so many images go through in parts, and what is drawn be the same as if it went as a whole.
+
+    random_parts: holds every `nn.Dropout` and `DropPath`. Returns what is called before each part, with its first image
+    and the one after its last: from there on each of them draws for the whole batch, from torch's global generators
+    as they were at the beginning, and applies the part's share.
+    """
+    from nastool.nets.blocks import DropPath
+
+    at: tuple[int, int] = (0, images)
+
+    def widen(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = given[0]  # its memory format stays: the order of draws depends on it
+        return (pad(x, (0, 0) * (x.dim() - 1) + (at[0], images - at[1])),)
+
+    def cut(module: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> Tensor:
+        return result[slice(*at)]
+
+    state, gpu_state = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def of_images(start: int, end: int) -> None:
+        nonlocal at
+        at = start, end
+        torch.set_rng_state(state)
+        if gpu_state is not None:
+            torch.cuda.set_rng_state(gpu_state, device)
+        for path in paths:
+            path.images = (start, end, images)
+
+    paths = [module for module in random_parts.modules() if isinstance(module, DropPath)]
+    dropouts = [module for module in random_parts.modules() if isinstance(module, nn.Dropout) and module.p > 0]
+    hooks = [module.register_forward_pre_hook(widen) for module in dropouts]
+    hooks += [module.register_forward_hook(cut) for module in dropouts]
+    try:
+        yield of_images
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for path in paths:
+            path.images = None
+
+
+def count_flops(network: nn.Module, task: ImageTask) -> int:
+    """FLOPs of one image's forward pass, 2 x the multiply-adds of convolutions and linear layers.
+
+    Counted by torch's FlopCounterMode, on the network's own device (the meta device computes nothing).
+    """
+    parameter = next(network.parameters())
+    image = torch.zeros(1, task.channels, task.height, task.width, device=parameter.device, dtype=parameter.dtype)
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(image)
+    finally:
+        network.train(training)
+    return int(counter.get_total_flops())
+
+
+def use_batch_statistics(network: nn.Module) -> None:
+    """Make batch normalisation use the statistics of the batch at hand, in evaluation mode too, and keep no others."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None

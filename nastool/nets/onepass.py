@@ -1,0 +1,565 @@
+"""The outputs of several children of one supernet on the same images, in one pass over its modules.
+
+A small network on a large GPU waits for the launches of its kernels, and those of 20 children are 20 times as many. So
+each child's forward pass is only recorded at first: what goes from module to module is a `Later`, not yet a tensor.
+Calls that are the same for several children (their stem, a common beginning) are recorded once. Then
+
+- on a CPU they are computed one after another, each once;
+- on a GPU the calls of one module (or `deferred` function) by several children are computed at once, on their
+  batches one after another as one batch; batch normalisations at the same place of the network at once, too, whose
+  options children may have chosen differently, with each child's own statistics.
+
+Spaces need not know. A module is recorded as a whole if no choice is inside it (`networks.OneOf`, `networks.Subset`);
+anything else that is done to a `Later` has it computed at once, by itself, which is right and not fast.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from nastool.core.errors import fault_of, one_line
+
+if TYPE_CHECKING:
+    from nastool.core.values import Arch
+    from nastool.nets.networks import Supernet
+
+LARGEST = 2**23
+"""Numbers in the images of all children of a pass on a GPU, at most: 21 children x 128 images of 3 x 32 x 32. More than
+that is no longer small."""
+
+AGREES = 0.02
+"""How far, relative to its norm, a module's output may be from that on each child's batch by itself."""
+
+SAME = nn.ReLU, nn.AvgPool2d, nn.MaxPool2d
+"""Modules that do the same where they are described alike."""
+
+BY_IMAGE = *SAME, nn.Conv2d, nn.Linear
+"""Modules that do not mix images. Of others that is found out."""
+
+Call = Callable[..., Any]
+
+
+class Later:
+    """A tensor that a recorded call will make."""
+
+    def __init__(self, recording: _Recording, call: Call, args: tuple[Any, ...], site: float) -> None:
+        """call: a module or a function. args: of it: `Later`, tensors, or anything hashable. site: its turn."""
+        self.recording = recording
+        self.call = call
+        self.args = args
+        self.site = site
+        self.value: Tensor | None = None
+        self.version = 0
+        self.readers = 0
+        """How many calls, and outputs, are still to read it."""
+
+    def take(self, value: Any) -> None:
+        self.value = value
+        if isinstance(value, Tensor):
+            self.version = value._version
+
+    def now(self) -> Any:
+        """The tensor, computed if need be."""
+        self.readers += 1  # whoever asked may ask again
+        self.recording.compute_alone(self)
+        return self.value
+
+    def __add__(self, other: Any) -> Any:
+        return total(self, other)
+
+    def flatten(self, *dims: int) -> Any:
+        return self.recording.call(Tensor.flatten, (self, *dims), alone=True)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.now(), name)
+
+    @classmethod
+    def __torch_function__(cls, func: Call, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*_now(args), **_now(kwargs or {}))
+
+
+def _operator(name: str) -> Call:
+    return lambda self, *args: getattr(self.now(), name)(*_now(args))
+
+
+for _name in "radd sub rsub mul rmul truediv rtruediv pow rpow matmul neg getitem len iter lt le gt ge".split():
+    setattr(Later, f"__{_name}__", _operator(f"__{_name}__"))
+
+
+def _now(value: Any) -> Any:
+    """With every `Later` in lists, tuples and dicts computed."""
+    if isinstance(value, Later):
+        return value.now()
+    if isinstance(value, tuple | list):
+        return type(value)(map(_now, value))
+    if isinstance(value, dict):
+        return {key: _now(item) for key, item in value.items()}
+    return value
+
+
+def deferred(function: Call, *args: Any) -> Any:
+    """function(*args), later if an argument is.
+
+    It makes one tensor of tensors whose images it does not mix, and of what is hashable; it depends on nothing else
+    that may change between children.
+    """
+    recording = next((arg.recording for arg in args if isinstance(arg, Later)), None)
+    return function(*args) if recording is None else recording.call(function, args)
+
+
+def total(*terms: Any) -> Any:
+    """The sum of tensors of one shape, later if one of them is."""
+    return terms[0] if len(terms) == 1 else deferred(_total, *terms)
+
+
+def _total(first: Tensor, *others: Tensor) -> Tensor:
+    for i, other in enumerate(others):
+        first = first + other if i == 0 else first.add_(other)  # only the first sum is a tensor of our own
+    return first
+
+
+class _Changed(Exception):
+    """A tensor that others are to read was changed in place."""
+
+
+class OnePass:
+    """Runs several children of a supernet whose weights do not change meanwhile."""
+
+    def __init__(self, network: Supernet, *, grouped: bool | None = None) -> None:
+        """network: in evaluation mode. grouped: run calls of several children at once; None: on a GPU."""
+        self.network = network
+        parameter = next(network.parameters())
+        self.grouped = parameter.device.type == "cuda" if grouped is None else grouped
+        self.apart = False
+        """One child after the other: what the network does is not to be recorded, or changes tensors in place."""
+        self.most: int | None = None
+        """How many children fit the memory at once, once that is known."""
+        self.ways = 1
+        """Of how many children the batch is that is computed now."""
+        self.in_use = False
+        self.recording: _Recording | None = None
+        self.sites: dict[nn.Module, int] = {}
+        self._find(network)
+        self.norms = [module for module in network.modules() if _mixes(module)] if self.grouped else []
+        self.dropouts = [module for module in network.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
+        self.random: set[Any] = set()
+        """Modules that draw."""
+        self.known_steps: dict[Call, list[Call]] = {}
+        self.agreeing: dict[Hashable, bool] = {}
+        """Whether a call gives the same on several children's batches as on each."""
+
+    def _find(self, module: nn.Module, site: int | None = None) -> None:
+        """The largest modules without choices. All in the options of a decision have one site, all in a member of a
+        subset, and those of a subset's members that have no choices."""
+        from nastool.nets.blocks import Add
+        from nastool.nets.networks import OneOf, Subset
+
+        if isinstance(module, Add):  # defers what it does by itself
+            return
+        if not _chooses(module):
+            if not isinstance(module, nn.Identity):
+                self.sites[module] = len(self.sites) if site is None else site
+            return
+        if site is None and isinstance(module, OneOf):
+            site = len(self.sites)
+        options = {OneOf: "options", Subset: "members"}.get(type(module))
+        common = len(self.sites)
+        for member in (getattr(module, options) if options else module).children():
+            new = common if not _chooses(member) else len(self.sites)
+            self._find(member, new if site is None and isinstance(module, Subset) else site)
+
+    @contextmanager
+    def installed(self) -> Iterator[OnePass]:
+        """Meanwhile its modules can be recorded."""
+        drawing = any(map(_draws, self.dropouts))
+        self.random = {module for module in self.network.modules() if _draws(module)} if drawing else set()
+        self.known_steps = {}
+        for norm in self.norms:
+            norm.__dict__["forward"] = partial(self._norm, norm)
+        for module in self.sites:
+            module.__dict__["forward"] = partial(self._called, module)
+        self.in_use = True
+        try:
+            yield self
+        finally:
+            self.in_use = False
+            for module in {*self.norms, *self.sites}:
+                del module.__dict__["forward"]
+
+    def logits(self, archs: Sequence[Arch], images: Tensor) -> list[Tensor]:
+        """What the network makes of the images as each of these children. Draws of dropout are each child's own."""
+        most = len(archs)
+        if self.grouped:
+            most = min(most, self.most or most, max(1, LARGEST // images.numel()))
+        found: list[Tensor] = []
+        while len(found) < len(archs):
+            try:
+                found += self._pass(archs[len(found) : len(found) + most], images)
+            except RuntimeError as error:
+                if most == 1 or fault_of(error) != "memory":
+                    raise
+                self.most = most = most // 2
+        return found
+
+    def _pass(self, archs: Sequence[Arch], images: Tensor) -> list[Tensor]:
+        with torch.no_grad():  # not in inference mode, where no versions are counted
+            if not self.apart and len(archs) > 1:
+                try:
+                    return self._recorded(archs, images)
+                except Exception as error:
+                    if fault_of(error) is not None:
+                        raise
+                    self.apart = True
+                    print(f"children are rewarded one after the other: {one_line(error)}", file=sys.stderr)  # the log
+            found = []
+            for arch in archs:
+                self.network.select(arch)
+                found.append(self.network(images))
+            return found
+
+    def _recorded(self, archs: Sequence[Arch], images: Tensor) -> list[Tensor]:
+        # On a CPU neighbours with a long common beginning keep what is shared for the shortest time.
+        indices = range(len(archs))
+        order = indices if self.random or self.grouped else sorted(indices, key=lambda i: archs[i].choices)
+        outputs: list[Any] = [None] * len(archs)
+        self.recording = recording = _Recording(self)
+        try:
+            for i in order:
+                self.network.select(archs[i])
+                outputs[i] = self.network(images)
+        finally:
+            self.recording = None
+        return recording.compute(outputs)
+
+    # --- what takes the place of modules' forward
+
+    def _called(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if self.recording is None or kwargs or not all(isinstance(arg, Later | Tensor) for arg in args):
+            if _mixes(module) and self.grouped:
+                return self._norm(module, *args)
+            return type(module).forward(module, *args, **kwargs)
+        return self.recording.call(module, args) if self.steps(module) else args[0]
+
+    def steps(self, call: Call) -> list[Call]:
+        """What it does, one after the other."""
+        if call not in self.sites or not isinstance(call, nn.Module):
+            return [call]
+        if call not in self.known_steps:
+            self.known_steps[call] = list(_steps(call))
+        return self.known_steps[call]
+
+    def _norm(self, norm: nn.Module, x: Any) -> Any:
+        if self.ways == 1 or not isinstance(x, Tensor):
+            return type(norm).forward(norm, x)
+        return batch_norm([cast(nn.BatchNorm2d, norm)] * self.ways, x)
+
+
+def _chooses(module: nn.Module) -> bool:
+    from nastool.nets.networks import OneOf, Subset
+
+    return any(isinstance(part, OneOf | Subset) for part in module.modules())
+
+
+def _draws(module: nn.Module) -> bool:
+    return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in module.modules())
+
+
+def _mixes(module: nn.Module) -> bool:
+    """Whether it is a batch normalisation by the statistics of the batch at hand."""
+    return type(module) is nn.BatchNorm2d and not module.track_running_stats
+
+
+def _steps(module: nn.Module) -> Iterator[nn.Module]:
+    """What it does, one after the other, but for what does nothing."""
+    from nastool.nets.blocks import DropPath
+
+    if type(module) is nn.Sequential:
+        for part in module:
+            yield from _steps(part)
+    elif isinstance(module, nn.modules.dropout._DropoutNd):
+        if _draws(module):
+            yield module
+    elif not isinstance(module, nn.Identity) and not (isinstance(module, DropPath) and not module.training):
+        yield module
+
+
+class _Recording:
+    """The calls of some children, and how they are computed."""
+
+    def __init__(self, one_pass: OnePass) -> None:
+        self.one_pass = one_pass
+        self.calls: list[Later] = []
+        self.known: dict[Hashable, Later] = {}
+        self.alone: set[Call] = set()
+        self.complete = False
+
+    def call(self, call: Call, args: tuple[Any, ...], alone: bool = False) -> Later:
+        """The call's result, that of the same call before if there was one."""
+        key = (call, *((id(arg),) if isinstance(arg, Later | Tensor) else arg for arg in args))
+        owner = getattr(call, "__self__", call)
+        known = None if owner in self.one_pass.random else self.known.get(key)
+        if known is None:
+            sites = [arg.site for arg in args if isinstance(arg, Later)]
+            site = self.one_pass.sites.get(cast(nn.Module, call), max(sites, default=-1) + 0.5)
+            self.known[key] = known = Later(self, call, args, site)
+            self.calls.append(known)
+            for arg in args:
+                if isinstance(arg, Later):
+                    arg.readers += 1
+            if alone:
+                self.alone.add(call)
+        return known
+
+    # --- computing
+
+    def compute(self, outputs: Sequence[Any]) -> list[Tensor]:
+        self.complete = True
+        for output in outputs:
+            if isinstance(output, Later):
+                output.readers += 1
+        if self.one_pass.grouped:
+            self._by_site()
+        else:
+            for later in self.calls:
+                self.compute_alone(later)
+        found: list[Any] = [output.value if isinstance(output, Later) else output for output in outputs]
+        return found
+
+    def compute_alone(self, later: Later) -> None:
+        """With what it depends on; nothing of it is recorded."""
+        if later.value is not None:
+            return
+        for arg in later.args:
+            if isinstance(arg, Later):
+                self.compute_alone(arg)
+        before, self.one_pass.recording = self.one_pass.recording, None
+        try:
+            later.take(later.call(*self._read(later)))
+        finally:
+            self.one_pass.recording = before
+
+    def _read(self, later: Later) -> list[Any]:
+        """The arguments of a call that is computed now."""
+        values = []
+        for arg in later.args:
+            if isinstance(arg, Later):
+                value = arg.value
+                assert value is not None
+                if isinstance(value, Tensor) and value._version != arg.version:
+                    raise _Changed
+                arg.readers -= 1
+                if self.complete and not arg.readers:
+                    arg.value = None
+                values.append(value)
+            else:
+                values.append(arg)
+        return values
+
+    def _by_site(self) -> None:
+        """All that can be computed, the first site first."""
+        missing: dict[Later, int] = {}
+        next_ones: dict[Later, list[Later]] = {}
+        ready: list[tuple[float, int, Later]] = []
+        number = itertools.count()
+        for later in self.calls:
+            if later.value is not None:
+                continue
+            args = {arg for arg in later.args if isinstance(arg, Later) and arg.value is None}
+            missing[later] = len(args)
+            for arg in args:
+                next_ones.setdefault(arg, []).append(later)
+            if not args:
+                heapq.heappush(ready, (later.site, next(number), later))
+        while ready:
+            together = [heapq.heappop(ready)[2]]
+            while ready and ready[0][0] == together[0].site:
+                together.append(heapq.heappop(ready)[2])
+            self._together(together)
+            for later in together:
+                for after in next_ones.pop(later, ()):
+                    missing[after] -= 1
+                    if not missing[after]:
+                        heapq.heappush(ready, (after.site, next(number), after))
+
+    def _together(self, calls: list[Later]) -> None:
+        runs = []
+        for later in calls:
+            if later.call in self.alone:
+                self.compute_alone(later)
+            else:
+                runs.append(_Run(later, self.one_pass.steps(later.call), self._read(later)))
+        read = [(value, value._version) for run in runs for value in run.values if isinstance(value, Tensor)]
+        order = {call: i for i, call in enumerate(dict.fromkeys(run.later.call for run in runs))}
+        runs.sort(key=lambda run: order[run.later.call])  # so that what is computed at once lies one after the other
+        if len(order) < len(runs):
+            single = [run for run in runs if len(run.values) == 1]
+            for group in _grouped(single, lambda run: run.values[0].shape):
+                _give(group, _joined([run.values[0] for run in group]))
+        left = runs
+        while left:
+            others = [run for run in left if not _mixes_next(run)]
+            for group in _grouped(others or left, _Run.kind):
+                self._step(group)
+            left = [run for run in left if run.steps]
+        if any(value._version != version for value, version in read):
+            raise _Changed  # before or after another one has read it
+        for run in runs:
+            run.later.take(run.values[0])
+
+    def _step(self, group: list[_Run]) -> None:
+        """The next step of calls that do the same, on values of the same shapes."""
+        steps = [run.steps.pop(0) for run in group]
+        if steps[0] is _total and len(group) > 1:
+            _give(group, _totals([run.values for run in group]))
+        elif _mixes(cast(nn.Module, steps[0])):
+            x = batch_norm(steps, _joined([run.values[0] for run in group]))  # type: ignore[arg-type]  # all of them
+            if all(run.steps and type(run.steps[0]) is nn.ReLU for run in group):
+                x.relu_()
+                for run in group:
+                    run.steps.pop(0)
+            _give(group, x)
+        else:
+            self._on_one_batch(steps[0], group)
+
+    def _on_one_batch(self, call: Call, group: list[_Run]) -> None:
+        known = self.one_pass.agreeing
+        fixed = [value for value in group[0].values if not isinstance(value, Tensor)]
+        key = (call, *fixed)
+        if len(group) > 1 and known.get(key, True):
+            whole = self._whole(call, group)
+            if known.get(key) or (key not in known and isinstance(call, BY_IMAGE)):
+                _give(group, whole)
+                return
+        apart = [call(*run.values) for run in group]
+        if len(group) > 1 and key not in known:
+            known[key] = _agree(whole, apart)
+        for run, value in zip(group, apart, strict=True):
+            run.values = [value]
+
+    def _whole(self, call: Call, group: list[_Run]) -> Any:
+        places = zip(*(run.values for run in group), strict=True)
+        args = [_joined(place) if isinstance(place[0], Tensor) else place[0] for place in places]
+        self.one_pass.ways = len(group)
+        try:
+            return call(*args)
+        finally:
+            self.one_pass.ways = 1
+
+
+class _Run:
+    """A call that is being computed: what is left to do, and to what."""
+
+    def __init__(self, later: Later, steps: Sequence[Call], values: list[Any]) -> None:
+        self.later = later
+        self.steps = list(steps)
+        self.values = values
+
+    def kind(self) -> Hashable:
+        """What runs have in common that can take their next step at once."""
+        step: Any = self.steps[0] if self.steps else None
+        if _mixes(step):
+            step = (nn.BatchNorm2d, step.eps, step.affine, len(self.steps) > 1 and type(self.steps[1]) is nn.ReLU)
+        elif isinstance(step, SAME):
+            step = (type(step), step.extra_repr())
+        if step is _total:
+            return (step, self.values[0].shape, self.values[0].dtype)
+        return (step, *((v.shape, v.dtype) if isinstance(v, Tensor) else v for v in self.values))
+
+
+def _mixes_next(run: _Run) -> bool:
+    return _mixes(cast(nn.Module, run.steps[0]))
+
+
+def _grouped(runs: Iterable[_Run], key: Callable[[_Run], Hashable]) -> list[list[_Run]]:
+    groups: dict[Hashable, list[_Run]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return list(groups.values())
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Their batches as one: a view where they lie one after the other in memory, else a copy."""
+    first = tensors[0]
+    if len(tensors) == 1:
+        return first
+    size, dense = first.numel(), first.is_contiguous() or first.is_contiguous(memory_format=torch.channels_last)
+    storage, start = first.untyped_storage().data_ptr(), first.storage_offset()
+    for i, tensor in enumerate(tensors):
+        if (
+            not dense
+            or tensor.stride() != first.stride()
+            or tensor.storage_offset() != start + i * size
+            or tensor.untyped_storage().data_ptr() != storage
+        ):
+            return torch.cat(list(tensors))
+    return first.as_strided((len(tensors) * first.shape[0], *first.shape[1:]), first.stride(), start)
+
+
+def _give(group: Sequence[_Run], whole: Tensor) -> None:
+    """To each run its part of a batch."""
+    for run, part in zip(group, whole.chunk(len(group)), strict=True):
+        run.values = [part]
+
+
+def _agree(whole: Any, apart: list[Any]) -> bool:
+    if not isinstance(whole, Tensor) or not all(isinstance(part, Tensor) for part in apart):
+        return False
+    if whole.shape != (len(apart) * apart[0].shape[0], *apart[0].shape[1:]):
+        return False
+    right = torch.cat(apart).float()
+    return bool((whole.float() - right).norm() <= AGREES * right.norm())
+
+
+def _totals(terms: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The sums of each run's terms as one batch, with one launch for the i-th terms of many."""
+    whole = torch.cat([first for first, *_ in terms])
+    parts = whole.chunk(len(terms))
+    for i in range(1, max(map(len, terms))):
+        having = [n for n, of in enumerate(terms) if len(of) > i]
+        torch._foreach_add_([parts[n] for n in having], [terms[n][i] for n in having])
+    return whole
+
+
+def batch_norm(norms: Sequence[nn.BatchNorm2d], x: Tensor) -> Tensor:
+    """What each of m batch normalisations makes of its part of a batch, with that part's statistics.
+
+    norms: of the same number of channels, eps, and all affine or none. x: (m N, C, H, W), the first N images are the
+    first one's. In 16 bits the statistics are sums in fp32.
+    """
+    norm = norms[0]
+    apart = (len(norms), len(x) // len(norms), *x.shape[1:])  # (m, N, C, H, W)
+    parts = x.view(apart)
+    over, kept = (1, 3, 4), x.dtype if x.dtype == torch.float64 else torch.float32
+    with torch.autocast(x.device.type, enabled=False):
+        if x.dtype == kept:
+            variance, mean = torch.var_mean(parts, over, correction=0, keepdim=True)
+            n = 1.0
+        else:
+            n = parts[0].numel() / x.shape[1]
+            mean = parts.mean(over, keepdim=True, dtype=kept)
+            norm2 = torch.linalg.vector_norm(parts, 2, over, keepdim=True, dtype=kept).square_()
+            variance = norm2.addcmul_(mean, mean, value=-n).clamp_(min=0)  # times n
+        scale = variance.add_(n * norm.eps).rsqrt_()  # by the root of n too small
+        shape = (-1, 1, x.shape[1], 1, 1)
+        out = torch.empty_like(x)
+        by, of = n**0.5, out.view(apart)
+        if not norm.affine:
+            torch.mul(parts - mean, scale * by, out=of)
+            return out
+        own = norms if any(other is not norm for other in norms) else [norm]
+        scale.mul_(torch.cat([other.weight for other in own]).view(shape) if len(own) > 1 else norm.weight.view(shape))
+        bias = torch.cat([other.bias for other in own]).view(shape) if len(own) > 1 else norm.bias.view(shape)
+        shift = torch.addcmul(bias, mean, scale, value=-by)
+        torch.addcmul(shift, parts, scale, value=by, out=of)
+    return out

@@ -1,0 +1,1 @@
+"""What networks are for, and the data of it: one folder for each family."""
