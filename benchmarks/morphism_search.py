@@ -33,7 +33,7 @@ from typing import Any
 import torch
 
 from nastool.core import archfile, registry
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Evaluation, Proposal
 from nastool.engine.store import Store
 from nastool.evaluators.train import Train

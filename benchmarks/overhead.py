@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nastool.core import registry
-from nastool.core.interfaces import Evaluator, Report
+from nastool.core.evaluator import Evaluator, Report
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
 from nastool.engine.search import Search
 from nastool.engine.store import Store

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core import registry
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Evaluation, Proposal, Trial
 from nastool.learners.predictors import ensemble
 from nastool.learners.predictors.threads import one_thread

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nastool.core.interfaces import Choose, SearchSpace
+from nastool.core.space import Choose, SearchSpace
 from nastool.core.values import Arch, Decision, Proposal
 from nastool.evaluators.train import Train
 from nastool.spaces.nasbench201 import NasBench201

@@ -33,7 +33,7 @@ from scipy import stats
 
 from nastool import __version__
 from nastool.core import registry
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Proposal, Trial
 from nastool.evaluators.supernet import Supernet
 from nastool.strategies.enas import ENAS, ENASPolicy

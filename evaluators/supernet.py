@@ -14,7 +14,9 @@ import numpy as np
 
 from nastool.core import files, registry
 from nastool.core.errors import CannotGoOn, InputError, TrialFailed, fault_of, why
-from nastool.core.interfaces import Policy, Report, SearchSpace
+from nastool.core.evaluator import Report
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Policy
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.training.loop import ImageEvaluator, Training, seeds
 

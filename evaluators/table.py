@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core.errors import InputError, TrialFailed, short
+from nastool.core.evaluator import Evaluator, Report
 from nastool.core.files import Limit
-from nastool.core.interfaces import Evaluator, Report, SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.tables import Field, discover, network_facts, read_columns, training_seconds
 from nastool.core.values import Evaluation, Proposal, Scalar
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from nastool.core import files
 from nastool.core.errors import CannotGoOn, InputError, TrialFailed, short, why
-from nastool.core.interfaces import Report, SearchSpace
+from nastool.core.evaluator import Report
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.nets import checkpoints
 from nastool.nets.checkpoints import Checkpoint

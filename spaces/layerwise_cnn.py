@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nastool.core.diagram import Edge, Node, Section, kind_of
 from nastool.core.errors import InputError, TrialFailed
-from nastool.core.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.space import Choose, SearchSpace, check_scale
 from nastool.core.values import Arch, Decision
 
 if TYPE_CHECKING:

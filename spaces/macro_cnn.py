@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nastool.core.diagram import Edge, Node, Section, chain, kind_of
 from nastool.core.errors import InputError
-from nastool.core.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.space import Choose, SearchSpace, check_scale
 from nastool.core.values import Arch, Decision
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nastool.core.diagram import Edge, Node, Section, chain, kind_of, times
 from nastool.core.errors import InvalidArchError
-from nastool.core.interfaces import Choose, SearchSpace, check_scale
+from nastool.core.space import Choose, SearchSpace, check_scale
 from nastool.core.values import Arch, Decision
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core.errors import short
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Proposal
 from nastool.learners.predictors import ensemble
 from nastool.learners.predictors.acquisition import Acquisition, score

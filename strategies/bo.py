@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core.errors import short
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Proposal, Trial
 from nastool.learners.predictors.acquisition import Acquisition, score
 from nastool.learners.surrogate import Choices, SurrogateStrategy

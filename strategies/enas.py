@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Decision, Proposal, Trial
 from nastool.learners.sharing import has_weights
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Trial
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import Proposal, Trial
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from nastool.core.errors import short
-from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Trial
 
 if TYPE_CHECKING:

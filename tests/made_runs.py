@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Objective, Proposal, Trial
 from nastool.engine.store import Store
 from nastool.engine.study import Study, StudyTrial

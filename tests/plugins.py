@@ -11,7 +11,7 @@ import hashlib, os, signal, time
 from nastool.nets import checkpoints
 from nastool.core.values import Evaluation
 from nastool.core.errors import CannotGoOn
-from nastool.core.interfaces import Evaluator
+from nastool.core.evaluator import Evaluator
 
 class Sleepy(Evaluator):
     """Takes a little while, so that it can be killed in the middle; costs no torch import."""

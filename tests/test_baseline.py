@@ -150,7 +150,7 @@ def test_a_small_space_ends_both(environment: dict[str, str], tmp_path: Path) ->
     """Of 3 x 2^k members all are evaluated; more trials would change nothing."""
     plugin = tmp_path / "plugin" / "tiny.py"
     plugin.write_text(
-        "from nastool.core.values import Decision\nfrom nastool.core.interfaces import SearchSpace\n"
+        "from nastool.core.values import Decision\nfrom nastool.core.space import SearchSpace\n"
         "class Tiny(SearchSpace):\n    name = 'tiny'\n    class Scale:\n        pass\n"
         "    def __init__(self):\n"
         "        super().__init__([Decision('a', ('x', 'y', 'z')), Decision('b', ('0', '1'))])\n"

@@ -16,7 +16,8 @@ from nastool.analysis.bench.loop import Best, Budget, play
 from nastool.analysis.bench.specs import TableSpec
 from nastool.core import registry
 from nastool.core.errors import InputError
-from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import Proposal, Trial
 from nastool.engine.search import trial_seed
 from nastool.evaluators.table import Table

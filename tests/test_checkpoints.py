@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nastool.core import archfile
 from nastool.core.errors import CannotGoOn, InputError
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.evaluators.train import Train
 from nastool.nets import checkpoints

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from nastool.core import archfile, registry, zoo
 from nastool.core.errors import InputError
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
 from nastool.deploy import codegen
 from nastool.deploy.tracing import Graph, Node, trace

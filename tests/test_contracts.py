@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from nastool.core import registry
-from nastool.core.interfaces import Evaluator, SearchSpace, Strategy
+from nastool.core.evaluator import Evaluator
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.testing.evaluators import EvaluatorContract, MakeEvaluator
 from nastool.testing.spaces import SpaceContract
 from nastool.testing.strategies import MakeStrategy, StrategyContract, drive

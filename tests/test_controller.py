@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nastool.core import registry
-from nastool.core.interfaces import Choose, SearchSpace
+from nastool.core.space import Choose, SearchSpace
 from nastool.core.values import Decision
 from nastool.learners.controller import Controller, PolicyGradient, Scored, plan
 from nastool.spaces.cell_cnn import CellCNN

@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 
 from nastool.core import archfile, options, registry
 from nastool.core.errors import InputError, InvalidArchError, one_line
-from nastool.core.interfaces import Evaluator, SearchSpace, Strategy, misfits
+from nastool.core.evaluator import Evaluator
+from nastool.core.registry import misfits
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import METRICS, Arch, Decision, Evaluation, Objective, Proposal, SpaceRef, Trial
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.testing.strategies import TinySpace

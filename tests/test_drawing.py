@@ -31,7 +31,7 @@ from nastool import cli, drawing
 from nastool.core import archfile, options, registry
 from nastool.core.diagram import TIMES, Diagram, Edge, Kind, Node, Section, by_decisions, chain, drawn, kind_of
 from nastool.core.errors import TrialFailed
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Decision, SpaceRef
 from nastool.drawing.columns import column
 from nastool.drawing.layered import layered
@@ -611,7 +611,7 @@ PLUGIN = f'''
 from dataclasses import dataclass
 from nastool.core.values import Decision
 from nastool.core.errors import TrialFailed
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 
 class Odd(SearchSpace):
     """Says nothing about drawings."""

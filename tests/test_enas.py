@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Evaluation, Proposal, Trial
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.macro_cnn import MacroCNN

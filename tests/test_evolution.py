@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from nastool.core import registry
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Decision, Evaluation, Proposal, Trial
 from nastool.evaluators.train import Train
 from nastool.nets import checkpoints

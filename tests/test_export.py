@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from nastool.core import archfile, files
 from nastool.core.errors import InputError, NastoolError
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Proposal
 from nastool.deploy import exports, models
 from nastool.evaluators.train import Train

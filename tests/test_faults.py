@@ -20,7 +20,8 @@ import pytest
 
 from nastool.cli.results import of_seeds
 from nastool.core.errors import CannotGoOn, InputError, NastoolError, OutOfMemory, TrialFailed, fault_of, one_line
-from nastool.core.interfaces import Evaluator, Report, SearchSpace
+from nastool.core.evaluator import Evaluator, Report
+from nastool.core.space import SearchSpace
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
 from nastool.engine import search as runner
 from nastool.engine.search import Search, evaluate_all, measure_ensemble

@@ -18,7 +18,7 @@ from nastool.analysis import figures
 from nastool.analysis.bench import plots
 from nastool.analysis.figures import beliefs, families, lineage, operations, progress, results, style
 from nastool.core.errors import InputError
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Decision
 from nastool.engine.study import Study
 from nastool.spaces.macro_cnn import MacroCNN

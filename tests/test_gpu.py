@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from nastool.core import registry
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.training.loop import Training
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nastool.core import registry
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.nets import networks
 from nastool.nets.inheritance import Copy, Fill, Inheritance, block, matching, shapes
 from nastool.tasks.images.task import ImageTask

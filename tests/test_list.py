@@ -114,7 +114,7 @@ def test_suggestions(run: Run, words: list[str], message: str) -> None:
 
 BAD = '''
 from nastool.core.values import Proposal
-from nastool.core.interfaces import Strategy
+from nastool.core.strategy import Strategy
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.evolution import RegularizedEvolution
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from nastool.core.errors import InputError
+from nastool.core.logger import LoggedRun, Told
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
 from nastool.engine.store import Store
-from nastool.loggers import LoggedRun, Told
 from nastool.loggers.sending import given
 from nastool.loggers.tensorboard import TensorBoard
 from nastool.spaces.nasbench201 import NasBench201
@@ -29,7 +29,7 @@ NASTOOL = [sys.executable, "-m", "nastool"]
 
 DIARY = '''
 import json
-from nastool.loggers import Logger
+from nastool.core.logger import Logger
 
 class Diary(Logger):
     """Writes down every call."""

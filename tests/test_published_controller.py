@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nastool.core.errors import InputError
 from nastool.core.files import read_tensors, write_tensors
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.learners.controller import Controller
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.macro_cnn import MacroCNN

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Decision, Evaluation, Proposal, Trial
 from nastool.engine.study import Study
 from nastool.spaces.layerwise_cnn import LayerwiseCNN

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from nastool.analysis.report import checklist, data, html, markup, page, write
 from nastool.core.errors import InputError
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Decision
 from nastool.engine.study import Study
 from tests import made_runs

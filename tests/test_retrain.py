@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.engine.study import Study
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images import data

@@ -22,7 +22,8 @@ import pytest
 
 from nastool.cli import progress
 from nastool.core.errors import InputError
-from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import Evaluation, Objective, Proposal, Scalar, Silence, Trial
 from nastool.engine.search import Search
 from nastool.engine.store import Store

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
 from nastool.learners.sharing import collapse, has_weights, rank_correlation, weightless_share
 from nastool.spaces.cell_cnn import CellCNN

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nastool.core.errors import InvalidArchError
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
 from nastool.nets import networks
 from nastool.spaces.nasbench201 import OPS, NasBench201

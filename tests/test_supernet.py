@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nastool.core import registry
 from nastool.core.errors import CannotGoOn, InputError, TrialFailed
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.evaluators.supernet import Supernet
 from nastool.spaces.cell_cnn import CellCNN
@@ -459,7 +459,7 @@ class TestScores:
         assert scores[0] != scores[1]
 
     def test_spaces_without_a_supernet_are_refused(self) -> None:
-        from nastool.core.interfaces import misfits
+        from nastool.core.registry import misfits
 
         space = registry.load("space", "nasbench101")
         assert misfits(None, space, Supernet) == ["evaluator supernet needs 'supernet', which space nasbench101 lacks"]

@@ -12,7 +12,7 @@ import pytest
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Trial
 from nastool.learners.predictors.acquisition import Acquisition
 from nastool.learners.surrogate import Members, SurrogateStrategy

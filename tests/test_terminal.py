@@ -32,7 +32,7 @@ from nastool.cli.live import frame, machine, screen, text, watched
 from nastool.cli.live.stored import Followed
 from nastool.cli.live.view import Best, Curve, RoundBook, Rounds, Row, Running, View, remaining
 from nastool.cli.progress import Progress
-from nastool.core.interfaces import Strategy
+from nastool.core.strategy import Strategy
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
 from nastool.engine.search import Search
 from nastool.engine.store import Store
@@ -498,7 +498,7 @@ def terminal(width: int = 80, height: int = 24) -> Iterator[Terminal]:
 GATED = """
 import pathlib, time
 from nastool.core.values import Evaluation
-from nastool.core.interfaces import Evaluator
+from nastool.core.evaluator import Evaluator
 
 class Gated(Evaluator):
     \"\"\"Reports twice, and goes on once there is a file `go` or `go-TRIAL`.\"\"\"

@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from nastool.core import registry
 from nastool.core.errors import CannotGoOn, InputError, TrialFailed
-from nastool.core.interfaces import Choose, SearchSpace
+from nastool.core.space import Choose, SearchSpace
 from nastool.core.values import Decision, Evaluation, Proposal
 from nastool.engine.store import Store
 from nastool.evaluators.train import Train

@@ -22,7 +22,8 @@ from nastool.core.wording import visible
 
 if TYPE_CHECKING:
     from nastool.core.archfile import ArchDocument
-    from nastool.core.interfaces import Evaluator, SearchSpace
+    from nastool.core.evaluator import Evaluator
+    from nastool.core.space import SearchSpace
     from nastool.core.values import Trial
     from nastool.deploy.models import Model
     from nastool.tasks.images.task import ImageTask

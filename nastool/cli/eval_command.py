@@ -219,7 +219,7 @@ class _Evaluations:
 
     def _open(self, document: ArchDocument, own: Mapping[str, object]) -> None:
         from nastool.core import registry
-        from nastool.core.interfaces import misfits
+        from nastool.core.registry import misfits
         from nastool.engine.config import said
         from nastool.engine.workers import EvaluatorSpec, InlinePool, ProcessPool
         from nastool.nets import devices

@@ -151,7 +151,7 @@ def _details(kind: Any, name: str) -> dict[str, Any]:
 def _fit(kind: str, target: Any) -> tuple[list[str], dict[str, str]]:
     """For an evaluator, the spaces it takes; for a strategy, the pairs "space + evaluator". And why not the others."""
     from nastool.core import registry
-    from nastool.core.interfaces import misfits
+    from nastool.core.registry import misfits
 
     def loadable(kind: registry.Kind) -> Iterator[tuple[str, Any]]:
         for name in registry.plugins(kind):

@@ -111,7 +111,7 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
 def _evaluator(ctx: click.Context, source: str, document: ArchDocument, given: Mapping[str, Any]) -> Plugged:
     """Evaluator train on the data of the run that the architecture comes from, by the recipe for the end."""
     from nastool.core import options, registry
-    from nastool.core.interfaces import misfits
+    from nastool.core.registry import misfits
     from nastool.engine import retraining as trainings
 
     if reasons := misfits(None, type(document.space), registry.load("evaluator", trainings.TRAIN)):

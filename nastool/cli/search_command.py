@@ -14,7 +14,8 @@ from nastool.core import registry
 from nastool.core.errors import InputError
 
 if TYPE_CHECKING:
-    from nastool.core.interfaces import Evaluator, Strategy
+    from nastool.core.evaluator import Evaluator
+    from nastool.core.strategy import Strategy
     from nastool.engine.config import Plugged, RunConfig, RunFolder
     from nastool.engine.search_run import SearchRun
 

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from nastool.core import registry
 from nastool.core.errors import InputError, InvalidArchError, hint, short, why
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, SpaceRef
 from nastool.core.values import loads as loads
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from nastool.core.interfaces import SearchSpace
+    from nastool.core.space import SearchSpace
     from nastool.core.values import Arch
 
 Kind = Literal["plain", "end", "conv", "separable", "dilated", "pool", "skip", "norm", "linear", "cell", "none"]

@@ -15,9 +15,11 @@ from typing import Any, Literal, TypeVar
 
 from nastool.core import options
 from nastool.core.errors import InputError, hint, one_line
-from nastool.core.interfaces import Evaluator, SearchSpace, Strategy
+from nastool.core.evaluator import Evaluator
+from nastool.core.logger import Logger
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import SpaceRef
-from nastool.loggers import Logger
 
 Kind = Literal["strategy", "space", "evaluator", "logger"]
 KINDS: tuple[Kind, ...] = ("strategy", "space", "evaluator", "logger")
@@ -117,3 +119,22 @@ def make_space(ref: SpaceRef) -> SearchSpace:
     given = options.check(f"space {ref.name}", load("space", ref.name), dict(ref.options))
     space: SearchSpace = make("space", ref.name, given=given)
     return space
+
+
+def misfits(
+    strategy: type[Strategy] | Strategy | None,
+    space: type[SearchSpace],
+    evaluator: type[Evaluator] | None,
+) -> list[str]:
+    """Why these do not go together, a line each; empty where they do."""
+    reasons = []
+    if evaluator is not None:
+        for need in sorted(evaluator.needs - space.provides):
+            reasons.append(f"evaluator {evaluator.name} needs {need!r}, which space {space.name} lacks")
+    if strategy is not None:
+        offered = space.provides | (evaluator.provides if evaluator is not None else frozenset())
+        who = f"space {space.name}" + (f" and evaluator {evaluator.name}" if evaluator else "")
+        for need in sorted(strategy.needs - offered):
+            verb = "lack" if evaluator else "lacks"
+            reasons.append(f"strategy {strategy.name} needs {need!r}, which {who} {verb}")
+    return reasons

@@ -21,7 +21,7 @@ from nastool.deploy.models import Model
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nastool.core.interfaces import SearchSpace
+    from nastool.core.space import SearchSpace
     from nastool.core.values import Arch
     from nastool.tasks.images.task import ImageTask
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nastool.core.diagram import Diagram, Edge, Node, Section
 
 if TYPE_CHECKING:
-    from nastool.core.interfaces import SearchSpace
+    from nastool.core.space import SearchSpace
     from nastool.core.values import Arch
     from nastool.drawing.scene import Scene
     from nastool.tasks.images.task import ImageTask

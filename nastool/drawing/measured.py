@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nastool.core.diagram import Cost, Edge, Node, Section, kind_of, times
 from nastool.core.errors import InputError, one_line
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
 from nastool.deploy.tracing import Node as Step
 from nastool.deploy.tracing import contents, evaluating, is_plain, trace

@@ -17,7 +17,9 @@ from nastool.cli import common
 from nastool.cli.common import say
 from nastool.core import options, registry
 from nastool.core.errors import InputError, NastoolError, TrialFailed, short
-from nastool.core.interfaces import Evaluator, SearchSpace, misfits
+from nastool.core.evaluator import Evaluator
+from nastool.core.registry import misfits
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Objective, Proposal, Trial
 from nastool.engine import retraining as trainings
 from nastool.engine.config import Plugged, RunConfig, RunFolder

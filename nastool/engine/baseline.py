@@ -10,7 +10,9 @@ from nastool.cli import common
 from nastool.cli.common import say
 from nastool.core import options, registry
 from nastool.core.errors import InputError, NastoolError, one_line
-from nastool.core.interfaces import Evaluator, SearchSpace, Strategy
+from nastool.core.evaluator import Evaluator
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import Objective, Trial
 from nastool.engine.config import BASELINE, Plugged, RunConfig, RunFolder
 from nastool.engine.run import Sitting, sitting

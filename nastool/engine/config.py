@@ -21,7 +21,9 @@ from nastool import __version__
 from nastool.core import folders, invocation, options, registry
 from nastool.core.errors import InputError, short
 from nastool.core.files import dump_yaml, is_unfinished, write_atomic
-from nastool.core.interfaces import SearchSpace, Strategy, misfits
+from nastool.core.registry import misfits
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import Objective
 from nastool.engine.store import Store
 from nastool.engine.workers import EvaluatorSpec

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from nastool.core import options, registry
 from nastool.core.errors import InputError, short
-from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Scalar, Trial
 from nastool.engine.config import Plugged, RunConfig, RunFolder
 from nastool.engine.run import Sitting, sitting

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from nastool.cli import common
 from nastool.cli.progress import Progress
 from nastool.core.errors import InputError, hint
+from nastool.core.evaluator import Evaluator
 from nastool.core.files import read_yaml
-from nastool.core.interfaces import Evaluator, Strategy
+from nastool.core.strategy import Strategy
 from nastool.core.values import Objective, Scalar
 from nastool.engine import results as product
 from nastool.engine.config import RunConfig, RunFolder, differences, said

@@ -11,8 +11,8 @@ from hashlib import blake2s
 from pathlib import Path
 
 from nastool.core.errors import Fault, InputError, InvalidArchError, NastoolError, one_line
-from nastool.core.interfaces import Strategy
 from nastool.core.processes import LOOK_SECONDS
+from nastool.core.strategy import Strategy
 from nastool.core.values import Evaluation, Objective, Proposal, Silence, Trial
 from nastool.engine.store import Store
 from nastool.engine.workers import OUTSIDE, Event, Finished, Job, Pool, Reported, again

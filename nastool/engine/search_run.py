@@ -13,7 +13,9 @@ from nastool.cli.common import say
 from nastool.cli.interrupts import Interrupts
 from nastool.core import invocation
 from nastool.core.errors import NastoolError, Stopped
-from nastool.core.interfaces import Evaluator, SearchSpace, Strategy
+from nastool.core.evaluator import Evaluator
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import Trial
 from nastool.core.wording import describe_cost
 from nastool.engine import baseline, snapshots

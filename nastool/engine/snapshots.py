@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from nastool.cli import common
 from nastool.core.errors import InputError, NastoolError
-from nastool.core.interfaces import Strategy
+from nastool.core.strategy import Strategy
 
 if TYPE_CHECKING:
-    from nastool.core.interfaces import Evaluator
+    from nastool.core.evaluator import Evaluator
     from nastool.core.values import Trial
     from nastool.engine.store import Store
     from nastool.engine.workers import Pool

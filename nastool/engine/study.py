@@ -20,7 +20,7 @@ from nastool.engine.store import Store
 from nastool.nets import checkpoints
 
 if TYPE_CHECKING:
-    from nastool.core.interfaces import SearchSpace
+    from nastool.core.space import SearchSpace
     from nastool.core.values import Arch
 
 

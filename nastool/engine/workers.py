@@ -35,7 +35,7 @@ from nastool.core.values import Evaluation, Proposal, Scalar, Silence, SpaceRef
 from nastool.nets import devices
 
 if TYPE_CHECKING:
-    from nastool.core.interfaces import Evaluator
+    from nastool.core.evaluator import Evaluator
 
 
 START_SECONDS = 600.0

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nastool.core.errors import InputError
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Decision
 from nastool.learners.predictors.threads import one_thread as blas_on_one_thread
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
 
 FEW = 0.1

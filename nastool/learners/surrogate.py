@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core.interfaces import SearchSpace, Strategy
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Trial
 
 Choices = NDArray[np.intp]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from nastool.loggers import LoggedRun, Logger, Told
+from nastool.core.logger import LoggedRun, Logger, Told
 from nastool.loggers.sending import missing
 
 TAG = "nastool.run"

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from nastool.core import options, registry
 from nastool.core.errors import InputError, one_line
+from nastool.core.logger import LoggedRun, Logger, Told
 from nastool.core.values import Objective, Trial
 from nastool.engine.workers import Reported
-from nastool.loggers import LoggedRun, Logger, Told
 
 if TYPE_CHECKING:
-    from nastool.core.interfaces import SearchSpace
+    from nastool.core.space import SearchSpace
     from nastool.engine.search import Search
     from nastool.engine.store import Store
 

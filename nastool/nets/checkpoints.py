@@ -25,7 +25,7 @@ from nastool.core.values import Arch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nastool.core.interfaces import SearchSpace
+    from nastool.core.space import SearchSpace
     from nastool.tasks.images.task import ImageTask
 
 _NAME = re.compile(r"trial-(\d{6,})(\.optimizer|\.predictions)?\.safetensors")

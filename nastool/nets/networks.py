@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nastool.core.errors import InputError
 
 if TYPE_CHECKING:
-    from nastool.core.interfaces import SearchSpace
+    from nastool.core.space import SearchSpace
     from nastool.core.values import Arch
     from nastool.tasks.images.task import ImageTask
 

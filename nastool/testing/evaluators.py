@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nastool.core import options
-from nastool.core.interfaces import Evaluator
+from nastool.core.evaluator import Evaluator
 from nastool.core.values import Evaluation, Proposal
 
 MakeEvaluator = Callable[[], Evaluator]

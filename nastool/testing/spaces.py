@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nastool.core import archfile, options
 from nastool.core.errors import InputError, InvalidArchError
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
 from nastool.nets import networks
 from nastool.tasks.images.task import ImageTask

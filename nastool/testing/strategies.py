@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nastool.core.interfaces import Choose, SearchSpace, Strategy
+from nastool.core.space import Choose, SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Decision, Evaluation, Proposal, Trial
 from nastool.tasks.images.task import ImageTask
 

@@ -16,8 +16,9 @@ import numpy as np
 from nastool import __version__
 from nastool.core import archfile, files
 from nastool.core.errors import InputError, OutOfMemory, TrialFailed, fault_of, short
+from nastool.core.evaluator import Evaluator
 from nastool.core.folders import within
-from nastool.core.interfaces import Evaluator, SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Scalar
 from nastool.nets import checkpoints, devices
 from nastool.tasks.images import data as datasets

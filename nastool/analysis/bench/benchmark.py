@@ -9,7 +9,7 @@ import numpy as np
 
 from nastool.analysis.bench.specs import TableSpec, changed, digest
 from nastool.core.errors import InputError
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Proposal
 
 

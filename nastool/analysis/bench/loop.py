@@ -14,7 +14,7 @@ from typing import Literal
 
 from nastool.analysis.bench.benchmark import Benchmark
 from nastool.core.errors import TrialFailed
-from nastool.core.interfaces import Strategy
+from nastool.core.strategy import Strategy
 from nastool.core.values import Proposal, Trial
 from nastool.engine.search import trial_seed
 

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 from nastool.core import options, registry
 from nastool.core.errors import InputError, short
-from nastool.core.interfaces import SearchSpace, Strategy, misfits
+from nastool.core.registry import misfits
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
 from nastool.core.values import SpaceRef
 from nastool.evaluators.table import Table
 

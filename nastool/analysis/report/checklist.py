@@ -15,7 +15,7 @@ from nastool.analysis.figures.progress import groups
 from nastool.analysis.report import data
 from nastool.core import registry
 from nastool.core.errors import InputError
-from nastool.core.interfaces import misfits
+from nastool.core.registry import misfits
 from nastool.core.wording import format_seconds
 from nastool.engine.study import Study
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nastool.core.interfaces import SearchSpace
+from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Objective, Silence, Trial
 
 LAST = 40

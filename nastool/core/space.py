@@ -1,9 +1,4 @@
-"""The three things that can be plugged in: a search space, a strategy, an evaluator.
-
-A *space* says which architectures exist and how one becomes a network. A *strategy* decides what to look at
-next. An *evaluator* turns a proposal into measurements. Any strategy runs on any space with any evaluator,
-unless one declares in `needs` what another does not list in `provides`.
-"""
+"""A search space: which architectures exist, and how one becomes a network."""
 
 from __future__ import annotations
 
@@ -12,18 +7,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core import options
 from nastool.core.errors import InputError, InvalidArchError, short
-from nastool.core.values import Arch, Decision, Evaluation, Proposal, Scalar, SpaceRef, Trial
+from nastool.core.values import Arch, Decision, Scalar, SpaceRef
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from nastool.core.diagram import Section
@@ -34,8 +27,6 @@ if TYPE_CHECKING:
 _K = TypeVar("_K")
 MANY = 100_000
 """Larger spaces are not gone through one by one."""
-Report = Callable[[int, Mapping[str, float]], None]
-"""report(step, metrics): an intermediate measurement of the running trial; step counts from 1."""
 
 
 class Choose(Protocol):
@@ -363,268 +354,3 @@ def check_scale(scale: Any, switches: Collection[str] = ()) -> None:
         low, high = (0, 1) if field.name in switches else (1, 10_000)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise ValueError(f"need {low} <= {field.name} <= {high:,}, got {short(value)}")
-
-
-class Policy(Protocol):
-    """A distribution over architectures that an evaluator improves, round by round, beside the weights it trains.
-
-    It is made by the strategy's `make_policy`, lives with the evaluator, and knows no networks.
-    """
-
-    def sample(self, count: int, generator: torch.Generator) -> NDArray[np.integer[Any]]:
-        """Option indices of architectures drawn from it, shape (count, decisions). generator: of the CPU."""
-        ...
-
-    def improve(
-        self,
-        reward: Callable[[NDArray[np.integer[Any]]], list[float]],
-        minibatches: int,
-        generator: torch.Generator,
-        progress: float = 1.0,
-    ) -> Mapping[str, float]:
-        """The policy's phase of a round. Returns what is worth reporting.
-
-        minibatches: how many the weights were trained on in this round. progress: which share of all rounds the
-            weights were trained for, in (0, 1].
-        reward: the accuracy, in [0, 1], of each of these architectures (m, decisions) with the shared weights on one
-            minibatch of validation images, which is another one at every call.
-        """
-        ...
-
-    def conclude(self, last: bool, generator: torch.Generator) -> dict[str, object]:
-        """What `Strategy.tell` learns of it after a round, as JSON. last: the weights are not trained any further.
-
-        "frequencies", for reports: for each decision how often each of its options is drawn, as shares of 1.
-        """
-        ...
-
-    def state_dict(self) -> dict[str, torch.Tensor]: ...
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None: ...
-
-
-class Strategy(ABC):
-    """Decides what to look at next: a pure function of (space, seed, sequence of ask and tell).
-
-    It runs on the CPU in the coordinator, does no input or output, and owns no device memory.
-    """
-
-    name: ClassVar[str]
-    needs: frozenset[str] = frozenset()
-    """Capabilities it needs, of the space or the evaluator; an instance may need more than its class."""
-    multi_objective: ClassVar[bool] = False
-    random_trials: int = 0
-    """How many trials come first that are drawn at random; a search no longer than that is random search."""
-    notes: tuple[str, ...] = ()
-    """What its user should know before it begins, such as a fallback that this space makes necessary."""
-    goes_with: ClassVar[Mapping[Literal["space", "evaluator", "recipes"], str]] = {}
-    """What `search` takes with it unless told otherwise: names of space and evaluator, a prefix of recipes' names."""
-
-    def planned_trials(self, rounds: int | None) -> int | None:
-        """How many trials a whole search takes, for a strategy that knows its end. rounds: as of the evaluator."""
-        return None
-
-    @classmethod
-    def make_policy(cls, space: SearchSpace, options: Mapping[str, Any], seed: int) -> Policy:
-        """The untrained policy, for strategies that need "policy". options: those that its proposals carry."""
-        raise NotImplementedError(f"strategy {cls.name} has no policy")
-
-    def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
-        """A subclass adds keyword-only options with type annotations: the command line reads them from there.
-
-        And what they mean, from the docstring: "population: individuals alive. tournament: draws to find a parent."
-        """
-        self.space = space
-        self.rng = np.random.default_rng(seed)
-        self.asked = 0
-        """How many proposals so far."""
-
-    def ask(self) -> Proposal | None:
-        """What to evaluate next.
-
-        None: nothing before another trial is told, or nothing at all where none is running; then the state is
-        unchanged.
-        """
-        before = self.rng.bit_generator.state
-        proposal = self.propose()
-        if proposal is None:
-            self.rng.bit_generator.state = before
-        else:
-            self.remember(proposal)
-        return proposal
-
-    @abstractmethod
-    def propose(self) -> Proposal | None:
-        """The next proposal or None, as of `ask`. It may draw from `rng`, and leaves the rest to `remember`."""
-
-    @abstractmethod
-    def tell(self, trial: Trial) -> None:
-        """Take in one finished trial, "done" or "failed"; each asked proposal comes back once, in any order."""
-
-    def remember(self, proposal: Proposal) -> None:
-        """Take in what is handed out by `ask`, or was before a restart. Override to keep more of it than the number."""
-        self.asked += 1
-
-    def wanted(self) -> Collection[int]:
-        """Ids of trials whose weights a later proposal may inherit: their checkpoints are not deleted meanwhile."""
-        return ()
-
-    def snapshots(self) -> Sequence[int]:
-        """Ids of the trials whose networks make an ensemble, for strategies that train one network on and on."""
-        return ()
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the trials do not tell: the random generator and such. JSON only, of a size independent of n.
-
-        Once it is loaded, the same is returned again: by that it is known to be no other's, and whole.
-        """
-        return {"rng": self.rng.bit_generator.state}
-
-    def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
-        """Continue as if never interrupted.
-
-        trials: all that were asked: the finished ones in the order told, then the running ones by id. Rebuilds
-        from them by `remember` and `tell`; a strategy whose `tell` draws random numbers or learns overrides it.
-        """
-        for trial in trials:
-            self.remember(trial.proposal)
-            if trial.state != "running":
-                self.tell(trial)
-        self.rng.bit_generator.state = state["rng"]
-
-
-class Evaluator(ABC):
-    """Turns a proposal into measurements. The only code that owns devices and weights.
-
-    Each worker process builds its own instance from the same options.
-    """
-
-    name: ClassVar[str]
-    needs: ClassVar[frozenset[str]] = frozenset()
-    """Capabilities it needs of the space."""
-    provides: ClassVar[frozenset[str]] = frozenset()
-    """Capabilities: "budget", "warm-start", "policy", ..."""
-    max_workers: ClassVar[int | None] = None
-    """1 where weights are shared."""
-    inline: ClassVar[bool] = False
-    """Costs next to nothing: it runs in the coordinator, without a worker process."""
-
-    simulated: ClassVar[bool] = False
-    """The seconds of its evaluations are those of trainings of old, as a table has them, and were not spent here."""
-
-    shares_weights: ClassVar[bool] = False
-    """Its scores come from weights that architectures share: a search ends by training the best from scratch."""
-    rounds: int | None = None
-    """For how many rounds it trains a policy and the weights it goes with, for those that provide "policy"."""
-
-    local_options: ClassVar[frozenset[str]] = frozenset()
-    """Options that say where it runs, not what it measures: a run may be continued with others."""
-    settled_options: ClassVar[frozenset[str]] = frozenset()
-    """Options whose value may depend on the machine: `describe` says which it is, and a run goes on with that."""
-
-    metrics: frozenset[str] = frozenset()
-    """What its evaluations hold, known when `objective` is; empty: it cannot say beforehand."""
-    objective: str = "val_acc"
-    """The metric that is optimised unless the user names another; known once built, or prepared where `inline`."""
-    scale: Any = None
-    """The instance of the space's Scale that its networks are built with; travels with every result."""
-    workdir: Path | None = None
-    """Folder to keep checkpoints in; None: keep none. Set before the first `evaluate`."""
-    micro_batches: int = 1
-    """Into how many parts each training batch is to be split (gradients are accumulated). Set before each job: it is 1,
-    unless memory ran out before; then it is doubled, up to `max_micro_batches`. An evaluation with more than 1 says so
-    as the metric "micro_batches"."""
-    max_micro_batches: int = 1
-    """1: it cannot split batches."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        """A subclass adds keyword-only options with type annotations. Cheap: it reads no data.
-
-        One that draws random numbers beyond those of a trial has a keyword-only `seed` of type int, too: the run's.
-        """
-        self.space = space
-
-    @classmethod
-    def resolved(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What options stand for that may change while they do not, such as a recipe's values by its name.
-
-        It becomes part of a run's identity and is recorded. JSON only.
-        """
-        return {}
-
-    @abstractmethod
-    def prepare(self) -> None:
-        """Read and check data and devices, once, before the first evaluation. InputError names what is wrong."""
-
-    def check_state(self) -> None:
-        """Called before a run that has finished trials goes on; neither prepared nor in a worker. Cheap.
-
-        InputError: what it has left in workdir and cannot go on without is missing or damaged.
-        """
-        return
-
-    def describe(self) -> Mapping[str, Scalar]:
-        """Facts for run.yaml and the screen, once prepared: the device, the data's sizes.
-
-        "fingerprint", if there, names the data's content as it is used: a run is continued only with the same.
-        "device" begins with "cpu" on the CPU; with "precision" it has to be the same in all workers, but for its model.
-        "data_digest", if there, names it however it is split: lines carry it, and `eval` and `retrain` want the same.
-        """
-        return {}
-
-    def choose_threads(self, most: int) -> Mapping[str, Scalar]:
-        """Find out with how many CPU threads it is quickest here, up to most, and take these. Once prepared.
-
-        Facts, as for `describe`: how many "threads", and why. {}: it has no say in it.
-        """
-        return {}
-
-    def estimate(self, proposal: Proposal) -> float | None:
-        """About how many seconds one evaluation takes here, found out within a few; None: unknown. For --dry-run."""
-        return None
-
-    def estimate_all(self, first: Proposal, trials: int) -> float | None:
-        """The same for so many trials one after another, where they do not all take as long as the first."""
-        seconds = self.estimate(first)
-        return None if seconds is None else seconds * trials
-
-    @abstractmethod
-    def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
-        """Measure. Same arguments, same device model: same metrics.
-
-        Any exception means that this trial failed, and the search goes on; TrialFailed for expected ones.
-        """
-
-    def test(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, float]:
-        """Metrics on data held out from the search, of what `evaluate` measured (its weights are not changed).
-
-        Called by `eval`, and by `search` once, at the very end, for the best trial. Empty: there is no such data.
-        """
-        return {}
-
-    def ensemble(self, members: Sequence[tuple[Proposal, Evaluation]]) -> Mapping[str, float]:
-        """Metrics of the mean of the members' predictions, for those that provide "ensemble".
-
-        On validation data and, where there is any, test data; and as "members" how many it takes, from the last one on
-        (chosen on validation data). Called by `search --ensemble` at the very end.
-        """
-        raise NotImplementedError(f"evaluator {self.name} makes no ensembles")
-
-
-def misfits(
-    strategy: type[Strategy] | Strategy | None,
-    space: type[SearchSpace],
-    evaluator: type[Evaluator] | None,
-) -> list[str]:
-    """Why these do not go together, a line each; empty where they do."""
-    reasons = []
-    if evaluator is not None:
-        for need in sorted(evaluator.needs - space.provides):
-            reasons.append(f"evaluator {evaluator.name} needs {need!r}, which space {space.name} lacks")
-    if strategy is not None:
-        offered = space.provides | (evaluator.provides if evaluator is not None else frozenset())
-        who = f"space {space.name}" + (f" and evaluator {evaluator.name}" if evaluator else "")
-        for need in sorted(strategy.needs - offered):
-            verb = "lack" if evaluator else "lacks"
-            reasons.append(f"strategy {strategy.name} needs {need!r}, which {who} {verb}")
-    return reasons

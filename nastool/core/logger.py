@@ -1,0 +1,105 @@
+"""Loggers: what a search sends to tools that draw or collect (`nastool search --log NAME[:KEY=VALUE,...]`).
+
+A logger is a class registered by an entry point of group `nastool.loggers`; its options are its constructor's
+keyword-only parameters. run.db stays the only memory of a search: a log is a copy that can be made again. So a logger
+that fails is switched off and the search goes on, and one that lags behind (after a kill) is told again what it lacks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nastool.core.values import Decision, Objective, Trial
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """What a logger knows of the search it belongs to.
+
+    id: 32 hexadecimal digits, other for every run that ever was, the same for all sittings of one.
+    folder: the run's; a logger may keep files in a folder of its own there, named after it.
+    config: strategy, space, evaluator (each {"name", "options"}), "seed"; JSON.
+    """
+
+    id: str
+    folder: Path
+    config: Mapping[str, Any]
+    objective: Objective
+    decisions: tuple[Decision, ...]
+
+    @property
+    def name(self) -> str:
+        return self.folder.absolute().name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The configuration as one level: {"strategy": "evolution", "strategy.population": 20, ...}; no None."""
+        found: dict[str, Any] = {}
+        for kind in ("strategy", "space", "evaluator"):
+            found[kind] = self.config[kind]["name"]
+            found |= {f"{kind}.{key}": value for key, value in self.config[kind]["options"].items()}
+        found |= {"seed": self.config["seed"], "objective": str(self.objective)}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Told:
+    """A trial that was told. number: 0, 1, 2, ... in the order told; the step of all that is logged of it.
+
+    finished: seconds since 1970. value: the objective in its own unit, None for a failed trial. best: the best value
+    until now, None as long as all have failed.
+    """
+
+    number: int
+    trial: Trial
+    finished: float
+    value: float | None
+    best: float | None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What was measured, "seconds" included; {} for a failed trial."""
+        return {} if self.trial.evaluation is None else self.trial.evaluation.all_metrics
+
+
+class Logger(ABC):
+    """One target. The methods are called in the coordinator, between trials, so they should be quick.
+
+    Any exception but InputError from `require` and `open` switches it off with a warning.
+    """
+
+    name: ClassVar[str]
+    """The name it is registered under."""
+
+    def __init__(self) -> None:
+        """A subclass adds keyword-only options with type annotations. Cheap: imports nothing heavy."""
+
+    def require(self) -> None:
+        """Import what it needs. InputError: a package is missing. Called before anything of the search is begun."""
+        return
+
+    @abstractmethod
+    def open(self, run: LoggedRun) -> int:
+        """Begin a sitting. How many told trials the log holds already: the others are told again, from that number on.
+
+        0: all are, for a log that is written anew. InputError: it cannot begin, and so the search does not.
+        """
+
+    def report(self, trial_id: int, step: int, metrics: Mapping[str, float], when: float) -> None:
+        """An intermediate measurement of a running trial. step: counts from 1. when: seconds since 1970.
+
+        A trial that was interrupted reports again.
+        """
+        return
+
+    @abstractmethod
+    def trial(self, told: Told) -> None:
+        """A trial was told."""
+
+    def close(self, document: Mapping[str, Any] | None) -> None:
+        """The sitting ends. document: best.json's object; None: the search is to be continued. Flushes."""
+        return

@@ -1,0 +1,146 @@
+"""A strategy decides what to look at next; a policy is the part of one that an evaluator trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nastool.core.values import Proposal, Trial
+
+if TYPE_CHECKING:
+    import torch
+
+
+from nastool.core.space import SearchSpace
+
+
+class Policy(Protocol):
+    """A distribution over architectures that an evaluator improves, round by round, beside the weights it trains.
+
+    It is made by the strategy's `make_policy`, lives with the evaluator, and knows no networks.
+    """
+
+    def sample(self, count: int, generator: torch.Generator) -> NDArray[np.integer[Any]]:
+        """Option indices of architectures drawn from it, shape (count, decisions). generator: of the CPU."""
+        ...
+
+    def improve(
+        self,
+        reward: Callable[[NDArray[np.integer[Any]]], list[float]],
+        minibatches: int,
+        generator: torch.Generator,
+        progress: float = 1.0,
+    ) -> Mapping[str, float]:
+        """The policy's phase of a round. Returns what is worth reporting.
+
+        minibatches: how many the weights were trained on in this round. progress: which share of all rounds the
+            weights were trained for, in (0, 1].
+        reward: the accuracy, in [0, 1], of each of these architectures (m, decisions) with the shared weights on one
+            minibatch of validation images, which is another one at every call.
+        """
+        ...
+
+    def conclude(self, last: bool, generator: torch.Generator) -> dict[str, object]:
+        """What `Strategy.tell` learns of it after a round, as JSON. last: the weights are not trained any further.
+
+        "frequencies", for reports: for each decision how often each of its options is drawn, as shares of 1.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, torch.Tensor]: ...
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None: ...
+
+
+class Strategy(ABC):
+    """Decides what to look at next: a pure function of (space, seed, sequence of ask and tell).
+
+    It runs on the CPU in the coordinator, does no input or output, and owns no device memory.
+    """
+
+    name: ClassVar[str]
+    needs: frozenset[str] = frozenset()
+    """Capabilities it needs, of the space or the evaluator; an instance may need more than its class."""
+    multi_objective: ClassVar[bool] = False
+    random_trials: int = 0
+    """How many trials come first that are drawn at random; a search no longer than that is random search."""
+    notes: tuple[str, ...] = ()
+    """What its user should know before it begins, such as a fallback that this space makes necessary."""
+    goes_with: ClassVar[Mapping[Literal["space", "evaluator", "recipes"], str]] = {}
+    """What `search` takes with it unless told otherwise: names of space and evaluator, a prefix of recipes' names."""
+
+    def planned_trials(self, rounds: int | None) -> int | None:
+        """How many trials a whole search takes, for a strategy that knows its end. rounds: as of the evaluator."""
+        return None
+
+    @classmethod
+    def make_policy(cls, space: SearchSpace, options: Mapping[str, Any], seed: int) -> Policy:
+        """The untrained policy, for strategies that need "policy". options: those that its proposals carry."""
+        raise NotImplementedError(f"strategy {cls.name} has no policy")
+
+    def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
+        """A subclass adds keyword-only options with type annotations: the command line reads them from there.
+
+        And what they mean, from the docstring: "population: individuals alive. tournament: draws to find a parent."
+        """
+        self.space = space
+        self.rng = np.random.default_rng(seed)
+        self.asked = 0
+        """How many proposals so far."""
+
+    def ask(self) -> Proposal | None:
+        """What to evaluate next.
+
+        None: nothing before another trial is told, or nothing at all where none is running; then the state is
+        unchanged.
+        """
+        before = self.rng.bit_generator.state
+        proposal = self.propose()
+        if proposal is None:
+            self.rng.bit_generator.state = before
+        else:
+            self.remember(proposal)
+        return proposal
+
+    @abstractmethod
+    def propose(self) -> Proposal | None:
+        """The next proposal or None, as of `ask`. It may draw from `rng`, and leaves the rest to `remember`."""
+
+    @abstractmethod
+    def tell(self, trial: Trial) -> None:
+        """Take in one finished trial, "done" or "failed"; each asked proposal comes back once, in any order."""
+
+    def remember(self, proposal: Proposal) -> None:
+        """Take in what is handed out by `ask`, or was before a restart. Override to keep more of it than the number."""
+        self.asked += 1
+
+    def wanted(self) -> Collection[int]:
+        """Ids of trials whose weights a later proposal may inherit: their checkpoints are not deleted meanwhile."""
+        return ()
+
+    def snapshots(self) -> Sequence[int]:
+        """Ids of the trials whose networks make an ensemble, for strategies that train one network on and on."""
+        return ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the trials do not tell: the random generator and such. JSON only, of a size independent of n.
+
+        Once it is loaded, the same is returned again: by that it is known to be no other's, and whole.
+        """
+        return {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+        """Continue as if never interrupted.
+
+        trials: all that were asked: the finished ones in the order told, then the running ones by id. Rebuilds
+        from them by `remember` and `tell`; a strategy whose `tell` draws random numbers or learns overrides it.
+        """
+        for trial in trials:
+            self.remember(trial.proposal)
+            if trial.state != "running":
+                self.tell(trial)
+        self.rng.bit_generator.state = state["rng"]
