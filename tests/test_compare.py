@@ -605,7 +605,7 @@ class _Page(HTMLParser):
 def test_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [*several(tmp_path / "<b>", "evolution", [0.9, 0.8]), *several(tmp_path, "random", [0.7, 0.6])]
     by_default, _ = cli(capsys, "compare", *folders)
-    assert json.loads(by_default)["format"] == "nastool.analysis.comparison/1", "stdout is no terminal"
+    assert json.loads(by_default)["format"] == "nastool.comparison/1", "stdout is no terminal"
     text, _ = cli(capsys, "compare", *folders, "--to", "text")
     assert "\x1b" not in text and max(map(len, text.splitlines())) <= 100
     assert "0.8500 ±0.6353" in text, "t with one degree of freedom: 12.706 * 0.0707 / sqrt(2)"

@@ -318,19 +318,6 @@ def test_few_trials_show_no_shares() -> None:
 # --- beliefs
 
 
-@settings(deadline=None)  # scipy is imported
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=30))
-def test_spearman(pairs: list[tuple[int, int]]) -> None:
-    from scipy import stats
-
-    first, second = [float(a) for a, _ in pairs], [float(b) for _, b in pairs]
-    found = beliefs.spearman(first, second)
-    if min(len(set(first)), len(set(second))) < 2:
-        assert found is None
-    else:
-        assert found == pytest.approx(stats.spearmanr(first, second).statistic)
-
-
 def test_expectations_are_compared_overall_and_late() -> None:
     """Losses of a maximised objective are its negative; the last third agrees, the beginning does not."""
     values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]

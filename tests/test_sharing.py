@@ -1,4 +1,4 @@
-"""nastool.learners.sharing: rank correlations, and signs that a search with shared weights has collapsed."""
+"""Rank correlations, and signs that a search with shared weights has collapsed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from nastool.core.space import SearchSpace
+from nastool.core.statistics import rank_correlation
 from nastool.core.values import Arch
-from nastool.learners.sharing import collapse, has_weights, rank_correlation, weightless_share
+from nastool.learners.sharing import collapse, has_weights, weightless_share
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.nasbench201 import NasBench201

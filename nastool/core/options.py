@@ -30,8 +30,7 @@ class Option:
     def __str__(self) -> str:
         if self.required:
             return f"{self.name}: {describe(self.type)}"
-        shown = str(self.default).lower() if self.default is None or isinstance(self.default, bool) else self.default
-        return f"{self.name}: {describe(self.type)} = {shown}"
+        return f"{self.name}: {describe(self.type)} = {_given(self.default)}"
 
 
 def _annotation(target: Callable[..., object], parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
@@ -118,6 +117,28 @@ def parse(pairs: Sequence[str], flag: str) -> dict[str, str]:
             raise InputError(f"{flag} {key}: given twice; keep one")
         given[key] = value
     return given
+
+
+def split(text: str, flag: str) -> tuple[str, dict[str, str]]:
+    r"""Name and options of a plugin written as NAME:KEY=VALUE,KEY=VALUE. A comma in a value is written "\,".
+
+    Raises:
+        InputError: it is malformed; flag: where it was given.
+    """
+    name, colon, rest = text.partition(":")
+    pairs = re.split(r"(?<!\\),", rest) if colon else []
+    if not name.strip() or not all("=" in pair for pair in pairs):
+        raise InputError(f"{flag} {short(text)!r}: write {flag} NAME or {flag} NAME:KEY=VALUE,KEY=VALUE")
+    return name.strip(), parse([pair.replace(r"\,", ",") for pair in pairs], f"{flag} {name.strip()}:")
+
+
+def changed(values: Mapping[str, object], defaults: Mapping[str, object]) -> list[str]:
+    """["population=10", "dedup=false"]: what is not as by default, written as it is given."""
+    return [f"{key}={_given(value)}" for key, value in values.items() if key not in defaults or value != defaults[key]]
+
+
+def _given(value: object) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def check(owner: str, target: Callable[..., object], given: Mapping[str, object]) -> dict[str, object]:

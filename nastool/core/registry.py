@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -119,6 +120,21 @@ def make_space(ref: SpaceRef) -> SearchSpace:
     given = options.check(f"space {ref.name}", load("space", ref.name), dict(ref.options))
     space: SearchSpace = make("space", ref.name, given=given)
     return space
+
+
+@cache
+def tabular() -> type[Evaluator]:
+    """The evaluator that looks results up in published tables: `simulated`, and of a space it needs "table".
+
+    Raises:
+        InputError: none is registered.
+    """
+    for plugin in sorted(plugins("evaluator").values(), key=lambda plugin: plugin.owner != "nastool"):
+        with suppress(InputError):  # one that is broken is no reason to do without the others
+            cls: type[Evaluator] = load("evaluator", plugin.name)
+            if cls.simulated and "table" in cls.needs:
+                return cls
+    raise InputError("no evaluator is registered that looks results up in tables")
 
 
 def misfits(

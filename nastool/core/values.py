@@ -86,6 +86,12 @@ class SpaceRef:
         return f"{self.name}({shown})" if shown else self.name
 
 
+def digest(value: object) -> str:
+    """8 hexadecimal digits that name a JSON value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return blake2s(text.encode(), digest_size=4).hexdigest()
+
+
 @dataclass(frozen=True)
 class Arch:
     """One member of a search space: for every decision, in order, the index of the option chosen."""

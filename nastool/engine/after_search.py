@@ -15,7 +15,7 @@ import numpy as np
 
 from nastool.cli import common
 from nastool.cli.common import say
-from nastool.core import options, registry
+from nastool.core import options, registry, statistics
 from nastool.core.errors import InputError, NastoolError, TrialFailed, short
 from nastool.core.evaluator import Evaluator
 from nastool.core.registry import misfits
@@ -390,7 +390,7 @@ class Finale:
             outcome.lines.append(f"the best-scored architecture in the table: {common.describe_metrics(own)}")
 
     def _ranking(self, scores: list[float], truths: list[float], what: str, outcome: Outcome) -> None:
-        ranking = sharing.rank_correlation(scores, truths)
+        ranking = statistics.rank_correlation(scores, truths)
         outcome.report["ranking"] = {**vars(ranking), "with": what}
         outcome.lines.append(f"ranking, score against {what}: {ranking}")
 
@@ -419,8 +419,6 @@ def verdict(
     none, by the objective itself, which proves nothing, since the search chose by the same images. Better is what a
     permutation test of the means, one-sided, finds with p < SHOWN. "says" is all of it in a sentence.
     """
-    from nastool.analysis.comparison import statistics
-
     metric = objective.metric.replace("val_", "test_", 1) if objective.metric.startswith("val_") else objective.metric
     held_out = metric != objective.metric and any(metric in metrics for metrics in [*found, *random])
     if not held_out:

@@ -1,10 +1,9 @@
-"""How far scores with shared weights can be trusted: rank correlation, and signs that a policy has collapsed."""
+"""How far scores with shared weights can be trusted: signs that a policy has collapsed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
@@ -13,30 +12,6 @@ FEW = 0.1
 """A policy whose entropy is less than this share of the uniform distribution's has made up its mind."""
 MANY = 0.8
 """An architecture is dominated by operations without weights if more than this share of its operations have none."""
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """How two measurements of the same n architectures agree. Correlations in [-1, 1]; None where one is constant."""
-
-    architectures: int
-    spearman: float | None
-    kendall: float | None
-
-    def __str__(self) -> str:
-        if self.spearman is None or self.kendall is None:
-            return f"undefined over {self.architectures} architectures (all equal)"
-        return f"Spearman {self.spearman:.2f}, Kendall {self.kendall:.2f} over {self.architectures} architectures"
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> Ranking:
-    """Spearman's rho and Kendall's tau-b. first, second: n numbers each, in the same order."""
-    from scipy import stats
-
-    if min(len(set(first)), len(set(second))) < 2:
-        return Ranking(len(first), None, None)
-    spearman = float(stats.spearmanr(first, second).statistic)
-    return Ranking(len(first), spearman, float(stats.kendalltau(first, second).statistic))
 
 
 def has_weights(option: str) -> bool:

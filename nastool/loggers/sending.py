@@ -48,11 +48,7 @@ class Loggers:
         self._run: LoggedRun | None = None
         self._best: float | None = None
         for text in specs:
-            from nastool.analysis.bench.specs import (
-                split,  # here, since it brings what a search without loggers does not need
-            )
-
-            name, values = split(text, "--log")
+            name, values = options.split(text, "--log")
             if any(other.name == name for other in self._loggers):
                 raise InputError(f"--log {name}: given twice")
             resolved = options.resolve(f"logger {name}", registry.load("logger", name), values)

@@ -7,10 +7,11 @@ from hashlib import blake2s
 
 import numpy as np
 
-from nastool.analysis.bench.specs import TableSpec, changed, digest
+from nastool.analysis.bench.specs import TableSpec
 from nastool.core.errors import InputError
+from nastool.core.options import changed
 from nastool.core.space import SearchSpace
-from nastool.core.values import Proposal
+from nastool.core.values import Proposal, digest
 
 
 @dataclass(frozen=True)

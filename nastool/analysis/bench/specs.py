@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2s
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nastool.core import options, registry
 from nastool.core.errors import InputError, short
+from nastool.core.evaluator import Report
 from nastool.core.registry import misfits
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
-from nastool.core.values import SpaceRef
-from nastool.evaluators.table import Table
+from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef, digest
 
 _T = TypeVar("_T")
 
 
-def split(text: str, flag: str) -> tuple[str, dict[str, str]]:
-    r"""Name and options of a spec. A comma in a value is written "\,". InputError: malformed."""
-    name, colon, rest = text.partition(":")
-    pairs = re.split(r"(?<!\\),", rest) if colon else []
-    if not name.strip() or not all("=" in pair for pair in pairs):
-        raise InputError(f"{flag} {short(text)!r}: write {flag} NAME or {flag} NAME:KEY=VALUE,KEY=VALUE")
-    return name.strip(), options.parse([pair.replace(r"\,", ",") for pair in pairs], f"{flag} {name.strip()}:")
+class Tabular(Protocol):
+    """An evaluator that looks results up, as far as comparisons need it; the rest is as in `Evaluator`.
 
+    true_values: what every architecture of the table is truly worth by true_metric, once prepared: (rows,), in [0, 1],
+    NaN where that is not known. noise: standard deviation of what is added to labels; noise_seed: of its draws.
+    """
 
-def digest(value: object) -> str:
-    """8 hexadecimal digits that name a JSON value."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return blake2s(text.encode(), digest_size=4).hexdigest()
+    space: SearchSpace
+    objective: str
+    local_options: ClassVar[frozenset[str]]
+    file: str
+    dataset: str | None
+    noise: float
+    noise_seed: int
 
-
-def changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """["population=10", "dedup=false"]: what is not as by default, written as it is given."""
-    return [f"{key}={_text(value)}" for key, value in values.items() if key not in defaults or value != defaults[key]]
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    @property
+    def true_values(self) -> NDArray[np.float64]: ...
+    @property
+    def true_metric(self) -> str: ...
+    def true_value(self, proposal: Proposal) -> float: ...
+    def redraw(self, noise_seed: int) -> None: ...
+    def prepare(self) -> None: ...
+    def describe(self) -> Mapping[str, Scalar]: ...
+    def estimate(self, proposal: Proposal) -> float | None: ...
+    def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation: ...
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,16 @@ class StrategySpec:
 
     @classmethod
     def parse(cls, text: str) -> StrategySpec:
-        name, given = split(text, "--strategy")
+        name, given = options.split(text, "--strategy")
         if text.encode(errors="replace").decode() != text:
             raise InputError(f"--strategy {short(text)!r}: it is no UTF-8 text")
         return cls(name, options.resolve(f"strategy {name}", registry.load("strategy", name), given))
 
     def build(self, space: SearchSpace, seed: int) -> Strategy:
         strategy: Strategy = registry.make("strategy", self.name, space, given={**self.options, "seed": seed})
-        if reasons := misfits(strategy, type(space), Table):  # with these options it may need more than its class
+        if reasons := misfits(
+            strategy, type(space), registry.tabular()
+        ):  # with these options it may need more than its class
             raise InputError("; ".join(reasons))
         return strategy
 
@@ -68,7 +73,7 @@ class StrategySpec:
     def label(self) -> str:
         """ "evolution(population=10, tournament=3)"; "evolution" with its defaults."""
         known = options.of(registry.load("strategy", self.name))
-        shown = changed(self.options, {name: option.default for name, option in known.items()})
+        shown = options.changed(self.options, {name: option.default for name, option in known.items()})
         return f"{self.name}({', '.join(shown)})" if shown else self.name
 
     @property
@@ -90,18 +95,19 @@ class TableSpec:
     @classmethod
     def parse(cls, text: str) -> TableSpec:
         """SPACE:KEY=VALUE,...: options of the evaluator `table`, and of the space those that are not."""
-        name, given = split(text, "--table")
-        space = registry.load("space", name)
-        known = options.of(space).keys() - options.of(Table).keys()
+        name, given = options.split(text, "--table")
+        space, table = registry.load("space", name), registry.tabular()
+        known = options.of(space).keys() - options.of(table).keys()
         own = options.resolve(f"space {name}", space, {k: v for k, v in given.items() if k in known})
         others = {key: value for key, value in given.items() if key not in known}
-        values = options.resolve(f"table of space {name}", Table, others)
+        values = options.resolve(f"table of space {name}", table, others)
         ref = registry.make("space", name, given=own).ref
         return cls(ref, values, "noise_seed" not in given)
 
-    def build(self) -> Table:
+    def build(self) -> Tabular:
         """The evaluator, not prepared yet."""
-        table: Table = registry.make("evaluator", Table.name, registry.make_space(self.space), given=self.options)
+        space = registry.make_space(self.space)
+        table: Tabular = registry.make("evaluator", registry.tabular().name, space, given=self.options)
         return table
 
     @property
@@ -121,7 +127,7 @@ def check(strategies: Sequence[StrategySpec], tables: Sequence[TableSpec]) -> No
         reasons = [
             reason
             for strategy in strategies
-            for reason in misfits(registry.load("strategy", strategy.name), space_class, Table)
+            for reason in misfits(registry.load("strategy", strategy.name), space_class, registry.tabular())
         ]
         if reasons:
             raise InputError("; ".join(dict.fromkeys(reasons)) + ": `nastool list` shows what goes together")

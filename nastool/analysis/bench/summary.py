@@ -19,8 +19,8 @@ from nastool.analysis.bench.benchmark import Facts
 from nastool.analysis.bench.journal import Content, Key, Record, Strategy
 from nastool.analysis.bench.loop import Best, Budget, Run
 from nastool.analysis.bench.plan import Mark, View, parse_seeds
-from nastool.analysis.bench.specs import changed
 from nastool.analysis.bench.statistics import Difference, holm, median_until, paired, standard_error
+from nastool.core.options import changed
 
 ROUNDING = 1e-9
 """A regret below this is 0."""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.analysis.bench.specs import changed, digest
 from nastool.core import registry
 from nastool.core.errors import InputError
-from nastool.core.values import Objective
+from nastool.core.options import changed
+from nastool.core.values import Objective, digest
 from nastool.engine.config import BASELINE, differences
 from nastool.engine.store import Store
 from nastool.engine.study import Study, StudyTrial

@@ -17,9 +17,6 @@ from nastool.analysis.bench.statistics import RESAMPLES, bootstrap, wilcoxon
 LEVEL = 0.95
 """Of all intervals; tests call a difference shown where p < 1 - LEVEL."""
 
-PERMUTATIONS = 99_999
-"""A permutation test with more of them draws so many."""
-
 Floats = NDArray[np.float64]
 
 
@@ -132,29 +129,6 @@ def mann_whitney(first: Floats, second: Floats) -> float:
     if np.ptp(np.concatenate([first, second])) == 0:
         return 1.0
     return float(stats.mannwhitneyu(first, second).pvalue)
-
-
-def permutation(first: Floats, second: Floats) -> float:
-    """One-sided p-value: how often the first sample's mean is as large, or larger, when values change places by chance.
-
-    Over all ways to divide the (n,) and (m,) finite values, n and m at least 2, where these are at most PERMUTATIONS
-    (the exact test of Fisher, The Design of Experiments, 1935, and Pitman, JRSS Supplement 4, 1937), else over so many
-    random ones. Values that are equal but for rounding are equal.
-    """
-    from scipy import stats
-
-    unit = max(float(np.abs(first).max()), float(np.abs(second).max())) or 1.0
-    x, y = (np.rint(values / unit * 1e9) for values in (first, second))  # whole numbers: their sums have no rounding
-    result = stats.permutation_test(
-        (x, y),
-        lambda x, y, axis: x.sum(axis=axis),  # grows with the difference of means, since the sum of all is fixed
-        alternative="greater",
-        n_resamples=PERMUTATIONS,
-        batch=10_000,
-        vectorized=True,
-        random_state=0,
-    )
-    return float(result.pvalue)
 
 
 def rank_biserial(differences: Floats) -> float:

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nastool.analysis.figures import style
 from nastool.analysis.figures.base import Drawn, Kind
 from nastool.analysis.figures.families import families, of_frequencies
 from nastool.analysis.figures.operations import PANELS, curves, named, table_figure
+from nastool.core.statistics import rank_correlation
 from nastool.engine.study import Study, StudyTrial
 
 SIGNS = {"reward": "reward (accuracy)", "entropy": "entropy (nats)", "switch_rate": "rate of skip connections"}
@@ -33,21 +33,6 @@ def frequencies(study: Study) -> list[tuple[int, Frequencies]]:
         if isinstance(given, list | tuple) and [len(row) for row in given if isinstance(row, list | tuple)] == sizes:
             found.append((number, given))
     return found
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Rank correlation of n pairs, in [-1, 1]; None where one side is constant, or for n < 3."""
-    if len(first) < 3 or min(len(set(first)), len(set(second))) < 2:
-        return None
-    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
-
-
-def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
-    """Ranks from 0, equal values sharing the mean of theirs."""
-    _, which, counts = np.unique(np.array(values), return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks: NDArray[np.float64] = (ends - (counts + 1) / 2)[which]
-    return ranks
 
 
 def expectations(study: Study) -> list[tuple[float, float]]:
@@ -153,7 +138,7 @@ def agreement(study: Study) -> str:
     late = pairs[len(pairs) - len(pairs) // 3 :]
     shown = []
     for what, part in (("over all", pairs), ("over the last third", late)):
-        rho = spearman([a for a, _ in part], [b for _, b in part])
+        rho = rank_correlation([a for a, _ in part], [b for _, b in part]).spearman if len(part) > 2 else None
         shown.append(f"{'undefined' if rho is None else f'{rho:.2f}'} {what}")
     return f"Spearman's rank correlation: {', '.join(shown)}."
 
