@@ -23,7 +23,7 @@ check: $(INSTALLED)  ## lint, format, types
 	$(BIN)/mypy
 
 docs: $(INSTALLED)  ## docs/cli.md from --help, docs/plugins.md from `nastool list`
-	$(BIN)/python -m tests.test_docs
+	$(BIN)/python -m tests.helpers.docs
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -17,7 +17,7 @@ workers   one worker and two on the same GPU: same metrics, and how much longer 
 enas      ENAS' macro search on the images given with --data (else noise of CIFAR-10's shape), for as many rounds as
           fit: the time of each part, and what 310 rounds would take
 
---fake: everything in small on fake devices (tests/fake_cuda), where times mean nothing.
+--fake: everything in small on fake devices (tests/helpers/fake_cuda), where times mean nothing.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Sizes:
     tests: tuple[str, ...] = ("tests",)
 
 
-FAKE = Sizes(60, 4, 2, 1, 4, 1, 2, 0.0, 1, 32, 2, 84, 64, ("tests/test_fake_cuda.py", "-k", "draws"))
+FAKE = Sizes(60, 4, 2, 1, 4, 1, 2, 0.0, 1, 32, 2, 84, 64, ("tests/unit/helpers/test_fake_cuda.py", "-k", "draws"))
 
 
 @dataclass(frozen=True)
@@ -613,7 +613,7 @@ def main() -> None:
     environment = dict(os.environ, PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")
     if args.fake:
         sys.path.insert(0, str(ROOT))
-        from tests.fake_cuda import environment as fake_environment
+        from tests.helpers.fake_cuda import environment as fake_environment
 
         environment = {**environment, **fake_environment(mib=512)}
     data = args.data or _noise(out / "noise.npz", sizes)

@@ -1,6 +1,6 @@
 """How many kernels a GPU is asked for: counted on a fake one, so no GPU is needed, and nothing is timed.
 
-    python -m tests.fake_cuda benchmarks/launches.py [--children N] [--ops]
+    python -m tests.helpers.fake_cuda benchmarks/launches.py [--children N] [--ops]
 
 Training steps (forward, backward, optimiser, augmentation) of NAS-Bench-201's all-3x3 cell and of ENAS' macro and micro
 supernets by their published recipes, and the rewards of a controller's step, in bfloat16 on batches of 128 images of
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from tests.fake_cuda.shadow import Shadow
+    from tests.helpers.fake_cuda.shadow import Shadow
 
 NETWORKS = {
     "NAS-Bench-201, all 3x3": ("nasbench201", "nasbench201"),
@@ -95,10 +95,10 @@ def main() -> None:
     args = parser.parse_args()
     from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-    from tests.fake_cuda import active
+    from tests.helpers.fake_cuda import active
 
     if not active():
-        sys.exit("run it on a fake device: python -m tests.fake_cuda benchmarks/launches.py")
+        sys.exit("run it on a fake device: python -m tests.helpers.fake_cuda benchmarks/launches.py")
     shadow: Any = _get_current_dispatch_mode_stack()[0]
     with tempfile.TemporaryDirectory() as folder:
         for name in NETWORKS:

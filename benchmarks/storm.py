@@ -49,7 +49,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from tests.plugins import sleepy
+from tests.helpers.plugins import sleepy
 
 NASTOOL = [sys.executable, "-m", "nastool"]
 MARK = "NASTOOL_STORM"

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nastool import cli
-from tests import fake_cuda as fake
-from tests.running import Outcome, Run
+from tests.helpers import fake_cuda as fake
+from tests.helpers.running import Outcome, Run
 
 if TYPE_CHECKING:
-    from tests.fake_cuda.shadow import Shadow
+    from tests.helpers.fake_cuda.shadow import Shadow
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; commands would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,12 +26,12 @@ os.environ.setdefault("NASTOOL_SEARCH_REPORT", "0")  # a report takes seconds; t
 os.environ.setdefault("NASTOOL_RETRAIN_REPORT", "0")
 
 ROOT = Path(__file__).resolve().parent.parent
-collect_ignore = ["fake_cuda"]  # no doctests there, and it looks for torch where it must not be imported
+collect_ignore = ["helpers"]  # no doctests there, and it looks for torch where it must not be imported
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
-    parser.addoption("--fake-cuda", type=int, metavar="N", help="on N CUDA devices that are none (tests/fake_cuda)")
+    parser.addoption("--fake-cuda", type=int, metavar="N", help="on N fake devices (tests/helpers/fake_cuda)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -79,7 +79,7 @@ def _with_values(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def fake_machine() -> Callable[..., dict[str, str]]:
-    """The environment variables of a new process that sees fake devices; see `tests.fake_cuda.environment`."""
+    """The environment variables of a new process that sees fake devices; see `tests.helpers.fake_cuda.environment`."""
     if not fake.active():  # where there is a GPU, its minutes are for what only a GPU can say
         pytest.skip("needs fake CUDA devices: run with --fake-cuda 2 -m gpu")
     return fake.environment

@@ -20,7 +20,7 @@ from nastool.core.space import SearchSpace
 from nastool.training.loop import Training
 
 if TYPE_CHECKING:
-    from tests.fake_cuda.shadow import Shadow
+    from tests.helpers.fake_cuda.shadow import Shadow
 
 pytestmark = pytest.mark.gpu
 SMALL: dict[str, dict[str, Any]] = {"cell-cnn": {"blocks": 2}, "macro-cnn": {"layers": 4}}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Outcome
+from tests.helpers.running import Outcome
 
 Bash = Callable[[str], Outcome]
 TRAIN = "--data digits --epochs 1 -E train_size=60 --scale channels=4,cells=1 --device cpu"

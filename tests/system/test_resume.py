@@ -18,7 +18,7 @@ import pytest
 
 from nastool.core import registry
 from nastool.engine.store import Store
-from tests.plugins import sleepy
+from tests.helpers.plugins import sleepy
 
 NASTOOL = [sys.executable, "-m", "nastool"]
 

@@ -20,7 +20,7 @@ from nastool import api, cli
 from nastool.core.errors import InputError, NastoolError
 from nastool.core.values import Trial
 from nastool.engine import search as runner
-from tests.running import Run
+from tests.helpers.running import Run
 
 TINY: dict[str, Any] = {
     "space": "nasbench201",

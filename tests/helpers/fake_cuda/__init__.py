@@ -6,7 +6,8 @@ and all checks of devices and types are torch's own. `Shadow` lets the CPU fill 
 so that losses and accuracies are right, and counts launches and waits of the host by operation.
 
 Not covered: what kernels themselves do wrong, which shapes cuDNN supports, errors that come late, time, CUDA graphs
-(capture fails). How to use it: `pytest --fake-cuda 2 -m gpu`, or `python -m tests.fake_cuda -m nastool search ...`.
+(capture fails). How to use it: `pytest --fake-cuda 2 -m gpu`, or
+`python -m tests.helpers.fake_cuda -m nastool search ...`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def environment(devices: int = 1, mib: int = 81920, cc: int = 90, **more: object
     otherwise, such as FAKE_CUDA_ERROR.
     """
     library = _library()
-    paths = [str(HERE / "start"), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(HERE / "start"), str(HERE.parents[2]), os.environ.get("PYTHONPATH", "")]
     wanted = {"FAKE_CUDA_DEVICES": devices, "FAKE_CUDA_MIB": mib, "FAKE_CUDA_CC": cc, **more}
     return {
         "LD_PRELOAD": str(library),

@@ -1,11 +1,11 @@
-"""python -m tests.fake_cuda [DEVICES] ARGUMENTS OF PYTHON: runs them where there are fake devices."""
+"""python -m tests.helpers.fake_cuda [DEVICES] ARGUMENTS OF PYTHON: runs them where there are fake devices."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from tests.fake_cuda import environment, missing
+from tests.helpers.fake_cuda import environment, missing
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]

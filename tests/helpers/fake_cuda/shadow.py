@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.fake_cuda import counts
+from tests.helpers.fake_cuda import counts
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BY_CUDNN = {
     "convolution.default",
     "convolution_backward.default",

@@ -1,5 +1,5 @@
 /* A CUDA runtime without a GPU: device memory is host memory, kernels are counted and not run.
-   Read by tests/fake_cuda/build.py, which puts in the offsets (@name@) of struct cudaDeviceProp and adds a function that
+   Read by tests/helpers/fake_cuda/build.py, which puts in the offsets (@name@) of struct cudaDeviceProp and adds a function that
    succeeds and does nothing for every other symbol that torch wants. Environment:
      FAKE_CUDA_DEVICES   how many (1)          FAKE_CUDA_CC     compute capability, 90 for 9.0
      FAKE_CUDA_MIB       memory of each        FAKE_CUDA_VALUES 0: memory is not copied on the device

@@ -37,7 +37,7 @@ from nastool.core.errors import InputError, InvalidArchError
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.evolution import RegularizedEvolution
 from nastool.training.recipes import Recipe, load_recipe
-from tests.running import Outcome, Run, changed
+from tests.helpers.running import Outcome, Run, changed
 
 NASTOOL = str(Path(sys.executable).parent / "nastool")
 SPACE = NasBench201()

@@ -10,8 +10,8 @@ import pytest
 
 from nastool.cli import list_command
 from nastool.core import options, registry
-from tests.plugins import install
-from tests.running import Run
+from tests.helpers.plugins import install
+from tests.helpers.running import Run
 
 
 class Base:
@@ -165,7 +165,7 @@ def bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "nastool.spaces": "room = bad_plugins:Room",
         "nastool.evaluators": "sleepy-inline = sleepy_plugin:SleepyInline",
     }
-    from tests.plugins import SLEEPY
+    from tests.helpers.plugins import SLEEPY
 
     install(tmp_path / "there", "bad_plugins", BAD, points, "bad_package")
     (tmp_path / "there" / "sleepy_plugin.py").write_text(SLEEPY)

@@ -39,7 +39,7 @@ from nastool.engine.store import Store
 from nastool.engine.workers import Event, Finished, InlinePool, Job, Reported
 from nastool.nets.devices import Gpu
 from nastool.spaces.nasbench201 import NasBench201
-from tests.plugins import install
+from tests.helpers.plugins import install
 
 HOSTILE = [
     "[/red]",

@@ -26,8 +26,8 @@ from nastool.core.values import Evaluation, Objective, Proposal, SpaceRef, Trial
 from nastool.engine import after_search as finale
 from nastool.engine.store import Store
 from nastool.spaces.nasbench201 import NasBench201
-from tests.made_runs import folder
-from tests.running import Run
+from tests.helpers.made_runs import folder
+from tests.helpers.running import Run
 
 NASTOOL = str(Path(sys.executable).parent / "nastool")
 OBJECTIVE = Objective.parse("val_acc")

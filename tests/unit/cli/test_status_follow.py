@@ -22,7 +22,7 @@ from nastool.core.values import Evaluation, Proposal, Trial
 from nastool.engine.config import RunFolder
 from nastool.engine.store import Store
 from nastool.spaces.nasbench201 import NasBench201
-from tests.test_terminal import LEADER, Terminal, terminal
+from tests.unit.cli.test_live import LEADER, Terminal, terminal
 
 SPACE = NasBench201()
 ABOUT = {

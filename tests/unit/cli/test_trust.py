@@ -20,8 +20,8 @@ from nastool.engine import results as product
 from nastool.engine.store import Store
 from nastool.nets import checkpoints
 from nastool.spaces.nasbench201 import NasBench201
-from tests import made_runs
-from tests.running import Run
+from tests.helpers import made_runs
+from tests.helpers.running import Run
 
 RED = "\x1b[31mred\x1b]0;title\x07\x9b1mC1\x7f\u202ereversed\r"
 SPACE = NasBench201()

@@ -24,7 +24,7 @@ from nastool.core.strategy import Strategy
 from nastool.core.values import METRICS, Arch, Decision, Evaluation, Objective, Proposal, SpaceRef, Trial
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.testing.strategies import TinySpace
-from tests.plugins import install
+from tests.helpers.plugins import install
 
 
 class TestValues:

@@ -1,6 +1,6 @@
 """Code that is written for a network is plain PyTorch and computes the same; and what networks are traced to.
 
-`python -m tests.test_codegen` writes the example in tests/reference anew.
+`python -m tests.unit.deploy.test_codegen` writes the example in tests/reference anew.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nastool.deploy.tracing import Graph, Node, trace
 from nastool.nets import networks
 from nastool.tasks.images.task import ImageTask
 
-EXAMPLE = Path(__file__).parent / "reference" / "nasbench201_model.txt"
+EXAMPLE = Path(__file__).parents[2] / "reference" / "nasbench201_model.txt"
 TASKS = [ImageTask(3, 8, 8, 5), ImageTask(1, 16, 16, 10), ImageTask(2, 7, 5, 3), ImageTask(1, 1, 1, 2)]
 SPACES: list[tuple[str, dict[str, Any], dict[str, int]]] = [
     ("cell-cnn", {}, {"channels": 4, "cells": 1}),

@@ -25,8 +25,8 @@ from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images.data import load, read_image
 from nastool.tasks.images.task import ImageTask
-from tests import test_codegen
-from tests.running import Run
+from tests.helpers.running import Run
+from tests.unit.deploy import test_codegen
 
 
 def trained(folder: Path, space: SearchSpace, arch: Arch) -> tuple[Path, dict[str, float]]:

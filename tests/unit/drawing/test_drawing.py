@@ -41,8 +41,8 @@ from nastool.drawing.writers import dot, png, svg, text
 from nastool.drawing.writers.text import cells
 from nastool.nets import blocks, networks
 from nastool.tasks.images.task import ImageTask
-from tests import plugins
-from tests.test_cli import NASTOOL, run
+from tests.helpers import plugins
+from tests.system.test_command import NASTOOL, run
 
 TASK = ImageTask(3, 32, 32, 10)
 SVG = "{http://www.w3.org/2000/svg}"

@@ -33,9 +33,9 @@ from nastool.engine.store import Store
 from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
 from nastool.spaces.nasbench201 import NasBench201
-from tests.plugins import sleepy
-from tests.running import changed
-from tests.test_contracts import write_table
+from tests.contract.test_contracts import write_table
+from tests.helpers.plugins import sleepy
+from tests.helpers.running import changed
 
 NASTOOL = str(Path(sys.executable).parent / "nastool")
 SPACE = NasBench201()

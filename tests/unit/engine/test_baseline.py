@@ -18,8 +18,8 @@ import pytest
 from nastool.analysis.comparison.gather import gather
 from nastool.engine.store import Store
 from nastool.engine.study import Study
-from tests.plugins import sleepy
-from tests.running import changed
+from tests.helpers.plugins import sleepy
+from tests.helpers.running import changed
 
 NASTOOL = [sys.executable, "-m", "nastool"]
 INLINE = ["--evaluator", "sleepy-inline", "-E", "seconds=0"]

@@ -32,9 +32,9 @@ from nastool.deploy import models
 from nastool.engine import results as product
 from nastool.engine.store import Store
 from nastool.engine.study import Study
-from tests import made_runs
-from tests.running import Run
-from tests.test_bad_input import process
+from tests.helpers import made_runs
+from tests.helpers.running import Run
+from tests.unit.cli.test_bad_input import process
 
 
 @pytest.fixture(scope="module")

@@ -452,7 +452,7 @@ def picky(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     import torch
 
     from nastool.evaluators.train import Train
-    from tests.test_train import npz
+    from tests.unit.evaluators.test_train import npz
 
     torch.cuda.empty_cache()
     path = npz(tmp_path / "images.npz", side=32, channels=3)
@@ -543,7 +543,7 @@ def test_too_little_room_for_the_data(picky: Callable[..., Any], monkeypatch: py
 
 def test_a_gpu_that_breaks_during_a_search(tmp_path: Path, fake_machine: Callable[..., dict[str, str]]) -> None:
     """From its 60th kernel on, in every process, GPU 1 answers with an illegal address."""
-    from tests.test_train import npz
+    from tests.unit.evaluators.test_train import npz
 
     command = [sys.executable, "-m", "nastool", "search", "--space", "nasbench201", "--strategy", "random", "-n", "5"]
     command += ["--data", npz(tmp_path / "images.npz"), "--epochs", "1", "--scale", "channels=4,cells=1"]

@@ -15,9 +15,9 @@ from nastool.core.values import Evaluation, Proposal, Trial
 from nastool.engine.store import Store
 from nastool.evaluators.train import Train
 from nastool.spaces.nasbench201 import NasBench201
-from tests import made_runs
-from tests.running import Run
-from tests.test_train import npz
+from tests.helpers import made_runs
+from tests.helpers.running import Run
+from tests.unit.evaluators.test_train import npz
 
 SPACE = NasBench201()
 SEARCH = ["search", "-s", "random", "--evaluator", "table", "-E", "file=t.npz", "-n", "12", "--out", "a", "--no-report"]

@@ -18,8 +18,8 @@ from nastool.core.space import SearchSpace
 from nastool.engine.study import Study
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images import data
-from tests.running import Run
-from tests.test_bad_input import process
+from tests.helpers.running import Run
+from tests.unit.cli.test_bad_input import process
 
 SEARCH = ["--space", "nasbench201", "--data", "digits", "--epochs", "1", "--scale", "channels=4,cells=1"]
 QUICK = ["-E", "train_size=200", "--epochs", "1", "--device", "cpu"]

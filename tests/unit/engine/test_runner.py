@@ -34,9 +34,9 @@ from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.evolution import RegularizedEvolution
 from nastool.strategies.network_morphism import NetworkMorphism
 from nastool.strategies.random_search import RandomSearch
-from tests.plugins import sleepy
-from tests.running import Run
-from tests.test_resume import wait_for
+from tests.helpers.plugins import sleepy
+from tests.helpers.running import Run
+from tests.system.test_resume import wait_for
 
 QUICK = """
 import nastool.engine.workers

@@ -21,7 +21,7 @@ from nastool.engine.workers import Finished
 from nastool.evaluators.train import Train
 from nastool.nets import checkpoints
 from nastool.tasks.images import data
-from tests.running import Run
+from tests.helpers.running import Run
 
 SEARCH: dict[str, Any] = {
     "strategy": "random",

@@ -40,7 +40,7 @@ from nastool.tasks.images.task import ImageTask
 from nastool.training import loop as module
 from nastool.training.loop import Training
 from nastool.training.recipes import Recipe, load_recipe
-from tests.running import Run
+from tests.helpers.running import Run
 
 SPACE = NasBench201()
 CELL = SPACE.from_string("|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|avg_pool_3x3~1|nor_conv_3x3~2|")

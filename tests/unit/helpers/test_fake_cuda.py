@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 if TYPE_CHECKING:
-    from tests.fake_cuda.shadow import Shadow
+    from tests.helpers.fake_cuda.shadow import Shadow
 
 pytestmark = pytest.mark.gpu
 Machine = Callable[..., dict[str, str]]

@@ -19,7 +19,7 @@ from nastool.core.values import Decision
 from nastool.learners.controller import Controller, PolicyGradient, Scored, plan
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.tasks.images.task import ImageTask
-from tests import plain_controller
+from tests.helpers import plain_controller
 
 
 class ToySpace(SearchSpace):

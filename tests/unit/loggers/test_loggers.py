@@ -23,7 +23,7 @@ from nastool.engine.store import Store
 from nastool.loggers.sending import given
 from nastool.loggers.tensorboard import TensorBoard
 from nastool.spaces.nasbench201 import NasBench201
-from tests.plugins import SLEEPY, install
+from tests.helpers.plugins import SLEEPY, install
 
 NASTOOL = [sys.executable, "-m", "nastool"]
 

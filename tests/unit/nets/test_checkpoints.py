@@ -29,7 +29,7 @@ from nastool.nets import checkpoints
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.training.loop import Training, seeds
-from tests.test_train import npz
+from tests.unit.evaluators.test_train import npz
 
 SPACE = MorphCNN(stages=2, layers=3)
 START = SPACE.start()

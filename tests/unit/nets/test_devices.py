@@ -25,7 +25,7 @@ from nastool.nets import devices
 from nastool.nets.devices import Cuda, Gpu
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.training import loop as training
-from tests.running import Run
+from tests.helpers.running import Run
 
 Machine = Callable[..., dict[str, str]]
 SMALL = ["--data", "digits", "--epochs", "1", "-E", "train_size=50", "--scale", "channels=2,cells=1"]

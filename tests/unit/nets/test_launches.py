@@ -19,7 +19,7 @@ from nastool.nets import launches, networks
 from nastool.tasks.images.task import ImageTask
 
 if TYPE_CHECKING:
-    from tests.fake_cuda.shadow import Shadow
+    from tests.helpers.fake_cuda.shadow import Shadow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

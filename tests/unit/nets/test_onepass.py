@@ -22,7 +22,7 @@ from nastool.nets.onepass import OnePass
 from nastool.tasks.images.task import ImageTask
 
 if TYPE_CHECKING:
-    from tests.fake_cuda.shadow import Shadow
+    from tests.helpers.fake_cuda.shadow import Shadow
 
 TASK = ImageTask(3, 8, 8, 10)
 SPACES: Sequence[tuple[str, dict[str, Any], dict[str, int]]] = (

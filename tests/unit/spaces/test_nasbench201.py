@@ -18,7 +18,7 @@ from nastool.spaces.nasbench201 import OPS, NasBench201
 from nastool.spaces.nasbench_macro import NasBenchMacro
 from nastool.tasks.images.task import ImageTask
 
-PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parent / "reference" / "published.json").read_text())
+PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parents[2] / "reference" / "published.json").read_text())
 CIFAR10 = ImageTask(3, 32, 32, 10)
 
 

@@ -21,7 +21,7 @@ from nastool.spaces.nasbench_macro import NasBenchMacro
 from nastool.strategies.evolution import RegularizedEvolution
 from nastool.testing.strategies import TinySpace
 from nastool.training.loop import Training
-from tests.test_train import npz
+from tests.unit.evaluators.test_train import npz
 
 
 class OneMember(TinySpace):

@@ -29,8 +29,8 @@ from nastool.nets.networks import build
 from nastool.spaces.morph_cnn import KINDS, MorphCNN
 from nastool.strategies.network_morphism import NetworkMorphism
 from nastool.tasks.images.task import ImageTask
-from tests.running import Outcome
-from tests.test_train import npz, separable
+from tests.helpers.running import Outcome
+from tests.unit.evaluators.test_train import npz, separable
 
 SPACE = MorphCNN(stages=2, layers=4)
 QUICK: Mapping[str, Any] = {

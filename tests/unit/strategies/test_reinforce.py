@@ -19,8 +19,8 @@ from nastool.spaces.nasbench101 import NasBench101
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.reinforce import Reinforce
 from nastool.testing.strategies import TinySpace, drive
-from tests.running import Run
-from tests.test_contracts import write_table
+from tests.contract.test_contracts import write_table
+from tests.helpers.running import Run
 
 
 def done(i: int, proposal: Proposal, loss: float) -> Trial:

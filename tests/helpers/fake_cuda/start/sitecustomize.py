@@ -1,4 +1,4 @@
-"""Every Python process that finds this and imports torch enters a `Shadow` (see tests/fake_cuda)."""
+"""Every Python process that finds this and imports torch enters a `Shadow` (see tests/helpers/fake_cuda)."""
 
 import importlib.abc
 import importlib.util
@@ -27,7 +27,7 @@ class _AfterTorch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         assert module.__spec__ is not None
         module.__spec__.loader = self.loader
         self.loader.exec_module(module)
-        from tests.fake_cuda.shadow import Shadow
+        from tests.helpers.fake_cuda.shadow import Shadow
 
         Shadow().__enter__()  # type: ignore[no-untyped-call]  # torch's stub
 

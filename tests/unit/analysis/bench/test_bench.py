@@ -37,7 +37,7 @@ from nastool.analysis.bench.summary import Group
 from nastool.core.errors import InputError
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.spaces.nasbench_macro import NasBenchMacro
-from tests.plugins import install
+from tests.helpers.plugins import install
 
 NASTOOL = [sys.executable, "-m", "nastool"]
 EVOLUTION = "evolution:population=4,tournament=2"

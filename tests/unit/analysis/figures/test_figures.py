@@ -24,9 +24,9 @@ from nastool.engine.study import Study
 from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
-from tests import made_runs
-from tests.running import Run
-from tests.test_report import Toy, rich
+from tests.helpers import made_runs
+from tests.helpers.running import Run
+from tests.unit.analysis.report.test_report import Toy, rich
 
 HOSTILE = "<b>$x_1$]]>&\x1b\x00\ud800\u2028 " + "long " * 20
 

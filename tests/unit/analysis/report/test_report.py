@@ -25,8 +25,8 @@ from nastool.core.errors import InputError
 from nastool.core.space import SearchSpace
 from nastool.core.values import Decision
 from nastool.engine.study import Study
-from tests import made_runs
-from tests.running import Run
+from tests.helpers import made_runs
+from tests.helpers.running import Run
 
 VOID = {"meta", "img", "input", "br", "link"}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`&amp;<!-- \u2028\x00\x1b\ud800"

@@ -20,8 +20,8 @@ import pytest
 from nastool.analysis.report.server import Pages, Server, version
 from nastool.core.errors import InputError
 from nastool.engine.config import RunFolder
-from tests import made_runs
-from tests.test_report import check
+from tests.helpers import made_runs
+from tests.unit.analysis.report.test_report import check
 
 
 class Client:

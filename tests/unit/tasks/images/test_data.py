@@ -22,7 +22,7 @@ from nastool.core.errors import InputError
 from nastool.tasks.images import data
 from nastool.tasks.images.data import ImageData, Images, load, note_on_few
 from nastool.tasks.images.task import ImageTask
-from tests.running import Run
+from tests.helpers.running import Run
 
 RNG = np.random.default_rng
 

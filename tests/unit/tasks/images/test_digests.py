@@ -14,7 +14,7 @@ from nastool.deploy import exports, models
 from nastool.engine.study import Study
 from nastool.evaluators.train import Train
 from nastool.tasks.images import data
-from tests.running import Run
+from tests.helpers.running import Run
 
 TRAIN = ["--data", "npz:data.npz", "--epochs", "1", "--scale", "channels=4,cells=1", "--device", "cpu"]
 SEARCH = ["search", *TRAIN, "-s", "random", "-n", "1", "--no-report", "--out", "a"]

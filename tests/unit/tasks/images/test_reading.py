@@ -27,7 +27,7 @@ from nastool.tasks.images import folder as imagefolder
 from nastool.tasks.images import reading as images
 from nastool.tasks.images.data import ImageData, load, read_image
 from nastool.tasks.images.task import ImageTask
-from tests.running import Run
+from tests.helpers.running import Run
 
 RNG = np.random.default_rng
 LIMIT = Limit()
