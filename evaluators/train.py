@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from nastool.core import files
 from nastool.core.errors import CannotGoOn, InputError, TrialFailed, short, why
 from nastool.core.evaluator import Report
+from nastool.core.recipe import Recipe
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.nets import checkpoints
 from nastool.nets.checkpoints import Checkpoint
 from nastool.training.loop import ImageEvaluator, Training, seeds
-from nastool.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,10 +15,10 @@ from nastool.core.errors import InputError, NastoolError, Stopped
 
 if TYPE_CHECKING:
     from nastool.core.archfile import ArchDocument
+    from nastool.core.recipe import Recipe
     from nastool.core.values import Scalar
     from nastool.engine.config import Plugged, RunFolder
     from nastool.engine.retraining import Trained
-    from nastool.training.recipes import Recipe
 
 LOCAL = ("data_dir", "device")
 """What a run's configuration says of where it ran, and holds for what follows from it: where to read, no more."""

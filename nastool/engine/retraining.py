@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from nastool.core import options, registry
 from nastool.core.errors import InputError, short
+from nastool.core.recipe import Recipe
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Scalar, Trial
 from nastool.engine.config import Plugged, RunConfig, RunFolder
 from nastool.engine.run import Sitting, sitting
 from nastool.engine.store import Store
-from nastool.training.recipes import Recipe, load_recipe
+from nastool.training.recipes import load_recipe
 
 if TYPE_CHECKING:
     from nastool.engine.workers import Pool

@@ -18,11 +18,12 @@ from nastool.core import archfile, files
 from nastool.core.errors import InputError, OutOfMemory, TrialFailed, fault_of, short
 from nastool.core.evaluator import Evaluator
 from nastool.core.folders import within
+from nastool.core.recipe import Recipe
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Scalar
 from nastool.nets import checkpoints, devices
 from nastool.tasks.images import data as datasets
-from nastool.training.recipes import Recipe, default_recipe, load_recipe
+from nastool.training.recipes import default_recipe, load_recipe
 
 if TYPE_CHECKING:
     import torch
@@ -407,7 +408,7 @@ class Training:
 
         recipe = self.recipe
         self.network.train()
-        for step, (x, y) in enumerate(self.images.shuffled(recipe, self.generator)):
+        for step, (x, y) in enumerate(self.images.train(recipe, self.generator)):
             prepare(step)
             self._schedule()
             self.optimizer.zero_grad()

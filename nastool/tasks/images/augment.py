@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nastool.core.recipe import Recipe
+
 if TYPE_CHECKING:
     from nastool.tasks.images.data import ImageData, Images
-    from nastool.training.recipes import Recipe
 
 SLICE = 32 << 20
 """So many bytes at a time are brought into a device's memory format."""
@@ -118,10 +119,10 @@ class ImageBatches:
         return len(self.y)
 
     def steps(self, batch_size: int) -> int:
-        """The number of batches of `shuffled`."""
+        """The number of batches of `train`."""
         return max(1, len(self) // batch_size)
 
-    def shuffled(self, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def train(self, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch in random order, augmented as the recipe says.
 
         An incomplete last batch is dropped, unless it is the only one. Crops are filled with black.
@@ -139,6 +140,21 @@ class ImageBatches:
         """The images of these indices (n,) int64, of any device, not augmented, and their labels."""
         indices = indices.to(self.device)
         return self._normalized(self.x[indices]), self.y[indices]
+
+    def some(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """n images drawn at random, not augmented; all where there are fewer. generator: of the CPU."""
+        return self.batch(torch.randperm(len(self), generator=generator)[:n])
+
+    def minibatches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images, not augmented, in an order drawn anew whenever they are used up; without end.
+
+        generator: of the CPU.
+        """
+        size = min(batch_size, len(self))
+        while True:
+            order = torch.randperm(len(self), generator=generator)
+            for start in range(0, len(order) - size + 1, size):
+                yield self.batch(order[start : start + size])
 
     def in_order(self, batch_size: int | None = None, parts: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, not augmented.

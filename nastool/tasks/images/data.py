@@ -14,29 +14,26 @@ from functools import cached_property
 from hashlib import blake2b, blake2s
 from pathlib import Path
 from sys import stderr
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core.errors import InputError, hint, one_line, short
 from nastool.core.files import Limit, npz_names, read_npz
+from nastool.core.task import Part
+from nastool.core.values import Scalar
 from nastool.tasks.images import arrays as imagearrays
 from nastool.tasks.images import folder as imagefolder
 from nastool.tasks.images.reading import as_grey, read_pixels, resize
 from nastool.tasks.images.task import ImageTask
 
-DATASETS: Mapping[str, str] = {
-    "digits": "1,797 handwritten digits, 1x8x8, 10 classes; built in (scikit-learn)",
-    "cifar10": "60,000 photographs, 3x32x32, 10 classes (torchvision)",
-    "cifar100": "60,000 photographs, 3x32x32, 100 classes (torchvision)",
-    "mnist": "70,000 handwritten digits, 1x28x28, 10 classes (torchvision)",
-    "fashion-mnist": "70,000 pieces of clothing, 1x28x28, 10 classes (torchvision)",
-    "svhn": "99,289 house numbers, 3x32x32, 10 classes (torchvision)",
-    "npz:FILE": "arrays x_train, y_train and optionally x_val, y_val, x_test, y_test, classes",
-    "folder:DIR": "one folder of images a class: DIR/CLASS/*.png or DIR/{train,val,test}/CLASS/*.png",
-}
-"""Name to one-line description of everything that `load` reads."""
+if TYPE_CHECKING:
+    import torch
+
+    from nastool.tasks.images.augment import ImageBatches
+
+DATASETS = ImageTask.datasets
 
 _TORCHVISION = {
     "cifar10": "CIFAR10",
@@ -100,6 +97,37 @@ class ImageData:
     def std(self) -> NDArray[np.float32]:
         """Standard deviation of each channel over the training images, (C,) float32, at least 1/255."""
         return self._moments[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the images and their labels take, bytes."""
+        return sum(part.x.nbytes + part.y.nbytes for part in (self.train, self.val, self.test) if part is not None)
+
+    def describe(self) -> dict[str, Scalar]:
+        """Facts for run.yaml and the screen."""
+        task = self.task
+        return {
+            "images": f"{task.channels}x{task.height}x{task.width}, {task.classes} classes",
+            "train_images": len(self.train),
+            "val_images": len(self.val),
+            "test_images": len(self.test) if self.test is not None else 0,
+            "fingerprint": self.fingerprint,
+            "data_digest": self.digest,
+            **({"read": self.note} if self.note else {}),
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        """What a network's file says so that pixels can be fed to it, and its answers named."""
+        return {"classes": self.classes, "mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    def batches(self, part: Part, device: torch.device) -> ImageBatches | None:
+        """A part on a device, in the memory format channels_last; None: there is no such part."""
+        import torch
+
+        from nastool.tasks.images.augment import ImageBatches
+
+        images: Images | None = getattr(self, part)
+        return None if images is None else ImageBatches(self, images, device, torch.channels_last)
 
     @cached_property
     def _moments(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -34,9 +34,10 @@ from hypothesis import strategies as st
 from nastool import cli
 from nastool.core import archfile, options
 from nastool.core.errors import InputError, InvalidArchError
+from nastool.core.recipe import Recipe
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.evolution import RegularizedEvolution
-from nastool.training.recipes import Recipe, load_recipe
+from nastool.training.recipes import load_recipe
 from tests.helpers.running import Outcome, Run, changed
 
 NASTOOL = str(Path(sys.executable).parent / "nastool")

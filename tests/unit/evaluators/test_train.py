@@ -27,6 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from nastool.core import registry
 from nastool.core.errors import CannotGoOn, InputError, TrialFailed
+from nastool.core.recipe import Recipe
 from nastool.core.space import Choose, SearchSpace
 from nastool.core.values import Decision, Evaluation, Proposal
 from nastool.engine.store import Store
@@ -39,7 +40,7 @@ from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images.task import ImageTask
 from nastool.training import loop as module
 from nastool.training.loop import Training
-from nastool.training.recipes import Recipe, load_recipe
+from nastool.training.recipes import load_recipe
 from tests.helpers.running import Run
 
 SPACE = NasBench201()

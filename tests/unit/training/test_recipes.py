@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nastool.core.errors import InputError
+from nastool.core.recipe import RANGES, Recipe, Schedule
 from nastool.evaluators.train import Train
-from nastool.training.recipes import RANGES, Recipe, Schedule, default_recipe, load_recipe, recipe_names, recipe_text
+from nastool.training.recipes import default_recipe, load_recipe, recipe_names, recipe_text
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
 

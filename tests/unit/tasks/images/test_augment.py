@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nastool.core.recipe import Recipe
 from nastool.tasks.images.augment import ImageBatches, cutout, random_crop, random_flip
 from nastool.tasks.images.data import ImageData, Images
 from nastool.tasks.images.task import ImageTask
-from nastool.training.recipes import Recipe
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 PLAIN = Recipe(epochs=1, batch_size=4, crop_padding=0, flip=False, cutout=0)
@@ -154,7 +154,7 @@ def test_batches_are_normalized_with_the_training_mean_and_std() -> None:
 @pytest.mark.parametrize(("n", "batch_size", "sizes"), [(10, 4, [4, 4]), (8, 4, [4, 4]), (3, 4, [3]), (4, 4, [4])])
 def test_an_epoch_has_each_image_at_most_once_and_only_full_batches(n: int, batch_size: int, sizes: list[int]) -> None:
     data, batches = part(n)
-    epoch = list(batches.shuffled(PLAIN.replace(batch_size=batch_size), generator()))
+    epoch = list(batches.train(PLAIN.replace(batch_size=batch_size), generator()))
     assert [len(y) for _, y in epoch] == sizes and batches.steps(batch_size) == len(sizes)
     labels = [int(label) for _, y in epoch for label in y]
     assert len(set(labels)) == len(labels)
@@ -166,9 +166,9 @@ def test_an_epoch_has_each_image_at_most_once_and_only_full_batches(n: int, batc
 def test_epochs_differ_in_order_and_the_generator_decides() -> None:
     _, batches = part(20)
     source = generator(3)
-    first, second = ([y.tolist() for _, y in batches.shuffled(PLAIN, source)] for _ in range(2))
+    first, second = ([y.tolist() for _, y in batches.train(PLAIN, source)] for _ in range(2))
     assert first != second
-    assert first == [y.tolist() for _, y in batches.shuffled(PLAIN, generator(3))]
+    assert first == [y.tolist() for _, y in batches.train(PLAIN, generator(3))]
 
 
 @pytest.mark.parametrize("change", [{"crop_padding": 1}, {"flip": True}, {"cutout": 1}])
@@ -180,7 +180,7 @@ def test_only_what_the_recipe_says_is_augmented(change: dict[str, int | bool]) -
     (plain, _), *_ = batches.in_order()
 
     def changed(recipe: Recipe) -> bool:
-        return any(not torch.equal(x, plain[y]) for x, y in batches.shuffled(recipe, generator()))
+        return any(not torch.equal(x, plain[y]) for x, y in batches.train(recipe, generator()))
 
     assert not changed(PLAIN)
     assert changed(PLAIN.replace(**change))

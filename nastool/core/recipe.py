@@ -1,0 +1,161 @@
+"""How a network is trained: one value that tasks and trainings read."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from nastool.core.errors import InputError
+
+Schedule = Literal["cosine", "constant"]
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    "epochs": (1, 100_000),
+    "batch_size": (2, 65_536),
+    "lr": (1e-9, 1000),
+    "momentum": (0, 0.9999),
+    "weight_decay": (0, 1),
+    "warmup_epochs": (0, 100_000),
+    "final_lr": (0, 1000),
+    "label_smoothing": (0, 0.9999),
+    "grad_clip": (0, 1e9),
+    "crop_padding": (0, 256),
+    "cutout": (0, 1024),
+    "restart_epochs": (0, 100_000),
+    "restart_factor": (1, 100),
+    "dropout": (0, 0.9999),
+    "drop_path": (0, 0.9999),
+    "auxiliary_weight": (0, 100),
+}
+"""Smallest and largest value of each number in a recipe."""
+
+LATER = frozenset({"decay_norms", "decay_off_path", "train_auxiliary", "reward_dropout"})
+"""Fields that recipes did not have at first; at their defaults they mean what was done before."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD training. The defaults are the recipe `default`. InputError where a value is out of its range.
+
+    epochs: passes over the training images.
+    batch_size: images a step, >= 2 (batch normalisation needs more than one).
+    lr: learning rate at its highest.
+    momentum, nesterov: of SGD; nesterov needs momentum > 0.
+    weight_decay: L2 penalty, on the weights of convolutions and linear layers; decay_norms: also on normalisations'
+        scale and shift and on biases. What is no weight of a layer, such as the share of a weighted sum, has none.
+    decay_off_path: of shared weights, those that a step's child does not have decay in it and keep their momentum, too,
+        as in ENAS' code; else they stay as they are.
+    schedule: "cosine" falls from lr to final_lr step by step, "constant" stays at lr.
+    warmup_epochs: the learning rate first rises linearly from 0 for so many epochs (may be a fraction).
+    final_lr: learning rate of the cosine's end.
+    label_smoothing: in [0, 1).
+    grad_clip: largest L2 norm of the gradient; 0 does not clip.
+    crop_padding: zeros around the image before it is cropped at random to its size, pixels; 0 does not crop.
+    flip: mirror each image left to right with probability 0.5.
+    cutout: side of the square that is blanked at random, pixels; 0 does not blank.
+    restart_epochs, restart_factor: the cosine starts again after so many epochs, and each time after so many times
+        as many (SGDR's T_0 and T_mult); 0: one cosine over all epochs.
+    dropout: probability, before the classifier (for networks that have a place for it).
+    drop_path: probability at the end with which a path into a block is left out of a training step; it rises from 0
+        linearly (ScheduledDropPath, Zoph et al. 2018; for networks that have such paths). drop_path_by_depth: less in
+        earlier cells, as in ENAS.
+    auxiliary_weight: of the auxiliary classifier's loss (for networks with one: scale auxiliary=1). train_auxiliary:
+        else that classifier stays as it was drawn, as in ENAS' code, and only the network before it learns from it.
+    reward_dropout: dropout is on when a policy's children are rewarded, as in ENAS' micro code.
+    scale: size of the networks, unless one is given; what a space's Scale does not have is left out.
+    retrain: the recipe by which what a search found with this one is trained afterwards; "" for the data's default.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0005
+    decay_norms: bool = True
+    decay_off_path: bool = False
+    schedule: Schedule = "cosine"
+    warmup_epochs: float = 1.0
+    final_lr: float = 0.0
+    label_smoothing: float = 0.0
+    grad_clip: float = 5.0
+    crop_padding: int = 2
+    flip: bool = False
+    cutout: int = 0
+    restart_epochs: int = 0
+    restart_factor: int = 2
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    drop_path_by_depth: bool = False
+    auxiliary_weight: float = 0.0
+    train_auxiliary: bool = True
+    reward_dropout: bool = False
+    scale: Mapping[str, int] = field(default_factory=dict)
+    retrain: str = ""
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            kind = str(each.type)
+            if each.name in RANGES:
+                number = isinstance(value, int if kind == "int" else int | float) and not isinstance(value, bool)
+                low, high = RANGES[each.name]
+                if not number or not low <= value <= high:
+                    noun = "a whole number" if kind == "int" else "a number"
+                    raise InputError(f"{each.name}: need {noun} from {low:g} to {high:g}, got {value!r}")
+            elif kind == "bool" and not isinstance(value, bool):
+                raise InputError(f"{each.name}: need true or false, got {value!r}")
+            elif kind == "str" and not isinstance(value, str):
+                raise InputError(f"{each.name}: need text, got {value!r}")
+        if self.schedule not in get_args(Schedule):
+            raise InputError(f"schedule: need {' or '.join(get_args(Schedule))}, got {self.schedule!r}")
+        if not isinstance(self.scale, Mapping) or not all(
+            isinstance(key, str) and isinstance(value, int) and not isinstance(value, bool)
+            for key, value in self.scale.items()
+        ):
+            raise InputError(f"scale: need whole numbers by name, got {self.scale!r}")
+        if self.nesterov and not self.momentum:
+            raise InputError("nesterov: true needs momentum > 0")
+        if self.final_lr > self.lr:
+            raise InputError(f"final_lr: need at most lr = {self.lr:g}, got {self.final_lr:g}")
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with the changes that are not None; InputError as for the constructor."""
+        return dataclasses.replace(self, **{key: value for key, value in changes.items() if value is not None})
+
+    def values(self) -> dict[str, Any]:
+        """What it says, less its description, and less `LATER` fields at their defaults: a run's identity stays."""
+        defaults = {each.name: each.default for each in dataclasses.fields(self) if each.name in LATER}
+        found = dataclasses.asdict(self).items()
+        return {name: value for name, value in found if name != "description" and (name, value) not in defaults.items()}
+
+    def scale_for(self, scale: type[Any]) -> dict[str, int]:
+        """What of `scale` a space's Scale class has."""
+        return {key: value for key, value in self.scale.items() if key in {f.name for f in dataclasses.fields(scale)}}
+
+    def learning_rate(self, step: int, steps_per_epoch: int, part: tuple[float, float] = (0.0, 1.0)) -> float:
+        """The learning rate of step 0, 1, ... < epochs x steps_per_epoch.
+
+        The cosine is SGDR's (Loshchilov & Hutter 2017, eq. 5), over the steps after warm-up.
+        A warm-up longer than the training is cut to half of it.
+        part: from, to: these epochs are that part of a longer training, whose schedule it is.
+        """
+        begin, end = part
+        total = self.epochs * steps_per_epoch / (end - begin)
+        step += round(begin * total)
+        warmup = min(self.warmup_epochs * steps_per_epoch, total / 2)
+        if step < warmup:
+            return self.lr * min(1.0, (step + 1) / (warmup + 1))
+        if self.schedule == "constant":
+            return self.lr
+        start, length = warmup, total - warmup
+        if self.restart_epochs:
+            length = self.restart_epochs * steps_per_epoch
+            while step >= start + length:
+                start, length = start + length, length * self.restart_factor
+        progress = (step - start) / length
+        return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,0 +1,219 @@
+"""What a network is for: its inputs, its loss, its metrics, and the data that it learns from. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
+
+from nastool.core.recipe import Recipe
+from nastool.core.values import Scalar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Batch = tuple["Tensor", ...]
+"""Tensors whose first dimension is the examples: what a network reads and, last, what it should have said."""
+Network = Callable[..., Any]
+"""A network, or a function that calls one in the precision that is wanted."""
+Part = Literal["train", "val", "test"]
+
+FAMILY = "images"
+"""The task of what names none: of spaces, and of checkpoints of earlier versions."""
+
+
+class Step(NamedTuple):
+    """What a task makes of a batch in training."""
+
+    loss: Tensor
+    """Mean loss of the batch, a scalar with gradient; the one that is reported."""
+    carry: object = None
+    """What the next batch continues from, without gradient, such as a hidden state; None: batches stand alone."""
+    extra: Tensor | None = None
+    """What is minimised besides, such as the loss of an auxiliary classifier; not reported."""
+
+
+class Task(ABC):
+    """What networks are trained for, and the only place that knows their loss and metrics.
+
+    A subclass is a frozen dataclass of numbers and texts: the shapes of a network's two ends, which are no part of the
+    architecture. As a class it is a plugin, registered in the group `nastool.tasks`, that reads data.
+    """
+
+    name: ClassVar[str]
+    """The name it is registered under; spaces name it in `SearchSpace.tasks`."""
+    metrics: ClassVar[frozenset[str]] = frozenset({"loss"})
+    """What `measure` finds, "loss" among them. Evaluators put the data's part before it: val_loss."""
+    objective: ClassVar[str] = "loss"
+    """The one of `metrics` that a search optimises unless told otherwise."""
+    channels_last: ClassVar[bool] = False
+    """Networks for it are faster with tensors (N, C, H, W) in torch's memory format channels_last."""
+    datasets: ClassVar[Mapping[str, str]] = {}
+    """Names of the data that `load` reads, each with a line about it; "npz:FILE" stands for npz: and any path."""
+
+    # --- data
+
+    @classmethod
+    def reads(cls, data: str) -> bool:
+        """Whether `datasets` has this name."""
+        kind, colon, path = data.partition(":")
+        return data in cls.datasets or bool(
+            colon and path and any(known.partition(":")[:2] == (kind, ":") for known in cls.datasets)
+        )
+
+    @classmethod
+    def recipe_for(cls, data: str) -> str:
+        """Name of the recipe that networks are trained with on this data unless another is given."""
+        return "default"
+
+    @classmethod
+    def check(cls, data: str, **options: Any) -> None:
+        """Raises InputError for what is wrong with `load`'s arguments whatever the files hold. Reads nothing."""
+        return
+
+    @classmethod
+    @abstractmethod
+    def load(cls, data: str, **options: Any) -> Data:
+        """Reads data and splits it.
+
+        Args:
+            data: a name that it `reads`.
+            options: those of a training evaluator's options that say where data is and how it is split, each one that
+                is not as by default (data_dir, download, split_seed, val_fraction, train_size, image_size,
+                max_gigabytes), and all_data: validation examples are trained on, too, and none are left. A task takes
+                those that mean something for it.
+
+        Raises:
+            InputError: whatever can be wrong with the arguments or the files, in one line.
+        """
+
+    # --- networks
+
+    @abstractmethod
+    def example(self, n: int, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
+        """Inputs of a network, of n examples: shapes and types as they are, values of no meaning."""
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What of a batch the network is called with: by default all but the last tensor."""
+        return batch[:-1]
+
+    @abstractmethod
+    def step(self, network: Network, batch: Batch, carry: object, recipe: Recipe) -> Step:
+        """Runs a network on a training batch.
+
+        Args:
+            network: called with the inputs; a network for texts with the carry, too.
+            batch: of `Batches.train`.
+            carry: of the batch before in the same epoch; None: this is the first.
+            recipe: what of the loss is a matter of training, such as label smoothing.
+        """
+
+    @abstractmethod
+    def measure(self, network: Network, batches: Iterable[Batch]) -> dict[str, float]:
+        """The `metrics` of a network on these batches, each a mean over their examples.
+
+        Args:
+            network: in evaluation mode, without gradients.
+            batches: in order; one that carries a state carries it from one to the next.
+        """
+
+    def rewards(self, outputs: Sequence[Any], batch: Batch) -> Tensor:
+        """How well each of m networks did on one batch, (m,) float64, higher is better: what policies learn from.
+
+        Args:
+            outputs: what each network made of the inputs.
+            batch: those inputs and what goes with them.
+        """
+        raise NotImplementedError(f"task {self.name} rewards no networks that share weights")
+
+    def predict(self, network: Network, batches: Iterable[Batch]) -> Tensor:
+        """What a network says of each example, on the CPU, such that the mean of several networks' is a prediction."""
+        raise NotImplementedError(f"task {self.name} makes no ensembles")
+
+    def measure_mean(self, predictions: Sequence[Tensor], batches: Batches) -> dict[str, float]:
+        """The `metrics` of the mean of several networks' predictions, each as of `predict`, of all these examples."""
+        raise NotImplementedError(f"task {self.name} makes no ensembles")
+
+    # --- files
+
+    def to_json(self) -> dict[str, Scalar]:
+        """Its fields, as files have them."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]  # a subclass is a dataclass
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """Raises TypeError or ValueError: these are not its fields."""
+        return cls(**fields)
+
+
+class Batches(Protocol):
+    """One part of a data set, resident on a device."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def steps(self, batch_size: int) -> int:
+        """Number of batches of an epoch, at least 1."""
+        ...
+
+    def train(self, recipe: Recipe, generator: torch.Generator) -> Iterator[Batch]:
+        """The `steps` batches of one epoch, as the recipe says. generator: of this device."""
+        ...
+
+    def in_order(self, batch_size: int | None = None, parts: int = 1) -> Iterator[Batch]:
+        """Every example once, in order, as it is. batch_size: by default what fits, and of it the parts-th part."""
+        ...
+
+    def mixed(self, batch_size: int) -> Iterator[Batch]:
+        """Every example once, as it is, always in the same order, for networks whose output depends on the batch.
+
+        Batches are as equal in size as can be, of batch_size to 2 batch_size - 1 examples; one where there are fewer.
+        """
+        ...
+
+    def minibatches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Batches without end, of examples as they are, for a policy. generator: of the CPU."""
+        ...
+
+    def some(self, n: int, generator: torch.Generator) -> Batch:
+        """n examples as they are, drawn at random; all where there are fewer. generator: of the CPU."""
+        ...
+
+
+class Data(Protocol):
+    """A data set, read and split."""
+
+    @property
+    def name(self) -> str:
+        """As it was asked for."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """What networks for this data are for."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """8 hexadecimal digits that name the examples and their split."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that `batches` of all parts take on a device, bytes."""
+        ...
+
+    def describe(self) -> Mapping[str, Scalar]:
+        """Facts for run.yaml and the screen, such as sizes; see `Evaluator.describe`."""
+        ...
+
+    def metadata(self) -> Mapping[str, Any]:
+        """What a trained network's file says of the data besides the task, JSON only, such as the classes' names."""
+        ...
+
+    def batches(self, part: Part, device: torch.device) -> Batches | None:
+        """A part on a device; of "val" perhaps without examples; of "test" None where there is no such part."""
+        ...
