@@ -59,11 +59,14 @@ class Supernet(ImageEvaluator):
     local_options = ImageEvaluator.local_options
 
     def __init__(self, space: SearchSpace, *, seed: int = 0, weights: str | None = None, **training: Any) -> None:
-        """recipe: its epochs are the rounds; its batch_size is that of the policy's phase, too.
+        """Makes an evaluator; data and device are looked at in `prepare`.
 
-        seed: of the weights' initialisation and of uniform sampling.
-        weights: a supernet's checkpoint from an earlier run (`RUN/checkpoints/supernet.safetensors`), which is then
-            not trained any further.
+        Args:
+            recipe: A name (`nastool list recipes`) or a file; by default the data set's. Its epochs are the rounds; its
+                batch_size is that of the policy's phase, too.
+            seed: Seed of the weights' initialisation and of uniform sampling.
+            weights: Checkpoint of a supernet from an earlier run (`RUN/checkpoints/supernet.safetensors`), which is
+                then not trained any further.
         """
         super().__init__(space, **training)
         self.seed = seed

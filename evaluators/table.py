@@ -68,17 +68,19 @@ class Table(Evaluator):
         noise_seed: int = 0,
         max_gigabytes: float = 8.0,
     ) -> None:
-        """file: the table, an .npz of columns or a .json of records. dataset: needed where the file holds several.
+        """Makes an evaluator; the table is read in `prepare`.
 
-        metric: a field without its data set, such as val200, val12 or test200; by default the validation
-        accuracy of the most epochs, else the test accuracy. label: mean (of the training seeds), random (one of
-        them, drawn per trial), or a training seed's number.
-
-        noise: standard deviation of what is added to the label, one fixed draw from N(0, noise) per architecture;
-        in the unit of the accuracies, so 0.002 is 0.2 points; in [0, 1]. The label is not clipped: it may leave
-        [0, 1]. noise_seed: of these draws, >= 0. Test accuracies stay clean.
-
-        max_gigabytes: how much memory (10^9 bytes) the file may unpack to.
+        Args:
+            file: The table, an .npz of columns or a .json of records.
+            dataset: Data set whose columns are read, needed where the file holds several.
+            metric: A field without its data set, such as val200, val12 or test200; by default the validation accuracy
+                of the most epochs, else the test accuracy.
+            label: mean (of the training seeds), random (one of them, drawn per trial), or a training seed's number.
+            noise: Standard deviation of what is added to the label, one fixed draw from N(0, noise) per architecture;
+                in the unit of the accuracies, so 0.002 is 0.2 points; in [0, 1]. The label is not clipped: it may leave
+                [0, 1]. Test accuracies stay clean.
+            noise_seed: Seed of these draws, >= 0.
+            max_gigabytes: Most memory (10^9 bytes) that the file may unpack to.
         """
         super().__init__(space)
         if not file:

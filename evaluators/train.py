@@ -47,9 +47,13 @@ class Train(ImageEvaluator):
     def __init__(
         self, space: SearchSpace, *, from_checkpoint: str | None = None, all_data: bool = False, **more: Any
     ) -> None:
-        """from_checkpoint: a file of weights from which each training begins that inherits from no other trial; of the
-        same architecture, or of one from which it can grow without a change of its function.
-        all_data: train on the validation images, too, as one does last of all; nothing can be chosen by these results.
+        """Makes an evaluator; data and device are looked at in `prepare`.
+
+        Args:
+            from_checkpoint: File of weights from which each training begins that inherits from no other trial; of the
+                same architecture, or of one from which it can grow without a change of its function.
+            all_data: Train on the validation images, too, as one does last of all; nothing can be chosen by these
+                results.
         """
         super().__init__(space, **more)
         self._split["all_data"] = all_data

@@ -73,12 +73,16 @@ class CellCNN(SearchSpace):
 
     @dataclass(frozen=True)
     class Scale:
-        """channels: of each state in the first of three stages; the next have 2 and 4 times as many.
+        """Size of the network.
 
-        cells: normal cells per stage; a reduction cell stands between two stages. stem: channels of the first
-        convolution, in multiples of `channels`. auxiliary: 1 adds a second classifier after 2/3 of the cells, that
-        there is only in training: then the network returns (logits, auxiliary logits). twice: 1 sends the previous
-        cell's output through two 1x1 convolutions, ReLU and BN with each, as ENAS' code does.
+        Args:
+            channels: Channels of each state in the first of three stages; the next have 2 and 4 times as many.
+            cells: Normal cells per stage; a reduction cell stands between two stages.
+            stem: Channels of the first convolution, in multiples of `channels`.
+            auxiliary: 1 adds a second classifier after 2/3 of the cells, that there is only in training: then the
+                network returns (logits, auxiliary logits).
+            twice: 1 sends the previous cell's output through two 1x1 convolutions, ReLU and BN with each, as ENAS' code
+                does.
         """
 
         channels: int = 36
@@ -99,13 +103,17 @@ class CellCNN(SearchSpace):
         normal_output: str = "unused",
         reduce_output: str = "unused",
     ) -> None:
-        """blocks: B, from 1 to 16. ops: ENAS' 5 operations, NASNet's 13 or DARTS' 8.
+        """Makes a space.
 
-        combine: how a block combines; "search" makes it a decision of its own, as in NASNet. A concatenation is
-        followed by a 1x1 convolution to the channels of a state.
-        normal_output, reduce_output: the states that a cell concatenates: "unused" (those that no block of the
-        architecture reads), "all" (the blocks), or numbers, such as 2,3,4,5. Blocks and cells that lead nowhere are
-        left out of the network.
+        Args:
+            blocks: Blocks B of a cell, from 1 to 16.
+            ops: Operations: ENAS' 5, NASNet's 13 or DARTS' 8.
+            combine: How a block combines its inputs; "search" makes it a decision of its own, as in NASNet. A
+                concatenation is followed by a 1x1 convolution to the channels of a state.
+            normal_output: States that a normal cell concatenates: "unused" (those that no block of the architecture
+                reads), "all" (the blocks), or numbers, such as 2,3,4,5. Blocks and cells that lead nowhere are left out
+                of the network.
+            reduce_output: States that a reduction cell concatenates, written like normal_output.
         """
         if not 1 <= blocks <= 16:
             raise InputError(f"space {self.name}: need 1 <= blocks <= 16, got {blocks}")

@@ -69,7 +69,11 @@ class LayerwiseCNN(SearchSpace):
 
     @dataclass(frozen=True)
     class Scale:
-        """width: per cent of the filter counts that are built, rounded, at least one filter."""
+        """Size of the network.
+
+        Args:
+            width: Per cent of the filter counts that are built, rounded, at least one filter.
+        """
 
         width: int = 100
 
@@ -85,10 +89,14 @@ class LayerwiseCNN(SearchSpace):
         strides: bool = False,
         skips: bool = True,
     ) -> None:
-        """layers: from 1 to 50. min_layers: >= 1; then the first decision is the depth, from this to `layers`.
+        """Makes a space.
 
-        types: a layer may also be a max pooling or a batch normalisation. strides: each layer's is searched, from
-        1 to 3 in each direction; otherwise 1. skips: a layer reads any of the earlier ones.
+        Args:
+            layers: Most layers of a network, from 1 to 50.
+            min_layers: Fewest layers, >= 1; then the first decision is the depth, from this to `layers`.
+            types: A layer may also be a max pooling or a batch normalisation.
+            strides: Each layer's strides are searched, from 1 to 3 in each direction; otherwise 1.
+            skips: A layer reads any of the earlier ones.
         """
         if not 1 <= layers <= 50:
             raise InputError(f"space {self.name}: need 1 <= layers <= 50, got {layers}")

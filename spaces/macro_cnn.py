@@ -33,9 +33,14 @@ class MacroCNN(SearchSpace):
 
     @dataclass(frozen=True)
     class Scale:
-        """channels: of the first stage. widen: 1 doubles them at both reductions. concat: 1 concatenates and projects.
+        """Size of the network.
 
         The defaults are those of the authors' search; their final network has channels=96, widen=1, concat=1.
+
+        Args:
+            channels: Channels of the first stage.
+            widen: 1 doubles the channels at both reductions.
+            concat: 1 concatenates a layer's inputs and projects them.
         """
 
         channels: int = 36
@@ -46,7 +51,11 @@ class MacroCNN(SearchSpace):
             check_scale(self, switches=("widen", "concat"))
 
     def __init__(self, *, layers: int = 12) -> None:
-        """layers: L, from 4 to 100."""
+        """Makes a space.
+
+        Args:
+            layers: Layers L of a network, from 4 to 100.
+        """
         if not 4 <= layers <= 100:
             raise InputError(f"space {self.name}: need 4 <= layers <= 100, got {layers}")
         self.layers = layers

@@ -66,7 +66,11 @@ class MorphCNN(SearchSpace):
 
     @dataclass(frozen=True)
     class Scale:
-        """channels: of a layer of width 1 in the first stage."""
+        """Size of the network.
+
+        Args:
+            channels: Channels of a layer of width 1 in the first stage.
+        """
 
         channels: int = 16
 
@@ -74,9 +78,13 @@ class MorphCNN(SearchSpace):
             check_scale(self)
 
     def __init__(self, *, stages: int = 3, layers: int = 6, min_width: int = 1, max_width: int = 8) -> None:
-        """stages: from 1 to 8. layers: slots of each, from 1 to 30.
+        """Makes a space.
 
-        min_width: a power of two from 1 to 1,024; growing starts with it. max_width: one that is not less.
+        Args:
+            stages: Number of stages, from 1 to 8.
+            layers: Slots for layers in each stage, from 1 to 30.
+            min_width: Width that growing starts with, a power of two from 1 to 1,024.
+            max_width: Width that growing ends with, a power of two from min_width to 1,024.
         """
         if not 1 <= stages <= 8:
             raise InputError(f"space {self.name}: need 1 <= stages <= 8, got {stages}")

@@ -135,9 +135,12 @@ class NasBench101(SearchSpace):
 
     @dataclass(frozen=True)
     class Scale:
-        """channels: of the first stack, at least 4 (doubled in each that follows). stacks: of cells.
+        """Size of the network.
 
-        cells: per stack.
+        Args:
+            channels: Channels of the first stack, at least 4; each that follows has twice as many.
+            stacks: Number of stacks of cells.
+            cells: Cells per stack.
         """
 
         channels: int = 128

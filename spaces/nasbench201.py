@@ -34,7 +34,12 @@ class NasBench201(SearchSpace):
 
     @dataclass(frozen=True)
     class Scale:
-        """channels: of the first stage (doubled in each of the two that follow). cells: per stage."""
+        """Size of the network.
+
+        Args:
+            channels: Channels of the first stage; each of the two that follow has twice as many.
+            cells: Cells per stage.
+        """
 
         channels: int = 16
         cells: int = 5

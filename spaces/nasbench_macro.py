@@ -27,9 +27,12 @@ class NasBenchMacro(SearchSpace):
 
     @dataclass(frozen=True)
     class Scale:
-        """channels: of the stem (the stages have 2, 4 and 8 times as many). cells: blocks per layer.
+        """Size of the network.
 
-        head: width of the last convolution.
+        Args:
+            channels: Channels of the stem; the stages have 2, 4 and 8 times as many.
+            cells: Blocks per layer.
+            head: Width of the last convolution.
         """
 
         channels: int = 32

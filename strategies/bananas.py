@@ -56,17 +56,27 @@ class Bananas(SurrogateStrategy):
         mutation_rate: float = 0.0,
         ei_divisor: float = 1.0,
     ) -> None:
-        """init: random architectures first, >= 1. batch: measured per training of the ensemble, in [1, 1000].
+        """Makes a strategy that has measured nothing yet.
 
-        encoding: one of the space's; auto: path where it has it, else onehot. truncate: keep only the first
-        so many entries of it; the authors' code keeps 40 of nasbench101's paths (of at most 3 operations) and 30 of
-        nasbench201's (at most 2). networks, layers,
-        width, epochs, learning_rate, loss: of the ensemble. acquisition: what is maximised: independent Thompson
-        sampling (its), expected improvement (ei), upper confidence bound (ucb) or probability of improvement (pi).
-        candidates: how many are scored, in [batch, 10000]. parents: how many of the best are mutated, >= 1.
-        mutation_rate: 0: the space's own mutation (in nasbench101 the authors'); else each decision takes another
-        option with this probability, in (0, 1] (0.25 in the authors' code for nasbench201). ei_divisor: deviations are
-        divided by it for ei, in [0.001, 1000] (5 in the authors' code).
+        Args:
+            init: Number of random architectures at the start, >= 1.
+            batch: Number of architectures measured per training of the ensemble, in [1, 1000].
+            encoding: One of the space's encodings; auto: path where the space has it, else onehot.
+            truncate: Number of entries of the encoding that are kept, the first ones; the authors' code keeps 40 of
+                nasbench101's paths (of at most 3 operations) and 30 of nasbench201's (at most 2).
+            networks: Size of the ensemble.
+            layers: Hidden layers of each network of the ensemble.
+            width: Units of each hidden layer of the ensemble.
+            epochs: Epochs of a training of the ensemble.
+            learning_rate: Learning rate of the ensemble.
+            loss: Loss of the ensemble.
+            acquisition: Function that candidates maximise: independent Thompson sampling (its), expected improvement
+                (ei), upper confidence bound (ucb) or probability of improvement (pi).
+            candidates: Number of candidates scored, in [batch, 10000].
+            parents: Number of the best architectures that are mutated, >= 1.
+            mutation_rate: Probability in (0, 1] that a decision takes another option (0.25 in the authors' code for
+                nasbench201); 0: the space's own mutation (in nasbench101 the authors').
+            ei_divisor: Divisor of the deviations for ei, in [0.001, 1000] (5 in the authors' code).
         """
         super().__init__(space, seed=seed, init=init, batch=batch)
         if not batch <= candidates <= 10_000:

@@ -59,12 +59,16 @@ class BayesianOptimisation(SurrogateStrategy):
         candidates: int = 300,
         max_points: int = 500,
     ) -> None:
-        """init: random architectures first, >= 1. batch: selected at a time, in [1, 1000].
+        """Makes a strategy that has measured nothing yet.
 
-        acquisition: what is maximised: expected improvement (ei), Thompson sampling (its), upper confidence bound
-        (ucb) or probability of improvement (pi).
-        encodings: some of the space's, joined by +; auto: those it recommends, such as onehot+counts.
-        candidates: how many are scored in a large space, in [10, 100000]. max_points: of the process, in [10, 5000].
+        Args:
+            init: Number of random architectures at the start, >= 1.
+            batch: Number of architectures selected at a time, in [1, 1000].
+            acquisition: Function that is maximised: expected improvement (ei), Thompson sampling (its), upper
+                confidence bound (ucb) or probability of improvement (pi).
+            encodings: Some of the space's encodings, joined by +; auto: those it recommends, such as onehot+counts.
+            candidates: Number of candidates scored in a large space, in [10, 100000].
+            max_points: Most results that the process sees, in [10, 5000].
         """
         super().__init__(space, seed=seed, init=init, batch=batch)
         self.encodings = list(space.views) if encodings == "auto" else encodings.split("+")

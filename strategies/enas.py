@@ -109,30 +109,37 @@ class ENAS(Strategy):
         op_bias_later: float | None = None,
         op_bias_learnt: float | None = None,
     ) -> None:
-        """candidates: architectures scored at the end, in [1, 10000].
+        """Makes a strategy with a controller as it is initialised.
 
-        steps: of the controller per round, >= 1; by default so many for each minibatch of the weights' phase that
-            there are 50 (30 without skip connections) on CIFAR-10, as published, but at least 10.
-        children: sampled for each step, >= 1; by default 20 with skip connections, else 10. lr: of Adam, in (0, 1];
-            by default 0.001 or 0.0035.
-        hidden: units of the LSTM, in [1, 1000]. temperature: divides the logits, in [0.001, 1000].
-        tanh_constant: bounds the logits, in [0.001, 1000]; by default 1.5 or 1.1, or 2.5 where no decision refers to
-            another place. op_tanh_reduce: divides it for all decisions but those for an earlier layer or block, in
-            [0.001, 1000]; by default 1, in micro spaces 2.5.
-        op_bias: is added to the logits of operations with weights and subtracted from those of others (skip, pooling,
-            none), in [0, 1000]; by default 0 or 0.47. Shared weights learn slowly: without it the controller soon
-            prefers operations that have none.
-        op_bias_later: instead of op_bias in cells after the first, such as the reduction cell, in [0, 1000]; by default
-            0.22, or op_bias where that is given or no decision refers to another place. op_bias_learnt: of operations
-            with weights, added to the logit before its tanh, and learnt from there on, in [0, 1000]; by default 0.
-        eps_outside: Adam's epsilon, 0.001, is added before the correction of the second moment's bias, as in
-            TensorFlow: the first step is then 15 times shorter, the 50th 3 times; by default false.
-        warmup: the share of rounds, in [0, 1), in which the controller is left as it is; by default 0, or 0.5 where no
-            decision refers to another place: the larger the logits, the sooner the controller settles on what learns
-            fast, which is then all that is trained.
-        entropy_weight: of the controller's entropy, in [0, 1000]. baseline_decay: of the moving average of rewards, in
-            [0, 1).
-        skip_target: rate of skip connections, in (0, 1). skip_weight: of diverging from it, in [0, 1000].
+        Args:
+            candidates: Number of architectures scored at the end, in [1, 10000].
+            steps: Number of the controller's steps per round, >= 1; by default so many for each minibatch of the
+                weights' phase that there are 50 (30 without skip connections) on CIFAR-10, as published, but at least
+                10.
+            children: Number of children sampled for each step, >= 1; by default 20 with skip connections, else 10.
+            lr: Learning rate of Adam, in (0, 1]; by default 0.001 or 0.0035.
+            hidden: Units of the LSTM, in [1, 1000].
+            temperature: Divisor of the logits, in [0.001, 1000].
+            tanh_constant: Bound of the logits, in [0.001, 1000]; by default 1.5 or 1.1, or 2.5 where no decision refers
+                to another place.
+            op_tanh_reduce: Divisor of that bound for all decisions but those for an earlier layer or block, in [0.001,
+                1000]; by default 1, in micro spaces 2.5.
+            op_bias: Number that is added to the logits of operations with weights and subtracted from those of others
+                (skip, pooling, none), in [0, 1000]; by default 0 or 0.47. Shared weights learn slowly: without it the
+                controller soon prefers operations that have none.
+            op_bias_later: Instead of op_bias in cells after the first, such as the reduction cell, in [0, 1000]; by
+                default 0.22, or op_bias where that is given or no decision refers to another place.
+            op_bias_learnt: Bias of operations with weights that is added to the logit before its tanh, and learnt from
+                there on, in [0, 1000]; by default 0.
+            eps_outside: Adam's epsilon, 0.001, is added before the correction of the second moment's bias, as in
+                TensorFlow: the first step is then 15 times shorter, the 50th 3 times; by default false.
+            warmup: Share of rounds, in [0, 1), in which the controller is left as it is; by default 0, or 0.5 where no
+                decision refers to another place: the larger the logits, the sooner the controller settles on what
+                learns fast, which is then all that is trained.
+            entropy_weight: Weight of the controller's entropy, in [0, 1000].
+            baseline_decay: Decay of the moving average of rewards, in [0, 1).
+            skip_target: Rate of skip connections, in (0, 1).
+            skip_weight: Weight of diverging from that rate, in [0, 1000].
         """
         super().__init__(space, seed=seed)
         macro = any(decision.is_switch for decision in space.decisions)

@@ -32,14 +32,19 @@ class RegularizedEvolution(Strategy):
         dedup: bool = True,
         inherit: bool = False,
     ) -> None:
-        """population: individuals alive, >= 1. tournament: draws to find a parent, in [1, population], or all of these.
+        """Makes a strategy with an empty population.
 
         The defaults were best on NAS-Bench-Macro and NAS-Bench-201's CIFAR-10; the paper has 100 and 25.
-        mutation_rate: 0: the space's own mutation, in most spaces of one decision, an input or an operation alike
-        often (the paper's, without its identity); else each decision takes another option with this probability, in
-        (0, 1], drawn until one does (after 1,000 draws one changes). dedup: compare canonical forms with all earlier
-        proposals. inherit: a child's training begins with its parent's weights, wherever the space says that they fit
-        (Real et al., ICML 2017, weight inheritance), not from scratch.
+
+        Args:
+            population: Number of individuals alive, >= 1.
+            tournament: Number of draws to find a parent, in [1, population]; none: as many as individuals.
+            mutation_rate: Probability in (0, 1] that a decision takes another option, drawn until one does (after 1,000
+                draws one changes); 0: the space's own mutation, in most spaces of one decision, an input or an
+                operation alike often (the paper's, without its identity).
+            dedup: Compare canonical forms with all earlier proposals.
+            inherit: A child's training begins with its parent's weights, wherever the space says that they fit (Real et
+                al., ICML 2017, weight inheritance), not from scratch.
         """
         super().__init__(space, seed=seed)
         if tournament is None:

@@ -32,9 +32,11 @@ class LocalSearch(Strategy):
         improvement: Literal["first", "best"] = "first",
         init: int = 10,
     ) -> None:
-        """improvement: best moves to the best of all neighbors, first to the first better one.
+        """Makes a strategy at the start of its first climb.
 
-        init: each climb starts at the best of so many random architectures, >= 1.
+        Args:
+            improvement: Move to the best of all neighbors (best), or to the first better one (first).
+            init: Number of random architectures of which each climb starts at the best, >= 1.
         """
         super().__init__(space, seed=seed)
         if init < 1:

@@ -43,14 +43,23 @@ class NetworkMorphism(Strategy):
         restarts: bool = True,
         kinds: str = KINDS,
     ) -> None:
-        """The defaults are the paper's, whose names are n_steps, n_neigh, n_NM, epoch_neigh and epoch_final.
+        """Makes a strategy that begins with a small network.
 
-        steps: of growth, >= 0. neighbors: candidates of a step, the unchanged network among them, >= 1. morphisms: by
-        which a child differs, >= 1. start_epochs: of the first network. epochs: of each candidate. final_epochs: of
-        the last training (0: there is none). kinds: of morphisms, with commas between; each is drawn as often, those
-        with + between as one; "kernel" makes 3x3 to 5x5.
-        inherit: for comparison, false trains every network from scratch. restarts: for comparison, false lets the
-        learning rate fall once, along the path from the first network to the last.
+        The defaults are the paper's, whose names are n_steps, n_neigh, n_NM, epoch_neigh and epoch_final.
+
+        Args:
+            steps: Number of steps of growth, >= 0.
+            neighbors: Number of candidates of a step, the unchanged network among them, >= 1.
+            morphisms: Number of morphisms by which a child differs, >= 1.
+            start_epochs: Epochs of the first network.
+            epochs: Epochs of each candidate.
+            final_epochs: Epochs of the last training; 0: there is none.
+            inherit: Children begin with their parent's weights; false, for comparison, trains every network from
+                scratch.
+            restarts: The learning rate falls anew in each training; false, for comparison, lets it fall once, along the
+                path from the first network to the last.
+            kinds: Kinds of morphisms, with commas between; each is drawn as often, those with + between as one;
+                "kernel" makes 3x3 to 5x5.
         """
         super().__init__(space, seed=seed)
         for name, value, least in (

@@ -17,7 +17,11 @@ class RandomSearch(Strategy):
     name = "random"
 
     def __init__(self, space: SearchSpace, *, seed: int = 0, dedup: bool = True) -> None:
-        """dedup: compare canonical forms with all earlier proposals; the search ends when there is no new one."""
+        """Makes a strategy.
+
+        Args:
+            dedup: Compare canonical forms with all earlier proposals; the search ends when there is no new one.
+        """
         super().__init__(space, seed=seed)
         self.dedup = dedup
         self.seen: set[str] = set()

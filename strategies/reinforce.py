@@ -61,21 +61,29 @@ class Reinforce(Strategy):
         depth_step: int = 2,
         depth_every: int = 1600,
     ) -> None:
-        """batch: results an update learns from, the paper's m, in [1, 1000]. lr: of Adam, > 0.
-
-        beta1: of Adam, in [0, 1). hidden: units of the LSTM, in [1, 1000].
-        reward: rank: the fraction of all results so far that are worse, less that of those better; value: how many
-        standard deviations of these it is better than their mean.
-        entropy_weight: per nat, >= 0. baseline_decay: of the moving average of rewards, per result, in [0, 1).
-        temperature: divides the logits, > 0. tanh_constant: bound of the logits, > 0. ppo_clip: in (0, 1); then every
-        update takes ppo_epochs steps. ppo_epochs: in [1, 100]. dedup: compare canonical forms with all earlier
-        proposals.
-
-        depth_start: in a space with a decision on depth, that is not learned, but depth_start + depth_step * (n //
-        depth_every) for trial n (once its architectures are used up, any depth), or the nearest below that there is;
-        >= 1. depth_step: see depth_start, >= 0. depth_every: see depth_start, >= 1.
+        """Makes a strategy with a controller as it is initialised.
 
         The defaults were chosen on NAS-Bench-201's CIFAR-100.
+
+        Args:
+            batch: Number of results an update learns from, the paper's m, in [1, 1000].
+            lr: Learning rate of Adam, > 0.
+            beta1: Decay of Adam's first moment, in [0, 1).
+            hidden: Units of the LSTM, in [1, 1000].
+            reward: rank: the fraction of all results so far that are worse, less that of those better; value: how many
+                standard deviations of these it is better than their mean.
+            entropy_weight: Weight of the entropy, per nat, >= 0.
+            baseline_decay: Decay of the moving average of rewards, per result, in [0, 1).
+            temperature: Divisor of the logits, > 0.
+            tanh_constant: Bound of the logits, > 0.
+            ppo_clip: Bound of the change of probabilities, in (0, 1); with it every update takes ppo_epochs steps.
+            ppo_epochs: Number of steps of an update with ppo_clip, in [1, 100].
+            dedup: Compare canonical forms with all earlier proposals.
+            depth_start: Depth of the first networks, >= 1, in a space with a decision on depth, which then is not
+                learned: trial n has the depth depth_start + depth_step * (n // depth_every), or the nearest below that
+                there is (once its architectures are used up, any).
+            depth_step: Growth of the depth, see depth_start, >= 0.
+            depth_every: Number of trials of the same depth, see depth_start, >= 1.
         """
         super().__init__(space, seed=seed)
         if not 1 <= batch <= 1000:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import shutil
 import textwrap
@@ -134,9 +133,9 @@ def _details(kind: Any, name: str) -> dict[str, Any]:
         scale = [str(option) for option in options.of(target.Scale).values()] if kind == "space" else []
     except InputError as error:
         return {"error": str(error)}
-    summary, _, about = inspect.cleandoc(target.__doc__ or "").partition("\n")
-    found: dict[str, Any] = {"summary": summary, "about": about.strip(), "options": own}
-    found["descriptions"] = options.descriptions(target)
+    doc = options.docstring(target)
+    found: dict[str, Any] = {"summary": doc.short_description or "", "about": doc.long_description or ""}
+    found |= {"options": own, "descriptions": options.descriptions(target)}
     for capability in ("needs", "provides"):
         if getattr(target, capability, None):
             found[capability] = sorted(getattr(target, capability))

@@ -9,9 +9,12 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from nastool.core.errors import InputError, hint, short
+
+if TYPE_CHECKING:
+    from docstring_parser import Docstring
 
 
 @dataclass(frozen=True)
@@ -81,23 +84,25 @@ def _constructors(target: Callable[..., object]) -> Iterator[Callable[..., objec
             return
 
 
-def descriptions(target: Callable[..., object]) -> dict[str, str]:
-    """What the docstrings of target's constructors (a dataclass's own) say of its options; not of all, perhaps.
+def docstring(target: object) -> Docstring:
+    """The docstring of a class or function, read in Google style; one that cannot be read so is all summary."""
+    from docstring_parser import Docstring, ParseError, google  # late: few commands need it
 
-    It stands there as "population: individuals alive, >= 1. lr, beta1: of Adam.": after the names of options, up to the
-    next such names or the end of the paragraph.
-    """
-    known = of(target)
-    name = f"(?:{'|'.join([*known, *RESERVED])})"
-    marker = re.compile(rf"(?<!\S)((?:{name}, )*{name}): ")
+    try:
+        return google.parse(target.__doc__ or "")
+    except ParseError:
+        found = Docstring()
+        found.short_description = " ".join((target.__doc__ or "").split())
+        return found
+
+
+def descriptions(target: Callable[..., object]) -> dict[str, str]:
+    """Descriptions of options, from `Args:` in the docstrings of target's constructors or its own."""
     found: dict[str, str] = {}
     for documented in (*_constructors(target), target):
-        for paragraph in re.split(r"\n\s*\n", documented.__doc__ or ""):
-            _, *parts = marker.split(" ".join(paragraph.split()))
-            for names, text in zip(parts[::2], parts[1::2], strict=True):
-                for each in names.split(", "):
-                    found.setdefault(each, text.rstrip(" .;"))
-    return {name: found[name] for name in known if name in found}
+        for parameter in docstring(documented).params:
+            found.setdefault(parameter.arg_name, " ".join((parameter.description or "").split()).rstrip("."))
+    return {name: found[name] for name in of(target) if name in found}
 
 
 def accepts(target: Callable[..., object], name: str) -> bool:

@@ -22,7 +22,12 @@ class MLflow(Logger):
     name = "mlflow"
 
     def __init__(self, *, experiment: str = "nastool", uri: str | None = None) -> None:
-        """experiment: its name there. uri: of the server or store; by default MLFLOW_TRACKING_URI or MLflow's own."""
+        """Makes a logger that has sent nothing yet.
+
+        Args:
+            experiment: Name of the experiment in MLflow.
+            uri: The server or store; by default MLFLOW_TRACKING_URI or MLflow's own.
+        """
         super().__init__()
         self.experiment, self.uri = experiment, uri
 

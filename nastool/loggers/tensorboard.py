@@ -21,9 +21,11 @@ class TensorBoard(Logger):
     name = "tensorboard"
 
     def __init__(self, *, trials: int = 200, decisions: int = 40) -> None:
-        """trials: of how many, the first ones, learning curve and choices are kept, a folder each; >= 0.
+        """Makes a logger that has written nothing yet.
 
-        decisions: of how many, the first ones, the choices are kept; >= 0.
+        Args:
+            trials: Number of trials, the first ones, whose learning curve and choices are kept, a folder each; >= 0.
+            decisions: Number of decisions, the first ones, whose choices are kept; >= 0.
         """
         super().__init__()
         if trials < 0 or decisions < 0:

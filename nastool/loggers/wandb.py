@@ -27,7 +27,14 @@ class WandB(Logger):
         group: str | None = None,
         mode: Literal["online", "offline"] = "online",
     ) -> None:
-        """project, entity, group: where it belongs there, as wandb.init has them. mode: offline needs no network."""
+        """Makes a logger that has sent nothing yet.
+
+        Args:
+            project: Project it belongs to, as wandb.init has it.
+            entity: User or team it belongs to, as wandb.init has it.
+            group: Group it belongs to, as wandb.init has it.
+            mode: online, or offline, which needs no network.
+        """
         super().__init__()
         self.project, self.entity, self.group, self.mode = project, entity, group, mode
 

@@ -66,23 +66,33 @@ class ImageEvaluator(Evaluator):
         precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto",
         fuse: Literal["auto", "off"] = "auto",
     ) -> None:
-        """InputError for whatever is wrong without looking at data or devices.
+        """Makes an evaluator; data and device are looked at in `prepare`.
 
-        data: as `nastool list data` has it. data_dir: where torchvision's files are or go, by default ~/.cache/nastool.
-        download: fetch what is missing there. split_seed: which training images are for validation, >= 0.
-        val_fraction: of the training images, in (0, 1); by default 0.1, and 0.25 for digits. train_size: keep only so
-            many training images, >= 2, drawn after the split. image_size: resize to so many pixels squared, from 1 to
-            1024. max_gigabytes: how much memory (10^9 bytes) the user's own images may take, and 32 times what one of
-            them may before it is resized.
-        recipe: a name (`nastool list recipes`) or a file; by default the data set's.
-        epochs, batch_size, lr: instead of the recipe's.
-        scale: fields of the space's `Scale`, such as channels and cells; the others keep their defaults.
-        device: "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:N".
-        precision: "bf16" runs the network's operations that allow it in bfloat16 (autocast), weights stay fp32; "tf32"
-            lets a GPU's convolutions round their factors to 10 bits of mantissa; "fp32" does neither. "auto" is bf16 on
-            a GPU that can (compute capability 8.0 or higher), fp32 on older ones and on the CPU.
-        fuse: "auto" runs layers that are alike as one on a GPU, which has small networks wait for the launches of its
-            kernels; "off" runs them one by one. The results differ by rounding.
+        Args:
+            data: Data set, as `nastool list data` has it.
+            data_dir: Folder where torchvision's files are or go, by default ~/.cache/nastool.
+            download: Fetch what is missing there.
+            split_seed: Seed of the choice of the training images that are for validation, >= 0.
+            val_fraction: Fraction of the training images for validation, in (0, 1); by default 0.1, and 0.25 for
+                digits.
+            train_size: Number of training images that are kept, >= 2, drawn after the split.
+            image_size: Height and width in pixels that images are resized to, from 1 to 1024.
+            max_gigabytes: Most memory (10^9 bytes) that the user's own images may take, and 32 times what one of them
+                may before it is resized.
+            recipe: A name (`nastool list recipes`) or a file; by default the data set's.
+            epochs: Number of epochs instead of the recipe's.
+            batch_size: Images of a minibatch instead of the recipe's.
+            lr: Learning rate instead of the recipe's.
+            scale: Fields of the space's `Scale`, such as channels and cells; the others keep their defaults.
+            device: "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:N".
+            precision: "bf16" runs the network's operations that allow it in bfloat16 (autocast), weights stay fp32;
+                "tf32" lets a GPU's convolutions round their factors to 10 bits of mantissa; "fp32" does neither. "auto"
+                is bf16 on a GPU that can (compute capability 8.0 or higher), fp32 on older ones and on the CPU.
+            fuse: "auto" runs layers that are alike as one on a GPU, which has small networks wait for the launches of
+                its kernels; "off" runs them one by one. The results differ by rounding.
+
+        Raises:
+            InputError: Something is wrong that shows without looking at data or devices.
         """
         super().__init__(space)
         self._split: dict[str, Any] = {

@@ -96,5 +96,8 @@ def test_readme_plugins_search(package: tuple[Path, dict[str, str]]) -> None:
     found = nastool("search", "--strategy", "random", "--evaluator", "supernet", "--space", "plain", *shared)
     assert '"shared_acc"' in found
     listed = nastool("list", "strategies", "greedy", "--text")
-    assert "package my_package" in listed and "start: int = 10\n      random architectures at the beginning" in listed
+    assert (
+        "package my_package" in listed
+        and "start: int = 10\n      Number of random architectures at the beginning" in listed
+    )
     assert "works with: supernet, table, train" in listed

@@ -16,25 +16,38 @@ from tests.helpers.running import Run
 
 class Base:
     def __init__(self, *, width: int = 1, rare: bool = False, **more: int) -> None:
-        """width: of all, such as 1; height: no option. depth, rare: told of together.
+        """Something first; depth: not here.
 
-        seed: no option either. width: told a second time.
+        Args:
+            width: Of all: such as 1, or
+                2. Not 3.
+            rare: Told of.
+            height: No option.
+            seed: No option either.
         """
 
 
 class Told(Base):
     def __init__(self, *, depth: int | None = None, other: int = 2, **more: int) -> None:
-        """Something first. other: in [0, 1]
+        """Something first.
 
-        And a paragraph of its own, with seeds, depth and more.
-        depth: goes
-            on. It ends here.
+        Args:
+            other: In [0, 1]
+            depth: Told here, not in the base.
+
+        Raises:
+            rare: Never.
         """
 
 
 @dataclass(frozen=True)
 class Size:
-    """cells: per stage. channels: of each."""
+    """Size of something.
+
+    Args:
+        cells: Per stage.
+        channels: Of each.
+    """
 
     channels: int = 1
     cells: int = 2
@@ -42,13 +55,25 @@ class Size:
 
 def test_descriptions_are_read_from_docstrings() -> None:
     assert options.descriptions(Told) == {
-        "depth": "goes on. It ends here",
-        "other": "in [0, 1]",
-        "width": "of all, such as 1; height: no option",
-        "rare": "depth, rare: told of together".partition(": ")[2],
+        "depth": "Told here, not in the base",
+        "other": "In [0, 1]",
+        "width": "Of all: such as 1, or 2. Not 3",
+        "rare": "Told of",
     }
-    assert options.descriptions(Size) == {"channels": "of each", "cells": "per stage"}
+    assert options.descriptions(Size) == {"channels": "Of each", "cells": "Per stage"}
     assert options.descriptions(int) == {}
+
+
+def test_a_docstring_that_breaks_the_rules_is_no_reason_to_fail() -> None:
+    def broken(*, depth: int = 1) -> None:
+        """Makes something.
+
+        Args:
+        depth: Not indented.
+        """
+
+    assert options.descriptions(broken) == {}
+    assert options.docstring(broken).short_description == "Makes something. Args: depth: Not indented."
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)
@@ -75,7 +100,7 @@ def test_one_in_full(run: Run, monkeypatch: pytest.MonkeyPatch, width: int) -> N
     text = run("list", "strategies", "evolution", "bo", "spaces", "cell-cnn", "--text").out
     assert all(len(line) <= width for line in text.splitlines())
     words = " ".join(text.split())
-    assert "population: int = 20 individuals alive, >= 1 tournament: int | none = none draws to find" in words
+    assert "population: int = 20 Number of individuals alive, >= 1 tournament: int | none = none Number of" in words
     assert "strategy bo " in words and "- Targets are the normal quantiles" in words
     assert "scale (--scale NAME=N,...): channels: int = 36" in words
 
@@ -92,7 +117,7 @@ def test_names_of_every_kind(run: Run) -> None:
             (entry,) = map(json.loads, run("list", kind, name, "--json").out.splitlines())
             assert entry["name"] == name
     (entry,) = map(json.loads, run("list", "strategies", "evolution", "--json").out.splitlines())
-    assert entry["descriptions"]["population"] == "individuals alive, >= 1"
+    assert entry["descriptions"]["population"] == "Number of individuals alive, >= 1"
 
 
 @pytest.mark.parametrize(
