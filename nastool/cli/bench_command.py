@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from nastool.analysis.bench.plan import Item, View
     from nastool.analysis.bench.pool import Pool
     from nastool.analysis.bench.specs import TableSpec
-    from nastool.analysis.bench.summary import Row
 
 MAX_WORKERS = 1000
 MAX_REASONS = 5
@@ -285,48 +284,21 @@ def _report_only(journal: Journal, given: Mapping[str, Any]) -> int:
 
 def _finish(journal: Journal, content: Content, view: View, given: Mapping[str, Any]) -> None:
     """Write results, curves and report, and print the summary."""
-    from nastool.analysis.bench import plots, report
-    from nastool.analysis.bench.summary import compare, groups
+    from nastool.analysis import blocks
+    from nastool.analysis.bench import results
 
-    found = groups(content, view)
+    found = results.groups(content, view)
     if not found:
         raise NastoolError(f"{journal.path} has no finished run with these seeds")
-    rows = {facts: [group.row(view) for group in own] for facts, own in found.items()}
-    pairs = {facts: compare(own, view) for facts, own in found.items()}
     with journal.reporting():
-        report.write_results(journal.path, report.results(found, view), given["format"])
-        names = plots.file_names(list(found))
-        curves = {facts: plots.draw(facts, own, view, journal.path, names[facts])[0] for facts, own in found.items()}
-        say(f"report: {report.write_report(journal.path, content, view, rows, pairs, curves)}")
+        say(f"report: {results.write(journal.path, content, found, view, given['format'])}")
+    rows = {facts: [group.row(view) for group in own] for facts, own in found.items()}
     if common.as_json(given["json_flag"]):
         for own in rows.values():
             for row in own:
                 common.emit(row.to_json(view))
     else:
-        _print(rows, view)
-
-
-def _print(rows: Mapping[Facts, Sequence[Row]], view: View) -> None:
-    """The summary for people."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from nastool.analysis.bench.report import regret_cell, target_cells
-
-    least = 33 + 15 * len(view.marks)  # a narrower terminal breaks the lines, which loses less than cutting cells
-    console = Console(width=max(Console().width, least), markup=False, highlight=False)
-    for facts, own in rows.items():
-        click.secho(f"{facts.label}: regret in accuracy points after queries or seconds", bold=True)
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-        table.add_column("strategy", overflow="fold", min_width=16)
-        for head in (*map(str, view.marks), "median", "reached"):
-            table.add_column(head, justify="right", no_wrap=True)
-        for row in own:
-            table.add_row(row.label, *(regret_cell(cell, row) for cell in row.cells), *target_cells(row, view))
-        with console.capture() as text:  # rich's own way with a closed pipe is another than ours
-            console.print(table)
-        click.echo(text.get())
+        click.echo(blocks.text(results.summary(rows, view), color=sys.stdout.isatty()), nl=False)
 
 
 class _Progress:

@@ -87,11 +87,13 @@ def _marks(text: str | None) -> list[float]:
 
 
 def _form(found: Comparison, form: str, color: bool) -> str:
+    from nastool.analysis import blocks
     from nastool.analysis.comparison import render
     from nastool.core import archfile
 
     if form == "json":
         return visible(archfile.dumps(render.document(found))) + "\n"
-    if form == "text":
-        return render.text(found, None if color else 100, color)
-    return visible(render.markdown(found)) if form == "md" else render.html(found)
+    if form == "html":
+        return render.html(found)
+    shown = render.blocks(found)
+    return blocks.text(shown, None if color else 100, color) if form == "text" else visible(blocks.markdown(shown))

@@ -1,5 +1,5 @@
-"""`nastool compare`: what runs say of the methods that made them.
+"""Comparisons of methods: one engine, fed with run folders by `nastool compare` and with a journal by `nastool bench`.
 
-`gather` reads folders into methods (runs that are equal but for the seed), `statistics` are functions of arrays alone,
-`compare` puts the two together, `render` makes text, Markdown, HTML or JSON of it.
+`engine` has means, differences, ranks and curves at marks. For `compare`, `gather` reads folders into methods (runs
+that are equal but for the seed), `compare` puts the two together, and `render` says it in words or JSON.
 """

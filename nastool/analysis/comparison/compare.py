@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nastool.analysis.bench.statistics import holm
+from nastool.analysis.comparison.engine import Cell, Pair, cell, curve, pairs, ranking
 from nastool.analysis.comparison.gather import AXES, Axis, Gathered, Method, Run
-from nastool.analysis.comparison.statistics import LEVEL, Difference, Mean, Ranks, best_until, difference, mean, ranks
+from nastool.analysis.figures.curves import Curve
+from nastool.analysis.statistics import Floats, Mean, Ranks, best_until, mean
 from nastool.core.errors import InputError
 from nastool.core.values import Objective
 
@@ -23,49 +22,14 @@ CURVE_POINTS = 100
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One method at one mark. missing: runs without a result until there, in no mean. mean: None: no run has one."""
-
-    mean: Mean | None
-    missing: int
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two methods at one mark. p: corrected by Holm's method over the pairs of that mark; NaN: too few seeds.
-
-    values: of the first and of the second, where each has one seed.
-    """
-
-    first: str
-    second: str
-    difference: Difference
-    p: float
-    values: tuple[float, float] | None
-    against_random: bool
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Mean best value so far of one method, and its 95% interval by Student's t (NaN for one run)."""
-
-    name: str
-    x: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
 class Section:
-    """One axis. cells: of each method, one a mark. pairs: one list a mark. ranks: of `ranked`, at the last mark."""
+    """One axis. cells: of each method, one a mark. pairs: one list a mark. ranks: of all methods, at the last mark."""
 
     axis: Axis
     marks: tuple[float, ...]
     cells: Mapping[str, tuple[Cell, ...]]
     pairs: tuple[tuple[Pair, ...], ...]
     ranks: Ranks | None
-    ranked: tuple[str, ...]
     curves: tuple[Curve, ...]
     counted: str = ""
 
@@ -180,17 +144,27 @@ def _count(value: float) -> str:
 
 
 def _section(gathered: Gathered, axis: Axis, marks: tuple[float, ...], objective: Objective) -> Section:
-    losses = {method.name: _losses(method, axis, marks) for method in gathered.methods}
-    cells = {name: tuple(_cell(column, objective) for column in found.T) for name, found in losses.items()}
-    pairs = tuple(_pairs(gathered.methods, losses, index, objective) for index in range(len(marks)))
-    last = {name: found[:, -1] for name, found in losses.items()}
-    ranked, found = _ranks(gathered.methods, last)
-    curves = () if axis == FINAL else _curves(gathered.methods, axis, marks[-1], objective)
+    methods = gathered.methods
+    losses = {method.name: _losses(method, axis, marks) for method in methods}
+    sign = -1 if objective.goal == "max" else 1
+    values = {name: sign * found for name, found in losses.items()}
+    cells = {name: tuple(cell(row[np.isfinite(row)].tolist(), len(row)) for row in v.T) for name, v in values.items()}
+    by_seed = [_by_seed(methods, values, index) for index in range(len(marks))]
+    found = tuple(
+        pairs({n: {s: v for s, v in own.items() if math.isfinite(v)} for n, own in m.items()}) for m in by_seed
+    )
+    ranks = ranking(_by_seed(methods, losses, -1))
+    curves = () if axis == FINAL else _curves(methods, axis, marks[-1], sign)
     counted = next((run.counted for run in gathered.runs if run.counted), "") if axis == "flops" else ""
-    return Section(axis, marks, cells, pairs, found, ranked, curves, counted)
+    return Section(axis, marks, cells, found, ranks, curves, counted)
 
 
-def _losses(method: Method, axis: Axis, marks: Sequence[float]) -> NDArray[np.float64]:
+def _by_seed(methods: Sequence[Method], values: Mapping[str, Floats], index: int) -> dict[str, dict[int, float]]:
+    """Method -> seed -> its value at a mark."""
+    return {m.name: dict(zip(m.seeds, values[m.name][:, index].tolist(), strict=True)) for m in methods}
+
+
+def _losses(method: Method, axis: Axis, marks: Sequence[float]) -> Floats:
     """(runs, marks): the best so far, infinity where there is none."""
     found = np.full((len(method.runs), len(marks)), math.inf)
     for row, run in zip(found, method.runs, strict=True):
@@ -201,78 +175,18 @@ def _losses(method: Method, axis: Axis, marks: Sequence[float]) -> NDArray[np.fl
     return found
 
 
-def _values(losses: NDArray[np.float64], objective: Objective) -> NDArray[np.float64]:
-    return -losses if objective.goal == "max" else losses
-
-
-def _cell(losses: NDArray[np.float64], objective: Objective) -> Cell:
-    there = losses[np.isfinite(losses)]
-    return Cell(mean(_values(there, objective)) if len(there) else None, len(losses) - len(there))
-
-
-def _pairs(
-    methods: Sequence[Method], losses: Mapping[str, NDArray[np.float64]], index: int, objective: Objective
-) -> tuple[Pair, ...]:
-    found: list[tuple[Method, Method, Difference, tuple[float, float] | None]] = []
-    for first, second in combinations(methods, 2):
-        x, y = (
-            {
-                run.seed: float(loss)
-                for run, loss in zip(method.runs, losses[method.name][:, index], strict=True)
-                if math.isfinite(loss)
-            }
-            for method in (first, second)
-        )
-        if not x or not y:
-            continue
-        both = sorted(x.keys() & y.keys())
-        # Pairs, where seeds match; those that only one has would be lost, so not if that are most.
-        paired = 2 * len(both) >= max(len(x), len(y))
-        seeds = (both, both) if paired else (sorted(x), sorted(y))
-        values = [
-            _values(np.array([own[seed] for seed in part]), objective) for own, part in zip((x, y), seeds, strict=True)
-        ]
-        single = (float(values[0][0]), float(values[1][0])) if len(values[0]) == len(values[1]) == 1 else None
-        found.append((first, second, difference(values[0], values[1], paired), single))
-    tested = [i for i, (_, _, own, _) in enumerate(found) if not math.isnan(own.p)]
-    corrected = dict(zip(tested, holm([found[i][2].p for i in tested]), strict=True))
-    return tuple(
-        Pair(a.name, b.name, own, corrected.get(i, math.nan), single, a.is_random or b.is_random)
-        for i, (a, b, own, single) in enumerate(found)
-    )
-
-
-def _ranks(methods: Sequence[Method], last: Mapping[str, NDArray[np.float64]]) -> tuple[tuple[str, ...], Ranks | None]:
-    by_seed = [{run.seed: loss for run, loss in zip(method.runs, last[method.name], strict=True)} for method in methods]
-    blocks = sorted(set.intersection(*(set(own) for own in by_seed))) if by_seed else []
-    table = np.array([[own[seed] for own in by_seed] for seed in blocks])
-    if len(methods) < 3 or len(blocks) < 2 or not np.isfinite(table).all():
-        return (), None
-    return tuple(method.name for method in methods), ranks(table)
-
-
-def _curves(methods: Sequence[Method], axis: Axis, until: float, objective: Objective) -> tuple[Curve, ...]:
+def _curves(methods: Sequence[Method], axis: Axis, until: float, sign: int) -> tuple[Curve, ...]:
     """From where all of a method's runs that have a result have one."""
     points = np.linspace(until / CURVE_POINTS, until, CURVE_POINTS)
     if axis == "trials":
         points = np.unique(np.ceil(points))
     found = []
     for method in methods:
-        runs = tuple(run for run in method.runs if run.has_result)
-        if not runs:
-            continue
-        losses = _losses(Method(method.name, runs), axis, points.tolist())
-        there = np.isfinite(losses).all(axis=0)
-        means = [mean(column) for column in _values(losses[:, there], objective).T]
-        found.append(
-            Curve(
-                method.name,
-                points[there],
-                np.array([each.mean for each in means]),
-                np.array([each.low for each in means]),
-                np.array([each.high for each in means]),
-            )
-        )
+        if runs := tuple(run for run in method.runs if run.has_result):
+            losses = _losses(Method(method.name, runs), axis, points.tolist())
+            there = np.isfinite(losses).all(axis=0)
+            if there.any():
+                found.append(curve(method.name, points[there], sign * losses[:, there]))
     return tuple(found)
 
 
@@ -296,60 +210,3 @@ def _tests(gathered: Gathered, notes: list[str]) -> tuple[str | None, dict[str, 
         if values:
             found[method.name] = mean(np.array(values, dtype=np.float64))
     return metric, found
-
-
-# --- in words
-
-
-def number(value: float, sign: bool = False, like: float | None = None) -> str:
-    """ "0.9161", "+0.0012", "1.07e+06". sign: for differences. like: the number that it stands beside, for decimals."""
-    size = abs(value if like is None else like)
-    form = ".4f" if size == 0 or (5e-5 if sign else 1e-3) <= size < 1e4 else ".4g"
-    return f"{value:{'+' if sign else ''}{form}}"
-
-
-def p_value(p: float) -> str:
-    if math.isnan(p):
-        return "no test"
-    return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}"
-
-
-def seeds(own: Difference) -> str:
-    """ "10 paired seeds", "10 and 8 seeds, unpaired"."""
-    if own.paired:
-        return f"{own.n} paired seed{'s' if own.n > 1 else ''}"
-    return f"{own.n} and {own.m} seeds, unpaired"
-
-
-def verdict(pair: Pair, mark: str, objective: Objective) -> str:
-    """What the numbers allow to say, in one sentence."""
-    own = pair.difference
-    where = f"by {mark}" if mark == FINAL else f"at {mark}"
-    if math.isnan(own.p):
-        if pair.values is None:
-            return f"{pair.first} and {pair.second} {where}: no verdict, since one of them has one seed only."
-        x, y = pair.values
-        return (
-            f"{pair.first} and {pair.second} {where}: no verdict from n = 1 seed "
-            f"({objective.metric} {number(x)} and {number(y)}, difference {number(own.mean, True)})."
-        )
-    better = own.mean > 0 if objective.goal == "max" else own.mean < 0
-    winner, loser = (pair.first, pair.second) if better else (pair.second, pair.first)
-    facts = (
-        f"{pair.first} - {pair.second} {number(own.mean, True)} in mean {objective.metric}, 95% interval "
-        f"{number(own.low, True)} to {number(own.high, True)}, {p_value(pair.p)}, {seeds(own)}"
-    )
-    if own.wins == own.losses == 0:
-        return f"{pair.first} and {pair.second} are equal {where} on every seed ({seeds(own)})."
-    shown, excludes = pair.p < 1 - LEVEL, own.low * own.high > 0
-    if shown and excludes and own.effect * own.mean > 0:
-        return f"{winner} is better than {loser} {where} ({facts})."
-    if shown:
-        return f"{pair.first} and {pair.second} {where}: no clear verdict, the test and the means disagree ({facts})."
-    power = ""
-    if own.least_p >= 1 - LEVEL:
-        power = f"; with so few seeds p cannot be below {own.least_p:.3g}"
-    return (
-        f"No difference is shown between {pair.first} and {pair.second} {where} ({facts}{power}), "
-        "which does not make them equal."
-    )

@@ -52,20 +52,19 @@ def inline(drawn: Drawn, prefix: str) -> str:
 
 def save(drawn: Drawn, path: Path) -> None:
     """Write it with title and caption, in the format that the name ends with. InputError: it cannot be written."""
-    figure = drawn.figure
+    figure, content = drawn.figure, io.BytesIO()
     caption = textwrap.wrap(drawn.caption, 94, break_on_hyphens=False)
     width, height = (float(inches) for inches in figure.get_size_inches())
     figure.set_size_inches(width, height + 0.3 + 0.16 * len(caption))
-    how = {"x": 0.008, "ha": "left"}
-    figure.suptitle(style.clean(drawn.title, 80), fontsize=10.5, fontweight="bold", color=style.TEXT, **how)
-    figure.supxlabel("\n".join(caption), fontsize=7.5, color=style.MUTED, **how)
     # Without a date equal figures give equal files.
     metadata = {
         ".svg": {"Date": None, "Creator": "nastool"},
         ".pdf": {"CreationDate": None, "Creator": "nastool"},
         ".png": {"Software": "nastool"},
     }.get(path.suffix)
-    content = io.BytesIO()
     with style.styled(**{"pdf.fonttype": 42}):
+        how = {"x": 0.008, "ha": "left"}
+        figure.suptitle(style.clean(drawn.title, 80), fontsize=10.5, fontweight="bold", color=style.TEXT, **how)
+        figure.supxlabel("\n".join(caption), fontsize=7.5, color=style.MUTED, **how)
         figure.savefig(content, format=path.suffix[1:], dpi=300, metadata=metadata)
     write_bytes(path, content.getvalue())

@@ -19,6 +19,7 @@ from nastool.core.registry import misfits
 from nastool.core.wording import format_seconds
 from nastool.engine.study import Study
 
+GROUPS = {"release": "Releasing code", "comparison": "Comparing methods", "reporting": "Reporting"}
 SEEDS = 3
 """Fewer runs say nothing of how much results vary."""
 
@@ -216,7 +217,7 @@ def _ablations(studies: Sequence[Study]) -> Item:
 def _protocol(studies: Sequence[Study]) -> Item:
     problems = []
     if len(studies) == 1:
-        comparison = _comparison(studies[0])
+        comparison = data.comparison(studies[0])
         if "random" in comparison:
             count = comparison["random"].get("architectures")
             return Item(
@@ -250,11 +251,6 @@ def _finale(study: Study) -> Any:
     return None if inner is None else [inner.config["evaluator"], inner.config.get("resolved"), len(inner.trials)]
 
 
-def _comparison(study: Study) -> dict[str, Any]:
-    found = (study.document or {}).get("comparison")
-    return found if isinstance(found, dict) else {}
-
-
 def _over_time(studies: Sequence[Study]) -> Item:
     few = [study.name for study in studies if _told(study) < 2]
     return _item(
@@ -277,9 +273,9 @@ def _random(studies: Sequence[Study]) -> Item:
     reason = []
     if problems:
         reason.append(f"no random search with the same space, evaluator and budget as {', '.join(problems)}")
-    beside = [study for study in studies if "random" in _comparison(study)]
+    beside = [study for study in studies if "random" in data.comparison(study)]
     if problems and beside:
-        count = _comparison(beside[0])["random"].get("architectures")
+        count = data.comparison(beside[0])["random"].get("architectures")
         reason.append(
             f"{count} random architectures were trained beside the found ones, but without the budget of the search"
         )

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nastool.analysis.figures.results import curve_metric
-from nastool.analysis.report.markup import MISSING, printable
+from nastool.analysis.pages import printable
 from nastool.core.wording import format_number, format_seconds
 from nastool.engine.study import Study, StudyTrial
 
+MISSING = "\N{EN DASH}"
+"""In place of a value that there is not."""
 CURVE_POINTS = 60
 """At most so many steps of a learning curve are on the page."""
 CURVES = 150_000
@@ -26,6 +28,12 @@ DRAWN = 6
 def number(value: float | None) -> str:
     """A measurement for people; a dash where there is none."""
     return MISSING if value is None or value != value else format_number(value)
+
+
+def comparison(study: Study) -> dict[str, Any]:
+    """What the end of the search compared its result with."""
+    found = (study.document or {}).get("comparison")
+    return found if isinstance(found, dict) else {}
 
 
 def wall_clock(study: Study) -> float:

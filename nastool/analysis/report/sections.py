@@ -1,18 +1,18 @@
-"""The parts of a run's page. Each is a section, or nothing where the run has nothing to say."""
+"""The parts of a run's page, as blocks. Each is a section, or left out where the run has nothing to say."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from nastool.analysis import figures
+from nastool.analysis.blocks import Block, Cell, Changes, Code, Heading, Lines, Link, Listing, Plots, Table
 from nastool.analysis.figures.lineage import changes, path_to
 from nastool.analysis.figures.results import found_among
 from nastool.analysis.report import data, drawings
-from nastool.analysis.report.checklist import Item
-from nastool.analysis.report.markup import MISSING, Html, code, command, embedded, facts, join, table, tag
+from nastool.analysis.report.data import MISSING, comparison, number
 from nastool.core.wording import format_seconds
 from nastool.engine.study import Study, StudyTrial
 
@@ -23,454 +23,334 @@ CHANGES = 12
 
 
 @dataclass(frozen=True)
-class Section:
-    """identifier: its id in the page."""
+class Facts:
+    """Names and values."""
+
+    kind: ClassVar = "facts"
+    pairs: Sequence[tuple[str, Cell]]
+    style: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One architecture: drawn, or else its decisions. what: its name, for those who cannot see it."""
 
     identifier: str
     title: str
-    html: Html
+    what: str
+    text: str
+    picture: drawings.Picture | None
+    decisions: Sequence[tuple[str, str]]
+    string: str | None
 
 
-def section(identifier: str, title: str, *children: object) -> Section | None:
-    """With a heading; None without content."""
-    content = join(*children)
-    if not content:
-        return None
-    html = tag("section", tag("h3", title), content, id=identifier, data_part=identifier)
-    return Section(identifier, title, html)
+@dataclass(frozen=True)
+class Cards:
+    """Architectures side by side."""
+
+    kind: ClassVar = "cards"
+    cards: Sequence[Card]
 
 
-def shown_figures(names: Sequence[str], studies: Sequence[Study], prefix: str) -> Html:
+@dataclass(frozen=True)
+class Trials:
+    """The table of all trials, which the page's script fills out of rows; short: what is there without it."""
+
+    kind: ClassVar = "trials"
+    identifier: str
+    hint: str
+    states: Sequence[str]
+    rows: Mapping[str, Any]
+    short: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part with a heading. identifier: its id in the page."""
+
+    identifier: str
+    title: str
+    blocks: Sequence[Block | Facts | Cards | Trials]
+
+
+def of(study: Study, prefix: str) -> list[Section]:
+    """All sections of a run. prefix: of the ids in them."""
+    best = data.best_drawn(study)
+    listed = study.strategy == data.LISTED
+    progress = _plots((*BEST_SO_FAR, "learning-curves", "size"), [study], prefix)
+    found: list[tuple[str, str, Sequence[Block | Facts | Cards | Trials]]] = [
+        ("progress", "Progress", progress or [Lines(("No trial has finished yet.",))]),
+        ("best", "Best architectures", _best(study, best, prefix)),
+        ("scratch", "Results" if listed else "After the search", [*_retrained(study, prefix), *_after(study)]),
+        ("options", "What was chosen", _plots(("operations", "best-decisions"), [study], prefix)),
+        ("beliefs", "What the strategy believes", _plots(BELIEFS, [study], prefix)),
+        ("lineage", "Genealogy", _lineage(study, prefix)),
+        ("failures", "Failures", _failures(study)),
+        ("trials", "All trials", [_trials(study, best, prefix)]),
+        ("setup", "Configuration and setup", _setup(study)),
+    ]
+    return [Section(f"{prefix}{name}", title, blocks) for name, title, blocks in found if blocks]
+
+
+BEST_SO_FAR = ("best-over-trials", "best-over-time", "best-over-cost")
+BELIEFS = ("policy", "policy-options", "policy-decisions", "expected")
+
+
+def _plots(names: Sequence[str], studies: Sequence[Study], prefix: str) -> list[Block]:
     """The figures of these names for which there is something to show, side by side."""
-    found = []
-    for name in names:
-        for _, drawn in figures.draw(figures.KINDS[name], studies):
-            picture = Html(figures.inline(drawn, f"{prefix}{drawn.name}-"))
-            found.append(
-                tag(
-                    "figure",
-                    tag("figcaption", tag("strong", drawn.title), " ", drawn.caption),
-                    picture,
-                    class_="plot",
-                )
-            )
-    return tag("div", *found, class_="plots") if found else Html("")
+    found = tuple(drawn for name in names for _, drawn in figures.draw(figures.KINDS[name], studies))
+    return [Plots(found, prefix)] if found else []
+
+
+def _lines(*lines: str) -> Lines:
+    return Lines(lines)
 
 
 # --- what was found
 
 
-def header(study: Study) -> Html:
-    """What was searched, how far it is, what was found, what to do next."""
+def tiles(study: Study) -> Iterator[tuple[str, str, str]]:
+    """Names, values and their CSS classes: how far it is, and what was found."""
     counts = {state: sum(t.state == state for t in study.trials) for state in ("done", "failed", "running")}
     parts = [f"{counts['done']:,} done"] + [f"{n:,} {s}" for s, n in counts.items() if n and s != "done"]
     wanted = f" of {study.wanted:,} wanted" if study.wanted and study.state != "finished" else ""
-    what = join(
-        tag("b", study.strategy), " on ", tag("b", study.config["space"]["name"]), f", {study.evaluator} evaluator"
-    )
-    tiles = [
-        ("state", tag("span", study.state, class_=f"state {study.state}")),
-        ("trials", f"{', '.join(parts)}{wanted}"),
-        *_best(study),
-        ("all evaluations", data.cost_text(study)),
-        ("wall clock", format_seconds(data.wall_clock(study))),
-    ]
-    following = [command(text, why) for text, why in data.next_commands(study)]
-    return tag(
-        "section",
-        tag("h2", study.name),
-        tag("p", what, f", optimising {study.objective.metric} ({study.objective.goal}), seed {study.seed}"),
-        facts(tiles, class_="tiles"),
-        warnings(study),
-        tag("h3", "What next"),
-        tag("ul", *following, class_="commands"),
-        class_="summary",
-        data_part="summary",
-    )
+    yield "state", study.state, f"state {study.state}"
+    yield "trials", f"{', '.join(parts)}{wanted}", ""
+    yield from _best_tiles(study)
+    yield "all evaluations", data.cost_text(study), ""
+    yield "wall clock", format_seconds(data.wall_clock(study)), ""
 
 
-def _best(study: Study) -> list[tuple[str, object]]:
+def _best_tiles(study: Study) -> Iterator[tuple[str, str, str]]:
     """Tiles on the best result: of the finished search, or so far."""
     best = study.best
     if best is None:
-        return [("best", "none yet" if study.state == "running" else "none")]
+        yield "best", "none yet" if study.state == "running" else "none", ""
+        return
+    document = study.document or {}
     finished = study.document is not None and study.state == "finished"
-    metrics: Mapping[str, Any] = (study.document or {}).get("metrics", {}) if finished else best.metrics
-    if finished and study.retrained is not None:
-        which: object = f"{(study.document or {}).get('key')}, trained from scratch"
-    else:
-        which = f"trial {best.id}, {best.arch.key}"
+    metrics: Mapping[str, Any] = document.get("metrics", {}) if finished else best.metrics
+    retrained = finished and study.retrained is not None
+    which = f"{document.get('key')}, trained from scratch" if retrained else f"trial {best.id}, {best.arch.key}"
     metric = study.objective.metric
-    found: list[tuple[str, object]] = [("best" if finished else "best so far", which)]
+    yield "best" if finished else "best so far", which, ""
     tested = [name for name in metrics if name.startswith("test")]
-    names = [metric, *(n for n in ("val_acc",) if n in metrics and n != metric), *tested]
     large = (metric if "val_acc" not in metrics else "val_acc", "test_acc")
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys([metric, *(n for n in ("val_acc",) if n in metrics), *tested]):
         value = metrics.get(name, best.value if name == metric else None)
         if isinstance(value, int | float):
-            found.append((name, tag("span", data.number(value), class_="big" if name in large else None)))
+            yield name, number(value), "big" if name in large else ""
     if finished and not tested:
-        found.append(("test", "nothing was tested"))
+        yield "test", "nothing was tested", ""
     if not finished:
-        found.append(("test", "once, at the end"))
+        yield "test", "once, at the end", ""
     for name, called in (("params", "parameters"), ("flops", "FLOPs")):
         if isinstance(metrics.get(name), int | float):
-            found.append((called, data.number(metrics[name])))
-    return found
+            yield called, number(metrics[name]), ""
 
 
-def warnings(study: Study) -> Html | None:
+def warnings(study: Study) -> str:
     """Signs that the search has collapsed."""
-    found = _comparison(study).get("warnings")
-    if not isinstance(found, list) or not found:
-        return None
-    return tag("p", tag("strong", "The search may have collapsed: "), "; ".join(map(str, found)), class_="warning")
+    found = comparison(study).get("warnings")
+    return "; ".join(map(str, found)) if isinstance(found, list) else ""
 
 
-def progress(study: Study, prefix: str) -> Section | None:
-    names = ("best-over-trials", "best-over-time", "best-over-cost", "learning-curves", "size")
-    plots = shown_figures(names, [study], prefix)
-    return section(f"{prefix}progress", "Progress", plots or tag("p", "No trial has finished yet.", class_="empty"))
-
-
-def best_architectures(study: Study, best: Sequence[StudyTrial], prefix: str) -> Section | None:
-    """The best, drawn."""
+def _best(study: Study, best: Sequence[StudyTrial], prefix: str) -> list[Block | Facts | Cards | Trials]:
+    if not best:
+        return []
     cards = []
     for place, trial in enumerate(best, 1):
-        value = f"{study.objective.metric} {data.number(trial.value)}"
-        more = [f"{name} {data.number(trial.metrics[name])}" for name in ("params", "flops") if name in trial.metrics]
-        text = study.space.to_string(trial.arch)
-        drawn = drawings.picture(study, trial.arch, f"trial {trial.id}")
+        more = [f"{name} {number(trial.metrics[name])}" for name in ("params", "flops") if name in trial.metrics]
         cards.append(
-            tag(
-                "article",
-                tag("h4", f"{place}. trial {trial.id}"),
-                tag("p", ", ".join([value, *more])),
-                drawn,
-                tag("p", code(text), class_="string") if text is not None else None,
-                id=f"{prefix}drawing-{trial.id}",
-                class_="card wide" if drawings.is_wide(drawn) else "card",
+            Card(
+                identifier=f"{prefix}drawing-{trial.id}",
+                title=f"{place}. trial {trial.id}",
+                what=f"trial {trial.id}",
+                text=", ".join([f"{study.objective.metric} {number(trial.value)}", *more]),
+                picture=drawings.picture(study, trial.arch),
+                decisions=drawings.decisions(study, trial.arch),
+                string=study.space.to_string(trial.arch),
             )
         )
-    if not cards:
-        return None
     text = "The best trials, equivalent architectures once."
     if any(trial.is_round for trial in study.trials) and not best[0].is_round:
         text = "The best of those scored after the policy's last round, equivalent ones once."
-    return section(f"{prefix}best", "Best architectures", tag("p", text), tag("div", *cards, class_="cards"))
+    return [_lines(text), Cards(cards)]
 
 
-def trials(study: Study, best: Sequence[StudyTrial], prefix: str) -> Section | None:
-    """The table of all trials, which the page's script fills; and a short one without it."""
+def _trials(study: Study, best: Sequence[StudyTrial], prefix: str) -> Trials:
     rows = data.rows(study, {trial.id: f"{prefix}drawing-{trial.id}" for trial in best})
-    states = list(dict.fromkeys(rows["values"][1]))
-    controls = tag(
-        "div",
-        tag(
-            "label",
-            "Filter ",
-            tag("input", type="search", class_="filter", placeholder="nor_conv_3x3 params<1e6", autocomplete="off"),
-        ),
-        tag(
-            "label",
-            "State ",
-            tag("select", tag("option", "all", value=""), *(tag("option", s) for s in states), class_="state-filter"),
-        ),
-        tag("span", class_="count", role="status"),
-        class_="controls",
-    )
-    pages = tag(
-        "div",
-        tag("button", "First", type="button", data_go="first"),
-        tag("button", "Back", type="button", data_go="back"),
-        tag("span", class_="page"),
-        tag("button", "Next", type="button", data_go="next"),
-        tag("button", "Last", type="button", data_go="last"),
-        class_="pages",
-    )
-    box = tag(
-        "div", tag("table", tag("caption", "All trials"), tag("thead"), tag("tbody")), class_="scroll", tabindex=0
-    )
     hint = "Words are looked for in every column and among the options; name>number compares. A row opens."
     if len(rows["curves"]) < sum(bool(trial.curve) for trial in study.trials):
         hint += f" Only the best and the latest, {len(rows['curves']):,} trials, bring their learning curves."
-    return section(
-        f"{prefix}trials",
-        "All trials",
-        tag("div", tag("p", hint), controls, box, pages, class_="trials needs-script", data_rows=f"{prefix}rows"),
-        tag("noscript", _plain_table(study)),
-        embedded(f"{prefix}rows", rows),
-    )
-
-
-def _plain_table(study: Study) -> Html:
-    metric = study.objective.metric
     shown = [*study.ranked[:WITHOUT_SCRIPT], *study.failed[-10:]]
-    rows = [
-        (t.id, t.state, data.number(t.value), format_seconds(t.seconds), code(t.arch.key), t.error or "") for t in shown
+    short = [
+        (str(t.id), t.state, number(t.value), format_seconds(t.seconds), Code(t.arch.key), t.error or "") for t in shown
     ]
-    text = (
-        f"The best {min(WITHOUT_SCRIPT, len(study.ranked))} trials and the last failures; all of them with JavaScript."
-    )
-    return join(tag("p", text), table(("trial", "state", metric, "seconds", "key", "error"), rows))
+    count = min(WITHOUT_SCRIPT, len(study.ranked))
+    text = f"The best {count} trials and the last failures; all of them with JavaScript."
+    table = Table(("trial", "state", study.objective.metric, "seconds", "key", "error"), short, numeric=False)
+    states = list(dict.fromkeys(rows["values"][1]))
+    return Trials(f"{prefix}rows", hint, states, rows, [_lines(text), table])
 
 
-def operations(study: Study, prefix: str) -> Section | None:
-    plots = shown_figures(("operations", "best-decisions"), [study], prefix)
-    return section(f"{prefix}options", "What was chosen", plots)
-
-
-def beliefs(study: Study, prefix: str) -> Section | None:
-    """What a policy or a model makes of it."""
-    plots = shown_figures(("policy", "policy-options", "policy-decisions", "expected"), [study], prefix)
-    return section(f"{prefix}beliefs", "What the strategy believes", plots)
-
-
-def lineage(study: Study, prefix: str) -> Section | None:
+def _lineage(study: Study, prefix: str) -> list[Block]:
     """Who descends from whom, and what changed on the way to the best."""
     if not any(trial.parent is not None for trial in study.trials):
-        return None
+        return []
     path = path_to(study, study.best)
-    rows = []
-    for i, trial in enumerate(path):
-        if i == 0:
-            change: object = "the first network"
-        else:
-            differing = changes(study, path[i - 1], trial)
-            listed = [tag("li", tag("b", name), f": {a} → {b}") for name, a, b in differing[:CHANGES]]
+    rows: list[list[Cell]] = []
+    for before, trial in zip([None, *path], path, strict=False):
+        change: Cell = "the first network"
+        if before is not None:
+            differing = changes(study, before, trial)
+            listed = [(name, f"{a} → {b}") for name, a, b in differing[:CHANGES]]
             if len(differing) > CHANGES:
-                listed.append(tag("li", f"and {len(differing) - CHANGES} more"))
-            change = tag("ul", *listed, class_="changes") if listed else "nothing: trained on"
-        params = data.number(trial.metrics.get("params")) if "params" in trial.metrics else MISSING
-        rows.append((f"trial {trial.id}", data.number(trial.value), params, change))
-    steps = table(("network", study.objective.metric, "parameters", "what changed"), rows) if len(path) > 1 else None
-    return section(
-        f"{prefix}lineage",
-        "Genealogy",
-        shown_figures(("genealogy",), [study], prefix),
-        join(tag("h4", "The path to the best"), steps) if steps else None,
-    )
+                listed.append(("", f"and {len(differing) - CHANGES} more"))
+            change = Changes(listed) if listed else "nothing: trained on"
+        params = number(trial.metrics.get("params"))
+        rows.append([f"trial {trial.id}", number(trial.value), params, change])
+    found = _plots(("genealogy",), [study], prefix)
+    if len(path) > 1:
+        heads = ("network", study.objective.metric, "parameters", "what changed")
+        found += [Heading("The path to the best", 3), Table(heads, rows, numeric=False)]
+    return found
 
 
-def failures(study: Study, prefix: str) -> Section | None:
+def _failures(study: Study) -> list[Block]:
     found = data.failures(study)
     if not found:
-        return None
-    rows = [
-        (
-            f"{len(failure.trials):,}",
-            failure.reason,
-            ", ".join(map(str, failure.trials[:20])) + (", …" if len(failure.trials) > 20 else ""),
-        )
-        for failure in found[:50]
-    ]
+        return []
+    rows = []
+    for failure in found[:50]:
+        trials = ", ".join(map(str, failure.trials[:20])) + (", …" if len(failure.trials) > 20 else "")
+        rows.append((f"{len(failure.trials):,}", failure.reason, trials))
     failed, told = len(study.failed), len(study.told)
     text = f"{failed:,} of {told:,} trials failed ({failed / max(1, told):.0%}), for {len(found):,} different reasons."
-    return section(f"{prefix}failures", "Failures", tag("p", text), table(("times", "reason", "trials"), rows))
+    return [_lines(text), Table(("times", "reason", "trials"), rows, numeric=False)]
 
 
-def scratch(study: Study, prefix: str) -> Section | None:
-    """What was trained from scratch at the end, and the ensemble."""
-    return section(
-        f"{prefix}scratch",
-        "After the search" if study.strategy != data.LISTED else "Results",
-        _retrained(study, prefix),
-        _seeds(study),
-        _ranking(study),
-        _ensemble(study),
-    )
+# --- what was trained from scratch at the end, and the ensemble
 
 
-def _comparison(study: Study) -> Mapping[str, Any]:
-    found = (study.document or {}).get("comparison")
-    return found if isinstance(found, dict) else {}
-
-
-def _retrained(study: Study, prefix: str) -> Html | None:
+def _retrained(study: Study, prefix: str) -> Iterator[Block]:
     inner = study.retrained
     if inner is None:
-        return None
+        return
     found = found_among(study)
     names = [n for n in dict.fromkeys(n for t in inner.trials for n in t.metrics) if n not in ("seconds", "flops")]
-    rows = [
-        (
-            "found" if i < found else "random",
-            code(trial.arch.key),
-            trial.state,
-            *(data.number(trial.metrics.get(name)) for name in names),
-            format_seconds(trial.seconds),
-        )
-        for i, trial in enumerate(inner.trials)
-    ]
+    rows = []
+    for i, trial in enumerate(inner.trials):
+        values = (number(trial.metrics.get(name)) for name in names)
+        first = "found" if i < found else "random"
+        rows.append((first, Code(trial.arch.key), trial.state, *values, format_seconds(trial.seconds)))
     rows.sort(key=lambda row: row[0])
+    yield Heading("Trained from scratch", 3)
     tested = {k: v for k, v in (study.document or {}).get("metrics", {}).items() if k.startswith("test")}
-    lines = [tag("p", f"The best of {found} found, on the test set: {_metrics(tested)}.")] if tested else []
-    rival = _comparison(study).get("random")
+    if tested:
+        yield _lines(f"The best of {found} found, on the test set: {_metrics(tested)}.")
+    rival = comparison(study).get("random")
     if isinstance(rival, dict):
         metrics = {k: v for k, v in rival.get("metrics", {}).items() if k.startswith(("val_acc", "test"))}
-        text = f"The best of {rival.get('architectures')} random ones ({rival.get('key')}), trained the same: "
-        lines.append(tag("p", text + f"{_metrics(metrics)}."))
-    verdict = _comparison(study).get("verdict")
+        which = f"The best of {rival.get('architectures')} random ones ({rival.get('key')})"
+        yield _lines(f"{which}, trained the same: {_metrics(metrics)}.")
+    verdict = comparison(study).get("verdict")
     if isinstance(verdict, dict):
-        lines.append(tag("p", f"{verdict.get('says')}."))
-    box = table(("", "architecture", "state", *names, "seconds"), rows[:100])
-    plots = shown_figures(("retrained",), [study], prefix)
-    return join(tag("h4", "Trained from scratch"), *lines, plots, box)
+        yield _lines(f"{verdict.get('says')}.")
+    yield from _plots(("retrained",), [study], prefix)
+    yield Table(("", "architecture", "state", *names, "seconds"), rows[:100], numeric=False)
 
 
-def _seeds(study: Study) -> Html | None:
-    """What trainings with several seeds gave."""
+def _after(study: Study) -> Iterator[Block]:
+    """Trainings with several seeds, how far scores can be trusted, the ensemble."""
     document = study.document or {}
     runs, mean, std = document.get("runs"), document.get("mean"), document.get("std")
-    if not isinstance(runs, list) or not isinstance(mean, dict):
-        return None
-    names = [name for name in mean if name not in ("params", "flops")]
-    rows = [
-        (f"seed {run.get('seed')}", *(data.number(run.get("metrics", {}).get(name)) for name in names)) for run in runs
-    ]
-    rows.append(("mean", *(data.number(mean.get(name)) for name in names)))
-    if isinstance(std, dict) and len(runs) > 1:
-        rows.append(("standard deviation", *(data.number(std.get(name)) for name in names)))
-    return join(tag("h4", "Trained with several seeds" if len(runs) > 1 else "Trained"), table(("", *names), rows))
-
-
-def _metrics(metrics: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {data.number(v)}" for k, v in metrics.items() if isinstance(v, int | float)) or MISSING
-
-
-def _ranking(study: Study) -> Html | None:
-    comparison = _comparison(study)
-    found = []
-    ranking = comparison.get("ranking")
+    if isinstance(runs, list) and isinstance(mean, dict):
+        yield Heading("Trained with several seeds" if len(runs) > 1 else "Trained", 3)
+        names = [name for name in mean if name not in ("params", "flops")]
+        of = [(f"seed {run.get('seed')}", run.get("metrics", {})) for run in runs] + [("mean", mean)]
+        if isinstance(std, dict) and len(runs) > 1:
+            of.append(("standard deviation", std))
+        yield Table(("", *names), [(name, *(number(own.get(n)) for n in names)) for name, own in of], numeric=False)
+    ranking, table = comparison(study).get("ranking"), comparison(study).get("table")
+    if isinstance(ranking, dict) or isinstance(table, dict):
+        yield Heading("Ranking", 3)
     if isinstance(ranking, dict):
         shown = [(name, ranking.get(key)) for name, key in (("Spearman", "spearman"), ("Kendall", "kendall"))]
         rho = ", ".join(f"{n} {v:.2f}" if isinstance(v, int | float) else f"{n} undefined" for n, v in shown)
-        count = ranking.get("architectures")
-        text = (
-            f"How far scores can be trusted: over {count} random architectures, score against {ranking.get('with')}: "
-        )
-        found.append(tag("p", f"{text}{rho}."))
-    if isinstance(comparison.get("table"), dict):
-        found.append(tag("p", f"The best-scored architecture in the table: {_metrics(comparison['table'])}."))
-    return join(tag("h4", "Ranking"), *found) if found else None
+        of_what = f"over {ranking.get('architectures')} random architectures, score against {ranking.get('with')}"
+        yield _lines(f"How far scores can be trusted: {of_what}: {rho}.")
+    if isinstance(table, dict):
+        yield _lines(f"The best-scored architecture in the table: {_metrics(table)}.")
+    given = document.get("ensemble")
+    if isinstance(given, dict):
+        metrics = given.get("metrics", {})
+        single = {k: v for k, v in document.get("metrics", {}).items() if k in metrics}
+        yield Heading("Ensemble", 3)
+        text = f"The mean of the predictions of trials {', '.join(map(str, given.get('trials', ())))}"
+        yield _lines(f"{text}: {_metrics(metrics)}. The best alone: {_metrics(single)}.")
 
 
-def _ensemble(study: Study) -> Html | None:
-    given = (study.document or {}).get("ensemble")
-    if not isinstance(given, dict):
-        return None
-    trials = ", ".join(map(str, given.get("trials", ())))
-    single = {k: v for k, v in (study.document or {}).get("metrics", {}).items() if k in given.get("metrics", {})}
-    text = f"The mean of the predictions of trials {trials}: {_metrics(given.get('metrics', {}))}."
-    return join(tag("h4", "Ensemble"), tag("p", text, f" The best alone: {_metrics(single)}."))
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {number(v)}" for k, v in metrics.items() if isinstance(v, int | float)) or MISSING
 
 
-def setup(study: Study, prefix: str) -> Section | None:
+def _setup(study: Study) -> list[Block | Facts | Cards | Trials]:
     """Configuration, versions, hardware, command."""
     about = study.provenance
     own = data.own_command(study)
-    rows: list[tuple[object, object]] = []
+    rows: list[tuple[str, Cell]] = []
     for kind in ("strategy", "space", "evaluator"):
-        options = study.config[kind]["options"]
-        shown = ", ".join(f"{k}={_short(v)}" for k, v in options.items() if v is not None)
-        rows.append((kind, join(tag("b", study.config[kind]["name"]), f" {shown}")))
-    rows += [("objective", str(study.objective)), ("seed", study.seed), ("folder", code(study.path))]
+        shown = _options(study.config[kind]["options"])
+        rows.append((kind, " ".join(filter(None, (study.config[kind]["name"], shown)))))
+    rows += [("objective", str(study.objective)), ("seed", str(study.seed)), ("folder", Code(study.path))]
     for key in ("created", "nastool", "revision", "python", "platform", "cores"):
         if about.get(key) is not None:
-            rows.append((key, about[key]))
+            rows.append((key, str(about[key])))
     packages = about.get("packages")
     if isinstance(packages, dict):
         rows.append(("packages", ", ".join(f"{k} {v}" for k, v in packages.items() if v)))
     told = about.get("evaluator")
     if isinstance(told, dict):
-        rows += [(key, value) for key, value in told.items()]
+        rows += [(key, str(value)) for key, value in told.items()]
     resolved = study.config.get("resolved")
     recipe = resolved.get("recipe") if isinstance(resolved, dict) else None
     if isinstance(recipe, dict):
-        rows.append(("recipe", ", ".join(f"{k}={_short(v)}" for k, v in recipe.items())))
-    return section(
-        f"{prefix}setup",
-        "Configuration and setup",
-        join(tag("h4", "Command"), tag("pre", tag("code", own), tabindex=0)) if own else None,
-        tag("p", "There is no run.yaml: versions, hardware and command are not known.") if not about else None,
-        facts(rows, class_="setup"),
-    )
+        rows.append(("recipe", _options(recipe, nothing=True)))
+    found: list[Block | Facts | Cards | Trials] = [Heading("Command", 3), Listing(own)] if own else []
+    if not about:
+        found.append(_lines("There is no run.yaml: versions, hardware and command are not known."))
+    return [*found, Facts(rows, "setup")]
 
 
-def _short(value: object) -> str:
-    return json.dumps(value) if isinstance(value, dict | list) else str(value)
+def _options(options: Mapping[str, Any], nothing: bool = False) -> str:
+    """ "a=1, b=[2]". nothing: those that are None, too."""
+    shown = {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in options.items()}
+    return ", ".join(f"{k}={v}" for k, v in shown.items() if nothing or v is not None)
 
 
 # --- all runs together
 
-GROUPS = {"release": "Releasing code", "comparison": "Comparing methods", "reporting": "Reporting"}
 
-
-def checklist(items: Sequence[Item]) -> Html | None:
-    """Best practices, ticked where the runs show that they were kept."""
-    if not items:
-        return None
-    parts: list[Html] = []
-    for group, title in GROUPS.items():
-        entries = [
-            tag(
-                "li",
-                tag(
-                    "span",
-                    "✓" if item.done else "✗",
-                    class_="mark",
-                    role="img",
-                    aria_label="yes" if item.done else "no",
-                ),
-                tag(
-                    "div",
-                    tag("strong", item.question),
-                    tag("p", item.why),
-                    tag("p", item.how, class_="how") if item.how else None,
-                    tag("p", code(item.command)) if item.command else None,
-                ),
-                class_="done" if item.done else "open",
-                data_item=item.name,
-            )
-            for item in items
-            if item.group == group
-        ]
-        parts += [tag("h3", title), tag("ul", *entries, class_="checklist")]
-    count = sum(item.done for item in items)
-    text = (
-        f"{count} of {len(items)} are shown by what is here. The questions follow Lindauer & Hutter (JMLR 2020, "
-        "arXiv 1909.02453)."
-    )
-    content = (tag("h2", "Best practices"), tag("p", text), *parts)
-    return tag("section", *content, id="checklist", data_part="checklist")
-
-
-def overview(studies: Sequence[Study]) -> Html:
+def overview(studies: Sequence[Study]) -> list[Block]:
     """Several runs beside one another."""
     rows = []
-    for number, study in enumerate(studies, 1):
+    for place, study in enumerate(studies, 1):
         best = study.best
-        metrics = (study.document or {}).get("metrics", {})
-        tested = metrics.get("test_acc") if isinstance(metrics.get("test_acc"), int | float) else None
+        tested = (study.document or {}).get("metrics", {}).get("test_acc")
         rows.append(
             (
-                tag("a", study.name, href=f"#run{number}"),
+                Link(study.name, f"run{place}"),
                 study.strategy,
                 study.config["space"]["name"],
-                study.seed,
+                str(study.seed),
                 study.state,
                 f"{len(study.told):,}",
-                f"{study.objective.metric} {data.number(best.value)}" if best is not None else MISSING,
-                data.number(tested),
+                f"{study.objective.metric} {number(best.value)}" if best is not None else MISSING,
+                number(tested if isinstance(tested, int | float) else None),
                 data.cost_text(study),
             )
         )
-    head = ("run", "strategy", "space", "seed", "state", "trials", "best", "test_acc", "cost")
-    return tag(
-        "section",
-        tag("h2", f"{len(studies)} runs"),
-        table(head, rows),
-        shown_figures(("best-over-trials", "best-over-time", "best-over-cost"), studies, "all-"),
-        id="overview",
-        data_part="overview",
-    )
+    heads = ("run", "strategy", "space", "seed", "state", "trials", "best", "test_acc", "cost")
+    plots = _plots(BEST_SO_FAR, studies, "all-")
+    return [Table(heads, rows, numeric=False), *plots]

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+from nastool.analysis import pages
 from nastool.analysis.report import page
 from nastool.core.errors import NastoolError, one_line
 from nastool.engine.config import RunFolder
@@ -145,7 +146,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, kind: str, text: str, **more: str) -> None:
         body = text.encode()
         self.send_response(status)
-        policy = f"{page.policy(live=True)}; frame-ancestors 'none'"
+        policy = f"{pages.policy(live=True)}; frame-ancestors 'none'"
         known = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body))}
         for name, value in {**known, "Content-Security-Policy": policy, **self.HEADERS, **more}.items():
             self.send_header(name, value)

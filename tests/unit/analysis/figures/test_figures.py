@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nastool.analysis import figures
-from nastool.analysis.bench import plots
 from nastool.analysis.figures import beliefs, families, lineage, operations, progress, results, style
 from nastool.core.errors import InputError
 from nastool.core.space import SearchSpace
@@ -199,10 +198,6 @@ def test_plot_command(run: Run, tmp_path: Path) -> None:
 def test_plot_refuses(run: Run, tmp_path: Path, arguments: list[str], fragments: list[str]) -> None:
     made_runs.folder(tmp_path / "a", [0.1 * i for i in range(9)])
     run("plot", *arguments).refused(*fragments)
-
-
-def test_colours_are_those_of_comparisons() -> None:
-    assert vars(plots)["COLORS"] is style.COLORS and vars(plots)["DASHES"] is style.DASHES
 
 
 # --- progress

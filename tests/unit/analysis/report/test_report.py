@@ -19,8 +19,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
+from markupsafe import Markup
 
-from nastool.analysis.report import checklist, data, html, markup, page, write
+from nastool.analysis import pages
+from nastool.analysis.report import checklist, data, html, write
 from nastool.core.errors import InputError
 from nastool.core.space import SearchSpace
 from nastool.core.values import Decision
@@ -269,8 +272,8 @@ def test_hostile_strings_are_text() -> None:
     assert "</script><script>alert(1)</script>" in found.text
     rows = found.rows("run1-rows")
     cells = dict(zip([column["name"] for column in rows["columns"]], rows["values"], strict=True))
-    assert cells["error"][12] == markup.printable(HOSTILE)
-    assert cells[markup.printable(HOSTILE)][0] == 0.5
+    assert cells["error"][12] == pages.printable(HOSTILE)
+    assert cells[pages.printable(HOSTILE)][0] == 0.5
     text.encode()  # no halves of surrogates
 
 
@@ -286,18 +289,17 @@ def test_any_strings_make_a_page(name: str, option: str, metric: str, error: str
     found = check(html([made]))
     rows = found.rows()
     assert rows["decisions"][0] == [
-        markup.printable(f"{name}0"),
-        [markup.printable(option), markup.printable(option + "-"), "c"],
+        pages.printable(f"{name}0"),
+        [pages.printable(option), pages.printable(option + "-"), "c"],
     ]
     errors = [v for c, v in zip(rows["columns"], rows["values"], strict=True) if c["name"] == "error"]
-    assert errors[-1] == [None, None, markup.printable(error)]
+    assert errors[-1] == [None, None, pages.printable(error)]
 
 
 @given(st.recursive(st.none() | st.text() | st.floats() | st.integers(-9, 9), lambda s: st.lists(s, max_size=4)))
 def test_embedded_values_come_back(value: Any) -> None:
     """Whatever it is, the script that holds it ends where it should, and holds the value to six digits."""
-    text = markup.embedded("x", {"value": value})
-    inside = text.removeprefix('<script type="application/json" id="x">').removesuffix("</script>")
+    inside = pages.embedded({"value": value})
     assert not set("<>&\u2028\u2029") & set(inside)
 
     def same(found: Any, given: Any) -> bool:
@@ -305,17 +307,17 @@ def test_embedded_values_come_back(value: Any) -> None:
             return len(found) == len(given) and all(map(same, found, given))
         if isinstance(given, float):
             return found is None if given - given != 0 else found == pytest.approx(given, rel=1e-5)
-        return bool(found == (markup.printable(given) if isinstance(given, str) else given))
+        return bool(found == (pages.printable(given) if isinstance(given, str) else given))
 
     assert same(json.loads(inside)["value"], value)
 
 
-def test_markup() -> None:
-    assert markup.tag("p", "<b>", markup.Html("<i></i>"), None, class_='a"b', hidden=True, x=None) == (
-        '<p class="a&quot;b" hidden>&lt;b&gt;<i></i></p>'
-    )
-    assert markup.tag("img", src="x") == '<img src="x">'
-    assert markup.join(["a", ["<"]], 1) == "a&lt;1"
+def test_templates_escape_by_themselves() -> None:
+    template = pages.environment().from_string('<p class="{{ a }}">{{ a }}{{ b }}{{ c }}</p>')
+    shown = template.render(a='a"b<\x1b\ud800', b=Markup("<i></i>"), c=None)
+    assert shown == '<p class="a&#34;b&lt;��">a&#34;b&lt;��<i></i></p>'
+    with pytest.raises(UndefinedError):
+        pages.environment().from_string("{{ a.missing }}").render(a=1)
 
 
 # --- what it says
@@ -582,7 +584,7 @@ def test_a_browser_runs_the_page(tmp_path: Path) -> None:
 
 def test_the_script_is_free_of_traps() -> None:
     """It sets text, never markup, and its own text cannot end its element."""
-    script = page._asset("page.js")
+    script = pages._asset("page.js")
     for trap in ("innerHTML =", "insertAdjacentHTML", "document.write", "eval(", "</script", "<!--", "http:", "https:"):
         assert trap not in script.replace('"http://www.w3.org/2000/svg"', ""), trap
-    assert "</style" not in page._asset("page.css")
+    assert "</style" not in pages._asset("page.css")

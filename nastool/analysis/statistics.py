@@ -1,6 +1,7 @@
-"""What is computed of samples. Functions of arrays alone; units are the caller's.
+"""Statistics of comparisons. Functions of arrays alone; the units are the caller's.
 
-What `nastool bench` computes as well (Holm's correction, the signed-rank test, the bootstrap of a mean) is its own.
+What decides within a search, so that it stands below the engine, is `nastool.core.statistics`. scipy is imported when
+it is called, since that takes a second.
 """
 
 from __future__ import annotations
@@ -8,23 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.analysis.bench.statistics import RESAMPLES, bootstrap, wilcoxon
-
 LEVEL = 0.95
 """Of all intervals; tests call a difference shown where p < 1 - LEVEL."""
+RESAMPLES = 10_000
+"""Of a bootstrap. Its seed is fixed: the same runs give the same intervals."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Mean:
-    """Of n values. low, high: interval by Student's t; boot_low, boot_high: by the bootstrap. NaN for n < 2.
+    """Mean of n values, with two intervals.
 
-    deviation: of the sample, with n - 1; NaN for n < 2.
+    deviation: of the sample, with n - 1. low, high: interval by Student's t; boot_low, boot_high: by the bootstrap. All
+    NaN for n < 2.
     """
 
     n: int
@@ -35,26 +38,53 @@ class Mean:
     boot_low: float
     boot_high: float
 
+    @property
+    def error(self) -> float:
+        """Standard error of the mean; NaN for n < 2."""
+        return self.deviation / math.sqrt(self.n)
+
 
 def mean(values: Floats) -> Mean:
-    """Mean of (n,) finite values, n >= 1, with two 95% intervals.
+    """Mean of (n,) finite values, n >= 1.
 
     Student's t assumes values that are about normal; the percentile bootstrap does not, but is too narrow for small n.
     """
-    n, middle = len(values), float(values.mean())
-    if n < 2:
-        return Mean(n, middle, math.nan, math.nan, math.nan, math.nan, math.nan)
-    from scipy import stats  # here, since it takes a second
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    low, high = student(values)
+    boot_low, boot_high = bootstrap(values)
+    return Mean(
+        len(values), float(values.mean()), deviation, float(low), float(high), float(boot_low), float(boot_high)
+    )
 
-    deviation = float(values.std(ddof=1))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
-    low, high = bootstrap(values)
-    return Mean(n, middle, deviation, middle - half, middle + half, float(low), float(high))
+
+def student(values: Floats) -> Floats:
+    """95% interval of the mean over the first axis by Student's t, as `bootstrap` has it."""
+    n = len(values)
+    if n < 2:
+        return np.full((2, *values.shape[1:]), np.nan)
+    from scipy import stats
+
+    middle = values.mean(axis=0)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * values.std(axis=0, ddof=1) / math.sqrt(n)
+    return np.stack([middle - half, middle + half])
+
+
+def bootstrap(values: Floats, resamples: int = RESAMPLES) -> Floats:
+    """95% percentile interval of the mean over the first axis. values: (n, ...); returns (2, ...); NaN for n < 2."""
+    if len(values) < 2:
+        return np.full((2, *values.shape[1:]), np.nan)
+    return np.quantile(np.tensordot(_weights(len(values), resamples), values, axes=1), (0.025, 0.975), axis=0)
+
+
+@lru_cache(maxsize=4)
+def _weights(count: int, resamples: int) -> Floats:
+    """(resamples, count): the weight of each value in the mean of each resample."""
+    return np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=resamples) / count
 
 
 @dataclass(frozen=True)
 class Difference:
-    """first - second.
+    """Difference of two samples: first - second.
 
     n, m: values of each; paired: they belong together by index, so n == m.
     low, high: 95% bootstrap interval of the mean difference; NaN where a sample has one value.
@@ -93,33 +123,32 @@ def difference(first: Floats, second: Floats, paired: bool) -> Difference:
     signs = np.sign(x - y) if paired else np.sign(x[:, None] - y[None, :])
     wins, ties, losses = (int((signs == sign).sum()) for sign in (1, 0, -1))
     n, m = len(x), len(y)
-    mean_difference = float(first.mean() - second.mean())
+    tested = min(n, m) > 1
     if paired:
         low, high = bootstrap(first - second)
-        p = wilcoxon((first - second) / unit) if n > 1 else math.nan
+        p = wilcoxon((first - second) / unit) if tested else math.nan
         test, least = "Wilcoxon signed-rank", 2.0 ** (1 - n)
         effect, name = rank_biserial(x - y), "rank-biserial correlation"
     else:
         low, high = unpaired_bootstrap(first, second)
-        p = mann_whitney(x, y) if min(n, m) > 1 else math.nan
+        p = mann_whitney(x, y) if tested else math.nan
         test, least = "Mann-Whitney U", 2 / math.comb(n + m, n)
         effect, name = float(signs.mean()), "Cliff's delta"
-    return Difference(
-        n,
-        m,
-        paired,
-        mean_difference,
-        float(low),
-        float(high),
-        p,
-        test,
-        min(1.0, least),
-        effect,
-        name,
-        wins,
-        ties,
-        losses,
-    )
+    ahead, least = float(first.mean() - second.mean()), min(1.0, least)
+    return Difference(n, m, paired, ahead, float(low), float(high), p, test, least, effect, name, wins, ties, losses)
+
+
+def wilcoxon(differences: Floats) -> float:
+    """Two-sided p-value of the signed-rank test (Wilcoxon, Biometrics 1, 1945): that differences are symmetric about 0.
+
+    differences: (n,), of pairs. Zeros are left out, as Wilcoxon did; nothing left gives 1. Those equal but for
+    rounding are ties.
+    """
+    from scipy import stats
+
+    kept = np.round(differences, 9)
+    kept = kept[kept != 0]
+    return float(stats.wilcoxon(kept).pvalue) if len(kept) else 1.0
 
 
 def mann_whitney(first: Floats, second: Floats) -> float:
@@ -129,6 +158,20 @@ def mann_whitney(first: Floats, second: Floats) -> float:
     if np.ptp(np.concatenate([first, second])) == 0:
         return 1.0
     return float(stats.mannwhitneyu(first, second).pvalue)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected for their number by Holm's step-down method (Scand. J. Statistics 6, 1979), in their order.
+
+    NaN stays, and does not count.
+    """
+    corrected = [math.nan] * len(p)
+    tested = sorted((i for i in range(len(p)) if not math.isnan(p[i])), key=p.__getitem__)
+    largest = 0.0
+    for rank, i in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - rank) * p[i]))
+        corrected[i] = largest
+    return corrected
 
 
 def rank_biserial(differences: Floats) -> float:
@@ -147,19 +190,14 @@ def unpaired_bootstrap(first: Floats, second: Floats, resamples: int = RESAMPLES
     if min(len(first), len(second)) < 2:
         return math.nan, math.nan
     rng = np.random.default_rng(0)
-
-    def means(values: Floats) -> Floats:
-        count = len(values)
-        found: Floats = rng.multinomial(count, np.full(count, 1 / count), size=resamples) @ values / count
-        return found
-
-    low, high = np.quantile(means(first) - means(second), (0.025, 0.975))
+    drawn = [rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=resamples) @ x / len(x) for x in (first, second)]
+    low, high = np.quantile(drawn[0] - drawn[1], (0.025, 0.975))
     return float(low), float(high)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Of k methods over the blocks (seeds) that all have; rank 1 is the best, ties share the mean of their ranks.
+    """Mean ranks of k methods over the blocks (seeds) that all have; rank 1 is the best, ties share their mean.
 
     p: of Friedman's test, that all methods are the same. critical: two mean ranks that lie at least so far apart differ
     by Nemenyi's test. alike: the largest sets of methods, by index and from the best rank on, that it does not tell
@@ -183,12 +221,9 @@ def ranks(losses: Floats) -> Ranks:
     blocks, methods = losses.shape
     if blocks < 2 or methods < 3:
         raise ValueError(f"need at least 2 blocks and 3 methods, got {blocks} and {methods}")
-    unit = float(np.abs(losses).max()) or 1.0
-    values = np.round(losses / unit, 9)
+    values = np.round(losses / (float(np.abs(losses).max()) or 1.0), 9)
     means = stats.rankdata(values, axis=1).mean(axis=0)
-    p = 1.0
-    if (np.ptp(values, axis=1) > 0).any():
-        p = float(stats.friedmanchisquare(*values.T).pvalue)
+    p = float(stats.friedmanchisquare(*values.T).pvalue) if (np.ptp(values, axis=1) > 0).any() else 1.0
     critical = critical_difference(methods, blocks)
     return Ranks(blocks, tuple(map(float, means)), p, critical, _alike(means, critical))
 
@@ -206,9 +241,7 @@ def _alike(means: Floats, critical: float) -> tuple[tuple[int, ...], ...]:
     found: list[tuple[int, ...]] = []
     reached = 0
     for start in range(len(order)):
-        end = start + 1
-        while end < len(order) and means[order[end]] - means[order[start]] < critical:
-            end += 1
+        end = start + int((means[order[start:]] - means[order[start]] < critical).sum())
         if end - start > 1 and end > reached:
             found.append(tuple(int(i) for i in order[start:end]))
             reached = end
@@ -223,3 +256,14 @@ def best_until(progress: Floats, losses: Floats, marks: Sequence[float]) -> Floa
     best = np.minimum.accumulate(np.append(math.inf, losses))
     found: Floats = best[np.searchsorted(progress, np.asarray(marks) * (1 + 1e-12), side="right")]
     return found
+
+
+def median_until(queries: Sequence[int | None]) -> int | None:
+    """The fewest queries by which at least half of the runs had reached it; None: fewer than half ever did.
+
+    queries: of each run, None where it never did (its number is censored). For an even number of runs it is the
+    lower of the two middle ones.
+    """
+    known = sorted(count for count in queries if count is not None)
+    middle = (len(queries) + 1) // 2
+    return known[middle - 1] if queries and len(known) >= middle else None
