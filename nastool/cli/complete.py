@@ -1,121 +1,102 @@
-"""What a shell offers on Tab: which values an option or argument may have.
+"""Values that a shell offers on Tab.
 
-`CLASSES` are click's own, with scripts that say nothing where something goes wrong, that know values which go on
-(`population=`), and that get along with bash's way of breaking words at "=" and ":".
+click's own machinery, with scripts and classes that say nothing where something goes wrong, that know values which go
+on (`population=`), and that get along with bash's way of breaking words at "=" and ":".
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import click
+from click import shell_completion
 from click.shell_completion import CompletionItem, FishComplete, ShellComplete, ZshComplete, split_arg_string
-
-if TYPE_CHECKING:
-    from nastool.core.options import Option
 
 VARIABLE = "_NASTOOL_COMPLETE"
 Item = CompletionItem[str]
 OPEN = "open"
 """The type of a value that goes on, such as "population=": no space follows it."""
 MOST_FOLDERS = 1000
-"""So many folders are looked into for runs, at most."""
+"""Most folders that are looked into for runs."""
 
-_KIND = {"strategy": "strategies", "space": "spaces", "evaluator": "evaluators"}
+Plugin = Literal["strategy", "space", "evaluator"]
+Offer = Callable[[click.Context, str], Iterable[Item]]
+"""Items that may stand at a place, of a command as far as it is typed and the beginning of the word there."""
 
 
 # --- what is offered
 
 
-def items(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[Item]:
-    """The values that a parameter may have and that begin as what is typed so far."""
-    complete = _OFFERS.get(f"{ctx.info_name} {parameter.name}") or _OFFERS.get(parameter.name or "")
-    if complete is not None:
-        return complete(ctx, incomplete)
-    if isinstance(parameter.type, click.Choice):
-        return list(parameter.shell_complete(ctx, incomplete))
-    metavar = parameter.metavar or ""
-    if "DIR" in metavar:
-        return [CompletionItem(incomplete, type="dir")]
-    if "FILE" in metavar or "IMAGE" in metavar or "WEIGHTS" in metavar:
-        return [CompletionItem(incomplete, type="file")]
-    return []
+def items(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[Item]:
+    """Values that a parameter may have and that begin as what is typed; any files only where there are no others."""
+    offer = _OFFERS.get(f"{ctx.info_name} {parameter.name}") or _OFFERS.get(parameter.name or "")
+    if offer is None:
+        metavar = parameter.metavar or ""
+        kind = "dir" if "DIR" in metavar else "file" if re.search("FILE|IMAGE|WEIGHTS", metavar) else None
+        return [CompletionItem(typed, type=kind)] if kind else parameter.shell_complete(ctx, typed)
+    found = [item for item in offer(ctx, typed) if item.value.startswith(typed)]
+    return [item for item in found if item.type != "file"] or found
 
 
-def _starting(incomplete: str, values: Mapping[str, str | None], prefix: str = "", kind: str = "plain") -> list[Item]:
-    """values: names and what helps to choose. prefix: stands before each, in what is typed as well."""
-    return [
-        CompletionItem(prefix + value, type=kind, help=_short(text))
-        for value, text in values.items()
-        if (prefix + value).startswith(incomplete)
-    ]
+def _item(value: str, about: str | None = None, kind: str = "plain") -> Item:
+    line = " ".join((about or "").split())
+    return CompletionItem(value, type=kind, help=(line if len(line) <= 100 else line[:99] + "…") or None)
 
 
-def _short(text: str | None) -> str | None:
-    if not text:
-        return None
-    line = " ".join(text.split())
-    return line if len(line) <= 100 else line[:99] + "…"
+def _names(kind: Plugin) -> Offer:
+    """Offer of strategies, spaces or evaluators; known without importing any."""
+    return lambda ctx, typed: map(_item, _registered(kind))
 
 
-def _names(kind: str) -> Callable[[click.Context, str], list[Item]]:
-    """Of strategies, spaces or evaluators; known without importing any."""
-
-    def complete(ctx: click.Context, incomplete: str) -> list[Item]:
-        return _starting(incomplete, dict.fromkeys(_registered(kind)))
-
-    return complete
-
-
-def _registered(kind: str) -> list[str]:
+def _registered(kind: Plugin) -> list[str]:
     from importlib.metadata import entry_points
 
-    return sorted({point.name for point in entry_points(group=f"nastool.{_KIND[kind]}")})
+    group = {"strategy": "strategies", "space": "spaces", "evaluator": "evaluators"}[kind]
+    return sorted({point.name for point in entry_points(group=f"nastool.{group}")})
 
 
-def _recipes(ctx: click.Context, incomplete: str) -> list[Item]:
+def _devices(ctx: click.Context, typed: str) -> Iterable[Item]:
+    return map(_item, ("auto", "cpu", "cuda"))
+
+
+def _recipes(ctx: click.Context, typed: str) -> Iterable[Item]:
     from nastool.training.recipes import recipe_names
 
-    return _starting(incomplete, dict.fromkeys(recipe_names())) or [CompletionItem(incomplete, type="file")]
+    return [*map(_item, recipe_names()), CompletionItem(typed, type="file")]
 
 
-def _data(ctx: click.Context, incomplete: str) -> list[Item]:
+def _data(ctx: click.Context, typed: str) -> Iterable[Item]:
     from nastool.tasks.images.data import DATASETS
 
-    for prefix, folders in (("npz:", False), ("folder:", True)):
-        if incomplete.startswith(prefix):
-            return _paths(incomplete, prefix, (".npz",), folders)
-    names = {name: text for name, text in DATASETS.items() if name.isidentifier() or "-" in name}
-    others: dict[str, str | None] = {"npz:": "your own arrays", "folder:": "your own images, one folder a class"}
-    return _starting(incomplete, names) + _starting(incomplete, others, kind=OPEN)
+    for prefix, suffix in (("npz:", ".npz"), ("folder:", None)):
+        if typed.startswith(prefix):
+            return _paths(typed, prefix, suffix)
+    names = [_item(name, text) for name, text in DATASETS.items() if name.isidentifier() or "-" in name]
+    own = {"npz:": "your own arrays", "folder:": "your own images, one folder a class"}
+    return names + [_item(prefix, text, OPEN) for prefix, text in own.items()]
 
 
-def _paths(incomplete: str, prefix: str, suffixes: tuple[str, ...], folders: bool) -> list[Item]:
-    """Files after a prefix, which the shell would not find by itself. folders: they are wanted themselves."""
-    typed = incomplete.removeprefix(prefix)
-    head, _, tail = typed.rpartition("/")
-    base = head + "/" if "/" in typed else ""
-    found = []
+def _paths(typed: str, prefix: str, suffix: str | None) -> Iterator[Item]:
+    """Files after a prefix, which the shell would not find by itself. suffix: of the files; None: folders."""
+    base, slash, tail = typed.removeprefix(prefix).rpartition("/")
+    base += slash
     for entry in sorted(os.scandir(Path(base).expanduser() if base else "."), key=lambda entry: entry.name):
-        if not entry.name.startswith(tail or "") or (entry.name.startswith(".") and not tail):
+        if entry.name.startswith(".") and not tail:
             continue
         if entry.is_dir():
-            found.append(CompletionItem(f"{prefix}{base}{entry.name}{'' if folders else '/'}", type=OPEN))
-        elif not folders and entry.name.endswith(suffixes):
-            found.append(CompletionItem(f"{prefix}{base}{entry.name}"))
-    return found
+            yield CompletionItem(f"{prefix}{base}{entry.name}{'' if suffix is None else '/'}", type=OPEN)
+        elif suffix is not None and entry.name.endswith(suffix):
+            yield CompletionItem(f"{prefix}{base}{entry.name}")
 
 
-def _run_folders(incomplete: str) -> list[str]:
-    """Folders with a run.db, in the folder that is typed so far, in those below it, and in runs/."""
-    base = incomplete.rpartition("/")[0] + "/" if "/" in incomplete else ""
-    start = os.path.expanduser(base) if base else "."
-    found: list[str] = []
-    waiting = [(start, base, 0)]
+def _runs(ctx: click.Context, typed: str) -> Iterable[Item]:
+    """Folders with a run.db, in the folder that is typed so far, in those below it, and in theirs."""
+    base = typed.rpartition("/")[0] + "/" if "/" in typed else ""
+    waiting = [(os.path.expanduser(base) if base else ".", base, 0)]
     for _ in range(MOST_FOLDERS):
         if not waiting:
             break
@@ -125,52 +106,46 @@ def _run_folders(incomplete: str) -> list[str]:
         except OSError:
             continue
         if any(entry.name == "run.db" for entry in entries) and shown:
-            found.append(shown.rstrip("/"))
+            yield CompletionItem(shown.rstrip("/"))
         elif depth < 2:
-            waiting += [
-                (e.path, f"{shown}{e.name}/", depth + 1) for e in entries if e.is_dir(follow_symlinks=depth == 0)
-            ]
-    return [folder for folder in found if folder.startswith(incomplete)]
+            inner = (e for e in entries if e.is_dir(follow_symlinks=depth == 0))
+            waiting += [(e.path, f"{shown}{e.name}/", depth + 1) for e in inner]
+    yield CompletionItem(typed, type="file")
 
 
-def _runs(ctx: click.Context, incomplete: str) -> list[Item]:
-    return _starting(incomplete, dict.fromkeys(_run_folders(incomplete))) or [CompletionItem(incomplete, type="file")]
-
-
-def _architectures(ctx: click.Context, incomplete: str) -> list[Item]:
-    """Run folders, published architectures, files."""
-    if incomplete.startswith("zoo:"):
+def _architectures(ctx: click.Context, typed: str) -> Iterable[Item]:
+    """Run folders, published architectures, files; for `show` recipes, too."""
+    recipes = ctx.info_name == "show"
+    if typed.startswith("zoo:"):
         from nastool.core.zoo import PUBLISHED
 
-        return _starting(incomplete, {name: entry.summary for name, entry in PUBLISHED.items()}, "zoo:")
-    if incomplete.startswith("recipe:") and ctx.info_name == "show":
+        return [_item(f"zoo:{name}", entry.summary) for name, entry in PUBLISHED.items()]
+    if typed.startswith("recipe:") and recipes:
         from nastool.training.recipes import recipe_names
 
-        return _starting(incomplete, dict.fromkeys(recipe_names()), "recipe:")
-    found = _starting(incomplete, dict.fromkeys(_run_folders(incomplete)))
-    prefixes: dict[str, str | None] = {"zoo:": "published architectures"}
-    if ctx.info_name == "show":
-        prefixes["recipe:"] = "training recipes"
-    found += _starting(incomplete, prefixes, kind=OPEN)
-    return found or [CompletionItem(incomplete, type="file")]
+        return [_item(f"recipe:{name}") for name in recipe_names()]
+    prefixes = {"zoo:": "published architectures"} | ({"recipe:": "training recipes"} if recipes else {})
+    return [*_runs(ctx, typed), *(_item(prefix, text, OPEN) for prefix, text in prefixes.items())]
 
 
-def _metrics(ctx: click.Context, incomplete: str) -> list[Item]:
-    """Of the run that is named, or of the evaluator; with what is better."""
+def _metrics(ctx: click.Context, typed: str) -> Iterator[Item]:
+    """Metrics of the run that is named, or of the evaluator; with what is better."""
     from nastool.core.values import METRICS
 
+    name, colon, _ = typed.partition(":")
+    if colon:
+        yield from map(_item, (f"{name}:max", f"{name}:min"))
+        return
     names = _metrics_of_run(ctx.params.get("source") or ctx.params.get("run"))
     if not names and "evaluator" in ctx.params:
-        from nastool.core import registry
-
-        names = {*registry.load("evaluator", _chosen(ctx, "evaluator")).metrics, "seconds"}
+        names = {*_chosen(ctx, "evaluator").metrics, "seconds"}
     if not names or names == {"seconds"}:
         names = set(METRICS)
-    if ":" in incomplete:
-        return _starting(incomplete, {"max": None, "min": None}, incomplete.partition(":")[0] + ":")
-    known = {name: f"{METRICS[name]}, unless told otherwise" for name in sorted(names) if name in METRICS}
-    others: dict[str, str | None] = {f"{name}:": "max or min" for name in sorted(names) if name not in METRICS}
-    return _starting(incomplete, known) + _starting(incomplete, others, kind=OPEN)
+    for name in sorted(names):
+        if name in METRICS:
+            yield _item(name, f"{METRICS[name]}, unless told otherwise")
+        else:
+            yield _item(f"{name}:", "max or min", OPEN)
 
 
 def _metrics_of_run(run: object) -> set[str]:
@@ -182,59 +157,55 @@ def _metrics_of_run(run: object) -> set[str]:
         return {name for trial in store.best(1) if trial.evaluation for name in trial.evaluation.all_metrics}
 
 
-def _chosen(ctx: click.Context, kind: Literal["strategy", "space", "evaluator"]) -> str:
-    """The strategy, space or evaluator that the command will take."""
+def _chosen(ctx: click.Context, kind: Plugin) -> Any:
+    """The class of the strategy, space or evaluator that the command will take."""
     from nastool.core import registry
 
-    given = str(ctx.params.get(kind) or "")
-    if kind != "strategy" and "strategy" in ctx.params and isinstance(ctx.params["strategy"], str):
-        by_default = ctx.get_parameter_source(kind) is not click.core.ParameterSource.COMMANDLINE
-        goes_with = registry.load("strategy", ctx.params["strategy"]).goes_with
-        if by_default and kind in goes_with:
-            return str(goes_with[kind])
-    return given
+    name = str(ctx.params.get(kind) or "")
+    by_default = ctx.get_parameter_source(kind) is not click.core.ParameterSource.COMMANDLINE
+    if kind != "strategy" and by_default and isinstance(strategy := ctx.params.get("strategy"), str):
+        name = registry.load("strategy", strategy).goes_with.get(kind, name)
+    return registry.load(kind, name)
 
 
-def _keys(kind: Literal["strategy", "space", "evaluator"]) -> Callable[[click.Context, str], list[Item]]:
-    """KEY=VALUE options of what was chosen."""
+def _options(kind: Plugin) -> Offer:
+    """Offer of KEY=VALUE for the options of what was chosen."""
 
-    def complete(ctx: click.Context, incomplete: str) -> list[Item]:
-        from nastool.core import registry
-
-        target = registry.load(kind, _chosen(ctx, kind))
+    def offer(ctx: click.Context, typed: str) -> Iterable[Item]:
         taken = {str(pair).partition("=")[0] for pair in ctx.params.get(f"{kind}_options") or ()}
-        return _key_values(ctx, target, incomplete, taken)
+        return _key_values(ctx, _chosen(ctx, kind), typed, taken)
 
-    return complete
+    return offer
 
 
 def _key_values(
-    ctx: click.Context, target: type[Any], incomplete: str, taken: Iterable[str] = (), prefix: str = ""
-) -> list[Item]:
+    ctx: click.Context, target: type[Any], typed: str, taken: Iterable[str] = (), prefix: str = ""
+) -> Iterator[Item]:
     """Keys of target's options, or values of the one whose key is typed. prefix: what stands before the key."""
     from nastool.core import options
 
     known = options.of(target)
-    key, equals, _ = incomplete.removeprefix(prefix).partition("=")
+    key, equals, value = typed.removeprefix(prefix).partition("=")
     if not equals:
-        texts = help_texts(target, known)
-        free: dict[str, str | None] = {f"{name}=": texts[name] for name in known if name not in taken}
-        return _starting(incomplete, free, prefix, OPEN)
-    option = known.get(key.replace("-", "_"))
-    head = f"{prefix}{key}="
-    if option is None:
-        return []
-    if option.name in _OFFERS and not prefix:
-        typed = incomplete.removeprefix(head)
-        found = [i for i in _OFFERS[option.name](ctx, typed) if i.type in ("plain", OPEN)]
-        return [CompletionItem(head + item.value, type=item.type, help=item.help) for item in found]
-    if option.name in ("file", "from_checkpoint"):
-        return _paths(incomplete, head, ("",), False)
-    return _starting(incomplete, dict.fromkeys(_values(option.type)), head)
+        told = options.descriptions(target)
+        for name, option in known.items():
+            if name not in taken:
+                about = [str(option).partition(": ")[2], *told.get(name, "").split(". ")[:1]]
+                yield _item(f"{prefix}{name}=", "; ".join(filter(None, about)), OPEN)
+        return
+    head, name = f"{prefix}{key}=", key.replace("-", "_")
+    if name in ("file", "from_checkpoint"):
+        yield from _paths(typed, head, "")
+    elif name in known and name in _OFFERS and not prefix:
+        for item in _OFFERS[name](ctx, value):
+            if item.type in ("plain", OPEN):
+                yield CompletionItem(head + item.value, type=item.type, help=item.help)
+    elif name in known:
+        yield from (_item(head + choice) for choice in _values(known[name].type))
 
 
 def _values(kind: Any) -> list[str]:
-    """The values of an option's type, as far as they can be listed."""
+    """Values of an option's type, as far as they can be listed."""
     if kind is bool:
         return ["true", "false"]
     if get_origin(kind) is Literal:
@@ -242,74 +213,51 @@ def _values(kind: Any) -> list[str]:
     return [value for member in get_args(kind) for value in _values(member)]
 
 
-def help_texts(target: type[Any], known: Mapping[str, Option]) -> dict[str, str]:
-    """Type and default of each option, and the first sentence of its description."""
-    from nastool.core import options
-
-    told = options.descriptions(target)
-    found = {}
-    for name, option in known.items():
-        about = str(option).partition(": ")[2]
-        found[name] = f"{about}; {told[name].split('. ')[0]}" if told.get(name) else about
-    return found
-
-
-def _scale(ctx: click.Context, incomplete: str) -> list[Item]:
-    """KEY=N,... of the space that was chosen."""
-    from nastool.core import registry
-
-    if not (name := _chosen(ctx, "space")):
-        return []
-    before = incomplete.rpartition(",")[0]
-    prefix = before + "," if before else ""
+def _list(ctx: click.Context, target: type[Any], typed: str, head: str = "") -> Iterable[Item]:
+    """KEY=VALUE,... after a head, for target's options."""
+    before, comma, _ = typed.removeprefix(head).rpartition(",")
     taken = [pair.partition("=")[0] for pair in before.split(",")]
-    if "=" in incomplete.removeprefix(prefix):
-        return []
-    return _key_values(ctx, registry.load("space", name).Scale, incomplete, taken, prefix)
+    return _key_values(ctx, target, typed, taken, head + before + comma)
 
 
-def _bench_strategy(ctx: click.Context, incomplete: str) -> list[Item]:
+def _scale(ctx: click.Context, typed: str) -> Iterable[Item]:
+    return _list(ctx, _chosen(ctx, "space").Scale, typed)
+
+
+def _bench_strategy(ctx: click.Context, typed: str) -> Iterable[Item]:
     """NAME[:KEY=VALUE,...]."""
-    name, colon, rest = incomplete.partition(":")
+    name, colon, _ = typed.partition(":")
     if not colon:
-        return _starting(incomplete, dict.fromkeys(_registered("strategy")))
+        return map(_item, _registered("strategy"))
     from nastool.core import registry
 
-    before = rest.rpartition(",")[0]
-    prefix = f"{name}:{before}," if before else f"{name}:"
-    taken = [pair.partition("=")[0] for pair in before.split(",")]
-    return _key_values(ctx, registry.load("strategy", name), incomplete, taken, prefix)
+    return _list(ctx, registry.load("strategy", name), typed, f"{name}:")
 
 
-def _bench_table(ctx: click.Context, incomplete: str) -> list[Item]:
+def _bench_table(ctx: click.Context, typed: str) -> Iterable[Item]:
     """SPACE:file=FILE,..."""
-    space, colon, rest = incomplete.partition(":")
-    if not colon:
-        return _starting(incomplete, {f"{name}:file=": None for name in _registered("space")}, kind=OPEN)
-    if rest.startswith("file=") and "," not in rest:
-        return _paths(incomplete, f"{space}:file=", (".npz", ".json"), False)
-    return []
+    head, equals, rest = typed.partition(":file=")
+    if not equals:
+        return [_item(f"{name}:file=", kind=OPEN) for name in _registered("space")]
+    found = (item for suffix in (".npz", ".json") for item in _paths(typed, head + equals, suffix))
+    return [] if "," in rest else {item.value: item for item in found}.values()
 
 
-def _listed(ctx: click.Context, incomplete: str) -> list[Item]:
+def _listed(ctx: click.Context, typed: str) -> Iterable[Item]:
     """Kinds, and the names of the last one that is typed."""
     from nastool.cli.list_command import KINDS, names_of
 
     kinds = [word for word in ctx.params.get("what") or () if word in KINDS]
-    return _starting(incomplete, dict.fromkeys([*(names_of(kinds[-1]) if kinds else ()), *KINDS]))
+    return map(_item, [*(names_of(kinds[-1]) if kinds else ()), *KINDS])
 
 
-def _devices(ctx: click.Context, incomplete: str) -> list[Item]:
-    return _starting(incomplete, {"auto": None, "cpu": None, "cuda": None})
-
-
-_OFFERS: Mapping[str, Callable[[click.Context, str], list[Item]]] = {
+_OFFERS: Mapping[str, Offer] = {
     "strategy": _names("strategy"),
     "space": _names("space"),
     "evaluator": _names("evaluator"),
-    "strategy_options": _keys("strategy"),
-    "space_options": _keys("space"),
-    "evaluator_options": _keys("evaluator"),
+    "strategy_options": _options("strategy"),
+    "space_options": _options("space"),
+    "evaluator_options": _options("evaluator"),
     "recipe": _recipes,
     "retrain_recipe": _recipes,
     "data": _data,
@@ -333,8 +281,7 @@ _OFFERS: Mapping[str, Callable[[click.Context, str], list[Item]]] = {
 """By the name of the parameter, or by command and parameter where a command calls something else so."""
 
 
-# --- what the shells are told
-
+# --- what the shells are told: click's own scripts know no values that go on, and none with commas or colons
 _BASH = """\
 %(complete_func)s() {
     local kind value
@@ -412,23 +359,20 @@ class _Quiet(ShellComplete):
             return []
 
     def _offered(self, args: list[str], incomplete: str) -> Iterator[Item]:
-        from click.shell_completion import _resolve_context, _resolve_incomplete
-
         # An option without its value yet would keep click from reading what stands before it.
         whole = args[:-1] if args and args[-1].startswith("-") and args[-1] != "-" else args
-        context = _resolve_context(self.cli, self.ctx_args, self.prog_name, whole)
-        flag, equals, value = incomplete.partition("=")
-        head = flag + equals if equals and flag.startswith("--") else ""
-        asked, typed = _resolve_incomplete(context, args, incomplete)
+        context = shell_completion._resolve_context(self.cli, self.ctx_args, self.prog_name, whole)
+        asked, typed = shell_completion._resolve_incomplete(context, args, incomplete)
         if not isinstance(asked, click.Parameter):
             yield from asked.shell_complete(context, typed)
             return
-        if head:
-            typed = value
+        flag, equals, value = incomplete.partition("=")
+        head, typed = (flag + equals, value) if equals and flag.startswith("--") else ("", typed)
         for item in items(context, asked, typed):
             yield CompletionItem(head + item.value, type=item.type, help=item.help)
 
 
+@shell_completion.add_completion_class
 class Bash(_Quiet):
     name = "bash"
     source_template = _BASH
@@ -450,30 +394,16 @@ class Bash(_Quiet):
         return f"{item.type},{value}"
 
 
+@shell_completion.add_completion_class
 class Zsh(_Quiet, ZshComplete):
     source_template = _ZSH
 
 
+@shell_completion.add_completion_class
 class Fish(_Quiet, FishComplete):
     source_template = _FISH
 
 
-CLASSES: Mapping[str, type[ShellComplete]] = {"bash": Bash, "zsh": Zsh, "fish": Fish}
-
-
-def script(cli: click.Command, shell: str) -> str:
-    """What a shell has to read to complete the command line of `nastool`."""
-    return CLASSES[shell](cli, {}, "nastool", VARIABLE).source()
-
-
 def answer(cli: click.Command, instruction: str) -> int:
-    """Print what the shell's script asks for: "bash_complete", "zsh_source", ..."""
-    shell, _, what = instruction.partition("_")
-    if shell not in CLASSES or what not in ("complete", "source"):
-        return 1
-    if what == "source":
-        click.echo(script(cli, shell), nl=False)
-        return 0
-    words: Sequence[str] = CLASSES[shell](cli, {}, "nastool", VARIABLE).complete().splitlines()
-    click.echo("\n".join(words))
-    return 0
+    """Prints what a shell's script asks for ("bash_complete"), or the script ("bash_source"). 1: no such shell."""
+    return shell_completion.shell_complete(cli, {}, "nastool", VARIABLE, instruction)

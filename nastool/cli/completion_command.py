@@ -28,4 +28,4 @@ def command(ctx: click.Context, /, shell: str) -> None:
     """
     from nastool.cli import complete
 
-    click.echo(complete.script(ctx.find_root().command, shell), nl=False)
+    complete.answer(ctx.find_root().command, f"{shell}_source")
