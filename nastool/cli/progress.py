@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from nastool.cli.common import say
-from nastool.cli.live import frame
-from nastool.cli.live.screen import Screen, suitable
-from nastool.cli.live.text import clean
+from nastool.cli.live.text import at_work, clean, line, suitable
 from nastool.cli.live.watched import Watcher
 from nastool.core.values import Trial
 from nastool.engine.workers import InlinePool, Reported
 
 if TYPE_CHECKING:
     from nastool.cli.live.machine import Machine
+    from nastool.cli.live.screen import Screen
     from nastool.engine.search import Search
 
 PLAIN_SECONDS = 5.0
@@ -45,6 +43,8 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if suitable(sys.stderr):
+            from nastool.cli.live.screen import Screen  # late: rich's import takes its time
+
             self._screen = Screen(sys.stderr)
         return self
 
@@ -68,16 +68,17 @@ class Progress:
         elif now - self._last >= self._pause:
             self._last, self._pause = now, min(2 * self._pause, LONGEST_PAUSE)
             view = self._watcher.view(search, now)
-            say(frame.plain(view) + frame.at_work(view))
+            say(line(view) + at_work(view))
 
     def _draw(self, search: Search, now: float) -> None:
+        from nastool.cli.live.frame import Frame
         from nastool.cli.live.machine import Machine
 
         assert self._screen is not None
         if self._machine is None:
             self._machine = Machine(gpus=not isinstance(search.pool, InlinePool))
         view = self._watcher.view(search, now, self._machine.facts(now))
-        self._screen.show(partial(frame.lines, view))
+        self._screen.show(Frame([view]))
 
     def _write(self, search: Search, trial: Trial, now: float) -> None:
         due = now - self._last > PLAIN_SECONDS
@@ -87,4 +88,4 @@ class Progress:
             say(f"trial {trial.id} failed: {clean(trial.error)}")
         if due:
             self._last = now
-            say(frame.plain(self._watcher.view(search, now)))
+            say(line(self._watcher.view(search, now)))

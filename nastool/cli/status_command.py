@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,8 +135,9 @@ def _line(label: str, text: str, gap: str = " ") -> None:
 
 def _follow(folders: Sequence[Path], as_json: bool) -> None:
     """Show runs until they have ended; InputError where there is none. Only reads."""
-    from nastool.cli.live import frame
-    from nastool.cli.live.screen import Screen, suitable
+    from nastool.cli.live.frame import Frame
+    from nastool.cli.live.screen import Screen
+    from nastool.cli.live.text import suitable
 
     screen = Screen(sys.stdout) if not as_json and suitable(sys.stdout) else None
     watched = _Watched(folders)
@@ -146,7 +146,7 @@ def _follow(folders: Sequence[Path], as_json: bool) -> None:
             busy = watched.busy()
             views = watched.views()
             if screen is not None:
-                screen.show(partial(frame.blocks, list(views.values())))
+                screen.show(Frame(list(views.values())))
             elif as_json:
                 watched.emit(list(views))
             else:
@@ -206,11 +206,11 @@ class _Watched:
 
     def write(self, views: dict[Path, View]) -> None:
         """A line for each run that has changed."""
-        from nastool.cli.live import frame
+        from nastool.cli.live import text
 
         for folder, view in views.items():
-            running = frame.at_work(view) + "".join(f"  #{r.id} {r.silent[0]}" for r in view.running if r.silent)
+            running = text.at_work(view) + "".join(f"  #{r.id} {r.silent[0]}" for r in view.running if r.silent)
             facts = (view.title, view.done, view.failed, view.best and view.best.row.id, running)
             if facts != self._before.get(folder):
                 self._before[folder] = facts
-                common.show(f"{view.title}  {frame.plain(view)}{running}")
+                common.show(f"{view.title}  {text.line(view)}{running}")

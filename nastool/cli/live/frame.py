@@ -1,264 +1,189 @@
-"""A view as lines of text: none wider and no more of them than there is room for."""
+"""Views on a terminal: no wider and no higher than there is room for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import SegmentLines
+from rich.table import Table
+from rich.text import Text
 
 from nastool.cli.common import format_number, format_seconds
-from nastool.cli.live.text import ASCII, UNICODE, Glyphs, cells, clean, clip, plainly, sparkline
+from nastool.cli.live.text import cells, clean, count, sparkline, time_left
 from nastool.cli.live.view import Drawings, Row, View
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 LABEL = 10
 """Width of the column of labels."""
-BAR = 40
-FACTS = 45
-"""Room for what stands behind the bar."""
+BAR, FACTS = 40, 45
+"""Longest bar, and the room for what stands behind it."""
 CURVE = 24
+"""Longest curve."""
 WIDE = 110
-"""From this width on, the drawing stands beside the last trials."""
+"""Width from which on the drawing stands beside the last trials."""
 TABLE = 56
 """Width of the last trials then."""
+MOST_ROWS = 12
+"""Most of the last trials that are shown."""
 Piece = tuple[str, str]
 """Text and its style."""
-Line = list[Piece]
 
 
-def lines(view: View, width: int, height: int, glyphs: Glyphs = UNICODE) -> list[Line]:
-    """The view in at most `height` lines of at most `width` cells."""
-    if height < 1 or width < 1:
-        return []
-    found = _lines(view, width, height, glyphs)
-    return [[(plainly(text), style) for text, style in line] for line in found] if glyphs is ASCII else found
+class Frame:
+    """Views, one below the other, with the room divided among them."""
+
+    def __init__(self, views: Sequence[View]) -> None:
+        self.views = views
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        room = options.max_height
+        for number, view in enumerate(self.views):
+            share = room // (len(self.views) - number)
+            rows = Group(*_rows(view, options.max_width, share))
+            lines = console.render_lines(rows, options.reset_height(), pad=False)[:share]
+            room -= len(lines)
+            yield SegmentLines(lines, new_lines=True)
 
 
-def _lines(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
-    top = _top(view, width, glyphs)
-    middle = [_rounds(view, width, glyphs), _failures(view, width, glyphs), _machine(view, width, glyphs)]
-    rest = [line for line in middle if line]
-    if height <= len(top):
-        return top[:height]
-    # Where there is little room, what tells most comes first: a running trial, then rounds and failures.
-    running = _running(view, width, max(1, (height - len(top)) // 4), glyphs)[: height - len(top)]
-    rest = rest[: height - len(top) - len(running)]
+def _rows(view: View, width: int, height: int) -> list[RenderableType]:
+    """Rows from the top; where there is little room, what tells most comes first."""
+    top: list[RenderableType] = [_cut(clean(view.title), "bold")] if view.title else []
+    top += [_bar(view, width), *_best(view, width)]
+    running = _running(view, width, max(1, (height - len(top)) // 4))
+    rest = [*_rounds(view, width), *_failures(view, width), *_machine(view, width)]
     room = height - len(top) - len(running) - len(rest)
-    drawing = _drawing(view, width, glyphs)
+    if room < 2:
+        return [*top, *running, *rest]
     if width >= WIDE:
-        return [*top, *running, *rest, *_beside(_table(view, TABLE, room, glyphs), drawing[:room], TABLE + 2)]
-    if len(drawing) + 4 > room:
-        drawing = []
-    return [*top, *drawing, *running, *rest, *_table(view, width, room - len(drawing), glyphs)]
+        beside = Table.grid(padding=(0, 2, 0, 0))
+        beside.add_column(width=TABLE)
+        beside.add_column(no_wrap=True)
+        beside.add_row(_table(view, TABLE, room), Group(*_drawing(view, width - TABLE - 2)))
+        return [*top, *running, *rest, beside]
+    drawing = _drawing(view, width - LABEL, " " * LABEL) if room >= Drawings.LINES + 4 else []
+    return [*top, *drawing, *running, *rest, _table(view, width, room - len(drawing))]
 
 
-def blocks(views: Sequence[View], width: int, height: int, glyphs: Glyphs = UNICODE) -> list[Line]:
-    """Several views, one below the other, with the room divided among them."""
-    found: list[Line] = []
-    for number, view in enumerate(views):
-        found += lines(view, width, (height - len(found)) // (len(views) - number), glyphs)
-    return found
+def _cut(text: str, style: str = "") -> Text:
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
 
 
-def styled(found: Sequence[Line]) -> Text:
-    """The lines for rich; no text in them is taken for markup."""
-    from rich.text import Text
-
-    joined = Text(no_wrap=True, overflow="crop", end="")
-    for number, line in enumerate(found):
-        joined.append("\n" if number else "")
-        for text, style in line:
-            joined.append(text, style or None)
-    return joined
-
-
-def plain(view: View) -> str:
-    """The view as one line for a log."""
-    parts = [f"{view.noun} {_count(view)}"]
-    if view.best is not None and view.best.row.value is not None:
-        parts.append(f"best {clean(view.metric)} {view.best.row.value:.4f} (#{view.best.row.id})")
-    if view.failed:
-        parts.append(f"{view.failed} failed")
-    if view.per_hour is not None:
-        parts.append(f"{view.per_hour:,.0f} {view.noun}/h")
-    if view.left is not None:
-        parts.append(_left(view, view.left))
-    return "  ".join(parts)
-
-
-def at_work(view: View) -> str:
-    """What is running, for the end of such a line; "": nothing."""
-    parts = [f"#{r.id}" + ("" if r.step is None else f" step {r.step}") for r in view.running]
-    return f"  running {', '.join(parts)}" if parts else ""
-
-
-def _silence(silent: tuple[str, float]) -> str:
-    how, seconds = silent
-    return f"{how} for {format_seconds(seconds)}"
-
-
-def _count(view: View) -> str:
-    return f"{view.done}/{view.total}" if view.total is not None else str(view.done)
-
-
-def _left(view: View, seconds: float) -> str:
-    return f"{format_seconds(seconds)} left" + (f", then {clean(view.then)}" if view.then else "")
-
-
-def _fit(label: str, pieces: Sequence[Piece], width: int, glyphs: Glyphs) -> Line:
+def _row(label: str, width: int, *pieces: Piece) -> Text:
     """A label and those of the pieces that fit beside it; the first is cut where it must be."""
-    head = clip(f"{label:<{LABEL}}", width, glyphs)
-    line: Line = [(head, "dim")]
-    used = cells(head)
+    row = _cut("").append(f"{label:<{LABEL}}", "dim")
     for number, (text, style) in enumerate(pieces):
         text = clean(text)
-        gap = 2 if number else 0
-        if not number:
-            text = clip(text, width - used, glyphs)
-        if not text or used + gap + cells(text) > width:
-            continue
-        line.append((" " * gap + text, style))
-        used += gap + cells(text)
-    return line
+        if not number or (text and row.cell_len + 2 + cells(text) <= width):
+            row.append("  " if number else "").append(text, style or None)
+    return row
 
 
-def _top(view: View, width: int, glyphs: Glyphs) -> list[Line]:
-    found: list[Line] = []
-    if view.title:
-        found.append([(clip(clean(view.title), width, glyphs), "bold")])
-    found.append(_bar(view, width, glyphs))
-    if view.best is not None:
-        row = view.best.row
-        pieces = [(f"{view.metric} {_value(row)}", "bold green"), (f"trial {row.id}", "")]
-        if row.params is not None:
-            pieces.append((f"{row.params:,.0f} params", ""))
-        pieces.append((view.best.key, "dim"))
-        found.append(_fit("best", pieces, width, glyphs))
-    return found
-
-
-def _bar(view: View, width: int, glyphs: Glyphs) -> Line:
-    facts: list[Piece] = []
+def _bar(view: View, width: int) -> Text:
+    pieces: list[Piece] = [(count(view), "bold")]
     if view.stopping:
-        count = len(view.running)
-        facts.append((f"stopping: finishing {count} running" if count else "stopping", "yellow"))
+        running = len(view.running)
+        pieces.append((f"stopping: finishing {running} running" if running else "stopping", "yellow"))
     elif view.left is not None:
-        facts.append((_left(view, view.left), ""))
+        pieces.append((time_left(view), ""))
     if view.per_hour is not None:
-        facts.append((f"{view.per_hour:,.0f} {view.noun}/h", "dim"))
-    count_text = clean(_count(view))
-    spare = width - LABEL - cells(count_text) - 2
-    while facts[1:] and spare - sum(2 + cells(text) for text, _ in facts) < 10:
-        facts.pop()
-    spare -= sum(2 + cells(text) for text, _ in facts)
-    length = min(BAR, max(10, width - LABEL - FACTS), spare)  # as long whatever the facts are
+        pieces.append((f"{view.per_hour:,.0f} {view.noun}/h", "dim"))
+    # as long whatever the facts are
+    length = min(BAR, max(10, width - LABEL - FACTS), width - LABEL - cells(clean(count(view))) - 2)
     if not view.total or length < 5:
-        return _fit(view.noun, [(count_text, "bold"), *facts], width, glyphs)
+        return _row(view.noun, width, *pieces)
     full = max(0, min(length, length * view.done // view.total))
-    bar: Line = [(f"{view.noun:<{LABEL}}"[:LABEL], "dim"), (glyphs.full * full, "green")]
-    bar += [(glyphs.empty * (length - full), "dim"), (f"  {count_text}", "bold")]
-    return [*bar, *(("  " + text, style) for text, style in facts)]
+    row = _row(view.noun, width, ("━" * full + "─" * (length - full), "green"), *pieces)
+    row.stylize("dim", LABEL + full, LABEL + length)
+    return row
 
 
-def _drawing(view: View, width: int, glyphs: Glyphs) -> list[Line]:
-    """The best architecture; as many lines whatever it is, so that nothing jumps."""
+def _best(view: View, width: int) -> list[Text]:
     if view.best is None:
         return []
-    room = width - (TABLE + 2 if width >= WIDE else LABEL)
-    if room < 20:
-        return []
-    drawn = [clip(clean(line.rstrip()), room, glyphs) for line in view.best.draw(room)][: Drawings.LINES]
-    if not any(drawn):
-        return []
-    indent = "" if width >= WIDE else " " * LABEL
-    return [[(indent + line, "")] for line in drawn + [""] * (Drawings.LINES - len(drawn))]
+    row = view.best.row
+    params = "" if row.params is None else f"{row.params:,.0f} params"
+    value = (f"{view.metric} {_value(row)}", "bold green")
+    return [_row("best", width, value, (f"trial {row.id}", ""), (params, ""), (view.best.key, "dim"))]
 
 
-def _running(view: View, width: int, most: int, glyphs: Glyphs) -> list[Line]:
+def _drawing(view: View, room: int, indent: str = "") -> list[Text]:
+    """The best architecture; as many lines whatever it is, so that nothing jumps."""
+    if view.best is None or room < 20:
+        return []
+    drawn = [clean(line.rstrip()) for line in view.best.draw(room)][: Drawings.LINES]
+    return [_cut(indent + line) for line in drawn + [""] * (Drawings.LINES - len(drawn))] if any(drawn) else []
+
+
+def _running(view: View, width: int, most: int) -> list[Text]:
     shown = view.running if len(view.running) <= most else view.running[: most - 1]
-    found: list[Line] = []
+    found: list[Text] = []
     for running in shown:
         pieces: list[Piece] = [(f"trial {running.id}", "cyan")]
+        if running.silent is not None:
+            pieces.append((f"{running.silent[0]} for {format_seconds(running.silent[1])}", "yellow"))
         if running.step is not None:
             pieces.append((f"step {running.step}", ""))
         if running.curve:
-            pieces.append((f"{clip(clean(running.metric), 20, glyphs)} {running.curve[-1]:.4g}", ""))
+            pieces.append((f"{clean(running.metric)[:20]} {running.curve[-1]:.4g}", ""))
+        if len(running.curve) > 1:
+            room = width - LABEL - sum(2 + cells(clean(text)) for text, _ in pieces) - 8  # which the seconds take
+            pieces.append((sparkline(running.curve, min(CURVE, room)), "cyan"))
         pieces.append((format_seconds(running.seconds), "dim"))
-        if running.silent is not None:
-            pieces.insert(1, (_silence(running.silent), "yellow"))
-        room = width - LABEL - sum(2 + cells(clean(text)) for text, _ in pieces)
-        if len(running.curve) > 1 and (curve := sparkline(running.curve, min(CURVE, room), glyphs)):
-            pieces.insert(3, (curve, "cyan"))
-        found.append(_fit("running" if not found else "", pieces, width, glyphs))
-    if len(shown) < len(view.running):
-        more = len(view.running) - len(shown)
+        found.append(_row("" if found else "running", width, *pieces))
+    if more := len(view.running) - len(shown):
         found.append(
-            _fit("" if found else "running", [(f"and {more} more" if found else f"{more}", "cyan")], width, glyphs)
+            _row("", width, (f"and {more} more", "cyan")) if found else _row("running", width, (str(more), ""))
         )
     return found
 
 
-def _rounds(view: View, width: int, glyphs: Glyphs) -> Line:
+def _rounds(view: View, width: int) -> list[Text]:
     if view.rounds is None:
         return []
-    pieces: list[Piece] = [(f"{view.rounds.done}/{view.rounds.total}", "")]
     share = (width - LABEL) // max(1, len(view.rounds.curves)) - 30
-    for name, values in view.rounds.curves.items():
-        if values:
-            curve = sparkline(values, min(CURVE, max(8, share)), glyphs)
-            pieces.append((f"{name} {values[-1]:.4g} {curve}", ""))
-    return _fit("rounds", pieces, width, glyphs)
+    curves = [
+        (f"{name} {values[-1]:.4g} {sparkline(values, min(CURVE, max(8, share)))}", "")
+        for name, values in view.rounds.curves.items()
+        if values
+    ]
+    return [_row("rounds", width, (f"{view.rounds.done}/{view.rounds.total}", ""), *curves)]
 
 
-def _failures(view: View, width: int, glyphs: Glyphs) -> Line:
+def _failures(view: View, width: int) -> list[Text]:
     if not view.failed:
         return []
-    text = str(view.failed)
-    if view.failure is not None:
-        text += f", the last trial {view.failure[0]}: {view.failure[1]}"
-    return _fit("failed", [(text, "red")], width, glyphs)
+    last = "" if view.failure is None else f", the last trial {view.failure[0]}: {view.failure[1]}"
+    return [_row("failed", width, (f"{view.failed}{last}", "red"))]
 
 
-def _machine(view: View, width: int, glyphs: Glyphs) -> Line:
-    return _fit("uses", [(fact, "dim") for fact in view.machine], width, glyphs) if view.machine else []
+def _machine(view: View, width: int) -> list[Text]:
+    return [_row("uses", width, *((fact, "dim") for fact in view.machine))] if view.machine else []
 
 
-def _table(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
+def _table(view: View, width: int, height: int) -> RenderableType:
     """The last trials, the latest last; columns that do not fit are left out from the right."""
-    rows = list(view.last)[-min(height - 1, 12) :] if height >= 2 else []
-    if not rows:
-        return []
-    best = None if view.best is None else view.best.row.id
-    columns: list[list[str]] = [["trial", *(str(row.id) for row in rows)]]
-    columns.append([clip(clean(view.metric), 16, glyphs), *map(_value, rows)])
-    columns.append(["cost", *("" if row.seconds is None else format_seconds(row.seconds) for row in rows)])
-    for name, cell in (
-        ("params", ["" if row.params is None else f"{row.params:,.0f}" for row in rows]),
-        ("parent", ["" if row.parent is None else str(row.parent) for row in rows]),
-    ):
-        if any(cell):
-            columns.append([name, *cell])
-    head = f"{'last':<{LABEL}}"
-    made = [clip(head if not number else "", width, glyphs).ljust(min(LABEL, width)) for number in range(len(rows) + 1)]
-    for number, column in enumerate(columns):
-        size = max(map(cells, column))
-        gap = 2 if number else 0
-        if cells(made[0]) + gap + size > width:
+    rows = list(view.last)[-min(height - 1, MOST_ROWS) :] if height >= 2 else []
+    columns = {
+        "trial": [str(row.id) for row in rows],
+        clean(view.metric)[:16]: [_value(row) for row in rows],
+        "cost": ["" if row.seconds is None else format_seconds(row.seconds) for row in rows],
+        "params": ["" if row.params is None else f"{row.params:,.0f}" for row in rows],
+        "parent": ["" if row.parent is None else str(row.parent) for row in rows],
+    }
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("last", width=LABEL - 2)
+    kept, used = [], LABEL - 2
+    for head, values in columns.items():
+        used += 2 + max(map(cells, [head, *values]))
+        if used > width:
             break
-        made = [line + " " * (gap + size - cells(cell)) + cell for line, cell in zip(made, column, strict=True)]
-    styles = ["dim", *("bold green" if row.id == best else "red" if row.value is None else "" for row in rows)]
-    return [[(line.rstrip(), style)] for line, style in zip(made, styles, strict=True)]
-
-
-def _beside(left: list[Line], right: list[Line], at: int) -> list[Line]:
-    found: list[Line] = []
-    for number in range(max(len(left), len(right))):
-        line = list(left[number]) if number < len(left) else []
-        if number < len(right):
-            line += [(" " * (at - sum(cells(text) for text, _ in line)), ""), *right[number]]
-        found.append(line)
-    return found
+        if any(values) or head == "cost":
+            table.add_column(Text(head), justify="right", no_wrap=True)
+            kept.append(values)
+    best = None if view.best is None else view.best.row.id
+    for row, *values in zip(rows, *kept, strict=True):
+        table.add_row("", *values, style="bold green" if row.id == best else "red" if row.value is None else None)
+    return table if rows and kept else Group()
 
 
 def _value(row: Row) -> str:

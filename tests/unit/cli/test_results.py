@@ -18,7 +18,7 @@ import pytest
 import nastool
 from nastool import cli
 from nastool.cli import common, listing
-from nastool.cli.live import frame, stored
+from nastool.cli.live import stored, text
 from nastool.cli.live.stored import Followed
 from nastool.cli.live.view import View
 from nastool.core import archfile, registry
@@ -28,6 +28,7 @@ from nastool.engine.store import Store
 from nastool.spaces.nasbench201 import NasBench201
 from tests.helpers.made_runs import folder
 from tests.helpers.running import Run
+from tests.unit.cli.test_live import drawn
 
 NASTOOL = str(Path(sys.executable).parent / "nastool")
 OBJECTIVE = Objective.parse("val_acc")
@@ -303,8 +304,8 @@ class TestOptions:
 class TestLive:
     def test_what_comes_after_the_trials(self) -> None:
         view = View(metric="val_acc", done=3, total=9, left=30.0, per_hour=60.0, then="6 trainings")
-        assert "30 s left, then 6 trainings" in frame.plain(view)
-        (bar,) = ("".join(text for text, _ in line) for line in frame.lines(view, 80, 1))
+        assert "30 s left, then 6 trainings" in text.line(view)
+        (bar,) = drawn([view], 80, 1)
         assert "30 s left, then 6 trainings" in bar and len(bar) <= 80
 
     def test_the_time_between_two_sittings_is_no_evaluation(self, tmp_path: Path) -> None:
