@@ -36,7 +36,7 @@ def draw(kind: Kind, studies: Sequence[Study]) -> Iterator[tuple[Study | None, D
             yield from ((None, drawn) for drawn in kind.draw(studies))
         else:
             for study in studies:
-                yield from ((study, drawn) for drawn in kind.draw([study]))
+                yield from ((study, drawn) for drawn in kind.draw(study))
 
 
 def inline(drawn: Drawn, prefix: str) -> str:

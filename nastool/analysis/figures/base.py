@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from nastool.engine.study import Study
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,12 +22,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Kind:
-    """A figure that can be drawn. draw: from runs; nothing where they have nothing to show.
+    """A figure that can be drawn. draw: of a study, or of a list of them where it is shared; none: nothing to show.
 
-    shared: it is one figure of all runs; else it is drawn of one at a time.
+    shared: it is one figure of all runs.
     """
 
     name: str
     title: str
-    draw: Callable[[Sequence[Study]], list[Drawn]]
+    draw: Callable[[Any], list[Drawn]]
     shared: bool = False

@@ -40,9 +40,8 @@ def expectations(study: Study) -> list[tuple[float, float]]:
     return [(t.expected, t.value) for t in study.trials if t.expected is not None and t.value is not None]
 
 
-def signs(studies: Sequence[Study]) -> list[Drawn]:
+def signs(study: Study) -> list[Drawn]:
     """Reward, entropy and the like, round by round."""
-    (study,) = studies
     done = rounds(study)
     known = [name for name in SIGNS if any(name in trial.metrics for trial in done)]
     if len(done) < 2 or not known:
@@ -62,9 +61,8 @@ def signs(studies: Sequence[Study]) -> list[Drawn]:
     return [Drawn("policy", "The policy", text, figure)]
 
 
-def preferences(studies: Sequence[Study]) -> list[Drawn]:
+def preferences(study: Study) -> list[Drawn]:
     """What the policy draws, over rounds or trials, by option."""
-    (study,) = studies
     known = frequencies(study)
     if len(known) < 2:
         return []
@@ -79,9 +77,8 @@ def preferences(studies: Sequence[Study]) -> list[Drawn]:
     return [] if figure is None else [Drawn("policy-options", "What the policy prefers", text, figure)]
 
 
-def last_round(studies: Sequence[Study]) -> list[Drawn]:
+def last_round(study: Study) -> list[Drawn]:
     """The policy's last known probabilities, decision by decision."""
-    (study,) = studies
     known = frequencies(study)
     if not known:
         return []
@@ -96,9 +93,8 @@ def last_round(studies: Sequence[Study]) -> list[Drawn]:
     return found
 
 
-def expected(studies: Sequence[Study]) -> list[Drawn]:
+def expected(study: Study) -> list[Drawn]:
     """Expected against measured."""
-    (study,) = studies
     pairs = expectations(study)
     if len(pairs) < 3:
         return []
@@ -106,25 +102,13 @@ def expected(studies: Sequence[Study]) -> list[Drawn]:
     cut = len(pairs) - len(pairs) // 3
     low, high = style.frame([value for pair in pairs for value in pair], study.objective.goal)
     for number, (part, what) in enumerate(((pairs[:cut], "earlier"), (pairs[cut:], "last third"))):
-        axes.scatter(
-            [a for a, _ in part],
-            [b for _, b in part],
-            s=12 if len(pairs) < 400 else 6,
-            color=style.color((5, 1)[number]),
-            alpha=0.75,
-            linewidths=0,
-            label=what,
-            rasterized=len(part) > style.MANY,
-            zorder=2 + number,
-        )
+        style.points(axes, part, (5, 1)[number], what, zorder=2 + number)
     axes.plot((low, high), (low, high), color=style.MUTED, linewidth=0.8, linestyle=style.DASHES[1], label="equal")
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     metric = style.clean(study.objective.metric)
-    axes.set_xlabel(f"expected {metric}")
-    axes.set_ylabel(f"measured {metric}")
-    axes.grid(True, color=style.GRID, linewidth=0.6)
-    style.legend(axes)
+    style.finish(axes, f"expected {metric}", f"measured {metric}")
+    axes.grid(True, axis="x", color=style.GRID, linewidth=0.6)
     text = f"What the model expected of {len(pairs):,} architectures before they were measured. " + agreement(study)
     outside = sum(not (low <= a <= high and low <= b <= high) for a, b in pairs)
     if outside:

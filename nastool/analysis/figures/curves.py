@@ -56,15 +56,12 @@ def _figure(curves: Sequence[Curve], across: str, value: str, regret: bool) -> F
     for number, curve in enumerate(curves):
         color = style.color(number)
         axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=faint, linewidth=0)
-        how = {"color": color, "linestyle": style.dash(number), "linewidth": 1.6}
+        how: style.Look = {"color": color, "linestyle": style.dash(number), "linewidth": 1.6}
         axes.plot(curve.x, curve.mean, label=style.clean(curve.name, 60), **how)
     axes.set_xlim(0, max(float(curve.x[-1]) for curve in curves))
     style.thousands(axes)
     (_regrets if regret else _values)(axes, curves)
-    axes.set_xlabel(across)
-    axes.set_ylabel(style.clean(value))
-    style.grid(axes)
-    style.legend(axes)
+    style.finish(axes, across, value)
     return figure
 
 

@@ -76,13 +76,9 @@ def _table(decisions: Sequence[Decision], chosen: Sequence[int]) -> Family:
 def _common(names: Sequence[str]) -> str:
     """What decisions have in their names: "op" of layer1.op1, layer1.op2."""
     ends = {name.rpartition(".")[2].rstrip("0123456789") for name in names} if all("." in n for n in names) else set()
-    return (
-        ends.pop()
-        if len(ends) == 1 and len(names) > 1 and "" not in ends
-        else names[0]
-        if len(names) == 1
-        else "options"
-    )
+    if len(names) == 1:
+        return names[0]
+    return ends.pop() if len(ends) == 1 and "" not in ends else "options"
 
 
 def _switches(decisions: Sequence[Decision], chosen: Sequence[int]) -> Family:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from nastool.analysis.figures import style
 from nastool.analysis.figures.base import Drawn, Kind
 from nastool.engine.study import Study, StudyTrial
@@ -29,11 +27,10 @@ def changes(study: Study, before: StudyTrial, after: StudyTrial) -> list[tuple[s
     ]
 
 
-def genealogy(studies: Sequence[Study]) -> list[Drawn]:
+def genealogy(study: Study) -> list[Drawn]:
     """Every finished trial over its number, joined to its parent; the path to the best in bold."""
     from matplotlib.collections import LineCollection
 
-    (study,) = studies
     values = {trial.id: trial.value for trial in study.trials if trial.value is not None}
     edges = [(t.parent, t.id) for t in study.trials if t.parent in values and t.id in values and t.parent is not None]
     if not edges:
@@ -41,45 +38,16 @@ def genealogy(studies: Sequence[Study]) -> list[Drawn]:
     figure, (axes,) = style.new(3.6)
     path = path_to(study, study.best)
     segments = [((a, values[a]), (b, values[b])) for a, b in edges]
-    axes.add_collection(
-        LineCollection(
-            segments,
-            colors=style.MUTED,
-            linewidths=0.6,
-            alpha=0.35 if len(edges) < 600 else 0.15,
-            rasterized=len(edges) > style.MANY,
-        )
-    )
-    axes.scatter(
-        list(values),
-        list(values.values()),
-        s=12 if len(values) < 400 else 5,
-        color=style.color(5),
-        linewidths=0,
-        zorder=2,
-        label="trials",
-        rasterized=len(values) > style.MANY,
-    )
-    steps = [trial for trial in path if trial.id in values]
-    axes.plot(
-        [trial.id for trial in steps],
-        [values[trial.id] for trial in steps],
-        color=style.color(1),
-        linewidth=1.8,
-        marker="o",
-        markersize=4,
-        zorder=3,
-        label="path to the best",
-    )
+    how: style.Look = {"alpha": 0.35 if len(edges) < 600 else 0.15, "rasterized": len(edges) > style.MANY}
+    axes.add_collection(LineCollection(segments, colors=style.MUTED, linewidths=0.6, **how))
+    style.points(axes, list(values.items()), 5, "trials", alpha=1, zorder=2)
+    steps = [trial.id for trial in path if trial.id in values]
+    how = {"color": style.color(1), "linewidth": 1.8, "marker": "o", "markersize": 4, "zorder": 3}
+    axes.plot(steps, [values[trial] for trial in steps], label="path to the best", **how)
     axes.set_ylim(*style.frame(list(values.values()), study.objective.goal))
-    axes.set_xlabel("trial")
-    axes.set_ylabel(style.clean(study.objective.metric))
-    style.thousands(axes)
-    style.grid(axes)
-    style.legend(axes)
-    text = (
-        f"Each trial is joined to the one it was made from. The best is {len(steps) - 1} steps from its first ancestor."
-    )
+    style.finish(axes, "trial", study.objective.metric, whole=True)
+    text = "Each trial is joined to the one it was made from. "
+    text += f"The best is {len(steps) - 1} steps from its first ancestor."
     return [Drawn("genealogy", "Genealogy", text, figure)]
 
 

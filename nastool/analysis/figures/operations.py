@@ -25,9 +25,8 @@ CURVES = 9
 """Of options in a panel; the rarer ones are left out."""
 
 
-def over_time(studies: Sequence[Study]) -> list[Drawn]:
+def over_time(study: Study) -> list[Drawn]:
     """The share of each option over windows of trials."""
-    (study,) = studies
     trials = scored(study)
     if len(trials) < FEWEST:
         return []
@@ -57,7 +56,7 @@ def curves(
         often = np.nansum(table, axis=0)
         kept = sorted(sorted(range(len(names)), key=lambda k: (-often[k], k))[:CURVES])
         for k in kept:
-            how = {"color": style.color(k), "linestyle": style.dash(k), "linewidth": 1.5}
+            how: style.Look = {"color": style.color(k), "linestyle": style.dash(k), "linewidth": 1.5}
             axes.plot(at, 100 * table[:, k], label=names[k], **how)
         axes.set_ylim(0, max(5.0, min(100.0, 115 * float(np.nanmax(table)))))
         axes.set_ylabel("%")
@@ -71,9 +70,8 @@ def curves(
     return figure
 
 
-def best_decisions(studies: Sequence[Study]) -> list[Drawn]:
+def best_decisions(study: Study) -> list[Drawn]:
     """Of each decision, how often the best tenth chose which option."""
-    (study,) = studies
     ranked = study.ranked
     best = ranked[: max(5, len(ranked) // 10)]
     if len(best) < 3:
@@ -112,37 +110,22 @@ def table_figure(family: Family, table: NDArray[np.float64]) -> tuple[Figure, st
     figure, (axes,) = style.new(height)
     cells = [(row, column) for row in range(rows) for column in range(columns) if not np.isnan(table[row, column])]
     for row, column in cells:
-        axes.add_patch(
-            Rectangle(
-                (column + 0.03, row + 0.05),
-                0.94,
-                0.9,
-                facecolor=style.color(0),
-                alpha=0.04 + 0.71 * float(table[row, column]),
-                linewidth=0,
-            )
-        )
-    if columns <= 12:
-        for row, column in cells:
-            share = float(table[row, column])
-            axes.text(
-                column + 0.5,
-                row + 0.52,
-                f"{100 * share:.0f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color=style.TEXT if share < 0.62 else style.BACK,
-            )
+        share = float(table[row, column])
+        shade: style.Look = {"facecolor": style.color(0), "alpha": 0.04 + 0.71 * share, "linewidth": 0}
+        axes.add_patch(Rectangle((column + 0.03, row + 0.05), 0.94, 0.9, **shade))
+        if columns <= 12:
+            how: style.Look = {
+                "ha": "center",
+                "va": "center",
+                "fontsize": 8,
+                "color": style.TEXT if share < 0.62 else style.BACK,
+            }
+            axes.text(column + 0.5, row + 0.52, f"{100 * share:.0f}", **how)
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, 0)
-    axes.set_xticks(
-        [k + 0.5 for k in range(columns)],
-        [style.clean(n, 22) for n in family.columns[:columns]],
-        rotation=40 if slanted else 0,
-        ha="left" if slanted else "center",
-        rotation_mode="anchor" if slanted else "default",
-    )
+    turned: style.Look = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if slanted else {}
+    labels = [style.clean(name, 22) for name in family.columns[:columns]]
+    axes.set_xticks([k + 0.5 for k in range(columns)], labels, **turned)
     axes.set_yticks([k + 0.5 for k in range(rows)], [style.clean(n, 26) for n in family.rows[:rows]])
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)

@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 
 from nastool.analysis.figures import style
 from nastool.analysis.figures.base import Drawn, Kind
-from nastool.engine.study import Study, StudyTrial
+from nastool.core.options import changed
+from nastool.engine.study import Study
 
 Values = NDArray[np.float64]
 
 
 def over_trials(study: Study) -> list[float]:
-    """For each of `told`, how many trials were told by then."""
+    """For each of `told`, how many trials were finished by then."""
     return [float(i + 1) for i in range(len(study.told))]
 
 
 def over_time(study: Study) -> list[float]:
-    """Seconds since the first start; pauses between sittings count."""
+    """Seconds since the first start; pauses count."""
     start = min((trial.started for trial in study.trials), default=0.0)
     return [max(0.0, (trial.finished or start) - start) for trial in study.told]
 
@@ -37,8 +38,7 @@ def label(study: Study, among: Sequence[Study]) -> str:
     same = [other.config["strategy"]["options"] for other in among if other.strategy == study.strategy]
     mine = study.config["strategy"]["options"]
     differing = {key: value for key, value in mine.items() if any(other.get(key) != value for other in same)}
-    shown = ", ".join(f"{key}={value}" for key, value in differing.items())
-    return style.clean(f"{study.strategy} ({shown})" if shown else study.strategy)
+    return style.clean(f"{study.strategy} ({', '.join(changed(differing, {}))})" if differing else study.strategy)
 
 
 def groups(studies: Sequence[Study]) -> list[list[Study]]:
@@ -56,61 +56,27 @@ def _steps(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[fl
     return [x[i] for i in kept], [y[i] for i in kept]
 
 
-def _one(study: Study, x: Sequence[float], name: str, title: str, across: str, unit: float) -> Drawn:
-    told = study.told
-    done = [(at / unit, trial) for at, trial in zip(x, told, strict=True) if trial.value is not None]
-    failed = [at / unit for at, trial in zip(x, told, strict=True) if trial.state == "failed"]
+def _one(study: Study, x: Sequence[float], name: str, title: str, across: str) -> Drawn:
+    """The trials of one run as points, and the best so far as a line."""
+    metric, goal = style.clean(study.objective.metric), study.objective.goal
+    done = [(at, t.value, t.is_round) for at, t in zip(x, study.told, strict=True) if t.value is not None]
+    failed = [(at, 0.025) for at, trial in zip(x, study.told, strict=True) if trial.state == "failed"]
     figure, (axes,) = style.new()
-    values = [trial.value for _, trial in done if trial.value is not None]
-    low, high = style.frame(values, study.objective.goal)
-    scored = any(not trial.is_round for _, trial in done)
-
-    def points(chosen: Callable[[StudyTrial], bool], number: int, what: str) -> None:
-        kept = [(at, trial.value) for at, trial in done if chosen(trial) and trial.value is not None]
-        if kept:
-            axes.scatter(
-                [at for at, _ in kept],
-                [value for _, value in kept],
-                s=16 if len(kept) <= 60 else 9 if len(kept) <= 300 else 5,
-                color=style.color(number),
-                alpha=0.75 if len(kept) <= 300 else 0.35,
-                linewidths=0,
-                label=what,
-                rasterized=len(kept) > style.MANY,
-            )
-
-    points(lambda trial: not trial.is_round, 5, "trials")
-    points(lambda trial: trial.is_round, 6, "rounds of the policy")
+    low, high = style.frame([value for _, value, _ in done], goal)
+    scored, rounds = ([(at, value) for at, value, is_round in done if is_round is wanted] for wanted in (False, True))
+    style.points(axes, scored, 5, "trials")
+    style.points(axes, rounds, 6, "rounds of the policy")
     if done:
-        line_x, line_y = _steps([at / unit for at in x], study.best_so_far())
-        axes.plot(
-            line_x, line_y, color=style.color(0), linewidth=1.7, drawstyle="steps-post", label="best so far", zorder=3
-        )
-    if failed:
-        axes.scatter(
-            failed,
-            [0.025] * len(failed),
-            marker="x",
-            s=18,
-            color=style.color(1),
-            linewidths=1.1,
-            transform=axes.get_xaxis_transform(),
-            clip_on=False,
-            label="failed",
-            rasterized=len(failed) > style.MANY,
-            zorder=4,
-        )
+        how: style.Look = {"color": style.color(0), "linewidth": 1.7, "drawstyle": "steps-post", "zorder": 3}
+        axes.plot(*_steps(x, study.best_so_far()), label="best so far", **how)
+    crosses: style.Look = {"marker": "x", "s": 18, "linewidths": 1.1, "alpha": 1, "clip_on": False, "zorder": 4}
+    style.points(axes, failed, 1, "failed", transform=axes.get_xaxis_transform(), **crosses)
     axes.set_ylim(low, high)
     axes.set_xlim(left=0)
-    axes.set_xlabel(across)
-    axes.set_ylabel(style.clean(study.objective.metric))
-    if name.endswith("trials"):
-        style.thousands(axes)
-    style.grid(axes)
-    style.legend(axes)
-    outside = sum(not low <= value <= high for value in values)
-    caption = f"Each point is a trial; the line is the best {style.clean(study.objective.metric)} so far."
-    if any(trial.is_round for _, trial in done) and scored:
+    style.finish(axes, across, metric, whole=name.endswith("trials"))
+    outside = sum(not low <= value <= high for _, value, _ in done)
+    caption = f"Each point is a trial; the line is the best {metric} so far."
+    if rounds and scored:
         caption += " Values of rounds are measured while shared weights are still being trained."
     if failed:
         caption += f" Crosses: {len(failed):,} failed."
@@ -120,50 +86,28 @@ def _one(study: Study, x: Sequence[float], name: str, title: str, across: str, u
 
 
 def _compare(
-    studies: Sequence[Study],
-    measure: Callable[[Study], list[float]],
-    name: str,
-    title: str,
-    across: str,
-    unit: float,
+    studies: Sequence[Study], xs: Callable[[Study], Sequence[float]], name: str, title: str, across: str
 ) -> Drawn:
+    """The best so far of several runs; of those that differ in their seed alone the mean as well."""
     figure, (axes,) = style.new(3.4)
     objective = studies[0].objective
-    ends: list[float] = []
-    several = False
-    for number, group in enumerate(groups(studies)):
-        shown = {"color": style.color(number), "linestyle": style.dash(number)}
+    found = groups(studies)
+    for number, group in enumerate(found):
+        shown: style.Look = {"color": style.color(number), "linestyle": style.dash(number), "drawstyle": "steps-post"}
         called = label(group[0], studies)
-        curves = []
-        for study in group:
-            x, y = [at / unit for at in measure(study)], study.best_so_far()
-            curves.append((np.array(x), np.array(y)))
-            ends += [value for value in y if value == value]
-            only = len(group) == 1
-            axes.plot(
-                *_steps(x, y),
-                **shown,
-                drawstyle="steps-post",
-                linewidth=1.7 if only else 0.7,
-                alpha=1 if only else 0.4,
-                label=called if only else None,
-            )
-        if len(group) > 1:
-            several = True
-            at, mean = _mean(curves)
-            text = f"{called}, {len(group)} seeds"
-            axes.plot(at, mean, **shown, linewidth=1.9, drawstyle="steps-post", label=style.clean(text, 50))
-    low, high = style.frame(ends, objective.goal)
-    axes.set_ylim(low, high)
+        curves = [(np.array(xs(study)), np.array(study.best_so_far())) for study in group]
+        if len(group) == 1:
+            axes.plot(*_steps(xs(group[0]), group[0].best_so_far()), **shown, linewidth=1.7, label=called)
+            continue
+        for x, y in curves:
+            axes.plot(*_steps(x.tolist(), y.tolist()), **shown, linewidth=0.7, alpha=0.4)
+        axes.plot(*_mean(curves), **shown, linewidth=1.9, label=style.clean(f"{called}, {len(group)} seeds", 50))
+    ends = [value for study in studies for value in study.best_so_far() if value == value]
+    axes.set_ylim(*style.frame(ends, objective.goal))
     axes.set_xlim(left=0)
-    axes.set_xlabel(across)
-    axes.set_ylabel(style.clean(objective.metric))
-    if name.endswith("trials"):
-        style.thousands(axes)
-    style.grid(axes)
-    style.legend(axes)
+    style.finish(axes, across, objective.metric, whole=name.endswith("trials"))
     caption = f"Best {style.clean(objective.metric)} so far of each run."
-    if several:
+    if len(found) < len(studies):
         caption += " Thin: single seeds. Thick: their mean, as far as all have come."
     return Drawn(name, title, caption, figure)
 
@@ -185,10 +129,14 @@ def _kind(name: str, title: str, measure: Callable[[Study], list[float]], across
             return []
         unit, called = style.duration(max(measure(study)[-1] for study in begun)) if timed else (1.0, "")
         text = f"{across} ({called})" if timed else across
+
+        def xs(study: Study) -> list[float]:
+            return [at / unit for at in measure(study)]
+
         if len(begun) == 1:
-            return [_one(begun[0], measure(begun[0]), name, title, text, unit)]
+            return [_one(begun[0], xs(begun[0]), name, title, text)]
         first = [study for study in begun if study.objective == begun[0].objective]
-        return [_compare(first, measure, name, title, text, unit)] if any(s.best for s in first) else []
+        return [_compare(first, xs, name, title, text)] if any(s.best for s in first) else []
 
     return Kind(name, title, draw, shared=True)
 

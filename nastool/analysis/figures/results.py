@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from nastool.analysis.figures import style
 from nastool.analysis.figures.base import Drawn, Kind
 from nastool.engine.study import Study, StudyTrial
@@ -22,9 +20,8 @@ def curve_metric(study: Study) -> str | None:
     return preferred[0] if preferred else min(names, default=None)
 
 
-def learning(studies: Sequence[Study]) -> list[Drawn]:
+def learning(study: Study) -> list[Drawn]:
     """Learning curves of the best, among those of the others."""
-    (study,) = studies
     metric = curve_metric(study)
     if metric is None:
         return []
@@ -43,18 +40,9 @@ def learning(studies: Sequence[Study]) -> list[Drawn]:
     for trial in others:
         axes.plot(*points(trial), color=style.MUTED, linewidth=0.6, alpha=0.3)
     for number, trial in reversed(list(enumerate(best))):
-        axes.plot(
-            *points(trial),
-            color=style.color(number),
-            linewidth=1.6,
-            marker="o",
-            markersize=2.5,
-            label=f"trial {trial.id}",
-        )
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(style.clean(metric))
-    style.thousands(axes)
-    style.grid(axes)
+        how: style.Look = {"color": style.color(number), "linewidth": 1.6, "marker": "o", "markersize": 2.5}
+        axes.plot(*points(trial), label=f"trial {trial.id}", **how)
+    style.finish(axes, "epoch", metric, whole=True)
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         how = {"ncols": 5, "handlelength": 1.4, "borderpad": 0.2, "borderaxespad": 0.2}
@@ -63,9 +51,8 @@ def learning(studies: Sequence[Study]) -> list[Drawn]:
     return [Drawn("learning-curves", "Learning curves", text, figure)]
 
 
-def tradeoff(studies: Sequence[Study]) -> list[Drawn]:
+def tradeoff(study: Study) -> list[Drawn]:
     """The objective against the number of parameters, with the trials that no other one beats in both."""
-    (study,) = studies
     size = next((n for n in ("params", "flops") if any(n in t.metrics for t in study.trials)), None)
     done = [t for t in study.trials if t.value is not None and size in t.metrics]
     if size is None or len({t.metrics[size] for t in done}) < 3 or study.objective.metric == size:
@@ -75,36 +62,18 @@ def tradeoff(studies: Sequence[Study]) -> list[Drawn]:
         if not front or trial.trial.loss < front[-1].trial.loss:
             front.append(trial)
     figure, (axes,) = style.new()
-    axes.scatter(
-        [t.metrics[size] for t in done],
-        [_value(t) for t in done],
-        s=12 if len(done) < 400 else 5,
-        color=style.color(5),
-        alpha=0.75 if len(done) < 400 else 0.35,
-        linewidths=0,
-        label="trials",
-        rasterized=len(done) > style.MANY,
-    )
-    axes.plot(
-        [t.metrics[size] for t in front],
-        [_value(t) for t in front],
-        color=style.color(0),
-        linewidth=1.4,
-        marker="o",
-        markersize=3,
-        drawstyle="steps-post",
-        label="not beaten in both",
-        zorder=3,
-    )
+    pairs = [(t.metrics[size], _value(t)) for t in done]
+    style.points(axes, pairs, 5, "trials")
+    best = [t.metrics[size] for t in front], [_value(t) for t in front]
+    how: style.Look = {"color": style.color(0), "linewidth": 1.4, "marker": "o", "markersize": 3, "zorder": 3}
+    axes.plot(*best, drawstyle="steps-post", label="not beaten in both", **how)
     sizes = sorted(t.metrics[size] for t in done)
     if sizes[0] > 0 and sizes[-1] / sizes[0] > 20:
         axes.set_xscale("log")
-    axes.set_ylim(*style.frame([_value(t) for t in done], study.objective.goal))
-    axes.set_xlabel("parameters" if size == "params" else "floating-point operations of one image")
-    axes.set_ylabel(style.clean(study.objective.metric))
+    axes.set_ylim(*style.frame([value for _, value in pairs], study.objective.goal))
+    across = "parameters" if size == "params" else "floating-point operations of one image"
+    style.finish(axes, across, study.objective.metric)
     style.magnitudes(axes)
-    style.grid(axes)
-    style.legend(axes)
     text = f"{len(front)} of {len(done):,} trials are not beaten by another that is both smaller and better."
     return [Drawn("size", "Value and size", text, figure)]
 
@@ -126,25 +95,20 @@ def found_among(study: Study) -> int:
     return count
 
 
-def retrained(studies: Sequence[Study]) -> list[Drawn]:
+def retrained(study: Study) -> list[Drawn]:
     """What was trained from scratch at the end: the found ones beside random ones."""
-    (study,) = studies
     inner = study.retrained
     if inner is None:
         return []
     found = found_among(study)
-    groups = [
-        ("found", [t.value for t in inner.trials[:found] if t.value is not None]),
-        ("random", [t.value for t in inner.trials[found:] if t.value is not None]),
-    ]
-    groups = [(name, values) for name, values in groups if values]
+    parts = (("found", inner.trials[:found]), ("random", inner.trials[found:]))
+    measured = [(name, [t.value for t in trials if t.value is not None]) for name, trials in parts]
+    groups = [(name, values) for name, values in measured if values]
     if sum(len(values) for _, values in groups) < 2:
         return []
     figure, (axes,) = style.new(0.75 + 0.55 * len(groups))
     for row, (name, values) in enumerate(groups):
-        axes.scatter(
-            values, [row] * len(values), s=34, color=style.color(0 if name == "found" else 6), alpha=0.75, linewidths=0
-        )
+        style.points(axes, [(value, row) for value in values], 0 if name == "found" else 6, s=34, alpha=0.75)
     axes.set_yticks(range(len(groups)), [f"{name} ({len(values)})" for name, values in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xlabel(f"{style.clean(inner.objective.metric)}, trained from scratch")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Look = dict[str, Any]
+"""Keywords for matplotlib."""
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 """Told apart by colour-blind readers (Okabe & Ito 2008), without their yellow, which is too pale for lines."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
@@ -90,8 +92,28 @@ def dash(number: int) -> Any:
     return DASHES[number // len(COLORS) % len(DASHES)]
 
 
+def points(
+    axes: Axes, pairs: Sequence[tuple[float, float]], number: int, label: str | None = None, **more: Any
+) -> None:
+    """Marks in the colour of that number: the more there are, the smaller and paler; very many as pixels."""
+    if pairs:
+        size = 16 if len(pairs) <= 60 else 9 if len(pairs) <= 300 else 5
+        look = {"s": size, "alpha": 0.75 if len(pairs) <= 300 else 0.35, "linewidths": 0, "label": label}
+        axes.scatter(*zip(*pairs, strict=True), color=color(number), rasterized=len(pairs) > MANY, **{**look, **more})
+
+
 def grid(axes: Axes) -> None:
     axes.grid(True, axis="y", color=GRID, linewidth=0.6)
+
+
+def finish(axes: Axes, across: str, value: str, *, whole: bool = False) -> None:
+    """Names of both axes, lines across, the legend. whole: x is a number of trials, say."""
+    axes.set_xlabel(across)
+    axes.set_ylabel(clean(value))
+    if whole:
+        thousands(axes)
+    grid(axes)
+    legend(axes)
 
 
 def thousands(axes: Axes, which: str = "x") -> None:

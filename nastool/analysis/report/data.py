@@ -36,6 +36,12 @@ def comparison(study: Study) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def evaluator_facts(study: Study) -> dict[str, Any]:
+    """What the evaluator said of its device and data."""
+    found = study.provenance.get("evaluator")
+    return found if isinstance(found, dict) else {}
+
+
 def wall_clock(study: Study) -> float:
     """Seconds from the first start to the last finish, pauses included."""
     ends = [trial.finished for trial in study.trials if trial.finished is not None]
@@ -202,14 +208,14 @@ def next_commands(study: Study) -> list[tuple[str, str]]:
             (f"nastool export {run} --to python", "the best network as plain PyTorch; also onnx, pt2, safetensors"),
             (f"nastool predict {run} photo.png", "what an image shows"),
         ]
-    elif study.evaluator == "table":
+    elif study.simulated:
         best = f"nastool top {run}"
         shape, dataset = "3x32x32", "cifar10"
         if study.config["evaluator"]["options"].get("dataset") == "cifar100":
             shape, dataset = "3x32x32 --classes 100", "cifar100"
         found.append((f"{best} | nastool export - --to python --input {shape}", "the best architecture as code"))
         found.append((f"{best} | nastool eval - --data {dataset}", "trains it from scratch"))
-    if study.evaluator != "table" and study.strategy != LISTED:
+    if not study.simulated and study.strategy != LISTED:
         found.append((f"nastool retrain {run}", "trains the best for use, on all images, with several seeds"))
     found.append((f"nastool top {run} -k 3", "the best three, as JSON lines"))
     return found

@@ -310,9 +310,7 @@ def _setup(study: Study) -> list[Block | Facts | Cards | Trials]:
     packages = about.get("packages")
     if isinstance(packages, dict):
         rows.append(("packages", ", ".join(f"{k} {v}" for k, v in packages.items() if v)))
-    told = about.get("evaluator")
-    if isinstance(told, dict):
-        rows += [(key, str(value)) for key, value in told.items()]
+    rows += [(key, str(value)) for key, value in data.evaluator_facts(study).items()]
     resolved = study.config.get("resolved")
     recipe = resolved.get("recipe") if isinstance(resolved, dict) else None
     if isinstance(recipe, dict):
