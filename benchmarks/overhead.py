@@ -25,9 +25,10 @@ from pathlib import Path
 from nastool.core import registry
 from nastool.core.evaluator import Evaluator, Report
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
+from nastool.engine.executors.inline import Inline
+from nastool.engine.executors.jobs import Reported
 from nastool.engine.search import Search
 from nastool.engine.store import Store
-from nastool.engine.workers import InlinePool, Reported
 
 
 class Free(Evaluator):
@@ -58,7 +59,7 @@ def nastool_times(strategy_name: str, options: Mapping[str, object], trials: int
         search = Search(
             store,
             strategy,
-            InlinePool(Free(space)),
+            Inline(Free(space)),
             Objective("val_acc", "max"),
             0,
             trials,

@@ -21,9 +21,10 @@ import click
 
 from nastool import __version__
 from nastool.cli.common import say
-from nastool.cli.interrupts import last_interrupt
-from nastool.core.errors import NastoolError, Stopped, hint, one_line, short, why
+from nastool.core import invocation
+from nastool.core.errors import NastoolError, RunInterrupted, Stopped, hint, one_line, short, why
 from nastool.core.processes import hold_streams
+from nastool.engine.interrupts import last_interrupt
 
 COMMANDS = (
     "search",
@@ -111,9 +112,10 @@ def run() -> int:
 
 def _carried_out(debug: bool) -> int:
     try:
-        result = cli.main(standalone_mode=False)
+        with invocation.of(sys.argv[1:], typed=True):
+            result = cli.main(standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except (click.exceptions.Exit, Stopped) as error:
+    except (click.exceptions.Exit, Stopped, RunInterrupted) as error:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         say("nastool: interrupted")

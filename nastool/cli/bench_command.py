@@ -185,7 +185,7 @@ def _run(journal: Journal, content: Content, items: Sequence[Item], view: View, 
     from nastool.analysis.bench.journal import Key, Record
     from nastool.analysis.bench.plan import tasks
     from nastool.analysis.bench.pool import Play, Played
-    from nastool.cli.interrupts import Interrupts
+    from nastool.engine.interrupts import Interrupts
 
     again = f"continue with: {invocation.shown()}"
     sources = {item.strategy.name: provenance.source(item.strategy.name) for item in items}

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nastool.core import invocation
 from nastool.core.errors import InputError, short, why
 from nastool.core.wording import describe_metrics as describe_metrics
 from nastool.core.wording import format_number as format_number
@@ -22,10 +21,7 @@ from nastool.core.wording import visible
 
 if TYPE_CHECKING:
     from nastool.core.archfile import ArchDocument
-    from nastool.core.evaluator import Evaluator
     from nastool.core.space import SearchSpace
-    from nastool.core.values import Trial
-    from nastool.deploy.models import Model
     from nastool.tasks.images.task import ImageTask
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,8 +65,6 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        if invocation.printed() is not None:
-            return super().invoke(ctx)
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -192,40 +186,6 @@ def space_from(ctx: click.Context) -> SearchSpace:
     return space
 
 
-def read_architectures(sources: Sequence[str], space: SearchSpace | None) -> Iterator[ArchDocument]:
-    """Architectures from files, run folders (their best), "-" for stdin, zoo:NAME, string forms of the given space."""
-    from nastool.core import archfile, zoo
-
-    for source in sources:
-        if source.startswith("zoo:"):
-            yield archfile.from_json(zoo.document(source.removeprefix("zoo:")), space)
-            continue
-        path = Path(source)
-        try:
-            exists, is_folder = path.exists(), path.is_dir()
-        except (OSError, ValueError) as error:
-            if space is None:
-                raise InputError(f"cannot read {short(path)}: {why(error)}") from None
-            exists = is_folder = False  # too long for a name: a string form
-        if source == "-":
-            yield from archfile.read_lines(stdin(), "stdin", space)
-        elif not source.strip():
-            raise InputError("an empty name is no architecture: give a file, a run folder or -")
-        elif source.lstrip().startswith("{"):
-            yield archfile.read_text(source, space)
-        elif is_folder:
-            if not (path / "best.json").is_file():
-                raise InputError(f"{path} has no best.json: give an arch.json, or a run folder that has finished")
-            yield from archfile.read_file(path / "best.json", space)
-        elif exists or path.suffix:
-            yield from archfile.read_file(path, space)
-        elif space is not None:
-            yield archfile.read_text(source, space)
-        else:
-            hint = "for a space's own string form give --space NAME"
-            raise InputError(f"cannot read {short(path)}: no such file; {hint}")
-
-
 def stdin() -> Iterator[str]:
     """Where `-` reads architectures. Who sits at a terminal is told what is waited for."""
     from nastool.core import archfile
@@ -254,46 +214,11 @@ def target(out: str, example: str, force: bool) -> Path:
     raise InputError(f"--out {short(out)!r}: {problem}; name a file, such as {example}")
 
 
-def only_architecture(source: str, space: str | None) -> ArchDocument:
-    """The only architecture that the source holds."""
-    from nastool.core import registry
-    from nastool.core.values import SpaceRef
-
-    documents = list(read_architectures([source], registry.make_space(SpaceRef(space)) if space else None))
-    if len(documents) > 1:
-        raise InputError(
-            f"{short(Path(source))} holds {len(documents)} architectures: give one, as `nastool top - -k 1` does"
-        )
-    return documents[0]
-
-
-def model(source: str) -> Model:
-    """The trained network of a run folder, a file of weights, or an architecture's line that names some."""
-    from nastool.deploy import models
-
-    a_line = source == "-" or source.lstrip().startswith("{") or Path(source).suffix.lower() in (".json", ".jsonl")
-    return models.of(only_architecture(source, None)) if a_line else models.load(source)
-
-
-def seeds(text: str) -> list[int]:
-    """What --seeds says. InputError."""
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"--seeds {short(text)!r}: write integers with commas between, such as 0,1,2") from None
-    if min(seeds) < 0 or max(seeds) >= 2**63 or len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds {short(text)}: need different integers from 0 to 2^63 - 1")
-    return seeds
-
-
 def emit(document: Mapping[str, Any]) -> None:
     """One JSON line on stdout, at once."""
     from nastool.core import archfile
 
     line = visible(archfile.dumps(document))
-    if (printed := invocation.printed()) is not None:
-        printed.append(archfile.loads(line))
-        return
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -311,47 +236,8 @@ def show(text: object = "", *, nl: bool = True) -> None:
     click.echo(visible(text), nl=nl)
 
 
-def trial_document(space: SearchSpace, trial: Trial, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A trial as an arch.json object with its metrics."""
-    from nastool.engine.study import document
-
-    return document(space, trial, more or {})
-
-
-def scale_of(evaluator: Evaluator) -> dict[str, Any] | None:
-    """The evaluator's scale as a JSON object; None: it builds no networks."""
-    import dataclasses
-
-    return None if evaluator.scale is None else dataclasses.asdict(evaluator.scale)
-
-
-def said_of_data(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What an architecture's line says of the data, from what its evaluator says of itself."""
-    return {key: facts[key] for key in ("data_digest",) if facts.get(key)}
-
-
-def check_data(document: ArchDocument, options: Mapping[str, Any], facts: Mapping[str, Any], force: bool) -> None:
-    """InputError: the data are not those that the architecture was found or measured with any more.
-
-    options, facts: of the evaluator that is to measure it now; other data are as they are asked for. force: a note.
-    """
-    origin = document.extra.get("evaluator")
-    before = origin.get("options") if isinstance(origin, dict) else None
-    then, now = document.extra.get("data_digest"), facts.get("data_digest")
-    if not isinstance(before, dict) or not isinstance(then, str) or now in (None, then):
-        return
-    if any(before.get(key) != options.get(key) for key in ("data", "image_size")):
-        return
-    found = f"data {short(options.get('data'))} are not those that architecture {document.arch.key} was measured with"
-    if not force:
-        raise InputError(f"{found} (digest {short(then)}, now {now}): give the same data, or --force to go on")
-    say(f"note: {found}")
-
-
 def as_json(json_flag: bool | None) -> bool:
-    """Whether to print JSON: as asked for, else when stdout is no terminal. To a caller in Python always."""
-    if invocation.printed() is not None:
-        return True
+    """Whether to print JSON: as asked for, else when stdout is no terminal."""
     return not sys.stdout.isatty() if json_flag is None else json_flag
 
 
@@ -368,19 +254,6 @@ def labelled(label: str, text: str, *, gap: str = " ") -> str:
         else:
             lines.append(word)
     return (label + f"\n{' ' * len(label)}".join(lines)).rstrip()
-
-
-def as_typed(options: Mapping[str, Any]) -> str:
-    """Options as they are written on a command line: "all_data=false scale=channels=4,cells=1"; None is left out."""
-
-    def text(value: object) -> str:
-        if isinstance(value, Mapping):
-            return ",".join(f"{key}={text(each)}" for key, each in value.items())
-        if isinstance(value, list | tuple):
-            return ",".join(map(text, value))
-        return str(value).lower() if isinstance(value, bool) else str(value)
-
-    return " ".join(f"{key}={text(value)}" for key, value in options.items() if value is not None)
 
 
 force_option = click.option("--force", is_flag=True, help="Replace an existing file.")

@@ -53,6 +53,7 @@ def command(source: str, form: str, **given: Any) -> None:
       nastool sample | nastool eval --save kept | nastool export --to pt2
     """
     from nastool.deploy import models
+    from nastool.engine import sources
 
     if form == "safetensors" and given["raw"]:
         raise InputError("--raw is for networks: weights are none, leave it out")
@@ -61,7 +62,7 @@ def command(source: str, form: str, **given: Any) -> None:
     if source.endswith(".safetensors"):
         _export(models.load(source), form, out, given["raw"])
     else:
-        document = common.only_architecture(source, given["space"])
+        document = sources.only_architecture(source, given["space"], common.stdin)
         if "weights" in document.extra and given["shape"] is None:
             _export(models.of(document), form, out, given["raw"])
         else:

@@ -44,9 +44,10 @@ def command(model: str, images: tuple[str, ...], top: int, max_gigabytes: float,
     import numpy as np
 
     from nastool.core.files import Limit
+    from nastool.engine import sources
     from nastool.tasks.images.data import read_image
 
-    found = common.model(model)
+    found = sources.model(model, common.stdin)
     limit = Limit(max_gigabytes, "--max-gigabytes ")
     failed = False
     for start in range(0, len(images), BATCH):

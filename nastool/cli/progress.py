@@ -11,7 +11,7 @@ from nastool.cli.common import say
 from nastool.cli.live.text import at_work, clean, line, suitable
 from nastool.cli.live.watched import Watcher
 from nastool.core.values import Trial
-from nastool.engine.workers import InlinePool, Reported
+from nastool.engine.executors.jobs import Reported
 
 if TYPE_CHECKING:
     from nastool.cli.live.machine import Machine
@@ -76,7 +76,7 @@ class Progress:
 
         assert self._screen is not None
         if self._machine is None:
-            self._machine = Machine(gpus=not isinstance(search.pool, InlinePool))
+            self._machine = Machine(gpus=search.executor.computes_here)
         view = self._watcher.view(search, now, self._machine.facts(now))
         self._screen.show(Frame([view]))
 

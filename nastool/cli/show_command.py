@@ -63,9 +63,10 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
         return
     from nastool.core import registry
     from nastool.core.values import SpaceRef
+    from nastool.engine import sources
 
     space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
-    documents = map(_located, common.read_architectures([source], space))
+    documents = map(_located, sources.read_architectures([source], space, common.stdin))
     if given["form"] is not None:
         if json_flag:
             raise InputError("--to gives a drawing and no JSON: leave out one of the two")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common
-from nastool.core.wording import describe_cost
+from nastool.core.wording import as_typed, describe_cost
 
 if TYPE_CHECKING:
     from nastool.cli.live.stored import Followed
@@ -57,7 +57,7 @@ def _status(folder: Path) -> dict[str, Any]:
     from nastool.core import registry
     from nastool.engine.results import moved
     from nastool.engine.store import Store
-    from nastool.engine.study import best_trials, is_simulated, retrained_in
+    from nastool.engine.study import best_trials, document, is_simulated, retrained_in
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
@@ -80,7 +80,7 @@ def _status(folder: Path) -> dict[str, Any]:
             "simulated": is_simulated(config.get("evaluator", {}).get("name", "?")),
             "started": started or None,
             "last_finished": finished or None,
-            "best": common.trial_document(space, best[0], {"run": str(folder)}) if best else None,
+            "best": document(space, best[0], {"run": str(folder)}) if best else None,
             **({} if trained is None else {"trained": trained}),
             "silent": [
                 {"trial": trial, "how": silence.how, "seconds": round(max(0.0, time.time() - silence.since))}
@@ -94,7 +94,7 @@ def _text(facts: dict[str, Any]) -> None:
     counts = facts["trials"]
     common.show(f"{facts['run']}: {facts['state']}")
     for kind in ("strategy", "space", "evaluator"):
-        _line(kind, f"{facts[kind]['name']}  {common.as_typed(facts[kind]['options'])}".rstrip())
+        _line(kind, f"{facts[kind]['name']}  {as_typed(facts[kind]['options'])}".rstrip())
     common.show(f"  objective  {facts['objective']}   seed {facts['seed']}")
     wanted = f" of {facts['trials_wanted']}" if facts["trials_wanted"] else ""
     common.show(f"  trials     {counts['done']} done, {counts['failed']} failed, {counts['running']} running{wanted}")

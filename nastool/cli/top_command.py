@@ -70,7 +70,7 @@ def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Obj
     from nastool.core import registry
     from nastool.core.values import Objective
     from nastool.engine.store import Store
-    from nastool.engine.study import best_trials, kept
+    from nastool.engine.study import best_trials, document, kept
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
@@ -98,7 +98,7 @@ def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Obj
             leads = f"top {inner} -k 9" if inner is not None else f"top {shlex.quote(str(folder))} -k 3 | nastool eval"
             common.say(f"note: scores with shared weights; trained from scratch: `nastool {leads}`")
         result = (store.get("final") or {}).get("document")
-        return objective, [common.trial_document(space, trial, more | kept(folder, trial, result)) for trial in trials]
+        return objective, [document(space, trial, more | kept(folder, trial, result)) for trial in trials]
 
 
 def _retrained(folder: Path, store: Store) -> str | None:

@@ -60,6 +60,15 @@ class Stopped(BaseException):
         self.exit_code = exit_code
 
 
+class RunInterrupted(KeyboardInterrupt):
+    """A run was interrupted, and goes on with the same call."""
+
+    def __init__(self, exit_code: int = 130) -> None:
+        """exit_code: Of the program, if it ends with that."""
+        super().__init__("interrupted")
+        self.exit_code = exit_code
+
+
 _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|cannot allocate memory|_STATUS_ALLOC_FAILED|"
     r"CU(DNN|BLAS)_STATUS_NOT_INITIALIZED|CUDNN_STATUS_INTERNAL_ERROR(_(HOST|DEVICE)_ALLOCATION_FAILED)?\b|"

@@ -1,4 +1,4 @@
-"""The command that is being carried out, as a user would type it, and what it prints if it was called from Python."""
+"""The command that is being carried out, as a user would type it."""
 
 from __future__ import annotations
 
@@ -7,38 +7,33 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
+_typed: ContextVar[Sequence[str] | None] = ContextVar("typed", default=None)
 _given: ContextVar[Sequence[str] | None] = ContextVar("given", default=None)
-_printed: ContextVar[list[Any] | None] = ContextVar("printed", default=None)
 
 
 def words() -> list[str]:
-    """What follows the program's name."""
-    given = _given.get()
+    """Return what follows the program's name."""
+    given = _typed.get() or _given.get()
     return sys.argv[1:] if given is None else list(given)
 
 
 def shown() -> str:
-    """The whole command, to be typed into a shell."""
+    """Return the whole command, to be typed into a shell."""
     return f"nastool {shlex.join(words())}"
 
 
-def printed() -> list[Any] | None:
-    """Where a command called from Python leaves its JSON values; None: it goes to stdout.
-
-    Of this thread alone: stdout would be shared by all.
-    """
-    return _printed.get()
-
-
 @contextmanager
-def of(given: Sequence[str]) -> Iterator[list[Any]]:
-    """Meanwhile it is this one, which was called from Python; what it prints is in the list afterwards."""
-    found: list[Any] = []
-    tokens = _given.set(given), _printed.set(found)
+def of(given: Sequence[str], *, typed: bool = False) -> Iterator[None]:
+    """Let it be this one meanwhile, in this thread.
+
+    Args:
+        given: What follows the program's name.
+        typed: Whether a user typed it; then it counts, whatever functions are called meanwhile.
+    """
+    variable = _typed if typed else _given
+    token = variable.set(given)
     try:
-        yield found
+        yield
     finally:
-        _given.reset(tokens[0])
-        _printed.reset(tokens[1])
+        variable.reset(token)

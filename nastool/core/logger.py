@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nastool.core.errors import InputError
 from nastool.core.values import Decision, Objective, Trial
 
 
@@ -103,3 +104,8 @@ class Logger(ABC):
     def close(self, document: Mapping[str, Any] | None) -> None:
         """The sitting ends. document: best.json's object; None: the search is to be continued. Flushes."""
         return
+
+
+def missing(logger: str, module: str, install: str) -> InputError:
+    """The error where a logger's package is not there."""
+    return InputError(f"--log {logger} needs package {module}: pip install {install}")

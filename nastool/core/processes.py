@@ -131,13 +131,23 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
-def settle_in() -> None:
-    """What a worker process does first: leave Ctrl-C and stdout to its coordinator, and end with it."""
+def settle_in(*, follows_parent: bool = True) -> None:
+    """Leave Ctrl-C to the coordinator: what a worker process does first.
+
+    Args:
+        follows_parent: Whether the process ends with its coordinator, which has spawned it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _die_with_parent()
-    os.dup2(2, 1)  # stdout carries the coordinator's results: nothing else may get there
+    if follows_parent:
+        _die_with_parent()
+    settle_streams()
+
+
+def settle_streams() -> None:
+    """Send what is printed to stderr: stdout carries the coordinator's results, and nothing else may get there."""
+    os.dup2(2, 1)
 
 
 def _die_with_parent() -> None:

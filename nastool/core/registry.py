@@ -22,17 +22,23 @@ from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import SpaceRef
 
-Kind = Literal["strategy", "space", "evaluator", "logger"]
-KINDS: tuple[Kind, ...] = ("strategy", "space", "evaluator", "logger")
+Kind = Literal["strategy", "space", "evaluator", "logger", "executor"]
+KINDS: tuple[Kind, ...] = ("strategy", "space", "evaluator", "logger", "executor")
 
 _GROUP: Mapping[Kind, str] = {
     "strategy": "nastool.strategies",
     "space": "nastool.spaces",
     "evaluator": "nastool.evaluators",
     "logger": "nastool.loggers",
+    "executor": "nastool.executors",
 }
-_BASE: Mapping[Kind, type] = {"strategy": Strategy, "space": SearchSpace, "evaluator": Evaluator, "logger": Logger}
+_BASE: dict[Kind, type] = {"strategy": Strategy, "space": SearchSpace, "evaluator": Evaluator, "logger": Logger}
 _T = TypeVar("_T")
+
+
+def declare(kind: Kind, base: type) -> None:
+    """Say what the plugins of a kind derive from, where that is defined above this module."""
+    _BASE[kind] = base
 
 
 @dataclass(frozen=True)

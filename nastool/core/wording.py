@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 """What moves a terminal's cursor, changes its colours or the direction of its text; not tabs and ends of lines."""
@@ -53,3 +54,16 @@ def csv_cell(value: object) -> object:
         return value
     text = visible(value)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+
+
+def as_typed(options: Mapping[str, Any]) -> str:
+    """Options as they are written on a command line: "all_data=false scale=channels=4,cells=1"; None is left out."""
+
+    def text(value: object) -> str:
+        if isinstance(value, Mapping):
+            return ",".join(f"{key}={text(each)}" for key, each in value.items())
+        if isinstance(value, list | tuple):
+            return ",".join(map(text, value))
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    return " ".join(f"{key}={text(value)}" for key, value in options.items() if value is not None)

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nastool.cli import common
-from nastool.cli.common import say
-from nastool.core import options, registry, statistics
+from nastool.core import defaults, options, registry, statistics
 from nastool.core.errors import InputError, NastoolError, TrialFailed, short
 from nastool.core.evaluator import Evaluator
 from nastool.core.registry import misfits
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Objective, Proposal, Trial
-from nastool.engine import retraining as trainings
+from nastool.core.wording import describe_metrics
+from nastool.engine import retraining
 from nastool.engine.config import Plugged, RunConfig, RunFolder
+from nastool.engine.executors.base import Setting
+from nastool.engine.executors.jobs import EvaluatorSpec
 from nastool.engine.retraining import Trained
+from nastool.engine.run import Run, Watch, scale_of
 from nastool.engine.search import evaluate_all, test_best
 from nastool.engine.store import Store
 from nastool.engine.study import derive
+from nastool.engine.verdict import verdict
 from nastool.learners import sharing
 
 if TYPE_CHECKING:
-    from nastool.engine.workers import EvaluatorSpec, Pool
+    from nastool.engine.search_options import SearchOptions
 
 _SAMPLE = 0x72616E6B
 """Keeps the sample of random architectures apart from other draws with the same seed."""
-SHOWN = 0.05
-"""What was found is called better than random where chance alone does as well with a probability below this."""
-ENOUGH = next(k for k in itertools.count(1) if 1 / math.comb(2 * k, k) < SHOWN)
-"""So many of each can show it."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +54,16 @@ class Settings:
     table: str | None
 
     @classmethod
-    def read(cls, given: Mapping[str, Any], evaluator: Evaluator) -> Settings:
-        retrain = given["retrain"]
+    def read(cls, given: SearchOptions, evaluator: Evaluator) -> Settings:
+        """Return what the options say. InputError: they do not go together."""
+        retrain = given.retrain
         settings = cls(
             retrain=(3 if evaluator.shares_weights else 0) if retrain is None else retrain,
-            baseline=given["baseline"] and evaluator.shares_weights,
-            recipe=given["retrain_recipe"],
-            scale=given["retrain_scale"],
-            ranking=given["check_ranking"],
-            table=given["ranking_table"],
+            baseline=given.baseline and evaluator.shares_weights,
+            recipe=given.retrain_recipe,
+            scale=given.retrain_scale,
+            ranking=given.check_ranking,
+            table=given.ranking_table,
         )
         if settings.ranking == 1:
             raise InputError("--check-ranking 1: a rank correlation needs at least 2 architectures")
@@ -115,7 +113,7 @@ class Outcome:
     lines: list[str] = field(default_factory=list)
 
 
-class Finale:
+class AfterSearch:
     """Everything after the trials of one search."""
 
     def __init__(
@@ -129,8 +127,6 @@ class Finale:
         self.settings = settings
         self.training: Plugged | None = None
         self.table: Evaluator | None = None
-        self.pool: Pool | None = None
-        """What is at work, once it is no longer the search's own pool."""
         if settings.trains:
             self.training = self._training()
             try:
@@ -169,7 +165,7 @@ class Finale:
 
     def _training(self) -> Plugged:
         """Evaluator train on the same data and device, by the recipe for what a search found."""
-        target = registry.load("evaluator", trainings.TRAIN)
+        target = registry.load("evaluator", defaults.TRAINING)
         if reasons := misfits(None, type(self.space), target):
             raise InputError(f"{self._flag()}: {'; '.join(reasons)}")
         before = self.config.evaluator.options
@@ -179,12 +175,12 @@ class Finale:
             if self.settings.retrain:
                 instead = f"afterwards give `nastool top {run} -k 3 | nastool eval - --data NAME`"
             raise InputError(f"{self._flag()}: evaluator {self.evaluator.name} has no data to train on; {instead}")
-        final = trainings.Final(
+        final = retraining.Final(
             self.space,
             before,
             getattr(self.evaluator, "recipe", None),
             same=not self.evaluator.shares_weights,
-            scale=common.scale_of(self.evaluator),
+            scale=scale_of(self.evaluator),
             recipe=self.settings.recipe,
             changes=self.settings.scale,
             flags=("--retrain-recipe", "--retrain-scale"),
@@ -219,8 +215,14 @@ class Finale:
 
     # --- doing it
 
-    def run(self, store: Store, pool: Pool, workers: int, stop: Callable[[], bool]) -> Outcome | None:
-        """None: interrupted; the same command goes on. pool: of the search's evaluator; closed before training."""
+    def run(self, run: Run, setting: Setting, executor: str | None) -> Outcome | None:
+        """Do it; None: interrupted, and the same command goes on.
+
+        Args:
+            run: The search's, whose executor is closed before anything is trained.
+            setting, executor: Of the trainings.
+        """
+        store, watch = run.store, run.watch
         outcome = Outcome()
         derived = derive(store, self.space, max(1, self.settings.retrain))
         heads = [trial.proposal.arch for trial in derived[: self.settings.retrain]]
@@ -229,11 +231,13 @@ class Finale:
         ranked = sample[: self.settings.ranking]
         scores: list[float] = []
         if ranked and (left := _rounds_left(store)):
-            say(f"note: the ranking is not checked: the search ended {left} rounds before its end; give more --trials")
+            watch.note(
+                f"note: the ranking is not checked: the search ended {left} rounds before its end; give more --trials"
+            )
             ranked, sample = [], sample[:rivals]
         if ranked:
-            say(f"scoring {len(ranked)} random architectures, to check the ranking")
-            scores = self._scores(ranked, store, pool, stop)
+            watch.note(f"scoring {len(ranked)} random architectures, to check the ranking")
+            scores = self._scores(ranked, run)
             if len(scores) < len(ranked):
                 return None
         if self.evaluator.shares_weights:
@@ -242,25 +246,20 @@ class Finale:
             self._look_up(ranked, scores, derived[0], outcome)
         if self.training is None:
             return outcome
-        pool.close()
+        run.executor.close()
         beside = sample if self.table is None else sample[:rivals]
-        if not self._train(store, heads, beside, scores if self.table is None else [], workers, stop, outcome):
-            return None
-        return outcome
+        trained = self._train(heads, beside, scores if self.table is None else [], setting, executor, watch, outcome)
+        return outcome if trained else None
 
-    def _scores(self, archs: list[Arch], store: Store, pool: Pool, stop: Callable[[], bool]) -> list[float]:
-        """The score of each, higher is better; fewer where `stop`. Those that are found are kept for the next time."""
+    def _scores(self, archs: list[Arch], run: Run) -> list[float]:
+        """The score of each, higher is better; fewer where it is to stop. What is found is kept for the next time."""
+        store = run.store
         objective = Objective.parse(store.get("objective"))
         known: dict[str, float] = store.get("scores") or {}
         new = [arch for arch in archs if arch.key not in known]
 
-        def save() -> None:
-            store.begin()
-            store.put("scores", known)
-            store.commit()
-
         saved = time.monotonic()
-        found = evaluate_all(pool, [Proposal(arch) for arch in new], stop)
+        found = evaluate_all(run.executor, [Proposal(arch) for arch in new], run.watch.stop)
         for arch, evaluation in zip(new, found, strict=False):
             if evaluation.checkpoint is not None:
                 (self.folder.path / evaluation.checkpoint).unlink(missing_ok=True)
@@ -269,39 +268,35 @@ class Finale:
             except ValueError as error:
                 raise NastoolError(f"--check-ranking: architecture {arch.key} has no score: {error}") from None
             if time.monotonic() - saved > 5:
-                save()
+                store.write({"scores": known})
                 saved = time.monotonic()
-        save()
+        store.write({"scores": known})
         return [known[arch.key] for arch in archs if arch.key in known]
 
     def _train(
         self,
-        store: Store,
         heads: list[Arch],
         beside: list[Arch],
         scores: list[float],
-        workers: int,
-        stop: Callable[[], bool],
+        setting: Setting,
+        executor: str | None,
+        watch: Watch,
         outcome: Outcome,
     ) -> bool:
         """Train what was found and the random ones as a search of its own in a folder below the run's."""
         assert self.training is not None
         archs = [*heads, *beside]
-        config = trainings.listed(self.config, self.training, archs)
+        config = retraining.listed(self.config, self.training, archs)
         folder = RunFolder(self.folder.path / f"retrain-{config.digest}")
         found = f"{len(heads)} found" if heads else ""
         other = f"{len(beside)} random" if beside else ""
-        say(f"training {' and '.join(filter(None, (found, other)))} from scratch in {folder.path}")
-
-        def started(pool: Pool) -> None:
-            self.pool = pool
-
-        run = trainings.trained(config, self.space, archs, folder, workers=workers, stop=stop, started=started)
-        with run as trained:
+        watch.note(f"training {' and '.join(filter(None, (found, other)))} from scratch in {folder.path}")
+        trainings = retraining.trained(config, self.space, archs, folder, setting, watch, executor=executor)
+        with trainings as trained:
             if trained is None:
                 return False
-            objective = Objective.parse(trained.sitting.store.get("objective"))
-            if not self._conclude(trained, len(heads), scores, objective, stop, outcome):
+            objective = Objective.parse(trained.run.store.get("objective"))
+            if not self._conclude(trained, len(heads), scores, objective, outcome):
                 return False
             trained.finish(outcome.report)
             outcome.run, outcome.origin = folder.path, trained.origin
@@ -313,7 +308,6 @@ class Finale:
         count: int,
         scores: list[float],
         objective: Objective,
-        stop: Callable[[], bool],
         outcome: Outcome,
     ) -> bool:
         """Test what was found (the first `count`) and the random ones, once each; compare scores with accuracies.
@@ -322,6 +316,7 @@ class Finale:
         interrupted.
         """
         heads, beside = trained.trials[:count], trained.trials[count:]
+        watch = trained.run.watch
         if heads:
             best = min(heads, key=lambda trial: trial.rank)
             if best.evaluation is None:
@@ -331,13 +326,13 @@ class Finale:
             for trial in [best, *heads, *others] if others else [best]:
                 if trial.id in tested or trial.evaluation is None:
                     continue
-                if stop():
+                if watch.stop():
                     return False
                 metrics, problem = self._test(trained, trial)
                 if problem is not None and trial is best:
                     raise NastoolError(f"the retrained architecture could not be tested: {problem}")
                 if problem is not None:
-                    say(f"note: architecture {trial.proposal.arch.key} could not be tested: {problem}")
+                    watch.note(f"note: architecture {trial.proposal.arch.key} could not be tested: {problem}")
                 tested[trial.id] = {**trial.evaluation.metrics, **metrics}
             outcome.best, outcome.tested = best, trained.tested(best.id) or {}
             outcome.lines.append(f"best of {len(heads)} retrained: {_accuracies(tested[best.id])}")
@@ -363,7 +358,7 @@ class Finale:
         """`test_best`, unless it was tested before."""
         if (known := trained.tested(trial.id)) is not None:
             return known, None
-        metrics, problem = test_best(trained.pool, trial, self.config.seed)
+        metrics, problem = test_best(trained.executor, trial, self.config.seed)
         if problem is None:
             trained.keep_test(trial.id, metrics)
         return metrics, problem
@@ -387,7 +382,7 @@ class Finale:
             self._ranking([a for a, _ in pairs], [b for _, b in pairs], f"{table.objective} of the table", outcome)
         if (own := found(best.proposal.arch)) is not None:
             outcome.report["table"] = own
-            outcome.lines.append(f"the best-scored architecture in the table: {common.describe_metrics(own)}")
+            outcome.lines.append(f"the best-scored architecture in the table: {describe_metrics(own)}")
 
     def _ranking(self, scores: list[float], truths: list[float], what: str, outcome: Outcome) -> None:
         ranking = statistics.rank_correlation(scores, truths)
@@ -410,40 +405,6 @@ class Finale:
             outcome.lines += [f"warning: the search may have collapsed: {sign}" for sign in signs]
 
 
-def verdict(
-    found: Sequence[Mapping[str, float]], random: Sequence[Mapping[str, float]], objective: Objective
-) -> dict[str, Any]:
-    """Whether what was found is better than random architectures that were trained the same; as JSON.
-
-    found, random: the metrics of each network. Judged by what the objective is called on test data; where there is
-    none, by the objective itself, which proves nothing, since the search chose by the same images. Better is what a
-    permutation test of the means, one-sided, finds with p < SHOWN. "says" is all of it in a sentence.
-    """
-    metric = objective.metric.replace("val_", "test_", 1) if objective.metric.startswith("val_") else objective.metric
-    held_out = metric != objective.metric and any(metric in metrics for metrics in [*found, *random])
-    if not held_out:
-        metric = objective.metric
-    mine, theirs = ([float(m[metric]) for m in metrics if metric in m] for metrics in (found, random))
-    result: dict[str, Any] = {"metric": metric, "held_out": held_out, "found": mine, "random": theirs}
-    sizes = f"{len(mine)} found", f"{len(theirs)} random"
-    if min(len(mine), len(theirs)) < 2:
-        says = f"{' against '.join(sizes)}: too few for a verdict; give more --retrain"
-        return {**result, "p": None, "better": False, "says": says}
-    signed = [np.array(values) * (1 if objective.goal == "max" else -1) for values in (mine, theirs)]
-    p, least = statistics.permutation(signed[0], signed[1]), 1 / math.comb(len(mine) + len(theirs), len(mine))
-    ahead = float(signed[0].mean() - signed[1].mean())
-    better = held_out and ahead > 0 and p < SHOWN
-    means = " against ".join(f"{np.mean(v):.4f} ({size})" for v, size in zip((mine, theirs), sizes, strict=True))
-    how = "exact permutation test" if 1 / least <= statistics.PERMUTATIONS else "permutation test"
-    text = f"{metric} on average {means}: {'' if better else 'not shown to be '}better than random"
-    text += f" (one-sided {how}: p = {p:.2g}, shown is p < {SHOWN:g})"
-    if least >= SHOWN:
-        text += f"; so few cannot show it, p is at least {least:.2g}: give --retrain {ENOUGH}"
-    if not held_out:
-        text += "; without test images it is judged by those that the search chose by, which shows nothing"
-    return {**result, "p": p, "better": better, "says": text}
-
-
 def _rounds_left(store: Store) -> int:
     """How many rounds of a policy are still to come; 0 for a search without one."""
     left = 0
@@ -455,11 +416,11 @@ def _rounds_left(store: Store) -> int:
 
 
 def _accuracies(metrics: Mapping[str, float]) -> str:
-    return common.describe_metrics({name: metrics[name] for name in ("val_acc", "test_acc") if name in metrics})
+    return describe_metrics({name: metrics[name] for name in ("val_acc", "test_acc") if name in metrics})
 
 
 def _table(space: SearchSpace, text: str) -> Evaluator:
-    target = registry.load("evaluator", "table")
+    target = registry.tabular()
     try:
         given = options.mapping(text, str)
     except InputError as error:
@@ -469,5 +430,5 @@ def _table(space: SearchSpace, text: str) -> Evaluator:
             f"--ranking-table {short(repr(text))}: write KEY=VALUE,..., such as file=t.npz,dataset=cifar10"
         ) from None
     found = options.resolve("--ranking-table", target, given)
-    evaluator: Evaluator = registry.make("evaluator", "table", space, given=found)
+    evaluator: Evaluator = registry.make("evaluator", target.name, space, given=found)
     return evaluator

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nastool.cli import common
-from nastool.cli.common import say
-from nastool.core import options, registry
+from nastool.core import defaults, options, registry
 from nastool.core.errors import InputError, NastoolError, one_line
 from nastool.core.evaluator import Evaluator
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Objective, Trial
+from nastool.core.wording import format_number
+from nastool.engine import results
 from nastool.engine.config import BASELINE, Plugged, RunConfig, RunFolder
-from nastool.engine.run import Sitting, sitting
+from nastool.engine.executors.base import Setting
+from nastool.engine.run import Run, open_run
+from nastool.engine.search import test_best
+from nastool.engine.store import Store
 
 if TYPE_CHECKING:
-    from nastool.engine.store import Store
-    from nastool.engine.workers import Pool
-
-RANDOM = "random"
+    from nastool.engine.search_options import SearchOptions
 
 
 class Baseline:
@@ -37,7 +37,7 @@ class Baseline:
         force: bool,
     ) -> None:
         """InputError: it would compare nothing here, or its folder holds something else (and not `force`)."""
-        if config.strategy.name == RANDOM:
+        if config.strategy.name == defaults.BASELINE:
             raise InputError("--with-baseline: strategy random is the baseline itself; leave it out")
         if evaluator.shares_weights:
             raise InputError(
@@ -50,34 +50,38 @@ class Baseline:
                 "random trials are no equal budget; run -s random in another --out, then "
                 "`nastool compare --over seconds`"
             )
-        given = options.resolve("strategy random", registry.load("strategy", RANDOM), {})
-        self.config = replace(config, strategy=Plugged(RANDOM, given))
+        given = options.resolve("strategy random", registry.load("strategy", defaults.BASELINE), {})
+        self.config = replace(config, strategy=Plugged(defaults.BASELINE, given))
         self.space = space
         self.folder = RunFolder(folder.path / BASELINE)
         self.folder.check(self.config, force)
-        self.pool: Pool | None = None
-        """What is at work, while it is."""
 
-    def run(
-        self, search: Store, trials: int, best: Trial, given: Mapping[str, Any], stop: Callable[[], bool]
-    ) -> dict[str, Any] | None:
-        """So many trials in all, then facts for best.json. None: interrupted; the same command goes on.
+    def run(self, search: Run, trials: int, best: Trial, options: SearchOptions) -> dict[str, Any] | None:
+        """Search at random; None: interrupted, and the same command goes on.
 
-        search: of the search beside it, whose best trial is `best`. given: the options of the command. A baseline that
-        fails as a whole is no failure of the search: then "error" is among the facts.
+        Args:
+            search: The run beside it.
+            trials: Number of trials in all.
+            best: The best trial of that search.
+            options: Of the command.
+
+        Returns:
+            Facts for best.json. A baseline that fails as a whole is no failure of the search: then "error" is among
+            them.
         """
+        watch = search.watch
         facts = self._known(trials)
         if facts is None:
             try:
-                facts = self._search(search, trials, given, stop)
+                facts = self._search(search, trials, options)
             except InputError:
                 raise
             except NastoolError as error:
-                say(f"note: the baseline failed: {one_line(error)}; the same command tries again")
+                watch.note(f"note: the baseline failed: {one_line(error)}; the same command tries again")
                 facts = {"run": str(self.folder.path), "trials": trials, "error": one_line(error)}
         if facts is None:
             return None
-        objective = Objective.parse(search.get("objective"))
+        objective = Objective.parse(search.store.get("objective"))
         mine = objective.value(best.loss)
         facts |= {"objective": str(objective), "search": mine, "seeds": 1}
         if "random" in facts:
@@ -86,8 +90,6 @@ class Baseline:
 
     def _known(self, trials: int) -> dict[str, Any] | None:
         """The facts of a baseline that needs nothing more for so many trials."""
-        from nastool.engine.store import Store
-
         if Store.is_blank(self.folder.database) or not self.folder.check(self.config, False):
             return None
         with Store.read(self.folder.database) as store:
@@ -96,63 +98,37 @@ class Baseline:
                 return None
             return self._facts(store, final)
 
-    def _search(
-        self, search: Store, trials: int, given: Mapping[str, Any], stop: Callable[[], bool]
-    ) -> dict[str, Any] | None:
-        def started(pool: Pool) -> None:
-            self.pool = pool
-
-        begun = sitting(
+    def _search(self, beside: Run, trials: int, options: SearchOptions) -> dict[str, Any] | None:
+        watch = beside.watch
+        opened = open_run(
             self.config,
             self.config.evaluator_spec(self.space, self.folder.path).build(),
             self.folder,
-            workers=given["workers"],
-            timeout=given["trial_timeout"],
+            Setting(options.workers, options.trial_timeout),
+            watch,
+            executor=options.executor,
             options={"trials": trials},
-            started=started,
         )
-        try:
-            with begun as here:
-                if here.facts.get("fingerprint") != search.get("fingerprint"):
-                    raise InputError(
-                        f"the data of {self.folder.path.parent} changed since it began: give the same data"
-                    )
-                return self._run(here, trials, given, stop)
-        finally:
-            self.pool = None
-
-    def _run(
-        self, here: Sitting, trials: int, given: Mapping[str, Any], stop: Callable[[], bool]
-    ) -> dict[str, Any] | None:
-        from nastool.engine import results as product
-        from nastool.engine.search import test_best
-
-        say(f"random search beside it, {trials} trials, in {self.folder.path}")
-        strategy = self.config.make_strategy(self.space)
-        kept = {name: given[name] for name in ("keep", "max_failures")}
-        search = here.search(strategy, trials, stop=stop, noun="random trials", **kept)
-        if search.told < trials and not search.exhausted:
-            product.write(self.folder.path, report=False)
-            return None
-        if search.best is None:
-            raise NastoolError(f"all {search.failed} trials of {self.folder.path} failed")
-        tested, problem = test_best(here.pool, search.best, self.config.seed)
-        if problem is not None:
-            say(f"note: the best random trial, {search.best.id}, could not be tested: {problem}")
-        here.finish(search.told, self._document(here.store, search.best, tested), exhausted=search.exhausted)
-        product.write(self.folder.path, report=False)
-        return self._facts(here.store, here.store.get("final"))
-
-    def _document(self, store: Store, best: Trial, tested: Mapping[str, float]) -> dict[str, Any]:
-        """Write best.json and best.safetensors; the object in the former."""
-        from nastool.engine import results as product
-
-        assert best.evaluation is not None
-        checkpoint, path = best.evaluation.checkpoint, self.folder.path
-        more: dict[str, Any] = {"run": str(path), **store.origin}
-        document = common.trial_document(self.space, best, more)
-        document["metrics"].update(tested)
-        return product.result(path, document, None if checkpoint is None else path / checkpoint)
+        with opened as run:
+            if run.facts.get("fingerprint") != beside.store.get("fingerprint"):
+                raise InputError(f"the data of {self.folder.path.parent} changed since it began: give the same data")
+            watch.note(f"random search beside it, {trials} trials, in {self.folder.path}")
+            strategy = self.config.make_strategy(self.space)
+            search = run.search(
+                strategy, trials, noun="random trials", keep=options.keep, max_failures=options.max_failures
+            )
+            if search.told < trials and not search.exhausted:
+                results.write(self.folder.path)
+                return None
+            if search.best is None:
+                raise NastoolError(f"all {search.failed} trials of {self.folder.path} failed")
+            tested, problem = test_best(run.executor, search.best, self.config.seed)
+            if problem is not None:
+                watch.note(f"note: the best random trial, {search.best.id}, could not be tested: {problem}")
+            found = results.Result(self.space, search.best, self.folder.path, run.store.origin, tested)
+            run.finish(search.told, found.write(self.folder.path), exhausted=search.exhausted)
+            results.write(self.folder.path)
+            return self._facts(run.store, run.store.get("final"))
 
     def _facts(self, store: Store, final: Mapping[str, Any]) -> dict[str, Any]:
         counts, document = store.count(), final["document"]
@@ -179,7 +155,7 @@ def describe(facts: Mapping[str, Any]) -> str:
     if "error" in facts:
         return f"random search beside it failed: {facts['error']}"
     objective = Objective.parse(facts["objective"])
-    mine, theirs = common.format_number(facts["search"]), common.format_number(facts["random"])
+    mine, theirs = format_number(facts["search"]), format_number(facts["random"])
     return (
         f"beside random search ({facts['trials']:,} trials): {objective.metric} {mine} against {theirs}, difference "
         f"{facts['difference']:+.4g}; n=1 seed: no verdict (`nastool compare` takes runs of more seeds)"

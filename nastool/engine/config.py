@@ -25,8 +25,8 @@ from nastool.core.registry import misfits
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Objective
+from nastool.engine.executors.jobs import EvaluatorSpec
 from nastool.engine.store import Store
-from nastool.engine.workers import EvaluatorSpec
 from nastool.engine.written import RESULTS, Written
 from nastool.nets import checkpoints
 

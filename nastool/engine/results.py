@@ -1,12 +1,13 @@
-"""What a run leaves behind for its user, beside what the search itself needs: code, all trials as text, a report.
+"""What a run leaves behind for its user: the result, its weights and code, all trials as text, a report.
 
-All of it can be made again from run.db, best.json and best.safetensors, and is, whenever a sitting ends.
+All of it can be made again from run.db, best.json and best.safetensors, and is, whenever a run ends or is interrupted.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,10 +17,15 @@ from typing import Any
 from nastool.core import archfile
 from nastool.core.errors import InputError, one_line, why
 from nastool.core.files import write_bytes
+from nastool.core.space import SearchSpace
+from nastool.core.values import Trial
 from nastool.core.wording import csv_cell
-from nastool.engine.study import Study, below
+from nastool.engine.study import Study, below, document
 from nastool.engine.written import Written
 from nastool.nets import checkpoints
+
+Report = Callable[[Study], str]
+"""report(study): an HTML page of a run."""
 
 
 @dataclass
@@ -30,15 +36,48 @@ class Product:
     problems: list[str] = field(default_factory=list)
 
 
-def result(folder: Path, document: Mapping[str, Any], checkpoint: Path | None) -> dict[str, Any]:
+@dataclass
+class Result:
+    """What a run has found; what best.json says.
+
+    Attributes:
+        space: The architecture's.
+        trial: The one that counts, with state "done".
+        run: Folder of the run that it is a trial of, which has its weights.
+        origin: What a line of that run says of its evaluator and data.
+        metrics: Further ones, such as those of its test; where both have one, these count.
+        facts: What else there is to say: "comparison", "baseline", "ensemble", "seeds", "runs", ...
+    """
+
+    space: SearchSpace
+    trial: Trial
+    run: Path
+    origin: Mapping[str, Any]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write best.json and best.safetensors into a folder; return the object in the former.
+
+        Raises:
+            InputError: The checkpoint is gone, or the disk is full.
+        """
+        assert self.trial.evaluation is not None
+        found = document(self.space, self.trial, {"run": str(self.run), **self.origin})
+        found["metrics"].update(self.metrics)
+        checkpoint = self.trial.evaluation.checkpoint
+        return result(folder, {**found, **self.facts}, None if checkpoint is None else self.run / checkpoint)
+
+
+def result(folder: Path, said: Mapping[str, Any], checkpoint: Path | None) -> dict[str, Any]:
     """Write best.json, and the checkpoint as best.safetensors; None: there is none, nor one of an earlier result then.
 
-    Returns what best.json says: the document and its weights. It comes first: until the weights are there, their digest
+    Returns what best.json says: `said` and its weights. It comes first: until the weights are there, their digest
     leads to the checkpoint (`models.weights_of`), so at no moment do the two speak of different networks.
     InputError: the checkpoint is gone, or the disk is full.
     """
     best = folder / "best.safetensors"
-    found = {key: value for key, value in document.items() if key not in ("weights", "weights_digest")}
+    found = {key: value for key, value in said.items() if key not in ("weights", "weights_digest")}
     data = None
     if checkpoint is not None:
         try:
@@ -57,11 +96,15 @@ def result(folder: Path, document: Mapping[str, Any], checkpoint: Path | None) -
     return found
 
 
-def write(folder: Path, *, report: bool = True) -> Product:
+def write(folder: Path, report: Report | None = None) -> Product:
     """Write what can be made from the run, and remove what an earlier result left and cannot be made any more.
 
-    The caller holds the folder's lock. report: also the report. Nothing here is worth losing a result for: what goes
-    wrong is among the problems.
+    The caller holds the folder's lock. Nothing here is worth losing a result for: what goes wrong is among the
+    problems.
+
+    Args:
+        folder: The run's.
+        report: Makes an HTML page of the run; None: no report is written.
     """
     product = Product()
     written = Written(folder)
@@ -92,8 +135,8 @@ def write(folder: Path, *, report: bool = True) -> Product:
         return product
     attempt("trials.jsonl", lambda: _lines(study))
     attempt("trials.csv", lambda: _table(study.columns()))
-    if report:
-        attempt("report.html", lambda: _report(study))
+    if report is not None:
+        attempt("report.html", lambda: report(study))
     return product
 
 
@@ -178,7 +221,26 @@ def _table(columns: Mapping[str, Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def _report(study: Study) -> str:
-    from nastool.analysis import report
+def _mean(values: Sequence[float]) -> float:
+    """Of counts that are all the same, such as parameters, that count."""
+    return values[0] if len(set(values)) == 1 else math.fsum(values) / len(values)
 
-    return report.html([study])
+
+def of_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a line says of one training with each of several seeds; {} where all failed.
+
+    "metrics" are those of one network, whose "weights" the line names if they are kept: of the first seed that worked.
+    "mean" and, of two or more, "std" (n - 1) are those of each metric that all seeds have that worked. runs: "seed" and
+    "metrics" or "error" of each, perhaps "weights" and their digest.
+    """
+    worked = [run for run in runs if "metrics" in run]
+    if not worked:
+        return {}
+    rows = [run["metrics"] for run in worked]
+    found = {key: worked[0][key] for key in ("metrics", "weights", "weights_digest") if key in worked[0]}
+    shared = [name for name in rows[0] if all(name in row for row in rows)]  # "micro_batches" only some may have
+    mean = found["mean"] = {name: _mean([row[name] for row in rows]) for name in shared}
+    if len(rows) > 1:
+        squares = {name: math.fsum((row[name] - mean[name]) ** 2 for row in rows) for name in mean}
+        found["std"] = {name: math.sqrt(total / (len(rows) - 1)) for name, total in squares.items()}
+    return found

@@ -7,33 +7,27 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nastool.core import options, registry
+from nastool.core import defaults, options, registry
 from nastool.core.errors import InputError, short
 from nastool.core.recipe import Recipe
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Scalar, Trial
 from nastool.engine.config import Plugged, RunConfig, RunFolder
-from nastool.engine.run import Sitting, sitting
+from nastool.engine.executors.base import Executor, Setting
+from nastool.engine.run import Run, Watch, open_run
 from nastool.engine.store import Store
 from nastool.training.recipes import load_recipe
-
-if TYPE_CHECKING:
-    from nastool.engine.workers import Pool
-
-
-TRAIN = "train"
-"""The evaluator that trains from scratch."""
 
 
 @dataclass(frozen=True)
 class Final:
     """How what was found is trained in the end: on the search's data, by the recipe for that.
 
-    before: the options of the evaluator that found it. searched: its recipe. same: whether it was TRAIN itself, so that
-    what is said of trainings there holds here. scale: its networks' size.
+    before: the options of the evaluator that found it. searched: its recipe. same: whether it was the one that
+    trains in the end, so that what is said of trainings there holds here. scale: its networks' size.
     recipe: instead of the one that `searched` names. changes: to the scale, as KEY=N,... or a mapping; None: none.
     flags: what these two are called.
     """
@@ -48,8 +42,8 @@ class Final:
     flags: tuple[str, str]
 
     def training(self, what: str, more: Mapping[str, object]) -> Plugged:
-        """TRAIN with all its options; what: for errors. more: options that come before everything. InputError."""
-        target = registry.load("evaluator", TRAIN)
+        """The evaluator that trains, with its options; what: for errors. more: options that come first. InputError."""
+        target = registry.load("evaluator", defaults.TRAINING)
         given = {key: value for key, value in self.before.items() if key in options.of(target)}
         named = (self.searched.retrain if self.searched else "") or None
         name = named if self.recipe is None else self.recipe
@@ -58,7 +52,7 @@ class Final:
         given["from_checkpoint"] = None
         given["epochs"] = None  # the search's trainings may have been short ones
         given["scale"] = self._scale(name)
-        return Plugged(TRAIN, options.resolve(what, target, {**given, **more}))
+        return Plugged(defaults.TRAINING, options.resolve(what, target, {**given, **more}))
 
     def _scale(self, recipe: str | None) -> dict[str, Any] | None:
         """The recipe's, else the search's, with the changes. None: the recipe's as it is."""
@@ -111,33 +105,31 @@ class Trained:
     origin: what a line of such a result says of its evaluator. finished: the document that `finish` was given earlier.
     """
 
-    sitting: Sitting
+    run: Run
     trials: list[Trial]
     finished: Mapping[str, Any] | None
 
     @property
-    def pool(self) -> Pool:
-        return self.sitting.pool
+    def executor(self) -> Executor:
+        return self.run.executor
 
     @property
     def origin(self) -> Mapping[str, Any]:
-        return self.sitting.store.origin
+        return self.run.store.origin
 
     def tested(self, trial_id: int) -> Mapping[str, float] | None:
         """What the test of this trial's network gave, if it has been tested."""
-        found: Mapping[str, float] | None = (self.sitting.store.get("tested") or {}).get(str(trial_id))
+        found: Mapping[str, float] | None = (self.run.store.get("tested") or {}).get(str(trial_id))
         return found
 
     def keep_test(self, trial_id: int, metrics: Mapping[str, float]) -> None:
         """Keep it, so that no network is tested twice."""
-        store = self.sitting.store
-        store.begin()
-        store.put("tested", {**(store.get("tested") or {}), str(trial_id): dict(metrics)})
-        store.commit()
+        store = self.run.store
+        store.write({"tested": {**(store.get("tested") or {}), str(trial_id): dict(metrics)}})
 
     def finish(self, document: Mapping[str, Any]) -> None:
         """Keep the result, so that it is not made again."""
-        self.sitting.finish(len(self.trials), document)
+        self.run.finish(len(self.trials), document)
 
 
 def listed(config: RunConfig, evaluator: Plugged, archs: Sequence[Arch]) -> RunConfig:
@@ -153,20 +145,28 @@ def trained(
     space: SearchSpace,
     archs: Sequence[Arch],
     folder: RunFolder,
+    setting: Setting,
+    watch: Watch,
     *,
-    workers: int,
+    executor: str | None = None,
     seeds: Sequence[int] | None = None,
     force: bool = False,
-    stop: Callable[[], bool] = lambda: False,
     accept: Callable[[Mapping[str, Scalar]], None] = lambda facts: None,
-    started: Callable[[Pool], None] = lambda pool: None,
     ready: Callable[[Mapping[str, Scalar]], None] = lambda facts: None,
 ) -> Iterator[Trained | None]:
-    """Train them in the folder, or go on where an earlier call ended. None: `stop` said so, and some are left.
+    """Train architectures in a folder, or go on where an earlier call ended; None where it was told to stop.
 
-    config: of `listed`. seeds: one for each, where they are not to follow from the configuration's. accept: of
-    `sitting`. started: is told of the pool before it is opened, ready of the evaluator's facts when nothing can be
-    wrong any more. InputError: the folder holds something else and `force` is not given, or other seeds.
+    Args:
+        config: Of `listed`.
+        space: Of the architectures.
+        archs: What to train, in this order.
+        folder: Of these trainings.
+        setting, watch, executor, force, accept: As of `open_run`.
+        seeds: One for each, where they are not to follow from the configuration's.
+        ready: Called with the evaluator's facts when nothing can be wrong any more.
+
+    Raises:
+        InputError: The folder holds something else and `force` is not given, or other seeds.
     """
 
     def check() -> None:
@@ -174,25 +174,24 @@ def trained(
 
     check()  # also before anything is started
     evaluator = config.evaluator_spec(space, folder.path).build()
-    options = {"trials": len(archs)}
-    begun = sitting(
+    opened = open_run(
         config,
         evaluator,
         folder,
-        workers=workers,
+        setting,
+        watch,
+        executor=executor,
         force=force,
-        options=options,
+        options={"trials": len(archs)},
         check=check,
         accept=accept,
-        started=started,
     )
-    with begun as here:
-        ready(here.facts)
-        before = here.store.get("seeds") or []
-        search = here.search(
+    with opened as run:
+        ready(run.facts)
+        before = run.store.get("seeds") or []
+        search = run.search(
             Listed(space, archs),
             len(archs),
-            stop=stop,
             noun="trainings",
             facts=None if seeds is None else {"seeds": max(before, list(seeds), key=len)},
             keep=len(archs),
@@ -201,9 +200,9 @@ def trained(
         if search.told < len(archs):
             yield None
             return
-        final = here.store.get("final")
+        final = run.store.get("final")
         done = final is not None and final["trials"] == len(archs)
-        yield Trained(here, list(here.store.trials())[: len(archs)], final["document"] if done else None)
+        yield Trained(run, list(run.store.trials())[: len(archs)], final["document"] if done else None)
 
 
 def _check_seeds(folder: RunFolder, config: RunConfig, force: bool, seeds: Sequence[int] | None) -> None:

@@ -1,158 +1,197 @@
-"""One sitting of a run: its folder locked, its workers at hand, its database open, and a search in it."""
+"""A run at work: its folder locked, its database open, an executor at hand, and searches in it."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nastool.cli import common
-from nastool.cli.progress import Progress
-from nastool.core.errors import InputError, hint
+from nastool.core import registry
+from nastool.core.archfile import ArchDocument
+from nastool.core.errors import InputError, hint, short
 from nastool.core.evaluator import Evaluator
 from nastool.core.files import read_yaml
 from nastool.core.strategy import Strategy
-from nastool.core.values import Objective, Scalar
-from nastool.engine import results as product
+from nastool.core.values import Objective, Scalar, Trial
+from nastool.engine import results
 from nastool.engine.config import RunConfig, RunFolder, differences, said
+from nastool.engine.events import Listener, Note, TrialFinished, TrialsBegun, TrialsEnded, Waiting
+from nastool.engine.executors.base import Executor, Setting
+from nastool.engine.executors.jobs import EvaluatorSpec, Reported
 from nastool.engine.search import Search
 from nastool.engine.store import Store
-from nastool.engine.workers import InlinePool, Pool, ProcessPool, Reported
 from nastool.engine.written import Written
-from nastool.nets import devices
 
-if TYPE_CHECKING:
-    from nastool.core.values import Trial
 
-Watch = Callable[[Search, "Reported | Trial | None"], None]
+@dataclass(frozen=True)
+class Watch:
+    """Who is told of a run, and who may end it.
+
+    Attributes:
+        tell: Called with every event.
+        stop: Asked between events; once true, the run ends after what is running, to be continued another time.
+    """
+
+    tell: Listener
+    stop: Callable[[], bool] = lambda: False
+
+    def note(self, text: str) -> None:
+        """Tell a line for people."""
+        self.tell(Note(text))
 
 
 @dataclass
-class Sitting:
-    """What is at hand during a sitting. continued: the run had begun before."""
+class Run:
+    """What is at hand while a run is at work.
+
+    Attributes:
+        facts: What the evaluator says of itself.
+        continued: Whether the run had begun before.
+    """
 
     config: RunConfig
     evaluator: Evaluator
     folder: RunFolder
-    pool: Pool
+    executor: Executor
     store: Store
     facts: Mapping[str, Scalar]
     continued: bool
+    watch: Watch
 
     def search(
         self,
         strategy: Strategy,
         trials: int,
         *,
-        stop: Callable[[], bool],
         noun: str = "trials",
         then: str = "",
-        watching: Callable[[Watch], Watch] = lambda watch: watch,
         restored: Callable[[Search], None] = lambda search: None,
-        facts: Mapping[str, Any] | None = None,
-        **settings: Any,
+        facts: Mapping[str, object] | None = None,
+        keep: int = 10,
+        ensemble: bool = False,
+        max_failures: int = 10,
+        seeds: Sequence[int] | None = None,
     ) -> Search:
-        """Search until there are so many trials, the strategy has nothing left, or `stop`; shows its progress.
+        """Search until there are so many trials, the strategy has nothing left, or it is to stop.
 
-        then: what comes after them, for the display. watching: wraps the display's `watch`. restored: is told of the
-        search before it goes on. facts: to store with the number of trials. settings: other fields of `Search`.
+        Args:
+            strategy: Untouched; what the run knows of it is restored.
+            trials: Number of trials, those of earlier runs of the command included, >= 1.
+            noun: What these trials are called. then: what comes after them.
+            restored: Called with the search before it goes on.
+            facts: Values to store with the number of trials.
+            keep, ensemble, max_failures, seeds: As of `Search`.
         """
-        with Progress(trials, noun, then) as progress:
-            search = Search(
-                self.store,
-                strategy,
-                self.pool,
-                Objective.parse(self.store.get("objective")),
-                self.config.seed,
-                trials,
-                self.folder.path,
-                one_commit=self.evaluator.inline,
-                stop=stop,
-                watch=watching(progress.watch),
-                **settings,
-            )
+        tell = self.watch.tell
+
+        def watch(search: Search, event: Reported | Trial | None) -> None:
+            if isinstance(event, Trial):
+                tell(TrialFinished(event, search.told - 1))
+            else:
+                tell(event or Waiting())
+
+        search = Search(
+            self.store,
+            strategy,
+            self.executor,
+            Objective.parse(self.store.get("objective")),
+            self.config.seed,
+            trials,
+            self.folder.path,
+            one_commit=self.evaluator.inline,
+            keep=keep,
+            ensemble=ensemble,
+            max_failures=max_failures,
+            seeds=seeds,
+            stop=self.watch.stop,
+            watch=watch,
+        )
+        tell(TrialsBegun(search, noun, then))
+        try:
             search.restore()
             restored(search)
-            self.store.begin()
-            for key, value in {"trials": trials, "then": then, "silent": {}, **(facts or {})}.items():
-                self.store.put(key, value)
-            self.store.commit()
+            self.store.write({"trials": trials, "then": then, "silent": {}, **(facts or {})})
             search.run()
+        finally:
+            tell(TrialsEnded())
         return search
 
-    def finish(self, trials: int, document: Mapping[str, Any], **facts: Any) -> None:
+    def finish(self, trials: int, document: Mapping[str, object], **facts: object) -> None:
         """Keep the result of so many trials, so that it is not made again."""
-        self.store.begin()
-        self.store.put("final", {"trials": trials, **facts, "document": document})
-        self.store.put("written", False)
-        self.store.commit()
+        self.store.write({"final": {"trials": trials, **facts, "document": document}, "written": False})
 
     def written(self) -> None:
         """Keep that all files of the result are written, so that they are not written again."""
-        self.store.begin()
-        self.store.put("written", True)
-        self.store.commit()
+        self.store.write({"written": True})
 
 
 @contextmanager
-def sitting(
+def open_run(
     config: RunConfig,
     evaluator: Evaluator,
     folder: RunFolder,
+    setting: Setting,
+    watch: Watch,
     *,
-    workers: int,
-    timeout: float | None = None,
+    executor: str | None = None,
     force: bool = False,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     check: Callable[[], object] = lambda: None,
     accept: Callable[[Mapping[str, Scalar]], None] = lambda facts: None,
-    started: Callable[[Pool], None] = lambda pool: None,
-) -> Iterator[Sitting]:
+) -> Iterator[Run]:
     """Begin the run in the folder, or go on with it.
 
-    evaluator: as of the config's specification, not prepared. timeout: seconds for a trial. force: replace what else
-    is in the folder. options: of the command, beside the config's, for run.yaml. check: called with the folder locked,
-    for its errors. accept: called before a run begins with what its evaluator says of itself, for its errors, too.
-    started: is told of the pool before it is opened.
+    Args:
+        config: Of the run.
+        evaluator: As of its specification, not prepared.
+        folder: The run's; nothing is left there where the run cannot begin.
+        setting: Workers and timeout.
+        watch: Who is told of it.
+        executor: Name of one; None: this process for an evaluator that costs next to nothing, else worker processes.
+        force: Replace what else is in the folder.
+        options: Of the command, beside the config's, for run.yaml.
+        check: Called with the folder locked, for its errors.
+        accept: Called before a run begins with what its evaluator says of itself, for its errors, too.
 
-    InputError: the folder holds something else, somebody is at work in it, the data are not those that the run began
-    with, or bad; then nothing is left behind.
+    Raises:
+        InputError: The folder holds something else, somebody is at work in it, the data are not those that the run
+            began with, or bad.
     """
     settled = {} if force else _settled(config, evaluator, folder)
     spec = config.evaluator_spec(evaluator.space, folder.path)
     spec = replace(spec, options={**spec.options, **settled})
-    threads = None if force else _threads_of(folder)
-    slots: list[dict[str, str]] = []
-    if evaluator.inline:
-        pool: Pool = InlinePool(evaluator)
-    else:
-        # With shared weights one process trains them; others have their turn when the best are trained from scratch.
-        count = min(workers, evaluator.max_workers or workers)
-        device = str(config.evaluator.options.get("device") or "auto")
-        slots = devices.slots(count, device, threads, common.say, evaluator.max_workers)
-        pool = ProcessPool(spec, slots, timeout=timeout, logs=folder.path / "logs", say=common.say)
-    with folder.locked(), closing(pool):
+    threads = None if force else _threads_of(folder, watch)
+    setting = replace(setting, threads=threads, logs=folder.path / "logs", say=watch.note)
+    at_work = make_executor(executor, spec, evaluator, setting)
+    with folder.locked(), closing(at_work):
         continued = folder.check(config, force)  # nobody else can change it from here on
         check()
-        started(pool)
         try:
-            facts = pool.open()
-            if len(models := devices.models(slots)) > 1:
-                facts = {**facts, "devices": ", ".join(models)}
+            facts = at_work.open()
+            if len(at_work.devices) > 1:
+                facts = {**facts, "devices": ", ".join(at_work.devices)}
             if not continued:
                 accept(facts)
         except InputError:
-            pool.close()
+            at_work.close()
             folder.discard()
             raise
-        with _opened(config, evaluator, folder, continued, facts, options) as store:
-            yield Sitting(config, evaluator, folder, pool, store, facts, continued)
+        create = _continue if continued else _create
+        with create(config, evaluator, folder, facts, options, watch) as store:
+            yield Run(config, evaluator, folder, at_work, store, facts, continued, watch)
 
 
-def _threads_of(folder: RunFolder) -> int | None:
-    """How many CPU threads a worker of the run has: with others, sums are rounded otherwise. None: not chosen yet."""
+def make_executor(name: str | None, spec: EvaluatorSpec, evaluator: Evaluator, setting: Setting) -> Executor:
+    """Return an executor, not open yet. name: None: the one that suits the evaluator."""
+    cls: type[Executor] = registry.load("executor", name or ("inline" if evaluator.inline else "processes"))
+    return cls.make(spec, evaluator, setting)
+
+
+def _threads_of(folder: RunFolder, watch: Watch) -> int | None:
+    """Return how many CPU threads a worker of the run has; None: not chosen yet. With others, sums round otherwise."""
     try:
         with Store.read(folder.database) as store:
             threads = store.get("threads")
@@ -162,12 +201,12 @@ def _threads_of(folder: RunFolder) -> int | None:
         return None
     if (given := os.environ.get("OMP_NUM_THREADS", str(threads))) != str(threads):
         began = f"{folder.path} began with {threads} threads a worker"
-        common.say(f"note: {began}; with OMP_NUM_THREADS={given} sums are rounded otherwise")
+        watch.note(f"note: {began}; with OMP_NUM_THREADS={given} sums are rounded otherwise")
     return threads
 
 
-def _settled(config: RunConfig, evaluator: Evaluator, folder: RunFolder) -> dict[str, Any]:
-    """The values that the run began with of options that mean another thing on another machine; {}: it is to begin."""
+def _settled(config: RunConfig, evaluator: Evaluator, folder: RunFolder) -> dict[str, Scalar]:
+    """Return the values that the run began with of options that mean another thing elsewhere; {}: it is to begin."""
     try:
         with Store.read(folder.database) as store:
             if differences(store.get("config"), config.identity):
@@ -183,30 +222,38 @@ def _settled(config: RunConfig, evaluator: Evaluator, folder: RunFolder) -> dict
     return {name: found[name] for name in evaluator.settled_options if name in found} if isinstance(found, dict) else {}
 
 
-def _opened(
+def _continue(
     config: RunConfig,
     evaluator: Evaluator,
     folder: RunFolder,
-    continued: bool,
     facts: Mapping[str, Scalar],
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
+    watch: Watch,
 ) -> Store:
-    durable = not evaluator.inline
-    if continued:
-        store = Store.open(folder.database, durable=durable)
-        if store.get("fingerprint") != facts.get("fingerprint"):
-            store.close()
-            raise InputError(
-                f"the data of {folder.path} changed since it began: give the same data, another --out, or --force to "
-                "begin anew"
-            )
-        before, now = str(store.get("device") or ""), str(facts.get("device") or "")
-        if before and now and before != now and not (before.startswith("cpu") and now.startswith("cpu")):
-            how = f"{now} in {facts['precision']}" if "precision" in facts else now
-            common.say(f"note: {folder.path} began on {before} and goes on on {how}: metrics are rounded otherwise")
-        if (final := store.get("final")) is not None:
-            product.put_back(folder.path, final["document"])
-        return store
+    store = Store.open(folder.database, durable=not evaluator.inline)
+    if store.get("fingerprint") != facts.get("fingerprint"):
+        store.close()
+        raise InputError(
+            f"the data of {folder.path} changed since it began: give the same data, another --out, or --force to "
+            "begin anew"
+        )
+    before, now = str(store.get("device") or ""), str(facts.get("device") or "")
+    if before and now and before != now and not (before.startswith("cpu") and now.startswith("cpu")):
+        how = f"{now} in {facts['precision']}" if "precision" in facts else now
+        watch.note(f"note: {folder.path} began on {before} and goes on on {how}: metrics are rounded otherwise")
+    if (final := store.get("final")) is not None:
+        results.put_back(folder.path, final["document"])
+    return store
+
+
+def _create(
+    config: RunConfig,
+    evaluator: Evaluator,
+    folder: RunFolder,
+    facts: Mapping[str, Scalar],
+    options: Mapping[str, object],
+    watch: Watch,
+) -> Store:
     objective = Objective.parse(config.objective or evaluator.objective)
     known = evaluator.metrics | {"seconds"}
     if evaluator.metrics and objective.metric not in known:
@@ -223,9 +270,47 @@ def _opened(
         "device": facts.get("device"),
         "settled": {name: facts[name] for name in evaluator.settled_options if name in facts},
         "origin": {
-            "scale": common.scale_of(evaluator),
+            "scale": scale_of(evaluator),
             "evaluator": said(evaluator.name, config.evaluator.options),
-            **common.said_of_data(facts),
+            **said_of_data(facts),
         },
     }
-    return Store.create(folder.database, about, durable=durable)
+    return Store.create(folder.database, about, durable=not evaluator.inline)
+
+
+def scale_of(evaluator: Evaluator) -> dict[str, int] | None:
+    """Return the evaluator's scale as a JSON object; None: it builds no networks."""
+    return None if evaluator.scale is None else dataclasses.asdict(evaluator.scale)
+
+
+def said_of_data(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an architecture's line says of the data, from what its evaluator says of itself."""
+    return {key: facts[key] for key in ("data_digest",) if facts.get(key)}
+
+
+def check_data(
+    document: ArchDocument, options: Mapping[str, object], facts: Mapping[str, object], force: bool, watch: Watch
+) -> None:
+    """Check that the data are still those that the architecture was found or measured with.
+
+    Args:
+        document: The architecture, with what its line says.
+        options: Of the evaluator that is to measure it now; other data are as they are asked for.
+        facts: What that evaluator says of itself.
+        force: Go on all the same, with a note.
+        watch: Who is told of it.
+
+    Raises:
+        InputError: They are not.
+    """
+    origin = document.extra.get("evaluator")
+    before = origin.get("options") if isinstance(origin, dict) else None
+    then, now = document.extra.get("data_digest"), facts.get("data_digest")
+    if not isinstance(before, dict) or not isinstance(then, str) or now in (None, then):
+        return
+    if any(before.get(key) != options.get(key) for key in ("data", "image_size")):
+        return
+    found = f"data {short(options.get('data'))} are not those that architecture {document.arch.key} was measured with"
+    if not force:
+        raise InputError(f"{found} (digest {short(then)}, now {now}): give the same data, or --force to go on")
+    watch.note(f"note: {found}")

@@ -11,15 +11,12 @@ from hashlib import blake2s
 from pathlib import Path
 
 from nastool.core.errors import Fault, InputError, InvalidArchError, NastoolError, one_line
-from nastool.core.processes import LOOK_SECONDS
 from nastool.core.strategy import Strategy
 from nastool.core.values import Evaluation, Objective, Proposal, Silence, Trial
+from nastool.engine.executors.base import Drive, Executor, carry_out
+from nastool.engine.executors.jobs import OUTSIDE, Finished, Job, Reported
 from nastool.engine.store import Store
-from nastool.engine.workers import OUTSIDE, Event, Finished, Job, Pool, Reported, again
 from nastool.nets import checkpoints
-
-WAIT_SECONDS = LOOK_SECONDS
-"""How often the loop looks up: for Ctrl-C, and to refresh the screen."""
 
 
 def trial_seed(seed: int, trial_id: int) -> int:
@@ -45,7 +42,7 @@ class Search:
 
     store: Store
     strategy: Strategy
-    pool: Pool
+    executor: Executor
     objective: Objective
     seed: int
     trials: int
@@ -70,38 +67,45 @@ class Search:
     """Heap of (what `Trial.rank` has before the id, -id, checkpoint), negative: the worst of those kept first."""
     _held: dict[int, str] = field(default_factory=dict)
     """Checkpoints that are not among the best, by trial, kept since they are wanted."""
-    _heirlooms: dict[int, str] = field(default_factory=dict)
+    _with_optimizer: dict[int, str] = field(default_factory=dict)
     """Checkpoints with what the optimiser remembers, by trial."""
     _dropped: list[str] = field(default_factory=list)
     """Checkpoint files to delete once the transaction that forgets them has committed."""
-    _outlived: list[str] = field(default_factory=list)
+    _bare: list[str] = field(default_factory=list)
     """Checkpoints of which only the weights are still kept."""
-    _events: list[Event] = field(default_factory=list)
-    """What has happened and is not handled yet."""
     _silent: Mapping[int, Silence] = field(default_factory=dict)
     """The trials that are known to make no progress, as stored."""
 
+    def __post_init__(self) -> None:
+        self._drive = Drive(self.executor, self._next, stop=self.stop, retried=self._retried)
+
     def run(self) -> None:
-        """Search until `trials` are done, the strategy is exhausted, or `stop`. Call `restore` before."""
-        while self._unfinished and not self.stop():
-            self._submit(self._unfinished[0])
-            del self._unfinished[0]
-        while True:
-            while self.pool.free and self.asked < self.trials and not self.stop() and not self.exhausted:
-                if not self._ask():
-                    break
-            if not self.pool.busy:
-                return
-            self._wait()
+        """Search until `trials` have finished, the strategy is exhausted, or `stop`. Call `restore` before."""
+        for event in self._drive:
+            self._keep_silent()
+            if event is None or isinstance(event, Reported):
+                if event is not None:
+                    self.store.report(event.job.trial_id, event.step, event.metrics)
+                self.watch(self, event)
+                continue
+            trial = self._trial(event)
+            self._finish(trial, event.fault)
+            self.watch(self, trial)
 
-    # --- the three steps of a trial
+    # --- the steps of a trial
 
-    def _ask(self) -> bool:
-        """Ask for one trial and start it. False: the strategy has to be told something first, or is exhausted."""
+    def _next(self) -> Job | None:
+        """Return the next job: what an earlier run left over, then what the strategy asks for."""
+        if self._unfinished:
+            return self._unfinished.pop(0)
+        return self._ask() if self.asked < self.trials and not self.exhausted else None
+
+    def _ask(self) -> Job | None:
+        """Ask for one trial. None: another has to finish first, or the strategy is exhausted."""
         proposal = self.strategy.ask()
         if proposal is None:
-            self.exhausted = not self.pool.busy
-            return False
+            self.exhausted = not self.executor.busy
+            return None
         trial = Trial(self.asked, proposal)
         self.store.begin()
         try:
@@ -114,40 +118,22 @@ class Search:
         if not self.one_commit:
             self._commit()
         self.asked += 1
-        self.pool.submit(self._job(trial))
-        return True
+        return self._job(trial)
 
-    def _wait(self) -> None:
-        """Take in what happens in the next WAIT_SECONDS."""
-        self._events = self.pool.wait(WAIT_SECONDS)
-        if not self._events:
-            self.watch(self, None)
-        if self.pool.silent != self._silent:
-            self._silent = self.pool.silent
+    def _keep_silent(self) -> None:
+        """Store which trials make no progress, where that has changed."""
+        if self.executor.silent != self._silent:
+            self._silent = self.executor.silent
             self.store.begin()
             self.store.put_silent(self._silent)
             self.store.commit()
-        while self._events:
-            self.watch(self, self._handle(self._events.pop(0)))
 
-    def _handle(self, event: Event) -> Reported | Trial | None:
-        if isinstance(event, Reported):
-            self.store.report(event.job.trial_id, event.step, event.metrics)
-            return event
-        if event.mend:
-            raise InputError(event.error or "no result")
-        next_try = again(event)
-        if next_try is not None:
-            self.store.begin()
-            self.store.retry(event.job.trial_id)
-            self._commit()
-            self.pool.submit(next_try)
-            return None
-        trial = self._trial(event)
-        self._tell(trial, event.fault)
-        return trial
+    def _retried(self, job: Job) -> None:
+        self.store.begin()
+        self.store.retry(job.trial_id)
+        self._commit()
 
-    def _tell(self, trial: Trial, fault: Fault | None = None) -> None:
+    def _finish(self, trial: Trial, fault: Fault | None = None) -> None:
         self.store.begin()
         self.strategy.tell(trial)
         self.store.finish(trial, self.told)
@@ -207,27 +193,27 @@ class Search:
         *order, _ = trial.rank
         heapq.heappush(self._kept, ([-value for value in order], -trial.id, trial.evaluation.checkpoint))
         if trial.proposal.inherit:
-            self._heirlooms[trial.id] = trial.evaluation.checkpoint
+            self._with_optimizer[trial.id] = trial.evaluation.checkpoint
 
     def _prune(self) -> None:
         """Keep the checkpoints of the best `keep` trials and of those that are wanted, forget the others."""
         while len(self._kept) > self.keep:
             _, worst, checkpoint = heapq.heappop(self._kept)
             self._held[-worst] = checkpoint
-        if not self._held and not self._heirlooms:
+        if not self._held and not self._with_optimizer:
             return
         parents = self._parents()
         wanted = parents | {*self.strategy.snapshots()} if self.ensemble else parents
         for trial_id in [trial_id for trial_id in self._held if trial_id not in wanted]:
             self.store.drop_checkpoint(trial_id)
-            self._heirlooms.pop(trial_id, None)
+            self._with_optimizer.pop(trial_id, None)
             self._dropped.append(self._held.pop(trial_id))
-        for trial_id in [trial_id for trial_id in self._heirlooms if trial_id not in parents]:
-            self._outlived.append(self._heirlooms.pop(trial_id))
+        for trial_id in [trial_id for trial_id in self._with_optimizer if trial_id not in parents]:
+            self._bare.append(self._with_optimizer.pop(trial_id))
 
     def _parents(self) -> set[int]:
         """Trials whose weights a running trial inherits, or a later one may."""
-        jobs = [*self.pool.busy, *self._unfinished, *(event.job for event in self._events)]  # the last may be retried
+        jobs = [*self.executor.busy, *self._unfinished, *(event.job for event in self._drive.pending)]
         parents = {job.proposal.parent for job in jobs if job.proposal.inherit}
         return {*self.strategy.wanted(), *(trial_id for trial_id in parents if trial_id is not None)}
 
@@ -235,8 +221,8 @@ class Search:
         """Remove the files that the last transaction forgot."""
         while self._dropped:
             checkpoints.remove(self.workdir / self._dropped.pop())
-        while self._outlived:
-            checkpoints.optimizer_of(self.workdir / self._outlived.pop()).unlink(missing_ok=True)
+        while self._bare:
+            checkpoints.optimizer_of(self.workdir / self._bare.pop()).unlink(missing_ok=True)
 
     def restore(self) -> None:
         """Continue from the store: rebuild the strategy, find the jobs that were running. InputError: it is damaged."""
@@ -286,59 +272,32 @@ class Search:
                 )
         checkpoints.sweep(self.workdir, there, parents, self.asked)
 
-    def _submit(self, job: Job) -> None:
-        """Start a job left over from an earlier sitting, which may have had more workers."""
-        while not self.pool.free:
-            self._wait()
-        self.pool.submit(job)
 
-
-def test_best(pool: Pool, best: Trial, seed: int) -> tuple[Mapping[str, float], str | None]:
+def test_best(executor: Executor, best: Trial, seed: int) -> tuple[Mapping[str, float], str | None]:
     """Test what the best trial's evaluation left behind, once, at the end of a search.
 
     Returns its metrics and, where that failed for good, the reason.
     """
-    return _measure(pool, Job(best.id, best.proposal, trial_seed(seed, best.id), "test", best.evaluation))
+    return _measure(executor, Job(best.id, best.proposal, trial_seed(seed, best.id), "test", best.evaluation))
 
 
-def measure_ensemble(pool: Pool, members: Sequence[Trial]) -> tuple[Mapping[str, float], str | None]:
+def measure_ensemble(executor: Executor, members: Sequence[Trial]) -> tuple[Mapping[str, float], str | None]:
     """Metrics of the members' mean prediction, as `test_best`. members: not empty, done, their checkpoints there."""
     pairs = tuple((trial.proposal, trial.evaluation) for trial in members if trial.evaluation is not None)
-    return _measure(pool, Job(members[-1].id, members[-1].proposal, 0, "ensemble", members=pairs))
+    return _measure(executor, Job(members[-1].id, members[-1].proposal, 0, "ensemble", members=pairs))
 
 
-def _measure(pool: Pool, job: Job) -> tuple[Mapping[str, float], str | None]:
-    finished = _tried(pool, job)
+def _measure(executor: Executor, job: Job) -> tuple[Mapping[str, float], str | None]:
+    finished = carry_out(executor, job)
     return finished.tested or {}, finished.error
 
 
-def evaluate_all(pool: Pool, proposals: Sequence[Proposal], stop: Callable[[], bool]) -> Iterator[Evaluation]:
+def evaluate_all(executor: Executor, proposals: Sequence[Proposal], stop: Callable[[], bool]) -> Iterator[Evaluation]:
     """Evaluate each, outside of a search, in order; ends early where `stop`. NastoolError: one failed for good."""
     for number, proposal in enumerate(proposals, OUTSIDE):
         if stop():
             return
-        finished = _tried(pool, Job(number, proposal, 0))
-        if finished.mend:
-            raise InputError(finished.error or "no result")
+        finished = carry_out(executor, Job(number, proposal, 0))
         if finished.evaluation is None:
             raise NastoolError(f"architecture {proposal.arch.key} could not be evaluated: {finished.error}")
         yield finished.evaluation
-
-
-def _tried(pool: Pool, job: Job) -> Finished:
-    """What became of the job, which is alone in the pool, in as many tries as it gets."""
-    while True:
-        pool.submit(job)
-        finished = _result(pool)
-        next_try = again(finished)
-        if next_try is None:
-            return finished
-        job = next_try
-
-
-def _result(pool: Pool) -> Finished:
-    """Wait for the one job that is running."""
-    while True:
-        for event in pool.wait(WAIT_SECONDS):
-            if isinstance(event, Finished):
-                return event

@@ -1,279 +1,323 @@
-"""A search and what comes after its trials, from the first to the result."""
+"""A search from its options to its result, with what follows its trials."""
 
 from __future__ import annotations
 
-import shlex
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from nastool.cli import common, results
-from nastool.cli.common import say
-from nastool.cli.interrupts import Interrupts
 from nastool.core import invocation
-from nastool.core.errors import NastoolError, Stopped
+from nastool.core.errors import InputError, NastoolError, Stopped
 from nastool.core.evaluator import Evaluator
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Trial
 from nastool.core.wording import describe_cost
-from nastool.engine import baseline, snapshots
-from nastool.engine import results as product
+from nastool.engine import after_search, baseline, results, snapshots
+from nastool.engine.after_search import AfterSearch, Outcome
+from nastool.engine.baseline import Baseline
 from nastool.engine.config import RunConfig, RunFolder
+from nastool.engine.events import Ended, Interrupted, RunBegun
+from nastool.engine.executors.base import Setting
+from nastool.engine.interrupts import Interrupts
+from nastool.engine.logs import Loggers
+from nastool.engine.results import Product, Report, Result
+from nastool.engine.run import Run, Watch, open_run
 from nastool.engine.search import Search, test_best
+from nastool.engine.search_options import SearchOptions
 from nastool.engine.store import Store
-
-if TYPE_CHECKING:
-    from nastool.engine.after_search import Finale, Outcome
-    from nastool.engine.baseline import Baseline
-    from nastool.engine.results import Product
-    from nastool.engine.run import Sitting
-    from nastool.loggers.sending import Loggers
-
-Stop = Callable[[], bool]
-
-
-@dataclass
-class End:
-    """How a search ended. document: best.json's object. problem: what went wrong although there is a result."""
-
-    document: dict[str, Any]
-    outcome: Outcome | None
-    problem: NastoolError | None = None
 
 
 @dataclass
 class SearchRun:
-    """A search, and what comes after its trials. beside: random search, if it is wanted. given: the options."""
+    """A search that is resolved and checked, with nothing begun; `carry_out` begins or continues it.
 
+    Attributes:
+        options: With the number of trials filled in.
+        after: What is trained once its trials are done.
+        beside: Random search beside it, where that is wanted.
+        report: Makes the page that it leaves behind; None: it leaves none.
+        notes: What to know of it, a line each.
+    """
+
+    options: SearchOptions
     config: RunConfig
     space: SearchSpace
     strategy: Strategy
     evaluator: Evaluator
     folder: RunFolder
-    finale: Finale
+    after: AfterSearch
     beside: Baseline | None
     loggers: Loggers
-    given: Mapping[str, Any]
+    report: Report | None
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, options: SearchOptions, report: Report | None = None) -> SearchRun:
+        """Return the search that the options describe.
+
+        Raises:
+            InputError: Something is wrong with them, or with the folder that they lead to.
+        """
+        config = options.config()
+        space = config.make_space()
+        strategy = config.make_strategy(space)
+        folder = RunFolder(Path(options.out) if options.out else config.default_folder)
+        evaluator = config.evaluator_spec(space, folder.path).build()
+        planned = strategy.planned_trials(evaluator.rounds)
+        options = replace(options, trials=options.trials or planned or max(20, 3 * strategy.random_trials))
+        assert options.trials is not None
+        _check(options, config, strategy, evaluator)
+        after = AfterSearch(config, space, evaluator, folder, after_search.Settings.read(options, evaluator))
+        beside = None
+        if options.with_baseline:
+            beside = Baseline(config, space, strategy, evaluator, folder, options.force)
+        loggers = Loggers(options.log)
+        page = report if options.report else None
+        run = cls(options, config, space, strategy, evaluator, folder, after, beside, loggers, page)
+        rounds = evaluator.rounds if "policy" in strategy.needs else None
+        if rounds is not None and options.trials <= rounds:
+            if after.settings.ranking:
+                raise InputError(
+                    f"--check-ranking: needs all {rounds} rounds of the search: give more than {rounds} --trials"
+                )
+            run.notes.append(
+                f"note: a whole search takes {planned} trials, and its first {rounds} are rounds: it ends among them"
+            )
+        return run
 
     @property
-    def options(self) -> dict[str, Any]:
-        """Beside the configuration's, as a configuration file's `search` section has them."""
-        options: dict[str, Any] = {"trials": self.given["trials"]}
-        if self.finale.settings.any or self.evaluator.shares_weights:
-            options |= self.finale.settings.as_options()
+    def trials(self) -> int:
+        """Number of trials in all, >= 1."""
+        assert self.options.trials is not None
+        return self.options.trials
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Options beside the configuration's, as a configuration file's `search` section has them."""
+        found: dict[str, Any] = {"trials": self.trials}
+        if self.after.settings.any or self.evaluator.shares_weights:
+            found |= self.after.settings.as_options()
         if self.beside is not None:
-            options["with-baseline"] = True
-        return options
+            found["with-baseline"] = True
+        return found
 
-    def finished(self) -> dict[str, Any] | None:
-        """The result of a run that needs nothing more for so many trials; says why."""
-        trials = self.given["trials"]
+    def carry_out(self, watch: Watch) -> bool:
+        """Search, and do all that comes afterwards.
+
+        Returns:
+            Whether there is a result now; False: it was interrupted, and is continued by the same options.
+
+        Raises:
+            InputError: Something is wrong with data, devices or the folder.
+            NastoolError: The search failed. Where it has a result all the same, that is written.
+            Stopped: A second Ctrl-C ended it at once.
+        """
+        for note in self.notes:
+            watch.note(note)
+        continues = self.folder.check(self.config, self.options.force)
+        if continues and self._finished(watch):
+            return True
+        self.after.prepare()
+        if continues:
+            self._check_state()
+        opened = open_run(
+            self.config,
+            self.evaluator,
+            self.folder,
+            Setting(self.options.workers, self.options.trial_timeout),
+            watch,
+            executor=self.options.executor,
+            force=self.options.force,
+            options=self.recorded,
+        )
+        with opened as run, self.loggers.opened(run.store, self.space, self.folder.path, watch.note):
+            if not run.continued:
+                watch.tell(RunBegun(self.config, self.folder.path, run.facts))
+            with Interrupts(lambda: watch.tell(Interrupted(self.folder.path))) as interrupts:
+                run.watch = Watch(watch.tell, lambda: interrupts.stopping or watch.stop())
+                try:
+                    return self._go(run)
+                except Stopped:
+                    counts = run.store.count()
+                    done = f"{counts['done'] + counts['failed']} trials saved in {self.folder.path}"
+                    watch.note(f"stopped with {done}; continue with: {invocation.shown()}")
+                    raise
+
+    def _finished(self, watch: Watch) -> bool:
+        """Whether the run needs nothing more for so many trials; then says so."""
+        path, written = self.folder.path, None
         with Store.read(self.folder.database) as store:
-            final, written, count = store.get("final"), store.get("written"), sum(store.count().values())
-        if final is None or min(count, final["trials"]) < (1 if final.get("exhausted") else trials):
-            return None
-        if final.get("finale", self.finale.identity()) != self.finale.identity():
-            return None
-        if self.given["ensemble"] and "ensemble" not in final["document"]:
-            return None
-        if self.beside is not None and not baseline.covers(final["document"], min(count, trials)):
-            return None
+            final, complete, count = store.get("final"), store.get("written"), sum(store.count().values())
+        if final is None or min(count, final["trials"]) < (1 if final.get("exhausted") else self.trials):
+            return False
+        if final.get("finale", self.after.identity()) != self.after.identity():
+            return False
         document: dict[str, Any] = final["document"]
-        path, report = self.folder.path, self.given["report"]
-        if written is not False and product.whole(path, document, report=report):
-            self._say_done(count, final)
+        if self.options.ensemble and "ensemble" not in document:
+            return False
+        if self.beside is not None and not baseline.covers(document, min(count, self.trials)):
+            return False
+        if complete is not False and results.whole(path, document, report=self.report is not None):
+            watch.note(self._why_done(count, final))
         else:
-            document = product.moved(path, document)
+            document = results.moved(path, document)
             with self.folder.locked(), Store.open(self.folder.database) as store:
-                weights = product.held(path, document) if "weights" in document else None
+                weights = results.held(path, document) if "weights" in document else None
                 if "weights" in document and weights is None:
-                    return None  # they can be found again
-                self._say_done(count, final)
-                document = product.result(path, document, weights)
-                store.begin()
-                store.put("final", {**final, "document": document})
-                store.put("written", False)
-                store.commit()
-                results.say_where(path, product.write(path, report=report))
-                store.begin()
-                store.put("written", True)
-                store.commit()
-        return document
+                    return False  # they can be found again
+                watch.note(self._why_done(count, final))
+                document = results.result(path, document, weights)
+                store.write({"final": {**final, "document": document}, "written": False})
+                written = results.write(path, self.report)
+                store.write({"written": True})
+        watch.tell(Ended(path, document, written, (self._cost(),)))
+        return True
 
-    def _say_done(self, count: int, final: Mapping[str, Any]) -> None:
+    def _why_done(self, count: int, final: Mapping[str, Any]) -> str:
         """Why a run with so many trials needs nothing more."""
-        trials, measured = self.given["trials"], final["trials"]
+        measured = final["trials"]
         has = f"{self.folder.path} already has its {count} trials"
-        if count < trials:
-            say(f"{has}; the strategy has nothing left to propose")
-        elif measured < count:
-            say(f"{has}, {trials} are asked for: this is the result of the first {measured}; more --trials extend it")
-        else:
-            asked = f", more than the {trials} that are asked for" if count > trials else ""
-            say(f"{has}{asked}; more --trials extend it")
+        if count < self.trials:
+            return f"{has}; the strategy has nothing left to propose"
+        if measured < count:
+            asked = f"{self.trials} are asked for: this is the result of the first {measured}"
+            return f"{has}, {asked}; more --trials extend it"
+        asked = f", more than the {self.trials} that are asked for" if count > self.trials else ""
+        return f"{has}{asked}; more --trials extend it"
 
-    def repeat(self, document: Mapping[str, Any]) -> None:
-        """Show the result of a run that has finished earlier."""
-        if common.as_json(self.given["json_flag"]):
-            common.emit(document)
-            return
-        self._say_best(document)
-        say(f"more: nastool status {shlex.quote(str(self.folder.path))}")
-
-    def go(self, here: Sitting) -> int:
-        """Search, and do all that comes afterwards; the exit code."""
-        started = time.monotonic()
-        end: End | None = None
-        with Interrupts(lambda: self._interrupted(here)) as interrupts:
-
-            def stop() -> bool:
-                return interrupts.stopping
-
+    def _check_state(self) -> None:
+        """InputError: the run cannot go on, since what its evaluator left of finished trials is not there any more."""
+        with Store.read(self.folder.database) as store:
+            begun = store.count()["done"] > 0
+        if begun:
             try:
-                search = self._search(here, stop)
-                if not stop():
-                    end = self._end(here, search, stop)
-            except Stopped as stopped:
-                counts = here.store.count()
-                done = f"{counts['done'] + counts['failed']} trials saved in {self.folder.path}"
-                say(f"stopped with {done}; continue with: {invocation.shown()}")
-                return stopped.exit_code
-            if end is None:
-                product.write(self.folder.path, report=False)
-                return 130
-        written = product.write(self.folder.path, report=self.given["report"])
-        here.written()
-        self._summary(search, end, time.monotonic() - started, written)
-        self.loggers.close(end.document)
-        if common.as_json(self.given["json_flag"]):
-            common.emit(end.document)
-        if end.problem is not None:
-            raise end.problem
-        return 0
-
-    def _interrupted(self, here: Sitting) -> None:
-        """The first Ctrl-C."""
-        pool = (self.beside and self.beside.pool) or self.finale.pool or here.pool
-        say(f"\nsaved in {self.folder.path}; continue with: {invocation.shown()}")
-        if self.finale.pool is not None or not self.evaluator.inline:
-            kind = "trial" if self.finale.pool is None else "training"
-            running = len(pool.busy)  # 0: one may be about to start
-            what = f"{running} running {kind}s" if running > 1 else f"the running {kind}" if running else "what runs"
-            say(f"finishing {what}; Ctrl-C again stops at once, to be repeated later")
+                self.evaluator.check_state()
+            except InputError as error:
+                raise InputError(f"{error}: the search cannot go on; begin anew with --force") from None
 
     # --- the parts
 
-    def _search(self, here: Sitting, stop: Stop) -> Search:
-        given = self.given
+    def _go(self, run: Run) -> bool:
+        """From the first trial to the last file. False: interrupted."""
+        started = time.monotonic()
+        with_loggers = replace(run, watch=Watch(self.loggers.listening(run.watch.tell), run.watch.stop))
+        search = self._search(with_loggers)
+        end = None if run.watch.stop() else self._end(run, search)
+        if end is None:
+            results.write(self.folder.path)
+            return False
+        document, lines, problem = end
+        written: Product = results.write(self.folder.path, self.report)
+        run.written()
+        took = time.monotonic() - started
+        run.watch.tell(Ended(self.folder.path, document, written, (self._cost(), *lines), took, search))
+        self.loggers.close(document)
+        if problem is not None:
+            raise problem
+        return True
 
+    def _search(self, run: Run) -> Search:
         def restored(search: Search) -> None:
-            if given["ensemble"]:
-                snapshots.members(self.strategy, here.store, self.folder.path)  # for its error, before any training
+            if self.options.ensemble:
+                snapshots.members(self.strategy, run.store, self.folder.path)  # for its error, before any training
             if search.asked:
                 left = search.asked - search.told
-                say(f"continuing {self.folder.path}: {search.told} trials done, {left} to repeat")
+                run.watch.note(f"continuing {self.folder.path}: {search.told} trials done, {left} to repeat")
             for note in self.strategy.notes:
-                say(f"note: {note}")
-            if given["trials"] <= (random := self.strategy.random_trials):
+                run.watch.note(f"note: {note}")
+            if self.trials <= (random := self.strategy.random_trials):
                 begins = f"{self.strategy.name} begins with {random} random trials, and these are all"
                 same = ", which --with-baseline compares with itself" if self.beside is not None else ""
-                say(f"note: {begins}, so this is random search{same}: give more than {random} --trials")
+                run.watch.note(f"note: {begins}, so this is random search{same}: give more than {random} --trials")
 
-        kept = {name: given[name] for name in ("keep", "ensemble", "max_failures")}
-        watching = self.loggers.watching
-        then = self._then(given["trials"])
-        return here.search(
-            self.strategy, given["trials"], stop=stop, then=then, watching=watching, restored=restored, **kept
+        return run.search(
+            self.strategy,
+            self.trials,
+            then=self._then(),
+            restored=restored,
+            keep=self.options.keep,
+            ensemble=self.options.ensemble,
+            max_failures=self.options.max_failures,
         )
 
-    def _then(self, trials: int) -> str:
+    def _then(self) -> str:
         """What comes after the trials, for who looks at the time that is left; "": nothing that takes long."""
-        random = [f"{trials} random trials"] if self.beside is not None else []
-        count = self.finale.trainings(trials)
+        random = [f"{self.trials} random trials"] if self.beside is not None else []
+        count = self.after.trainings(self.trials)
         return " and ".join([*random, *([f"{count} training" + "s" * (count > 1)] if count else [])])
 
-    def _end(self, here: Sitting, search: Search, stop: Stop) -> End | None:
-        """From the last trial to the result. None: interrupted; the same command goes on."""
+    def _end(self, run: Run, search: Search) -> tuple[dict[str, Any], list[str], NastoolError | None] | None:
+        """From the last trial to best.json: its object, what else there is to say, and what went wrong all the same.
+
+        None: interrupted; the same options go on.
+        """
         if search.best is None:
             raise NastoolError(f"all {search.failed} trials failed; see `nastool status {self.folder.path}`")
-        further: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
+        beside: dict[str, Any] | None = None
         if self.beside is not None:
-            here.pool.close()  # its processes are started again when there is something to test
-            trials = search.told if search.exhausted else self.given["trials"]
-            found = self.beside.run(here.store, trials, search.best, self.given, stop)
-            if found is None:
+            run.executor.close()  # its processes are started again when there is something to test
+            trials = search.told if search.exhausted else self.trials
+            beside = self.beside.run(run, trials, search.best, self.options)
+            if beside is None:
                 return None
-            further["baseline"] = found
-        outcome: Outcome | None = None
-        if self.finale.settings.any or self.evaluator.shares_weights:
-            outcome = self.finale.run(here.store, here.pool, self.given["workers"], stop)
+        outcome: Outcome | None = Outcome()
+        if self.after.settings.any or self.evaluator.shares_weights:
+            outcome = self.after.run(run, Setting(self.options.workers), self.options.executor)
             if outcome is None:
                 return None
-        best, problem = self.finale.best(search.best, here.store), None
-        tested: Mapping[str, float] = {}
-        if outcome is None or outcome.best is None:
-            tested, reason = test_best(here.pool, best, self.config.seed)
-            if reason is not None:
-                problem = NastoolError(f"the best trial, {best.id}, could not be tested: {reason}")
-        if self.given["ensemble"]:
+        assert outcome is not None
+        lines = [f"  {line}" for line in outcome.lines]
+        if outcome.report:
+            facts["comparison"] = outcome.report
+        problem: NastoolError | None = None
+        if outcome.best is not None and outcome.run is not None:
+            metrics = {**self.after.scores(outcome.best.proposal.arch, run.store), **outcome.tested}
+            result = Result(self.space, outcome.best, outcome.run, outcome.origin, metrics)
+        else:
+            result, problem = self._tested(run, self.after.best(search.best, run.store))
+        if beside is not None:
+            facts["baseline"] = beside
+        if self.options.ensemble:
             try:
-                further["ensemble"] = snapshots.measure(self.strategy, here.store, here.pool, self.folder.path)
+                facts["ensemble"] = snapshots.measure(self.strategy, run.store, run.executor, self.folder.path)
+                lines.append(f"  {snapshots.describe(facts['ensemble'])}")
             except NastoolError as error:  # the search itself has a result all the same
                 problem = problem or error
-        document = self._result(here.store, best, tested, outcome, further)
-        trials = sum(here.store.count().values())
-        here.finish(trials, document, exhausted=search.exhausted, finale=self.finale.identity())
-        return End(document, outcome, problem)
+        if beside is not None:
+            lines.append(f"  {baseline.describe(beside)}")
+        document = replace(result, facts=facts).write(self.folder.path)
+        trials = sum(run.store.count().values())
+        run.finish(trials, document, exhausted=search.exhausted, finale=self.after.identity())
+        return document, lines, problem
 
-    def _result(
-        self,
-        store: Store,
-        best: Trial,
-        tested: Mapping[str, float],
-        outcome: Outcome | None,
-        further: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """Write best.json and the best weights."""
-        path = self.folder.path
-        more: dict[str, Any] = {"run": str(path), **store.origin}
-        source, scores = path, dict[str, float]()
-        if outcome is not None and outcome.best is not None and outcome.run is not None:
-            scores = self.finale.scores(outcome.best.proposal.arch, store)
-            best, tested, source = outcome.best, outcome.tested, outcome.run
-            more = {"run": str(outcome.run), **outcome.origin}
-        assert best.evaluation is not None
-        checkpoint = best.evaluation.checkpoint
-        document = common.trial_document(self.space, best, more)
-        document["metrics"].update({**scores, **tested})
-        if outcome is not None and outcome.report:
-            document["comparison"] = outcome.report
-        document.update(further)
-        return product.result(path, document, None if checkpoint is None else source / checkpoint)
+    def _tested(self, run: Run, best: Trial) -> tuple[Result, NastoolError | None]:
+        """The search's own best trial, tested; and what went wrong there."""
+        tested, reason = test_best(run.executor, best, self.config.seed)
+        problem = None
+        if reason is not None:
+            problem = NastoolError(f"the best trial, {best.id}, could not be tested: {reason}")
+        return Result(self.space, best, self.folder.path, run.store.origin, tested), problem
 
-    def _summary(self, search: Search, end: End, took: float, written: Product) -> None:
-        document, outcome = end.document, end.outcome
-        if search.exhausted and search.told < search.trials:
-            say(f"the strategy has nothing left to propose after {search.told} trials")
-        say(f"{search.told} trials, {search.failed} failed, in {common.format_seconds(took)}")
-        self._say_best(document)
-        for line in outcome.lines if outcome is not None else ():
-            say(f"  {line}")
-        if "ensemble" in document:
-            say(f"  {snapshots.describe(document['ensemble'])}")
-        if "baseline" in document:
-            say(f"  {baseline.describe(document['baseline'])}")
-        results.say_where(self.folder.path, written)
-
-    def _say_best(self, document: Mapping[str, Any]) -> None:
-        """What was found, and what all trials cost together."""
-        metrics = {k: v for k, v in document["metrics"].items() if k != "seconds"}
-        searched = document["run"] == str(self.folder.path)
-        which = f"trial {document['trial']}" if searched else "trained from scratch"
-        say(f"best: {which}, architecture {document['key']}")
-        say(f"  {common.describe_metrics(metrics)}")
+    def _cost(self) -> str:
+        """What all trials cost together."""
         with Store.read(self.folder.database) as store:
             cost, _, _ = store.spent()
             trials = sum(store.count().values())
-        say(f"  cost of {trials:,} trials: {describe_cost(cost, simulated=self.evaluator.simulated)}")
+        return f"  cost of {trials:,} trials: {describe_cost(cost, simulated=self.evaluator.simulated)}"
+
+
+def _check(options: SearchOptions, config: RunConfig, strategy: Strategy, evaluator: Evaluator) -> None:
+    """InputError: these options do not go together."""
+    if "policy" in strategy.needs and evaluator.rounds is None:
+        raise InputError(f"strategy {strategy.name} trains shared weights of its own: leave out -E weights=")
+    if "budget" in strategy.needs and config.evaluator.options.get("epochs") is not None:
+        raise InputError(f"strategy {strategy.name} says itself how long to train: give -S epochs=N, not --epochs")
+    if options.ensemble:
+        snapshots.check(strategy, evaluator)
+    most = evaluator.max_workers
+    if most is not None and options.workers > most and not evaluator.shares_weights:
+        raise InputError(f"evaluator {evaluator.name} runs with at most --workers {most}")

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nastool.cli import common
 from nastool.core.errors import InputError, NastoolError
 from nastool.core.strategy import Strategy
+from nastool.core.wording import describe_metrics
+from nastool.engine.search import measure_ensemble
 
 if TYPE_CHECKING:
     from nastool.core.evaluator import Evaluator
     from nastool.core.values import Trial
+    from nastool.engine.executors.base import Executor
     from nastool.engine.store import Store
-    from nastool.engine.workers import Pool
 
 
 def check(strategy: Strategy, evaluator: Evaluator) -> None:
@@ -40,14 +41,12 @@ def members(strategy: Strategy, store: Store, folder: Path) -> list[Trial]:
     return found
 
 
-def measure(strategy: Strategy, store: Store, pool: Pool, folder: Path) -> dict[str, Any]:
+def measure(strategy: Strategy, store: Store, executor: Executor, folder: Path) -> dict[str, Any]:
     """Facts for best.json: the trials whose networks it is made of, and its metrics. NastoolError."""
-    from nastool.engine.search import measure_ensemble
-
     found = members(strategy, store, folder)
     if not found:
         raise InputError(f"--ensemble: strategy {strategy.name} has no network to make one of")
-    metrics, problem = measure_ensemble(pool, found)
+    metrics, problem = measure_ensemble(executor, found)
     if problem is not None:
         raise NastoolError(f"the ensemble could not be measured: {problem}")
     taken = found[-int(metrics["members"]) :]
@@ -60,4 +59,4 @@ def measure(strategy: Strategy, store: Store, pool: Pool, folder: Path) -> dict[
 def describe(ensemble: Mapping[str, Any]) -> str:
     """For the summary."""
     trials = ", ".join(map(str, ensemble["trials"]))
-    return f"ensemble of trials {trials}: {common.describe_metrics(ensemble['metrics'])}"
+    return f"ensemble of trials {trials}: {describe_metrics(ensemble['metrics'])}"

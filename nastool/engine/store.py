@@ -230,6 +230,13 @@ class Store:
         with self._errors:
             self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
 
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Put several values in one transaction of their own."""
+        self.begin()
+        for key, value in values.items():
+            self.put(key, value)
+        self.commit()
+
     def put_silent(self, silent: Mapping[int, Silence]) -> None:
         """The running trials that make no progress."""
         self.put("silent", {str(trial): asdict(silence) for trial, silence in silent.items()})

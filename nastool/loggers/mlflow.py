@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from nastool.core.logger import LoggedRun, Logger, Told
-from nastool.loggers.sending import missing
+from nastool.core.logger import LoggedRun, Logger, Told, missing
 
 TAG = "nastool.run"
 """By this tag, the run's id, a later sitting finds its log."""

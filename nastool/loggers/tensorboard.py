@@ -7,9 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nastool.core.logger import LoggedRun, Logger, Told
+from nastool.core.logger import LoggedRun, Logger, Told, missing
 from nastool.core.values import Decision
-from nastool.loggers.sending import missing
 
 
 class TensorBoard(Logger):

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Literal
 
-from nastool.core.logger import LoggedRun, Logger, Told
-from nastool.loggers.sending import missing
+from nastool.core.logger import LoggedRun, Logger, Told, missing
 
 
 class WandB(Logger):

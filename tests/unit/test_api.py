@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import json
 import shlex
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nastool import api, cli
 from nastool.core.errors import InputError, NastoolError
 from nastool.core.values import Trial
 from nastool.engine import search as runner
+from nastool.engine.events import Ended, Event, RunBegun, TrialFinished, TrialsBegun, TrialsEnded
 from tests.helpers.running import Run
 
 TINY: dict[str, Any] = {
@@ -55,15 +56,17 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(
     ("function", "name"), [(api.search, "search"), (api.evaluate, "eval"), (api.retrain, "retrain")]
 )
-def test_every_option_of_the_command(function: Any, name: str) -> None:
+def test_every_option_of_the_command(function: Callable[..., object], name: str) -> None:
+    """And nothing else but what only a program can say."""
     command = cli.cli.get_command(click.Context(cli.cli), name)
     assert command is not None
-    flags = {p.name for p in command.params if isinstance(p, click.Option)} - api.ONLY_THERE
-    keywords = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    assert flags == keywords
-    assert all(f"    {flag}: " in function.__doc__ for flag in flags)
-    assert "    evaluator_options: Options of the evaluator; a mapping.\n" in function.__doc__
-    assert "repeat it" not in function.__doc__
+    flags = {p.name for p in command.params if isinstance(p, click.Option)} - {"dry_run", "json_flag", "config"}
+    parameters = inspect.signature(function).parameters.values()
+    arguments = {p.name for p in parameters} - {"architectures", "architecture"}
+    assert arguments - flags == {"executor", "on_event", "stop"} & arguments and flags <= arguments
+    documented = inspect.getdoc(function) or ""
+    for argument in arguments:
+        assert f"    {argument}: " in documented or f" {argument}, " in documented or f", {argument}: " in documented
 
 
 def test_light_to_import() -> None:
@@ -147,13 +150,11 @@ def test_train_evaluate_retrain(here: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
-        ({"strateg": "random"}, "did you mean 'strategy'"),
         ({"strategy": "rendom"}, "did you mean 'random'"),
         ({"trials": 0}, "trials"),
         ({"download": "yes"}, "download"),
-        ({"dry_run": True}, "dry_run"),
         ({"strategy_options": {"populaton": 3}}, "population"),
-        ({"config": "none.yaml"}, "none.yaml"),
+        ({"log": "nowhere"}, "nowhere"),
     ],
     ids=str,
 )
@@ -173,15 +174,15 @@ def test_interrupted(here: Path, table: str, monkeypatch: pytest.MonkeyPatch) ->
     """Ctrl-C during a trial ends the call, and the same call goes on."""
     import signal
 
-    tell = runner.Search._tell
+    finish = runner.Search._finish
 
     def interrupted(self: runner.Search, trial: Trial, *more: Any) -> None:
         if trial.id == 7:
             signal.raise_signal(signal.SIGINT)
-        tell(self, trial, *more)
+        finish(self, trial, *more)
 
     options: dict[str, Any] = {"evaluator": "table", "evaluator_options": {"file": table}, "space": "nasbench-macro"}
-    monkeypatch.setattr(runner.Search, "_tell", interrupted)
+    monkeypatch.setattr(runner.Search, "_finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         nastool.search(**options, trials=20, out="a", report=False)
     monkeypatch.undo()
@@ -208,13 +209,48 @@ def test_equal_calls_mean_the_same_folder(here: Path, table: str) -> None:
 
 
 def test_words() -> None:
-    search = cli.cli.get_command(click.Context(cli.cli), "search")
-    assert search is not None
+    """What is recorded as a run's command."""
     given = {"scale": {"channels": 8, "cells": 2}, "objective": None, "seed": 4, "report": False, "download": True}
     more = {"strategy_options": {"dedup": True, "lr": 1e-3}, "log": "csv", "force": False}
-    words = api._words(search, {**given, **more})
+    words = api._words("search", api.search, {**given, **more})
     assert shlex.join(words) == (
-        "--scale=channels=8,cells=2 --seed=4 --no-report --download --strategy-options dedup=true "
-        "--strategy-options lr=0.001 --log csv"
+        "search --strategy-options dedup=true --strategy-options lr=0.001 --scale=channels=8,cells=2 --download --seed=4 "
+        "--no-report --log csv"
     )
-    assert json.loads(api._word({"a": 1})) == {"a": 1}
+
+
+def test_events_drive_a_script(here: Path, table: str) -> None:
+    """A second thread reads the run meanwhile; and a callback ends it, to be continued."""
+    seen: list[Event] = []
+    read: list[int] = []
+    begun, ended = threading.Event(), threading.Event()
+
+    def look() -> None:
+        begun.wait(60)
+        while not ended.is_set():
+            read.append(len(nastool.Study.read("a").trials))
+
+    def listen(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, TrialFinished):
+            begun.set()
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    options: dict[str, Any] = {"evaluator": "table", "evaluator_options": {"file": table}, "space": "nasbench-macro"}
+    finished = lambda: sum(isinstance(event, TrialFinished) for event in seen)  # noqa: E731
+    try:
+        part = nastool.search(
+            **options, trials=300, out="a", report=False, on_event=listen, stop=lambda: finished() >= 100
+        )
+    finally:
+        ended.set()
+        begun.set()
+        reader.join()
+    assert 100 <= len(part.trials) <= 101 and part.document is None
+    assert read == sorted(read) and read[-1] > 0
+    study = nastool.search(**options, trials=300, out="a", report=False, on_event=listen)
+    assert [event.number for event in seen if isinstance(event, TrialFinished)] == list(range(300))
+    kinds = [type(event) for event in seen]
+    assert kinds.count(RunBegun) == 1 and kinds.count(TrialsBegun) == kinds.count(TrialsEnded) == 2
+    assert isinstance(seen[-1], Ended) and seen[-1].document == study.document

@@ -17,8 +17,8 @@ from rich.file_proxy import FileProxy
 from rich.live import Live
 from rich.segment import ControlType, Segment, SegmentLines
 
-from nastool.cli.interrupts import undisturbed
 from nastool.cli.live.text import plainly
+from nastool.engine.interrupts import undisturbed
 
 MARGIN = 1
 """Cells that stay free at the right: a terminal may break a line that fills it."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nastool.cli.live.view import LAST, Best, Curve, Drawings, RoundBook, Row, View, remaining
 from nastool.core.values import Trial
-from nastool.engine.workers import Reported
+from nastool.engine.executors.jobs import Reported
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,9 +117,9 @@ class Watcher:
                 self._curves.get(job.trial_id, Curve()).running(
                     job.trial_id,
                     now - self._begun.setdefault(job.trial_id, now),
-                    search.pool.silent.get(job.trial_id),
+                    search.executor.silent.get(job.trial_id),
                 )
-                for job in search.pool.busy
+                for job in search.executor.busy
             ],
             failed=search.failed,
             failure=self.failure,

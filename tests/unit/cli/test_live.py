@@ -27,16 +27,17 @@ from hypothesis import strategies as st
 from rich.cells import cell_len, get_character_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 
-from nastool.cli.interrupts import undisturbed
 from nastool.cli.live import frame, machine, screen, text, watched
 from nastool.cli.live.stored import Followed
 from nastool.cli.live.view import Best, Curve, RoundBook, Rounds, Row, Running, View, remaining
 from nastool.cli.progress import Progress
 from nastool.core.strategy import Strategy
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
+from nastool.engine.executors.inline import Inline
+from nastool.engine.executors.jobs import Finished, Job, JobEvent, Reported
+from nastool.engine.interrupts import undisturbed
 from nastool.engine.search import Search
 from nastool.engine.store import Store
-from nastool.engine.workers import Event, Finished, InlinePool, Job, Reported
 from nastool.nets.devices import Gpu
 from nastool.spaces.nasbench201 import NasBench201
 from tests.helpers.plugins import install
@@ -211,13 +212,13 @@ class Given(Strategy):
         pass
 
 
-class Scripted(InlinePool):
+class Scripted(Inline):
     """Trial i reports twice and gives i / 10; trial 1 fails."""
 
     def __init__(self) -> None:
         self._events = []
 
-    def wait(self, seconds: float) -> list[Event]:
+    def wait(self, seconds: float) -> list[JobEvent]:
         return [self._events.pop(0)]
 
     def submit(self, job: Job) -> None:

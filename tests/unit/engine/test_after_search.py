@@ -26,9 +26,12 @@ from nastool import cli
 from nastool.core import archfile
 from nastool.core.errors import InputError
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
-from nastool.engine.after_search import Finale, Outcome, Settings
+from nastool.engine.after_search import AfterSearch, Outcome, Settings
 from nastool.engine.config import RunConfig, RunFolder
+from nastool.engine.events import nobody
+from nastool.engine.run import Watch
 from nastool.engine.search import trial_seed
+from nastool.engine.search_options import SearchOptions
 from nastool.engine.store import Store
 from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
@@ -353,15 +356,13 @@ class TestAgain:
         assert not list((copied / "a" / "checkpoints").iterdir())
 
 
-def finale(folder: Path, space: Any = SPACE, evaluator: str = "supernet", **given: Any) -> Finale:
+def finale(folder: Path, space: Any = SPACE, evaluator: str = "supernet", **given: Any) -> AfterSearch:
     """That of a search in this folder, with these flags."""
     options = {} if evaluator == "table" else {"train_size": 200, "scale": {"channels": 4, "cells": 1}}
     options |= {"file": "table.npz"} if evaluator == "table" else {}
     config = RunConfig.resolve(("random", {}), (space.name, {}), (evaluator, options), 0, None)
-    flags: dict[str, Any] = {"retrain": None, "baseline": True, "retrain_recipe": None, "retrain_scale": None}
-    flags |= {"check_ranking": 0, "ranking_table": None, **given}
     built = config.evaluator_spec(space, folder).build()
-    return Finale(config, space, built, RunFolder(folder), Settings.read(flags, built))
+    return AfterSearch(config, space, built, RunFolder(folder), Settings.read(SearchOptions(**given), built))
 
 
 class TestOthers:
@@ -459,23 +460,26 @@ def test_networks_are_tested_once_however_often_it_is_stopped(monkeypatch: pytes
             Trial(i, Proposal(SPACE.arch([i] * 6)), "done", Evaluation({"val_acc": 0.5}, 1.0), (-0.5,))
             for i in [0, 1, 2, 3, 4, 0]
         ]
-        pool = None
+        executor = None
+        run: ClassVar[Any] = SimpleNamespace(watch=None)
         tests: ClassVar[dict[int, dict[str, float]]] = {}
         tested, keep_test = tests.get, tests.__setitem__
 
     Kept.trials[5] = replace(Kept.trials[5], id=5)
     monkeypatch.setattr("nastool.engine.after_search.test_best", test_once)
     alone: Any = SimpleNamespace(settings=SimpleNamespace(baseline=True), config=SimpleNamespace(seed=0))
-    alone._test = lambda trained, trial: Finale._test(alone, trained, trial)
+    alone._test = lambda trained, trial: AfterSearch._test(alone, trained, trial)
     objective = Objective.parse("val_acc")
     trained: Any = Kept()
     for number in range(6):
         outcome = Outcome()
         checks = iter([False] * number)
-        assert not Finale._conclude(alone, trained, 3, [], objective, partial(next, checks, True), outcome)
+        trained.run.watch = Watch(nobody, partial(next, checks, True))
+        assert not AfterSearch._conclude(alone, trained, 3, [], objective, outcome)
         assert outcome.best is None and len(calls) == number
     outcome = Outcome()
-    assert Finale._conclude(alone, trained, 3, [], objective, lambda: False, outcome)
+    trained.run.watch = Watch(nobody)
+    assert AfterSearch._conclude(alone, trained, 3, [], objective, outcome)
     assert sorted(calls) == [0, 1, 2, 3, 4, 5] and outcome.best == Kept.trials[0]
     assert outcome.report["verdict"]["found"] == [0.9, 0.8, 0.7] and len(outcome.report["verdict"]["random"]) == 2
 
@@ -642,7 +646,7 @@ class TestFlags:
         built = config.evaluator_spec(MacroCNN(), tmp_path).build()
         settings = Settings(retrain=0, baseline=True, recipe=None, scale=None, ranking=3, table="file=t.npz")
         with pytest.raises(InputError, match="--ranking-table: space macro-cnn has no published tables"):
-            Finale(config, MacroCNN(), built, RunFolder(tmp_path), settings)
+            AfterSearch(config, MacroCNN(), built, RunFolder(tmp_path), settings)
 
     @pytest.mark.parametrize(
         ("arguments", "fragments"),

@@ -18,15 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nastool.cli.results import of_seeds
 from nastool.core.errors import CannotGoOn, InputError, NastoolError, OutOfMemory, TrialFailed, fault_of, one_line
 from nastool.core.evaluator import Evaluator, Report
 from nastool.core.space import SearchSpace
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
 from nastool.engine import search as runner
+from nastool.engine.executors.base import Setting
+from nastool.engine.executors.inline import Inline
+from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job, perform
+from nastool.engine.executors.processes import Processes
+from nastool.engine.results import of_seeds
 from nastool.engine.search import Search, evaluate_all, measure_ensemble
 from nastool.engine.store import Store
-from nastool.engine.workers import EvaluatorSpec, Finished, InlinePool, Job, ProcessPool, perform
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.random_search import RandomSearch
 from nastool.tasks.images.data import Images
@@ -200,10 +203,10 @@ class Scene:
     said: list[str] = field(default_factory=list)
     sitting: int = 0
 
-    def pool(self) -> ProcessPool:
+    def pool(self) -> Processes:
         environments = [{"CUDA_VISIBLE_DEVICES": gpu} if gpu else {} for gpu in self.gpus]
         options = {"folder": self.folder, **self.how}
-        return ProcessPool(FaultySpec(SPACE.ref, "faulty", options), environments, say=self.said.append)
+        return Processes(FaultySpec(SPACE.ref, "faulty", options), environments, Setting(say=self.said.append))
 
     def search(self, **more: Any) -> list[Trial]:
         path = self.folder / "run.db"
@@ -308,7 +311,7 @@ def test_also_of_what_is_tested(tmp_path: Path) -> None:
         pool.close()
 
 
-def iter_events(pool: ProcessPool) -> list[Any]:
+def iter_events(pool: Processes) -> list[Any]:
     events: list[Any] = []
     while pool.busy:
         events += pool.wait(1.0)
@@ -317,7 +320,7 @@ def iter_events(pool: ProcessPool) -> list[Any]:
 
 def test_outside_of_a_search_and_in_this_process(tmp_path: Path) -> None:
     proposals = [Proposal(SPACE.sample(np.random.default_rng(0)))]
-    pool = InlinePool(Faulty(SPACE, folder=tmp_path, large={10**9: 2}))
+    pool = Inline(Faulty(SPACE, folder=tmp_path, large={10**9: 2}))
     (evaluation,) = evaluate_all(pool, proposals, lambda: False)
     assert evaluation.metrics["micro_batches"] == 2
     for how, why in (
@@ -325,7 +328,7 @@ def test_outside_of_a_search_and_in_this_process(tmp_path: Path) -> None:
         ({"poison": [10**9]}, "Accelerator"),
     ):
         with pytest.raises(NastoolError, match=f"could not be evaluated: {why}"):
-            list(evaluate_all(InlinePool(Faulty(SPACE, folder=tmp_path, **how)), proposals, lambda: False))
+            list(evaluate_all(Inline(Faulty(SPACE, folder=tmp_path, **how)), proposals, lambda: False))
 
 
 def test_seeds_of_which_one_was_split() -> None:

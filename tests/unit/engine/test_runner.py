@@ -16,18 +16,20 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from nastool.cli import progress
 from nastool.core.errors import InputError
+from nastool.core.evaluator import Evaluator
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
-from nastool.core.values import Evaluation, Objective, Proposal, Scalar, Silence, Trial
+from nastool.core.values import Evaluation, Objective, Proposal, Scalar, Trial
+from nastool.engine.executors.base import Executor, Setting
+from nastool.engine.executors.jobs import OUTSIDE, EvaluatorSpec, Finished, Job, JobEvent, Reported
 from nastool.engine.search import Search
 from nastool.engine.store import Store
-from nastool.engine.workers import OUTSIDE, Event, Finished, Job, Reported
 from nastool.nets import checkpoints
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
@@ -39,8 +41,9 @@ from tests.helpers.running import Run
 from tests.system.test_resume import wait_for
 
 QUICK = """
-import nastool.engine.workers
-nastool.engine.workers.SILENT_SECONDS, nastool.engine.workers.BEAT_SECONDS = 1.0, 0.2
+from nastool.engine.executors import processes, slot
+processes.SILENT_SECONDS = slot.SILENT_SECONDS = 1.0
+slot.BEAT_SECONDS = 0.2
 from nastool.cli import main
 if __name__ == "__main__":
     main()
@@ -340,7 +343,7 @@ def test_the_cost_can_be_the_objective(tmp_path: Path) -> None:
 
 
 @dataclass
-class Hands:
+class Hands(Executor):
     """A pool of made-up workers, which leave files as a training does and end in an order drawn at random.
 
     failing: every so many-th trial fails, after it left its files. dying: every so many-th dies on its first try.
@@ -357,10 +360,12 @@ class Hands:
     running: list[Job] = field(default_factory=list)
     started: list[int] = field(default_factory=list)
 
+    @classmethod
+    def make(cls, spec: EvaluatorSpec, evaluator: Evaluator, setting: Setting) -> Hands:
+        raise NotImplementedError
+
     def open(self) -> Mapping[str, Scalar]:
         return {}
-
-    silent: ClassVar[Mapping[int, Silence]] = {}
 
     def close(self) -> None:
         pass
@@ -382,16 +387,16 @@ class Hands:
         self.running.append(job)
         self.started.append(job.trial_id)
 
-    def wait(self, seconds: float) -> list[Event]:
+    def wait(self, seconds: float) -> list[JobEvent]:
         rng = random.Random(hash((self.seed, len(self.started), len(self.running))))
         ended = [
             self.running.pop(rng.randrange(len(self.running))) for _ in range(min(self.at_once, len(self.running)))
         ]
         return [self.result(job) for job in ended]
 
-    def result(self, job: Job) -> Event:
+    def result(self, job: Job) -> JobEvent:
         if job.trial_id == self.mend:
-            return Finished(job, error="the disk is full: free some space", mend=True)
+            return Finished(job, error="the disk is full: free some space", fatal=True)
         path = self.folder / checkpoints.name_of(job.trial_id)
         path.parent.mkdir(exist_ok=True)
         path.touch()

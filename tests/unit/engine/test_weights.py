@@ -15,9 +15,9 @@ from nastool.core import archfile, files
 from nastool.core.errors import InputError
 from nastool.core.values import Trial
 from nastool.deploy import models
+from nastool.engine.executors.jobs import Finished
 from nastool.engine.search import Search
 from nastool.engine.study import Study
-from nastool.engine.workers import Finished
 from nastool.evaluators.train import Train
 from nastool.nets import checkpoints
 from nastool.tasks.images import data
@@ -273,7 +273,7 @@ class TestTwoFiles:
         """Before it writes the file. Trial 3 is the new best."""
         from nastool.core.files import write_bytes
         from nastool.engine import results as product
-        from nastool.engine.run import Sitting
+        from nastool.engine.run import Run as AtWork
 
         class Killed(BaseException):
             pass
@@ -293,7 +293,7 @@ class TestTwoFiles:
 
                 patch.setattr("nastool.engine.written.write_bytes", write)
             elif moment == "final":
-                patch.setattr(Sitting, "finish", killed)
+                patch.setattr(AtWork, "finish", killed)
             else:
                 patch.setattr(product, "write", killed)
             with pytest.raises(Killed):

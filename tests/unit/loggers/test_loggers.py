@@ -19,8 +19,8 @@ import pytest
 from nastool.core.errors import InputError
 from nastool.core.logger import LoggedRun, Told
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
+from nastool.engine.logs import given
 from nastool.engine.store import Store
-from nastool.loggers.sending import given
 from nastool.loggers.tensorboard import TensorBoard
 from nastool.spaces.nasbench201 import NasBench201
 from tests.helpers.plugins import SLEEPY, install

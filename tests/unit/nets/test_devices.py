@@ -17,8 +17,9 @@ import torch
 
 from nastool.core.errors import InputError
 from nastool.core.values import Proposal
+from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job
+from nastool.engine.executors.processes import Processes
 from nastool.engine.store import Store
-from nastool.engine.workers import EvaluatorSpec, Finished, Job, ProcessPool
 from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
 from nastool.nets import devices
@@ -295,7 +296,7 @@ def test_a_worker_that_computes_otherwise_stops_the_run(fake_machine: Machine, m
     options: dict[str, Any] = {"data": "digits", "train_size": 50, "epochs": 1, "scale": {"channels": 2, "cells": 1}}
     old = {devices.VARIABLE: "1", "FAKE_CUDA_CC": "75"}
     slots = [{devices.VARIABLE: "0"}, {devices.VARIABLE: ""}, old, {devices.VARIABLE: "7"}]
-    pool = ProcessPool(EvaluatorSpec(space.ref, "train", options), slots)
+    pool = Processes(EvaluatorSpec(space.ref, "train", options), slots)
     found: set[str] = set()
     lost: list[Finished] = []
     try:

@@ -13,14 +13,12 @@ from nastool.core import options, registry
 from nastool.core.errors import InputError, one_line
 from nastool.core.logger import LoggedRun, Logger, Told
 from nastool.core.values import Objective, Trial
-from nastool.engine.workers import Reported
+from nastool.engine.events import Event, Listener, TrialFinished
+from nastool.engine.executors.jobs import Reported
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
-    from nastool.engine.search import Search
     from nastool.engine.store import Store
-
-Watch = Callable[["Search", Reported | Trial | None], None]
 
 
 def given(flags: Sequence[str], file: Mapping[str, Any]) -> list[str]:
@@ -41,9 +39,9 @@ def given(flags: Sequence[str], file: Mapping[str, Any]) -> list[str]:
 class Loggers:
     """All loggers of a search. One that fails is left out from then on; the search never notices."""
 
-    def __init__(self, specs: Sequence[str], warn: Callable[[str], None]) -> None:
-        """specs: as given to --log. warn: is told what went wrong. InputError: unknown, bad option, missing package."""
-        self._warn = warn
+    def __init__(self, specs: Sequence[str]) -> None:
+        """specs: As given to --log. InputError: unknown, bad option, missing package."""
+        self._warn: Callable[[str], None] = print
         self._loggers: list[Logger] = []
         self._run: LoggedRun | None = None
         self._best: float | None = None
@@ -57,8 +55,12 @@ class Loggers:
             self._loggers.append(logger)
 
     @contextmanager
-    def opened(self, store: Store, space: SearchSpace, folder: Path) -> Iterator[None]:
-        """Meanwhile the loggers are open. What they lack of earlier sittings, they are sent first. InputError."""
+    def opened(self, store: Store, space: SearchSpace, folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
+        """Meanwhile the loggers are open. What they lack of earlier sittings, they are sent first. InputError.
+
+        warn: Called with what goes wrong, a line each.
+        """
+        self._warn = warn
         if not self._loggers:
             yield
             return
@@ -95,17 +97,17 @@ class Loggers:
                     self._send(lacking, "report", trial.id, step, metrics, finished)
                 self._send(lacking, "trial", told)
 
-    def watching(self, watch: Watch) -> Watch:
-        """A `watch` of a Search that also tells the loggers."""
+    def listening(self, tell: Listener) -> Listener:
+        """Return a listener to one search that tells `tell` and the loggers."""
         if not self._loggers:
-            return watch
+            return tell
 
-        def both(search: Search, event: Reported | Trial | None) -> None:
-            watch(search, event)
+        def both(event: Event) -> None:
+            tell(event)
             if isinstance(event, Reported):
                 self._send(self._loggers, "report", event.job.trial_id, event.step, event.metrics, time.time())
-            elif isinstance(event, Trial):
-                self._send(self._loggers, "trial", self._told(search.told - 1, event, time.time()))
+            elif isinstance(event, TrialFinished):
+                self._send(self._loggers, "trial", self._told(event.number, event.trial, time.time()))
 
         return both
 
@@ -145,8 +147,3 @@ def _id(store: Store) -> str:
         store.put("log_id", found)
         store.commit()
     return str(found)
-
-
-def missing(logger: str, module: str, install: str) -> InputError:
-    """The error where a logger's package is not there."""
-    return InputError(f"--log {logger} needs package {module}: pip install {install}")

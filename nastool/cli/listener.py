@@ -1,0 +1,137 @@
+"""What the command line shows of a run while it goes on, from its events."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from nastool.cli import common, results
+from nastool.cli.common import say
+from nastool.cli.progress import Progress
+from nastool.core import invocation
+from nastool.core.values import Trial
+from nastool.core.wording import describe_metrics, format_seconds
+from nastool.engine.config import Plugged
+from nastool.engine.events import (
+    Ended,
+    Event,
+    Interrupted,
+    Note,
+    RunBegun,
+    TrialFinished,
+    TrialsBegun,
+    TrialsEnded,
+)
+from nastool.engine.executors.jobs import Reported
+from nastool.engine.search import Search
+from nastool.tasks.images.data import notes
+
+
+class Listener:
+    """Says on stderr what happens, and draws the live view on a terminal; the result goes to stdout as JSON."""
+
+    def __init__(self, ended: Callable[[Ended], None], json_flag: bool | None) -> None:
+        """Args:
+        ended: Says what the result is.
+        json_flag: Whether it also goes to stdout; None: where that is no terminal.
+        """
+        self._ended = ended
+        self._json_flag = json_flag
+        self._progress: Progress | None = None
+        self._begun: TrialsBegun | None = None
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Note(text):
+                say(text)
+            case RunBegun():
+                _say_begun(event)
+            case TrialsBegun(search, noun, then):
+                self._begun = event
+                self._progress = Progress(search.trials, noun, then)
+                self._progress.__enter__()
+            case TrialsEnded():
+                self._end_trials()
+            case Interrupted(folder):
+                self._say_interrupted(folder)
+            case Ended():
+                self._ended(event)
+                if common.as_json(self._json_flag):
+                    common.emit(event.document)
+            case _:
+                happened: Reported | Trial | None = None
+                if isinstance(event, TrialFinished):
+                    happened = event.trial
+                elif isinstance(event, Reported):
+                    happened = event
+                if self._progress is not None and self._begun is not None:
+                    self._progress.watch(self._begun.search, happened)
+
+    def _end_trials(self) -> None:
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+        self._progress = self._begun = None
+
+    def _say_interrupted(self, folder: Path) -> None:
+        """The first Ctrl-C."""
+        say(f"\nsaved in {folder}; continue with: {invocation.shown()}")
+        if self._begun is None:
+            return
+        executor, kind = self._begun.search.executor, self._begun.noun.removesuffix("s").split()[-1]
+        if executor.computes_here:
+            running = len(executor.busy)  # 0: one may be about to start
+            what = f"{running} running {kind}s" if running > 1 else f"the running {kind}" if running else "what runs"
+            say(f"finishing {what}; Ctrl-C again stops at once, to be repeated later")
+
+
+def _say_begun(event: RunBegun) -> None:
+    config = event.config
+    what = f"{_of(config.strategy)} on {_of(config.space)}, {config.evaluator.name} evaluator"
+    say(f"searching in {event.folder}: {what}")
+    say("  " + "  ".join(f"{key} {value}" for key, value in event.facts.items() if key != "read"))
+    for note in notes(event.facts):
+        say(note)
+
+
+def _of(plugged: Plugged) -> str:
+    shown = ", ".join(f"{key}={value}" for key, value in plugged.options.items() if value is not None)
+    return f"{plugged.name}({shown})" if shown else plugged.name
+
+
+def say_search_ended(event: Ended) -> None:
+    """Say what a search has found, what it cost, and what to do with it."""
+    search, document = event.search, event.document
+    if search is not None:
+        _say_counts(search, event.seconds)
+    metrics = {k: v for k, v in document["metrics"].items() if k != "seconds"}
+    searched = document["run"] == str(event.folder)
+    which = f"trial {document['trial']}" if searched else "trained from scratch"
+    say(f"best: {which}, architecture {document['key']}")
+    say(f"  {describe_metrics(metrics)}")
+    for line in event.lines:
+        say(line)
+    if event.written is not None:
+        results.say_where(event.folder, event.written)
+    else:
+        say(f"more: nastool status {shlex.quote(str(event.folder))}")
+
+
+def _say_counts(search: Search, seconds: float) -> None:
+    if search.exhausted and search.told < search.trials:
+        say(f"the strategy has nothing left to propose after {search.told} trials")
+    say(f"{search.told} trials, {search.failed} failed, in {format_seconds(seconds)}")
+
+
+def say_retrain_ended(event: Ended) -> None:
+    """Say what the tests of trained networks gave, and what to do with the one that counts."""
+    found = event.document
+    measured = [run for run in found["runs"] if "metrics" in run]
+    for name in ("test_acc", "test_loss"):
+        if name in found["mean"]:
+            over = ""
+            if len(measured) > 1:
+                over = f"; over {len(measured)} seeds {found['mean'][name]:.4f} ± {found['std'][name]:.4f}"
+            say(f"{name} {found['metrics'][name]:.4f} (seed {measured[0]['seed']}){over}")
+    if event.written is not None:
+        results.say_where(event.folder, event.written, retrained=True)

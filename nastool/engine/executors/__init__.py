@@ -1,0 +1,1 @@
+"""Who carries out jobs: this process, worker processes, other machines."""

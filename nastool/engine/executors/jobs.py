@@ -1,0 +1,181 @@
+"""Jobs for an evaluator, what comes back of them, and how one is carried out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nastool.core import options, registry
+from nastool.core.errors import CannotGoOn, Fault, NastoolError, TrialFailed, fault_of, one_line
+from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef
+
+if TYPE_CHECKING:
+    from nastool.core.evaluator import Evaluator
+
+MAX_DEATHS = 2
+"""Number of tries of a job whose worker dies, or whose evaluator says that another try may help."""
+OUTSIDE = 10**9
+"""Smallest id of an evaluation that is no trial of a search, so that its checkpoint is none of a search's."""
+
+
+@dataclass(frozen=True)
+class EvaluatorSpec:
+    """How to build the same evaluator in any process."""
+
+    space: SpaceRef
+    name: str
+    options: Mapping[str, Any]
+    workdir: Path | None = None
+    seed: int = 0
+    """The run's, for an evaluator that has a use for one beyond each trial's own."""
+
+    def build(self) -> Evaluator:
+        space = registry.make_space(self.space)
+        own = {"seed": self.seed} if options.accepts(registry.load("evaluator", self.name), "seed") else {}
+        evaluator: Evaluator = registry.make("evaluator", self.name, space, given={**self.options, **own})
+        evaluator.workdir = self.workdir
+        return evaluator
+
+
+@dataclass(frozen=True)
+class Job:
+    """task: "evaluate" measures the proposal, "test" tests what `evaluation` measured before, "both" does both.
+
+    "ensemble" measures members together.
+    What it learnt from earlier tries, see `again`: deaths: how many of them ended with their worker. alone: with
+    nothing else on the same GPU (of workers without one: nothing else at all). micro_batches: into how many parts each
+    batch is split. shunned: the GPU that failed under it.
+    """
+
+    trial_id: int
+    proposal: Proposal
+    seed: int
+    task: Literal["evaluate", "test", "both", "ensemble"] = "evaluate"
+    evaluation: Evaluation | None = None
+    members: tuple[tuple[Proposal, Evaluation], ...] = ()
+    deaths: int = 0
+    alone: bool = False
+    micro_batches: int = 1
+    shunned: str | None = None
+
+    def __str__(self) -> str:
+        return f"trial {self.trial_id}" if self.trial_id < OUTSIDE else f"architecture {self.proposal.arch.key}"
+
+
+@dataclass(frozen=True)
+class Reported:
+    job: Job
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """evaluation or error. job: what is left to do of it, where something was done before the error.
+
+    retry: another try in a fresh process may help. unsound: the process must not evaluate anything else.
+    fatal: the error is not the trial's own; nothing can go on before it is mended.
+    fault: of the machine. divisible: its batches can be split further. gpu: where it was, if the fault is of a device.
+    given_up: the fault is that GPU's own, which is not used any more.
+    """
+
+    job: Job
+    evaluation: Evaluation | None = None
+    tested: Mapping[str, float] | None = None
+    error: str | None = None
+    retry: bool = False
+    unsound: bool = False
+    fatal: bool = False
+    fault: Fault | None = None
+    divisible: bool = False
+    gpu: str | None = None
+    given_up: bool = False
+
+
+JobEvent = Reported | Finished
+
+
+def again(finished: Finished) -> Job | None:
+    """The job as it is to be tried once more; None: it is done, or that was its last try.
+
+    Where memory ran out: alone on its GPU; then with batches in 2, 4, ... parts, as far as its evaluator can split
+    them. After a fault of its device: once more, on another GPU if there is one. Where it fails on two GPUs that
+    work otherwise, the job is at fault.
+    """
+    job = finished.job
+    if finished.fatal or finished.error is None:
+        return None
+    if finished.fault == "memory":
+        if not job.alone:
+            return replace(job, alone=True)
+        return replace(job, micro_batches=2 * job.micro_batches) if finished.divisible else None
+    if finished.fault == "device":
+        if finished.given_up:
+            return job
+        return replace(job, shunned=finished.gpu or "") if job.shunned is None else None
+    return replace(job, deaths=job.deaths + 1) if finished.retry and job.deaths + 1 < MAX_DEATHS else None
+
+
+def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
+    """Run one job. Whatever the evaluator raises becomes the job's error; Ctrl-C does not."""
+    evaluation = job.evaluation
+    tested: Mapping[str, float] | None = None
+    evaluator.micro_batches = job.micro_batches
+    try:
+        if job.task == "ensemble":
+            return Finished(job, tested=plain(evaluator.ensemble(job.members)))
+        if job.task != "test":
+            evaluation = checked(evaluator.evaluate(job.trial_id, job.proposal, seed=job.seed, report=report))
+        if job.task != "evaluate":
+            assert evaluation is not None
+            tested = plain(evaluator.test(job.proposal, evaluation))
+    except CannotGoOn as error:
+        return Finished(job, error=one_line(error), fatal=True)
+    except Exception as error:
+        fault = fault_of(error)
+        retry = isinstance(error, TrialFailed) and error.retry
+        if job.task == "both" and evaluation is not None:  # what it measured need not be measured again
+            job = replace(job, task="test", evaluation=evaluation)
+        return Finished(
+            job,
+            error=one_line(error),
+            retry=retry,
+            # An error that is not ours may leave a device in a bad state (after some, CUDA answers nothing else).
+            unsound=retry or fault is not None or not isinstance(error, NastoolError),
+            fault=fault,
+            divisible=2 * job.micro_batches <= evaluator.max_micro_batches,
+        )
+    return Finished(job, evaluation, tested)
+
+
+def checked(found: Evaluation) -> Evaluation:
+    """What an evaluator returned, as what the core promises. TypeError or ValueError: it is no evaluation."""
+    if not isinstance(found, Evaluation):
+        raise TypeError(f"the evaluator returned a {type(found).__name__}, not an Evaluation")
+    if found.checkpoint is not None and not isinstance(found.checkpoint, str):
+        raise TypeError(f"the evaluation's checkpoint is a {type(found.checkpoint).__name__}, not a text")
+    policy = None if found.policy is None else json.loads(json.dumps(dict(found.policy), allow_nan=False))
+    seconds = float(found.seconds)
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"the evaluation's seconds are {seconds}")
+    return replace(found, metrics=plain(found.metrics), seconds=seconds, policy=policy)
+
+
+def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as Python numbers, whatever kind of number a plugin used. TypeError or ValueError: it is none."""
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics are a {type(metrics).__name__}, not a mapping of names to numbers")
+    return {
+        str(name): int(value) if isinstance(value, int) and abs(value) < 2**63 else float(value)
+        for name, value in metrics.items()
+    }
+
+
+def described(evaluator: Evaluator) -> dict[str, Scalar]:
+    """An evaluator's facts; what is no plain value as text."""
+    facts = dict(evaluator.describe())
+    return {str(key): fact if isinstance(fact, Scalar) else str(fact) for key, fact in facts.items()}

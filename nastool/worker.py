@@ -1,0 +1,147 @@
+"""A worker: evaluates what comes through a pipe. `python -m nastool.worker` is one on stdin and stdout."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from nastool.core.errors import InputError, OutOfMemory, fault_of, one_line
+from nastool.core.processes import settle_in, settle_streams
+from nastool.engine.executors.jobs import Job, Reported, described, perform, plain
+from nastool.engine.executors.slot import Beat, Body, Broken, Ready
+from nastool.nets import devices
+
+
+class Pipe(Protocol):
+    """One end of a connection that carries Python objects."""
+
+    def recv(self) -> Any: ...
+    def send(self, obj: Any, /) -> None: ...
+
+
+class Line:
+    """A worker's end of the pipe, for all its threads; one of them says regularly that Python runs while it works."""
+
+    def __init__(self, connection: Pipe, seconds: float) -> None:
+        self._connection = connection
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._at_work = True
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def send(self, message: object) -> None:
+        """A message while at work."""
+        with self._lock:
+            self._connection.send(message)
+
+    def end(self, message: object) -> None:
+        """The last message of this work: nothing comes after it."""
+        with self._lock:
+            self._at_work = False
+            self._connection.send(message)
+
+    def next(self) -> Job:
+        """What to do next. EOFError: nothing."""
+        job: Job = self._connection.recv()
+        with self._lock:
+            self._at_work = True
+        return job
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(self._seconds)
+            with self._lock:
+                if self._at_work:
+                    try:
+                        self._connection.send(Beat(time.process_time()))
+                    except OSError:
+                        return  # nobody listens any more
+
+
+def serve(connection: Pipe, *, follows_parent: bool = True) -> None:
+    """Evaluate what comes through the pipe until it closes: the body of a worker process.
+
+    Args:
+        connection: To the executor; it begins with a `Body`.
+        follows_parent: Whether the process that started it is the executor, with which it ends.
+    """
+    settle_in(follows_parent=follows_parent)
+    try:
+        body: Body = connection.recv()
+    except EOFError:
+        return
+    if body.log is not None:
+        body.log.parent.mkdir(parents=True, exist_ok=True)
+        target = os.open(body.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(target, 2)
+        os.close(target)
+    settle_streams()
+    line = Line(connection, body.beat)
+    faulthandler.enable()
+    try:
+        evaluator = body.spec.build()
+        evaluator.prepare()
+        most = os.environ.get(devices.MOST_THREADS)
+        chosen = {} if most is None else dict(evaluator.choose_threads(int(most)))
+        ready = Ready({**described(evaluator), **chosen})
+    except devices.Hidden as error:  # it was there when the coordinator looked
+        line.end(Broken(one_line(error)))
+        return
+    except InputError as error:
+        line.end(error)
+        return
+    except Exception as error:
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        print(one_line(error), file=sys.stderr, flush=True)
+        more = "use fewer workers, or free some memory"
+        line.end(Broken(one_line(error)) if fault == "device" else OutOfMemory(f"{one_line(error)}; {more}"))
+        return
+    line.end(ready)
+    while True:
+        try:
+            job = line.next()
+        except EOFError:
+            return
+
+        def report(step: int, metrics: Mapping[str, float], job: Job = job) -> None:
+            line.send(Reported(job, int(step), plain(metrics)))
+
+        result = perform(evaluator, job, report)
+        if result.error:
+            print(f"trial {job.trial_id}: {result.error}", file=sys.stderr, flush=True)
+        line.end(result)
+
+
+class _Duplex:
+    """Two one-way connections as one."""
+
+    def __init__(self, incoming: Connection, outgoing: Connection) -> None:
+        self.recv, self.send = incoming.recv, outgoing.send
+
+
+def main() -> None:
+    """Serve an executor at the other end of stdin and stdout, such as `ssh HOST python -m nastool.worker`."""
+    incoming, outgoing = os.dup(0), os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(incoming, 0)
+        poll.poll()  # until the other end is closed
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    serve(_Duplex(Connection(incoming, writable=False), Connection(outgoing, readable=False)), follows_parent=False)
+
+
+if __name__ == "__main__":
+    main()
