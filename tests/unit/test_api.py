@@ -214,8 +214,8 @@ def test_words() -> None:
     more = {"strategy_options": {"dedup": True, "lr": 1e-3}, "log": "csv", "force": False}
     words = api._words("search", api.search, {**given, **more})
     assert shlex.join(words) == (
-        "search --strategy-options dedup=true --strategy-options lr=0.001 --scale=channels=8,cells=2 --download --seed=4 "
-        "--no-report --log csv"
+        "search --strategy-options dedup=true --strategy-options lr=0.001 --download --scale=channels=8,cells=2 "
+        "--seed=4 --no-report --log csv"
     )
 
 
@@ -238,11 +238,12 @@ def test_events_drive_a_script(here: Path, table: str) -> None:
     reader = threading.Thread(target=look)
     reader.start()
     options: dict[str, Any] = {"evaluator": "table", "evaluator_options": {"file": table}, "space": "nasbench-macro"}
-    finished = lambda: sum(isinstance(event, TrialFinished) for event in seen)  # noqa: E731
+
+    def enough() -> bool:
+        return sum(isinstance(event, TrialFinished) for event in seen) >= 100
+
     try:
-        part = nastool.search(
-            **options, trials=300, out="a", report=False, on_event=listen, stop=lambda: finished() >= 100
-        )
+        part = nastool.search(**options, trials=300, out="a", report=False, on_event=listen, stop=enough)
     finally:
         ended.set()
         begun.set()
