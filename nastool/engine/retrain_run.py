@@ -11,6 +11,7 @@ from nastool.core import defaults, invocation, options, registry
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, NastoolError, Stopped
 from nastool.core.files import read_yaml
+from nastool.core.recipe import Recipe
 from nastool.core.registry import misfits
 from nastool.core.values import Scalar
 from nastool.engine import results, retraining
@@ -25,7 +26,7 @@ from nastool.engine.search import test_best
 from nastool.engine.store import Store
 from nastool.nets import checkpoints
 from nastool.training.loop import ImageEvaluator
-from nastool.training.recipes import Recipe, default_recipe, load_recipe
+from nastool.training.recipes import default_recipe, load_recipe
 
 LOCAL = ("data_dir", "device")
 """What a run's configuration says of where it ran, and holds for what follows from it: where to read, no more."""
