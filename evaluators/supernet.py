@@ -188,7 +188,11 @@ class Supernet(ImageEvaluator):
             raise
         if shared.training.micro_batches > 1:
             metrics = {**metrics, "micro_batches": shared.training.micro_batches}
-        return Evaluation(metrics, time.perf_counter() - start, None, policy)
+        if policy is None:
+            return Evaluation(metrics, time.perf_counter() - start)
+        learnt = {name: value for name, value in policy.items() if name != "frequencies"}
+        notes = {name: value for name, value in policy.items() if name == "frequencies"}
+        return Evaluation(metrics, time.perf_counter() - start, policy=learnt, notes=notes)
 
     def _round(
         self, shared: _SharedWeights, proposal: Proposal, seed: int, report: Report

@@ -141,7 +141,8 @@ class Reinforce(Strategy):
             return None
         if self.asked % FREQUENCIES_EVERY:
             return Proposal(arch)
-        return Proposal(arch, frequencies=self.controller.frequencies(self._forced(self.asked)))
+        frequencies = self.controller.frequencies(self._forced(self.asked))
+        return Proposal(arch, notes={"frequencies": list(map(list, frequencies))})
 
     def remember(self, proposal: Proposal) -> None:
         super().remember(proposal)

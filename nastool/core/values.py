@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2s
 from typing import Any, Literal, NoReturn
@@ -116,8 +116,8 @@ class Proposal:
     inherit: weights are handed down (evaluators that provide "warm-start"): training begins with the parent's, if there
         is one, and leaves behind what a child needs to do the same.
     annealing: which part of the learning rate's schedule this training goes through, 0 <= from < to <= 1.
-    expected: the loss that the strategy's model expects, finite; for reports, which compare it with what is measured.
-    frequencies: how often the strategy's own policy draws each option of each decision, as shares of 1; for reports.
+    notes: what only reports read, as JSON: "expected", the loss that the strategy's model expects; "frequencies", how
+        often its own policy draws each option of each decision, as shares of 1; whatever else is worth keeping.
     """
 
     arch: Arch
@@ -126,8 +126,7 @@ class Proposal:
     policy: Mapping[str, object] | None = None
     inherit: bool = False
     annealing: tuple[float, float] = (0.0, 1.0)
-    expected: float | None = None
-    frequencies: tuple[tuple[float, ...], ...] | None = None
+    notes: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -138,12 +137,18 @@ class Evaluation:
     seconds: cost of the measurement, >= 0 (real, or a table's simulated training time).
     checkpoint: file name of the weights, relative to the run's folder.
     policy: the updated policy, where the proposal carried one.
+    artifacts: what else the trial left in files, by what it is; they are deleted together with the checkpoint. Each
+        lies beside it and is named after the trial (`checkpoints.artifact_of`), relative to the run's folder.
+    notes: what only reports read, as JSON: "frequencies", as of a proposal, after the round; whatever else is worth
+        keeping.
     """
 
     metrics: Mapping[str, float]
     seconds: float
     checkpoint: str | None = None
     policy: Mapping[str, object] | None = None
+    artifacts: Mapping[str, str] = field(default_factory=dict, hash=False)
+    notes: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     @property
     def all_metrics(self) -> dict[str, float]:

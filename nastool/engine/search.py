@@ -188,12 +188,13 @@ class Search:
             self.best = trial
 
     def _take_checkpoint(self, trial: Trial) -> None:
-        if trial.evaluation is None or trial.evaluation.checkpoint is None:
+        if trial.evaluation is None or not (trial.evaluation.checkpoint or trial.evaluation.artifacts):
             return
         *order, _ = trial.rank
-        heapq.heappush(self._kept, ([-value for value in order], -trial.id, trial.evaluation.checkpoint))
+        checkpoint = trial.evaluation.checkpoint or checkpoints.name_of(trial.id)
+        heapq.heappush(self._kept, ([-value for value in order], -trial.id, checkpoint))
         if trial.proposal.inherit:
-            self._with_optimizer[trial.id] = trial.evaluation.checkpoint
+            self._with_optimizer[trial.id] = checkpoint
 
     def _prune(self) -> None:
         """Keep the checkpoints of the best `keep` trials and of those that are wanted, forget the others."""

@@ -8,45 +8,23 @@ really went through. Readers (`status`, `top`) open it read-only and never block
 from __future__ import annotations
 
 import json
-import math
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nastool.core.errors import InputError, short, why
-from nastool.core.folders import is_within
-from nastool.core.values import Arch, Evaluation, Objective, Proposal, Silence, SpaceRef, Trial, loads
+from nastool.core.errors import InputError, one_line, short, why
+from nastool.core.values import Silence, SpaceRef, Trial, loads
+from nastool.engine import rows
+from nastool.engine.migrations import MIGRATIONS, SCHEMA, TABLES, migrate
+from nastool.engine.rows import is_number
 
-SCHEMA = 4
-_TABLES = """
-CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE trials (
-    id INTEGER PRIMARY KEY,           -- 0, 1, 2, ... in the order asked
-    state TEXT NOT NULL,              -- running, done, failed
-    told INTEGER,                     -- 0, 1, 2, ... in the order the strategy was told
-    choices TEXT NOT NULL,            -- JSON list of option indices
-    parent INTEGER, budget REAL, policy TEXT,
-    inherit INTEGER NOT NULL DEFAULT 0, annealing TEXT,  -- JSON [from, to]; NULL: [0, 1]
-    expected REAL,
-    frequencies TEXT,                 -- JSON list of a list of shares for each decision
-    metrics TEXT, losses TEXT, loss REAL, seconds REAL, checkpoint TEXT, new_policy TEXT,
-    error TEXT,
-    attempts INTEGER NOT NULL DEFAULT 1,
-    started REAL NOT NULL, finished REAL  -- seconds since 1970
-);
-CREATE TABLE reports (trial INTEGER, step INTEGER, metrics TEXT NOT NULL, PRIMARY KEY (trial, step)) WITHOUT ROWID;
-"""
-_TRIAL = (
-    "id, state, choices, parent, budget, policy, inherit, annealing, expected, frequencies, "
-    "metrics, losses, seconds, checkpoint, new_policy, error"
-)
+_TRIAL = "id, state, proposal, evaluation, losses, error"
 
 
 class Store:
@@ -71,9 +49,8 @@ class Store:
         store = cls._connect(path, durable)
         with store._errors:
             store._db.execute("BEGIN IMMEDIATE")
-            for statement in _TABLES.split(";\n"):
-                if statement.strip():
-                    store._db.execute(statement)
+            for statement in TABLES:
+                store._db.execute(statement)
             for key, value in {**facts, "schema": SCHEMA}.items():
                 store.put(key, value)
             store.commit()
@@ -92,14 +69,18 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, *, durable: bool = True) -> Store:
-        """Continue an existing run. durable: see `_connect`."""
+        """Continue an existing run; one of an earlier version becomes one of this. durable: see `_connect`."""
         store = cls._connect(path, durable)
-        store._check_schema()
+        store._migrate()
+        store._check()
         return store
 
     @classmethod
     def read(cls, path: Path) -> Store:
-        """Look at a run, also while it is being searched. InputError where there is none."""
+        """Look at a run, also while it is being searched. InputError where there is none.
+
+        One of an earlier version is read into memory, and stays as it is.
+        """
         try:
             there = path.is_file()
         except (OSError, ValueError) as error:
@@ -116,7 +97,10 @@ class Store:
             except sqlite3.Error as error:
                 raise InputError(f"cannot read {short(path)}: {error}") from None
             try:
-                store._check_schema()
+                if store._is_earlier():
+                    store._into_memory()
+                    store._migrate()
+                store._check()
                 return store
             except InputError:
                 store.close()
@@ -138,24 +122,37 @@ class Store:
         store._file = _file_at(path)
         return store
 
-    def _check_schema(self) -> None:
+    def _into_memory(self) -> None:
+        """Go on with a copy in memory."""
+        copy = sqlite3.connect(":memory:", isolation_level=None)
+        with self._errors:
+            self._db.backup(copy)
+        self._db.close()
+        self._db = copy
+
+    def _is_earlier(self) -> bool:
+        """Whether it is of an earlier version that can be migrated."""
+        found = self.get("schema")
+        return isinstance(found, int) and found in MIGRATIONS
+
+    def _migrate(self) -> None:
+        if not self._is_earlier():
+            return
+        try:
+            with self._errors:
+                migrate(self._db, self.get("schema"))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"{self.path} is damaged: its trials are none ({one_line(error)})") from None
+
+    def _check(self) -> None:
         version = self.get("schema")
         if version != SCHEMA:
             raise InputError(
                 f"{self.path} has schema {version}, this nastool reads {SCHEMA}: use the version that wrote it"
             )
-        try:
-            config = self.get("config")
-            SpaceRef.of(config["space"]["name"], config["space"]["options"])
-            Objective.parse(self.get("objective"))
-            whole = all(_is_plugged(config.get(kind, _NONE)) for kind in ("strategy", "space", "evaluator"))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            whole = False
-        if not whole or not isinstance(config.get("seed", 0), int):
-            raise InputError(f"{self.path} is damaged: its configuration is incomplete")
-        final, origin, trials = self.get("final"), self.get("origin"), self.get("trials")
-        if not isinstance(trials, int | None) or not isinstance(origin, dict | None) or not _is_result(final):
-            raise InputError(f"{self.path} is damaged: what it says of its result is incomplete")
+        what = rows.damaged_fact(*map(self.get, ("config", "objective", "final", "origin", "trials")))
+        if what is not None:
+            raise InputError(f"{self.path} is damaged: {what} is incomplete")
 
     def close(self) -> None:
         self._db.close()
@@ -245,7 +242,7 @@ class Store:
         """As of the last `put_silent`; it means something while somebody is at work on the run, and for what runs."""
         try:
             found = {int(trial): Silence(**value) for trial, value in (self.get("silent") or {}).items()}
-            if all(_is_number(silence.since) and isinstance(silence.how, str) for silence in found.values()):
+            if all(is_number(silence.since) and isinstance(silence.how, str) for silence in found.values()):
                 return found
         except (AttributeError, TypeError, ValueError):
             pass
@@ -254,54 +251,27 @@ class Store:
     # --- trials
 
     def add(self, trial: Trial) -> None:
-        """A trial that was just asked."""
-        proposal = trial.proposal
-        policy = None if proposal.policy is None else json.dumps(proposal.policy)
+        """A trial that was just asked. TypeError or ValueError: its proposal is none, or none that can be written."""
+        values = trial.id, trial.state, rows.to_text(trial.proposal), time.time()
         with self._errors:
-            self._db.execute(
-                "INSERT INTO trials "
-                "(id, state, choices, parent, budget, policy, inherit, annealing, expected, frequencies, started) "
-                "VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-                (
-                    trial.id,
-                    trial.state,
-                    json.dumps(proposal.arch.choices),
-                    proposal.parent,
-                    proposal.budget,
-                    policy,
-                    proposal.inherit,
-                    None if proposal.annealing == (0.0, 1.0) else json.dumps(proposal.annealing),
-                    proposal.expected,
-                    None if proposal.frequencies is None else json.dumps(proposal.frequencies),
-                    time.time(),
-                ),
-            )
+            self._db.execute("INSERT INTO trials (id, state, proposal, started) VALUES (?,?,?,?)", values)
 
     def finish(self, trial: Trial, told: int) -> None:
         """A trial that was just told, as number `told`."""
         evaluation = trial.evaluation
-        metrics = seconds = checkpoint = policy = None
-        if evaluation is not None:
-            metrics = json.dumps(dict(evaluation.metrics))
-            seconds, checkpoint = evaluation.seconds, evaluation.checkpoint
-            policy = None if evaluation.policy is None else json.dumps(evaluation.policy)
+        values = {
+            "state": trial.state,
+            "told": told,
+            "evaluation": None if evaluation is None else rows.to_text(evaluation),
+            "losses": json.dumps(trial.losses),
+            "loss": trial.losses[0] if trial.losses else None,
+            "error": trial.error,
+            "finished": time.time(),
+        }
         with self._errors:
             self._db.execute(
-                "UPDATE trials SET state=?, told=?, metrics=?, losses=?, loss=?, seconds=?, checkpoint=?, "
-                "new_policy=?, error=?, finished=? WHERE id=?",
-                (
-                    trial.state,
-                    told,
-                    metrics,
-                    json.dumps(trial.losses),
-                    trial.losses[0] if trial.losses else None,
-                    seconds,
-                    checkpoint,
-                    policy,
-                    trial.error,
-                    time.time(),
-                    trial.id,
-                ),
+                f"UPDATE trials SET {', '.join(f'{column}=?' for column in values)} WHERE id=?",
+                (*values.values(), trial.id),
             )
 
     def retry(self, trial_id: int) -> None:
@@ -314,8 +284,10 @@ class Store:
         return int(row[0])
 
     def drop_checkpoint(self, trial_id: int) -> None:
+        """Forget the files that the trial left."""
+        rest = "json_remove(evaluation, '$.checkpoint', '$.artifacts')"
         with self._errors:
-            self._db.execute("UPDATE trials SET checkpoint = NULL WHERE id = ?", (trial_id,))
+            self._db.execute(f"UPDATE trials SET evaluation = {rest} WHERE id = ?", (trial_id,))
 
     def report(self, trial_id: int, step: int, metrics: Mapping[str, float]) -> None:
         """An intermediate measurement; a repetition of the trial replaces it."""
@@ -339,7 +311,7 @@ class Store:
         found = self._json(text)
         if not isinstance(found, dict):
             raise InputError(f"{self.path} is damaged: what trial {short(trial_id)} reported is no object")
-        return {name: value for name, value in found.items() if _is_number(value)}
+        return {name: value for name, value in found.items() if is_number(value)}
 
     def times(self) -> dict[int, tuple[int | None, float, float | None, int]]:
         """Of each trial: as which it was told, when it was started and finished (since 1970), how often tried."""
@@ -348,8 +320,8 @@ class Store:
             told, started, finished, attempts = row
             if not (
                 isinstance(told, int | None)
-                and _is_number(started)
-                and (finished is None or _is_number(finished))
+                and is_number(started)
+                and (finished is None or is_number(finished))
                 and isinstance(attempts, int)
             ):
                 raise self._damaged(trial_id)
@@ -409,9 +381,11 @@ class Store:
 
     def spent(self) -> tuple[float, float, float]:
         """Seconds of all evaluations, failed ones too; time of the first start, of the last finish (since 1970)."""
-        cost = "COALESCE(seconds, CASE WHEN finished > started THEN finished - started END)"
+        cost = (
+            "COALESCE(json_extract(evaluation, '$.seconds'), CASE WHEN finished > started THEN finished - started END)"
+        )
         (row,) = self._query(f"SELECT TOTAL({cost}), COALESCE(MIN(started), 0), COALESCE(MAX(finished), 0) FROM trials")
-        if not all(map(_is_number, row)):
+        if not all(map(is_number, row)):
             raise InputError(f"{self.path} is damaged: the times of its trials are no numbers")
         return float(row[0]), float(row[1]), float(row[2])
 
@@ -419,38 +393,9 @@ class Store:
         space = self.space
         for row in self._query(f"SELECT {_TRIAL} FROM trials {tail}", *values):
             try:
-                trial = self._trial(space, *row)
-            except (TypeError, ValueError) as error:
-                raise error if isinstance(error, InputError) else self._damaged(row[0]) from None
-            if not _is_trial(trial):
-                raise self._damaged(trial.id)
-            yield trial
-
-    def _trial(self, space: SpaceRef, id_: int, state: Any, choices: str, *row: Any) -> Trial:
-        parent, budget, policy, inherit, annealing, expected, frequencies = row[:7]
-        metrics, losses, seconds, checkpoint, new, error = row[7:]
-        arch = Arch(space, tuple(self._json(choices)))
-        evaluation = None
-        if metrics is not None:
-            evaluation = Evaluation(self._json(metrics), seconds, checkpoint, new and self._json(new))
-        begin, end = self._json(annealing) if annealing else (0.0, 1.0)
-        return Trial(
-            id_,
-            Proposal(
-                arch,
-                parent,
-                budget,
-                policy and self._json(policy),
-                bool(inherit),
-                (begin, end),
-                expected,
-                None if frequencies is None else tuple(map(tuple, self._json(frequencies))),
-            ),
-            state,
-            evaluation,
-            tuple(self._json(losses)) if losses else (),
-            error,
-        )
+                yield rows.trial_of(space, row)
+            except (LookupError, TypeError, ValueError, RecursionError):
+                raise self._damaged(row[0]) from None
 
     def _damaged(self, trial_id: Any) -> InputError:
         return InputError(f"{self.path} is damaged: what it says of trial {short(trial_id)} is no trial")
@@ -460,10 +405,6 @@ class Store:
             yield from self._db.execute(statement, values)
 
 
-_NONE: Mapping[str, Any] = {"name": "", "options": {}}
-"""For a part that a configuration does not have."""
-
-
 def _file_at(path: Path) -> tuple[int, int] | None:
     """What tells a file from another that takes its place; None: there is none."""
     try:
@@ -471,62 +412,6 @@ def _file_at(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _is_plugged(value: Any) -> bool:
-    return isinstance(value["name"], str) and isinstance(value["options"], dict)
-
-
-def _is_result(value: Any) -> bool:
-    """Whether it can be what is stored as "final"; None can: there is no result yet."""
-    if value is None:
-        return True
-    if not isinstance(value, dict) or not isinstance(value.get("trials"), int):
-        return False
-    document = value.get("document")
-    return (
-        isinstance(document, dict)
-        and isinstance(document.get("metrics", {}), dict)
-        and isinstance(document.get("run"), str | None)
-        and isinstance(document.get("comparison"), dict | None)
-    )
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it is a finite one."""
-    try:
-        return isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:  # an integer too large for any computation
-        return False
-
-
-def _is_trial(trial: Trial) -> bool:
-    """Whether all of it has the types that the core's definitions promise: anything may stand in a damaged file."""
-    proposal, evaluation = trial.proposal, trial.evaluation
-    proposed = (
-        isinstance(trial.id, int)
-        and trial.id >= 0
-        and all(isinstance(choice, int) for choice in proposal.arch.choices)
-        and isinstance(proposal.parent, int | None)
-        and isinstance(proposal.policy, dict | None)
-        and all(value is None or _is_number(value) for value in (proposal.budget, proposal.expected))
-        and all(map(_is_number, proposal.annealing))
-        and all(map(_is_number, chain.from_iterable(proposal.frequencies or ())))
-    )
-    if not proposed or trial.state not in ("running", "done", "failed") or not isinstance(trial.error, str | None):
-        return False
-    if evaluation is None or not trial.losses:
-        return trial.state != "done" and evaluation is None and not trial.losses
-    return (
-        trial.state == "done"
-        and isinstance(evaluation.metrics, dict)
-        and all(map(_is_number, [*evaluation.metrics.values(), *trial.losses, evaluation.seconds]))
-        and (
-            evaluation.checkpoint is None
-            or (isinstance(evaluation.checkpoint, str) and is_within(evaluation.checkpoint))
-        )
-        and isinstance(evaluation.policy, dict | None)
-    )
 
 
 class _Errors:

@@ -16,6 +16,7 @@ from nastool.core import archfile, registry
 from nastool.core.errors import InputError, InvalidArchError
 from nastool.core.files import read_yaml
 from nastool.core.values import Objective, Trial
+from nastool.engine.rows import is_number
 from nastool.engine.store import Store
 from nastool.nets import checkpoints
 
@@ -71,19 +72,17 @@ class StudyTrial:
     @property
     def expected(self) -> float | None:
         """What the strategy's model expected of the objective before it was measured; None without a model."""
-        loss = self.trial.proposal.expected
-        return None if loss is None else self.objective.value(loss)
+        loss = self.trial.proposal.notes.get("expected")
+        return self.objective.value(loss) if isinstance(loss, int | float) and is_number(loss) else None
 
     @property
     def frequencies(self) -> Any:
         """How often the policy drew each option of each decision, as shares of 1; None where it does not say.
 
-        Of a round: afterwards, as the evaluator says, which may be anything. Of another trial: before it.
+        As noted, which may be anything: of a round afterwards, of another trial before it.
         """
-        if not self.is_round:
-            return self.trial.proposal.frequencies
-        evaluation = self.trial.evaluation
-        return evaluation.policy.get("frequencies") if evaluation is not None and evaluation.policy else None
+        noted = self.trial.evaluation if self.is_round else self.trial.proposal
+        return None if noted is None else noted.notes.get("frequencies")
 
     @property
     def seconds(self) -> float:

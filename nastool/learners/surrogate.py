@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
@@ -74,23 +75,24 @@ class SurrogateStrategy(Strategy):
         self.told.append(trial)
 
     def state_dict(self) -> dict[str, Any]:
-        planned = [[list(proposal.arch.choices), proposal.expected] for proposal in self._planned]
+        planned = [[list(proposal.arch.choices), proposal.notes.get("expected")] for proposal in self._planned]
         return {**super().state_dict(), "planned": planned}
 
     def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         super().load_state_dict(state, trials)
-        self._planned = deque(Proposal(self.space.arch(choices), expected=loss) for choices, loss in state["planned"])
+        self._planned = deque(
+            self.expecting(self.space.arch(choices), math.nan if loss is None else float(loss))
+            for choices, loss in state["planned"]
+        )
         for proposal in self._planned:
             self.space.validate(proposal.arch)
-            if proposal.expected is not None:
-                float(proposal.expected)
 
     # --- for `select`
 
     @staticmethod
     def expecting(arch: Arch, loss: float) -> Proposal:
         """A proposal with the loss that the model expects; one that is not finite is left out."""
-        return Proposal(arch, expected=float(loss) if np.isfinite(loss) else None)
+        return Proposal(arch, notes={"expected": float(loss)} if math.isfinite(loss) else {})
 
     def measured(self) -> tuple[Choices, NDArray[np.float64]]:
         """Option indices (n, decisions) and losses (n,) of the finished trials, in the order told.

@@ -2,7 +2,8 @@
 
 `checkpoints/trial-000012.safetensors` holds the weights, and in its metadata what they belong to. Beside it
 `trial-000012.optimizer.safetensors` holds the optimiser's momentum, for trainings whose weights are handed down, and
-`trial-000012.predictions.safetensors` what the network predicts, once it was part of an ensemble.
+`trial-000012.predictions.safetensors` what the network predicts, once it was part of an ensemble. What else an
+evaluator leaves of a trial (`Evaluation.artifacts`) is named `trial-000012.artifact.NAME`; it goes with the checkpoint.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
     from nastool.tasks.images.task import ImageTask
 
-_NAME = re.compile(r"trial-(\d{6,})(\.optimizer|\.predictions)?\.safetensors")
+_NAME = re.compile(r"trial-(\d{6,})(?:(\.optimizer|\.predictions)?\.safetensors|\.artifact\.[\w.-]+)")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,17 @@ def optimizer_of(path: Path) -> Path:
 def predictions_of(path: Path) -> Path:
     """Where the predictions of a checkpoint's network are kept."""
     return path.with_suffix(".predictions.safetensors")
+
+
+def artifact_of(trial_id: int, name: str) -> str:
+    """Where a trial leaves a file besides, relative to the run's folder. name: letters, digits, "_", "-" and "."."""
+    return f"checkpoints/trial-{trial_id:06d}.artifact.{name}"
+
+
+def is_artifact(path: str, trial_id: int) -> bool:
+    """Whether a path, relative to the run's folder, is of an artifact of the trial."""
+    start = artifact_of(trial_id, "")
+    return path.startswith(start) and _NAME.fullmatch(path.removeprefix("checkpoints/")) is not None
 
 
 def write(
@@ -175,8 +187,9 @@ def named(path: Path) -> dict[str, str]:
 
 
 def remove(path: Path) -> None:
-    """A checkpoint and what belongs to it."""
-    for file in (path, optimizer_of(path), predictions_of(path)):
+    """A checkpoint and what belongs to it, the trial's artifacts included."""
+    artifacts = path.parent.glob(f"{path.stem}.artifact.*")
+    for file in (path, optimizer_of(path), predictions_of(path), *artifacts):
         file.unlink(missing_ok=True)
 
 

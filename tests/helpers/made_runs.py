@@ -79,15 +79,18 @@ def study(
             arch,
             (parents or {}).get(i),
             policy=None if policy is None else {"round": i},
-            expected=(expected or {}).get(i),
-            frequencies=(frequencies or {}).get(i),
+            notes={
+                name: given[i]
+                for name, given in (("expected", expected or {}), ("frequencies", frequencies or {}))
+                if i in given
+            },
         )
         if isinstance(value, str):
             trial = Trial(i, proposal, "failed", error=value)
         elif value is None:
             trial = Trial(i, proposal)
         else:
-            found = Evaluation({goal.metric: value, **(metrics or {})}, 2.0 + i % 3, policy=policy)
+            found = Evaluation({goal.metric: value, **(metrics or {})}, 2.0 + i % 3, policy=policy, notes=policy or {})
             trial = Trial(i, proposal, "done", found, (goal.loss(found.metrics),))
         told = None if value is None else i
         finished = None if value is None else 1000.0 + 10 * i + 5

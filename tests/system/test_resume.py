@@ -26,8 +26,9 @@ NASTOOL = [sys.executable, "-m", "nastool"]
 def rows(folder: Path) -> list[tuple[object, ...]]:
     """All that must not depend on interruptions; times do."""
     with sqlite3.connect(folder / "run.db") as db:
+        metrics = "json_extract(evaluation, '$.metrics')"
         return db.execute(
-            "SELECT id, told, state, choices, parent, metrics, loss, error FROM trials ORDER BY id"
+            f"SELECT id, told, state, proposal, {metrics}, loss, error FROM trials ORDER BY id"
         ).fetchall()
 
 

@@ -16,6 +16,7 @@ PACE = 1000
 """Over how many of the last trials their pace is taken."""
 PAUSE = 60.0
 """If nothing ran for more than so many seconds, nobody was at work on the run."""
+_POLICY = "json_extract(evaluation, '$.policy')"
 
 
 class Recent(Store):
@@ -27,7 +28,7 @@ class Recent(Store):
 
     def rounds(self) -> list[Trial]:
         """The rounds of a policy, in order."""
-        return list(self._select("WHERE told IS NOT NULL AND new_policy IS NOT NULL ORDER BY told"))
+        return list(self._select(f"WHERE told IS NOT NULL AND {_POLICY} IS NOT NULL ORDER BY told"))
 
     def running(self) -> list[tuple[int, float]]:
         """The running trials, and when each began, in seconds since 1970."""
@@ -43,8 +44,8 @@ class Recent(Store):
             # one that was interrupted was asked in an earlier sitting, and has been evaluated again since
             (float(asked if ended - asked - took <= PAUSE else ended - took), float(ended))
             for asked, ended, took in self._query(
-                "SELECT started, finished, COALESCE(seconds, finished - started) FROM trials WHERE told IS NOT NULL "
-                f"AND new_policy IS {kind} ORDER BY told DESC LIMIT ?",
+                "SELECT started, finished, COALESCE(json_extract(evaluation, '$.seconds'), finished - started) "
+                f"FROM trials WHERE told IS NOT NULL AND {_POLICY} IS {kind} ORDER BY told DESC LIMIT ?",
                 k,
             )
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nastool.core import options, registry
 from nastool.core.errors import CannotGoOn, Fault, NastoolError, TrialFailed, fault_of, one_line
 from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef
+from nastool.nets import checkpoints
 
 if TYPE_CHECKING:
     from nastool.core.evaluator import Evaluator
@@ -129,7 +130,8 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
         if job.task == "ensemble":
             return Finished(job, tested=plain(evaluator.ensemble(job.members)))
         if job.task != "test":
-            evaluation = checked(evaluator.evaluate(job.trial_id, job.proposal, seed=job.seed, report=report))
+            evaluation = evaluator.evaluate(job.trial_id, job.proposal, seed=job.seed, report=report)
+            evaluation = checked(evaluation, job.trial_id)
         if job.task != "evaluate":
             assert evaluation is not None
             tested = plain(evaluator.test(job.proposal, evaluation))
@@ -152,17 +154,26 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
     return Finished(job, evaluation, tested)
 
 
-def checked(found: Evaluation) -> Evaluation:
-    """What an evaluator returned, as what the core promises. TypeError or ValueError: it is no evaluation."""
+def checked(found: Evaluation, trial_id: int) -> Evaluation:
+    """What an evaluator returned of a trial, as the core promises it. TypeError or ValueError: it is no evaluation."""
     if not isinstance(found, Evaluation):
         raise TypeError(f"the evaluator returned a {type(found).__name__}, not an Evaluation")
     if found.checkpoint is not None and not isinstance(found.checkpoint, str):
         raise TypeError(f"the evaluation's checkpoint is a {type(found.checkpoint).__name__}, not a text")
-    policy = None if found.policy is None else json.loads(json.dumps(dict(found.policy), allow_nan=False))
+    for name in found.artifacts.values():
+        if not checkpoints.is_artifact(name, trial_id):
+            raise ValueError(f"artifact {name!r} is not named after its trial: use checkpoints.artifact_of")
+    policy = None if found.policy is None else _as_json(found.policy)
     seconds = float(found.seconds)
     if not 0 <= seconds < math.inf:
         raise ValueError(f"the evaluation's seconds are {seconds}")
-    return replace(found, metrics=plain(found.metrics), seconds=seconds, policy=policy)
+    return replace(found, metrics=plain(found.metrics), seconds=seconds, policy=policy, notes=_as_json(found.notes))
+
+
+def _as_json(found: Mapping[str, object]) -> dict[str, Any]:
+    """A copy of a mapping as it is read from JSON. TypeError or ValueError: it is none."""
+    copy: dict[str, Any] = json.loads(json.dumps(dict(found), allow_nan=False))
+    return copy
 
 
 def plain(metrics: Mapping[str, Any]) -> dict[str, float]:

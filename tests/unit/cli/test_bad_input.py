@@ -717,8 +717,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "no configuration": lambda f: _sql(f / "run.db", "DELETE FROM run WHERE key = 'config'"),
     "odd configuration": lambda f: _sql(f / "run.db", "UPDATE run SET value = '5' WHERE key = 'config'"),
     "unknown space": lambda f: _sql(f / "run.db", "UPDATE run SET value = replace(value, 'bench201', 'bench9')"),
-    "choices are no JSON": lambda f: _sql(f / "run.db", "UPDATE trials SET choices = 'x'"),
-    "choices out of range": lambda f: _sql(f / "run.db", "UPDATE trials SET choices = '[9,9,9,9,9,9]'"),
+    "choices are no JSON": lambda f: _sql(f / "run.db", "UPDATE trials SET proposal = 'x'"),
+    "choices out of range": lambda f: _sql(f / "run.db", "UPDATE trials SET proposal = '{\"choices\": [9,9,9,9,9,9]}'"),
 }
 
 

@@ -317,7 +317,8 @@ class TestLive:
             store.begin()
             store.put("then", "6 trainings")
             for i, begin in enumerate(begins):
-                sql = "UPDATE trials SET started=?, finished=?, seconds=4 WHERE id=?"
+                took = "json_set(evaluation, '$.seconds', 4)"
+                sql = f"UPDATE trials SET started=?, finished=?, evaluation={took} WHERE id=?"
                 asked = 1010 if i == 2 else begin  # that one was interrupted and begun again
                 store._db.execute(sql, (asked, begin + 5, i))
             store.commit()

@@ -33,7 +33,7 @@ class TestFiles:
     def test_names_that_lead_out_of_the_run_are_damage(self, run: Run, tmp_path: Path, name: str, command: str) -> None:
         made_runs.folder(tmp_path / "a", [0.5, 0.6])
         with closing(sqlite3.connect(tmp_path / "a" / "run.db")) as db:
-            db.execute("UPDATE trials SET checkpoint = ?", (name,))
+            db.execute("UPDATE trials SET evaluation = json_set(evaluation, '$.checkpoint', ?)", (name,))
             db.commit()
         run(command, "a").refused("a/run.db is damaged", "trial")
 
@@ -44,7 +44,7 @@ class TestFiles:
         victim.write_text("mine")
         assert searched(run, "--trials", "2", "--keep", "1").code == 0
         with closing(sqlite3.connect(tmp_path / "a" / "run.db")) as db:
-            db.execute("UPDATE trials SET checkpoint = ?", (str(victim),))
+            db.execute("UPDATE trials SET evaluation = json_set(evaluation, '$.checkpoint', ?)", (str(victim),))
             db.commit()
         searched(run, "--trials", "3", "--keep", "1").refused("a/run.db is damaged")
         assert victim.read_text() == "mine"

@@ -110,8 +110,9 @@ def copied(whole: tuple[Path, Done], tmp_path: Path) -> Path:
 def rows(folder: Path) -> list[tuple[Any, ...]]:
     """All of the trials that must not depend on interruptions; times do."""
     with sqlite3.connect(folder / "run.db") as db:
+        timeless = "json_remove(evaluation, '$.seconds')"
         return db.execute(
-            "SELECT id, told, state, choices, policy, metrics, loss, new_policy, error FROM trials ORDER BY id"
+            f"SELECT id, told, state, proposal, {timeless}, loss, error FROM trials ORDER BY id"
         ).fetchall()
 
 

@@ -45,7 +45,8 @@ def search(
 def trials(folder: Path) -> list[tuple[Any, ...]]:
     """All that must not depend on interruptions."""
     with sqlite3.connect(folder / "run.db") as db:
-        return db.execute("SELECT id, told, state, choices, metrics FROM trials ORDER BY id").fetchall()
+        metrics = "json_extract(evaluation, '$.metrics')"
+        return db.execute(f"SELECT id, told, state, proposal, {metrics} FROM trials ORDER BY id").fetchall()
 
 
 def best(folder: Path) -> float:

@@ -74,21 +74,39 @@ SQL: dict[str, str] = {
             "id": ["-1", "7", "9223372036854775807"],
             "state": ["'lost'", "x'ff'", "'running'"],
             "told": ["'x'", "x'ff'", "0.5"],
-            "choices": ["5", "'5'", "'null'", "'{}'", "'[null, 1, 1, 1, 1, 1]'"],
-            "parent": ["'x'", "9e999"],
-            "budget": ["'x'", "9e999"],
-            "policy": ["'[1]'", "5"],
-            "annealing": ["5", "'[]'", "'[0, null]'", "'[0, 1, 2]'"],
-            "expected": ["'x'", "9e999"],
-            "metrics": ["5", "'[]'", "'{\"val_acc\": NaN}'", "'{\"val_acc\": 1e400}'", "NULL"],
+            "proposal": ["5", "x'ff'", "'5'", "'null'", "'{}'", "'[]'", f"'{'[' * 100_000}'"],
+            "evaluation": ["5", "'[]'", "'{}'", "NULL"],
             "losses": ["5", "'{}'", "'[null]'", "'[NaN]'", "NULL"],
-            "seconds": ["NULL", "'x'", "9e999"],
-            "checkpoint": ["x'ff'"],
             "error": ["x'ff'"],
             "attempts": ["'x'"],
             "started": ["'x'", "9e999"],
             "finished": ["'x'", "-9e999"],
         }.items()
+        for value in values
+    },
+    **{
+        f"{field} of the {column} is {value}": f"UPDATE trials SET {column} = "
+        f"replace(json_set({column}, '$.{field}', 'VALUE'), '\"VALUE\"', '{value}') WHERE id = 1"
+        for column, fields in {
+            "proposal": {
+                "choices": ["5", "null", "{}", "[null, 1, 1, 1, 1, 1]"],
+                "parent": ['"x"', "9e999", "1.5"],
+                "budget": ['"x"', "9e999", "[1]"],
+                "policy": ["[1]", "5"],
+                "annealing": ["5", "[]", "[0, null]", "[0, 1, 2]"],
+                "notes": ["5", "[]"],
+                "unheard": ["5"],
+            },
+            "evaluation": {
+                "metrics": ["5", "[]", '{"val_acc": NaN}', '{"val_acc": 1e400}', '{"val_acc": null}', "null"],
+                "seconds": ["null", '"x"', "9e999"],
+                "checkpoint": ["5", '"/etc/passwd"', '"../x"'],
+                "policy": ["[1]"],
+                "artifacts": ['["x"]', '{"x": 5}', '{"x": "run.db"}', '{"x": "checkpoints/trial-000000.artifact.x"}'],
+                "notes": ["null"],
+            },
+        }.items()
+        for field, values in fields.items()
         for value in values
     },
     **{
@@ -156,7 +174,7 @@ RESUMED = {
     "a hole": "DELETE FROM trials WHERE id = 2",
     "no first": "DELETE FROM trials WHERE id = 0",
     "told twice": "UPDATE trials SET told = 1 WHERE id = 2",
-    "a parent to come": "UPDATE trials SET parent = 4 WHERE id = 2",
+    "a parent to come": "UPDATE trials SET proposal = json_set(proposal, '$.parent', 4) WHERE id = 2",
     "a text that is none": "UPDATE run SET value = CAST(x'22ff22' AS TEXT) WHERE key = 'strategy'",
 }
 
@@ -198,7 +216,7 @@ def test_numbers_that_are_none(run: Run, a: Path) -> None:
 
 
 def test_commands_on_damaged_runs(run: Run, tmp_path: Path) -> None:
-    for name, statement in {"times": SQL["finished is 'x'"], "trial": SQL["metrics is 5"]}.items():
+    for name, statement in {"times": SQL["finished is 'x'"], "trial": SQL["metrics of the evaluation is 5"]}.items():
         folder = made_runs.folder(tmp_path / name, [0.5, 0.6])
         with closing(sqlite3.connect(folder / "run.db")) as db, db:
             db.execute(statement)
@@ -244,7 +262,7 @@ def test_a_run_is_read_as_of_one_moment(tmp_path: Path, monkeypatch: pytest.Monk
 def test_odd_provenance_is_no_obstacle(run: Run, tmp_path: Path, provenance: dict[str, Any]) -> None:
     folder = made_runs.folder(tmp_path / "a", [0.5, 0.6])
     with closing(sqlite3.connect(folder / "run.db")) as db, db:
-        db.execute("""UPDATE trials SET metrics = '{"val_acc": 0.5, "flops": 100}'""")
+        db.execute("""UPDATE trials SET evaluation = '{"metrics": {"val_acc": 0.5, "flops": 100}, "seconds": 1}'""")
     (folder / "run.yaml").write_text(files.dump_yaml({"format": "nastool.run/1", "provenance": provenance}))
     for command in (["compare", "a"], ["report", "a"]):
         assert run(*command).code == 0

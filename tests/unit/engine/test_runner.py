@@ -625,7 +625,9 @@ def test_a_step_keeps_all_workers_busy(tmp_path: Path) -> None:
     result = search(tmp_path, *options, "--workers", "4", evaluator="sleepy-heir")
     assert result.returncode == 0, result.stderr
     with sqlite3.connect(tmp_path / "run" / "run.db") as db:
-        rows = db.execute("SELECT id, parent, started, finished FROM trials ORDER BY id").fetchall()
+        rows = db.execute(
+            "SELECT id, json_extract(proposal, '$.parent'), started, finished FROM trials ORDER BY id"
+        ).fetchall()
     assert len(rows) == 17
     for step in (rows[1:9], rows[9:]):
         assert len({parent for _, parent, _, _ in step}) == 1

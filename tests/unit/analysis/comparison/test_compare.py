@@ -453,7 +453,7 @@ def test_flops_of_trainings_count_epochs_and_images(tmp_path: Path) -> None:
         (text,) = db.execute("SELECT value FROM run WHERE key = 'config'").fetchone()
         config = json.loads(text) | {"resolved": {"recipe": {"epochs": 10}}}
         db.execute("UPDATE run SET value = ? WHERE key = 'config'", (json.dumps(config),))
-        db.execute("UPDATE trials SET budget = 3 WHERE id = 1")
+        db.execute("UPDATE trials SET proposal = json_set(proposal, '$.budget', 3) WHERE id = 1")
     (own,) = gather([run]).runs
     assert own.spent["flops"].tolist() == [40, 58] and "epochs; how many images" in own.counted
     (run / "run.yaml").write_text("provenance: {evaluator: {train_images: 100}}\n")

@@ -1,0 +1,157 @@
+"""What stands in run.db, and whether it may stand there.
+
+A trial's proposal and evaluation are JSON whose keys are the fields of their dataclasses. So a new field of either is
+one line, in `nastool.core.values`; runs written before it have its default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from nastool.core.folders import is_within
+from nastool.core.values import Arch, Evaluation, Objective, Proposal, SpaceRef, Trial
+from nastool.nets import checkpoints
+
+encode: Callable[[object], str] = json.JSONEncoder(allow_nan=False).encode
+"""A value as JSON. TypeError or ValueError: it cannot be written so."""
+
+
+def to_text(value: Proposal | Evaluation) -> str:
+    """A proposal or an evaluation as JSON, without what is as by default.
+
+    Raises:
+        TypeError, ValueError: some of it is no JSON.
+    """
+    defaults = _DEFAULTS[type(value)]
+    found = {name: each for name, each in vars(value).items() if each != defaults[name]}
+    if isinstance(value, Proposal):
+        found["choices"] = found.pop("arch").choices
+    return encode(found)
+
+
+def trial_of(space: SpaceRef, row: tuple[Any, ...]) -> Trial:
+    """The trial of a row, of which anything may stand in a damaged file; what is returned has the types promised.
+
+    Args:
+        space: the search space of the run.
+        row: (id, state, proposal, evaluation, losses, error).
+
+    Raises:
+        LookupError, TypeError, ValueError, RecursionError: it is no trial.
+    """
+    number, state, proposed, evaluated, losses, error = row
+    fields = dict(json.loads(proposed))
+    arch = Arch(space, tuple(fields.pop("choices")))
+    proposal = Proposal(arch, **_fields(Proposal, fields))
+    evaluation = None if evaluated is None else Evaluation(**_fields(Evaluation, json.loads(evaluated)))
+    trial = Trial(number, proposal, state, evaluation, () if losses is None else tuple(json.loads(losses)), error)
+    if not _is_whole(trial):
+        raise ValueError("no trial")
+    return trial
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite one."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer too large for any computation
+        return False
+
+
+def _is_whole(trial: Trial) -> bool:
+    """Whether what the fields of its proposal and evaluation do not say is right, too, and the parts go together."""
+    evaluation = trial.evaluation
+    if not (
+        isinstance(trial.id, int)
+        and trial.id >= 0
+        and all(isinstance(choice, int) for choice in trial.proposal.arch.choices)
+        and isinstance(trial.error, str | None)
+    ):
+        return False
+    if evaluation is None or not trial.losses:
+        return trial.state in ("running", "failed") and evaluation is None and not trial.losses
+    return (
+        trial.state == "done"
+        and all(map(is_number, trial.losses))
+        and (evaluation.checkpoint is None or is_within(evaluation.checkpoint))
+        and all(checkpoints.is_artifact(name, trial.id) for name in evaluation.artifacts.values())
+    )
+
+
+_HINTS: Mapping[type, Mapping[str, object]] = {kind: get_type_hints(kind) for kind in (Proposal, Evaluation)}
+_DEFAULTS: Mapping[type, Mapping[str, object]] = {
+    kind: {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(kind)
+    }
+    for kind in _HINTS
+}
+"""The default of each field; of one without a default something that equals nothing else."""
+
+
+@cache
+def _parts(hint: object) -> tuple[object, tuple[object, ...]]:
+    return get_origin(hint), get_args(hint)
+
+
+def _fields(kind: type, found: Any) -> dict[str, Any]:
+    return {name: _fitted(value, _HINTS[kind][name]) for name, value in dict(found).items()}
+
+
+def _fitted(value: Any, hint: Any) -> Any:
+    """A JSON value as an annotation promises it; numbers are finite. ValueError: it is another."""
+    origin, inner = _parts(hint)
+    if origin is UnionType:  # X | None
+        return None if value is None else _fitted(value, inner[0])
+    if origin is tuple and isinstance(value, list) and len(value) == len(inner):
+        return tuple(map(_fitted, value, inner))
+    if origin is Mapping and isinstance(value, dict):
+        return value if inner[1] is object else {key: _fitted(each, inner[1]) for key, each in value.items()}
+    if origin is None and (is_number(value) if hint is float else isinstance(value, hint)):
+        return value
+    raise ValueError(value)
+
+
+# --- facts about the run
+
+
+def damaged_fact(config: Any, objective: Any, final: Any, origin: Any, trials: Any) -> str | None:
+    """Which of a run's facts, as stored under these keys, is none that was ever put there; None: they are all right."""
+    try:
+        SpaceRef.of(config["space"]["name"], config["space"]["options"])
+        Objective.parse(objective)
+        named = all(
+            _is_plugged(config.get(kind, {"name": "", "options": {}})) for kind in ("strategy", "space", "evaluator")
+        )
+        if not named or not isinstance(config.get("seed", 0), int):
+            return "its configuration"
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return "its configuration"
+    if not isinstance(trials, int | None) or not isinstance(origin, dict | None) or not _is_result(final):
+        return "what it says of its result"
+    return None
+
+
+def _is_plugged(value: Any) -> bool:
+    return isinstance(value["name"], str) and isinstance(value["options"], dict)
+
+
+def _is_result(value: Any) -> bool:
+    """Whether it can be what is stored as "final"; None can: there is no result yet."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or not isinstance(value.get("trials"), int):
+        return False
+    document = value.get("document")
+    return (
+        isinstance(document, dict)
+        and isinstance(document.get("metrics", {}), dict)
+        and isinstance(document.get("run"), str | None)
+        and isinstance(document.get("comparison"), dict | None)
+    )
