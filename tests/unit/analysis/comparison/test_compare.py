@@ -251,7 +251,7 @@ def best_at(folder: Path, trials: int) -> float:
 
 
 def best_within(folder: Path, seconds: float) -> float:
-    spent = np.cumsum(of_database(folder, "seconds"))
+    spent = np.cumsum(of_database(folder, "json_extract(evaluation, '$.seconds')"))
     return -min(loss for loss, at in zip(of_database(folder), spent, strict=True) if at <= seconds)
 
 

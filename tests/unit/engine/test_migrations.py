@@ -1,6 +1,6 @@
 """Runs of earlier versions: shown as they are, without a write, and continued.
 
-tests/data/schema-4.tar.gz holds two of schema 4: `bananas`, finished after 5 trials with a sixth one planned, and
+schema-4.tar.gz holds two of schema 4: `bananas`, finished after 5 trials with a sixth one planned, and
 `enas`, killed in the last of three rounds.
 """
 
@@ -22,8 +22,8 @@ from nastool.engine.migrations import MIGRATIONS, SCHEMA
 from nastool.engine.store import Store
 from nastool.engine.study import Study
 from nastool.spaces.nasbench201 import NasBench201
-from tests import made_runs
-from tests.running import Run
+from tests.helpers import made_runs
+from tests.helpers.running import Run
 
 BANANAS = (
     "search -s bananas -S init=3 -S batch=3 -S networks=1 -S epochs=5 --space nasbench201 --evaluator train "
@@ -39,7 +39,7 @@ SIZES = "--data digits --device cpu --scale channels=1,cells=1 -E train_size=60"
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """The folder with both runs."""
-    shutil.unpack_archive(Path(__file__).parent / "data" / "schema-4.tar.gz", tmp_path, filter="data")
+    shutil.unpack_archive(Path(__file__).parent / "schema-4.tar.gz", tmp_path, filter="data")
     return tmp_path
 
 

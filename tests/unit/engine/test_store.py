@@ -25,7 +25,7 @@ from nastool.engine.workers import InlinePool
 from nastool.nets import checkpoints
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.random_search import RandomSearch
-from tests import made_runs
+from tests.helpers import made_runs
 
 SPACE = NasBench201()
 ARCH = SPACE.arch((0, 1, 2, 3, 4, 0))
