@@ -1,15 +1,27 @@
 """nastool: neural architecture search on the command line, and from Python.
 
-`nastool.search`, `evaluate`, `retrain` and `load` do what the commands do; `nastool.Study` reads a run.
+`nastool.search`, `evaluate`, `retrain`, `export`, `compare` and `show` do what the commands do, and the command line
+calls them; `nastool.load` is a trained network, `nastool.Study` reads a run.
 """
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "NastoolError", "Study", "evaluate", "load", "retrain", "search"]
+__all__ = [
+    "InputError",
+    "NastoolError",
+    "Study",
+    "compare",
+    "evaluate",
+    "export",
+    "load",
+    "retrain",
+    "search",
+    "show",
+]
 
 if TYPE_CHECKING:
-    from nastool.api import evaluate, load, retrain, search
+    from nastool.api import compare, evaluate, export, load, retrain, search, show
     from nastool.core.errors import InputError, NastoolError
     from nastool.engine.study import Study
 

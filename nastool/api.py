@@ -7,40 +7,33 @@ NastoolError says that the work itself failed.
 
 from __future__ import annotations
 
-import inspect
-import json
 import os
-import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nastool.core import defaults, invocation, registry
 from nastool.core.archfile import ArchDocument
-from nastool.core.errors import InputError, RunInterrupted, Stopped, short
+from nastool.core.errors import InputError, RunInterrupted, Stopped, hint, short
 from nastool.core.errors import NastoolError as NastoolError
+from nastool.core.files import target, write_atomic
 from nastool.core.values import SpaceRef
-from nastool.engine import sources
-from nastool.engine.evaluation import Evaluations, prepare_folder
-from nastool.engine.events import Listener, nobody
+from nastool.engine import arguments, evaluation, sources
+from nastool.engine.arguments import Architecture
+from nastool.engine.events import Listener, Note, nobody
 from nastool.engine.executors.base import Setting
 from nastool.engine.retrain_run import RetrainRun
 from nastool.engine.run import Watch
-from nastool.engine.search_options import SearchOptions, check_integer, check_seconds
+from nastool.engine.search_options import SearchOptions, check_integer
 from nastool.engine.search_run import SearchRun
 from nastool.engine.study import Study
 
 if TYPE_CHECKING:
     from nastool.deploy.models import Model
 
-Architecture = str | Path | Mapping[str, Any] | Study
-"""A run or its folder, a file, zoo:NAME, or an arch.json object, such as `Study.line` and `evaluate` return."""
 Scale = Mapping[str, int] | str
 """Size of networks, such as {"channels": 16, "cells": 5}, or "channels=16,cells=5"."""
-EVALUATOR_OPTIONS = ("data", "data_dir", "download", "recipe", "epochs", "scale", "device", "from_checkpoint")
-"""Options of evaluators that are arguments of their own."""
 
 
 def _never() -> bool:
@@ -141,12 +134,12 @@ def search(
     given = dict(locals())
     for name in ("on_event", "stop"):
         del given[name]
-    words = _words("search", search, given)
-    given["evaluator_options"] = _evaluator_options(given)
+    words = arguments.words("search", search, given)
+    given["evaluator_options"] = arguments.evaluator_options(given)
     given["log"] = [log] if isinstance(log, str) else list(log)
     known = {field.name for field in fields(SearchOptions)}
     options = SearchOptions(
-        **{name: value for name, value in _plain(given).items() if name in known and value is not None}
+        **{name: value for name, value in arguments.plain(given).items() if name in known and value is not None}
     )
     with invocation.of(words):
         from nastool.analysis.report import html
@@ -207,11 +200,11 @@ def evaluate(
     of_space = registry.make_space(SpaceRef(space)) if space else None
     documents = (each for one in several for each in _documents(one, of_space))
     return list(
-        evaluating(
+        evaluation.evaluating(
             documents,
             evaluator=evaluator,
-            evaluator_options=_evaluator_options(given),
-            seeds=_seeds(seeds),
+            evaluator_options=arguments.evaluator_options(given),
+            seeds=arguments.seeds(seeds),
             workers=workers,
             save=save,
             force=force,
@@ -220,44 +213,6 @@ def evaluate(
             on_event=on_event,
         )
     )
-
-
-def evaluating(
-    documents: Iterator[ArchDocument],
-    *,
-    evaluator: str | None,
-    evaluator_options: Mapping[str, object],
-    seeds: Sequence[int],
-    workers: int = 1,
-    save: str | Path | None = None,
-    force: bool = False,
-    trial_timeout: float | None = None,
-    executor: str | None = None,
-    on_event: Listener = nobody,
-) -> Generator[dict[str, Any]]:
-    """Evaluate a stream of architectures; yield each one's object as soon as those before it are done.
-
-    Args and errors are as for `evaluate`.
-    """
-    check_integer("workers", workers, 1, None)
-    check_seconds("trial_timeout", trial_timeout)
-    if save is not None:
-        prepare_folder(Path(save))
-    watch = Watch(on_event)
-    with tempfile.TemporaryDirectory(prefix="nastool-") as scratch:
-        at_work = Evaluations(
-            evaluator or defaults.EVALUATOR,
-            evaluator_options,
-            seeds,
-            Setting(workers, trial_timeout, say=watch.note),
-            Path(save or scratch),
-            save is not None,
-            force,
-            watch,
-            executor,
-        )
-        with closing(at_work):
-            yield from at_work.run(documents)
 
 
 def retrain(
@@ -309,8 +264,8 @@ def retrain(
     for name in ("on_event", "stop"):
         del given[name]
     check_integer("workers", workers, 1, None)
-    named = "-" if isinstance(architecture, ArchDocument) else _word(architecture)
-    words = _words("retrain", retrain, {**given, "architecture": None}, named)
+    named = "-" if isinstance(architecture, ArchDocument) else arguments.word(architecture)
+    words = arguments.words("retrain", retrain, {**given, "architecture": None}, named)
     with invocation.of(words):
         from nastool.analysis.report import html
 
@@ -320,8 +275,8 @@ def retrain(
         run = RetrainRun.of(
             document,
             sources.run_folder(named),
-            _evaluator_options(given),
-            seeds=_seeds(seeds),
+            arguments.evaluator_options(given),
+            seeds=arguments.seeds(seeds),
             validation=validation,
             out=out,
             setting=Setting(workers),
@@ -341,10 +296,141 @@ def load(model: Architecture) -> Model:
     Raises:
         InputError: It has none, or they are damaged.
     """
-    return sources.model(_word(model))
+    return sources.model(arguments.word(model))
 
 
-# --- arguments
+def export(
+    model: Architecture | ArchDocument,
+    to: str,
+    out: str | Path | None = None,
+    *,
+    raw: bool = False,
+    force: bool = False,
+    space: str | None = None,
+    input: str | Sequence[int] | None = None,
+    classes: int = 10,
+    scale: Scale | None = None,
+    on_event: Listener = nobody,
+) -> Path:
+    """Write a network as code or in another tool's format.
+
+    Args:
+        model: A run (its best network), a .safetensors file, or an architecture; one without weights, or for another
+            input, can only become code.
+        to: "python", "pt2", "onnx" or "safetensors".
+        out: File; None: model.py, model.pt2, ... in the current folder.
+        raw: The bare network, for images that are normalised outside of it.
+        force: Replace an existing file.
+        space: Space of an architecture in its own string form.
+        input: Shape of the images, (channels, height, width), for an architecture without weights.
+        classes, scale: With `input`: number of classes, and size of the network.
+        on_event: As for `search`.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: There are no weights, the file is there already, or the form is not.
+    """
+    from nastool.deploy import exports, models
+
+    if to not in exports.SUFFIXES:
+        raise InputError(f"no form {short(to)!r}; {hint(to, exports.SUFFIXES)}")
+    if to == "safetensors" and raw:
+        raise InputError("--raw is for networks: weights are none, leave it out")
+    path = target(os.fspath(out or f"model{exports.SUFFIXES[to]}"), f"model{exports.SUFFIXES[to]}", force)
+    given = "-" if isinstance(model, ArchDocument) else arguments.word(model)
+    if given.endswith(".safetensors"):
+        trained = models.load(given)
+    else:
+        document = model if isinstance(model, ArchDocument) else sources.only_architecture(given, space)
+        if "weights" not in document.extra or input is not None:
+            task, size = sources.built_for(document, to, input, classes, scale)
+            write_atomic(path, exports.untrained_python(document.space, document.arch, task, size))
+            return path
+        trained = models.of(document)
+    for line in exports.write(trained, to, path, raw=raw):
+        on_event(Note(line))
+    return path
+
+
+def compare(
+    runs: Sequence[str | Path | Study],
+    *,
+    over: Sequence[str] = (),
+    at: Sequence[float] = (),
+    anyway: bool = False,
+    baselines: bool = True,
+) -> dict[str, Any]:
+    """Compare runs: which strategy found more at equal cost, and how sure that is.
+
+    Runs that are equal but for the seed are one method.
+
+    Args:
+        runs: At least two methods, or one and its baseline.
+        over: Senses of cost, of "trials", "seconds", "flops"; all by default.
+        at: Costs to compare at, with one sense; by default quarters of what all runs have.
+        anyway: Compare runs on different spaces, evaluators or data, too.
+        baselines: Take in the random search that was run beside one.
+
+    Returns:
+        The object that `nastool compare --to json` prints.
+
+    Raises:
+        InputError: The runs cannot be compared.
+    """
+    from nastool.analysis.comparison import compare as comparison
+    from nastool.analysis.comparison import gather, render
+
+    folders = [arguments.word(run) for run in runs]
+    gathered = gather.gather(folders, anyway=anyway, baselines=baselines)
+    return render.document(comparison.compare(gathered, over or (["trials"] if at else []), list(at)))
+
+
+def show(
+    architecture: Architecture,
+    to: str = "text",
+    *,
+    space: str | None = None,
+    input: str | Sequence[int] | None = None,
+    classes: int = 10,
+    scale: Scale | None = None,
+) -> str | bytes:
+    """Draw an architecture.
+
+    Args:
+        architecture: What to draw.
+        to: "text", "svg", "dot" or "png".
+        space: Space of an architecture in its own string form.
+        input: Shape of the images, (channels, height, width), to show shapes, parameters and FLOPs for; None: those
+            that its weights are for, if it has any.
+        classes, scale: With `input`: number of classes, and size of the network.
+
+    Returns:
+        The drawing; bytes for "png".
+
+    Raises:
+        InputError: There is no such form or architecture.
+    """
+    from nastool import drawing
+
+    document = sources.only_architecture(arguments.word(architecture), space)
+    if input is None:
+        task, size = sources.trained_for(document)
+    else:
+        task, size = sources.built_for(document, to, input, classes, scale)
+    writers: Mapping[str, Callable[..., str | bytes]] = {
+        "text": drawing.text,
+        "svg": drawing.svg,
+        "dot": drawing.dot,
+        "png": drawing.png,
+    }
+    if to not in writers:
+        raise InputError(f"no form {short(to)!r}; {hint(to, writers)}")
+    return writers[to](document.space, document.arch, task, size)
+
+
+# --- details
 
 
 def _carry_out(run: Callable[[Watch], bool], watch: Watch) -> None:
@@ -357,103 +443,5 @@ def _carry_out(run: Callable[[Watch], bool], watch: Watch) -> None:
         raise RunInterrupted()
 
 
-def _evaluator_options(given: Mapping[str, Any]) -> dict[str, object]:
-    """The evaluator's options, with those that are arguments of their own. InputError: one is given twice."""
-    options = dict(_plain(given["evaluator_options"] or {}))
-    for name in EVALUATOR_OPTIONS:
-        if (value := _plain(given.get(name))) is None:
-            continue
-        if name in options:
-            raise InputError(f"both {name} and evaluator_options[{name!r}] are given: keep one")
-        options[name] = os.fsdecode(value) if isinstance(value, bytes | os.PathLike) else value
-    return options
-
-
-def _plain(value: Any) -> Any:
-    """numpy's numbers and arrays as Python's, also within mappings."""
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _seeds(given: int | str | Iterable[int]) -> list[int]:
-    return sources.seeds(_text("seeds", given))
-
-
 def _documents(architecture: Architecture, space: Any) -> Iterator[ArchDocument]:
-    yield from sources.read_architectures([_word(architecture)], space)
-
-
-def _words(command: str, function: Callable[..., Any], given: Mapping[str, Any], *arguments: str) -> list[str]:
-    """The words of the command line that do the same: what is as by default is left out."""
-    found = [command]
-    for name, parameter in inspect.signature(function).parameters.items():
-        value = _plain(given.get(name))
-        if value is None:
-            continue
-        _check_type(name, value, str(parameter.annotation))
-        if value == parameter.default:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            found.append(flag if value else flag.replace("--", "--no-", 1))
-        elif isinstance(value, Mapping) and name.endswith("_options"):
-            for key, each in value.items():
-                found += [flag, f"{key}={_text(name, each)}"]
-        elif name == "log":
-            for each in [value] if isinstance(value, str) else value:
-                found += [flag, each]
-        else:
-            found.append(f"{flag}={_text(name, value)}")
-    return [*found, *(["--", *arguments] if arguments else [])]
-
-
-def _check_type(name: str, value: object, annotation: str) -> None:
-    """InputError: the value is of another kind than the argument's annotation says."""
-    kinds: dict[str, tuple[type, str]] = {
-        "bool": (bool, "True or False"),
-        "str": (str, "text"),
-        "Mapping[str, object]": (Mapping, "a mapping of option names to values"),
-    }
-    found = kinds.get(annotation.removesuffix(" | None"))
-    if found is not None and not isinstance(value, found[0]):
-        raise InputError(f"{name}: need {found[1]}, got {short(repr(value))}")
-
-
-def _text(name: str, value: Any) -> str:
-    """An option's value as it is written on a command line. InputError: nobody could write it."""
-    value = _plain(value)
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str | int | float):
-        return str(value)
-    if isinstance(value, bytes | os.PathLike):
-        return os.fsdecode(value)
-    if isinstance(value, Mapping):
-        return ",".join(f"{key}={_text(name, each)}" for key, each in value.items())
-    if isinstance(value, Iterable):
-        return ",".join(_text(name, each) for each in value)
-    raise InputError(f"{name}: need text, a number, a path, or several of them, got {short(repr(value))}")
-
-
-def _json(value: Any) -> Any:
-    if not hasattr(value, "tolist"):
-        raise TypeError(f"it holds a {type(value).__name__}")
-    return value.tolist()
-
-
-def _word(architecture: Architecture) -> str:
-    """An architecture as an argument of a command. InputError: it is none."""
-    if isinstance(architecture, Study):
-        return str(architecture.path)
-    if isinstance(architecture, str | bytes | os.PathLike):
-        return os.fsdecode(architecture)
-    if not isinstance(architecture, Mapping):
-        raise InputError(
-            "an architecture is a run, a path, zoo:NAME or an arch.json object, which Study.line makes of a trial; "
-            f"got {short(repr(architecture))}"
-        )
-    try:
-        return json.dumps(dict(architecture), default=_json)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"an architecture's object is no JSON: {error}") from None
+    yield from sources.read_architectures([arguments.word(architecture)], space)

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nastool.core.errors import InputError, short, why
+from nastool.core.errors import InputError
 from nastool.core.wording import describe_metrics as describe_metrics
 from nastool.core.wording import format_number as format_number
 from nastool.core.wording import format_seconds as format_seconds
 from nastool.core.wording import visible
 
 if TYPE_CHECKING:
-    from nastool.core.archfile import ArchDocument
     from nastool.core.space import SearchSpace
-    from nastool.tasks.images.task import ImageTask
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -135,26 +131,6 @@ def network_options(what_for: str) -> Callable[[F], F]:
     return decorate
 
 
-def task_and_scale(document: ArchDocument, given: Mapping[str, Any]) -> tuple[ImageTask, Any]:
-    """What --input, --classes and --scale say; without the last, the scale is the one in the line. InputError."""
-    from nastool.core import options
-    from nastool.tasks.images.task import ImageTask
-
-    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})x(\d{1,6})", given["shape"])
-    if match is None:
-        raise InputError(f"--input {short(given['shape'])!r}: write CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
-    try:
-        scale = document.space.make_scale(options.mapping(given["scale"] or document.extra.get("scale") or {}, int))
-    except InputError as error:
-        raise InputError(f"--scale: {error}" if given["scale"] else str(error)) from None
-    except ValueError:
-        raise InputError("scale must be KEY=N,... (in a line of JSON an object), such as channels=16,cells=5") from None
-    try:
-        return ImageTask(int(match[1]), int(match[2]), int(match[3]), given["classes"]), scale
-    except ValueError as error:
-        raise InputError(str(error)) from None
-
-
 def layered(ctx: click.Context, name: str, flags: Sequence[str] = ()) -> dict[str, object]:
     """The plugin options of `--{name}`: config file < environment < command line, key by key.
 
@@ -193,25 +169,6 @@ def stdin() -> Iterator[str]:
     if sys.stdin is not None and sys.stdin.isatty():
         say("reading architectures from stdin, one a line; Ctrl-D ends, Ctrl-C stops")
     return archfile.bounded(sys.stdin)
-
-
-def target(out: str, example: str, force: bool) -> Path:
-    """The file that --out names. example: of such a name. force: it may be there already.
-
-    InputError: it is there and a file (not a pipe or a device), it is a folder, in none, or no name for a file.
-    """
-    path = Path(out)
-    try:
-        problem = "it is a folder" if path.is_dir() else f"there is no {short(path.parent)}"
-        if not path.is_dir() and path.parent.is_dir():
-            if path.is_file() and not force:
-                raise InputError(f"{short(path)} exists: give another --out, or --force to replace it")
-            return path
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        problem = why(error)
-    raise InputError(f"--out {short(out)!r}: {problem}; name a file, such as {example}")
 
 
 def emit(document: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common
+from nastool.core import files
 from nastool.core.errors import InputError, short
 from nastool.core.wording import visible
 
@@ -59,7 +60,7 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
     over, at = list(dict.fromkeys(given["over"])), _marks(given["at"])
     if at and len(over) > 1:
         raise InputError("--at goes with one --over: say which")
-    out = None if given["out"] is None else common.target(given["out"], "comparison.html", given["force"])
+    out = None if given["out"] is None else files.target(given["out"], "comparison.html", given["force"])
     gathered = gather(runs, anyway=given["anyway"], baselines=given["baselines"])
     found = compare(gathered, over or (["trials"] if at else []), at)
     form = given["to"] or (SUFFIXES.get(out.suffix.lower(), "text") if out else None)
@@ -68,9 +69,7 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
     if out is None:
         sys.stdout.write(_form(found, form, color=sys.stdout.isatty()))
         return
-    from nastool.core.files import write_atomic
-
-    write_atomic(out, _form(found, form, color=False))
+    files.write_atomic(out, _form(found, form, color=False))
     common.say(f"written to {out}")
 
 

@@ -42,19 +42,14 @@ def command(ctx: click.Context, /, **given: Any) -> int:
       nastool top runs/a -k 3 | nastool eval --epochs 20 --seeds 0,1,2
       nastool eval runs/a --from-checkpoint runs/a/best.safetensors --epochs 9
     """
-    from nastool import api
     from nastool.cli import listing
+    from nastool.cli.listener import say_notes
     from nastool.core import registry
     from nastool.core.values import SpaceRef
-    from nastool.engine import sources
-    from nastool.engine.events import Event, Note
-
-    def tell(event: Event) -> None:
-        if isinstance(event, Note):
-            common.say(event.text)
+    from nastool.engine import evaluation, sources
 
     space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
-    lines = api.evaluating(
+    lines = evaluation.evaluating(
         sources.read_architectures(given["architectures"] or ["-"], space, common.stdin),
         evaluator=given["evaluator"],
         evaluator_options=common.layered(ctx, "evaluator_options", (*common.EVALUATOR_FLAGS, "from_checkpoint")),
@@ -63,7 +58,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
         save=given["save"],
         force=given["force"],
         trial_timeout=given["trial_timeout"],
-        on_event=tell,
+        on_event=say_notes,
     )
     show = common.emit if common.as_json(given["json_flag"]) else listing.Growing().add
     failures = 0

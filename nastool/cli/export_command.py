@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from nastool.cli import common
 from nastool.cli.common import say
-from nastool.core.errors import InputError, short
-from nastool.core.files import write_atomic, write_bytes
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from nastool.core.archfile import ArchDocument
-    from nastool.deploy.models import Model
-
-SUFFIXES = {"python": ".py", "pt2": ".pt2", "onnx": ".onnx", "safetensors": ".safetensors"}
+FORMS = ("python", "pt2", "onnx", "safetensors")
 
 
 @click.command("export", cls=common.Command)
 @click.argument("source", metavar="RUN|WEIGHTS|ARCH|-", default="-")
-@click.option("--to", "form", type=click.Choice(list(SUFFIXES)), required=True, help="Which form.")
+@click.option(
+    "--to", "form", type=click.Choice(["python", "pt2", "onnx", "safetensors"]), required=True, help="Which form."
+)
 @click.option("-o", "--out", metavar="FILE", help="Where; by default model.py, model.pt2, ... in this folder.")
 @common.force_option
 @click.option("--raw", is_flag=True, help="The bare network, for images that are normalised outside of it.")
@@ -52,49 +46,10 @@ def command(source: str, form: str, **given: Any) -> None:
       nastool export runs/demo --to onnx -o digits.onnx
       nastool sample | nastool eval --save kept | nastool export --to pt2
     """
-    from nastool.deploy import models
+    from nastool import api
+    from nastool.cli.listener import say_notes
     from nastool.engine import sources
 
-    if form == "safetensors" and given["raw"]:
-        raise InputError("--raw is for networks: weights are none, leave it out")
-    name = f"model{SUFFIXES[form]}"
-    out = common.target(name if given["out"] is None else given["out"], name, given["force"])
-    if source.endswith(".safetensors"):
-        _export(models.load(source), form, out, given["raw"])
-    else:
-        document = sources.only_architecture(source, given["space"], common.stdin)
-        if "weights" in document.extra and given["shape"] is None:
-            _export(models.of(document), form, out, given["raw"])
-        else:
-            _untrained(document, form, out, given)
-    say(f"wrote {out}")
-
-
-def _export(model: Model, form: str, out: Path, raw: bool) -> None:
-    from nastool.deploy import exports
-
-    if form == "python":
-        write_atomic(out, exports.python(model, raw=raw))
-    elif form == "safetensors":
-        write_bytes(out, model.path.read_bytes())
-    else:
-        write = exports.pt2 if form == "pt2" else exports.onnx
-        images, which = exports.example_images(model)
-        difference = write(model, out, images, raw=raw)
-        say(f"loaded again: on {len(images)} {which}, logits differ by at most {difference:.1e}")
-        say(f"takes images: {exports.takes(model, raw)}")
-
-
-def _untrained(document: ArchDocument, form: str, out: Path, given: dict[str, Any]) -> None:
-    from nastool.deploy import exports
-
-    if form != "python":
-        where = "this architecture" if document.file is None else short(document.file)
-        raise InputError(
-            f"--to {form} needs weights, and {where} names none: give a run or its weights, or train it with "
-            "`nastool retrain`"
-        )
-    if given["shape"] is None:
-        raise InputError("this architecture names no weights: say what images it is for, such as --input 3x32x32")
-    task, scale = common.task_and_scale(document, given)
-    write_atomic(out, exports.untrained_python(document.space, document.arch, task, scale))
+    given["input"] = given.pop("shape")
+    found = sources.only_architecture("-", given["space"], common.stdin) if source == "-" else source
+    say(f"wrote {api.export(found, form, given.pop('out'), **given, on_event=say_notes)}")

@@ -135,3 +135,9 @@ def say_retrain_ended(event: Ended) -> None:
             say(f"{name} {found['metrics'][name]:.4f} (seed {measured[0]['seed']}){over}")
     if event.written is not None:
         results.say_where(event.folder, event.written, retrained=True)
+
+
+def say_notes(event: Event) -> None:
+    """Say notes, and nothing else."""
+    if isinstance(event, Note):
+        say(event.text)

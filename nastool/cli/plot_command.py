@@ -88,7 +88,7 @@ def command(
             raise InputError(f"--out {short(target)}: {why(error)}") from None
     paths = _paths(found, studies, target, single, suffix)
     for path in paths:  # all of them, before any is written
-        common.target(str(path), "figure.pdf", force or (out is None and files.is_marked(path)))
+        files.target(str(path), "figure.pdf", force or (out is None and files.is_marked(path)))
     for path, (study, drawn) in zip(paths, found, strict=True):
         figures.save(drawn, path)
         if common.as_json(json_flag):
@@ -110,7 +110,7 @@ def _target(studies: Sequence[Study], out: str | None, force: bool) -> tuple[Pat
         single = bool(target.suffix) and not target.is_dir() and not out.endswith("/")
     except (OSError, ValueError) as error:
         raise InputError(f"--out {short(out)}: {why(error)}") from None
-    return (common.target(out, "figure.pdf", force) if single else target), single
+    return (files.target(out, "figure.pdf", force) if single else target), single
 
 
 def _paths(

@@ -57,8 +57,8 @@ def _target(folders: Sequence[Path], out: str | None, force: bool) -> Path:
     """InputError: nothing can be written there, or only by replacing what is no earlier report of the run's."""
     if out is None and len(folders) == 1:
         path = folders[0] / "report.html"
-        return common.target(str(path), "report.html", files.is_marked(path) or force) if path.is_file() else path
-    return common.target("report.html" if out is None else out, "report.html", force)
+        return files.target(str(path), "report.html", files.is_marked(path) or force) if path.is_file() else path
+    return files.target("report.html" if out is None else out, "report.html", force)
 
 
 def _serve(folders: Sequence[Path], port: int) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common
+from nastool.core import files
 from nastool.core.errors import InputError, short
 
 if TYPE_CHECKING:
@@ -83,7 +84,6 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
 def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any]) -> None:
     """Write the drawing to the file or stdout; several only as text, and to stdout."""
     from nastool import drawing
-    from nastool.core.files import write_bytes
 
     form = given["form"]
     out = _out(form, given)
@@ -111,7 +111,7 @@ def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any])
     if out is None:
         click.echo(content.encode() if isinstance(content, str) else content, nl=False)
         return
-    write_bytes(out, content.encode() if isinstance(content, str) else content)
+    files.write_bytes(out, content.encode() if isinstance(content, str) else content)
     common.say(f"wrote {out}")
 
 
@@ -134,18 +134,20 @@ def _out(form: str, given: dict[str, Any]) -> Path | None:
             raise InputError("a PNG is nothing for a terminal: add -o FILE")
         return None
     example = "best.txt" if form in ("text", "decisions") else f"best.{form}"
-    return common.target(given["out"], example, given["force"])
+    return files.target(given["out"], example, given["force"])
 
 
 def _what(document: ArchDocument, given: dict[str, Any]) -> tuple[Any, Any, ImageTask | None, Any]:
     """Space, architecture, task and scale: as --input and --scale say, else those of the weights that there are."""
     task, scale = None, None
+    from nastool.engine import sources
+
     if given["shape"]:
-        task, scale = common.task_and_scale(document, given)
+        task, scale = sources.built_for(document, "python", given["shape"], given["classes"], given["scale"])
     elif given["scale"]:
         raise InputError("--scale is the size of a network: say what images it is for, such as --input 3x32x32")
-    elif (known := _trained_for(document)) is not None:
-        task, scale = known
+    else:
+        task, scale = sources.trained_for(document)
     return document.space, document.arch, task, scale
 
 
@@ -159,21 +161,6 @@ def _located(document: ArchDocument) -> ArchDocument:
         common.say(f"note: shown without weights: {error}")
         rest = {key: value for key, value in document.extra.items() if key not in ("weights", "weights_digest")}
         return replace(document, extra=rest)
-
-
-def _trained_for(document: ArchDocument) -> tuple[ImageTask, Any] | None:
-    """Task and scale of the weights that an architecture's line names. None: it names none, or they are damaged."""
-    from nastool.core import archfile, files
-    from nastool.tasks.images.task import ImageTask
-
-    if "weights" not in document.extra:
-        return None
-    try:
-        about = files.check_tensors(Path(document.extra["weights"]))
-        task = ImageTask(**archfile.loads(about["task"]))
-        return task, document.space.make_scale(archfile.loads(about["scale"]))
-    except (KeyError, TypeError, ValueError):
-        return None  # it can still be drawn without
 
 
 def _unicode_or_ascii() -> tuple[str, bool]:
@@ -193,9 +180,10 @@ def _count(document: ArchDocument, given: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from nastool.core import options
+    from nastool.engine import sources
     from nastool.nets import networks
 
-    task, scale = common.task_and_scale(document, given)
+    task, scale = sources.built_for(document, "python", given["shape"], given["classes"], given["scale"])
     space = document.space
     with torch.device("meta"):
         network = networks.build(space, document.arch, task, scale)

@@ -295,3 +295,22 @@ def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:120]}") from None
+
+
+def target(out: str, example: str, force: bool) -> Path:
+    """The file that --out names. example: of such a name. force: it may be there already.
+
+    InputError: it is there and a file (not a pipe or a device), it is a folder, in none, or no name for a file.
+    """
+    path = Path(out)
+    try:
+        problem = "it is a folder" if path.is_dir() else f"there is no {short(path.parent)}"
+        if not path.is_dir() and path.parent.is_dir():
+            if path.is_file() and not force:
+                raise InputError(f"{short(path)} exists: give another --out, or --force to replace it")
+            return path
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        problem = why(error)
+    raise InputError(f"--out {short(out)!r}: {problem}; name a file, such as {example}")

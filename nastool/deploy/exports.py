@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core.errors import InputError, NastoolError, one_line
-from nastool.core.files import write_bytes
+from nastool.core.files import write_atomic, write_bytes
 from nastool.deploy.models import Model
 
 if TYPE_CHECKING:
@@ -218,3 +218,23 @@ def _quiet(path: Path) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+SUFFIXES: Mapping[str, str] = {"python": ".py", "pt2": ".pt2", "onnx": ".onnx", "safetensors": ".safetensors"}
+"""Suffix of a file in each form."""
+
+
+def write(model: Model, form: str, path: Path, *, raw: bool = False) -> list[str]:
+    """Write a trained network in one of the forms in SUFFIXES; return what to know of the file, a line each."""
+    if form == "python":
+        write_atomic(path, python(model, raw=raw))
+        return []
+    if form == "safetensors":
+        write_bytes(path, model.path.read_bytes())
+        return []
+    images, which = example_images(model)
+    difference = (pt2 if form == "pt2" else onnx)(model, path, images, raw=raw)
+    return [
+        f"loaded again: on {len(images)} {which}, logits differ by at most {difference:.1e}",
+        f"takes images: {takes(model, raw)}",
+    ]

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nastool.core import options, registry
+from nastool.core import defaults, options, registry
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, short, why
 from nastool.core.registry import misfits
 from nastool.core.values import Proposal
 from nastool.core.wording import as_typed
 from nastool.engine.config import said
+from nastool.engine.events import Listener, nobody
 from nastool.engine.executors.base import Drive, Executor, Setting
 from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job
 from nastool.engine.results import of_seeds
 from nastool.engine.run import Watch, check_data, make_executor, said_of_data, scale_of
+from nastool.engine.search_options import check_integer, check_seconds
 from nastool.nets import checkpoints
 from nastool.tasks.images.data import notes
 from nastool.training.loop import ImageEvaluator
@@ -234,3 +238,41 @@ def prepare_folder(folder: Path) -> None:
         if isinstance(error, InputError):
             raise
         raise InputError(f"cannot write {short(checkpoints)}: {why(error)}; give --save another folder") from None
+
+
+def evaluating(
+    documents: Iterator[ArchDocument],
+    *,
+    evaluator: str | None,
+    evaluator_options: Mapping[str, object],
+    seeds: Sequence[int],
+    workers: int = 1,
+    save: str | Path | None = None,
+    force: bool = False,
+    trial_timeout: float | None = None,
+    executor: str | None = None,
+    on_event: Listener = nobody,
+) -> Generator[dict[str, Any]]:
+    """Evaluate a stream of architectures; yield each one's object as soon as those before it are done.
+
+    Args and errors are as for `nastool.evaluate`.
+    """
+    check_integer("workers", workers, 1, None)
+    check_seconds("trial_timeout", trial_timeout)
+    if save is not None:
+        prepare_folder(Path(save))
+    watch = Watch(on_event)
+    with tempfile.TemporaryDirectory(prefix="nastool-") as scratch:
+        at_work = Evaluations(
+            evaluator or defaults.EVALUATOR,
+            evaluator_options,
+            seeds,
+            Setting(workers, trial_timeout, say=watch.note),
+            Path(save or scratch),
+            save is not None,
+            force,
+            watch,
+            executor,
+        )
+        with closing(at_work):
+            yield from at_work.run(documents)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from nastool.core import archfile, registry, zoo
+from nastool.core import archfile, files, options, registry, zoo
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, short, why
 from nastool.core.space import SearchSpace
 from nastool.core.values import SpaceRef
 from nastool.deploy import models
 from nastool.deploy.models import Model
+from nastool.tasks.images.task import ImageTask
 
 Lines = Callable[[], Iterator[str]]
 """Returns the lines of stdin."""
@@ -88,3 +91,52 @@ def run_folder(source: str) -> Path | None:
         return Path(source) if source != "-" and (Path(source) / "run.db").is_file() else None
     except (OSError, ValueError):  # too long for a name: an architecture
         return None
+
+
+def built_for(document: ArchDocument, form: str, input: object, classes: int, scale: object) -> tuple[ImageTask, Any]:
+    """Return what an architecture's network is to be built for: images of a shape, at a scale.
+
+    Args:
+        document: The architecture; without a scale, the one in its line counts.
+        form: What is made of it, for errors.
+        input: "CHANNELSxHEIGHTxWIDTH", or three integers.
+        classes: Number of classes.
+        scale: KEY=N,... or a mapping; None or "": that of the line, or the published one.
+
+    Raises:
+        InputError: One of them is none.
+    """
+    if input is None:
+        if form != "python":
+            where = "this architecture" if document.file is None else short(document.file)
+            raise InputError(
+                f"--to {form} needs weights, and {where} names none: give a run or its weights, or train it with "
+                "`nastool retrain`"
+            )
+        raise InputError("this architecture names no weights: say what images it is for, such as --input 3x32x32")
+    text = input if isinstance(input, str) else "x".join(map(str, input)) if isinstance(input, Sequence) else str(input)
+    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})x(\d{1,6})", text)
+    if match is None:
+        raise InputError(f"--input {short(text)!r}: write CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
+    try:
+        size = document.space.make_scale(options.mapping(scale or document.extra.get("scale") or {}, int))
+    except InputError as error:
+        raise InputError(f"--scale: {error}" if scale else str(error)) from None
+    except ValueError:
+        raise InputError("scale must be KEY=N,... (in a line of JSON an object), such as channels=16,cells=5") from None
+    try:
+        return ImageTask(int(match[1]), int(match[2]), int(match[3]), classes), size
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def trained_for(document: ArchDocument) -> tuple[ImageTask | None, Any]:
+    """Return task and scale of the weights that an architecture's line names; None, None: there are none to be read."""
+    if "weights" not in document.extra:
+        return None, None
+    try:
+        about = files.check_tensors(Path(document.extra["weights"]))
+        task = ImageTask(**archfile.loads(about["task"]))
+        return task, document.space.make_scale(archfile.loads(about["scale"]))
+    except (KeyError, TypeError, ValueError):
+        return None, None  # it can still be drawn without

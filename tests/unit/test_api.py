@@ -19,6 +19,7 @@ import nastool
 from nastool import api, cli
 from nastool.core.errors import InputError, NastoolError
 from nastool.core.values import Trial
+from nastool.engine import arguments
 from nastool.engine import search as runner
 from nastool.engine.events import Ended, Event, RunBegun, TrialFinished, TrialsBegun, TrialsEnded
 from tests.helpers.running import Run
@@ -212,7 +213,7 @@ def test_words() -> None:
     """What is recorded as a run's command."""
     given = {"scale": {"channels": 8, "cells": 2}, "objective": None, "seed": 4, "report": False, "download": True}
     more = {"strategy_options": {"dedup": True, "lr": 1e-3}, "log": "csv", "force": False}
-    words = api._words("search", api.search, {**given, **more})
+    words = arguments.words("search", api.search, {**given, **more})
     assert shlex.join(words) == (
         "search --strategy-options dedup=true --strategy-options lr=0.001 --download --scale=channels=8,cells=2 "
         "--seed=4 --no-report --log csv"
@@ -255,3 +256,30 @@ def test_events_drive_a_script(here: Path, table: str) -> None:
     kinds = [type(event) for event in seen]
     assert kinds.count(RunBegun) == 1 and kinds.count(TrialsBegun) == kinds.count(TrialsEnded) == 2
     assert isinstance(seen[-1], Ended) and seen[-1].document == study.document
+
+
+def test_export_show_compare(here: Path, run: Run, table: str) -> None:
+    """What the commands write, as values."""
+    study = nastool.search(**TINY, strategy="random", trials=1, out="a", report=False)
+    notes: list[Event] = []
+    assert nastool.export(study, "python", on_event=notes.append) == Path("model.py") and not notes
+    run("export", "a", "--to", "python", "-o", "shell.py").accepted()
+    assert Path("model.py").read_text() == Path("shell.py").read_text()
+    with pytest.raises(InputError, match="exists"):
+        nastool.export(study, "python")
+    with pytest.raises(InputError, match="no form 'pyton'"):
+        nastool.export(study, "pyton")
+    untrained = nastool.export("zoo:enas-macro", "python", "zoo.py", input=(3, 32, 32))
+    assert "class" in untrained.read_text()
+    assert run("show", "a", "--to", "svg").out == nastool.show(study, "svg")
+    assert isinstance(nastool.show(study, "png"), bytes)
+    for number, strategy in enumerate(("random", "evolution")):
+        options: dict[str, Any] = {
+            "evaluator": "table",
+            "evaluator_options": {"file": table},
+            "space": "nasbench-macro",
+        }
+        nastool.search(strategy, **options, trials=25, seed=number, out=strategy, report=False)
+    found = nastool.compare(["random", Path("evolution")], over=["trials"], at=[10, 20])
+    (line,) = run("compare", "random", "evolution", "--over", "trials", "--at", "10,20", "--to", "json").accepted()
+    assert found == line
