@@ -9,7 +9,7 @@ import click
 
 from nastool.cli import common
 from nastool.core import files
-from nastool.core.errors import InputError, short
+from nastool.core.errors import InputError
 from nastool.core.wording import visible
 
 if TYPE_CHECKING:
@@ -54,10 +54,12 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
       nastool compare runs/evo-*
       nastool compare runs/* --over trials --at 50,100,200 -o comparison.html
     """
+    from nastool.analysis.bench.view import numbers
     from nastool.analysis.comparison.compare import compare
     from nastool.analysis.comparison.gather import gather
 
-    over, at = list(dict.fromkeys(given["over"])), _marks(given["at"])
+    over = list(dict.fromkeys(given["over"]))
+    at = numbers(given["at"], "--at") if given["at"] is not None else ()
     if at and len(over) > 1:
         raise InputError("--at goes with one --over: say which")
     out = None if given["out"] is None else files.target(given["out"], "comparison.html", given["force"])
@@ -71,18 +73,6 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
         return
     files.write_atomic(out, _form(found, form, color=False))
     common.say(f"written to {out}")
-
-
-def _marks(text: str | None) -> list[float]:
-    if text is None:
-        return []
-    try:
-        marks = [float(part.replace("_", "")) for part in text.split(",")]
-        if all(0 < mark < float("inf") for mark in marks):
-            return marks
-    except ValueError:
-        pass
-    raise InputError(f"--at {short(repr(text))}: write numbers > 0 with commas between, such as 50,100,200")
 
 
 def _form(found: Comparison, form: str, color: bool) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import click
 
 from nastool.cli import common
+from nastool.core import machine
 
 TOOL_SECONDS = 10.0
 """How long nvidia-smi may take to say who is at work."""
@@ -65,7 +65,7 @@ def command(device: str, workers: int, json_flag: bool | None) -> None:
     lines.append(
         {
             "device": "cpu",
-            "name": _processor(),
+            "name": machine.processor(),
             "cores": devices.usable_cores(),
             "free_cores": devices.free_cores(),
             "memory": total,
@@ -126,15 +126,6 @@ def _memory() -> tuple[int | None, int | None]:
     except (OSError, KeyError, ValueError):
         return None, None
     return total, free
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _table(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
@@ -140,6 +140,13 @@ def split(text: str, flag: str) -> tuple[str, dict[str, str]]:
 def changed(values: Mapping[str, object], defaults: Mapping[str, object]) -> list[str]:
     """["population=10", "dedup=false"]: what is not as by default, written as it is given."""
     return [f"{key}={_given(value)}" for key, value in values.items() if key not in defaults or value != defaults[key]]
+
+
+def told_apart(own: Mapping[str, object], others: Iterable[Mapping[str, object]]) -> str:
+    """ "population=10, dedup=false": the options in which own differs from any of the others; "" for none."""
+    among = list(others)
+    differ = {key: value for key, value in own.items() if any(key not in o or o[key] != value for o in among)}
+    return ", ".join(changed(differ, {}))
 
 
 def _given(value: object) -> str:

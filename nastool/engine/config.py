@@ -13,12 +13,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from nastool import __version__
-from nastool.core import folders, invocation, options, registry
+from nastool.core import folders, invocation, machine, options, registry
 from nastool.core.errors import InputError, short
 from nastool.core.files import dump_yaml, is_unfinished, write_atomic
 from nastool.core.registry import misfits
@@ -273,7 +272,7 @@ class RunFolder:
                 "python": platform.python_version(),
                 "platform": platform.platform(),
                 "cores": os.cpu_count(),
-                "packages": {name: _version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn")},
+                "packages": machine.versions(("torch", "torchvision", "numpy", "scikit-learn")),
                 "evaluator": dict(facts),
                 "resolved": config.identity["resolved"],
             },
@@ -318,13 +317,6 @@ def differences(found: Any, wanted: Any, where: str = "configuration") -> list[s
             lines += differences(found.get(key), wanted.get(key), path)
         return lines
     return [] if found == wanted else [f"{where} is {short(found)}, not {short(wanted)}"]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _revision() -> str | None:

@@ -21,6 +21,7 @@ from typing import IO, Any
 from nastool.analysis.bench.benchmark import Facts
 from nastool.analysis.bench.loop import Best, Budget, Run
 from nastool.analysis.bench.specs import StrategySpec
+from nastool.analysis.bench.view import View
 from nastool.core import folders, options
 from nastool.core.errors import InputError, short, why
 
@@ -254,8 +255,6 @@ def _take(document: Any, content: Content) -> None:
 
 
 def _check_sitting(document: Mapping[str, Any]) -> None:
-    from nastool.analysis.bench.plan import View  # which imports this module
-
     View.from_json(document["view"])
     for name in ("date", "nastool", "python", "platform", "cpu"):
         _text(document[name])

@@ -7,26 +7,25 @@ import os
 import platform
 import time
 from hashlib import blake2s
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from nastool import __version__
-from nastool.core import invocation, registry
+from nastool.core import invocation, machine, registry
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch")
 
 
-def sitting() -> dict[str, Any]:
+def call() -> dict[str, Any]:
     """Facts about this call: command, versions, machine, time. JSON only; torch is not imported to ask for its own."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": ["nastool", *invocation.words()],
         "nastool": __version__,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": machine.versions(PACKAGES),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": machine.processor(),
         "cores": os.cpu_count(),
     }
 
@@ -38,21 +37,3 @@ def source(strategy: str) -> str:
         return blake2s(Path(path or "").read_bytes(), digest_size=4).hexdigest()
     except (OSError, TypeError):
         return ""
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except (OSError, UnicodeDecodeError):
-        pass
-    return platform.processor() or platform.machine()

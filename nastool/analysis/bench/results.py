@@ -12,7 +12,7 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ import numpy as np
 from nastool.analysis.bench.benchmark import Facts
 from nastool.analysis.bench.journal import Content, Key, Record, Strategy
 from nastool.analysis.bench.loop import Best, Budget, Run
-from nastool.analysis.bench.plan import View, parse_seeds
+from nastool.analysis.bench.view import View, parse_seeds
 from nastool.analysis.blocks import Block, Heading, Lines, Listing, Plots, Table, markdown
 from nastool.analysis.comparison.engine import Cell, Pair, cell, curve, p_value, pairs
 from nastool.analysis.figures import curves, save
@@ -32,7 +32,7 @@ from nastool.analysis.figures.curves import Curve
 from nastool.analysis.statistics import bootstrap, median_until
 from nastool.core.errors import InputError, why
 from nastool.core.files import replacing, write_atomic
-from nastool.core.options import changed
+from nastool.core.options import told_apart
 from nastool.core.wording import csv_cell
 
 ROUNDING = 1e-9
@@ -184,7 +184,11 @@ class Group:
 def groups(content: Content, view: View) -> dict[Facts, list[Group]]:
     """The folder's runs with the view's seeds, by table and strategy; without those that have none."""
     seeds = parse_seeds(view.seeds)
-    labels = _strategy_labels(content.strategies.values())
+    labels = {}
+    for own in content.strategies.values():
+        # Strategies with the same label, since defaults have changed, are told apart by the options that differ.
+        differ = told_apart(own.options, (s.options for s in content.strategies.values() if s.label == own.label))
+        labels[own.id] = own.label + (f" [{differ}]" if differ else "")
     shared = [label for label, count in Counter(facts.label for facts in content.tables.values()).items() if count > 1]
     found: dict[Facts, list[Group]] = {}
     for table in content.tables.values():
@@ -196,16 +200,6 @@ def groups(content: Content, view: View) -> dict[Facts, list[Group]]:
             if records:
                 found.setdefault(facts, []).append(Group(strategy, facts, labels[strategy.id], records))
     return found
-
-
-def _strategy_labels(strategies: Collection[Strategy]) -> dict[str, str]:
-    """By id. Those with the same label, since defaults have changed, are told apart by the options that differ."""
-    labels = {}
-    for own in strategies:
-        others = [other.options for other in strategies if other.label == own.label]
-        differ = {k: v for k, v in own.options.items() if any(k not in o or o[k] != v for o in others)}
-        labels[own.id] = own.label + (f" [{', '.join(changed(differ, {}))}]" if differ else "")
-    return labels
 
 
 def compare(own: Sequence[Group], view: View) -> list[tuple[Pair, ...]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nastool.core import registry
 from nastool.core.errors import InputError
-from nastool.core.options import changed
+from nastool.core.options import told_apart
 from nastool.core.values import Objective, digest
 from nastool.engine.config import BASELINE, differences
 from nastool.engine.store import Store
@@ -364,10 +364,9 @@ def _names(firsts: Sequence[Run]) -> list[str]:
     """What tells each method from the others: its strategy, the options in which it differs, and its setting's."""
     names = []
     for run in firsts:
-        same = [other for other in firsts if other.strategy["name"] == run.strategy["name"]]
-        own = run.strategy.get("options", {})
-        differ = {k: v for k, v in own.items() if any(v != o.strategy.get("options", {}).get(k) for o in same)}
-        name = str(run.strategy["name"]) + (f"({', '.join(changed(differ, {}))})" if differ else "")
+        same = [other.strategy["options"] for other in firsts if other.strategy["name"] == run.strategy["name"]]
+        differ = told_apart(run.strategy["options"], same)
+        name = str(run.strategy["name"]) + (f"({differ})" if differ else "")
         setting = [text for other in firsts for text in _settings(run, other)]
         names.append(name + (f" [{', '.join(dict.fromkeys(setting))}]" if setting else ""))
     return names

@@ -92,8 +92,8 @@ def blocks(found: Comparison) -> Iterator[Block]:
         yield _means(found, section, with_test=index == 0)
         if plotted := [curve for curve in section.curves if len(curve.x) > 1]:
             value, across = found.objective.metric, ACROSS[section.axis]
-            caption = f"Mean of the best {value} so far; bands: its 95% interval by Student's t."
-            drawn = curves.draw(plotted, TITLES[section.axis], caption, across, f"best {value} so far")
+            caption = "Mean of the runs; bands: its 95% interval by Student's t."
+            drawn = curves.draw(plotted, f"Best {value} so far", caption, across, f"best {value} so far")
             yield Plots((drawn,), f"{section.axis}-")
         if section.pairs[-1]:
             yield _differences(section)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nastool.analysis.figures import style
 from nastool.analysis.figures.base import Drawn, Kind
-from nastool.core.options import changed
+from nastool.core.options import told_apart
 from nastool.engine.study import Study
 
 Values = NDArray[np.float64]
@@ -36,9 +36,8 @@ def over_cost(study: Study) -> list[float]:
 def label(study: Study, among: Sequence[Study]) -> str:
     """The strategy, with the options in which it differs from the same strategy in other runs."""
     same = [other.config["strategy"]["options"] for other in among if other.strategy == study.strategy]
-    mine = study.config["strategy"]["options"]
-    differing = {key: value for key, value in mine.items() if any(other.get(key) != value for other in same)}
-    return style.clean(f"{study.strategy} ({', '.join(changed(differing, {}))})" if differing else study.strategy)
+    differing = told_apart(study.config["strategy"]["options"], same)
+    return style.clean(f"{study.strategy} ({differing})" if differing else study.strategy)
 
 
 def groups(studies: Sequence[Study]) -> list[list[Study]]:

@@ -30,8 +30,8 @@ from hypothesis import strategies as st
 
 from nastool import cli
 from nastool.analysis.bench import results
-from nastool.analysis.bench.plan import parse_seeds, whole_numbers
 from nastool.analysis.bench.specs import StrategySpec, TableSpec
+from nastool.analysis.bench.view import parse_seeds, whole_numbers
 from nastool.core.errors import InputError
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.spaces.nasbench_macro import NasBenchMacro

@@ -14,8 +14,8 @@ import pytest
 from nastool.analysis.bench.benchmark import Facts
 from nastool.analysis.bench.journal import Content, Key, Record, Strategy
 from nastool.analysis.bench.loop import Best, Budget, Ended, Run
-from nastool.analysis.bench.plan import View, parse_seeds
 from nastool.analysis.bench.results import Group, compare, groups
+from nastool.analysis.bench.view import View, parse_seeds
 from nastool.analysis.statistics import bootstrap, difference, holm, mean, median_until, wilcoxon
 from nastool.core.errors import InputError
 

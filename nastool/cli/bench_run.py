@@ -1,0 +1,246 @@
+"""What `nastool bench` does: which runs are missing, making them, what they say."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from nastool import __version__
+from nastool.analysis import blocks
+from nastool.analysis.bench import provenance, results
+from nastool.analysis.bench.benchmark import Facts
+from nastool.analysis.bench.journal import Content, Journal, Key, Record, Strategy
+from nastool.analysis.bench.loop import Budget
+from nastool.analysis.bench.plan import Item, missing, tasks
+from nastool.analysis.bench.pool import Play, Played, Pool, describe
+from nastool.analysis.bench.specs import StrategySpec, TableSpec, check
+from nastool.analysis.bench.view import View, numbers, parse_seeds, whole_numbers
+from nastool.cli import common
+from nastool.cli.common import say
+from nastool.core import invocation
+from nastool.core.errors import InputError, NastoolError, Stopped
+from nastool.engine.interrupts import Interrupts
+
+MAX_REASONS = 5
+"""How many failed runs are told one by one."""
+PLAIN_SECONDS = 5.0
+"""Without a terminal, at most one line in so many seconds."""
+
+
+def run(given: Mapping[str, Any]) -> int:
+    """Carry the command out. given: its options. Returns the exit code."""
+    strategies = [StrategySpec.parse(text) for text in given["strategies"]]
+    tables = [TableSpec.parse(text) for text in given["tables"]]
+    journal = Journal(Path(given["out"]))
+    if not strategies and not tables:
+        return _report_only(journal, given)
+    if not strategies or not tables:
+        raise InputError(f"give --{'strategy' if tables else 'table'} as well; neither writes the report anew")
+    check(strategies, tables)
+    view = _view(given, None)
+    journal.exists()
+    with closing(Pool(given["workers"])) as pool:
+        known = _facts(pool, tables, view)
+        if given["dry_run"]:
+            return _dry_run(missing(journal.read(), strategies, known, view, given["force"]), given["json_flag"])
+        with journal.locked():
+            journal.exists()  # again: nobody else can change it from here on
+            content = journal.read()
+            items = missing(content, strategies, known, view, given["force"])
+            return _bench(journal, content, items, view, pool, given)
+
+
+def _view(given: Mapping[str, Any], last: View | None) -> View:
+    """What the options ask to see; what they leave open is as in the last call."""
+    at = None if given["at"] is None else whole_numbers(given["at"], "--at")
+    at_seconds = None if given["at_seconds"] is None else numbers(given["at_seconds"], "--at-seconds")
+    trials, seconds, seeds, target = (given[name] for name in ("trials", "sim_seconds", "seeds", "target_regret"))
+    if last is not None:
+        if trials is None and seconds is None:
+            trials, seconds = last.budget.trials, last.budget.seconds
+            if at is None and at_seconds is None:
+                at, at_seconds = last.at, last.at_seconds
+        seeds = last.seeds if seeds is None else seeds
+        target = last.target if target is None else target
+    if trials is None and seconds is None:
+        trials = 100
+    return View.of("100" if seeds is None else seeds, Budget(trials, seconds), at, at_seconds, target or 0.0)
+
+
+def _facts(pool: Pool, tables: Sequence[TableSpec], view: View) -> list[tuple[TableSpec, Facts]]:
+    """The tables, read. InputError: one cannot be used, or not so."""
+    facts = describe(pool, tables)
+    view.check(facts)
+    for i, own in enumerate(facts):
+        if own.id in [other.id for other in facts[:i]]:
+            raise InputError(f"--table {own.file} is the same table as an earlier one: give it once")
+    return list(zip(tables, facts, strict=True))
+
+
+def _bench(
+    journal: Journal, content: Content, items: Sequence[Item], view: View, pool: Pool, given: Mapping[str, Any]
+) -> int:
+    """Record what is to be run, run it, and say what came of it."""
+    count = sum(len(item.seeds) for item in items)
+    journal.open()
+    for facts in dict.fromkeys(item.facts for item in items):
+        if content.tables.get(facts.id) != facts:
+            content.tables[facts.id] = facts
+            journal.add_table(facts)
+    for strategy in {item.strategy.id: Strategy.of(item.strategy) for item in items}.values():
+        if strategy.id not in content.strategies:
+            content.strategies[strategy.id] = strategy
+            journal.add_strategy(strategy)
+    if count or not content.sittings or content.sittings[-1]["view"] != view.to_json():
+        call = {**provenance.call(), "view": view.to_json()}
+        content.sittings.append(call)
+        journal.add_sitting(call)
+    _say_plan(journal, content, items, view)
+    broken = 0
+    if count:
+        code, broken = _make(journal, content, items, view, pool)
+        if code:
+            return code
+    _finish(journal, content, view, given)
+    return 1 if broken else 0
+
+
+def _make(journal: Journal, content: Content, items: Sequence[Item], view: View, pool: Pool) -> tuple[int, int]:
+    """Make the runs that are missing. Returns the exit code of an interruption, or 0, and how many runs broke."""
+    again = f"continue with: {invocation.shown()}"
+    sources = {item.strategy.name: provenance.source(item.strategy.name) for item in items}
+    count = sum(len(item.seeds) for item in items)
+    done = broken = 0
+
+    def first_interrupt() -> None:
+        say(f"\n{done} of {count} runs saved in {journal.path}; {again}")
+        if pool.busy:
+            say(f"finishing {pool.busy} of them; Ctrl-C again stops at once")
+
+    with Interrupts(first_interrupt) as interrupts, _Progress(count) as progress:
+        try:
+            for event in pool.run(tasks(items, view.budget), lambda: interrupts.stopping):
+                if event is not None:
+                    task, result = event
+                    assert isinstance(task, Play)
+                    if isinstance(result, Played):
+                        key = Key(task.strategy.id, task.facts.id, task.seed)
+                        seconds, source = round(result.cpu_seconds, 6), sources[task.strategy.name]
+                        content.runs[key] = Record(result.run, seconds, __version__, source)
+                        journal.add_run(key, content.runs[key])
+                        done += 1
+                    else:
+                        broken += 1
+                        if broken <= MAX_REASONS:
+                            what = f"{task.strategy.label} on {task.facts.label}, seed {task.seed}"
+                            say(f"no result of {what}: {getattr(result, 'reason', result)}")
+                progress.update(done + broken)
+        except Stopped as stop:
+            progress.__exit__(None, None, None)
+            say(f"stopped with {done} of {count} runs saved in {journal.path}; {again}")
+            return stop.exit_code, broken
+        if interrupts.stopping:
+            return 130, broken
+    if broken:
+        say(f"{broken} of {count} runs have no result; the same command tries them again")
+    return 0, broken
+
+
+def _say_plan(journal: Journal, content: Content, items: Sequence[Item], view: View) -> None:
+    """How many runs are there already, and whether a strategy was changed since."""
+    seeds = parse_seeds(view.seeds)
+    count, whole = sum(len(item.seeds) for item in items), len(items) * len(seeds)
+    there = f"{journal.path}: {whole - count:,} of {whole:,} runs are there"
+    say(there if count < whole else f"{whole:,} runs to make")
+    changed: dict[str, int] = {}
+    for item in items:
+        source = provenance.source(item.strategy.name)
+        for seed in set(seeds) - set(item.seeds):
+            if content.runs[Key(item.strategy.id, item.facts.id, seed)].source != source:
+                changed[item.strategy.name] = changed.get(item.strategy.name, 0) + 1
+    for name, runs in changed.items():
+        say(f"note: strategy {name} was changed since {runs:,} of these; --force makes them again")
+
+
+def _dry_run(items: Sequence[Item], json_flag: bool | None) -> int:
+    say(f"{sum(len(item.seeds) for item in items):,} runs to make")
+    for item in items:
+        strategy, table = item.strategy.label, item.facts.label
+        if common.as_json(json_flag):
+            options = dict(item.strategy.options)
+            common.emit({"table": table, "strategy": strategy, "options": options, "runs_missing": len(item.seeds)})
+        else:
+            common.show(f"{strategy} on {table}: {len(item.seeds):,} runs")
+    return 0
+
+
+def _report_only(journal: Journal, given: Mapping[str, Any]) -> int:
+    if not journal.exists():
+        raise InputError(f"no comparison in {journal.path}: give --strategy and --table, or another --out")
+    if given["dry_run"] or given["force"]:
+        raise InputError("--dry-run and --force need --strategy and --table")
+    content = journal.read()
+    if not content.sittings or not content.runs:
+        raise InputError(f"{journal.path} has no finished runs: give --strategy and --table")
+    view = _view(given, View.from_json(content.sittings[-1]["view"]))
+    view.check(list(content.tables.values()))
+    _finish(journal, content, view, given)
+    return 0
+
+
+def _finish(journal: Journal, content: Content, view: View, given: Mapping[str, Any]) -> None:
+    """Write results, curves and report, and print the summary."""
+    found = results.groups(content, view)
+    if not found:
+        raise NastoolError(f"{journal.path} has no finished run with these seeds")
+    with journal.reporting():
+        say(f"report: {results.write(journal.path, content, found, view, given['format'])}")
+    rows = {facts: [group.row(view) for group in own] for facts, own in found.items()}
+    if common.as_json(given["json_flag"]):
+        for own in rows.values():
+            for row in own:
+                common.emit(row.to_json(view))
+    else:
+        sys.stdout.write(blocks.text(results.summary(rows, view), color=sys.stdout.isatty()))
+
+
+class _Progress:
+    """Runs done, and the time left: a live line on a terminal, plain lines elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._start = self._last = time.monotonic()
+        self._live: Any = None
+
+    def __enter__(self) -> _Progress:
+        if sys.stderr is not None and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            columns = TextColumn("runs"), BarColumn(bar_width=20), MofNCompleteColumn()
+            console = Console(stderr=True)
+            self._live = Progress(
+                *columns, TextColumn("{task.description}"), console=console, transient=True, refresh_per_second=4
+            )
+            self._live.add_task("", total=self.total)
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def update(self, done: int) -> None:
+        now = time.monotonic()
+        left = (now - self._start) / done * (self.total - done) if done else 0.0
+        text = f"{common.format_seconds(left)} left" if done else ""
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], completed=done, description=text)
+        elif now - self._last > PLAIN_SECONDS:
+            self._last = now
+            say(f"runs {done:,}/{self.total:,}  {text}")
