@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from nastool import cli
 from tests.helpers import fake_cuda as fake
-from tests.helpers.running import Outcome, Run
+from tests.helpers.running import Outcome, Run, changed, in_this_process
 
 if TYPE_CHECKING:
     from tests.helpers.fake_cuda.shadow import Shadow
@@ -119,3 +121,78 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def nasbench201_table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file of a table of all of NAS-Bench-201 with made-up accuracies."""
+    from nastool.spaces.nasbench201 import NasBench201
+
+    archs = np.array([arch.choices for arch in NasBench201().members()], dtype=np.uint8)
+    path = tmp_path_factory.mktemp("table") / "t.npz"
+    np.savez(path, allow_pickle=False, arch=archs, val=np.random.default_rng(0).random(len(archs)))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def macro_table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file of a table of all of NAS-Bench-Macro with made-up accuracies."""
+    from nastool.spaces.nasbench_macro import NasBenchMacro
+
+    archs = np.array([arch.choices for arch in NasBenchMacro().members()], dtype=np.uint8)
+    path = tmp_path_factory.mktemp("table") / "macro.npz"
+    val, test = np.random.default_rng(0).random((2, len(archs))) * 100
+    np.savez(path, allow_pickle=False, arch=archs, val=val, test=test)
+    return str(path)
+
+
+@pytest.fixture
+def search(run: Run, nasbench201_table: str) -> Run:
+    """`run` of a search of 5 trials in the table, in the run folder "out"."""
+    command = ["search", "--evaluator", "table", "-E", f"file={nasbench201_table}", "-n", "5", "--out", "out"]
+    return lambda *more: run(*changed(command, *more))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, nasbench201_table: str) -> Path:
+    """The folder of a finished search of 5 trials in the table, to be copied."""
+    folder = tmp_path_factory.mktemp("run")
+    command = ["search", "--evaluator", "table", "-E", f"file={nasbench201_table}", "-n", "5", "--out", "a"]
+    assert in_this_process(folder, *command).code == 0
+    return folder / "a"
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a search of one small network, to be copied."""
+    from nastool.evaluators.train import Train
+
+    folder = tmp_path_factory.mktemp("trained")
+    flags = "-s random --data digits --epochs 1 --scale channels=2,cells=1 -E train_size=50 --device cpu --trials 1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Train, "inline", True)
+        outcome = in_this_process(folder, "search", *flags.split(), "--out", "a")
+    assert outcome.code == 0, outcome
+    return folder / "a"
+
+
+@pytest.fixture
+def a(trained_run: Path, tmp_path: Path) -> Path:
+    """A copy of that run to spoil."""
+    shutil.copytree(trained_run, tmp_path / "a")
+    return tmp_path / "a"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A scratch folder, entered."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in the tests' own process."""
+    from nastool.evaluators.train import Train
+
+    monkeypatch.setattr(Train, "inline", True)

@@ -6,18 +6,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nastool.core import registry
 from nastool.core.space import Choose, SearchSpace
 from nastool.core.strategy import Strategy
-from nastool.core.values import Arch, Decision, Evaluation, Proposal, Trial
+from nastool.core.values import Arch, Decision, Evaluation, Proposal, SpaceRef, Trial
 from nastool.tasks.images.task import ImageTask
 
 MakeStrategy = Callable[[SearchSpace, int], Strategy]
+Elsewhere = Callable[[Strategy, Mapping[str, object], int], list[list[int]]]
 
 
 class TinySpace(SearchSpace):
@@ -105,15 +107,18 @@ class StrategyContract:
         after = np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
         assert after == state, "it leaves the global generator alone"
 
-    @pytest.mark.parametrize("cut", [0, 1, 7, 40])
-    def test_resumes_exactly(self, make: MakeStrategy, space: SearchSpace, cut: int) -> None:
-        whole = drive(make(space, 3), 60)
-        strategy = make(space, 3)
-        before = drive(strategy, cut)
-        state = json.loads(json.dumps(strategy.state_dict()))
-        resumed = make(space, 3)
-        resumed.load_state_dict(state, before)
-        assert before + drive(resumed, 60 - cut, cut) == whole
+    def test_resumes_exactly(self, make: MakeStrategy, space: SearchSpace) -> None:
+        """After any number of trials; the state is what a file would hold."""
+        cuts = (0, 1, 7, 40)
+        strategy, whole, states = make(space, 3), list[Trial](), dict[int, Any]()
+        for number in range(cuts[-1] + 20):
+            if number in cuts:
+                states[number] = json.loads(json.dumps(strategy.state_dict()))
+            whole += drive(strategy, 1, number)
+        for cut, state in states.items():
+            resumed = make(space, 3)
+            resumed.load_state_dict(state, whole[:cut])
+            assert drive(resumed, 20, cut) == whole[cut : cut + 20], f"resumed after {cut} trials"
 
     def test_resumes_with_trials_running(self, make: MakeStrategy, space: SearchSpace) -> None:
         """Three are out when it stops: what comes next is the same whether it was stopped or not."""
@@ -141,7 +146,7 @@ class StrategyContract:
         strategy = make(space, 0)
         drive(strategy, 20)
         small = len(json.dumps(strategy.state_dict()))
-        drive(strategy, 150, 20)
+        drive(strategy, 60, 20)
         assert len(json.dumps(strategy.state_dict())) <= small + 100
 
     def test_survives_nothing_but_failures(self, make: MakeStrategy, space: SearchSpace) -> None:
@@ -186,35 +191,43 @@ class StrategyContract:
             strategy.tell(outcome(i, proposal, strategy))
         assert all(space.is_member(arch) for arch in archs)
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def elsewhere(cls) -> Iterator[Elsewhere]:
+        """What a strategy asks in another process with another PYTHONHASHSEED: its architectures' choices."""
+        command = [sys.executable, "-c", "from nastool.testing.strategies import answer; answer()"]
+        environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+        with subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+            question, answers = process.stdin, process.stdout
+
+            def ask(strategy: Strategy, given: Mapping[str, object], trials: int) -> list[list[int]]:
+                space = strategy.space.ref
+                print(
+                    json.dumps([space.name, dict(space.options), strategy.name, dict(given), trials]),
+                    file=question,
+                    flush=True,
+                )
+                found: list[list[int]] = json.loads(answers.readline())
+                return found
+
+            yield ask
+            question.close()
+
     def test_does_not_depend_on_hash_randomisation(
-        self, make: MakeStrategy, space: SearchSpace, given: Mapping[str, object]
+        self, make: MakeStrategy, space: SearchSpace, given: Mapping[str, object], elsewhere: Elsewhere
     ) -> None:
         """The same seed in another process with another PYTHONHASHSEED asks the same."""
         strategy = make(space, 11)
         here = [list(trial.proposal.arch.choices) for trial in drive(strategy, 50)]
-        code = (
-            "import json, sys\n"
-            "from nastool.core import registry\n"
-            "from nastool.core.values import SpaceRef\n"
-            "from nastool.testing.strategies import drive\n"
-            "space = registry.make_space(SpaceRef.of(sys.argv[1], json.loads(sys.argv[4])))\n"
-            "strategy = registry.make('strategy', sys.argv[2], space, "
-            "given={'seed': 11, **json.loads(sys.argv[3])})\n"
-            "print(json.dumps([t.proposal.arch.choices for t in drive(strategy, 50)]))\n"
-        )
-        result = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                code,
-                space.name,
-                strategy.name,
-                json.dumps(given),
-                json.dumps(dict(space.ref.options)),
-            ],
-            env={**os.environ, "PYTHONHASHSEED": "12345"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert json.loads(result.stdout) == here
+        assert elsewhere(strategy, {"seed": 11, **given}, 50) == here
+
+
+def answer() -> None:
+    """The other process of that test: a line of JSON on stdout for each on stdin."""
+    for line in sys.stdin:
+        space, options, name, given, trials = json.loads(line)
+        strategy = registry.make("strategy", name, registry.make_space(SpaceRef.of(space, options)), given=given)
+        print(json.dumps([trial.proposal.arch.choices for trial in drive(strategy, trials)]), flush=True)

@@ -35,6 +35,7 @@ class TestSpaces(SpaceContract):
 
 
 STRATEGY_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "bo": {"candidates": 40},
     "enas": {"steps": 1, "children": 2, "candidates": 200},
     "network-morphism": {"steps": 30, "neighbors": 7},
 }

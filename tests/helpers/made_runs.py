@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +142,10 @@ def add(path: Path, values: Sequence[float | str]) -> None:
                 done = Evaluation({"val_acc": value, "params": 1000 + i}, 1.0)
                 store.finish(Trial(i, proposal, "done", done, (-value,)), i)
             store.commit()
+
+
+def sql(path: Path, *statements: str) -> None:
+    """Change a database by hand."""
+    with closing(sqlite3.connect(path)) as db, db:
+        for statement in statements:
+            db.execute(statement)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
+import pytest
 
 from nastool import cli
+
+NASTOOL = str(Path(sys.executable).parent / "nastool")
+"""The installed command."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +67,41 @@ def changed(command: Sequence[str], *more: str) -> list[str]:
         elif option is not None and not option.is_flag:
             next(words)
     return [*found, *more]
+
+
+def process(script: str, cwd: Path, prepare: Callable[[], None] | None = None, **env: str) -> Outcome:
+    """Run a line of bash that calls $nastool."""
+    result = subprocess.run(
+        ["bash", "-c", script],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=60,
+        preexec_fn=prepare,
+        env={**os.environ, "nastool": NASTOOL, **env},
+    )
+    return Outcome(result.returncode, result.stdout, result.stderr)
+
+
+def in_this_process(folder: Path, *arguments: str) -> Outcome:
+    """Run a command in a folder, trainings included: for what several tests share. The fixture `run` is for one."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["nastool", *arguments])
+        patch.setattr(sys, "stdin", io.StringIO())
+        code = cli.run()
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """What is in the files of a folder."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def searched(run: Run, *more: str, force: bool = False) -> Outcome:
+    """A search of tiny networks, in the run folder "a"."""
+    command = ["search", "-s", "random", "--data", "digits", "--epochs", "1", "--scale", "channels=2,cells=1"]
+    command += ["-E", "train_size=20", "--device", "cpu", "--workers", "1", "--out", "a"]
+    return run(*command, *more, *(["--force"] if force else []))

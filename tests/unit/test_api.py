@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import shlex
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from nastool.core.values import Trial
 from nastool.engine import arguments
 from nastool.engine import search as runner
 from nastool.engine.events import Ended, Event, RunBegun, TrialFinished, TrialsBegun, TrialsEnded
+from nastool.engine.study import Study
 from tests.helpers.running import Run
 
 TINY: dict[str, Any] = {
@@ -32,26 +34,6 @@ TINY: dict[str, Any] = {
     "evaluator_options": {"train_size": 60},
     "device": "cpu",
 }
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A made-up one of all of NAS-Bench-Macro."""
-    from nastool.spaces.nasbench_macro import NasBenchMacro
-
-    space = NasBenchMacro()
-    archs = np.array([arch.choices for arch in space.members()], dtype=np.uint8)
-    rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("table") / "macro.npz"
-    values = {name: rng.random(len(archs)) * 100 for name in ("val", "test")}
-    np.savez(path, allow_pickle=False, arch=archs, **values)
-    return str(path)
 
 
 @pytest.mark.parametrize(
@@ -79,13 +61,13 @@ def test_light_to_import() -> None:
         nastool.nonsense  # noqa: B018
 
 
-def test_search_as_on_the_command_line(here: Path, run: Run, table: str) -> None:
+def test_search_as_on_the_command_line(here: Path, run: Run, macro_table: str) -> None:
     options: dict[str, Any] = {
         "strategy": "evolution",
         "strategy_options": {"population": 5, "dedup": False},
         "space": "nasbench-macro",
         "evaluator": "table",
-        "evaluator_options": {"file": table},
+        "evaluator_options": {"file": macro_table},
         "trials": 30,
         "seed": 3,
         "report": False,
@@ -104,10 +86,10 @@ def test_search_as_on_the_command_line(here: Path, run: Run, table: str) -> None
     assert len(longer.trials) == 40
 
 
-def test_trials_as_a_list_and_as_columns(here: Path, table: str) -> None:
+def test_trials_as_a_list_and_as_columns(here: Path, macro_table: str) -> None:
     study = nastool.search(
-        strategy="bo", space="nasbench-macro", evaluator="table", evaluator_options={"file": table}, trials=25, out="a",
-        report=False,
+        strategy="bo", space="nasbench-macro", evaluator="table", evaluator_options={"file": macro_table}, trials=25,
+        out="a", report=False,
     )  # fmt: skip
     columns = study.columns()
     assert {len(column) for column in columns.values()} == {25}
@@ -171,7 +153,7 @@ def test_a_failing_search(here: Path) -> None:
         nastool.search(**TINY, trials=2, out="a", max_failures=1, trial_timeout=0.01)
 
 
-def test_interrupted(here: Path, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted(here: Path, macro_table: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C during a trial ends the call, and the same call goes on."""
     import signal
 
@@ -182,7 +164,11 @@ def test_interrupted(here: Path, table: str, monkeypatch: pytest.MonkeyPatch) ->
             signal.raise_signal(signal.SIGINT)
         finish(self, trial, *more)
 
-    options: dict[str, Any] = {"evaluator": "table", "evaluator_options": {"file": table}, "space": "nasbench-macro"}
+    options: dict[str, Any] = {
+        "evaluator": "table",
+        "evaluator_options": {"file": macro_table},
+        "space": "nasbench-macro",
+    }
     monkeypatch.setattr(runner.Search, "_finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         nastool.search(**options, trials=20, out="a", report=False)
@@ -194,17 +180,25 @@ def test_interrupted(here: Path, table: str, monkeypatch: pytest.MonkeyPatch) ->
     assert len(study.trials) == 20
 
 
-def test_in_another_thread(here: Path, table: str) -> None:
+def test_in_another_thread(here: Path, macro_table: str) -> None:
     found: list[nastool.Study] = []
-    options: dict[str, Any] = {"evaluator": "table", "evaluator_options": {"file": table}, "space": "nasbench-macro"}
+    options: dict[str, Any] = {
+        "evaluator": "table",
+        "evaluator_options": {"file": macro_table},
+        "space": "nasbench-macro",
+    }
     thread = threading.Thread(target=lambda: found.append(nastool.search(**options, trials=5, out="a", report=False)))
     thread.start()
     thread.join()
     assert len(found[0].trials) == 5
 
 
-def test_equal_calls_mean_the_same_folder(here: Path, table: str) -> None:
-    options: dict[str, Any] = {"evaluator": "table", "evaluator_options": {"file": table}, "space": "nasbench-macro"}
+def test_equal_calls_mean_the_same_folder(here: Path, macro_table: str) -> None:
+    options: dict[str, Any] = {
+        "evaluator": "table",
+        "evaluator_options": {"file": macro_table},
+        "space": "nasbench-macro",
+    }
     first, second = (nastool.search(**options, trials=5, report=False) for _ in range(2))
     assert first.path == second.path and first.path.parent == Path("runs")
 
@@ -220,7 +214,7 @@ def test_words() -> None:
     )
 
 
-def test_events_drive_a_script(here: Path, table: str) -> None:
+def test_events_drive_a_script(here: Path, macro_table: str) -> None:
     """A second thread reads the run meanwhile; and a callback ends it, to be continued."""
     seen: list[Event] = []
     read: list[int] = []
@@ -238,7 +232,11 @@ def test_events_drive_a_script(here: Path, table: str) -> None:
 
     reader = threading.Thread(target=look)
     reader.start()
-    options: dict[str, Any] = {"evaluator": "table", "evaluator_options": {"file": table}, "space": "nasbench-macro"}
+    options: dict[str, Any] = {
+        "evaluator": "table",
+        "evaluator_options": {"file": macro_table},
+        "space": "nasbench-macro",
+    }
 
     def enough() -> bool:
         return sum(isinstance(event, TrialFinished) for event in seen) >= 100
@@ -258,7 +256,7 @@ def test_events_drive_a_script(here: Path, table: str) -> None:
     assert isinstance(seen[-1], Ended) and seen[-1].document == study.document
 
 
-def test_export_show_compare(here: Path, run: Run, table: str) -> None:
+def test_export_show_compare(here: Path, run: Run, macro_table: str) -> None:
     """What the commands write, as values."""
     study = nastool.search(**TINY, strategy="random", trials=1, out="a", report=False)
     notes: list[Event] = []
@@ -276,10 +274,90 @@ def test_export_show_compare(here: Path, run: Run, table: str) -> None:
     for number, strategy in enumerate(("random", "evolution")):
         options: dict[str, Any] = {
             "evaluator": "table",
-            "evaluator_options": {"file": table},
+            "evaluator_options": {"file": macro_table},
             "space": "nasbench-macro",
         }
         nastool.search(strategy, **options, trials=25, seed=number, out=strategy, report=False)
     found = nastool.compare(["random", Path("evolution")], over=["trials"], at=[10, 20])
     (line,) = run("compare", "random", "evolution", "--over", "trials", "--at", "10,20", "--to", "json").accepted()
     assert found == line
+
+
+def _search(macro_table: str, **options: Any) -> Study:
+    given: dict[str, Any] = {"strategy": "random", "space": "nasbench-macro", "evaluator": "table", "report": False}
+    return nastool.search(**{**given, "evaluator_options": {"file": macro_table}, "trials": 3, **options})
+
+
+def test_values_of_other_kinds(here: Path, macro_table: str) -> None:
+    study = _search(macro_table, trials=np.int64(3), seed=np.int32(1), out=b"a\xff", force=np.bool_(False))
+    assert len(study.trials) == 3
+    pairs = (f"{key}={value}" for key, value in {"file": macro_table}.items())
+    assert len(_search(macro_table, evaluator_options=pairs, out=Path("b")).trials) == 3
+    for name, value in {
+        "out": object(),
+        "trials": lambda: 3,
+        "force": 1,
+        "strategy_options": 5,
+        "seed": [1, 2],
+    }.items():
+        with pytest.raises(InputError):
+            _search(macro_table, **{name: value})
+    with pytest.raises(InputError, match="different integers"):
+        nastool.retrain(study, seeds=np.array([-1, 2]), data="digits")
+
+
+def test_architectures_of_all_kinds(here: Path, macro_table: str) -> None:
+    study = _search(macro_table, out="a")
+    assert study.best is not None
+    options: dict[str, Any] = {"evaluator": "table", "evaluator_options": {"file": macro_table}}
+    line = study.line(study.best)
+    (wanted,) = nastool.evaluate(line, **options)
+    for same in (study, Path("a"), {**line, "mine": np.float32(0.5)}, iter([line])):
+        given: Any = same
+        (found,) = nastool.evaluate(given, **options)
+        assert found["metrics"] == wanted["metrics"]
+    assert nastool.evaluate([], **options) == []  # and does not wait for stdin
+    bad: list[Any] = [study.best, None, 5, [[line]], {"a": object()}, {"a": math.nan}, ""]
+    for each in bad:
+        with pytest.raises(InputError):
+            nastool.evaluate(each, **options)
+    with pytest.raises(TypeError, match="trials"):
+        nastool.evaluate([], trials=3)  # type: ignore[call-arg]
+
+
+def test_searches_in_two_threads(here: Path, macro_table: str) -> None:
+    """stdout belongs to all threads, so no call may borrow it."""
+    before, found, problems = sys.stdout, {}, []
+
+    def work(number: int) -> None:
+        try:
+            for i in range(4):
+                name = f"t{number}-{i}"
+                found[name] = _search(macro_table, out=name, seed=number * 10 + i, trials=40).path.name
+                nastool.evaluate(name, evaluator="table", evaluator_options={"file": macro_table})
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    assert sys.stdout is before
+    assert found == {name: name for name in found}
+    assert len(found) == 12
+
+
+def test_a_call_prints_nothing(here: Path, macro_table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _search(macro_table, out="a")
+    assert capsys.readouterr().out == ""
+
+
+def test_without_streams(here: Path, macro_table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under pythonw."""
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", None)
+        patched.setattr(sys, "stderr", None)
+        study = _search(macro_table, out="a")
+    assert study.state == "finished"

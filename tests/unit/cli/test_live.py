@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len, get_character_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 
-from nastool.cli.live import frame, machine, screen, text, watched
+from nastool.cli.live import frame, machine, screen, stored, text, watched
 from nastool.cli.live.stored import Followed
 from nastool.cli.live.view import Best, Curve, RoundBook, Rounds, Row, Running, View, remaining
 from nastool.cli.progress import Progress
@@ -40,6 +40,7 @@ from nastool.engine.search import Search
 from nastool.engine.store import Store
 from nastool.nets.devices import Gpu
 from nastool.spaces.nasbench201 import NasBench201
+from tests.helpers.made_runs import folder
 from tests.helpers.plugins import install
 
 HOSTILE = [
@@ -725,3 +726,41 @@ def test_the_region_does_not_get_lower() -> None:
         tty.wait_for("line3")
         assert tty.screen() == ["line3"] * 3 + ["", ""]
         region.stop()
+
+
+class TestLive:
+    def test_what_comes_after_the_trials(self) -> None:
+        view = View(metric="val_acc", done=3, total=9, left=30.0, per_hour=60.0, then="6 trainings")
+        assert "30 s left, then 6 trainings" in text.line(view)
+        (bar,) = drawn([view], 80, 1)
+        assert "30 s left, then 6 trainings" in bar and len(bar) <= 80
+
+    def test_the_time_between_two_sittings_is_no_evaluation(self, tmp_path: Path) -> None:
+        """Five seconds a trial, one after the other, and between the second and the third a night."""
+        path = folder(tmp_path / "a", [0.1, 0.2, 0.3, 0.4])
+        begins = [1000, 1005, 50_000, 50_005]
+        with Store.open(path / "run.db") as store:
+            store.begin()
+            store.put("then", "6 trainings")
+            for i, begin in enumerate(begins):
+                took = "json_set(evaluation, '$.seconds', 4)"
+                sql = f"UPDATE trials SET started=?, finished=?, evaluation={took} WHERE id=?"
+                asked = 1010 if i == 2 else begin  # that one was interrupted and begun again
+                store._db.execute(sql, (asked, begin + 5, i))
+            store.commit()
+        with stored.Recent.read(path / "run.db") as recent:
+            assert isinstance(recent, stored.Recent)
+            per_trial = recent.per_trial(stored.PACE, False)
+        assert per_trial is not None and 4.5 <= per_trial <= 5
+        assert Followed(path).view().then == "6 trainings"
+
+    def test_a_trial_that_is_evaluated_again_began_with_this_sitting(self, tmp_path: Path) -> None:
+        path = folder(tmp_path / "a", [0.1])
+        with Store.open(path / "run.db") as store:
+            store.begin()
+            store.add(Trial(1, Proposal(NasBench201().arch([0] * 6))))
+            store._db.execute("UPDATE trials SET started=1000 WHERE id=1")
+            store.commit()
+        (path / "run.lock").touch()
+        (running,) = Followed(path).view().running
+        assert 0 <= running.seconds < 60

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from nastool.engine.run import Watch
 from nastool.engine.search import trial_seed
 from nastool.engine.search_options import SearchOptions
 from nastool.engine.store import Store
+from nastool.engine.verdict import verdict
 from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
 from nastool.spaces.nasbench201 import NasBench201
@@ -705,3 +707,47 @@ def inside(
     capsys.readouterr()
     code = cli.run()
     return code, *capsys.readouterr()
+
+
+def trial(number: int, value: float | None) -> Trial:
+    proposal = Proposal(NasBench201().arch([0] * 6))
+    if value is None:
+        return Trial(number, proposal, "failed", error="broke")
+    return Trial(number, proposal, "done", Evaluation({"val_acc": value}, 1.0), (-value,))
+
+
+def metrics(values: Sequence[float | None], name: str = "test_acc") -> list[dict[str, float]]:
+    return [{"val_acc": 0.5} if value is None else {"val_acc": 0.5, name: value} for value in values]
+
+
+@pytest.mark.parametrize(
+    ("found", "random", "p", "better", "says"),
+    [
+        ([0.91, 0.9, 0.92], [0.5, 0.51, 0.52], 1 / 20, False, "so few cannot show it, p is at least 0.05: give"),
+        ([0.91, 0.9, 0.92, 0.93], [0.5, 0.51, 0.52, 0.9], 2 / 70, True, ": better than random (one-sided exact permut"),
+        ([0.9, 0.9, 0.9, 0.9], [0.9, 0.9, 0.9, 0.9], 1, False, ": not shown to be better than random"),
+        ([0.5] * 4, [0.9] * 4, 1, False, "test_acc on average 0.5000 (4 found) against 0.9000 (4 random): not shown"),
+        ([0.9, 0.8], [0.7] * 20, 1 / 231, True, "(20 random): better than random"),
+        ([0.9, 0.7, None], [0.7, 0.8, 0.6], 0.3, False, "0.8000 (2 found) against 0.7000 (3 random): not shown"),
+        ([0.9], [0.8], None, False, "1 found against 1 random: too few for a verdict"),
+    ],
+)  # fmt: skip
+def test_verdict(found: list[float], random: list[float], p: float | None, better: bool, says: str) -> None:
+    """p by counting: of all ways to choose as many of the values, those whose mean is as high."""
+    result = verdict(metrics(found), metrics(random), Objective.parse("val_acc"))
+    assert says in result["says"] and result["better"] == better
+    assert result["p"] == (None if p is None else pytest.approx(p))
+    assert ("so few" in result["says"]) == (len(found) == len(random) == 3)
+
+
+def test_verdict_without_test_data_shows_nothing() -> None:
+    found, random = metrics([0.9] * 5, "val_acc"), metrics([0.8] * 5, "val_acc")
+    result = verdict(found, random, Objective.parse("val_acc"))
+    assert not result["better"] and not result["held_out"] and result["p"] == pytest.approx(1 / 252)
+    assert "without test images it is judged by those that the search chose by" in result["says"]
+
+
+def test_verdict_on_losses() -> None:
+    found, random = metrics([0.1] * 4, "test_loss"), metrics([0.2] * 4, "test_loss")
+    assert verdict(found, random, Objective.parse("val_loss"))["better"]
+    assert not verdict(random, found, Objective.parse("val_loss"))["better"]

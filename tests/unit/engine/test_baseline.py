@@ -19,7 +19,7 @@ from nastool.analysis.comparison.gather import gather
 from nastool.engine.store import Store
 from nastool.engine.study import Study
 from tests.helpers.plugins import sleepy
-from tests.helpers.running import changed
+from tests.helpers.running import changed, process
 
 NASTOOL = [sys.executable, "-m", "nastool"]
 INLINE = ["--evaluator", "sleepy-inline", "-E", "seconds=0"]
@@ -225,3 +225,13 @@ def test_another_run_in_its_place_is_left_alone(environment: dict[str, str], tmp
     _, said = search(environment, folder, "-n", 9, "--with-baseline", code=2)
     assert "holds another search" in said and trials(folder / "baseline") == before
     assert len(trials(folder)) == 5, "it is found out before anything is searched"
+
+
+def test_no_place_for_a_baseline(tmp_path: Path, macro_table: str) -> None:
+    """Said before anything is replaced."""
+    script = f"$nastool search -s evolution --space nasbench-macro --evaluator table -E file={macro_table} --out a"
+    assert process(f"{script} -n 3 --no-report", tmp_path).code == 0
+    (tmp_path / "a" / "baseline").write_text("mine")
+    process(f"{script} -n 2 --with-baseline --force", tmp_path).refused("a/baseline is a file")
+    assert len(Study.read(tmp_path / "a").trials) == 3
+    assert (tmp_path / "a" / "baseline").read_text() == "mine"

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from nastool.core import archfile
 from nastool.core.space import SearchSpace
+from nastool.core.values import Trial
+from nastool.engine.store import Store
 from nastool.engine.study import Study
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images import data
-from tests.helpers.running import Run
-from tests.unit.cli.test_bad_input import process
+from tests.helpers.running import Run, process
 
 SEARCH = ["--space", "nasbench201", "--data", "digits", "--epochs", "1", "--scale", "channels=4,cells=1"]
 QUICK = ["-E", "train_size=200", "--epochs", "1", "--device", "cpu"]
@@ -238,8 +240,76 @@ class TestRetrain:
     def test_a_run_on_a_table_names_no_data(self, run: Run) -> None:
         space: SearchSpace = NasBench201()
         arch = space.from_string(ARCH)
-        from nastool.core import archfile
 
         line = {**archfile.to_json(space, arch), "evaluator": {"name": "table", "options": {"file": "x.npz"}}}
         Path("x.json").write_text(json.dumps(line))
         run("retrain", "x.json").refused("--data")
+
+
+def _line(folder: Path, **more: Any) -> None:
+    path = folder / "best.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+
+
+@pytest.mark.parametrize(
+    ("more", "fragment"),
+    [
+        ({"scale": 5}, "scale"),
+        ({"scale": {"channels": "x"}}, "scale"),
+        ({"scale": {"channels": None}}, "scale"),
+        ({"scale": {"channels": [1]}}, "scale"),
+        ({"evaluator": {"name": "train", "options": {"data": "digits", "recipe": [1]}}}, "recipe"),
+        ({"evaluator": {"name": "train", "options": {"data": 5}}}, "data"),
+    ],
+)
+def test_retrain_of_a_spoiled_line(run: Run, a: Path, more: dict[str, Any], fragment: str) -> None:
+    _line(a, **more)
+    run("retrain", "a/best.json", "--out", "r").refused(fragment)
+    assert not Path("r").exists()
+
+
+def test_retrain_with_bad_data_says_so_and_nothing_else(run: Run, a: Path) -> None:
+    run("retrain", "a", "--data", "npz:none.npz", "--device", "cpu", "--out", "r").refused("none.npz")
+    assert not Path("r").exists()
+
+
+@pytest.mark.slow
+def test_a_seed_that_fails_is_left_out_of_the_mean(
+    run: Run, a: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And said so; the network that counts is the first that there is."""
+    from nastool.engine.search import Search
+
+    told = Search._trial
+
+    def fails(search: Search, event: Any) -> Any:
+        trial = told(search, event)
+        return trial if trial.id else Trial(trial.id, trial.proposal, "failed", error="diverged")
+
+    monkeypatch.setattr(Search, "_trial", fails)
+    command = ["retrain", "a", "--epochs", "1", "--seeds", "4,5", "-E", "train_size=50", "--device", "cpu"]
+    outcome = run(*command)
+    (found,) = outcome.accepted()
+    assert "note: 1 of 2 trainings failed; the last: diverged" in outcome.err
+    assert "(seed 5)\n" in outcome.err and "over 1" not in outcome.err
+    assert found["runs"][0] == {"seed": 4, "error": "diverged"}
+    assert found["metrics"] == found["runs"][1]["metrics"]
+
+
+@pytest.mark.slow
+def test_retrain_makes_again_what_was_lost(run: Run, a: Path) -> None:
+    """After a kill while it was written, or when files were deleted or the folder was moved; nothing is trained."""
+    command = ["retrain", "a", "--epochs", "1", "--seeds", "0,1", "-E", "train_size=50", "--device", "cpu"]
+    (first,) = run(*command).accepted()
+    folder = Path("a/retrained")
+    tested = Store.read(folder / "run.db").get("tested")
+    for name in ("model.py", "best.safetensors", "best.json", "trials.csv"):
+        (folder / name).unlink()
+        assert run(*command).accepted() == [first]
+        assert (folder / name).is_file()
+    assert "already has" in run(*command).err
+    folder.rename("moved")
+    (moved,) = run(*command, "--out", "moved").accepted()
+    assert moved["weights"] == "moved/best.safetensors"
+    assert moved["metrics"] == first["metrics"]
+    assert Store.read(Path("moved/run.db")).get("tested") == tested

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from nastool.evaluators.table import Table
 from nastool.spaces.nasbench101 import NasBench101
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.spaces.nasbench_macro import NasBenchMacro
+from tests.helpers.running import Run
 
 SPACE = NasBench201()
 PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parents[2] / "reference" / "published.json").read_text())
@@ -255,3 +258,53 @@ def test_published_nasbench_macro(benchmark_data: Path) -> None:
     assert table.objective == "test_acc", "the table has no validation accuracy"
     values = [table.evaluate(0, Proposal(a), seed=0, report=silent).metrics["test_acc"] for a in space.members()]
     assert 100 * max(values) == pytest.approx(PUBLISHED["nasbench_macro"]["best_mean"], abs=0.001)
+
+
+@pytest.fixture(scope="module")
+def columns() -> dict[str, np.ndarray[Any, Any]]:
+    """All of nasbench201 with made-up accuracies."""
+    archs = np.array([arch.choices for arch in SPACE.members()], dtype=np.uint8)
+    return {"arch": archs, "val": np.random.default_rng(0).random(len(archs))}
+
+
+@pytest.mark.parametrize("name", ["train_time", "test", "params"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_table_without_a_number(run: Run, columns: dict[str, np.ndarray[Any, Any]], name: str, value: float) -> None:
+    """Said at once or passed over, never an error at the end of a search."""
+    np.savez("odd.npz", allow_pickle=False, **columns, **{name: np.full(len(columns["val"]), value)})
+    outcome = run("search", "--evaluator", "table", "-E", "file=odd.npz", "-n", "5", "--out", "out")
+    if outcome.code:
+        outcome.refused("odd.npz")
+    else:
+        assert outcome.accepted()[0]["metrics"]["val_acc"] > 0
+
+
+ODD_TABLES = ["scalar", "no array", "long epochs", "long seed", "many fields", "huge number", "short column", "a pipe"]
+
+
+@pytest.mark.parametrize("kind", ODD_TABLES)
+def test_bad_table(run: Run, columns: dict[str, np.ndarray[Any, Any]], kind: str) -> None:
+    """Beside those of test_table.py."""
+    arch, val = columns["arch"], columns["val"]
+    path = "t.npz"
+    match kind:
+        case "scalar":
+            np.savez(path, arch=np.int8(3), val=val)
+        case "no array":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("arch.npy", "hello")
+        case "long epochs":
+            np.savez(path, allow_pickle=False, arch=arch, **{"val" + "9" * 5000: val})
+        case "long seed":
+            np.savez(path, allow_pickle=False, arch=arch, **{"val_s" + "9" * 5000: val})
+        case "many fields":
+            np.savez(path, allow_pickle=False, arch=arch, **{f"field{i}": val[:1] for i in range(300)})
+        case "short column":
+            np.savez(path, allow_pickle=False, arch=arch, val=val[:5])
+        case "a pipe":
+            os.mkfifo(path)
+        case "huge number":
+            path = "t.json"
+            Path(path).write_text('{"000000": {"val": ' + "9" * 400 + "}}")
+    run("search", "--evaluator", "table", "-E", f"file={path}", "--out", "out").refused(path)
+    assert not (Path("out") / "run.db").exists()

@@ -8,13 +8,17 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from nastool.core import options
 from nastool.core.errors import InputError
 from nastool.core.recipe import RANGES, Recipe, Schedule
 from nastool.evaluators.train import Train
+from nastool.spaces.nasbench201 import NasBench201
 from nastool.training.recipes import default_recipe, load_recipe, recipe_names, recipe_text
+from tests.helpers.fuzz import FUZZ, JSON
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
 
@@ -313,8 +317,26 @@ def test_bad_sizes(scale: object) -> None:
 
 def test_a_size_is_for_the_spaces_that_have_it() -> None:
     from nastool.spaces.macro_cnn import MacroCNN
-    from nastool.spaces.nasbench201 import NasBench201
 
     recipe = Recipe(scale={"channels": 8, "cells": 2})
     assert recipe.scale_for(MacroCNN.Scale) == {"channels": 8}
     assert recipe.scale_for(NasBench201.Scale) == {"channels": 8, "cells": 2}
+
+
+@FUZZ
+@given(
+    st.dictionaries(st.sampled_from([*options.of(Recipe)]) | st.text(max_size=5), JSON)
+    .map(yaml.safe_dump)
+    .map(str.encode)
+    | st.binary(max_size=60)
+)
+@example(b"lr: !!timestamp x")
+def test_fuzz_recipe(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "fuzz.yaml"
+    path.write_bytes(data)
+    try:
+        recipe = load_recipe(str(path))
+    except InputError as error:
+        assert str(path) in str(error)
+    else:
+        assert 0 <= recipe.learning_rate(0, 10) <= recipe.lr

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nastool.analysis import figures
-from nastool.analysis.figures import beliefs, families, lineage, operations, progress, results, style
+from nastool.analysis.figures import KINDS, beliefs, draw, families, lineage, operations, progress, results, save, style
 from nastool.core.errors import InputError
 from nastool.core.space import SearchSpace
 from nastool.core.values import Decision
@@ -383,3 +383,11 @@ def test_the_front_is_what_nothing_beats(tmp_path: Path) -> None:
     made_runs.folder(tmp_path / "a", [0.5, 0.4, 0.6, 0.55])  # parameters grow with the trial
     (found,) = drawn("size", Study.read(tmp_path / "a"))
     assert found.caption.startswith("2 of 4 trials")
+
+
+def test_figures_are_whole_or_not_there(tmp_path: Path) -> None:
+    ((_, drawn),) = draw(KINDS["best-over-trials"], [made_runs.study([0.5, 0.6])])
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(InputError, match="cannot write"):
+        save(drawn, tmp_path / "a.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -7,11 +7,12 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
 
@@ -214,3 +215,44 @@ def test_a_port_that_is_taken(client: Client, folder: Path) -> None:
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert f"--port {client.server.server_port}" in line and "give another" in line
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Iterator[Callable[[bytes], bytes]]:
+    """Sends bytes to a served page, and returns all that comes back."""
+    with Server(Pages([made_runs.folder(tmp_path / "run", [0.5])]), 0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+
+        def ask(data: bytes) -> bytes:
+            host = f"127.0.0.1:{server.server_port}".encode()
+            with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
+                connection.sendall(data.replace(b"HOST", host))
+                connection.shutdown(socket.SHUT_WR)
+                return b"".join(iter(lambda: connection.recv(65536), b""))
+
+        yield ask
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"<script>alert(1)</script> / HTTP/1.1\r\nHost: HOST\r\n\r\n", b" 501 "),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: HOST\r\n\r\n", b" 414 "),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\nHost: HOST\r\n\r\n", b" 431 "),
+    ],
+)
+def test_requests_that_are_none(ask: Callable[[bytes], bytes], data: bytes, status: bytes) -> None:
+    """Not even they are answered without the headers, or with what they said."""
+    answer = ask(data)
+    assert status in answer.splitlines()[0]
+    assert b"Content-Security-Policy: default-src 'none'" in answer
+    assert b"script>" not in answer
+
+
+def test_what_a_request_carries_is_no_request(ask: Callable[[bytes], bytes]) -> None:
+    inner = b"GET /version HTTP/1.1\r\nHost: HOST\r\n\r\n"
+    answer = ask(b"GET /nothing HTTP/1.1\r\nHost: HOST\r\nContent-Length: 60\r\n\r\n" + inner)
+    assert answer.count(b"HTTP/1.1 ") == 1

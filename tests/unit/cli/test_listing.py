@@ -8,43 +8,23 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import nastool
 from nastool import cli
 from nastool.cli import listing
-from nastool.cli.live import stored, text
-from nastool.cli.live.stored import Followed
-from nastool.cli.live.view import View
 from nastool.core import archfile, registry
-from nastool.core.values import Evaluation, Objective, Proposal, SpaceRef, Trial
+from nastool.core.values import Objective, SpaceRef
 from nastool.core.wording import as_typed
-from nastool.engine.store import Store
-from nastool.engine.verdict import verdict
 from nastool.spaces.nasbench201 import NasBench201
 from tests.helpers.made_runs import folder
 from tests.helpers.running import Run
-from tests.unit.cli.test_live import drawn
 
 NASTOOL = str(Path(sys.executable).parent / "nastool")
 OBJECTIVE = Objective.parse("val_acc")
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A made-up one of all of NAS-Bench-Macro."""
-    from nastool.spaces.nasbench_macro import NasBenchMacro
-
-    archs = np.array([arch.choices for arch in NasBenchMacro().members()], dtype=np.uint8)
-    path = tmp_path_factory.mktemp("table") / "macro.npz"
-    rng = np.random.default_rng(0)
-    np.savez(path, allow_pickle=False, arch=archs, val=rng.random(len(archs)) * 100, test=rng.random(len(archs)) * 100)
-    return str(path)
 
 
 def on_terminal(where: Path, *arguments: str) -> tuple[int, str, str]:
@@ -77,8 +57,18 @@ def document(value: float = 0.5, **more: Any) -> dict[str, Any]:
 
 
 class TestStdoutIsATerminal:
-    def test_search_and_then_top_and_eval(self, tmp_path: Path, table: str) -> None:
-        search = ["search", "-s", "random", "--space", "nasbench-macro", "--evaluator", "table", "-E", f"file={table}"]
+    def test_search_and_then_top_and_eval(self, tmp_path: Path, macro_table: str) -> None:
+        search = [
+            "search",
+            "-s",
+            "random",
+            "--space",
+            "nasbench-macro",
+            "--evaluator",
+            "table",
+            "-E",
+            f"file={macro_table}",
+        ]
         search += ["-n", "3", "-o", "a", "--no-report"]
         code, out, err = on_terminal(tmp_path, *search)
         assert (code, out) == (0, "") and "best: trial" in err and "  cost " in err
@@ -92,7 +82,7 @@ class TestStdoutIsATerminal:
         code, out, _ = on_terminal(tmp_path, "top", "a", "-k", "2")
         assert code == 0 and out.splitlines()[0] == "a: by val_acc, highest first"
         assert out.splitlines()[2].split()[0] == "1" and out.splitlines()[2].endswith(f"  {best['key']}")
-        evaluation = ["eval", "a/best.json", "--evaluator", "table", "-E", f"file={table}"]
+        evaluation = ["eval", "a/best.json", "--evaluator", "table", "-E", f"file={macro_table}"]
         code, out, _ = on_terminal(tmp_path, *evaluation)
         head, row = out.splitlines()
         assert code == 0 and head.split()[:3] == ["key", "val_acc", "test_acc"] and row.startswith(best["key"])
@@ -103,23 +93,23 @@ class TestStdoutIsATerminal:
         code, out, _ = on_terminal(tmp_path, "show", "zoo:enas-macro")
         assert code == 0 and out.startswith("macro-cnn  ") and "skips" in out and "skip1 " not in out
 
-    def test_search_that_only_plans(self, tmp_path: Path, table: str) -> None:
-        options = ["--space", "nasbench-macro", "--evaluator", "table", "-E", f"file={table}", "--dry-run"]
+    def test_search_that_only_plans(self, tmp_path: Path, macro_table: str) -> None:
+        options = ["--space", "nasbench-macro", "--evaluator", "table", "-E", f"file={macro_table}", "--dry-run"]
         code, out, err = on_terminal(tmp_path, "search", *options)
         assert (code, out) == (0, "") and "# cost" in err
         code, out, _ = on_terminal(
-            tmp_path, "bench", "-s", "random", "--table", f"nasbench-macro:file={table}", "--dry-run"
+            tmp_path, "bench", "-s", "random", "--table", f"nasbench-macro:file={macro_table}", "--dry-run"
         )
         assert code == 0 and out == "random on nasbench-macro val: 100 runs\n"
 
     def test_to_python_it_is_all_the_same(
-        self, tmp_path: Path, table: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, macro_table: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
         space = registry.make_space(SpaceRef("nasbench-macro"))
         line = archfile.to_json(space, space.arch([0] * 8))
-        (found,) = nastool.evaluate(line, evaluator="table", evaluator_options={"file": table})
+        (found,) = nastool.evaluate(line, evaluator="table", evaluator_options={"file": macro_table})
         assert "val_acc" in found["metrics"] and capsys.readouterr().out == ""
 
 
@@ -239,50 +229,6 @@ class TestStdin:
         assert "reading" not in run("show", "-", stdin=run("sample", "-n", "1").out).err
 
 
-def trial(number: int, value: float | None) -> Trial:
-    proposal = Proposal(NasBench201().arch([0] * 6))
-    if value is None:
-        return Trial(number, proposal, "failed", error="broke")
-    return Trial(number, proposal, "done", Evaluation({"val_acc": value}, 1.0), (-value,))
-
-
-def metrics(values: Sequence[float | None], name: str = "test_acc") -> list[dict[str, float]]:
-    return [{"val_acc": 0.5} if value is None else {"val_acc": 0.5, name: value} for value in values]
-
-
-@pytest.mark.parametrize(
-    ("found", "random", "p", "better", "says"),
-    [
-        ([0.91, 0.9, 0.92], [0.5, 0.51, 0.52], 1 / 20, False, "so few cannot show it, p is at least 0.05: give"),
-        ([0.91, 0.9, 0.92, 0.93], [0.5, 0.51, 0.52, 0.9], 2 / 70, True, ": better than random (one-sided exact permut"),
-        ([0.9, 0.9, 0.9, 0.9], [0.9, 0.9, 0.9, 0.9], 1, False, ": not shown to be better than random"),
-        ([0.5] * 4, [0.9] * 4, 1, False, "test_acc on average 0.5000 (4 found) against 0.9000 (4 random): not shown"),
-        ([0.9, 0.8], [0.7] * 20, 1 / 231, True, "(20 random): better than random"),
-        ([0.9, 0.7, None], [0.7, 0.8, 0.6], 0.3, False, "0.8000 (2 found) against 0.7000 (3 random): not shown"),
-        ([0.9], [0.8], None, False, "1 found against 1 random: too few for a verdict"),
-    ],
-)  # fmt: skip
-def test_verdict(found: list[float], random: list[float], p: float | None, better: bool, says: str) -> None:
-    """p by counting: of all ways to choose as many of the values, those whose mean is as high."""
-    result = verdict(metrics(found), metrics(random), OBJECTIVE)
-    assert says in result["says"] and result["better"] == better
-    assert result["p"] == (None if p is None else pytest.approx(p))
-    assert ("so few" in result["says"]) == (len(found) == len(random) == 3)
-
-
-def test_verdict_without_test_data_shows_nothing() -> None:
-    found, random = metrics([0.9] * 5, "val_acc"), metrics([0.8] * 5, "val_acc")
-    result = verdict(found, random, OBJECTIVE)
-    assert not result["better"] and not result["held_out"] and result["p"] == pytest.approx(1 / 252)
-    assert "without test images it is judged by those that the search chose by" in result["says"]
-
-
-def test_verdict_on_losses() -> None:
-    found, random = metrics([0.1] * 4, "test_loss"), metrics([0.2] * 4, "test_loss")
-    assert verdict(found, random, Objective.parse("val_loss"))["better"]
-    assert not verdict(random, found, Objective.parse("val_loss"))["better"]
-
-
 class TestOptions:
     def test_as_typed(self) -> None:
         given = {"scale": {"channels": 4, "cells": 1}, "all_data": False, "recipe": None, "lr": 0.1, "at": [1, 2]}
@@ -300,41 +246,3 @@ class TestOptions:
         run("search", "--config", "a.yaml").refused("no option 'json-flag'")
         with pytest.raises(TypeError, match="json_flag"):
             nastool.evaluate("zoo:enas-macro", json_flag=True)  # type: ignore[call-arg]
-
-
-class TestLive:
-    def test_what_comes_after_the_trials(self) -> None:
-        view = View(metric="val_acc", done=3, total=9, left=30.0, per_hour=60.0, then="6 trainings")
-        assert "30 s left, then 6 trainings" in text.line(view)
-        (bar,) = drawn([view], 80, 1)
-        assert "30 s left, then 6 trainings" in bar and len(bar) <= 80
-
-    def test_the_time_between_two_sittings_is_no_evaluation(self, tmp_path: Path) -> None:
-        """Five seconds a trial, one after the other, and between the second and the third a night."""
-        path = folder(tmp_path / "a", [0.1, 0.2, 0.3, 0.4])
-        begins = [1000, 1005, 50_000, 50_005]
-        with Store.open(path / "run.db") as store:
-            store.begin()
-            store.put("then", "6 trainings")
-            for i, begin in enumerate(begins):
-                took = "json_set(evaluation, '$.seconds', 4)"
-                sql = f"UPDATE trials SET started=?, finished=?, evaluation={took} WHERE id=?"
-                asked = 1010 if i == 2 else begin  # that one was interrupted and begun again
-                store._db.execute(sql, (asked, begin + 5, i))
-            store.commit()
-        with stored.Recent.read(path / "run.db") as recent:
-            assert isinstance(recent, stored.Recent)
-            per_trial = recent.per_trial(stored.PACE, False)
-        assert per_trial is not None and 4.5 <= per_trial <= 5
-        assert Followed(path).view().then == "6 trainings"
-
-    def test_a_trial_that_is_evaluated_again_began_with_this_sitting(self, tmp_path: Path) -> None:
-        path = folder(tmp_path / "a", [0.1])
-        with Store.open(path / "run.db") as store:
-            store.begin()
-            store.add(Trial(1, Proposal(NasBench201().arch([0] * 6))))
-            store._db.execute("UPDATE trials SET started=1000 WHERE id=1")
-            store.commit()
-        (path / "run.lock").touch()
-        (running,) = Followed(path).view().running
-        assert 0 <= running.seconds < 60
