@@ -83,9 +83,8 @@ class SearchRun:
                 raise InputError(
                     f"--check-ranking: needs all {rounds} rounds of the search: give more than {rounds} --trials"
                 )
-            run.notes.append(
-                f"note: a whole search takes {planned} trials, and its first {rounds} are rounds: it ends among them"
-            )
+            rest = f"its first {rounds} are rounds: it will end among them"
+            run.notes.append(f"note: a whole search takes {planned} trials, and {rest}")
         return run
 
     @property
