@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     "-n",
     "--trials",
     type=click.IntRange(min=1),
-    help="Trials in all, those of earlier calls included; by default the strategy's own number, or 20 and at least three "
-    "times what it begins with at random.",
+    help="Trials in all, those of earlier calls included; by default the strategy's own number, or 20 and at least "
+    "three times what it begins with at random.",
 )
 @click.option("--objective", metavar="METRIC[:min|max]", help="What to optimise; the evaluator's own by default.")
 @click.option("--seed", type=common.SEED, default=0, help="Seed of strategy and trials.")

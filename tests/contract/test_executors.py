@@ -1,0 +1,51 @@
+"""Every registered executor, and the example of one that starts its workers by a command, keeps its contract."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nastool.core import registry
+from nastool.engine.executors.base import Executor, Setting
+from nastool.engine.executors.jobs import EvaluatorSpec
+from nastool.spaces.nasbench_macro import NasBenchMacro
+from nastool.testing.executors import ExecutorContract, MakeExecutor
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+
+
+def example(module: str, name: str) -> type:
+    """A class of an example in the documentation."""
+    found = importlib.util.spec_from_file_location(module, EXAMPLES / f"{module}.py")
+    assert found is not None and found.loader is not None
+    loaded = importlib.util.module_from_spec(found)
+    found.loader.exec_module(loaded)
+    cls: type = getattr(loaded, name)
+    return cls
+
+
+def executors() -> list[str]:
+    own = registry.plugins("executor").values()
+    return [plugin.name for plugin in own if plugin.owner == "nastool"]
+
+
+class TestExecutors(ExecutorContract):
+    @pytest.fixture
+    def spec(self, tmp_path: Path) -> EvaluatorSpec:
+        space = NasBenchMacro()
+        archs = np.array([arch.choices for arch in space.members()], dtype=np.uint8)
+        values = np.random.default_rng(0).random(len(archs)) * 100
+        np.savez(tmp_path / "table.npz", allow_pickle=False, arch=archs, val=values, test=values)
+        return EvaluatorSpec(space.ref, "table", {"file": str(tmp_path / "table.npz")})
+
+    @pytest.fixture(params=[*executors(), "docs/examples/remote.py"])
+    def make(self, request: pytest.FixtureRequest, spec: EvaluatorSpec) -> MakeExecutor:
+        cls: type[Executor]
+        if request.param in registry.plugins("executor"):
+            cls = registry.load("executor", request.param)
+        else:
+            cls = example("remote", "Remote")
+        return lambda: cls.make(spec, spec.build(), Setting(workers=2))
