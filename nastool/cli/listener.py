@@ -47,9 +47,9 @@ class Listener:
                 say(text)
             case RunBegun():
                 _say_begun(event)
-            case TrialsBegun(search, noun, then):
+            case TrialsBegun(noun=noun):
                 self._begun = event
-                self._progress = Progress(search.trials, noun, then)
+                self._progress = Progress(noun)
                 self._progress.__enter__()
             case TrialsEnded():
                 self._end_trials()

@@ -290,8 +290,9 @@ class Store:
             self._db.execute(f"UPDATE trials SET evaluation = {rest} WHERE id = ?", (trial_id,))
 
     def report(self, trial_id: int, step: int, metrics: Mapping[str, float]) -> None:
-        """An intermediate measurement; a repetition of the trial replaces it."""
+        """An intermediate measurement; a repetition of the trial replaces it and what came after it."""
         with self._errors:
+            self._db.execute("DELETE FROM reports WHERE trial = ? AND step > ?", (trial_id, step))
             self._db.execute(
                 "INSERT OR REPLACE INTO reports VALUES (?, ?, ?)", (trial_id, step, json.dumps(dict(metrics)))
             )

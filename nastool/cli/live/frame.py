@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nastool.cli.common import format_number, format_seconds
 from nastool.cli.live.text import cells, clean, count, sparkline, time_left
-from nastool.cli.live.view import Drawings, Row, View
+from nastool.cli.live.view import DRAWN, Row, View
 
 LABEL = 10
 """Width of the column of labels."""
@@ -60,7 +60,7 @@ def _rows(view: View, width: int, height: int) -> list[RenderableType]:
         beside.add_column(no_wrap=True)
         beside.add_row(_table(view, TABLE, room), Group(*_drawing(view, width - TABLE - 2)))
         return [*top, *running, *rest, beside]
-    drawing = _drawing(view, width - LABEL, " " * LABEL) if room >= Drawings.LINES + 4 else []
+    drawing = _drawing(view, width - LABEL, " " * LABEL) if room >= DRAWN + 4 else []
     return [*top, *drawing, *running, *rest, _table(view, width, room - len(drawing))]
 
 
@@ -110,8 +110,8 @@ def _drawing(view: View, room: int, indent: str = "") -> list[Text]:
     """The best architecture; as many lines whatever it is, so that nothing jumps."""
     if view.best is None or room < 20:
         return []
-    drawn = [clean(line.rstrip()) for line in view.best.draw(room)][: Drawings.LINES]
-    return [_cut(indent + line) for line in drawn + [""] * (Drawings.LINES - len(drawn))] if any(drawn) else []
+    drawn = [clean(line.rstrip()) for line in view.best.draw(room)][:DRAWN]
+    return [_cut(indent + line) for line in drawn + [""] * (DRAWN - len(drawn))] if any(drawn) else []
 
 
 def _running(view: View, width: int, most: int) -> list[Text]:

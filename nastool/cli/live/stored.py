@@ -1,21 +1,27 @@
-"""From the run.db of a search that runs elsewhere to a view of it."""
+"""From the run.db of a search, whoever works on it, to a view of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from nastool.cli.live.view import LAST, Best, Curve, Drawings, RoundBook, Row, Running, View, remaining
+from nastool.cli.live.view import DRAWN, Best, Rounds, Row, Running, View
 from nastool.core import registry
-from nastool.core.values import Objective, Trial
+from nastool.core.space import SearchSpace
+from nastool.core.values import Arch, Evaluation, Objective, Silence, Trial
 from nastool.engine.store import Store
 
+LAST = 40
+"""Most of the last trials that are shown."""
+CURVE = 200
+"""Most values of a curve that are shown."""
 PACE = 1000
-"""Over how many of the last trials their pace is taken."""
+"""Number of the last trials over which their pace is taken."""
 PAUSE = 60.0
-"""If nothing ran for more than so many seconds, nobody was at work on the run."""
+"""Seconds without anything running after which nobody was at work on the run."""
 _POLICY = "json_extract(evaluation, '$.policy')"
 
 
@@ -61,39 +67,43 @@ class Recent(Store):
 
 
 class Followed:
-    """A run folder that somebody else's search works on."""
+    """A run folder that a search works on."""
 
     def __init__(self, folder: Path) -> None:
-        """InputError: it is none."""
+        """Args:
+            folder: Of the run.
+
+        Raises:
+            InputError: It is no run folder.
+        """
         self.folder = folder
         with Recent.read(folder / "run.db") as store:
             self.space = registry.make_space(store.space)
-        self._drawings = Drawings(self.space)
 
-    def view(self) -> View:
+    def view(self, state: str | None = None) -> View:
+        """What there is to see now. state: of the run, where that is known."""
         with Recent.read(self.folder / "run.db") as store:
             assert isinstance(store, Recent)
             objective = Objective.parse(store.get("objective"))
             counts = store.count()
-            done, wanted = counts["done"] + counts["failed"], store.get("trials")
-            rounds = RoundBook(store.rounds()).rounds()
+            done, total = counts["done"] + counts["failed"], store.get("trials")
+            rounds = rounds_of([trial.evaluation for trial in store.rounds() if trial.evaluation is not None])
             in_rounds = rounds is not None and rounds.done < rounds.total
-            state = state_of(self.folder, store)
+            state = state or state_of(self.folder, store)
             per_trial = store.per_trial(PACE, in_rounds) if state == "running" else None
-            ahead = remaining(done, wanted, rounds)
-            best = store.best(1)
+            ahead = remaining(done, total, rounds)
             failures = store.failures(1)
             return View(
                 metric=objective.metric,
                 done=done,
-                total=wanted,
+                total=total,
                 title=f"{self.folder}: {state}",
                 per_hour=None if per_trial is None else 3600 / per_trial,
                 left=per_trial * ahead if per_trial and ahead else None,
                 then=str(store.get("then") or ""),
-                best=self._best(best[0], objective) if best else None,
-                last=[Row.of(trial, objective) for trial in store.last(LAST)],
-                running=self._running(store, objective),
+                best=next((self._best(trial, objective) for trial in store.best(1)), None),
+                last=[_row(trial, objective) for trial in store.last(LAST)],
+                running=self._running(store, objective.metric),
                 failed=counts["failed"],
                 failure=(failures[0].id, failures[0].error or "") if failures else None,
                 rounds=rounds,
@@ -110,26 +120,80 @@ class Followed:
                 found.append({"trial": trial_id, **last})
             return found
 
-    def _sitting(self) -> float:
-        """When who works on it began, in seconds since 1970: what was interrupted before is evaluated again."""
-        try:
-            return (self.folder / "run.lock").stat().st_mtime
-        except OSError:
-            return 0.0
-
     def _best(self, trial: Trial, objective: Objective) -> Best:
         arch = trial.proposal.arch
-        return Best(Row.of(trial, objective), arch.key, self._drawings.of(arch))
+        return Best(_row(trial, objective), arch.key, partial(_drawn, self.space, arch))
 
-    def _running(self, store: Recent, objective: Objective) -> Sequence[Running]:
-        found = []
-        sitting, silent = self._sitting(), store.silent()
-        for trial_id, asked in store.running():
-            began, curve = max(asked, sitting), Curve()
-            for step, metrics in store.reports(trial_id):
-                curve.add(step, metrics, objective.metric)
-            found.append(curve.running(trial_id, max(0.0, time.time() - began), silent.get(trial_id)))
-        return found
+    def _running(self, store: Recent, objective: str) -> Sequence[Running]:
+        silent, now = store.silent(), time.time()
+        try:  # who works on it began then: what was interrupted before is evaluated again
+            begun = (self.folder / "run.lock").stat().st_mtime
+        except OSError:
+            begun = 0.0
+        return [
+            running(trial_id, now - max(asked, begun), store.reports(trial_id), objective, silent.get(trial_id))
+            for trial_id, asked in store.running()
+        ]
+
+
+def running(
+    trial_id: int,
+    seconds: float,
+    reports: Sequence[tuple[int, Mapping[str, float]]],
+    objective: str,
+    silence: Silence | None = None,
+) -> Running:
+    """A trial at work. Its curve is that of the objective or, where it is not reported, of the first metric."""
+    step, last = reports[-1] if reports else (None, {})
+    metric = objective if objective in last else next(iter(last), "")
+    curve = tuple(metrics[metric] for _, metrics in reports[-CURVE:] if metric in metrics)
+    silent = None if silence is None else (silence.how, max(0.0, time.time() - silence.since))
+    return Running(trial_id, max(0.0, seconds), step, metric, curve, silent)
+
+
+def rounds_of(evaluations: Sequence[Evaluation]) -> Rounds | None:
+    """The rounds of a policy that have these results. None: there were none."""
+    found = [evaluation for evaluation in evaluations if evaluation.policy]
+    if not found:
+        return None
+    last: Any = found[-1].policy
+    curves = {
+        name: tuple(e.metrics[name] for e in found[-CURVE:] if name in e.metrics) for name in ("shared_acc", "entropy")
+    }
+    return Rounds(
+        len(found),
+        len(found) + int(last.get("rounds_left", 0)),
+        {name: curve for name, curve in curves.items() if curve},
+    )
+
+
+def remaining(done: int, total: int | None, rounds: Rounds | None) -> int | None:
+    """How many trials of the present kind are to come: a round takes far longer than what is scored afterwards."""
+    if rounds is not None and rounds.done < rounds.total:
+        return rounds.total - rounds.done
+    return None if total is None else max(0, total - done)
+
+
+def _row(trial: Trial, objective: Objective) -> Row:
+    evaluation = trial.evaluation
+    return Row(
+        trial.id,
+        objective.value(trial.loss) if trial.losses else None,
+        None if evaluation is None else evaluation.seconds,
+        None if evaluation is None else evaluation.metrics.get("params"),
+        trial.proposal.parent,
+    )
+
+
+@lru_cache(maxsize=16)
+def _drawn(space: SearchSpace, arch: Arch, width: int) -> tuple[str, ...]:
+    """The architecture in a few lines; () where there are none: a view is no reason to fail."""
+    try:
+        from nastool import drawing
+
+        return tuple(drawing.small(space, arch, width, lines=DRAWN))[:DRAWN]
+    except Exception:
+        return ()
 
 
 def state_of(folder: Path, store: Store) -> str:

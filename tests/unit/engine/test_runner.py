@@ -306,12 +306,14 @@ def test_a_pipe_shows_a_long_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(progress, "say", said.append)
     clock = iter([0.0, 59.0, 61.0, 62.0, 180.0, 182.0, 183.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    shown = progress.Progress(3)
-    with Store.create(tmp_path / "run.db", {}) as store:
-        pool = Hands(tmp_path)
+    shown = progress.Progress()
+    about = {"config": {"space": {"name": "nasbench201", "options": {}}}, "objective": "val_acc:max", "trials": 3}
+    with Store.create(tmp_path / "run.db", about) as store:
         strategy = RandomSearch(NasBench201(), seed=0)
-        search = Search(store, strategy, pool, Objective("val_acc", "max"), 0, 3, tmp_path)
-        pool.submit(Job(0, Proposal(NasBench201().arch([0] * 6)), 0))
+        search = Search(store, strategy, Hands(tmp_path), Objective("val_acc", "max"), 0, 3, tmp_path)
+        store.begin()
+        store.add(Trial(0, Proposal(NasBench201().arch([0] * 6))))
+        store.commit()
         for _ in range(6):
             shown.watch(search, None)
     assert said == ["trials 0/3  running #0"] * 2, "after one minute, then after two more"
