@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -64,6 +64,12 @@ class Commands(click.Group):
         if not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
             ctx.fail(f"no command {short(args[0])!r}; {hint(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RunInterrupted as error:  # which click would take for a Ctrl-C, also where it was a SIGTERM
+            raise Stopped(error.exit_code) from None
 
 
 @click.group(
@@ -115,7 +121,7 @@ def _carried_out(debug: bool) -> int:
         with invocation.of(sys.argv[1:], typed=True):
             result = cli.main(standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except (click.exceptions.Exit, Stopped, RunInterrupted) as error:
+    except (click.exceptions.Exit, Stopped) as error:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         say("nastool: interrupted")
