@@ -287,18 +287,17 @@ def _cases(setting: Setting) -> dict[str, Case]:
         """Training one network."""
 
         def make() -> tuple[Contenders, int, float]:
-            from nastool.training.loop import Training
 
             options: dict[str, Any] = {"recipe": recipe, "batch_size": size, "scale": scale}
             evaluator = setting.evaluator("train", owner, **options)
             evaluator.prepare()
             arch = owner.arch(choices)
             plain = _Plain(evaluator, evaluator.build(arch, 0))
-            flops = 3.0 * networks.count_flops(plain.network, evaluator.data.task)
+            flops = 3.0 * networks.count_flops(plain.network, evaluator.task)
             contenders = {"plain": plain.step}
             for name, fuse in OURS.items():
                 evaluator.fuse = fuse
-                training = Training(evaluator, evaluator.build(arch, 0), evaluator.recipe, seed=0)
+                training = evaluator.training(evaluator.build(arch, 0), evaluator.recipe, seed=0)
                 contenders[name] = partial(next, _endless(training))
             return contenders, size, flops
 
@@ -311,13 +310,12 @@ def _cases(setting: Setting) -> dict[str, Case]:
             import torch
 
             from benchmarks.supernet import Plain
-            from nastool.training.loop import Training
 
             evaluator = setting.evaluator("supernet", owner, batch_size=batch, scale=scale)
             evaluator.prepare()
             rng = np.random.default_rng(0)
             children = [owner.sample(rng) for _ in range(200)]
-            flops = [networks.count_flops(evaluator.build(arch, 0), evaluator.data.task) for arch in children[:5]]
+            flops = [networks.count_flops(evaluator.build(arch, 0), evaluator.task) for arch in children[:5]]
             if owner.name == "macro-cnn" and sizes.layers == 12:
                 plain = _Plain(evaluator, Plain().cuda())
                 plain.select = lambda arch: setattr(plain.network, "child", _as_plain(owner, arch))
@@ -325,7 +323,7 @@ def _cases(setting: Setting) -> dict[str, Case]:
                 plain = _Plain(evaluator, evaluator.supernet())
                 plain.select = plain.network.select
             group = children[: sizes.children]
-            x, y = evaluator.train_images.batch(torch.arange(batch))
+            x, y = evaluator.train_batches.batch(torch.arange(batch))
             archs = np.array([arch.choices for arch in group])
             turn = itertools.count()
 
@@ -341,7 +339,7 @@ def _cases(setting: Setting) -> dict[str, Case]:
                     own = copy.copy(evaluator)
                     contenders[name] = partial(own.rewards, network, archs, (x, y))
                     continue
-                training = Training(evaluator, network, evaluator.recipe, seed=0)
+                training = evaluator.training(network, evaluator.recipe, seed=0)
                 contenders[name] = partial(next, _endless(training, partial(_select, network, children)))
             mean = float(np.mean(flops))
             return contenders, batch * len(group) if rewards else batch, mean if rewards else 3.0 * mean
@@ -379,7 +377,7 @@ class _Plain:
             network.parameters(), 1e-3, 0.9, nesterov=True, weight_decay=5e-4, foreach=True
         )
         self.select: Callable[[Any], object] = lambda arch: None
-        images, size = evaluator.train_images, evaluator.recipe.batch_size
+        images, size = evaluator.train_batches, evaluator.recipe.batch_size
 
         def batches() -> Iterator[Any]:
             while True:

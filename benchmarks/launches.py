@@ -54,13 +54,12 @@ def evaluator(name: str, folder: Path, fuse: str) -> Any:
 
 def steps(shadow: Shadow, own: Any, children: int) -> list[Counter[str]]:
     """Launches by operation of a training step of each child; of NAS-Bench-201's cell, of each of so many steps."""
-    from nastool.training.loop import Training
 
     space, rng = own.space, np.random.default_rng(0)
     alone = space.name == "nasbench201"
     all_3x3 = [decision.options.index("nor_conv_3x3") for decision in space.decisions] if alone else []
     network = own.build(space.arch(all_3x3), 0) if alone else own.supernet()
-    training = Training(own, network, own.recipe, seed=0)
+    training = own.training(network, own.recipe, 0)
     found = []
     for _ in range(children):
         if not alone:
@@ -79,7 +78,7 @@ def rewards(shadow: Shadow, own: Any, children: int) -> Counter[str]:
     rng = np.random.default_rng(0)
     network = own.supernet()
     archs = np.array([own.space.sample(rng).choices for _ in range(children)])
-    batch = own.val_images.batch(torch.arange(128))
+    batch = own.val_batches.batch(torch.arange(128))
     with own.frozen(network):
         for values in (True, False):  # of the first ones it is compared whether what runs at once is the same
             shadow.values = values

@@ -190,19 +190,19 @@ def order(given: argparse.Namespace) -> None:
         second._shared = shared
         shuffled = scores(second, cells)
         another, by_class = [], []
-        mixed = torch.randperm(len(first.val_images), generator=torch.Generator().manual_seed(seed))
-        as_class = torch.argsort(first.val_images.batch(torch.arange(len(first.val_images)))[1], stable=True)
+        mixed = torch.randperm(len(first.val_batches), generator=torch.Generator().manual_seed(seed))
+        as_class = torch.argsort(first.val_batches.batch(torch.arange(len(first.val_batches)))[1], stable=True)
         for cell in cells:
             shared.network.select(cell)
             for indices, found in ((mixed, another), (as_class, by_class)):
                 correct = 0
                 with first.frozen(shared.network):
-                    for part in indices.tensor_split(first.val_images.steps(first.recipe.batch_size)):
-                        x, y = first.val_images.batch(part)
+                    for part in indices.tensor_split(first.val_batches.steps(first.recipe.batch_size)):
+                        x, y = first.val_batches.batch(part)
                         correct += int((shared.network(x).argmax(1) == y).sum())
                 found.append(correct / len(mixed))
         print(
-            f"seed {seed}: {len(first.val_images)} images in batches of {first.recipe.batch_size} or more, "
+            f"seed {seed}: {len(first.val_batches)} images in batches of {first.recipe.batch_size} or more, "
             f"{len(cells)} cells, mean score {np.mean(in_order):.3f} (sd {np.std(in_order):.3f})"
         )
         for name, other in (

@@ -17,11 +17,12 @@ from nastool.core.errors import CannotGoOn, InputError, TrialFailed, fault_of, w
 from nastool.core.evaluator import Report
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Policy
+from nastool.core.task import Batch
 from nastool.core.values import Arch, Evaluation, Proposal
-from nastool.training.loop import ImageEvaluator, Training, seeds
+from nastool.training.evaluator import TrainingEvaluator
+from nastool.training.loop import Training, seeds
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from nastool.nets.onepass import OnePass
 
 
-class Supernet(ImageEvaluator):
+class Supernet(TrainingEvaluator):
     """One network that holds every architecture; an architecture's score is its accuracy with the shared weights.
 
     The weights are trained on the training images, each minibatch on one child (Pham et al. 2018; Bender et al. 2018;
@@ -54,9 +55,8 @@ class Supernet(ImageEvaluator):
     max_workers = 1
     shares_weights = True
     metrics = frozenset({"shared_acc", "shared_loss"})
-    objective = "shared_acc"
+    prefix = "shared"
     recipe_prefix = "supernet-"
-    local_options = ImageEvaluator.local_options
 
     def __init__(self, space: SearchSpace, *, seed: int = 0, weights: str | None = None, **training: Any) -> None:
         """Makes an evaluator; data and device are looked at in `prepare`.
@@ -69,6 +69,8 @@ class Supernet(ImageEvaluator):
                 then not trained any further.
         """
         super().__init__(space, **training)
+        if self.recipe.average:
+            raise InputError("average: shared weights are not averaged; give 0")
         self.seed = seed
         self.weights = weights
         self.rounds = self.recipe.epochs if weights is None else None
@@ -83,7 +85,7 @@ class Supernet(ImageEvaluator):
         InputError: there is one validation image, whose statistics would be those of a batch.
         """
         super().prepare()
-        if len(self.val_images) < 2:
+        if len(self.val_batches) < 2:
             raise InputError(
                 f"{self.data.name}: shared weights are scored with the statistics of a batch of validation images, and "
                 "there is only one: give more, or a larger part of the training images with -E val_fraction="
@@ -112,7 +114,7 @@ class Supernet(ImageEvaluator):
 
         self.prepare()
         network = self.supernet()
-        training = Training(self, network, self.recipe, self.seed)
+        training = self.training(network, self.recipe, self.seed)
         generator = torch.Generator().manual_seed(0)
         rng = np.random.default_rng(0)
 
@@ -138,7 +140,7 @@ class Supernet(ImageEvaluator):
             if proposal.policy is not None:
                 given: Any = proposal.policy
                 policy = registry.load("strategy", given["strategy"]).make_policy(self.space, given["options"], 0)
-                batch = next(self._minibatches(generator))
+                batch = next(self.val_batches.minibatches(self.recipe.batch_size, generator))
                 asked: list[int] = []
                 start = time.perf_counter()
 
@@ -220,7 +222,7 @@ class Supernet(ImageEvaluator):
         with self.reproducible(seed):
             children = policy.sample(shared.training.steps, generator)
             train_loss = self._epoch(shared, children, weights_seed)
-            minibatches = self._minibatches(generator)
+            minibatches = self.val_batches.minibatches(self.recipe.batch_size, generator)
 
             def reward(archs: NDArray[Any]) -> list[float]:
                 return self.rewards(shared.network, archs, next(minibatches))
@@ -242,9 +244,9 @@ class Supernet(ImageEvaluator):
         children = np.array([self.space.sample(rng).choices for _ in range(shared.training.steps)])
         with self.reproducible(int(rng.integers(2**62))):
             train_loss = self._epoch(shared, children, int(rng.integers(2**62)))
-            accuracy, loss = self._accuracy(shared, children[-1])
+            measured = self._measured(shared, children[-1])
         self._save_shared(shared)
-        report(shared.done, {"train_loss": train_loss, "shared_acc": accuracy, "shared_loss": loss})
+        report(shared.done, {"train_loss": train_loss, **measured})
 
     # --- the two phases
 
@@ -262,40 +264,26 @@ class Supernet(ImageEvaluator):
             raise TrialFailed(f"diverged: training loss is {mean} in epoch {shared.done}; lower lr")
         return mean
 
-    def _minibatches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Validation images, not augmented, in an order drawn anew whenever they are used up; without end."""
-        import torch
-
-        size = min(self.recipe.batch_size, len(self.val_images))
-        while True:
-            order = torch.randperm(len(self.val_images), generator=generator)
-            for start in range(0, len(order) - size + 1, size):
-                yield self.val_images.batch(order[start : start + size])
-
-    def rewards(self, network: Network, archs: NDArray[Any], batch: tuple[Tensor, Tensor]) -> list[float]:
-        """The accuracy in [0, 1] of each architecture on one batch. archs: option indices, shape (m, decisions)."""
-        import torch
-
-        x, y = batch
+    def rewards(self, network: Network, archs: NDArray[Any], batch: Batch) -> list[float]:
+        """The task's reward of each architecture on one batch. archs: option indices, shape (m, decisions)."""
         with self.frozen(network) as children, self.cudnn(), self.autocast():
-            logits = children.logits([self.space.arch(choices) for choices in archs], x)
-            right = torch.stack(logits).argmax(2) == y
-            found: list[float] = (right.sum(1).double() / len(y)).tolist()
+            outputs = children.logits([self.space.arch(choices) for choices in archs], *self.task.inputs(batch))
+            found: list[float] = self.task.rewards(outputs, batch).tolist()
         return found
 
     def _score(self, shared: _SharedWeights, arch: Arch) -> dict[str, float]:
-        accuracy, loss = self._accuracy(shared, arch.choices)
-        if not math.isfinite(loss):
+        found = self._measured(shared, arch.choices)
+        if not math.isfinite(loss := found["shared_loss"]):
             raise TrialFailed(f"diverged: validation loss is {loss} after epoch {shared.done}; lower lr")
-        return {"shared_acc": accuracy, "shared_loss": loss}
+        return found
 
-    def _accuracy(self, shared: _SharedWeights, choices: Sequence[int]) -> tuple[float, float]:
+    def _measured(self, shared: _SharedWeights, choices: Sequence[int]) -> dict[str, float]:
         shared.network.select(self.space.arch(choices))
         return self._on_validation(shared.network)
 
-    def _on_validation(self, network: Network) -> tuple[float, float]:
-        """Accuracy in [0, 1] and loss in nats of what the network executes now, on all validation images."""
-        return self.score(network, self.val_images, mixed=self.recipe.batch_size)
+    def _on_validation(self, network: Network) -> dict[str, float]:
+        """The metrics of what the network executes now, on all validation data."""
+        return self.measure(network, self.val_batches, self.prefix, mixed=self.recipe.batch_size)
 
     @contextmanager
     def frozen(self, network: Network) -> Iterator[OnePass]:
@@ -332,9 +320,10 @@ class Supernet(ImageEvaluator):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds(self.seed)[0])
-            network = Network(self.space, self.data.task, self.scale)
+            network = Network(self.space, self.task, self.scale)
         use_batch_statistics(network)
-        return network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]  # torch's stub
+        self.placed(network)
+        return network
 
     @property
     def checkpoint(self) -> Path | None:
@@ -343,7 +332,7 @@ class Supernet(ImageEvaluator):
     def _load(self) -> _SharedWeights:
         """As the checkpoint has them, or untrained."""
         network = self.supernet()
-        shared = _SharedWeights(network, Training(self, network, self.recipe, self.seed))
+        shared = _SharedWeights(network, self.training(network, self.recipe, self.seed))
         path = Path(self.weights).expanduser() if self.weights is not None else self.checkpoint
         if path is not None and (self.weights is not None or path.is_file()):
             tensors, facts = files.read_tensors(path, str(self.device))
@@ -377,7 +366,7 @@ class Supernet(ImageEvaluator):
         return {
             "space": self.space.ref.canonical_json,
             "scale": json.dumps(vars(self.scale)),
-            "task": json.dumps(vars(self.data.task)),
+            "task": json.dumps(self.task.to_json()),
             "seed": str(self.seed),
         }
 
@@ -407,11 +396,8 @@ class _SharedWeights:
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All of it, as tensors and JSON."""
-        momentum = self.training.optimizer.state
         tensors = {f"weights.{name}": value for name, value in self.network.state_dict().items()}
-        for name, parameter in self.network.named_parameters():
-            for value in momentum[parameter].values():
-                tensors[f"momentum.{name}"] = value
+        tensors.update({f"momentum.{name}": value for name, value in self.training.memory().items()})
         policy = self._policy_state if self.policy is None else self.policy.state_dict()
         tensors.update({f"policy.{name}": value for name, value in policy.items()})
         return tensors, {"steps": self.training.done, "told": self.told, "micro_batches": self.training.micro_batches}
@@ -423,9 +409,7 @@ class _SharedWeights:
             part, _, name = key.partition(".")
             parts[part][name] = value
         self.network.load_state_dict(parts["weights"])
-        parameters = dict(self.network.named_parameters())
-        for name, value in parts["momentum"].items():
-            self.training.optimizer.state[parameters[name]]["momentum_buffer"].copy_(value)
         self._policy_state = {name: value.cpu() for name, value in parts["policy"].items()}
-        self.training.done, self.told = state["steps"], state["told"]
+        self.training.resume(parts["momentum"], state["steps"])
+        self.told = state["told"]
         self.training.micro_batches = state.get("micro_batches", 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import time
@@ -19,17 +18,18 @@ from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.nets import checkpoints
 from nastool.nets.checkpoints import Checkpoint
-from nastool.training.loop import ImageEvaluator, Training, seeds
+from nastool.training.evaluator import TrainingEvaluator
+from nastool.training.loop import Training, seeds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CALIBRATION = 512
-"""How many training images the statistics of new channels are taken from."""
+"""How many training examples the statistics of new channels are taken from."""
 
 
-class Train(ImageEvaluator):
-    """Training with SGD, by a recipe, from scratch or from weights at hand; the budget is the number of epochs.
+class Train(TrainingEvaluator):
+    """Training by a recipe, from scratch or from weights at hand; the budget is the number of epochs.
 
     Metrics: val_acc in [0, 1], val_loss in nats (without label smoothing), both after the last epoch; params;
     flops of one image. With all_data no image is left for validation: then train_loss, the mean of the last epoch's
@@ -41,8 +41,9 @@ class Train(ImageEvaluator):
 
     name = "train"
     provides = frozenset({"budget", "warm-start", "ensemble"})
-    metrics = frozenset({"val_acc", "val_loss", "params", "flops"})
-    local_options = ImageEvaluator.local_options | {"from_checkpoint"}  # its content is what counts
+    also_measured = frozenset({"params", "flops"})
+    metrics = frozenset({"val_acc", "val_loss"}) | also_measured
+    local_options = TrainingEvaluator.local_options | {"from_checkpoint"}  # its content is what counts
 
     def __init__(
         self, space: SearchSpace, *, from_checkpoint: str | None = None, all_data: bool = False, **more: Any
@@ -56,10 +57,10 @@ class Train(ImageEvaluator):
                 results.
         """
         super().__init__(space, **more)
-        self._split["all_data"] = all_data
         if all_data:
+            self._data_options |= self._checked(all_data=True)
             self.objective = "train_loss"
-            self.metrics = frozenset({"train_loss", "params", "flops"})
+            self.metrics = frozenset({"train_loss"}) | self.also_measured
         self._from_checkpoint = from_checkpoint
         if from_checkpoint is not None:
             _digest_of(from_checkpoint)
@@ -76,7 +77,7 @@ class Train(ImageEvaluator):
         super().prepare()
         if self._from_checkpoint is not None and self._beginning is None:
             path = Path(self._from_checkpoint)
-            self._beginning = checkpoints.read(path, self.space, self.scale, self.data.task, str(self.device))
+            self._beginning = checkpoints.read(path, self.space, self.scale, self.task, str(self.device))
 
     _beginning: Checkpoint | None = None
     """What from_checkpoint names, once prepared."""
@@ -87,8 +88,7 @@ class Train(ImageEvaluator):
         recipe = self._recipe(proposal)
         with self.reproducible(0):
             network = self.build(proposal.arch, 0)
-            steps = self.train_images.steps(recipe.batch_size)
-            training = Training(self, network, dataclasses.replace(recipe, epochs=1), seed=0)
+            training = self.training(network, recipe.replace(epochs=1), 0)
             taken = []
             for _ in training.epoch():
                 self.synchronize()
@@ -97,9 +97,9 @@ class Train(ImageEvaluator):
                     break
             per_step = (taken[-1] - taken[0]) / (len(taken) - 1) if len(taken) > 1 else 0.0
             start = time.perf_counter()
-            if len(self.val_images):
-                self.score(network, self.val_images)
-            return recipe.epochs * (steps * per_step + time.perf_counter() - start)
+            if len(self.val_batches):
+                self.measure(network, self.val_batches, self.prefix)
+            return recipe.epochs * (training.steps * per_step + time.perf_counter() - start)
 
     # --- one trial
 
@@ -118,12 +118,12 @@ class Train(ImageEvaluator):
         network = training.network
         checkpoint = None
         if self.workdir is not None:
-            checkpoint = self.save(network, trial_id, proposal.arch, training.momentum() if proposal.inherit else None)
+            checkpoint = self.save(network, trial_id, proposal.arch, training.memory() if proposal.inherit else None)
 
         from nastool.nets.networks import count_flops, count_params
 
         metrics = {name: value for name, value in found.items() if name in self.metrics}
-        metrics |= {"params": count_params(network), "flops": count_flops(network, self.data.task)}
+        metrics |= {"params": count_params(network), "flops": count_flops(network, self.task)}
         if training.micro_batches > 1:
             metrics["micro_batches"] = training.micro_batches
         return Evaluation(metrics, time.perf_counter() - start, checkpoint)
@@ -134,11 +134,10 @@ class Train(ImageEvaluator):
         InputError: the checkpoint is missing, damaged, or of another architecture or scale.
         """
         self.prepare()
-        if evaluation.checkpoint is None or self.workdir is None or self.test_images is None:
+        if evaluation.checkpoint is None or self.workdir is None or self.test_batches is None:
             return {}
         with self.saying_what_helps():
-            accuracy, loss = self.score(self.load(proposal.arch, evaluation.checkpoint), self.test_images)
-        return {"test_acc": accuracy, "test_loss": loss}
+            return self.measure(self.load(proposal.arch, evaluation.checkpoint), self.test_batches, "test")
 
     def ensemble(self, members: Sequence[tuple[Proposal, Evaluation]]) -> Mapping[str, float]:
         """Of the last of the members, at least two: as many as have the least validation loss together.
@@ -147,22 +146,22 @@ class Train(ImageEvaluator):
         val_loss in nats, test_acc, test_loss, and how many "members" these are. InputError as for `test`.
         """
         self.prepare()
-        if not len(self.val_images):
+        if not len(self.val_batches):
             raise InputError("all_data leaves no validation images to choose an ensemble's members by")
         with self.saying_what_helps():
             predictions = [self._predictions(*member) for member in members]
         val = [each["val"] for each in predictions]
         starts = range(max(1, len(members) - 1))
-        start = min(starts, key=lambda start: _of_mean(val[start:], self.val_images.y)[1])
+        start = min(starts, key=lambda start: self.task.measure_mean(val[start:], self.val_batches)["loss"])
         found: dict[str, float] = {"members": len(members) - start}
-        for part, images in (("val", self.val_images), ("test", self.test_images)):
-            if images is not None:
-                accuracy, loss = _of_mean([each[part] for each in predictions[start:]], images.y)
-                found |= {f"{part}_acc": accuracy, f"{part}_loss": loss}
+        for part, batches in (("val", self.val_batches), ("test", self.test_batches)):
+            if batches is not None:
+                measured = self.task.measure_mean([each[part] for each in predictions[start:]], batches)
+                found |= {f"{part}_{name}": value for name, value in measured.items()}
         return found
 
     def _predictions(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, Tensor]:
-        """Probabilities (n, classes) float32 of the validation and the test images, as "val" and "test"."""
+        """What it says of the validation and the test data, as "val" and "test"; see `Task.predict`."""
         assert self.workdir is not None and evaluation.checkpoint is not None
         path = self.workdir / evaluation.checkpoint
         cache = checkpoints.predictions_of(path)
@@ -172,8 +171,8 @@ class Train(ImageEvaluator):
             found, metadata = files.read_tensors(cache)
             if metadata == wanted:
                 return found
-        parts = {"val": self.val_images, "test": self.test_images}
-        found = {part: self.probabilities(network, images) for part, images in parts.items() if images is not None}
+        parts = {"val": self.val_batches, "test": self.test_batches}
+        found = {part: self.predictions(network, batches) for part, batches in parts.items() if batches is not None}
         with suppress(OSError):  # without it, they are made again next time
             files.write_tensors(cache, found, wanted)
         return found
@@ -187,16 +186,16 @@ class Train(ImageEvaluator):
         return self.recipe.replace(epochs=int(budget))
 
     def _begin(self, proposal: Proposal, recipe: Recipe, seed: int) -> Training:
-        """A training about to start: from scratch, or from the weights and the momentum that the network inherits."""
+        """A training about to start: from scratch, or from the weights and the memory that the network inherits."""
         network = self.build(proposal.arch, seed)
-        training = Training(self, network, recipe, seed, proposal.annealing)
+        training = self.training(network, recipe, seed, proposal.annealing)
         ancestor = self._ancestor(proposal)
         if ancestor is not None:
-            inheritance = self.space.inherit(ancestor.arch, proposal.arch, self.data.task, self.scale)
+            inheritance = self.space.inherit(ancestor.arch, proposal.arch, self.task, self.scale)
             inheritance.apply(network, ancestor.weights)
             if inheritance.identity or inheritance.fresh:
-                inheritance.calibrate(network, self._calibration_images(seed))
-            training.take_momentum(inheritance.expand(ancestor.momentum, network))
+                inheritance.calibrate(network, *self._calibration_inputs(seed))
+            training.optimizer.remember(inheritance.expand(ancestor.memory, network))
         return training
 
     def _ancestor(self, proposal: Proposal) -> Checkpoint | None:
@@ -209,28 +208,25 @@ class Train(ImageEvaluator):
             raise InputError("weights are handed down in a run folder, and there is none")
         path = self.workdir / checkpoints.name_of(proposal.parent)
         try:
-            return checkpoints.read(
-                path, self.space, self.scale, self.data.task, str(self.device), trial=proposal.parent
-            )
+            return checkpoints.read(path, self.space, self.scale, self.task, str(self.device), trial=proposal.parent)
         except InputError as error:
             remedy = f"put the checkpoint of trial {proposal.parent} back, or begin anew with --force"
             raise CannotGoOn(f"{error}: {remedy}") from error
 
     def _check_beginning(self, given: Arch, wanted: Arch) -> None:
         """CannotGoOn: from_checkpoint is of an architecture that cannot become the wanted one as it is."""
-        if not self.space.inherit(given, wanted, self.data.task, self.scale).exact:
+        if not self.space.inherit(given, wanted, self.task, self.scale).exact:
             raise CannotGoOn(
                 f"checkpoint {self._from_checkpoint} is of architecture {given.key}, which cannot become {wanted.key} "
                 "without a change of its function: give a checkpoint of that architecture"
             )
 
-    def _calibration_images(self, seed: int) -> Tensor:
-        """Up to CALIBRATION training images, drawn at random."""
+    def _calibration_inputs(self, seed: int) -> tuple[Tensor, ...]:
+        """Of up to CALIBRATION training examples, drawn at random."""
         import torch
 
         generator = torch.Generator().manual_seed(seeds(seed)[1])
-        chosen = torch.randperm(len(self.train_images), generator=generator)[:CALIBRATION]
-        return self.train_images.batch(chosen)[0]
+        return self.task.inputs(self.train_batches.some(CALIBRATION, generator))
 
     def _fit(self, training: Training, report: Report) -> dict[str, float]:
         """Train; what was reported after the last epoch."""
@@ -241,24 +237,15 @@ class Train(ImageEvaluator):
             for loss in training.epoch():
                 total += loss
             found = {"train_loss": total.item() / training.steps}
-            if len(self.val_images):
-                accuracy, val_loss = self.score(training.network, self.val_images)
-                found = {"val_acc": accuracy, "val_loss": val_loss, **found}
+            if len(self.val_batches):
+                with training.optimizer.averaged():
+                    found = {**self.measure(training.network, self.val_batches, self.prefix), **found}
             for name, what in (("train_loss", "training"), ("val_loss", "validation")):
                 if not math.isfinite(found.get(name, 0)):
                     raise TrialFailed(f"diverged: {what} loss is {found[name]} in epoch {epoch}; lower lr")
             report(epoch, found)
+        training.optimizer.take_average()
         return found
-
-
-def _of_mean(predictions: Sequence[Tensor], labels: Tensor) -> tuple[float, float]:
-    """Accuracy and cross-entropy in nats of the mean of these probabilities, each (n, classes)."""
-    import torch
-
-    labels = labels.cpu()
-    mean = torch.stack([each.double() for each in predictions]).mean(0)
-    of_label = mean.gather(1, labels[:, None]).clamp_min(torch.finfo(torch.float32).tiny)
-    return (mean.argmax(1) == labels).double().mean().item(), -of_label.log().mean().item()
 
 
 def _digest_of(path: str) -> str:

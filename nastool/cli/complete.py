@@ -70,12 +70,15 @@ def _recipes(ctx: click.Context, typed: str) -> Iterable[Item]:
 
 
 def _data(ctx: click.Context, typed: str) -> Iterable[Item]:
-    from nastool.tasks.images.data import DATASETS
+    from importlib.metadata import entry_points
 
+    datasets: dict[str, str] = {}
+    for point in entry_points(group="nastool.tasks"):  # the registry would import numpy
+        datasets |= point.load().datasets
     for prefix, suffix in (("npz:", ".npz"), ("folder:", None)):
         if typed.startswith(prefix):
             return _paths(typed, prefix, suffix)
-    names = [_item(name, text) for name, text in DATASETS.items() if name.isidentifier() or "-" in name]
+    names = [_item(name, text) for name, text in datasets.items() if name.isidentifier() or "-" in name]
     own = {"npz:": "your own arrays", "folder:": "your own images, one folder a class"}
     return names + [_item(prefix, text, OPEN) for prefix, text in own.items()]
 

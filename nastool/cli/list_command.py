@@ -84,9 +84,9 @@ def names_of(kind: str) -> list[str]:
 
         return list(recipe_names())
     if kind == "data":
-        from nastool.tasks.images.data import DATASETS
+        from nastool.core import registry
 
-        return list(DATASETS)
+        return list(registry.datasets())
     if kind == "zoo":
         from nastool.core.zoo import PUBLISHED
 
@@ -104,9 +104,9 @@ def _entries(kind: str, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
 
             yield {"kind": "recipe", "name": name, "summary": load_recipe(name).description}
         elif kind == "data":
-            from nastool.tasks.images.data import DATASETS
+            from nastool.core import registry
 
-            yield {"kind": "data", "name": name, "summary": DATASETS[name]}
+            yield {"kind": "data", "name": name, "summary": registry.datasets()[name]}
         elif kind == "zoo":
             from nastool.core.zoo import PUBLISHED
 

@@ -29,17 +29,59 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "dropout": (0, 0.9999),
     "drop_path": (0, 0.9999),
     "auxiliary_weight": (0, 100),
+    "average": (0, 100_000),
 }
 """Smallest and largest value of each number in a recipe."""
 
-LATER = frozenset({"decay_norms", "decay_off_path", "train_auxiliary", "reward_dropout"})
+OPTIMIZER_RANGES: Mapping[str, tuple[float, float]] = {
+    "beta1": (0, 0.9999),
+    "beta2": (0, 0.999999),
+    "smoothing": (0, 0.999999),
+    "eps": (1e-16, 1),
+    "lambd": (0, 1),
+}
+"""The same of its section `optimizer`."""
+
+LATER = frozenset({"decay_norms", "decay_off_path", "train_auxiliary", "reward_dropout", "optimizer", "average"})
 """Fields that recipes did not have at first; at their defaults they mean what was done before."""
+
+
+RuleName = Literal["sgd", "adamw", "asgd", "rmsprop"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The rule by which weights follow gradients, beside what all rules share: a recipe's lr and weight_decay.
+
+    name: "sgd" with the recipe's momentum and nesterov; "adamw" (Loshchilov & Hutter 2019); "asgd", the falling steps
+        of averaged SGD (Polyak & Juditsky 1992), whose average is the recipe's; "rmsprop" with the recipe's momentum.
+    beta1, beta2: decay of adamw's means of gradients and of their squares.
+    smoothing: decay of rmsprop's mean of squares.
+    eps: added to the root of adamw's and rmsprop's mean of squares.
+    lambd: by which asgd's learning rate falls: lr / (1 + lambd lr step)^0.75.
+    """
+
+    name: RuleName = "sgd"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    smoothing: float = 0.99
+    eps: float = 1e-8
+    lambd: float = 0.0001
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(RuleName):
+            raise InputError(f"optimizer: need name {', '.join(get_args(RuleName))}, got {self.name!r}")
+        _check_ranges(self, OPTIMIZER_RANGES, "optimizer ")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD training. The defaults are the recipe `default`. InputError where a value is out of its range.
+    """How long and with what a network is trained. The defaults are the recipe `default`.
 
+    InputError where a value is out of its range.
+
+    optimizer: the rule of the steps, by default SGD.
+    average: what comes out has the mean of the weights after each step of so many last epochs; 0: the last weights.
     epochs: passes over the training images.
     batch_size: images a step, >= 2 (batch normalisation needs more than one).
     lr: learning rate at its highest.
@@ -96,21 +138,13 @@ class Recipe:
     scale: Mapping[str, int] = field(default_factory=dict)
     retrain: str = ""
     description: str = ""
+    optimizer: Rule = field(default_factory=Rule)
+    average: float = 0.0
 
     def __post_init__(self) -> None:
-        for each in dataclasses.fields(self):
-            value = getattr(self, each.name)
-            kind = str(each.type)
-            if each.name in RANGES:
-                number = isinstance(value, int if kind == "int" else int | float) and not isinstance(value, bool)
-                low, high = RANGES[each.name]
-                if not number or not low <= value <= high:
-                    noun = "a whole number" if kind == "int" else "a number"
-                    raise InputError(f"{each.name}: need {noun} from {low:g} to {high:g}, got {value!r}")
-            elif kind == "bool" and not isinstance(value, bool):
-                raise InputError(f"{each.name}: need true or false, got {value!r}")
-            elif kind == "str" and not isinstance(value, str):
-                raise InputError(f"{each.name}: need text, got {value!r}")
+        _check_ranges(self, RANGES)
+        if not isinstance(self.optimizer, Rule):
+            raise InputError(f"optimizer: need its name and values, got {self.optimizer!r}")
         if self.schedule not in get_args(Schedule):
             raise InputError(f"schedule: need {' or '.join(get_args(Schedule))}, got {self.schedule!r}")
         if not isinstance(self.scale, Mapping) or not all(
@@ -118,7 +152,7 @@ class Recipe:
             for key, value in self.scale.items()
         ):
             raise InputError(f"scale: need whole numbers by name, got {self.scale!r}")
-        if self.nesterov and not self.momentum:
+        if self.optimizer.name == "sgd" and self.nesterov and not self.momentum:
             raise InputError("nesterov: true needs momentum > 0")
         if self.final_lr > self.lr:
             raise InputError(f"final_lr: need at most lr = {self.lr:g}, got {self.final_lr:g}")
@@ -129,9 +163,12 @@ class Recipe:
 
     def values(self) -> dict[str, Any]:
         """What it says, less its description, and less `LATER` fields at their defaults: a run's identity stays."""
-        defaults = {each.name: each.default for each in dataclasses.fields(self) if each.name in LATER}
-        found = dataclasses.asdict(self).items()
-        return {name: value for name, value in found if name != "description" and (name, value) not in defaults.items()}
+        defaults = dataclasses.asdict(Recipe())
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name != "description" and not (name in LATER and value == defaults[name])
+        }
 
     def scale_for(self, scale: type[Any]) -> dict[str, int]:
         """What of `scale` a space's Scale class has."""
@@ -159,3 +196,19 @@ class Recipe:
                 start, length = start + length, length * self.restart_factor
         progress = (step - start) / length
         return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _check_ranges(values: Recipe | Rule, ranges: Mapping[str, tuple[float, float]], prefix: str = "") -> None:
+    """Raises InputError: a number is out of its range, or a field of another type than it is declared with."""
+    for each in dataclasses.fields(values):
+        value, kind, name = getattr(values, each.name), str(each.type), prefix + each.name
+        if each.name in ranges:
+            number = isinstance(value, int if kind == "int" else int | float) and not isinstance(value, bool)
+            low, high = ranges[each.name]
+            if not number or not low <= value <= high:
+                noun = "a whole number" if kind == "int" else "a number"
+                raise InputError(f"{name}: need {noun} from {low:g} to {high:g}, got {value!r}")
+        elif kind == "bool" and not isinstance(value, bool):
+            raise InputError(f"{name}: need true or false, got {value!r}")
+        elif kind == "str" and not isinstance(value, str):
+            raise InputError(f"{name}: need text, got {value!r}")

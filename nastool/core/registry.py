@@ -1,4 +1,4 @@
-"""Finds strategies, spaces, evaluators and loggers: nastool's own and everybody else's, by the same entry points.
+"""Finds plugins of every kind: nastool's own and everybody else's, by the same entry points.
 
 Listing names imports nothing; choosing one imports only that one.
 """
@@ -20,19 +20,27 @@ from nastool.core.evaluator import Evaluator
 from nastool.core.logger import Logger
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
+from nastool.core.task import Task
 from nastool.core.values import SpaceRef
 
-Kind = Literal["strategy", "space", "evaluator", "logger", "executor"]
-KINDS: tuple[Kind, ...] = ("strategy", "space", "evaluator", "logger", "executor")
+Kind = Literal["strategy", "space", "evaluator", "task", "logger", "executor"]
+KINDS: tuple[Kind, ...] = ("strategy", "space", "evaluator", "task", "logger", "executor")
 
 _GROUP: Mapping[Kind, str] = {
     "strategy": "nastool.strategies",
     "space": "nastool.spaces",
     "evaluator": "nastool.evaluators",
+    "task": "nastool.tasks",
     "logger": "nastool.loggers",
     "executor": "nastool.executors",
 }
-_BASE: dict[Kind, type] = {"strategy": Strategy, "space": SearchSpace, "evaluator": Evaluator, "logger": Logger}
+_BASE: dict[Kind, type] = {
+    "strategy": Strategy,
+    "space": SearchSpace,
+    "evaluator": Evaluator,
+    "task": Task,
+    "logger": Logger,
+}
 _T = TypeVar("_T")
 
 
@@ -126,6 +134,32 @@ def make_space(ref: SpaceRef) -> SearchSpace:
     given = options.check(f"space {ref.name}", load("space", ref.name), dict(ref.options))
     space: SearchSpace = make("space", ref.name, given=given)
     return space
+
+
+def tasks() -> list[type[Task]]:
+    """Every task that can be imported, nastool's own first."""
+    found: list[type[Task]] = []
+    for plugin in sorted(plugins("task").values(), key=lambda plugin: plugin.owner != "nastool"):
+        with suppress(InputError):  # one that is broken is no reason to do without the others
+            found.append(load("task", plugin.name))
+    return found
+
+
+def task_for(data: str) -> type[Task]:
+    """The task that reads a data set.
+
+    Raises:
+        InputError: none does.
+    """
+    for task in tasks():
+        if task.reads(data):
+            return task
+    raise InputError(f"no data set {data!r}; {hint(data, datasets())}")
+
+
+def datasets() -> dict[str, str]:
+    """The data of all tasks: name to a line about it."""
+    return {name: text for task in tasks() for name, text in task.datasets.items()}
 
 
 @cache

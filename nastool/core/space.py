@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nastool.core import options
 from nastool.core.errors import InputError, InvalidArchError, short
+from nastool.core.task import FAMILY
 from nastool.core.values import Arch, Decision, Scalar, SpaceRef
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from nastool.core.diagram import Section
     from nastool.nets.inheritance import Inheritance
     from nastool.nets.networks import Subset
-    from nastool.tasks.images.task import ImageTask
 
 _K = TypeVar("_K")
 MANY = 100_000
@@ -75,6 +75,9 @@ class SearchSpace(ABC):
     """The kinds that `encode` knows."""
     views: ClassVar[tuple[str, ...]] = ("onehot", "counts")
     """Those that together describe an architecture well, for models that can look at several at once."""
+
+    tasks: ClassVar[frozenset[str]] = frozenset({FAMILY})
+    """Names of the tasks that its networks are for."""
 
     depth: ClassVar[str | None] = None
     """Name of the decision that says how many layers there are, where the space has one."""
@@ -299,7 +302,7 @@ class SearchSpace(ABC):
     # --- networks
 
     @abstractmethod
-    def network(self, choose: Choose, task: ImageTask, scale: Any) -> nn.Module:
+    def network(self, choose: Choose, task: Any, scale: Any) -> nn.Module:
         """The one definition of this space's networks, for a child as for the weight-sharing supernet.
 
         scale: an instance of `Scale`. The module maps (N, channels, height, width) float to logits (N, classes).
@@ -330,7 +333,7 @@ class SearchSpace(ABC):
         """
         raise NotImplementedError(f"space {self.name} has no network morphisms")
 
-    def inherit(self, parent: Arch, child: Arch, task: ImageTask, scale: Any) -> Inheritance:
+    def inherit(self, parent: Arch, child: Arch, task: Any, scale: Any) -> Inheritance:
         """What the network of `child` takes from that of `parent`, a member, too.
 
         Any space can do this: by default tensors are taken over where name and shape are the same.

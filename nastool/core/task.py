@@ -53,6 +53,10 @@ class Task(ABC):
     datasets: ClassVar[Mapping[str, str]] = {}
     """Names of the data that `load` reads, each with a line about it; "npz:FILE" stands for npz: and any path."""
 
+    data_options: ClassVar[frozenset[str]] = frozenset()
+    """Those of a training evaluator's options about data that `load` takes: data_dir, download, split_seed,
+    val_fraction, train_size, image_size, max_gigabytes, all_data."""
+
     # --- data
 
     @classmethod
@@ -80,10 +84,8 @@ class Task(ABC):
 
         Args:
             data: a name that it `reads`.
-            options: those of a training evaluator's options that say where data is and how it is split, each one that
-                is not as by default (data_dir, download, split_seed, val_fraction, train_size, image_size,
-                max_gigabytes), and all_data: validation examples are trained on, too, and none are left. A task takes
-                those that mean something for it.
+            options: those of `data_options` that are not as by default; all_data: validation examples are trained on,
+                too, and none are left.
 
         Raises:
             InputError: whatever can be wrong with the arguments or the files, in one line.

@@ -25,7 +25,7 @@ from nastool.engine.run import Watch, check_data, make_executor, said_of_data, s
 from nastool.engine.search_options import check_integer, check_seconds
 from nastool.nets import checkpoints
 from nastool.tasks.images.data import notes
-from nastool.training.loop import ImageEvaluator
+from nastool.training.evaluator import TrainingEvaluator
 
 STALE = (
     *("metrics", "std", "mean", "runs", "seeds", "error", "weights", "weights_digest"),
@@ -224,7 +224,7 @@ def _data_options(origin: object, target: type[Any]) -> tuple[str, ...]:
     if not isinstance(origin, str) or origin not in registry.plugins("evaluator"):
         return ()
     both = (target, registry.load("evaluator", origin))
-    return DATA if all(issubclass(cls, ImageEvaluator) for cls in both) else ()
+    return DATA if all(issubclass(cls, TrainingEvaluator) for cls in both) else ()
 
 
 def prepare_folder(folder: Path) -> None:

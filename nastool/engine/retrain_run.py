@@ -25,7 +25,7 @@ from nastool.engine.run import Watch, check_data
 from nastool.engine.search import test_best
 from nastool.engine.store import Store
 from nastool.nets import checkpoints
-from nastool.training.loop import ImageEvaluator
+from nastool.training.evaluator import TrainingEvaluator
 from nastool.training.recipes import default_recipe, load_recipe
 
 LOCAL = ("data_dir", "device")
@@ -228,7 +228,7 @@ def _searched(evaluator: object, before: Mapping[str, Any]) -> Recipe | None:
     if not isinstance(evaluator, str) or evaluator not in registry.plugins("evaluator") or "data" not in before:
         return None
     target = registry.load("evaluator", evaluator)
-    if not issubclass(target, ImageEvaluator):
+    if not issubclass(target, TrainingEvaluator):
         return None
     recipe = before.get("recipe")
     if not isinstance(recipe, str | None):

@@ -1,7 +1,7 @@
 """What a training leaves on disk, and beginning again from it.
 
 `checkpoints/trial-000012.safetensors` holds the weights, and in its metadata what they belong to. Beside it
-`trial-000012.optimizer.safetensors` holds the optimiser's momentum, for trainings whose weights are handed down, and
+`trial-000012.optimizer.safetensors` holds the optimiser's memory, for trainings whose weights are handed down, and
 `trial-000012.predictions.safetensors` what the network predicts, once it was part of an ensemble. What else an
 evaluator leaves of a trial (`Evaluation.artifacts`) is named `trial-000012.artifact.NAME`; it goes with the checkpoint.
 """
@@ -21,24 +21,25 @@ from typing import TYPE_CHECKING, Any
 from nastool.core import archfile, files
 from nastool.core.errors import CannotGoOn, InputError, short, why
 from nastool.core.folders import within
+from nastool.core.task import FAMILY
 from nastool.core.values import Arch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nastool.core.space import SearchSpace
-    from nastool.tasks.images.task import ImageTask
+    from nastool.core.task import Task
 
 _NAME = re.compile(r"trial-(\d{6,})(?:(\.optimizer|\.predictions)?\.safetensors|\.artifact\.[\w.-]+)")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network: its architecture, its state_dict, and the momentum by parameter ({}: none was kept)."""
+    """A trained network: its architecture, its state_dict, and what its optimiser remembers ({}: nothing was kept)."""
 
     arch: Arch
     weights: Mapping[str, Tensor]
-    momentum: Mapping[str, Tensor]
+    memory: Mapping[str, Tensor]
 
 
 def name_of(trial_id: int) -> str:
@@ -47,7 +48,7 @@ def name_of(trial_id: int) -> str:
 
 
 def optimizer_of(path: Path) -> Path:
-    """Where the momentum that belongs to a checkpoint is."""
+    """Where the optimiser's memory that belongs to a checkpoint is."""
     return path.with_suffix(".optimizer.safetensors")
 
 
@@ -70,16 +71,16 @@ def is_artifact(path: str, trial_id: int) -> bool:
 def write(
     path: Path,
     weights: Mapping[str, Tensor],
-    momentum: Mapping[str, Tensor] | None,
+    memory: Mapping[str, Tensor] | None,
     metadata: Mapping[str, str],
 ) -> None:
-    """Both files (momentum: None, no second one). CannotGoOn: the disk is full, or the folder cannot be written."""
+    """Both files (memory: None, no second one). CannotGoOn: the disk is full, or the folder cannot be written."""
     optimizer = optimizer_of(path)
     try:
-        if momentum is None:
+        if memory is None:
             optimizer.unlink(missing_ok=True)
         else:
-            files.write_tensors(optimizer, momentum, {"digest": digest(momentum), "weights": digest(weights)})
+            files.write_tensors(optimizer, memory, {"digest": digest(memory), "weights": digest(weights)})
         files.write_tensors(path, weights, {**metadata, "digest": digest(weights)})
     except OSError as error:
         if not path.exists():
@@ -89,11 +90,11 @@ def write(
 
 
 def read(
-    path: Path, space: SearchSpace, scale: Any, task: ImageTask, device: str = "cpu", trial: int | None = None
+    path: Path, space: SearchSpace, scale: Any, task: Task, device: str = "cpu", trial: int | None = None
 ) -> Checkpoint:
     """A checkpoint to begin with. InputError: it is missing, damaged, changed, or of another space, scale or task.
 
-    trial: whose it has to be; then the momentum has to be there, too.
+    trial: whose it has to be; then the optimiser's memory has to be there, too.
     """
     import torch
 
@@ -104,22 +105,24 @@ def read(
     try:
         arch = archfile.from_json(archfile.loads(metadata["arch"])).arch
         found = {what: archfile.loads(metadata[what]) for what in ("scale", "task")}
+        found["family"] = metadata.get("family", FAMILY)
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} is no checkpoint of nastool: it does not say of which architecture") from error
     if arch.space != space.ref:
         raise InputError(f"checkpoint {path} is of space {arch.space}, not {space.ref}")
-    for what, wanted in (("scale", scale), ("task", task)):
-        if found[what] != json.loads(json.dumps(dataclasses.asdict(wanted))):
-            raise InputError(f"checkpoint {path} is of {what} {short(found[what])}, not {dataclasses.asdict(wanted)}")
+    wanted = {"family": task.name, "scale": dataclasses.asdict(scale), "task": task.to_json()}
+    for what, value in wanted.items():
+        if found[what] != json.loads(json.dumps(value)):
+            raise InputError(f"checkpoint {path} is of {what} {short(found[what])}, not {value}")
     _check_shapes(path, weights, space, arch, scale, task)
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"checkpoint {path} is damaged: {name} holds numbers that are not finite")
-    return Checkpoint(arch, weights, _momentum(path, weights, own, device, needed=trial is not None))
+    return Checkpoint(arch, weights, _memory(path, weights, own, device, needed=trial is not None))
 
 
 def _check_shapes(
-    path: Path, weights: Mapping[str, Tensor], space: SearchSpace, arch: Arch, scale: Any, task: ImageTask
+    path: Path, weights: Mapping[str, Tensor], space: SearchSpace, arch: Arch, scale: Any, task: Task
 ) -> None:
     import torch
 
@@ -137,21 +140,22 @@ def _check_shapes(
             )
 
 
-def _momentum(path: Path, weights: Mapping[str, Tensor], own: str, device: str, needed: bool) -> Mapping[str, Tensor]:
+def _memory(path: Path, weights: Mapping[str, Tensor], own: str, device: str, needed: bool) -> Mapping[str, Tensor]:
     """What belongs to these very weights, whose digest is own; nothing where there is no such file, unless needed."""
     optimizer = optimizer_of(path)
     if not needed and not optimizer.is_file():
         return {}
-    momentum, metadata = files.read_tensors(optimizer, device)
+    memory, metadata = files.read_tensors(optimizer, device)
     if metadata.get("weights") != own:
         if needed:
             raise InputError(f"{optimizer} does not belong to the checkpoint beside it")
         return {}  # of an earlier writing of this checkpoint
-    if metadata.get("digest") != digest(momentum) or any(
-        name not in weights or tensor.shape != weights[name].shape for name, tensor in momentum.items()
+    if metadata.get("digest") != digest(memory) or any(
+        name not in weights or tensor.shape not in (weights[name].shape, ())
+        for name, tensor in ((key.partition(":")[0], tensor) for key, tensor in memory.items())
     ):
         raise InputError(f"{optimizer} is damaged: its tensors were changed")
-    return momentum
+    return memory
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -196,8 +200,8 @@ def remove(path: Path) -> None:
 def sweep(folder: Path, keep: Collection[int], parents: Collection[int], below: int) -> None:
     """Delete what is not kept any more, such as after a crash between two steps. Nobody is writing meanwhile.
 
-    folder: the run's. keep: trials whose weights stay. parents: trials whose momentum stays. below: how many trials
-    the run has; what is named after later ones is not its own. InputError: the checkpoints are elsewhere.
+    folder: the run's. keep: trials whose weights stay. parents: trials whose optimiser's memory stays. below: how many
+    trials the run has; what is named after later ones is not its own. InputError: the checkpoints are elsewhere.
     """
     for file in files_of(folder):
         match = _NAME.fullmatch(file.name)

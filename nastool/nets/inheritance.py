@@ -1,9 +1,9 @@
 """What one network hands down to another: weights, the optimiser's memory, and how batch normalisation begins.
 
 A space says which part of which tensor goes where (`SearchSpace.inherit`); here that is carried out. The copies that
-move weights move momentum, too, whose new entries are zero. A child is exact, up to rounding, in evaluation mode as
-soon as `apply` has run; in training mode, where batch normalisation uses the batch's statistics, `calibrate` brings it
-close.
+move weights move the optimiser's memory, too, whose new entries are zero. A child is exact, up to rounding, in
+evaluation mode as soon as `apply` has run; in training mode, where batch normalisation uses the batch's statistics,
+`calibrate` brings it close.
 """
 
 from __future__ import annotations
@@ -83,18 +83,31 @@ class Inheritance:
     def expand(self, memory: Mapping[str, Tensor], child: nn.Module) -> dict[str, Tensor]:
         """The optimiser's memory for the child's parameters: the parent's where weights are the parent's, else zero.
 
-        memory: a tensor in the shape of each of the parent's parameters (momentum, say).
+        memory: of each of the parent's parameters tensors in its shape, such as momentum, and numbers, such as the
+            count of its steps; under its name, or its name, ":" and what they are. A parameter that has nothing of the
+            parent's gets no numbers.
         """
         import torch
 
-        zeros = {name: torch.zeros_like(parameter) for name, parameter in child.named_parameters()}
-        self._copy(zeros, memory)
-        return zeros
+        kinds: dict[str, dict[str, Tensor]] = {}
+        for key, value in memory.items():
+            name, _, kind = key.partition(":")
+            kinds.setdefault(kind, {})[name] = value
+        sources = {copy.name: copy.source_name for copy in self.copies}
+        found: dict[str, Tensor] = {}
+        for kind, values in kinds.items():
+            if kind and not any(value.dim() for value in values.values()):
+                whole = {name: values[source] for name, source in sources.items() if source in values}
+            else:
+                whole = {name: torch.zeros_like(parameter) for name, parameter in child.named_parameters()}
+                self._copy(whole, values)
+            found |= {f"{name}:{kind}" if kind else name: value for name, value in whole.items()}
+        return found
 
-    def calibrate(self, child: nn.Module, images: Tensor) -> None:
-        """Set the statistics of new channels from images (N, C, H, W), so that training mode begins near the parent.
+    def calibrate(self, child: nn.Module, *inputs: Tensor) -> None:
+        """Set the statistics of new channels from a batch of inputs, so that training mode begins near the parent.
 
-        They are those of training mode, where the layers before normalise by these images, too; old channels keep
+        They are those of training mode, where the layers before normalise by these inputs, too; old channels keep
         theirs. An identity's scale and shift follow them: sqrt(variance + eps) and mean, so evaluation mode stays exact
         (Elsken et al. 2017, type I with C = 1/A). Needs N * H * W > 1 where the normalisation is; else nothing changes.
         """
@@ -123,7 +136,7 @@ class Inheritance:
         child.eval()
         try:
             with torch.no_grad():
-                child(images)
+                child(*inputs)
         finally:
             child.train(training)
             for handle in handles:

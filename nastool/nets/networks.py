@@ -21,8 +21,8 @@ from nastool.core.errors import InputError
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
+    from nastool.core.task import Task
     from nastool.core.values import Arch
-    from nastool.tasks.images.task import ImageTask
 
 
 Rule = Callable[[Mapping[str, str]], Collection[str]]
@@ -108,7 +108,7 @@ class _All:
 class Supernet(nn.Module):
     """Every architecture of a space in one module; the weights of shared parts are shared."""
 
-    def __init__(self, space: SearchSpace, task: ImageTask, scale: Any) -> None:
+    def __init__(self, space: SearchSpace, task: Task, scale: Any) -> None:
         super().__init__()
         self.space = space
         self.chosen: dict[str, str] = {}
@@ -174,7 +174,7 @@ def chosen_options(space: SearchSpace, arch: Arch) -> dict[str, str]:
     }
 
 
-def build(space: SearchSpace, arch: Arch, task: ImageTask, scale: Any) -> nn.Module:
+def build(space: SearchSpace, arch: Arch, task: Task, scale: Any) -> nn.Module:
     """The network of one architecture, freshly initialised from torch's global generator."""
     return space.network(_Child(space, arch), task, scale)
 
@@ -263,18 +263,18 @@ def random_for(random_parts: nn.Module, images: int, device: torch.device) -> It
             path.images = None
 
 
-def count_flops(network: nn.Module, task: ImageTask) -> int:
-    """FLOPs of one image's forward pass, 2 x the multiply-adds of convolutions and linear layers.
+def count_flops(network: nn.Module, task: Task) -> int:
+    """FLOPs of one example's forward pass, 2 x the multiply-adds of convolutions and linear layers.
 
     Counted by torch's FlopCounterMode, on the network's own device (the meta device computes nothing).
     """
     parameter = next(network.parameters())
-    image = torch.zeros(1, task.channels, task.height, task.width, device=parameter.device, dtype=parameter.dtype)
+    inputs = [x.to(parameter.dtype) if x.is_floating_point() else x for x in task.example(1, parameter.device)]
     training = network.training
     network.eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network(image)
+            network(*inputs)
     finally:
         network.train(training)
     return int(counter.get_total_flops())

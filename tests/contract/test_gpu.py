@@ -17,7 +17,6 @@ import yaml
 
 from nastool.core import registry
 from nastool.core.space import SearchSpace
-from nastool.training.loop import Training
 
 if TYPE_CHECKING:
     from tests.helpers.fake_cuda.shadow import Shadow
@@ -44,7 +43,7 @@ def losses(own: Any, network: torch.nn.Module, select: Callable[[int], None] = l
     import dataclasses
 
     recipe = dataclasses.replace(own.recipe, crop_padding=0, flip=False, cutout=0, dropout=0, drop_path=0)
-    training = Training(own, network, recipe, seed=0)
+    training = own.training(network, recipe, 0)
     with own.reproducible(0):
         return [loss.item() for _ in range(2) for loss in training.epoch(select)]
 
@@ -59,7 +58,7 @@ def test_training(fake_cuda: Shadow, name: str) -> None:
         own.prepare()
         network = own.build(arch, 0)
         assert {p.device.type for p in network.parameters()} == {device}
-        found[device, precision] = (*losses(own, network), own.score(network, own.val_images)[1])
+        found[device, precision] = (*losses(own, network), own.measure(network, own.val_batches, "val")["val_loss"])
     assert found["cuda", "fp32"] == pytest.approx(found["cpu", "fp32"], rel=2e-3)
     assert found["cuda", "bf16"] == pytest.approx(found["cpu", "fp32"], rel=0.1)
 
@@ -76,7 +75,7 @@ def test_shared_weights(fake_cuda: Shadow, name: str) -> None:
         own.prepare()
         network = own.supernet()
         trained = losses(own, network, lambda step, network=network: network.select(children[0]))  # type: ignore[misc]
-        batch = own.val_images.batch(torch.arange(len(own.val_images)))
+        batch = own.val_batches.batch(torch.arange(len(own.val_batches)))
         rewards = own.rewards(network, np.array([child.choices for child in children]), batch)
         found[device] = (*trained, *rewards)
     assert found["cuda"] == pytest.approx(found["cpu"], rel=2e-3)
@@ -93,7 +92,7 @@ def test_the_host_never_waits_within_a_step(fake_cuda: Shadow, precision: str) -
         given |= {"scale": {"channels": 4, "cells": 1}, "precision": precision, "fuse": fuse}
         own = registry.make("evaluator", "train", space, given=given)
         own.prepare()
-        training = Training(own, own.build(arch, 0), own.recipe, seed=0)
+        training = own.training(own.build(arch, 0), own.recipe, 0)
         with own.reproducible(0):
             steps = training.epoch()
             next(steps)

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from nastool.tasks.images.augment import ImageBatches
 
-DATASETS = ImageTask.datasets
-
 _TORCHVISION = {
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
@@ -148,9 +146,8 @@ def check_options(
     max_gigabytes: float = 8.0,
 ) -> None:
     """Raise InputError for what is wrong with `load`'s arguments whatever the files hold. Reads nothing."""
-    kind, colon, path = name.partition(":")
-    if not (name in _TORCHVISION or name == "digits" or (kind in ("npz", "folder") and colon and path)):
-        raise InputError(f"no data set {name!r}; {hint(name, DATASETS)}")
+    if not ImageTask.reads(name):
+        raise InputError(f"no data set {name!r}; {hint(name, ImageTask.datasets)}")
     if split_seed < 0:
         raise InputError(f"need split_seed >= 0, got {split_seed}")
     if val_fraction is not None and not 0 < val_fraction < 1:
@@ -176,7 +173,7 @@ def load(
 ) -> ImageData:
     """Read a data set and split it.
 
-    name: a key of `DATASETS`, with FILE or DIR replaced by a path.
+    name: a key of `ImageTask.datasets`, with FILE or DIR replaced by a path.
     data_dir: where torchvision's files are or go, by default ~/.cache/nastool (XDG_CACHE_HOME is obeyed).
     download: fetch what is missing there.
     split_seed: >= 0; decides which training images are for validation and which `train_size` keeps.

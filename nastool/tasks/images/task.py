@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageTask(Task):
-    """Image classification: images of shape (channels, height, width), labels 0 .. classes - 1.
+    """Image classification: networks that say which class an image is of.
 
-    A batch is images (N, channels, height, width) float32 and labels (N,) int64; a network's output is logits
-    (N, classes), in training with an auxiliary classifier a tuple of them, its own last.
+    A batch is images (N, channels, height, width) float32 and labels (N,) int64, 0 .. classes - 1; a network's output
+    is logits (N, classes), in training with auxiliary classifiers a tuple, theirs last.
+
+    Args:
+        channels: Number of channels of an image.
+        height: Height in pixels.
+        width: Width in pixels.
+        classes: Number of classes, at least 2.
     """
 
     channels: int
@@ -33,6 +39,9 @@ class ImageTask(Task):
     metrics = frozenset({"acc", "loss"})
     objective = "acc"
     channels_last = True
+    data_options = frozenset(
+        {"data_dir", "download", "split_seed", "val_fraction", "train_size", "image_size", "max_gigabytes", "all_data"}
+    )
     datasets: ClassVar[Mapping[str, str]] = {
         "digits": "1,797 handwritten digits, 1x8x8, 10 classes; built in (scikit-learn)",
         "cifar10": "60,000 photographs, 3x32x32, 10 classes (torchvision)",

@@ -10,11 +10,14 @@ import dataclasses
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from nastool.core import registry
 from nastool.core.errors import InputError, hint
 from nastool.core.files import read_yaml
-from nastool.core.recipe import Recipe
+from nastool.core.recipe import Recipe, Rule
+
+_T = TypeVar("_T", Rule, Recipe)
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -44,22 +47,36 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 
 def default_recipe(data: str, prefix: str = "") -> str:
-    """The name of the recipe that a data set (as for `nastool.tasks.images.data.load`) is trained with by default.
+    """The name of the recipe that a data set is trained with by default.
 
-    prefix: "supernet-" for shared weights.
+    Args:
+        data: as evaluators take it.
+        prefix: "supernet-" for shared weights.
+
+    Raises:
+        InputError: there is no such data set.
     """
-    return prefix + {"digits": "digits", "cifar10": "cifar10-quick", "cifar100": "cifar10-quick"}.get(data, "default")
+    return prefix + registry.task_for(data).recipe_for(data)
 
 
 def _parse(values: Mapping[str, Any], source: str) -> Recipe:
-    fields = {field.name: str(field.type) for field in dataclasses.fields(Recipe)}
-    for key in values:
-        if key not in fields:
-            raise InputError(f"recipe {source}: no key {key!r}; {hint(key, fields)}")
+    values = dict(values)
     try:
-        return Recipe(**{key: _number(value, fields[key]) for key, value in values.items()})
+        section = values.get("optimizer")
+        if isinstance(section, Mapping):
+            values["optimizer"] = _of(Rule, section, "optimizer: ")
+        return _of(Recipe, values)
     except InputError as error:
         raise InputError(f"recipe {source}: {error}") from error
+
+
+def _of(cls: type[_T], values: Mapping[str, Any], where: str = "") -> _T:
+    """An instance with these fields. InputError: it has no such field, or a value is out of its range."""
+    fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise InputError(f"{where}no key {key!r}; {hint(key, fields)}")
+    return cls(**{key: _number(value, fields[key]) for key, value in values.items()})
 
 
 def _number(value: Any, kind: str) -> Any:

@@ -163,7 +163,7 @@ class TestWhole:
         best = document(done)
         found = best["comparison"]["verdict"]
         evaluator = train(folder, best)
-        assert evaluator.test_images is not None
+        assert evaluator.test_batches is not None
         with Store.read(retrained(folder / "a") / "run.db") as store:
             trained, tested = list(store.trials()), store.get("tested")
         assert set(tested) == {"0", "1", "2", "3"}
@@ -171,7 +171,10 @@ class TestWhole:
             assert trial.evaluation is not None
             evaluator.workdir = retrained(folder / "a")
             network = evaluator.load(trial.proposal.arch, str(trial.evaluation.checkpoint))
-            assert evaluator.score(network, evaluator.test_images)[0] == tested[str(trial.id)]["test_acc"]
+            assert (
+                evaluator.measure(network, evaluator.test_batches, "test")["test_acc"]
+                == tested[str(trial.id)]["test_acc"]
+            )
         accuracies = [tested[str(i)]["test_acc"] for i in range(4)]
         assert found["found"] == accuracies[:2] and found["random"] == accuracies[2:]
         assert not found["better"] and "so few cannot show it" in found["says"] and found["says"] in done.stderr
@@ -203,11 +206,11 @@ class TestWhole:
         best = document(done)
         evaluator = train(folder, best)
         network = evaluator.load(archfile.from_json(best).arch, best["weights"])
-        for images, part in ((evaluator.test_images, "test"), (evaluator.val_images, "val")):
+        for images, part in ((evaluator.test_batches, "test"), (evaluator.val_batches, "val")):
             assert images is not None
-            accuracy, loss = evaluator.score(network, images)
-            assert accuracy == best["metrics"][f"{part}_acc"]
-            assert loss == pytest.approx(best["metrics"][f"{part}_loss"], rel=1e-9)
+            measured = evaluator.measure(network, images, part)
+            assert measured[f"{part}_acc"] == best["metrics"][f"{part}_acc"]
+            assert measured[f"{part}_loss"] == pytest.approx(best["metrics"][f"{part}_loss"], rel=1e-9)
 
     def test_eval_of_the_result_repeats_its_training(self, whole: tuple[Path, Done]) -> None:
         folder, done = whole
@@ -254,7 +257,7 @@ class TestWhole:
         evaluator = train(folder, document(done))
         assert found["metrics"]["val_acc"] >= 0 and "shared_acc" not in found["metrics"]
         network = evaluator.load(archfile.from_json(found).arch, found["runs"][0]["weights"])
-        assert evaluator.score(network, evaluator.val_images)[0] == found["metrics"]["val_acc"]
+        assert evaluator.measure(network, evaluator.val_batches, "val")["val_acc"] == found["metrics"]["val_acc"]
 
     def test_status_and_show(self, whole: tuple[Path, Done]) -> None:
         folder, done = whole

@@ -184,8 +184,8 @@ class TestPhases:
         assert same(policy, shared.policy.state_dict())
         assert not same(weights, shared.network.state_dict())
         weights = copy(shared.network.state_dict())
-        shared.training.optimizer.zero_grad(set_to_none=True)
-        batches = evaluator._minibatches(generator)
+        shared.training.optimizer.rule.zero_grad(set_to_none=True)
+        batches = evaluator.val_batches.minibatches(evaluator.recipe.batch_size, generator)
         shared.policy.improve(lambda archs: evaluator.rewards(shared.network, archs, next(batches)), 3, generator)
         assert same(weights, shared.network.state_dict())
         assert all(parameter.grad is None for parameter in shared.network.parameters())
@@ -195,7 +195,7 @@ class TestPhases:
         """The weights training images alone, the policy validation images alone, neither the test images."""
         evaluator = supernet()
         evaluator.prepare()
-        evaluator.test_images = None
+        evaluator.test_batches = None
         seen: list[str] = []
 
         def watched(name: str, original: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -205,15 +205,19 @@ class TestPhases:
 
             return look
 
-        for name in ("train_images", "val_images"):
+        for name in ("train_batches", "val_batches"):
             part = getattr(evaluator, name)
             monkeypatch.setattr(part, "_normalized", watched(name, part._normalized))
         shared = evaluator._shared = evaluator._load()
         evaluator._epoch(shared, np.array([arch(0).choices] * shared.training.steps), 0)
-        assert set(seen) == {"train_images"}
+        assert set(seen) == {"train_batches"}
         seen.clear()
-        evaluator.rewards(shared.network, np.array([arch(1).choices]), next(evaluator._minibatches(torch.Generator())))
-        assert set(seen) == {"val_images"}
+        evaluator.rewards(
+            shared.network,
+            np.array([arch(1).choices]),
+            next(evaluator.val_batches.minibatches(evaluator.recipe.batch_size, torch.Generator())),
+        )
+        assert set(seen) == {"val_batches"}
 
     def test_one_child_per_minibatch(self, prepared: Supernet, monkeypatch: pytest.MonkeyPatch) -> None:
         shared = prepared._shared
@@ -234,7 +238,7 @@ class TestPhases:
     def test_a_minibatch_of_rewards_is_an_accuracy_on_it(self, prepared: Supernet) -> None:
         shared = prepared._shared
         assert shared is not None
-        x, y = next(prepared._minibatches(torch.Generator().manual_seed(1)))
+        x, y = next(prepared.val_batches.minibatches(prepared.recipe.batch_size, torch.Generator().manual_seed(1)))
         assert len(y) == 50
         children = np.array([arch(i).choices for i in range(3)])
         found = prepared.rewards(shared.network, children, (x, y))
@@ -252,18 +256,18 @@ class TestPhases:
         dropout = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
         assert dropout
         dropout[0].p = 0.9
-        batch = next(evaluator._minibatches(torch.Generator().manual_seed(1)))
+        batch = next(evaluator.val_batches.minibatches(evaluator.recipe.batch_size, torch.Generator().manual_seed(1)))
         children = np.array([arch(3, space).choices] * 20)
         for on in (False, True):
             evaluator.recipe = evaluator.recipe.replace(reward_dropout=on)
             assert (len(set(evaluator.rewards(network, children, batch))) > 1) == on
         evaluator._shared = evaluator._load()
-        scores = {evaluator._accuracy(evaluator._shared, children[0]) for _ in range(3)}
+        scores = {tuple(evaluator._measured(evaluator._shared, children[0]).items()) for _ in range(3)}
         assert len(scores) == 1, "scores are without"
 
     def test_minibatches_go_through_the_validation_images_in_random_order(self, prepared: Supernet) -> None:
         prepared.recipe = prepared.recipe.replace(batch_size=100)
-        batches = prepared._minibatches(torch.Generator().manual_seed(1))
+        batches = prepared.val_batches.minibatches(prepared.recipe.batch_size, torch.Generator().manual_seed(1))
         first = [next(batches)[0] for _ in range(3)]  # of 360 images
         images = torch.cat(first).flatten(1)
         assert len({tuple(image.tolist()) for image in images}) == 300
@@ -405,7 +409,7 @@ class TestScores:
         shared.network.eval()
         shared.network.select(arch(4))
         with torch.no_grad():
-            right = [(shared.network(x).argmax(1) == y).sum().item() for x, y in prepared.val_images.mixed(50)]
+            right = [(shared.network(x).argmax(1) == y).sum().item() for x, y in prepared.val_batches.mixed(50)]
         assert found["shared_acc"] == sum(right) / 360
 
     def test_the_order_of_the_images_does_not_matter(self, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,7 +38,7 @@ from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images.task import ImageTask
 from nastool.training import loop as module
-from nastool.training.loop import Training
+from nastool.training.loop import Training, seeds
 from nastool.training.recipes import load_recipe
 from tests.helpers.running import Run
 
@@ -161,7 +160,7 @@ def test_the_loop_is_sgd_by_the_recipe(tmp_path: Path, data: str) -> None:
     mean, std = arrays["x_train"].mean() / 255, arrays["x_train"].std() / 255
     x, x_val = (torch.from_numpy((arrays[k] / 255 - mean) / std).float() for k in ("x_train", "x_val"))
     y, y_val = (torch.from_numpy(arrays[k]) for k in ("y_train", "y_val"))
-    initial, _, order_seed = module.seeds(3)
+    initial, _, order_seed = seeds(3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(initial)
         network = build(SPACE, CELL, ImageTask(1, 8, 8, 2), NasBench201.Scale(**SMALL))
@@ -201,9 +200,9 @@ def test_an_auxiliary_classifier_that_is_not_trained(data: str) -> None:
         network = evaluator.build(arch, 0)
         before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
         recipe = evaluator.recipe.replace(auxiliary_weight=weight, train_auxiliary=trained)
-        training = Training(evaluator, network, recipe, 0)
+        training = evaluator.training(network, recipe, 0)
         list(training.epoch())
-        assert set(training.momentum()) == {name for name in before if trained or not name.startswith("auxiliary")}
+        assert set(training.memory()) == {name for name in before if trained or not name.startswith("auxiliary")}
         for name, parameter in network.named_parameters():
             if name.startswith("auxiliary"):
                 assert torch.equal(parameter, before[name]) != trained or parameter.numel() == 1, name
@@ -216,17 +215,14 @@ def test_an_auxiliary_classifier_that_is_not_trained(data: str) -> None:
 
 def groups_of(network: nn.Module, **recipe: Any) -> dict[str, float]:
     """The weight decay of each parameter, by name."""
-    training = Training(trainer_on_nothing(), network, Recipe(weight_decay=0.01, **recipe), 0)
+    nothing: Any = SimpleNamespace(steps=lambda batch_size: 1)
+    training = Training(network, ImageTask(3, 8, 8, 2), nothing, Recipe(weight_decay=0.01, **recipe), torch.Generator())
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    found = {names[id(p)]: group["weight_decay"] for group in training.optimizer.param_groups for p in group["params"]}
+    found = {
+        names[id(p)]: group["weight_decay"] for group in training.optimizer.rule.param_groups for p in group["params"]
+    }
     assert found.keys() == dict(network.named_parameters()).keys()
     return found
-
-
-def trainer_on_nothing() -> Any:
-    images = SimpleNamespace(steps=lambda batch_size: 1)
-    more = {"micro_batches": 1, "fuse": True}
-    return SimpleNamespace(train_images=images, autocast=nullcontext, device=torch.device("cpu"), **more)
 
 
 @pytest.mark.parametrize("name", registry.plugins("space"))
@@ -349,7 +345,7 @@ def test_evaluate_never_looks_at_test_images(data: str, tmp_path: Path) -> None:
     assert first.metrics == second.metrics
     evaluator = trainer(data)
     evaluator.prepare()
-    evaluator.test_images = Poison()  # type: ignore[assignment]
+    evaluator.test_batches = Poison()
     assert run(evaluator)[0].metrics == first.metrics
 
 
@@ -361,7 +357,7 @@ def test_test_measures_the_test_images(data: str, tmp_path: Path) -> None:
     assert evaluation.checkpoint is not None
     network = evaluator.load(CELL, evaluation.checkpoint).eval()
     x, y = separable(30, 2)
-    mean, std = evaluator.data.mean[0], evaluator.data.std[0]
+    mean, std = (evaluator.data.metadata()[name][0] for name in ("mean", "std"))
     with torch.no_grad():
         logits = network(torch.from_numpy(((x / 255) - mean) / std).float())
     assert tested["test_acc"] == (logits.argmax(1).numpy() == y).mean()
@@ -397,8 +393,8 @@ def test_a_checkpoint_reproduces_the_validation_exactly(data: str, tmp_path: Pat
     assert [f.name for f in (tmp_path / "checkpoints").iterdir()] == ["trial-000012.safetensors"]
     other = trainer_like(evaluator, data)
     other.prepare()
-    accuracy, loss = other.score(other.load(CELL, evaluation.checkpoint), other.val_images)
-    assert (accuracy, loss) == (evaluation.metrics["val_acc"], evaluation.metrics["val_loss"])
+    measured = other.measure(other.load(CELL, evaluation.checkpoint), other.val_batches, "val")
+    assert measured == {name: evaluation.metrics[name] for name in ("val_acc", "val_loss")}
 
 
 def test_a_checkpoint_says_what_it_is(data: str, tmp_path: Path) -> None:
@@ -412,7 +408,7 @@ def test_a_checkpoint_says_what_it_is(data: str, tmp_path: Path) -> None:
     assert json.loads(metadata["scale"]) == SMALL
     assert json.loads(metadata["task"]) == {"channels": 1, "height": 8, "width": 8, "classes": 2}
     assert json.loads(metadata["classes"]) == ["0", "1"]
-    assert json.loads(metadata["mean"]) == pytest.approx(evaluator.data.mean.tolist())
+    assert json.loads(metadata["mean"]) == pytest.approx(evaluator.data.metadata()["mean"])
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", metadata["nastool"])
     assert {dtype for key, dtype in dtypes.items() if not key.endswith("num_batches_tracked")} == {torch.float32}
 
@@ -468,7 +464,7 @@ def test_a_diverging_training_fails_the_trial(data: str, tmp_path: Path) -> None
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize(("poisoned", "what"), [("train_images", "training"), ("val_images", "validation")])
+@pytest.mark.parametrize(("poisoned", "what"), [("train_batches", "training"), ("val_batches", "validation")])
 def test_which_loss_is_not_finite(data: str, poisoned: str, what: str) -> None:
     evaluator = trainer(data)
     evaluator.prepare()
@@ -522,7 +518,7 @@ def test_a_split_batch_is_the_same_step(data: str, device: str, parts: int, one_
         with evaluator.reproducible(3):
             network = evaluator.build(space.arch([1]), 3)
             more: dict[str, Any] = {"dropout": 0.3, "drop_path": 0.4, "grad_clip": 1.0, "crop_padding": 1, "flip": True}
-            training = Training(evaluator, network, dataclasses.replace(recipe, **more), seed=3)
+            training = evaluator.training(network, dataclasses.replace(recipe, **more), seed=3)
             losses = [loss.item() for _ in range(2) for loss in training.epoch()]
             after = torch.rand(3, device=device)
         found.append((losses, torch.cat([p.detach().flatten() for p in network.parameters()]), after))
@@ -633,7 +629,9 @@ def test_on_a_gpu(data: str, tmp_path: Path, precision: str) -> None:
     assert run(evaluator, seed=1)[0].metrics == first.metrics
     assert first.metrics["val_acc"] >= 0.8
     network = evaluator.load(CELL, str(first.checkpoint))
-    assert evaluator.score(network, evaluator.val_images) == (first.metrics["val_acc"], first.metrics["val_loss"])
+    assert evaluator.measure(network, evaluator.val_batches, "val") == {
+        name: first.metrics[name] for name in ("val_acc", "val_loss")
+    }
     assert set(evaluator.test(Proposal(CELL), first)) == {"test_acc", "test_loss"}
 
 

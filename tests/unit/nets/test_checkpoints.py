@@ -75,8 +75,8 @@ def weights_of(evaluator: Train, trial: int = 0) -> Path:
     return evaluator.workdir / checkpoints.name_of(trial)
 
 
-def validation(metrics: Mapping[str, float]) -> tuple[float, float]:
-    return metrics["val_acc"], metrics["val_loss"]
+def validation(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: metrics[name] for name in ("val_acc", "val_loss")}
 
 
 def chain(morphisms: int, seed: int) -> Arch:
@@ -106,37 +106,39 @@ class TestHandingDown:
         whole = begin(evaluator, START, None, seed=100)
         for _ in range(2):
             list(whole.epoch())
-        assert evaluator.score(whole.network, evaluator.val_images) == validation(parent.metrics)
+        assert evaluator.measure(whole.network, evaluator.val_batches, "val") == validation(parent.metrics)
         child = begin(evaluator, START)
-        assert evaluator.score(child.network, evaluator.val_images) == validation(parent.metrics)
+        assert evaluator.measure(child.network, evaluator.val_batches, "val") == validation(parent.metrics)
         state = whole.network.state_dict()
         assert all(torch.equal(value, state[name]) for name, value in child.network.state_dict().items())
-        momentum = whole.momentum()
-        assert child.momentum().keys() == momentum.keys()
-        assert all(torch.equal(value, momentum[name]) for name, value in child.momentum().items())
+        momentum = whole.memory()
+        assert child.memory().keys() == momentum.keys()
+        assert all(torch.equal(value, momentum[name]) for name, value in child.memory().items())
         assert any(bool(value.any()) for value in momentum.values())
         whole.done = 0
         whole.generator.manual_seed(seeds(101)[2])
         for _ in range(2):
             list(whole.epoch())
         metrics = train(evaluator, 1, START, 0).metrics
-        assert validation(metrics) == evaluator.score(whole.network, evaluator.val_images)
+        assert validation(metrics) == evaluator.measure(whole.network, evaluator.val_batches, "val")
 
     @pytest.mark.parametrize("seed", range(6))
     def test_a_child_begins_where_its_parent_ended(self, evaluator: Train, seed: int) -> None:
         parent = train(evaluator, arch=chain(2, seed))
         child = chain(2 + seed, seed)
         grown = begin(evaluator, child)
-        accuracy, loss = evaluator.score(grown.network, evaluator.val_images)
-        assert accuracy == parent.metrics["val_acc"]
+        measured = evaluator.measure(grown.network, evaluator.val_batches, "val")
+        loss = measured["val_loss"]
+        assert measured["val_acc"] == parent.metrics["val_acc"]
         assert loss == pytest.approx(parent.metrics["val_loss"], rel=1e-5)
         scratch = begin(evaluator, child, None)
-        assert evaluator.score(scratch.network, evaluator.val_images)[1] != pytest.approx(loss, rel=1e-3)
+        measured = evaluator.measure(scratch.network, evaluator.val_batches, "val")
+        assert measured["val_loss"] != pytest.approx(loss, rel=1e-3)
 
     def test_momentum_is_carried_to_where_the_weights_went(self, evaluator: Train) -> None:
         train(evaluator)
         kept = load_file(checkpoints.optimizer_of(weights_of(evaluator)))
-        grown = begin(evaluator, WIDER).momentum()
+        grown = begin(evaluator, WIDER).memory()
         assert kept.keys() == grown.keys()
         name = "layers.stage1_layer1.conv.0.weight"
         assert grown[name].shape[0] == 2 * kept[name].shape[0]
@@ -150,7 +152,7 @@ class TestHandingDown:
         network = begin(evaluator, DEEPER).network.train()
         norm = network.get_submodule("layers.stage1_layer2.conv.1")
         assert isinstance(norm, torch.nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
-        (images, _), *more = evaluator.train_images.in_order()
+        (images, _), *more = evaluator.train_batches.in_order()
         assert not more
         with torch.no_grad():
             values = network.get_submodule("layers.stage1_layer1.conv")(images)
@@ -207,8 +209,8 @@ class TestHandingDown:
         parent = train(evaluator)
         assert load_file(checkpoints.optimizer_of(weights_of(evaluator))) == {}
         child = begin(evaluator, WIDER)
-        assert child.momentum() == {}
-        assert evaluator.score(child.network, evaluator.val_images)[1] == pytest.approx(
+        assert child.memory() == {}
+        assert evaluator.measure(child.network, evaluator.val_batches, "val")["val_loss"] == pytest.approx(
             parent.metrics["val_loss"], rel=1e-5
         )
 
@@ -238,7 +240,7 @@ class TestHandingDown:
         def rates(epochs: int, annealing: tuple[float, float]) -> list[float]:
             proposal = Proposal(START, budget=epochs, annealing=annealing)
             training = evaluator._begin(proposal, evaluator._recipe(proposal), 0)
-            group = training.optimizer.param_groups[0]
+            group = training.optimizer.rule.param_groups[0]
             return [group["lr"] for _ in range(epochs) for _ in training.epoch()]
 
         for epochs in (1, 3):
@@ -362,7 +364,7 @@ class TestFromCheckpoint:
     def begun(self, evaluator: Train, arch: Arch) -> tuple[float, Mapping[str, Tensor]]:
         """Validation loss before the first step, and the momentum."""
         training = begin(evaluator, arch, None)
-        return evaluator.score(training.network, evaluator.val_images)[1], training.momentum()
+        return evaluator.measure(training.network, evaluator.val_batches, "val")["val_loss"], training.memory()
 
     @pytest.mark.parametrize("grown", range(4))
     def test_it_goes_on(self, evaluator: Train, data: str, tmp_path: Path, file: Path, grown: int) -> None:
@@ -373,7 +375,7 @@ class TestFromCheckpoint:
         with safe_open(weights_of(evaluator), "pt") as kept:
             assert kept.metadata()["trial"] == "0"
         network = evaluator.load(WIDER, checkpoints.name_of(0))
-        loss = evaluator.score(network, evaluator.val_images)[1]
+        loss = evaluator.measure(network, evaluator.val_batches, "val")["val_loss"]
         assert found == (pytest.approx(loss, rel=1e-5) if grown else loss)
         assert not any(bool(value.any()) for value in momentum.values()), "there is no file of it"
 
@@ -400,7 +402,7 @@ class TestFromCheckpoint:
         evaluator = trainer(data, tmp_path / "new", from_checkpoint=str(file))
         parent = train(evaluator, arch=WIDER)
         child = begin(evaluator, WIDER, 0)
-        assert evaluator.score(child.network, evaluator.val_images) == validation(parent.metrics)
+        assert evaluator.measure(child.network, evaluator.val_batches, "val") == validation(parent.metrics)
 
     @pytest.mark.parametrize("arch", [START, DEEPER], ids=["smaller", "other"])
     def test_what_it_cannot_become(self, data: str, tmp_path: Path, file: Path, arch: Arch) -> None:
@@ -572,4 +574,4 @@ class TestFiles:
             cells: int = 1
 
         with pytest.raises(InputError, match=r"is of scale \{'channels': 2\}, not \{'channels': 2, 'cells': 1\}"):
-            checkpoints.read(weights_of(evaluator), SPACE, More(), evaluator.data.task)
+            checkpoints.read(weights_of(evaluator), SPACE, More(), evaluator.task)

@@ -25,7 +25,7 @@ from nastool.evaluators.train import Train
 from nastool.nets import devices
 from nastool.nets.devices import Cuda, Gpu
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.training import loop as training
+from nastool.training import evaluator as training
 from tests.helpers.running import Run
 
 Machine = Callable[..., dict[str, str]]

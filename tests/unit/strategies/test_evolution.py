@@ -108,7 +108,7 @@ class Beginnings(Train):
     def _begin(self, *arguments: Any) -> Training:
         training = super()._begin(*arguments)
         self.begun.append({name: value.clone() for name, value in training.network.state_dict().items()})
-        self.loss.append(self.score(training.network, self.val_images)[1])
+        self.loss.append(self.measure(training.network, self.val_batches, "val")["val_loss"])
         return training
 
 
@@ -142,7 +142,7 @@ def test_children_begin_with_their_parents_weights(
             assert fitting
             if name == "nasbench201":
                 assert all(torch.equal(begun[key], kept[key]) for key in fitting)
-            elif space.inherit(archs[parent], proposal.arch, evaluator.data.task, evaluator.scale).exact:
+            elif space.inherit(archs[parent], proposal.arch, evaluator.task, evaluator.scale).exact:
                 exact += 1
                 assert evaluator.loss[i] == pytest.approx(losses[parent], rel=1e-4)
         strategy.tell(Trial(i, proposal, "done", evaluation, (losses[i],)))

@@ -593,14 +593,14 @@ class TestEnsemble:
         )
         evaluator.workdir = Path("a")
         made = 0
-        original = Train.probabilities
+        original = Train.predictions
 
-        def probabilities(self: Train, *arguments: Any) -> torch.Tensor:
+        def predictions(self: Train, *arguments: Any) -> torch.Tensor:
             nonlocal made
             made += 1
             return original(self, *arguments)
 
-        monkeypatch.setattr(Train, "probabilities", probabilities)
+        monkeypatch.setattr(Train, "predictions", predictions)
 
         def ensemble() -> tuple[list[int], dict[str, float]]:
             metrics = dict(evaluator.ensemble(members))

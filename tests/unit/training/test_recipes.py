@@ -35,7 +35,16 @@ def test_shipped_names() -> None:
 
 
 SPECIAL = {"restart_epochs", "restart_factor", "dropout", "drop_path", "drop_path_by_depth", "auxiliary_weight"}
-SPECIAL |= {"scale", "retrain", "decay_norms", "decay_off_path", "train_auxiliary", "reward_dropout"}
+SPECIAL |= {
+    "optimizer",
+    "average",
+    "scale",
+    "retrain",
+    "decay_norms",
+    "decay_off_path",
+    "train_auxiliary",
+    "reward_dropout",
+}
 
 
 @pytest.mark.parametrize("name", recipe_names())

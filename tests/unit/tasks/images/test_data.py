@@ -321,7 +321,7 @@ def test_val_fraction_where_validation_images_are_given(tmp_path: Path) -> None:
 
 
 def test_every_listed_name_is_accepted() -> None:
-    for name in data.DATASETS:
+    for name in ImageTask.datasets:
         data.check_options(name)
 
 
