@@ -27,14 +27,16 @@ def evaluator_options(given: Mapping[str, Any]) -> dict[str, object]:
             continue
         if name in options:
             raise InputError(f"both {name} and evaluator_options[{name!r}] are given: keep one")
-        options[name] = os.fsdecode(value) if isinstance(value, bytes | os.PathLike) else value
+        options[name] = value
     return options
 
 
 def plain(value: Any) -> Any:
-    """numpy's numbers and arrays as Python's, also within mappings."""
+    """numpy's numbers and arrays as Python's, and paths as text; also within mappings."""
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, bytes | os.PathLike):
+        return os.fsdecode(value)
     return value.tolist() if hasattr(value, "tolist") else value
 
 

@@ -291,13 +291,13 @@ def _search(macro_table: str, **options: Any) -> Study:
 def test_values_of_other_kinds(here: Path, macro_table: str) -> None:
     study = _search(macro_table, trials=np.int64(3), seed=np.int32(1), out=b"a\xff", force=np.bool_(False))
     assert len(study.trials) == 3
-    pairs = (f"{key}={value}" for key, value in {"file": macro_table}.items())
-    assert len(_search(macro_table, evaluator_options=pairs, out=Path("b")).trials) == 3
+    assert len(_search(macro_table, evaluator_options={"file": Path(macro_table)}, out=Path("b")).trials) == 3
     for name, value in {
         "out": object(),
         "trials": lambda: 3,
         "force": 1,
         "strategy_options": 5,
+        "space_options": ["layers=4"],
         "seed": [1, 2],
     }.items():
         with pytest.raises(InputError):
