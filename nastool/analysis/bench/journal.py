@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import os
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -82,6 +81,8 @@ class Journal:
         self.path = path
         self.file = path / "runs.jsonl"
         self._append: IO[bytes] | None = None
+        self._whole: int | None = None
+        """Size of the file without a torn last line, once read."""
 
     def exists(self) -> bool:
         """Whether there is one. InputError: the folder holds something else, or cannot be used."""
@@ -120,12 +121,13 @@ class Journal:
 
     def read(self) -> Content:
         """What it holds; empty where there is none. InputError: damaged elsewhere than in its last line."""
-        content = Content()
+        content, whole = Content(), 0
         try:
             with open(self.file, "rb") as file:
                 for number, line in enumerate(file, 1):
                     if not line.endswith(b"\n") and (number > 1 or FIRST.startswith(line)):
                         break  # torn
+                    whole += len(line)
                     try:
                         document = json.loads(line, parse_constant=_no_number)
                         if number == 1:
@@ -144,20 +146,20 @@ class Journal:
             pass
         except OSError as error:
             raise InputError(f"cannot read {self.file}: {why(error)}") from None
+        self._whole = whole
         return content
 
     # --- writing
 
     def open(self) -> None:
-        """Begin to append, behind the last whole line. Under `locked`."""
+        """Begin to append, behind the last whole line. Once read, under `locked`."""
+        assert self._whole is not None
         try:
             self._append = open(self.file, "ab", buffering=0)
-            with open(self.file, "rb+") as file:
-                file.truncate(_whole(file))
-                empty = not file.seek(0, os.SEEK_END)
+            self._append.truncate(self._whole)
         except OSError as error:
             raise InputError(f"cannot write {self.file}: {why(error)}") from None
-        if empty:
+        if not self._whole:
             self._write_line(FIRST)
 
     def add_table(self, facts: Facts) -> None:
@@ -170,20 +172,12 @@ class Journal:
         self._write({"kind": "sitting", **document})
 
     def add_run(self, key: Key, record: Record) -> None:
-        run = record.run
-        document = {
-            "kind": "run",
-            **asdict(key),
-            "budget": asdict(run.budget),
-            "ended": run.ended,
-            "queries": run.queries,
-            "best": [[best.query, best.label, best.value, best.rank] for best in run.best],
-            "failed": list(run.failed),
-            "spent": None if run.spent is None else run.spent.tolist(),
-            "cpu_seconds": record.cpu_seconds,
-            "nastool": record.nastool,
-            "source": record.source,
-        }
+        document = {"kind": "run", **asdict(key), **vars(record.run), **vars(record)}
+        del document["run"]
+        spent = record.run.spent
+        document["budget"] = asdict(record.run.budget)
+        document["best"] = [list(vars(best).values()) for best in record.run.best]
+        document["spent"] = None if spent is None else spent.tolist()
         self._write(document)
 
     def _write(self, document: Mapping[str, Any]) -> None:
@@ -197,19 +191,6 @@ class Journal:
                 data = data[self._append.write(data) :]
         except OSError as error:
             raise InputError(f"cannot write {self.file}: {why(error)}; what was there is kept") from None
-
-
-def _whole(file: IO[bytes]) -> int:
-    """The size of the file without a torn last line."""
-    end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - 65536)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
 
 
 # What follows raises ValueError, KeyError, TypeError, AttributeError or OverflowError where a line is not what was

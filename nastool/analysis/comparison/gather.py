@@ -52,6 +52,8 @@ class Run:
     final: Mapping[str, float]
     final_loss: float | None
     by_scores: bool
+    beside: Mapping[str, float]
+    """Metrics of the best random architecture that was trained beside its own; {}: there is none."""
     counted: str = ""
     """What its FLOPs are."""
     made: str = ""
@@ -143,17 +145,18 @@ def read(path: Path) -> Run:
     """One run. InputError: there is none, or it is damaged."""
     study = Study.read(path, curves=False)
     with Store.read(path / "run.db") as store:
-        fingerprint, finale = store.get("fingerprint"), (store.get("final") or {}).get("finale") or {}
-    config = study.config
+        fingerprint, after = store.get("fingerprint"), (store.get("final") or {}).get("finale") or {}
+    config, document = study.config, study.document or {}
     told = [trial for trial in study.told if not trial.is_round]
     shares = any(trial.is_round for trial in study.trials) or _shares_weights(study.evaluator)
-    objective, final, final_loss = study.objective, _final(study), None
-    if shares:
-        objective, final_loss = _retrained(study)
-    elif study.best is not None:
-        final_loss = study.best.trial.loss
+    objective, final = study.objective, _numbers(document.get("metrics"))
+    final_loss = study.best.trial.loss if study.best is not None else None
+    if shares:  # what counts is what was trained from scratch in the end
+        inner = study.retrained
+        objective = Objective("val_acc", "max") if inner is None else inner.objective
+        final_loss = None if inner is None else _loss(objective, final)
     spent, counted = _spent(study, told)
-    resolved = _facts_of(config)
+    resolved = {key: config[key] for key in ("space", "evaluator", "resolved") if key in config}
     return Run(
         path=path,
         seed=study.seed,
@@ -168,13 +171,21 @@ def read(path: Path) -> Run:
         final=final,
         final_loss=final_loss,
         by_scores=shares,
+        beside=_numbers(((document.get("comparison") or {}).get("random") or {}).get("metrics")),
         counted=counted,
-        made=_made(study, finale),
+        made=_made(document, after),
     )
 
 
-def _facts_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: config[key] for key in ("space", "evaluator", "resolved") if key in config}
+def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    return {name: value for name, value in (metrics or {}).items() if isinstance(value, int | float)}
+
+
+def _loss(objective: Objective, metrics: Mapping[str, float]) -> float | None:
+    try:
+        return objective.loss(metrics)
+    except ValueError:
+        return None
 
 
 def _shares_weights(evaluator: str) -> bool:
@@ -184,29 +195,13 @@ def _shares_weights(evaluator: str) -> bool:
         return False
 
 
-def _final(study: Study) -> dict[str, float]:
-    found = {} if study.document is None else study.document.get("metrics")
-    return {name: value for name, value in (found or {}).items() if isinstance(value, int | float)}
-
-
-def _made(study: Study, finale: Mapping[str, Any]) -> str:
-    """finale: what the search was to do at its end."""
-    document = study.document or {}
+def _made(document: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """How the final network was trained. after: what the search was to do at its end."""
+    facts = [document.get("evaluator"), document.get("scale")]
     if Path(str(document.get("run", ""))).name.startswith("retrain-"):
-        facts = [document.get("evaluator"), document.get("scale"), finale.get("retrain"), finale.get("training")]
-        return f"best of {finale.get('retrain', '?')} trained again at the end [{digest(facts)}]"
-    return f"as it was searched [{digest([document.get('evaluator'), document.get('scale')])}]"
-
-
-def _retrained(study: Study) -> tuple[Objective, float | None]:
-    """What the final result of a search with shared weights is judged by, and its loss; None: it was not retrained."""
-    if study.retrained is None:
-        return Objective("val_acc", "max"), None
-    objective = study.retrained.objective
-    try:
-        return objective, objective.loss(_final(study))
-    except ValueError:
-        return objective, None
+        named = digest([*facts, after.get("retrain"), after.get("training")])
+        return f"best of {after.get('retrain', '?')} trained again at the end [{named}]"
+    return f"as it was searched [{digest(facts)}]"
 
 
 # --- what was spent
@@ -229,33 +224,26 @@ def _flops(study: Study, told: Sequence[StudyTrial]) -> tuple[list[float] | None
     A trial that failed counts 0: how far it came is not known.
     """
     each = [trial.metrics.get("flops") for trial in told if trial.state == "done"]
-    if not each or any(value is None for value in each):
+    if not each or None in each:
         return None, ""
-    resolved = study.config.get("resolved")
+    resolved, facts = study.config.get("resolved"), study.provenance.get("evaluator")
     recipe = resolved.get("recipe") if isinstance(resolved, dict) else None
     by_default = recipe.get("epochs") if isinstance(recipe, dict) else None
-    evaluator = study.provenance.get("evaluator")
-    images = evaluator.get("train_images") if isinstance(evaluator, dict) else None
     budgets = [trial.trial.proposal.budget for trial in told]
-    if by_default is None and any(budget is not None for budget in budgets):
-        by_default = math.nan  # how long a trial without a budget is trained cannot be told
-    factors = ["forward FLOPs (2 x multiply-adds) of one image"]
-    epochs = [1.0] * len(told)
+    text, scale, epochs = "forward FLOPs (2 x multiply-adds) of one image", 1.0, [1.0] * len(told)
+    images = None
     if by_default is not None or any(budget is not None for budget in budgets):
         epochs = [float(by_default or math.nan) if budget is None else float(budget) for budget in budgets]
-        factors.append("epochs")
-    if any(math.isnan(value) for value in epochs):
+        text += " x epochs"
+        images = facts.get("train_images") if isinstance(facts, dict) else None
+    if any(math.isnan(value) for value in epochs):  # how long a trial without a budget is trained cannot be told
         return None, ""
-    scale = 1.0
-    if isinstance(images, int) and len(factors) > 1:
-        scale = float(images)
-        factors.append("training images")
-    text = " x ".join(factors)
-    if len(factors) < 3:
+    if isinstance(images, int):
+        scale, text = float(images), f"{text} x training images"
+    else:
         text += "; how many images each trial was trained on is not known, and left out"
     text += "; the backward pass and validation are not counted, failed trials count 0"
-    values = [scale * n * trial.metrics.get("flops", 0.0) for trial, n in zip(told, epochs, strict=True)]
-    return values, text
+    return [scale * n * trial.metrics.get("flops", 0.0) for trial, n in zip(told, epochs, strict=True)], text
 
 
 # --- which belong together
@@ -315,18 +303,11 @@ def _one_of_each(runs: Sequence[Run], given: int, notes: list[str]) -> list[Run]
 
 def _beside(run: Run) -> Run | None:
     """The best of the random architectures that were trained beside those of a search with shared weights."""
-    if not run.by_scores or run.final_loss is None:
+    loss = _loss(run.objective, run.beside)
+    if not run.by_scores or run.final_loss is None or loss is None:
         return None
-    with Store.read(run.path / "run.db") as store:
-        final = store.get("final") or {}
-    metrics = (final.get("document", {}).get("comparison") or {}).get("random", {}).get("metrics")
-    try:
-        loss = run.objective.loss(metrics or {})
-    except ValueError:
-        return None
-    return replace(
-        run, strategy={"name": BESIDE, "options": {}}, losses=np.zeros(0), spent={}, final=metrics, final_loss=loss
-    )
+    rival = {"name": BESIDE, "options": {}}
+    return replace(run, strategy=rival, losses=np.zeros(0), spent={}, final=run.beside, final_loss=loss)
 
 
 def _states(runs: Sequence[Run]) -> list[str]:
