@@ -1,4 +1,4 @@
-"""What `nastool bench` computes: against values worked out by hand and against scipy."""
+"""What the runs of `nastool bench` say, against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from nastool.analysis.bench.journal import Content, Key, Record, Strategy
 from nastool.analysis.bench.loop import Best, Budget, Ended, Run
 from nastool.analysis.bench.results import Group, compare, groups
 from nastool.analysis.bench.view import View, parse_seeds
-from nastool.analysis.statistics import bootstrap, difference, holm, mean, median_until, wilcoxon
 from nastool.core.errors import InputError
 
 FACTS = Facts("t", "table", "t.npz", "f", "val", "test", 100, 100, optimum=0.9, worst=0.1, mean_seconds=10.0)
@@ -43,59 +42,6 @@ def group(*runs: Run, name: str = "a") -> Group:
 
 def view(trials: int = 10, at: Sequence[int] = (5, 10), target: float = 0.0) -> View:
     return View.of("100", Budget(trials), at, None, target)
-
-
-# --- pure functions
-
-
-def test_standard_error_by_hand() -> None:
-    assert mean(np.array([1.0, 2.0, 3.0, 4.0])).error == pytest.approx(math.sqrt(5 / 3) / 2)
-    assert math.isnan(mean(np.array([1.0])).error)
-
-
-def test_holm_by_hand() -> None:
-    # sorted .01 .02 .03 .04 times 4 3 2 1 = .04 .06 .06 .04, made monotone
-    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([0.2]) == [0.2]
-    assert holm([]) == []
-    assert holm([math.nan, 0.2, 0.1])[1:] == [0.2, 0.2], "what was not tested does not count"
-
-
-def test_median_counts_those_that_never_got_there() -> None:
-    assert median_until([5, 1, 9]) == 5
-    assert median_until([5, None, 1]) == 5
-    assert median_until([5, None, None]) is None
-    assert median_until([5, 1, None, None]) == 5, "half of them did, after 5 queries"
-    assert median_until([5, None]) == 5
-    assert median_until([]) is None
-
-
-def test_wilcoxon_by_hand() -> None:
-    """Of 16 choices of signs one gives each extreme, five a sum of ranks of at most 3; zeros do not count."""
-    assert wilcoxon(np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(2 / 16)
-    assert wilcoxon(np.array([1.0, 2.0, -3.0, 4.0, 0.0])) == pytest.approx(10 / 16)
-    rounding = np.array([0.3 - 0.2, 0.1, 0.4 - 0.3, 0.1])
-    assert wilcoxon(rounding) == wilcoxon(np.full(4, 0.1))
-    assert wilcoxon(np.zeros(5)) == 1
-
-
-def test_equal_strategies_are_not_told_apart() -> None:
-    same = difference(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]), paired=True)
-    assert (same.mean, same.low, same.high, same.p) == (0, 0, 0, 1)
-
-
-def test_bootstrap_interval() -> None:
-    values = np.random.default_rng(0).normal(5, 2, (400, 3))
-    low, high = bootstrap(values)
-    half = 1.96 * values.std(axis=0, ddof=1) / 20
-    assert low == pytest.approx(values.mean(axis=0) - half, rel=0.01)
-    assert high == pytest.approx(values.mean(axis=0) + half, rel=0.01)
-    assert (bootstrap(values) == (low, high)).all(), "the same values, the same interval"
-    assert np.isnan(bootstrap(np.ones((1, 2)))).all()
-
-
-# --- runs
 
 
 def test_seeds() -> None:
