@@ -20,7 +20,7 @@ from nastool.core.errors import InputError, TrialFailed, short
 from nastool.core.evaluator import Evaluator, Report
 from nastool.core.files import Limit
 from nastool.core.space import SearchSpace
-from nastool.core.tables import Field, discover, network_facts, read_columns, training_seconds
+from nastool.core.tables import Field, Tabular, discover, network_facts, read_columns, training_seconds
 from nastool.core.values import Evaluation, Proposal, Scalar
 
 _NOISE = 0x6E6F697365
@@ -149,7 +149,8 @@ class Table(Evaluator):
     def _index(self, columns: Mapping[str, NDArray[Any]]) -> dict[bytes, int]:
         """Option indices -> row. InputError where a row is no member of the space, or comes twice."""
         try:
-            choices = np.asarray(self.space.table_choices(columns))
+            own = self.space if isinstance(self.space, Tabular) else None
+            choices = np.asarray(columns["arch"] if own is None else own.table_choices(columns))
         except KeyError as error:
             raise InputError(f"{self.file} is no table of space {self.space.name}: it has no {error}") from None
         except ValueError as error:

@@ -18,6 +18,7 @@ from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.nets import checkpoints
 from nastool.nets.checkpoints import Checkpoint
+from nastool.nets.inheritance import inherited
 from nastool.training.evaluator import TrainingEvaluator
 from nastool.training.loop import Training, seeds
 
@@ -191,7 +192,7 @@ class Train(TrainingEvaluator):
         training = self.training(network, recipe, seed, proposal.annealing)
         ancestor = self._ancestor(proposal)
         if ancestor is not None:
-            inheritance = self.space.inherit(ancestor.arch, proposal.arch, self.task, self.scale)
+            inheritance = inherited(self.space, ancestor.arch, proposal.arch, self.task, self.scale)
             inheritance.apply(network, ancestor.weights)
             if inheritance.identity or inheritance.fresh:
                 inheritance.calibrate(network, *self._calibration_inputs(seed))
@@ -215,7 +216,7 @@ class Train(TrainingEvaluator):
 
     def _check_beginning(self, given: Arch, wanted: Arch) -> None:
         """CannotGoOn: from_checkpoint is of an architecture that cannot become the wanted one as it is."""
-        if not self.space.inherit(given, wanted, self.task, self.scale).exact:
+        if not inherited(self.space, given, wanted, self.task, self.scale).exact:
             raise CannotGoOn(
                 f"checkpoint {self._from_checkpoint} is of architecture {given.key}, which cannot become {wanted.key} "
                 "without a change of its function: give a checkpoint of that architecture"

@@ -8,6 +8,7 @@ from typing import ClassVar
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Trial
+from nastool.nets.inheritance import growing
 
 KINDS = "deeper,wider,concat+add"
 
@@ -72,7 +73,8 @@ class NetworkMorphism(Strategy):
         ):
             if not least <= value <= 100_000:
                 raise ValueError(f"need {least} <= {name} <= 100,000, got {value}")
-        known = space.morphisms(space.start())
+        self.growing = growing(space)
+        known = self.growing.morphisms(self.growing.start())
         self.kinds = tuple(tuple(kind.split("+")) for kind in dict.fromkeys(kinds.split(",")))
         named = [kind for group in self.kinds for kind in group]
         for kind in named:
@@ -101,7 +103,7 @@ class NetworkMorphism(Strategy):
         whole = start + self.steps * epochs + final
         before = start + self.step * epochs
         if self.center is None:
-            return None if self.out else self._proposal(self.space.start(), None, start, 0, whole)
+            return None if self.out else self._proposal(self.growing.start(), None, start, 0, whole)
         arch, parent = self.center.proposal.arch, self.center.id
         if self.step == self.steps:
             return self._proposal(arch, parent, final, before, whole) if final and not self.siblings else None
@@ -120,7 +122,7 @@ class NetworkMorphism(Strategy):
         for _ in range(20):
             child = parent
             for _ in range(self.morphisms):
-                known = self.space.morphisms(child)
+                known = self.growing.morphisms(child)
                 possible = [[kind for kind in group if known[kind]] for group in self.kinds]
                 kinds = [group for group in possible if group]
                 if not kinds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,14 @@ DRAWS = ((8, 1.0), (64, 1.0), (64, 1.5), (64, 2.0), (64, 4.0), (64, 8.0))
 
 FREQUENCIES_EVERY = 10
 """After how many trials the policy says what it draws, for reports."""
+
+
+@runtime_checkable
+class Deep(Protocol):
+    """A space with a decision on how many layers there are."""
+
+    depth: str
+    """Its name."""
 
 
 class Reinforce(Strategy):
@@ -104,7 +112,7 @@ class Reinforce(Strategy):
         self._depth_column, self._depths = -1, [0]
         if depth_start is not None:
             names = [decision.name for decision in space.decisions]
-            if space.depth not in names:
+            if not isinstance(space, Deep) or space.depth not in names:
                 raise ValueError(f"space {space.name} has no decision on its depth: leave out depth_start")
             self._depth_column = names.index(space.depth)
             self._depths = [int(option) for option in space.decisions[self._depth_column].options]

@@ -49,7 +49,7 @@ def command(ctx: click.Context, /, number: int, seed: int, dedup: bool, to: str,
             raise InputError(f"space {space.name}: only {done} architectures were found that differ: {remedy}")
         if dedup:
             seen.add(space.canonical(arch))
-        line = archfile.dumps(archfile.to_json(space, arch)) if to == "json" else space.to_string(arch)
+        line = archfile.dumps(archfile.to_json(space, arch)) if to == "json" else archfile.to_string(space, arch)
         if line is None:
             raise InputError(f"space {space.name} has no string form: use --to json")
         sys.stdout.write(line + "\n")

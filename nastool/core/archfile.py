@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 from nastool.core import registry
 from nastool.core.errors import InputError, InvalidArchError, hint, short, why
@@ -95,10 +95,28 @@ def from_json(document: Any, space: SearchSpace | None = None) -> ArchDocument:
     return ArchDocument(own, arch, extra)
 
 
+@runtime_checkable
+class StringForm(Protocol):
+    """A space for whose architectures the field has a string form of its own."""
+
+    def to_string(self, arch: Arch) -> str: ...
+
+    def from_string(self, text: str) -> Arch:
+        """Read `to_string`'s form. InvalidArchError where it is none."""
+        ...
+
+
+def to_string(space: SearchSpace, arch: Arch) -> str | None:
+    """The field's own string form of an architecture; None: the space has none."""
+    return space.to_string(arch) if isinstance(space, StringForm) else None
+
+
 def read_text(text: str, space: SearchSpace | None = None) -> ArchDocument:
     """One architecture: arch.json, or the space's own string form where a space is given."""
     if not text.lstrip().startswith(("{", "[", '"')):
         if space is not None:
+            if not isinstance(space, StringForm):
+                raise InvalidArchError(f"space {space.name} has no string form; give arch.json")
             arch = space.from_string(text)
             space.validate(arch)
             return ArchDocument(space, arch)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
@@ -145,6 +145,27 @@ def drawn(section: Section) -> Section:
 def printable(text: str, longest: int = LONGEST) -> str:
     shown = "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """A space that says what drawings of its architectures show."""
+
+    def diagram(self, arch: Arch, scale: object = None) -> Sequence[Section]:
+        """Graphs of labelled boxes, made without importing torch.
+
+        Args:
+            arch: what is drawn.
+            scale: an instance of the space's `Scale`, None where no network is asked for. With it a node may name
+                modules of the network (`Node.modules`), whose shapes, parameters and FLOPs are then shown; where no
+                node does, the traced network is drawn as well.
+        """
+        ...
+
+
+def sections(space: SearchSpace, arch: Arch, scale: object = None) -> Sequence[Section]:
+    """What is drawn of an architecture, as of `Drawable.diagram`; of other spaces the options chosen."""
+    return space.diagram(arch, scale) if isinstance(space, Drawable) else [by_decisions(space, arch)]
 
 
 def by_decisions(space: SearchSpace, arch: Arch) -> Section:

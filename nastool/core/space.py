@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,6 @@ from nastool.core.values import Arch, Decision, Scalar, SpaceRef
 if TYPE_CHECKING:
     from torch import nn
 
-    from nastool.core.diagram import Section
-    from nastool.nets.inheritance import Inheritance
     from nastool.nets.networks import Subset
 
 _K = TypeVar("_K")
@@ -62,7 +60,9 @@ class SearchSpace(ABC):
     """A set of architectures.
 
     Members are all combinations of the decisions' options that `validate` accepts. The methods here are right
-    for any such space; override where the space's structure allows something faster.
+    for any such space; override where the space's structure allows something faster. What only some spaces can do are
+    protocols, to be met by methods of these names: `Conditional`, `Ordered`, `archfile.StringForm`, `diagram.Drawable`,
+    `tables.Tabular`, `inheritance.Growing`.
     """
 
     name: ClassVar[str]
@@ -78,9 +78,6 @@ class SearchSpace(ABC):
 
     tasks: ClassVar[frozenset[str]] = frozenset({FAMILY})
     """Names of the tasks that its networks are for."""
-
-    depth: ClassVar[str | None] = None
-    """Name of the decision that says how many layers there are, where the space has one."""
 
     Scale: ClassVar[type[Any]]
     """Frozen dataclass of what sizes a network without being part of the architecture (channels, depth).
@@ -239,22 +236,6 @@ class SearchSpace(ABC):
         """`canonical` of each row. choices: option indices of members, shape (n, decisions). Override to be fast."""
         return [self.canonical(self.arch(row)) for row in choices]
 
-    def active_many(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-        """Which decisions matter, given the others, shape (n, decisions). choices: option indices, the same shape.
-
-        One that does not matter, such as those of a layer that is not there, may have any option. Whether one matters
-        depends on earlier decisions alone. By default all matter.
-        """
-        return np.ones(choices.shape, dtype=np.bool_)
-
-    @cached_property
-    def policy_order(self) -> tuple[int, ...]:
-        """The order in which a policy makes the decisions: all their indices. By default as they stand.
-
-        Whether a decision matters may depend on those before it in this order alone.
-        """
-        return tuple(range(len(self.decisions)))
-
     # --- encodings
 
     def encode(self, arch: Arch, kind: str = "onehot") -> NDArray[np.float32]:
@@ -283,22 +264,6 @@ class SearchSpace(ABC):
             return onehot @ np.array([[name == other for other in different] for name in names], dtype=np.float32)
         raise ValueError(f"space {self.name} has no encoding {kind!r}; it has {', '.join(self.encodings)}")
 
-    def to_string(self, arch: Arch) -> str | None:
-        """The field's own string form, where the space has one."""
-        return None
-
-    def from_string(self, text: str) -> Arch:
-        """Read `to_string`'s form. InvalidArchError where it is none, or the space has no such form."""
-        raise InvalidArchError(f"space {self.name} has no string form; give arch.json")
-
-    def table_choices(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.integer[Any]]:
-        """Which architecture each row of a published table is: option indices, shape (rows, decisions).
-
-        For spaces that provide "table". columns: the table file's arrays by name. KeyError names a missing one,
-        ValueError says what is wrong with them.
-        """
-        return columns["arch"]
-
     # --- networks
 
     @abstractmethod
@@ -308,43 +273,33 @@ class SearchSpace(ABC):
         scale: an instance of `Scale`. The module maps (N, channels, height, width) float to logits (N, classes).
         """
 
-    def diagram(self, arch: Arch, scale: Any = None) -> Sequence[Section]:
-        """What drawings of arch show: graphs of labelled boxes, without importing torch (see `nastool.drawing`).
 
-        scale: an instance of `Scale`, None where no network is asked for. With it a node may name modules of the
-        network (`Node.modules`), whose shapes, parameters and FLOPs are then shown; where no node does, the traced
-        network is drawn as well. By default the options chosen.
+@runtime_checkable
+class Conditional(Protocol):
+    """A space in which not every decision matters always."""
+
+    def active_many(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """Which decisions matter, given the others, shape (n, decisions). choices: option indices, the same shape.
+
+        One that does not matter, such as those of a layer that is not there, may have any option. Whether one matters
+        depends on earlier decisions alone (by `Ordered.policy_order`, where the space has it).
         """
-        from nastool.core.diagram import by_decisions
+        ...
 
-        return [by_decisions(self, arch)]
 
-    # --- growing: for spaces that provide "inherit"
+@runtime_checkable
+class Ordered(Protocol):
+    """A space whose decisions a policy makes in another order than that in which they stand."""
 
-    def start(self) -> Arch:
-        """The small network that growing begins with."""
-        raise NotImplementedError(f"space {self.name} has no network morphisms")
+    @property
+    def policy_order(self) -> tuple[int, ...]:
+        """All their indices, in the order in which a policy makes them."""
+        ...
 
-    def morphisms(self, arch: Arch) -> Mapping[str, Sequence[Arch]]:
-        """Kind -> every member that one function-preserving step of this kind leads to, in a fixed order.
 
-        Every kind is there, possibly empty. `inherit` is exact from arch to each of them, and to what any number of
-        such steps leads to.
-        """
-        raise NotImplementedError(f"space {self.name} has no network morphisms")
-
-    def inherit(self, parent: Arch, child: Arch, task: Any, scale: Any) -> Inheritance:
-        """What the network of `child` takes from that of `parent`, a member, too.
-
-        Any space can do this: by default tensors are taken over where name and shape are the same.
-        """
-        import torch
-
-        from nastool.nets.inheritance import matching, shapes
-        from nastool.nets.networks import build
-
-        with torch.device("meta"):
-            return matching(*(shapes(build(self, arch, task, scale)) for arch in (child, parent)))
+def mattering(space: SearchSpace, choices: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Which decisions matter, as of `Conditional`; of other spaces all."""
+    return space.active_many(choices) if isinstance(space, Conditional) else np.ones(choices.shape, dtype=np.bool_)
 
 
 def check_scale(scale: Any, switches: Collection[str] = ()) -> None:

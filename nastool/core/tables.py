@@ -1,7 +1,7 @@
 """Tabular benchmarks: the published training results of every architecture of a space, as a file of columns.
 
 What such a file looks like: `nastool list evaluators table`. Which architecture a row is, the space says
-(`SearchSpace.table_choices`).
+(`Tabular.table_choices`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,31 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core.errors import InputError, short, why
 from nastool.core.files import Limit, read_npz
+
+
+@runtime_checkable
+class Tabular(Protocol):
+    """A space that reads its architectures from columns of its own."""
+
+    def table_choices(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.integer[Any]]:
+        """Which architecture each row of a published table is: option indices, shape (rows, decisions).
+
+        Args:
+            columns: the table file's arrays, by name.
+
+        Raises:
+            KeyError: names one that is missing.
+            ValueError: what is wrong with them.
+        """
+        ...
+
 
 _FIELD = re.compile(
     r"(?:(?P<dataset>.+?)_)?"

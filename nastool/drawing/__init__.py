@@ -1,6 +1,6 @@
 """Drawings of architectures: as SVG, PNG, for Graphviz, and in characters.
 
-    diagram    what is drawn: sections of nodes and edges, from `SearchSpace.diagram`
+    diagram    what is drawn: sections of nodes and edges, from `Drawable.diagram`
     measured   with a task: shapes, parameters and FLOPs of the nodes, from the network; of networks that no
                section stands for the traced modules
     layered, columns   where everything is: a graph in layers, a chain in columns
@@ -69,29 +69,30 @@ def text(
 
 def small(space: SearchSpace, arch: Arch, width: int, lines: int = 6) -> list[str]:
     """At most so many lines of at most `width` characters, without markup; quick, and without torch."""
-    from nastool.core.diagram import drawn
+    from nastool.core.diagram import drawn, sections
     from nastool.drawing.writers import text as writer
 
-    return writer.small([drawn(section) for section in space.diagram(arch)], width, lines)
+    return writer.small([drawn(section) for section in sections(space, arch)], width, lines)
 
 
 def describe(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: Any = None) -> Diagram:
     """What is drawn of an architecture; arguments as for `svg`."""
-    from nastool.core.diagram import drawn, printable
+    from nastool.core.archfile import to_string
+    from nastool.core.diagram import drawn, printable, sections
 
     if task is not None and scale is None:
         scale = space.make_scale({})
-    sections = list(space.diagram(arch, scale))
+    shown = list(sections(space, arch, scale))
     subtitle = [", ".join(changed)] if (changed := _changed_options(space)) else []
-    subtitle += [own] if (own := space.to_string(arch)) is not None else []
+    subtitle += [own] if (own := to_string(space, arch)) is not None else []
     if task is not None:
         from nastool.drawing.measured import measured
 
-        sections, facts = measured(sections, space, arch, task, scale)
+        shown, facts = measured(shown, space, arch, task, scale)
         subtitle += facts
     title = printable(f"{space.name}  {arch.key}", 200)
-    shown = "\n".join(printable(line, 500) for line in subtitle)
-    return Diagram(title, shown, tuple(drawn(section) for section in sections))
+    lines = "\n".join(printable(line, 500) for line in subtitle)
+    return Diagram(title, lines, tuple(drawn(section) for section in shown))
 
 
 def _changed_options(space: SearchSpace) -> list[str]:

@@ -19,7 +19,7 @@ An LSTM makes the decisions in the space's `policy_order`. What a decision is fo
   refers to it; its W1 h counts in q, while as an input it is zero.
 
 Deviations from that code: no step is taken for inputs that no decision refers to, nor after the last decision; a
-decision that does not matter (`SearchSpace.active_many`) is skipped, so that its option has no effect on anything; and
+decision that does not matter (`Conditional.active_many`) is skipped, so that its option has no effect on anything; and
 the four differences in learning that `PolicyGradient` and `Scored` name. The log-probabilities are those of that code.
 """
 
@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nastool.core.errors import InputError
-from nastool.core.space import SearchSpace
+from nastool.core.space import Conditional, Ordered, SearchSpace, mattering
 from nastool.core.values import Decision
 from nastool.learners.predictors.threads import one_thread as blas_on_one_thread
 
@@ -204,13 +204,14 @@ class Controller(nn.Module):
         self.temperature = temperature
         self.tanh_constant = tanh_constant
         self.op_tanh_reduce = op_tanh_reduce
-        self.steps = plan(space.decisions, shared_heads, space.policy_order)
+        order = space.policy_order if isinstance(space, Ordered) else tuple(range(len(space.decisions)))
+        self.steps = plan(space.decisions, shared_heads, order)
         self.parts = _parts(self.steps, space.decisions)
         self.places = {step.place: i for i, step in enumerate(step for step in self.steps if step.place is not None)}
         self.refers = [_index([self.places[at] for at in step.refers]) for step in self.steps]
         self.columns = [_index(step.columns) for step in self.steps]
         self.numbers = np.arange(len(self.places))
-        self.all_matter = type(space).active_many is SearchSpace.active_many
+        self.all_matter = not isinstance(space, Conditional)
         self._last: _Walk | None = None
 
         def matrix(rows: int, columns: int) -> nn.Parameter:
@@ -288,7 +289,7 @@ class Controller(nn.Module):
         sizes = torch.tensor([len(decision.options) for decision in self.space.decisions])
         if choices.ndim != 2 or choices.shape[1] != len(sizes) or bool(((choices < 0) | (choices >= sizes)).any()):
             raise ValueError(f"need option indices of {len(sizes)} decisions, got {tuple(choices.shape)}")
-        counted = self.space.active_many(choices.numpy()).astype(np.float32)
+        counted = mattering(self.space, choices.numpy()).astype(np.float32)
         counted[:, list(forced)] = 0
         return Scored(*_Scores.apply(self, choices.numpy(), counted, switch_target, *self.parameters()))
 
@@ -327,7 +328,7 @@ class Controller(nn.Module):
             h = c = np.zeros((n, size), np.float32)
             anchors = np.zeros((len(self.places), n, size), np.float32)
             keys = np.zeros_like(anchors)  # W1 times the anchors' states
-            matters = None if self.all_matter else self.space.active_many(choices)
+            matters = None if self.all_matter else mattering(self.space, choices)
             taken: list[_Taken] = []
             for step, columns, refers in zip(self.steps, self.columns, self.refers, strict=True):
                 into = np.concatenate([start if step.kind == "input" else x, h], 1)
@@ -346,7 +347,7 @@ class Controller(nn.Module):
                 else:
                     active, there = None, None
                     if matters is not None:
-                        matters = self.space.active_many(choices) if decide is not None else matters
+                        matters = mattering(self.space, choices) if decide is not None else matters
                         active = matters[:, columns]
                         done.there = there = None if active.all() else np.any(active, 1, keepdims=True)
                     h, c = _where(there, state, h), _where(there, after, c)

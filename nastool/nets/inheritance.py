@@ -1,6 +1,6 @@
 """What one network hands down to another: weights, the optimiser's memory, and how batch normalisation begins.
 
-A space says which part of which tensor goes where (`SearchSpace.inherit`); here that is carried out. The copies that
+A space says which part of which tensor goes where (`Growing.inherit`); here that is carried out. The copies that
 move weights move the optimiser's memory, too, whose new entries are zero. A child is exact, up to rounding, in
 evaluation mode as soon as `apply` has run; in training mode, where batch normalisation uses the batch's statistics,
 `calibrate` brings it close.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from nastool.core.space import SearchSpace
+    from nastool.core.values import Arch
 
 Index = tuple[NDArray[np.intp], ...]
 """An entry for each dimension, broadcast against one another as numpy and torch do."""
@@ -188,3 +191,49 @@ def _undo(norm: nn.BatchNorm2d, channels: list[int]) -> None:
     with torch.no_grad():
         norm.weight[channels] = (norm.running_var[channels] + norm.eps).sqrt()
         norm.bias[channels] = norm.running_mean[channels]
+
+
+# --- what a space says of it
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """A space whose networks grow; it provides "inherit"."""
+
+    def start(self) -> Arch:
+        """The small network that growing begins with."""
+        ...
+
+    def morphisms(self, arch: Arch) -> Mapping[str, Sequence[Arch]]:
+        """Kind -> every member that one function-preserving step of this kind leads to, in a fixed order.
+
+        Every kind is there, possibly empty. `inherit` is exact from arch to each of them, and to what any number of
+        such steps leads to.
+        """
+        ...
+
+    def inherit(self, parent: Arch, child: Arch, task: Any, scale: Any) -> Inheritance:
+        """What the network of `child` takes from that of `parent`, a member, too."""
+        ...
+
+
+def growing(space: SearchSpace) -> Growing:
+    """The space as one that grows. ValueError: it does not."""
+    if not isinstance(space, Growing):
+        raise ValueError(f"space {space.name} has no network morphisms")
+    return space
+
+
+def inherited(space: SearchSpace, parent: Arch, child: Arch, task: Any, scale: Any) -> Inheritance:
+    """What the network of `child` takes from that of `parent`, both members of the space.
+
+    As of `Growing.inherit`; in other spaces tensors are taken over where name and shape are the same.
+    """
+    import torch
+
+    from nastool.nets.networks import build
+
+    if isinstance(space, Growing):
+        return space.inherit(parent, child, task, scale)
+    with torch.device("meta"):
+        return matching(*(shapes(build(space, arch, task, scale)) for arch in (child, parent)))

@@ -18,6 +18,7 @@ from nastool.core.errors import InputError, InvalidArchError
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
 from nastool.nets import networks
+from nastool.nets.inheritance import Growing, inherited
 from nastool.tasks.images.task import ImageTask
 
 TASK = ImageTask(3, 8, 8, 5)
@@ -151,9 +152,9 @@ class SpaceContract:
             again = archfile.from_json(document)
             assert again.arch == arch
             assert again.arch.key == document["key"]
-            text = space.to_string(arch)
+            text = archfile.to_string(space, arch)
             if text is not None:
-                assert space.from_string(text) == arch
+                assert archfile.read_text(text, space).arch == arch
 
     def test_canonical_is_a_function_of_the_architecture(self, space: SearchSpace, archs: list[Arch]) -> None:
         for arch in archs:
@@ -231,7 +232,7 @@ class SpaceContract:
         self, space: SearchSpace, archs: list[Arch], small_scale: object
     ) -> None:
         for arch in archs[:2]:
-            inheritance = space.inherit(arch, arch, TASK, small_scale)
+            inheritance = inherited(space, arch, arch, TASK, small_scale)
             assert inheritance.exact
             assert not inheritance.identity and not inheritance.fresh, "nothing is new"
             parent, child = (networks.build(space, arch, TASK, small_scale).double() for _ in range(2))
@@ -248,7 +249,7 @@ class SpaceContract:
         for before, after in zip(archs[:3], archs[3:6], strict=True):
             parent, child = (networks.build(space, arch, TASK, small_scale) for arch in (before, after))
             images = train_a_little(parent)
-            inheritance = space.inherit(before, after, TASK, small_scale)
+            inheritance = inherited(space, before, after, TASK, small_scale)
             inheritance.apply(child, parent.state_dict())
             inheritance.calibrate(child, images)
             assert child.train()(images).isfinite().all()
@@ -256,13 +257,14 @@ class SpaceContract:
             assert {n: v.shape for n, v in memory.items()} == {n: v.shape for n, v in child.named_parameters()}
 
     def test_morphisms_are_other_members(self, space: SearchSpace, archs: list[Arch]) -> None:
-        start = growing(space)
+        grows = growing(space)
+        start = grows.start()
         space.validate(start)
-        kinds = list(space.morphisms(start))
+        kinds = list(grows.morphisms(start))
         for arch in (start, *archs):
-            found = {kind: list(others) for kind, others in space.morphisms(arch).items()}
+            found = {kind: list(others) for kind, others in grows.morphisms(arch).items()}
             assert list(found) == kinds, "every kind is there"
-            assert found == {kind: list(others) for kind, others in space.morphisms(arch).items()}, "the order is fixed"
+            assert found == {kind: list(others) for kind, others in grows.morphisms(arch).items()}, "the order is fixed"
             for others in found.values():
                 assert len(set(others)) == len(others)
                 for other in others:
@@ -271,13 +273,13 @@ class SpaceContract:
 
     def test_morphisms_keep_the_function(self, space: SearchSpace, archs: list[Arch], small_scale: object) -> None:
         """One of each kind at every step of a chain, before and after calibration, and the chain as a whole."""
-        rng = np.random.default_rng(2)
-        for first in (growing(space), *archs[:2]):
+        rng, grows = np.random.default_rng(2), growing(space)
+        for first in (grows.start(), *archs[:2]):
             beginning = parent = networks.build(space, first, TASK, small_scale).double()
             images = train_a_little(parent)
             arch = first
             for _ in range(4):
-                steps = [others[int(rng.integers(len(others)))] for others in space.morphisms(arch).values() if others]
+                steps = [others[int(rng.integers(len(others)))] for others in grows.morphisms(arch).values() if others]
                 children = [(step, exact_child(space, arch, step, parent, images, small_scale)) for step in steps]
                 if children:
                     arch, parent = children[int(rng.integers(len(children)))]
@@ -291,10 +293,11 @@ def differing(one: Arch, other: Arch) -> int:
     return decision
 
 
-def growing(space: SearchSpace) -> Arch:
+def growing(space: SearchSpace) -> Growing:
     if "inherit" not in space.provides:
         pytest.skip(f"{space.name}: networks do not grow")
-    return space.start()
+    assert isinstance(space, Growing)
+    return space
 
 
 def train_a_little(network: nn.Module) -> Tensor:
@@ -313,7 +316,7 @@ def exact_child(
     space: SearchSpace, before: Arch, after: Arch, parent: nn.Module, images: Tensor, scale: object
 ) -> nn.Module:
     """The parent's child, once it has turned out to compute the same in evaluation mode, calibrated or not."""
-    inheritance = space.inherit(before, after, TASK, scale)
+    inheritance = inherited(space, before, after, TASK, scale)
     assert inheritance.exact
     child = networks.build(space, after, TASK, scale).double()
     inheritance.apply(child, parent.state_dict())

@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from nastool.core.space import mattering
 from nastool.learners.controller import Controller, Scored, Step
 
 
 def score(policy: Controller, choices: Tensor, forced: Collection[int], target: float | None) -> Scored:
     """As `Controller.score`."""
     walked = _walk(policy, choices)
-    counted = torch.from_numpy(policy.space.active_many(choices.numpy())).float()
+    counted = torch.from_numpy(mattering(policy.space, choices.numpy())).float()
     counted[:, list(forced)] = 0
     log_prob = entropy = kl = rate = steps = switches = torch.zeros(len(choices))
     for step, logs in walked:
@@ -36,7 +37,7 @@ def _walk(policy: Controller, choices: Tensor) -> list[tuple[Step, Tensor]]:
     h = c = zero = torch.zeros(n, policy.hidden)
     anchors: dict[str | None, Tensor] = {}
     keys: dict[str | None, Tensor] = {}
-    matters = torch.from_numpy(policy.space.active_many(choices.numpy()))
+    matters = torch.from_numpy(mattering(policy.space, choices.numpy()))
     walked = []
     for step in policy.steps:
         after = torch.lstm_cell(start if step.kind == "input" else x, (h, c), policy.from_input, policy.from_state)

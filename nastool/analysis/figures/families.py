@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, mattering
 from nastool.core.values import Decision
 from nastool.engine.study import Study, StudyTrial
 
@@ -99,7 +99,7 @@ def scored(study: Study) -> list[StudyTrial]:
 def weights(space: SearchSpace, trials: Sequence[StudyTrial]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Option indices (n, decisions), and which of these decisions matter."""
     choices = np.array([trial.arch.choices for trial in trials], dtype=np.intp).reshape(len(trials), -1)
-    return choices, space.active_many(choices)
+    return choices, mattering(space, choices)
 
 
 def shares(family: Family, choices: NDArray[np.intp], active: NDArray[np.bool_]) -> NDArray[np.float64]:

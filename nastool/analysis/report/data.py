@@ -10,6 +10,7 @@ from typing import Any
 
 from nastool.analysis.figures.results import curve_metric
 from nastool.analysis.pages import printable
+from nastool.core import archfile
 from nastool.core.wording import format_number, format_seconds
 from nastool.engine.study import Study, StudyTrial
 
@@ -92,7 +93,7 @@ def rows(study: Study, drawn: Mapping[int, str]) -> dict[str, Any]:
     add("attempts", "count", [t.attempts if t.attempts > 1 else None for t in trials])
     add("error", "text", [t.error for t in trials])
     add("key", "code", [t.arch.key for t in trials])
-    add("architecture", "code", [study.space.to_string(t.arch) for t in trials])
+    add("architecture", "code", [archfile.to_string(study.space, t.arch) for t in trials])
     return {
         "columns": columns,
         "values": values,

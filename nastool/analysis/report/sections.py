@@ -13,6 +13,7 @@ from nastool.analysis.figures.lineage import changes, path_to
 from nastool.analysis.figures.results import found_among
 from nastool.analysis.report import data, drawings
 from nastool.analysis.report.data import MISSING, comparison, number
+from nastool.core import archfile
 from nastool.core.wording import format_seconds
 from nastool.engine.study import Study, StudyTrial
 
@@ -169,7 +170,7 @@ def _best(study: Study, best: Sequence[StudyTrial], prefix: str) -> list[Block |
                 text=", ".join([f"{study.objective.metric} {number(trial.value)}", *more]),
                 picture=drawings.picture(study, trial.arch),
                 decisions=drawings.decisions(study, trial.arch),
-                string=study.space.to_string(trial.arch),
+                string=archfile.to_string(study.space, trial.arch),
             )
         )
     text = "The best trials, equivalent architectures once."

@@ -179,7 +179,7 @@ def test_example() -> None:
 def example() -> str:
     space = make_space("nasbench201", {})
     text = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
-    arch = space.from_string(text)
+    arch = archfile.read_text(text, space).arch
     task = ImageTask(3, 32, 32, 10)
     network = networks.build(space, arch, task, space.make_scale({}))
     return codegen.python(

@@ -29,7 +29,21 @@ from torch import nn
 
 from nastool import cli, drawing
 from nastool.core import archfile, options, registry
-from nastool.core.diagram import TIMES, Diagram, Edge, Kind, Node, Section, by_decisions, chain, drawn, kind_of
+from nastool.core.diagram import (
+    TIMES,
+    Diagram,
+    Edge,
+    Kind,
+    Node,
+    Section,
+    by_decisions,
+    chain,
+    drawn,
+    kind_of,
+)
+from nastool.core.diagram import (
+    sections as sections_of,
+)
 from nastool.core.errors import TrialFailed
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Decision, SpaceRef
@@ -40,6 +54,7 @@ from nastool.drawing.scene import Box, Line, Scene, compact, text_width
 from nastool.drawing.writers import dot, png, svg, text
 from nastool.drawing.writers.text import cells
 from nastool.nets import blocks, networks
+from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images.task import ImageTask
 from tests.helpers import plugins
 from tests.system.test_command import NASTOOL, run
@@ -438,7 +453,7 @@ def test_drawings_without_a_task_import_no_torch() -> None:
 
 def test_known_cells() -> None:
     space = space_of("nasbench201")
-    arch = space.from_string("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|")
+    arch = NasBench201().from_string("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|")
     (cell,) = drawing.describe(space, arch).sections
     assert [(e.source, e.target, e.label, e.kind) for e in cell.edges] == [
         ("0", "1", "nor_conv_3x3", "conv"),
@@ -458,14 +473,14 @@ def test_known_networks() -> None:
     space = space_of("macro-cnn")
     on = {"layer3.skip1", "layer9.skip2", "layer9.skip8"}
     arch = space.arch([int(decision.name in on) for decision in space.decisions])
-    (network,) = space.diagram(arch)
+    (network,) = sections_of(space, arch)
     assert [(e.source, e.target) for e in network.edges if e.kind == "skip"] == [("1", "3"), ("2", "9"), ("8", "9")]
     assert [n.label for n in network.nodes if "reduction" in n.name] == [
         "reduction of 2 outputs",
         "reduction of 2 outputs",
     ]
     space = space_of("cell-cnn")
-    (normal, reduction) = space.diagram(space.arch([0] * len(space.decisions)))
+    (normal, reduction) = sections_of(space, space.arch([0] * len(space.decisions)))
     assert normal.note == "" and reduction.title == "reduction cell"
     assert [node.name for node in normal.nodes] == ["0", "1", "2", "3", "4", "5", "6", "out"]
     assert [edge.source for edge in normal.edges if edge.target == "out"] == ["1", "2", "3", "4", "5", "6"]
@@ -559,7 +574,7 @@ def test_a_cell_drawn_is_the_cell_built(options: dict[str, Any]) -> None:
     space = registry.load("space", "cell-cnn")(**options)
     checked = Counter[str]()
     for arch in samples(space, 20, seed=3):
-        drawn_cells = dict(zip(("normal", "reduce"), space.diagram(arch), strict=True))
+        drawn_cells = dict(zip(("normal", "reduce"), sections_of(space, arch), strict=True))
         with torch.device("meta"):
             network: Any = networks.build(space, arch, TASK, space.make_scale({"channels": 4, "cells": 1}))
         cells = network.cells.members
@@ -584,7 +599,7 @@ def test_cells_of_the_benchmarks_drawn_are_those_built() -> None:
     space = space_of("nasbench201")
     for arch in samples(space, 30):
         cell = build_small(space, arch)
-        (section,) = space.diagram(arch)
+        (section,) = sections_of(space, arch)
         built = {name for name, module in cell.edges.items() if not isinstance(module, blocks.Zero)}
         assert {f"{edge.target}<-{edge.source}" for edge in section.edges} == built
         zeros = {node.name for node in section.nodes if "zeros" in node.details}
@@ -593,7 +608,7 @@ def test_cells_of_the_benchmarks_drawn_are_those_built() -> None:
     space = space_of("nasbench101")
     for arch in samples(space, 30):
         cell = build_small(space, arch)
-        (section,) = space.diagram(arch)
+        (section,) = sections_of(space, arch)
         assert {node.name for node in section.nodes} == {"input", "output", *map(str, cell.inner)}
         projected = {edge.target.replace("output", "6") for edge in section.edges if edge.source == "input"}
         assert projected == set(cell.projections)

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from nastool.core import archfile
-from nastool.core.space import SearchSpace
 from nastool.core.values import Trial
 from nastool.engine.store import Store
 from nastool.engine.study import Study
@@ -238,7 +237,7 @@ class TestRetrain:
         assert names(a) == before
 
     def test_a_run_on_a_table_names_no_data(self, run: Run) -> None:
-        space: SearchSpace = NasBench201()
+        space = NasBench201()
         arch = space.from_string(ARCH)
 
         line = {**archfile.to_json(space, arch), "evaluator": {"name": "table", "options": {"file": "x.npz"}}}

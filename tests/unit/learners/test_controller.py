@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nastool.core import registry
-from nastool.core.space import Choose, SearchSpace
+from nastool.core.space import Choose, SearchSpace, mattering
 from nastool.core.values import Decision
 from nastool.learners.controller import Controller, PolicyGradient, Scored, plan
 from nastool.spaces.cell_cnn import CellCNN
@@ -34,7 +34,7 @@ class ToySpace(SearchSpace):
         self.by_depth = depth
 
     def active_many(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-        active = super().active_many(choices)
+        active = np.ones(choices.shape, dtype=np.bool_)
         if self.by_depth:
             for i, decision in enumerate(self.decisions[1:], start=1):
                 active[:, i] = choices[:, 0] >= int(decision.place[5:])
@@ -96,7 +96,7 @@ def controller(space: SearchSpace, seed: int = 0, **options: Any) -> Controller:
 def distinct(space: SearchSpace) -> Tensor:
     """Every architecture, those that differ only in what does not matter once."""
     every = np.array(list(itertools.product(*(range(len(d.options)) for d in space.decisions))))
-    kept = np.unique(np.where(space.active_many(every), every, 0), axis=0)
+    kept = np.unique(np.where(mattering(space, every), every, 0), axis=0)
     return torch.from_numpy(kept)
 
 

@@ -26,6 +26,7 @@ from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.evaluators.train import Train
 from nastool.nets import checkpoints
+from nastool.nets.inheritance import growing
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.training.loop import Training, seeds
@@ -275,7 +276,7 @@ def _elsewhere(evaluator: Train, tmp_path: Path, **options: Any) -> None:
     """Trial 0 of another run."""
     data = npz(tmp_path / "other.npz", channels=options.pop("images", 1))
     other = trainer(data, tmp_path / "other", **options)
-    train(other, arch=other.space.start())
+    train(other, arch=growing(other.space).start())
     _copy(evaluator, weights_of(other))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nastool.core import registry
 from nastool.core.space import SearchSpace
 from nastool.nets import networks
-from nastool.nets.inheritance import Copy, Fill, Inheritance, block, matching, shapes
+from nastool.nets.inheritance import Copy, Fill, Inheritance, block, inherited, matching, shapes
 from nastool.tasks.images.task import ImageTask
 
 
@@ -134,7 +134,7 @@ def test_spaces_without_morphisms_hand_down_what_fits(name: str) -> None:
         parent(torch.randn(4, 3, 8, 8))  # statistics
         was = parent.state_dict()
         drawn = {name: value.clone() for name, value in child.state_dict().items()}
-        inheritance = space.inherit(before, after, task, scale)
+        inheritance = inherited(space, before, after, task, scale)
         inheritance.apply(child, was)
         taken = [name for name, value in drawn.items() if name in was and was[name].shape == value.shape]
         assert len(taken) > len(drawn) / 3, "the classifier, the stem, most layers"

@@ -17,6 +17,7 @@ from nastool.core.space import SearchSpace
 from nastool.core.values import Decision, Evaluation, Proposal, Trial
 from nastool.evaluators.train import Train
 from nastool.nets import checkpoints
+from nastool.nets.inheritance import inherited
 from nastool.spaces.nasbench_macro import NasBenchMacro
 from nastool.strategies.evolution import RegularizedEvolution
 from nastool.testing.strategies import TinySpace
@@ -142,7 +143,7 @@ def test_children_begin_with_their_parents_weights(
             assert fitting
             if name == "nasbench201":
                 assert all(torch.equal(begun[key], kept[key]) for key in fitting)
-            elif space.inherit(archs[parent], proposal.arch, evaluator.task, evaluator.scale).exact:
+            elif inherited(space, archs[parent], proposal.arch, evaluator.task, evaluator.scale).exact:
                 exact += 1
                 assert evaluator.loss[i] == pytest.approx(losses[parent], rel=1e-4)
         strategy.tell(Trial(i, proposal, "done", evaluation, (losses[i],)))
