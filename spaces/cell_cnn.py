@@ -373,7 +373,8 @@ class CellCNN(SearchSpace):
             """Of a 1x1 convolution over a cell's outputs."""
             c_in = width(index) if index >= 0 else scale.stem * scale.channels
             names = (space.fixed_outputs[kinds[index]] or space.states) if index >= 0 else ("stem",)
-            return choose.subset(outputs(index), {name: lambda: blocks.conv(c_in, c_out, 1) for name in names})
+            found: Subset = choose.subset(outputs(index), {name: lambda: blocks.conv(c_in, c_out, 1) for name in names})
+            return found
 
         def edge(kind: str, block: int, slot: int, c: int, drop: nn.Module) -> nn.Module:
             """A cell's states by name -> one of the two terms of a block."""

@@ -20,8 +20,6 @@ from nastool.core.values import Arch, Decision, Scalar, SpaceRef
 if TYPE_CHECKING:
     from torch import nn
 
-    from nastool.nets.networks import Subset
-
 _K = TypeVar("_K")
 MANY = 100_000
 """Larger spaces are not gone through one by one."""
@@ -40,8 +38,8 @@ class Choose(Protocol):
 
     def subset(
         self, rule: Callable[[Mapping[str, str]], Collection[str]], options: Mapping[str, Callable[[], nn.Module]]
-    ) -> Subset:
-        """Those modules that `rule` names, given the option of every decision.
+    ) -> Any:
+        """Those modules that `rule` names, given the option of every decision: a `networks.Subset`.
 
         options: one factory for each that may be named. Bound to an architecture, only those named are built; unbound,
         all, and `Subset.active` changes with the architecture.
