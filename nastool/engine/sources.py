@@ -136,7 +136,7 @@ def trained_for(document: ArchDocument) -> tuple[ImageTask | None, Any]:
         return None, None
     try:
         about = files.check_tensors(Path(document.extra["weights"]))
-        task = ImageTask(**archfile.loads(about["task"]))
+        task = ImageTask.from_json(archfile.loads(about["task"]))
         return task, document.space.make_scale(archfile.loads(about["scale"]))
     except (KeyError, TypeError, ValueError):
         return None, None  # it can still be drawn without

@@ -118,10 +118,9 @@ class Supernet(nn.Module):
         """Make arch the one that `forward` executes."""
         self.chosen.update(chosen_options(self.space, arch))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """images: (N, channels, height, width) float; returns logits (N, classes). Call `select` before."""
-        logits: Tensor = self.network(images)
-        return logits
+    def forward(self, *inputs: Any) -> Any:
+        """What the selected network makes of the task's inputs. Call `select` before."""
+        return self.network(*inputs)
 
     def child_state(self, arch: Arch) -> dict[str, Tensor]:
         """The weights of arch under the names that `build(space, arch, ...)` gives them; the tensors are shared."""

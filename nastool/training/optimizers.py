@@ -59,7 +59,7 @@ class Optimizer:
         if done >= self._begin:
             if not self._average:
                 self._average = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
-            new = [parameter.detach() for parameter in self.trained.values()]
+            new = [self.trained[name].detach() for name in self._average]
             torch._foreach_lerp_(list(self._average.values()), new, 1 / (done - self._begin + 1))
 
     def memory(self) -> dict[str, Tensor]:

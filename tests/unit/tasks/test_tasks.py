@@ -1,0 +1,304 @@
+"""nastool.core.task, by tasks that are no images: trained, searched, resumed; and optimisers other than SGD."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import nastool
+from nastool.core import files, registry
+from nastool.core.errors import InputError
+from nastool.core.recipe import Recipe, Rule
+from nastool.core.values import Evaluation, Proposal
+from nastool.evaluators.supernet import Supernet
+from nastool.evaluators.train import Train
+from nastool.nets import checkpoints
+from nastool.spaces.nasbench201 import NasBench201
+from nastool.training.loop import Training
+from tests.helpers import plugins
+from tests.helpers.running import Run
+from tests.helpers.toys import POINTS, Cells, Layers
+
+pytestmark = pytest.mark.usefixtures("one_thread", "toys")
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The made-up tasks and spaces, installed as a package of somebody else's."""
+    folder = tmp_path_factory.mktemp("toys")
+    plugins.install(folder, "toys_of_tests", "", POINTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setattr(Train, "inline", True)
+        registry.plugins.cache_clear()
+        yield
+    registry.plugins.cache_clear()
+    registry.load.cache_clear()
+
+
+def texts(**options: Any) -> Train:
+    return Train(Cells(), data="toy-text", device="cpu", **({"epochs": 3, "batch_size": 4} | options))
+
+
+def curves(**options: Any) -> Train:
+    return Train(Layers(), data="toy-curves", device="cpu", **({"epochs": 10, "batch_size": 20} | options))
+
+
+def trained(evaluator: Train, *choices: int, trial: int = 0, **proposal: Any) -> Evaluation:
+    arch = evaluator.space.arch(choices)
+    return evaluator.evaluate(trial, Proposal(arch, **proposal), seed=1, report=lambda *_: None)
+
+
+# --- a text
+
+
+def test_a_text_is_learned() -> None:
+    evaluator = texts(epochs=12)
+    assert evaluator.objective == "val_ppl" and evaluator.metrics == {"val_loss", "val_ppl", "params", "flops"}
+    found = trained(evaluator, 0).metrics
+    assert found["val_ppl"] < 2 < 6, "six letters, of which the next is nearly always known"
+    assert found == trained(texts(epochs=12), 0).metrics
+    assert found["params"] == 6 * 12 + (3 * 2 * 12 * 12 + 6 * 12) + 13 * 6
+
+
+def test_the_state_is_carried_from_batch_to_batch() -> None:
+    """So pieces give what the whole text gives at once, in measuring and, but for the gradient, in training."""
+    short, long = texts(), Train(Cells(), data="toy-text:250", device="cpu", epochs=1, batch_size=4)
+    for evaluator in (short, long):
+        evaluator.prepare()
+    network = short.build(short.space.arch([0]), 0)
+    measured = [each.measure(network, each.val_batches, "val")["val_loss"] for each in (short, long)]
+    assert measured[0] == pytest.approx(measured[1], rel=1e-5)
+    still = Recipe(epochs=1, batch_size=4, lr=1e-9, momentum=0, nesterov=False, weight_decay=0, warmup_epochs=0)
+    means = []
+    for evaluator in (short, long):
+        losses = list(evaluator.training(network, still, 0).epoch())
+        means.append(torch.stack(losses).mean().item())
+    assert len(losses) == 1
+    assert means[0] == pytest.approx(means[1], rel=0.01), "the last piece is shorter than the others"
+    assert abs(forgetful(short, network) - measured[1]) > 0.001 * measured[1]
+
+
+def forgetful(evaluator: Train, network: torch.nn.Module) -> float:
+    """The loss without a state carried on."""
+    task = evaluator.task
+    losses = [task.measure(network, [batch])["loss"] * batch[1].numel() for batch in evaluator.val_batches.in_order()]
+    return sum(losses) / len(evaluator.val_batches)
+
+
+def test_micro_batches_each_carry_their_own_state() -> None:
+    evaluator = texts()
+    evaluator.prepare()
+    found = []
+    for parts in (1, 2):
+        network = evaluator.build(evaluator.space.arch([1]), 0)
+        evaluator.micro_batches = parts
+        training = evaluator.training(network, evaluator.recipe, 0)
+        found.append(torch.stack(list(training.epoch())))
+    assert torch.allclose(found[0], found[1], rtol=1e-4)
+
+
+def test_a_search_over_texts_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after some trials it goes on, and finds what a search in one go finds."""
+    monkeypatch.chdir(tmp_path)
+    given: dict[str, Any] = {
+        "strategy": "random",
+        "space": "toy-cells",
+        "evaluator": "train",
+        "data": "toy-text",
+        "evaluator_options": {"batch_size": 4},
+        "epochs": 1,
+        "device": "cpu",
+        "seed": 3,
+        "report": False,
+        "baseline": False,
+        "strategy_options": {"dedup": False},
+    }
+    whole = nastool.search(**given, trials=4, out="whole")
+    nastool.search(**given, trials=2, out="parts")
+    parts = nastool.search(**given, trials=4, out="parts")
+    for one, other in zip(whole.trials, parts.trials, strict=True):
+        assert (one.arch, one.metrics["val_ppl"]) == (other.arch, other.metrics["val_ppl"])
+    best = json.loads((tmp_path / "whole" / "best.json").read_text())
+    assert best["metrics"]["val_ppl"] == min(trial.metrics["val_ppl"] for trial in whole.trials)
+
+
+def test_a_checkpoint_says_what_it_is_for(tmp_path: Path) -> None:
+    evaluator = texts(epochs=1)
+    evaluator.workdir = tmp_path
+    name = trained(evaluator, 1).checkpoint
+    assert name is not None
+    with safe_open(tmp_path / name, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["family"] == "toy-texts" and json.loads(metadata["task"]) == {"letters": 6, "length": 5}
+    assert json.loads(metadata["alphabet"]) == "abcdef"
+    found = checkpoints.read(tmp_path / name, evaluator.space, evaluator.scale, evaluator.task)
+    assert found.arch == evaluator.space.arch([1])
+    with pytest.raises(InputError, match="holds a network for toy-texts: only those for images"):
+        nastool.load(tmp_path / name)
+
+
+def test_shared_weights_of_a_text(tmp_path: Path) -> None:
+    """Uniformly trained children; the scores of a run that was killed after a round are those of one that was not."""
+
+    def shared(folder: Path) -> Supernet:
+        found = Supernet(Cells(), data="toy-text", device="cpu", epochs=2, batch_size=4, seed=0)
+        found.workdir = folder
+        return found
+
+    def score(evaluator: Supernet) -> dict[str, float]:
+        return dict(evaluator.evaluate(0, Proposal(evaluator.space.arch([0])), seed=0, report=report).metrics)
+
+    class Killed(Exception):
+        pass
+
+    def report(step: int, metrics: Any) -> None:
+        if kill and step == 1:
+            raise Killed
+
+    kill = False
+    whole = score(shared(tmp_path / "a"))
+    kill = True
+    with pytest.raises(Killed):
+        score(shared(tmp_path / "b"))
+    kill = False
+    assert score(shared(tmp_path / "b")) == whole and whole["shared_ppl"] < 6
+
+
+# --- a regression
+
+
+def test_a_regression_is_learned() -> None:
+    evaluator = curves(epochs=60, lr=0.05)
+    assert evaluator.objective == "val_loss" and evaluator.metrics == {"val_loss", "params", "flops"}
+    assert trained(evaluator, 1, 0).metrics["val_loss"] < 0.03 < 0.4, "the variance is 4/9"
+
+
+def test_all_data_and_options_are_a_tasks_to_know() -> None:
+    assert curves(train_size=40).family.name == "toy-curves"
+    with pytest.raises(InputError, match="image_size: data for toy-curves has no such option"):
+        curves(image_size=8)
+    with pytest.raises(InputError, match="all_data: data for toy-curves has no such option"):
+        curves(all_data=True)
+
+
+def test_a_space_is_for_its_tasks() -> None:
+    with pytest.raises(InputError, match="space nasbench201 has networks for images, and toy-text is for toy-texts"):
+        Train(NasBench201(), data="toy-text")
+    with pytest.raises(InputError, match="space toy-cells has networks for toy-texts, and digits is for images"):
+        Train(Cells())
+
+
+def test_every_task_s_data_are_listed(run: Run) -> None:
+    assert {"digits", "toy-text", "toy-curves"} <= {line["name"] for line in run("list", "data", "--json").accepted()}
+    run("search", "--data", "nothing").refused("no data set 'nothing'")
+
+
+# --- optimisers
+
+RULES: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "nesterov off": {"nesterov": False, "momentum": 0.0},
+    "adamw": {"optimizer": Rule("adamw"), "lr": 0.01},
+    "asgd": {"optimizer": Rule("asgd", lambd=0.01)},
+    "averaged sgd": {"optimizer": Rule("asgd"), "average": 2.5, "warmup_epochs": 0},
+    "averaged adamw": {"optimizer": Rule("adamw"), "lr": 0.01, "average": 3},
+    "rmsprop": {"optimizer": Rule("rmsprop"), "lr": 0.01},
+}
+
+
+@pytest.mark.parametrize("make", [texts, curves])
+@pytest.mark.parametrize("name", RULES)
+def test_a_training_that_was_killed_goes_on_bit_for_bit(name: str, make: Any, tmp_path: Path) -> None:
+    """Weights and the optimiser's memory, written and read as files are, are all that an undisturbed one has."""
+    evaluator = make()
+    evaluator.prepare()
+    recipe = Recipe(**({"epochs": 4, "batch_size": 20, "lr": 0.05} | RULES[name]))
+    arch = evaluator.space.arch([0] * len(evaluator.space.decisions))
+
+    def begun() -> Training:
+        training: Training = evaluator.training(evaluator.build(arch, 0), recipe, 0)
+        return training
+
+    def epochs(training: Training, numbers: range) -> None:
+        for number in numbers:
+            training.generator.manual_seed(number)
+            list(training.epoch())
+
+    whole, killed = begun(), begun()
+    epochs(whole, range(4))
+    epochs(killed, range(2))
+    path = tmp_path / "a.safetensors"
+    checkpoints.write(path, killed.network.state_dict(), killed.memory(), {})
+    again = begun()
+    again.network.load_state_dict(files.read_tensors(path)[0])
+    again.resume(files.read_tensors(checkpoints.optimizer_of(path))[0], killed.done)
+    epochs(again, range(2, 4))
+    for training in (whole, again):
+        training.optimizer.take_average()
+    for key, value in whole.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[key]), key
+    memory = again.memory()
+    assert memory.keys() == whole.memory().keys()
+    assert all(torch.equal(value, memory[key]) for key, value in whole.memory().items())
+
+
+@pytest.mark.parametrize(("name", "lr"), [("sgd", 0.05), ("adamw", 0.01), ("rmsprop", 0.01), ("asgd", 0.5)])
+def test_another_rule_learns_too(name: str, lr: float) -> None:
+    evaluator = curves(epochs=40)
+    evaluator.recipe = evaluator.recipe.replace(optimizer=Rule(name), lr=lr)  # type: ignore[arg-type]
+    assert trained(evaluator, 1, 0).metrics["val_loss"] < 0.1
+
+
+def test_the_average_is_the_mean_of_the_last_weights() -> None:
+    evaluator = curves()
+    evaluator.prepare()
+    recipe = Recipe(epochs=3, batch_size=20, lr=0.05, average=1)
+    training = evaluator.training(evaluator.build(evaluator.space.arch([0, 0]), 0), recipe, 0)
+    weight = next(training.network.parameters())
+    seen = [weight.detach().clone() for _ in range(3) for _ in training.epoch()]
+    last = weight.detach().clone()
+    assert torch.equal(seen[-1], last)
+    mean = torch.stack(seen[-training.steps :]).mean(0)
+    with training.optimizer.averaged():
+        assert torch.allclose(weight, mean, rtol=1e-5, atol=1e-7)
+    assert torch.equal(weight, last)
+    training.optimizer.take_average()
+    assert torch.allclose(weight, mean, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adamw", "asgd", "rmsprop"])
+def test_a_child_takes_over_what_the_optimiser_remembers(rule: Any, tmp_path: Path) -> None:
+    """Of the same architecture: all of it, so that the two halves of a training are the whole one."""
+    evaluator = curves(epochs=2)
+    evaluator.workdir = tmp_path
+    evaluator.recipe = evaluator.recipe.replace(optimizer=Rule(rule), lr=0.01)
+    evaluator.prepare()
+    trained(evaluator, 0, 1, trial=0, inherit=True)
+    before = checkpoints.read(
+        tmp_path / checkpoints.name_of(0), evaluator.space, evaluator.scale, evaluator.task, trial=0
+    ).memory
+    training = evaluator._begin(Proposal(evaluator.space.arch([0, 1]), parent=0, inherit=True), evaluator.recipe, 1)
+    memory = training.memory()
+    assert memory.keys() == before.keys() and len(memory) >= 4
+    assert all(torch.equal(value, memory[key]) for key, value in before.items())
+    wider = evaluator._begin(Proposal(evaluator.space.arch([1, 1]), parent=0, inherit=True), evaluator.recipe, 1)
+    list(wider.epoch())  # what is new begins without a memory, and steps
+
+
+def test_of_another_rule_nothing_is_taken() -> None:
+    evaluator = curves()
+    evaluator.prepare()
+    network = evaluator.build(evaluator.space.arch([0, 0]), 0)
+    sgd = evaluator.training(network, Recipe(batch_size=20), 0)
+    list(sgd.epoch())
+    adamw = evaluator.training(network, Recipe(batch_size=20, optimizer=Rule("adamw")), 0)
+    adamw.optimizer.remember(sgd.memory())
+    assert adamw.memory() == {}
+    list(adamw.epoch())
