@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,7 @@ from nastool.engine.executors.base import Executor, Setting
 from nastool.engine.executors.jobs import EvaluatorSpec
 from nastool.spaces.nasbench_macro import NasBenchMacro
 from nastool.testing.executors import ExecutorContract, MakeExecutor
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
-
-
-def example(module: str, name: str) -> type:
-    """A class of an example in the documentation."""
-    found = importlib.util.spec_from_file_location(module, EXAMPLES / f"{module}.py")
-    assert found is not None and found.loader is not None
-    loaded = importlib.util.module_from_spec(found)
-    found.loader.exec_module(loaded)
-    cls: type = getattr(loaded, name)
-    return cls
+from tests.helpers.examples import example
 
 
 def executors() -> list[str]:
