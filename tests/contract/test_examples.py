@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,16 @@ def test_is_small(path: Path) -> None:
 
 
 class TestGreedy(StrategyContract):
-    @pytest.fixture(autouse=True)
-    def _installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _installed(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         """For the process that the contract starts."""
         points = {"nastool.strategies": "greedy = greedy:Greedy"}
-        environment = install(tmp_path / "plugins", "greedy", (EXAMPLES / "greedy.py").read_text(), points)
-        monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+        folder = tmp_path_factory.mktemp("example") / "plugins"
+        environment = install(folder, "greedy", (EXAMPLES / "greedy.py").read_text(), points)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+            yield
 
     @pytest.fixture
     def space(self) -> SearchSpace:
