@@ -30,14 +30,14 @@ USES = {
     "stride_width": ("conv", "max_pool"),
     "filters": ("conv",),
 }
-"""Which types of layers have an attribute."""
+"""Types of layers that have each attribute."""
 MAX_CHANNELS = 65_536
-"""That a layer may read: layers that keep their channels and read all earlier ones double them each time."""
+"""Most channels that a layer may read: those that keep theirs and read all earlier ones double them each time."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What the decisions say of one layer.
+    """A layer, as the decisions have it.
 
     kind: one of TYPES. size, stride: (height, width). filters: before the scale. inputs: numbers of the layers that
     it reads, from 1, ascending; () for the image.
@@ -173,7 +173,11 @@ class LayerwiseCNN(SearchSpace):
     # --- the network
 
     def read(self, chosen: Mapping[str, str]) -> list[Layer]:
-        """The layers that are there, in order. chosen: decision -> option."""
+        """The layers that are there, in order.
+
+        Args:
+            chosen: Option of each decision.
+        """
         found = []
         for i in range(1, int(chosen.get("depth", self.layers)) + 1):
             option = {name: chosen.get(f"layer{i}.{name}", "1") for name in USES}

@@ -24,7 +24,7 @@ KERNELS = ("3x3", "5x5")
 NONE = "none"
 JOINS = ("concat", "add")
 KINDS = ("deeper", "wider", "concat", "add", "kernel")
-"""Of morphisms. The last one, 3x3 to 5x5 with zeros around it, is not among the paper's."""
+"""Kinds of morphisms. The last one, 3x3 to 5x5 with zeros around it, is not among the paper's."""
 
 Channel = tuple[str, int]
 """A layer's name, and which of the channels of its value."""
@@ -149,7 +149,12 @@ class MorphCNN(SearchSpace):
         return " | ".join(" ".join(texts) for texts in stages)
 
     def read(self, arch: Arch | Mapping[str, str], channels: int = 1) -> list[Layer]:
-        """The layers that are there, in order. arch: it, or decision -> option. channels: of width 1, first stage."""
+        """The layers that are there, in order.
+
+        Args:
+            arch: An architecture, or the option of each decision.
+            channels: Channels of a layer of width 1 in the first stage.
+        """
         if isinstance(arch, Arch):
             names = (decision.options[choice] for decision, choice in zip(self.decisions, arch.choices, strict=True))
             arch = dict(zip(self._column, names, strict=True))
@@ -352,7 +357,7 @@ class _Heredity:
         self.was_read: dict[str, list[Channel]] = {}
         """The channels that each layer of the parent reads."""
         self.channels: dict[str, list[Channel | None]] = {}
-        """Which of the parent's channels those of each value of the child are."""
+        """Channels of the parent that those of each value of the child are."""
         image: list[Channel] = [("image", c) for c in range(task.channels)]
         was = image
         for layer in parent:

@@ -288,7 +288,7 @@ class NasBench101(SearchSpace):
     # --- the table
 
     def table_choices(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.integer[Any]]:
-        """From num_vertices, edge_bits and op_code (base 3, vertex 1 first); or from "arch", where there is one."""
+        """Choices from num_vertices, edge_bits and op_code (base 3, vertex 1 first); or from "arch", where that is."""
         if "arch" in columns:
             arch = columns["arch"]
             if arch.ndim == 2 and arch.shape[1] == len(self.decisions) and arch.dtype.kind in "iu":
@@ -315,7 +315,7 @@ class NasBench101(SearchSpace):
     # --- drawings
 
     def diagram(self, arch: Arch, scale: Scale | None = None) -> list[Section]:
-        """What lies on paths from the cell's input to its output; with a scale also the stacks."""
+        """The vertices on paths from the cell's input to its output; with a scale also the stacks."""
         graph = prune(_graph(arch.choices))
         ops = dict(zip(INNER, (OPS[choice] for choice in arch.choices[len(EDGES) :]), strict=True))
         there = [v for v in range(OUTPUT + 1) if live(graph) >> v & 1]

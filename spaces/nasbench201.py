@@ -184,7 +184,7 @@ _CUT, _LEFT_OUT = -2, -1
 def _sequences(
     choices: NDArray[np.integer[Any]], letters: Sequence[int], starts: Sequence[int], width: int
 ) -> NDArray[np.float32]:
-    """How many routes from input to output spell each word, (n, width).
+    """Number of routes from input to output that spell each word, (n, width).
 
     letters: of each operation, or _CUT, _LEFT_OUT. starts: the column of the first word of each length.
     """

@@ -16,10 +16,10 @@ from nastool.learners.predictors.acquisition import Acquisition, score
 from nastool.learners.surrogate import Choices, SurrogateStrategy
 
 FALLBACKS = 4
-"""How many of the next best are mutated, too, where the mutants of the best are used up."""
+"""Number of the next best that are mutated, too, where the mutants of the best are used up."""
 LIMITS = {"networks": 100, "layers": 100, "width": 1000, "epochs": 10_000}
 MAX_WEIGHTS, MAX_EPOCHS = 2_000_000, 100_000
-"""Of all networks together: beyond that, memory or patience runs out."""
+"""Most weights and epochs of all networks together: beyond that, memory or patience runs out."""
 
 
 class Bananas(SurrogateStrategy):

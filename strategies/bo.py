@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from nastool.learners.predictors.gaussian_process import GaussianProcess
 
 Features = list[NDArray[np.float32]]
-"""For each encoding (n, d): the vectors of n architectures."""
+"""Vectors of n architectures, (n, d), for each encoding."""
 
 PARENTS = 10
-"""How many of the best are mutated for candidates."""
+"""Number of the best that are mutated for candidates."""
 REFIT = 1.15
 """The hyper-parameters are fitted anew when there are so many times more results."""
 FIT_POINTS = 300
-"""With how many results at most."""
+"""Most results that the fit sees."""
 
 
 class BayesianOptimisation(SurrogateStrategy):
@@ -179,7 +179,7 @@ def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _representatives(losses: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Which results the process sees, ascending: all, or the best half of count and an even choice of the rest."""
+    """Results that the process sees, ascending: all, or the best half of count and an even choice of the rest."""
     order = np.argsort(losses, kind="stable")
     if len(order) <= count:
         return np.arange(len(order))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 DRAWS = ((8, 1.0), (64, 1.0), (64, 1.5), (64, 2.0), (64, 4.0), (64, 8.0))
-"""How many architectures the policy draws at a time, and how flat it is made, until one is a member and new."""
+"""Numbers of architectures that the policy draws at a time, and how flat it is made, until one is a member and new."""
 
 FREQUENCIES_EVERY = 10
 """After how many trials the policy says what it draws, for reports."""
@@ -177,7 +177,7 @@ class Reinforce(Strategy):
         self.learner.update(choices, rewards, forced=self._forced(trials[0].id))
 
     def _reward(self, loss: float) -> float:
-        """Of a result that is in the statistics."""
+        """Reward of a result that is in the statistics."""
         if self.reward == "rank":
             worse = len(self._losses) - bisect_right(self._losses, loss)
             return (worse - bisect_left(self._losses, loss)) / len(self._losses)

@@ -151,7 +151,7 @@ def _carried_out(debug: bool) -> int:
 
 
 def _whose(error: Exception) -> str:
-    """Who raised what was not meant to be raised, and what to do about it."""
+    """A message that says who raised what was not meant to be raised, and what to do about it."""
     from nastool.core import registry
 
     try:

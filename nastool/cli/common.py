@@ -1,4 +1,4 @@
-"""What the commands share: their options, reading architectures, writing results."""
+"""Parts that the commands share: options, reading architectures, writing results."""
 
 from __future__ import annotations
 
@@ -134,8 +134,13 @@ def network_options(what_for: str) -> Callable[[F], F]:
 def layered(ctx: click.Context, name: str, flags: Sequence[str] = ()) -> dict[str, object]:
     """The plugin options of `--{name}`: config file < environment < command line, key by key.
 
-    flags: names of commands' own flags that set an option of the same name. InputError where the command line
-    says a thing twice.
+    Args:
+        ctx: The command's.
+        name: Such as "strategy_options".
+        flags: Names of the command's own flags that set an option of the same name.
+
+    Raises:
+        InputError: The command line says a thing twice.
     """
     from nastool.core import options
 
@@ -189,7 +194,12 @@ def say(text: str = "") -> None:
 
 
 def show(text: object = "", *, nl: bool = True) -> None:
-    """Text for people on stdout, whatever it may hold. nl: a line of its own."""
+    """Prints text for people on stdout, whatever it may hold.
+
+    Args:
+        text: The text.
+        nl: It is a line of its own.
+    """
     click.echo(visible(text), nl=nl)
 
 
@@ -201,7 +211,10 @@ def as_json(json_flag: bool | None) -> bool:
 def labelled(label: str, text: str, *, gap: str = " ") -> str:
     """A line for stdout that ends with its label's text; on a terminal that is too narrow for it several.
 
-    gap: where the text may be broken.
+    Args:
+        label: Begins the line; further lines are indented by it.
+        text: Text beside it.
+        gap: Where the text may be broken.
     """
     room = shutil.get_terminal_size().columns - len(label) if sys.stdout.isatty() else sys.maxsize
     lines: list[str] = []

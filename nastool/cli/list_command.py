@@ -20,7 +20,7 @@ SINGULAR: Mapping[str, Any] = {
     "evaluators": "evaluator",
     "loggers": "logger",
 }
-"""Of the kinds that are plugins."""
+"""Kinds that are plugins."""
 _FLAGS = {"strategy": "-S NAME=VALUE", "space": "-P NAME=VALUE", "evaluator": "-E NAME=VALUE"}
 
 
@@ -97,7 +97,7 @@ def names_of(kind: str) -> list[str]:
 
 
 def _entries(kind: str, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """What is known of those, by default of all."""
+    """Entries of these names, by default of all."""
     for name in names or names_of(kind):
         if kind == "recipes":
             from nastool.training.recipes import load_recipe
@@ -117,7 +117,7 @@ def _entries(kind: str, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
 
 
 def plugin_entry(kind: Any, name: str) -> dict[str, Any]:
-    """What is known of a strategy, a space, an evaluator or a logger."""
+    """Everything known of a strategy, a space, an evaluator or a logger."""
     from nastool.core import registry
 
     return {"kind": kind, "name": name, **_details(kind, name), "package": registry.plugins(kind)[name].owner}
@@ -148,7 +148,7 @@ def _details(kind: Any, name: str) -> dict[str, Any]:
 
 
 def _fit(kind: str, target: Any) -> tuple[list[str], dict[str, str]]:
-    """For an evaluator, the spaces it takes; for a strategy, the pairs "space + evaluator". And why not the others."""
+    """The spaces that an evaluator takes, or the pairs "space + evaluator" of a strategy; and why not the others."""
     from nastool.core import registry
     from nastool.core.registry import misfits
 
@@ -177,7 +177,7 @@ def _fit(kind: str, target: Any) -> tuple[list[str], dict[str, str]]:
 
 
 def _overview(entries: Sequence[Mapping[str, Any]], width: int) -> None:
-    """What there is, for people: of options only the names."""
+    """Prints a line or two of each entry, for people: of options only the names."""
     headings = {singular: plural for plural, singular in SINGULAR.items()} | {"recipe": "recipes"}
     pad, last = "", None
     for entry in entries:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COSTS = ("params", "flops", "seconds")
 WIDTHS = {"params": 11, "flops": 13, "seconds": 7}
-"""Of columns whose cells are not known yet."""
+"""Widths of columns whose cells are not known yet."""
 VALUE, SPREAD = 8, 15
 """The same for other metrics: "0.9861", and "0.9861 ± 0.0012"."""
 
@@ -64,7 +64,7 @@ class Growing:
         common.show("  ".join(row) + (f"  {failed} of {len(tried)} seeds failed" if failed else ""))
 
     def _columns(self, document: Mapping[str, Any]) -> list[tuple[str, int]]:
-        """Those that fit."""
+        """Columns that fit."""
         found, used = [], 12
         several = len(document.get("runs", ())) > 1
         for name in _names(document):
@@ -76,12 +76,12 @@ class Growing:
 
 
 def width() -> int:
-    """Of the terminal; elsewhere lines may be as long as they like."""
+    """Width of the terminal; elsewhere lines may be as long as they like."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
 def _names(document: Mapping[str, Any]) -> list[str]:
-    """What is worth a column: of accuracies and losses the accuracies, then what it costs."""
+    """Metrics that are worth a column: of accuracies and losses the accuracies, then what it costs."""
     metrics = judged_by(document)
     names = [name for name, value in metrics.items() if _is_number(value)]
     kept = [name for name in names if not (name.endswith("_loss") and f"{name.removesuffix('_loss')}_acc" in names)]
@@ -100,7 +100,7 @@ def _cell(document: Mapping[str, Any], name: str) -> str:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    """Also a line of somebody else's may be shown."""
+    """Whether a value, perhaps of somebody else's line, is a finite number."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:

@@ -37,8 +37,10 @@ class Progress:
     """`watch` of a Search: what is running, what was found, how long it takes."""
 
     def __init__(self, noun: str = "trials") -> None:
-        """Args:
-        noun: Name of the search's trials.
+        """Makes a display that shows nothing yet.
+
+        Args:
+            noun: Name of the search's trials.
         """
         self.noun = noun
         self._followed: Followed | None = None

@@ -38,7 +38,11 @@ class ArchDocument:
     file: Path | None = field(default=None, compare=False)
 
     def to_json(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The document as a JSON object; more: keys to add or replace."""
+        """The document as a JSON object.
+
+        Args:
+            more: Keys to add or replace.
+        """
         return {**to_json(self.space, self.arch), **self.extra, **(more or {})}
 
 
@@ -60,7 +64,15 @@ def dumps(document: Mapping[str, Any]) -> str:
 
 
 def from_json(document: Any, space: SearchSpace | None = None) -> ArchDocument:
-    """Read and validate. space: the one it has to belong to. InvalidArchError names the offending part."""
+    """Reads and validates a JSON object.
+
+    Args:
+        document: The object.
+        space: Space that it has to belong to; None: the one that it names.
+
+    Raises:
+        InvalidArchError: It is no member: the message names the offending part.
+    """
     if not isinstance(document, dict):
         raise InvalidArchError(f"an architecture is a JSON object, got {type(document).__name__}")
     if document.get("format", FORMAT) != FORMAT:
@@ -133,7 +145,13 @@ def read_text(text: str, space: SearchSpace | None = None) -> ArchDocument:
 def read_lines(lines: Iterable[str], source: str, space: SearchSpace | None = None) -> Iterator[ArchDocument]:
     """Architectures from JSON lines as they arrive, or from one JSON object written over several lines.
 
-    source: what to call the input in messages. InputError names source and line.
+    Args:
+        lines: Of the input.
+        source: Name of the input in messages.
+        space: Space that all have to belong to; None: each line names its own.
+
+    Raises:
+        InputError: A line is no architecture: the message names source and line.
     """
     found = 0
     number = 0
@@ -172,7 +190,11 @@ def read_file(path: Path, space: SearchSpace | None = None) -> Iterator[ArchDocu
 
 
 def bounded(file: TextIO) -> Iterator[str]:
-    """The lines of a file, of at most MAX_LINE characters each. InputError: longer, or unreadable."""
+    """The lines of a file, of at most MAX_LINE characters each.
+
+    Raises:
+        InputError: A line is longer, or it cannot be read.
+    """
     try:
         while line := file.readline(MAX_LINE + 1):
             if len(line) > MAX_LINE:

@@ -1,4 +1,4 @@
-"""What is drawn: graphs of labelled nodes, the same for pictures, dot and text. Imports neither torch nor numpy."""
+"""Diagrams: graphs of labelled nodes, the same for pictures, dot and text. Imports neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ _KINDS: tuple[tuple[str, Kind], ...] = (
 
 
 def kind_of(operation: str) -> Kind:
-    """By the names that the field uses: "sep_conv_3x3" is "separable"; "plain" where it is none of these."""
+    """Kind of an operation, by the names that the field uses: "sep_conv_3x3" is "separable"; "plain": it is none."""
     return next((kind for pattern, kind in _KINDS if re.fullmatch(pattern, operation.lower())), "plain")
 
 
@@ -169,7 +169,7 @@ def sections(space: SearchSpace, arch: Arch, scale: object = None) -> Sequence[S
 
 
 def by_decisions(space: SearchSpace, arch: Arch) -> Section:
-    """For spaces that say nothing more: the options chosen, and the places that they stand for.
+    """Diagram for spaces that say nothing more: the options chosen, and the places that they stand for.
 
     A place (layer, block) is a node with its options, and so is a decision without one.
     """

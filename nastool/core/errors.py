@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Literal
 
 Fault = Literal["memory", "device"]
-"""What an error says of the machine: memory ran out, or a device does not work as it should."""
+"""Fault of the machine that an error shows: memory ran out, or a device does not work as it should."""
 
 
 class NastoolError(Exception):
@@ -36,7 +36,12 @@ class TrialFailed(NastoolError):
     """
 
     def __init__(self, message: str, *, retry: bool = False) -> None:
-        """retry: another try in a fresh process may help (memory ran out, say); the runner gives it one."""
+        """Makes an error.
+
+        Args:
+            message: One line for a person.
+            retry: Another try in a fresh process may help (memory ran out, say); the run gives it one.
+        """
         super().__init__(message)
         self.retry = retry
 
@@ -64,7 +69,11 @@ class RunInterrupted(KeyboardInterrupt):
     """A run was interrupted, and goes on with the same call."""
 
     def __init__(self, exit_code: int = 130) -> None:
-        """exit_code: Of the program, if it ends with that."""
+        """Makes an error.
+
+        Args:
+            exit_code: Of the program, if it ends with that.
+        """
         super().__init__("interrupted")
         self.exit_code = exit_code
 
@@ -130,7 +139,7 @@ def one_line(error: BaseException) -> str:
 
 
 def why(error: Exception) -> str:
-    """What failed with a file, without its name; where the disk is full, with the remedy."""
+    """Reason why something failed with a file, without its name; where the disk is full, with the remedy."""
     text = getattr(error, "strerror", None) or str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{text}; free some space, then give the same command again"

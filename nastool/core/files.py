@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MAX_YAML_BYTES = 200_000
 UNFINISHED = ".nastool-new"
-"""How the names of files end that are being written."""
+"""End of the names of files that are being written."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,7 +50,8 @@ class _Dumper(yaml.SafeDumper):
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file of at most 200 kB whose top level is a mapping with text keys; {} for an empty one.
 
-    InputError: unreadable, too large, malformed, something other than a mapping, aliases, a key twice.
+    Raises:
+        InputError: It is unreadable, too large, malformed, no mapping, or has aliases or a key twice.
     """
     try:
         with open(path, "rb") as file:
@@ -93,7 +94,15 @@ def dump_yaml(document: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Limit:
-    """How much memory what a file unpacks to may take. flag: what raises it, as a user writes it."""
+    """Memory that the contents of a file may take.
+
+    Args:
+        gigabytes: Most of it, in 10^9 bytes, > 0.
+        flag: Option that raises it, as a user writes it.
+
+    Raises:
+        InputError: gigabytes is no number > 0.
+    """
 
     gigabytes: float = 8.0
     flag: str = "-E max_gigabytes="
@@ -108,12 +117,20 @@ class Limit:
         return self.gigabytes * 1e9
 
     def check(self, what: str, size: int) -> None:
-        """InputError: so many bytes are too many. what: what takes them."""
+        """Refuses contents that are too large.
+
+        Args:
+            what: Name of what takes the memory.
+            size: Bytes that it takes.
+
+        Raises:
+            InputError: They are more than the limit.
+        """
         if size > self.bytes:
             raise self.exceeded(what, size)
 
     def exceeded(self, what: str, size: int, share: int = 1) -> InputError:
-        """What to raise where so many bytes are more than the limit divided by share."""
+        """The error for so many bytes, which are more than the limit divided by share."""
         raised = math.ceil(size * share / 1e9)
         return InputError(
             f"{what} takes {amount(size)} of memory, more than the {amount(self.bytes / share)} allowed: if that is "
@@ -127,7 +144,11 @@ def amount(size: float) -> str:
 
 
 def npz_names(path: str | Path) -> list[str]:
-    """The names of an .npz file's arrays. InputError: missing, damaged, no .npz, a name that comes twice."""
+    """The names of an .npz file's arrays.
+
+    Raises:
+        InputError: It is missing, damaged or no .npz, or a name comes twice.
+    """
     with _npz(path) as archive:
         return list(_members(path, archive))
 
@@ -135,12 +156,18 @@ def npz_names(path: str | Path) -> list[str]:
 def read_npz(
     path: str | Path, wanted: Collection[str] | None = None, limit: Limit | None = None
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file by name; wanted: only those of these names that are there.
+    """The arrays of an .npz file by name.
 
     How large they are is read first, from their headers, and no more than that is ever unpacked.
 
-    InputError: missing, damaged, no .npz, more than the limit in all (8 GB by default), or an array of Python objects,
-    which are never loaded.
+    Args:
+        path: The file.
+        wanted: Names of the arrays that are read, those of them that are there; None: all.
+        limit: Memory that they may take in all.
+
+    Raises:
+        InputError: The file is missing, damaged or no .npz, exceeds the limit, or has an array of Python objects, which
+            are never loaded.
     """
     import numpy as np
 
@@ -272,7 +299,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def check_tensors(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file. InputError: it is missing or cut short. Needs no torch."""
+    """The metadata of a safetensors file. Needs no torch.
+
+    Raises:
+        InputError: It is missing or cut short.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -285,7 +316,11 @@ def check_tensors(path: Path) -> dict[str, str]:
 
 
 def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file. InputError: missing or damaged."""
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        InputError: It is missing or damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -298,9 +333,15 @@ def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
 
 
 def target(out: str, example: str, force: bool) -> Path:
-    """The file that --out names. example: of such a name. force: it may be there already.
+    """The file that --out names.
 
-    InputError: it is there and a file (not a pipe or a device), it is a folder, in none, or no name for a file.
+    Args:
+        out: Its name.
+        example: Such a name, for messages.
+        force: It may exist already.
+
+    Raises:
+        InputError: It exists as a file (not a pipe or a device), it is a folder, in none, or no name for a file.
     """
     path = Path(out)
     try:

@@ -14,7 +14,11 @@ from nastool.core.errors import InputError, short, why
 
 
 def names(path: Path) -> set[str] | None:
-    """What is in the folder; None: it does not exist. InputError: it is a file, or cannot be read."""
+    """Names in the folder; None: it does not exist.
+
+    Raises:
+        InputError: It is a file, or cannot be read.
+    """
     try:
         return set(os.listdir(path))
     except FileNotFoundError:
@@ -32,9 +36,12 @@ def is_within(name: str) -> bool:
 
 
 def within(folder: Path, name: str) -> Path:
-    """The path of a file in a run's folder. InputError: the name, or a link, leads out of it.
+    """The path of a file in a run's folder.
 
     What a run.db says is data: it decides nothing about files elsewhere.
+
+    Raises:
+        InputError: The name, or a link, leads out of the folder.
     """
     path = folder / name
     if not is_within(name) or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
@@ -44,9 +51,15 @@ def within(folder: Path, name: str) -> Path:
 
 @contextmanager
 def locked(path: Path, lock_name: str, taken: str) -> Iterator[None]:
-    """Create the folder, and hold the lock file in it meanwhile. InputError: another process does, or it cannot be.
+    """Creates the folder, and holds the lock file in it meanwhile.
 
-    taken: what to say then, with {holder} for the number of that process.
+    Args:
+        path: The folder.
+        taken: Message where another process holds it, with {holder} for the number of that process.
+        lock_name: Name of the lock file.
+
+    Raises:
+        InputError: Another process holds it, or it cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

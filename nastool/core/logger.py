@@ -19,11 +19,14 @@ from nastool.core.values import Decision, Objective, Trial
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """What a logger knows of the search it belongs to.
+    """The search that a logger belongs to.
 
-    id: 32 hexadecimal digits, other for every run that ever was, the same for all sittings of one.
-    folder: the run's; a logger may keep files in a folder of its own there, named after it.
-    config: strategy, space, evaluator (each {"name", "options"}), "seed"; JSON.
+    Args:
+        id: 32 hexadecimal digits, other for every search that ever was, the same when it is continued.
+        folder: The run's; a logger may keep files in a folder of its own there, named after it.
+        config: Strategy, space, evaluator (each {"name", "options"}), "seed"; JSON.
+        objective: Metric that is optimised.
+        decisions: The space's.
     """
 
     id: str
@@ -48,22 +51,26 @@ class LoggedRun:
 
 
 @dataclass(frozen=True)
-class Told:
-    """A trial that was told. number: 0, 1, 2, ... in the order told; the step of all that is logged of it.
+class FinishedTrial:
+    """A finished trial.
 
-    finished: seconds since 1970. value: the objective in its own unit, None for a failed trial. best: the best value
-    until now, None as long as all have failed.
+    Args:
+        number: 0, 1, 2, ... in the order in which trials finished; the step of all that is logged of it.
+        trial: The trial.
+        when: Seconds since 1970.
+        value: The objective in its own unit; None: it failed.
+        best: Best value until now; None: all have failed.
     """
 
     number: int
     trial: Trial
-    finished: float
+    when: float
     value: float | None
     best: float | None
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What was measured, "seconds" included; {} for a failed trial."""
+        """Measurements, "seconds" included; {} for a failed trial."""
         return {} if self.trial.evaluation is None else self.trial.evaluation.all_metrics
 
 
@@ -80,29 +87,49 @@ class Logger(ABC):
         """A subclass adds keyword-only options with type annotations. Cheap: imports nothing heavy."""
 
     def require(self) -> None:
-        """Import what it needs. InputError: a package is missing. Called before anything of the search is begun."""
+        """Imports what it needs, before anything of the search is begun.
+
+        Raises:
+            InputError: A package is missing.
+        """
         return
 
     @abstractmethod
     def open(self, run: LoggedRun) -> int:
-        """Begin a sitting. How many told trials the log holds already: the others are told again, from that number on.
+        """Begins, also when a search is continued.
 
-        0: all are, for a log that is written anew. InputError: it cannot begin, and so the search does not.
+        Args:
+            run: The search.
+
+        Returns:
+            Number of finished trials that the log holds already: it gets the others again, from that number on. 0: all,
+                for a log that is written anew.
+
+        Raises:
+            InputError: It cannot begin, and so the search does not.
         """
 
     def report(self, trial_id: int, step: int, metrics: Mapping[str, float], when: float) -> None:
-        """An intermediate measurement of a running trial. step: counts from 1. when: seconds since 1970.
+        """Takes an intermediate measurement of a running trial; one that was interrupted reports again.
 
-        A trial that was interrupted reports again.
+        Args:
+            trial_id: Number of the trial.
+            step: Counts from 1.
+            metrics: Measurements by name.
+            when: Seconds since 1970.
         """
         return
 
     @abstractmethod
-    def trial(self, told: Told) -> None:
-        """A trial was told."""
+    def trial(self, finished: FinishedTrial) -> None:
+        """Takes a finished trial."""
 
     def close(self, document: Mapping[str, Any] | None) -> None:
-        """The sitting ends. document: best.json's object; None: the search is to be continued. Flushes."""
+        """Ends, and flushes.
+
+        Args:
+            document: The object in best.json; None: the search is to be continued.
+        """
         return
 
 

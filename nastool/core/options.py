@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Option:
-    """One keyword-only parameter of a constructor."""
+    """A keyword-only parameter of a constructor."""
 
     name: str
     type: Any
@@ -70,7 +70,7 @@ def of(target: Callable[..., object]) -> dict[str, Option]:
 
 
 def _constructors(target: Callable[..., object]) -> Iterator[Callable[..., object]]:
-    """Those that read target's parameters: a class's `__init__`, and while it takes `**more` that of the next base."""
+    """Constructors that read target's parameters: a class's `__init__`, and while it takes `**more` the next base's."""
     if not inspect.isclass(target):
         yield target
         return
@@ -111,7 +111,11 @@ def accepts(target: Callable[..., object], name: str) -> bool:
 
 
 def parse(pairs: Sequence[str], flag: str) -> dict[str, str]:
-    """["a=1", "b=x"] -> {"a": "1", "b": "x"}. InputError where a pair has no "=" or a key comes twice."""
+    """{"a": "1", "b": "x"} from ["a=1", "b=x"].
+
+    Raises:
+        InputError: A pair has no "=", or a key comes twice.
+    """
     given: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -127,8 +131,12 @@ def parse(pairs: Sequence[str], flag: str) -> dict[str, str]:
 def split(text: str, flag: str) -> tuple[str, dict[str, str]]:
     r"""Name and options of a plugin written as NAME:KEY=VALUE,KEY=VALUE. A comma in a value is written "\,".
 
+    Args:
+        text: As it is written.
+        flag: Option where it was given, for messages.
+
     Raises:
-        InputError: it is malformed; flag: where it was given.
+        InputError: It is malformed.
     """
     name, colon, rest = text.partition(":")
     pairs = re.split(r"(?<!\\),", rest) if colon else []
@@ -156,7 +164,13 @@ def _given(value: object) -> str:
 def check(owner: str, target: Callable[..., object], given: Mapping[str, object]) -> dict[str, object]:
     """Values for target's options, converted to their types. Text is parsed, other values must fit.
 
-    owner: how messages call it, such as "strategy evolution". InputError: unknown key, wrong type, missing value.
+    Args:
+        owner: Name for messages, such as "strategy evolution".
+        target: Class or function.
+        given: Values by name.
+
+    Raises:
+        InputError: There is an unknown key, a wrong type or a missing value.
     """
     known = of(target)
     values: dict[str, object] = {}
@@ -184,7 +198,11 @@ def resolve(owner: str, target: Callable[..., object], given: Mapping[str, objec
 
 
 def convert(value: object, kind: Any) -> object:
-    """value as kind: str, int, float (finite), bool, None, Literal, unions, Mapping[str, ...]. ValueError."""
+    """A value as an option's type: str, int, float (finite), bool, None, Literal, unions, Mapping[str, ...].
+
+    Raises:
+        ValueError: It does not fit.
+    """
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         members = get_args(kind)
@@ -247,7 +265,12 @@ def convert(value: object, kind: Any) -> object:
 
 
 def mapping(value: object, kind: Any) -> dict[str, object]:
-    """A YAML mapping, or "a=1,b=2" as text, with values of a kind. ValueError; InputError names a key given twice."""
+    """A YAML mapping, or "a=1,b=2" as text, with values of a kind.
+
+    Raises:
+        ValueError: It is malformed.
+        InputError: A key is given twice.
+    """
     if isinstance(value, str):
         pairs = [part.partition("=") for part in value.split(",")]
         if any(not equals or not key.strip() for key, equals, _ in pairs):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
 LOOK_SECONDS = 0.25
-"""How often a coordinator looks after its workers, when nothing happens."""
+"""Seconds after which a coordinator looks after its workers, when nothing happens."""
 
 
 class WorkerProcess:
@@ -30,9 +30,16 @@ class WorkerProcess:
     def __init__(
         self, target: Callable[..., None], args: tuple[Any, ...], *, name: str, environment: Mapping[str, str]
     ) -> None:
-        """target: is called with the other end of the pipe and args; it calls `settle_in` first.
+        """Starts a process.
 
-        environment: what it finds changed in its own, before it imports anything.
+        Args:
+            target: Called with the other end of the pipe and args; it calls `settle_in` first.
+            args: Arguments, which are pickled.
+            name: Name of the process.
+            environment: Variables that it finds changed in its own environment, before it imports anything.
+
+        Raises:
+            InputError: No further process can be started.
         """
         context = multiprocessing.get_context("spawn")
         hold_streams()
@@ -80,7 +87,7 @@ class WorkerProcess:
         self.connection.close()
 
     def how_it_died(self) -> str:
-        """Of a process whose end of the pipe was closed: "signal 9 (Killed), ...", and end it where it still lives."""
+        """Reason why a process ended whose end of the pipe is closed: "signal 9 (Killed), ..."; ends it if it lives."""
         self._process.join(10)
         code = self._process.exitcode
         self.kill()

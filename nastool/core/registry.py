@@ -78,7 +78,11 @@ def plugins(kind: Kind) -> Mapping[str, Plugin]:
 
 @cache
 def load(kind: Kind, name: str) -> type[Any]:
-    """Import the class registered under a name. InputError: unknown (suggests the nearest), or broken."""
+    """The class registered under a name.
+
+    Raises:
+        InputError: It is unknown (the message suggests the nearest), or broken.
+    """
     known = plugins(kind)
     if name not in known:
         raise InputError(f"no {kind} {name!r}; {hint(name, known)}")
@@ -119,7 +123,17 @@ def raised_by(error: BaseException) -> Plugin | None:
 
 
 def make(kind: Kind, name: str, *args: object, given: Mapping[str, object]) -> Any:
-    """Build one. given: its options, typed (`nastool.core.options`). Its ValueError becomes an InputError."""
+    """Builds a plugin.
+
+    Args:
+        kind: Such as "strategy".
+        name: The name it is registered under.
+        args: Positional arguments of its class.
+        given: Its options, typed (`nastool.core.options`).
+
+    Raises:
+        InputError: An option does not fit: its class raised ValueError.
+    """
     cls = load(kind, name)
     try:
         return cls(*args, **given)

@@ -60,7 +60,11 @@ class Field:
 
 
 def read_columns(path: Path, limit: Limit) -> dict[str, NDArray[Any]]:
-    """The file's columns by name. InputError: missing, damaged, of another kind, larger than the limit."""
+    """The file's columns by name.
+
+    Raises:
+        InputError: It is missing, damaged, of another kind, or larger than the limit.
+    """
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise InputError(f"{path} is a device or a pipe: a table must be a file")
     if path.suffix != ".json":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-"""What moves a terminal's cursor, changes its colours or the direction of its text; not tabs and ends of lines."""
+"""Characters that move a cursor, change colours or the direction of its text; no tabs, no ends of lines."""
 
 
 def visible(text: object) -> str:

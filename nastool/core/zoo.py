@@ -156,7 +156,11 @@ PUBLISHED: Mapping[str, Published] = {
 
 
 def document(name: str) -> dict[str, Any]:
-    """The arch.json object of a published architecture. InputError: there is none of this name."""
+    """The arch.json object of a published architecture.
+
+    Raises:
+        InputError: There is none of this name.
+    """
     if name not in PUBLISHED:
         known = [f"zoo:{known}" for known in PUBLISHED]
         raise InputError(f"no published architecture zoo:{short(name)}; {hint(f'zoo:{name}', known)}")

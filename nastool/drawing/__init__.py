@@ -29,8 +29,11 @@ __all__ = ["Diagram", "Edge", "Node", "Section", "describe", "dot", "png", "smal
 def svg(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: Any = None) -> str:
     """A self-contained SVG document.
 
-    arch: a member. task: then with the network, its shapes, parameters and FLOPs. scale: an instance of `space.Scale`,
-    by default the published one.
+    Args:
+        space: The space.
+        arch: A member.
+        task: Task, for a drawing of the network with its shapes, parameters and FLOPs; None: of the architecture.
+        scale: An instance of `space.Scale`, by default the published one.
     """
     from nastool.drawing.writers import svg as writer
 
@@ -76,7 +79,7 @@ def small(space: SearchSpace, arch: Arch, width: int, lines: int = 6) -> list[st
 
 
 def describe(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: Any = None) -> Diagram:
-    """What is drawn of an architecture; arguments as for `svg`."""
+    """Diagram of an architecture; arguments as of `svg`."""
     from nastool.core.archfile import to_string
     from nastool.core.diagram import drawn, printable, sections
 

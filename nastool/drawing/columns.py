@@ -17,7 +17,7 @@ SPACE = 16.0
 LANE, NARROW = 8.0, 4.0
 """Between lanes, and between those of very many."""
 COLORS = ("#6b9ac4", "#d08a5b", "#5aa88d", "#b58ba6", "#8a8a8a")
-"""Of lanes beside each other: lighter than those of boxes."""
+"""Colours of lanes beside each other: lighter than those of boxes."""
 MARGIN = 16.0
 """Between boxes and lanes, and between columns."""
 
@@ -192,7 +192,7 @@ def _assign_buses(nets: Sequence[Net], at: Mapping[int, int], floor: float) -> f
 
 
 def _next(i: int, boxes: Sequence[Box], at: Mapping[int, int], top: float, lefts: Sequence[float]) -> Line:
-    """From a box to the next one, which may begin the next column."""
+    """A line from a box to the next one, which may begin the next column."""
     one, two = boxes[i], boxes[i + 1]
     start, end = one.x + one.width / 2, two.x + two.width / 2
     if at[i] == at[i + 1]:
@@ -210,7 +210,7 @@ def _trunks(
     entries: Mapping[tuple[int, bool], float],
     exits: Mapping[tuple[int, bool], float],
 ) -> list[Line]:
-    """From each source along its lane to the last target, in every column."""
+    """Lines from each source along its lane to the last target, in every column."""
     lines = []
     for net in nets:
         home = at[net.source]

@@ -18,7 +18,7 @@ from nastool.drawing.scene import ARROW, EDGE, HUES, SKIP_EDGE, Box, Line, Scene
 SPACE = 18.0
 """Between boxes of a layer."""
 LANE = 14.0
-"""What a long edge takes where it passes a layer."""
+"""Width of a long edge where it passes a layer."""
 MOST = 700
 """Layers that all edges together may pass; beyond, the picture would be a tangle."""
 
@@ -230,7 +230,7 @@ def _apart(layer: Sequence[Item], wanted: Sequence[float], weights: Sequence[flo
 
 
 def _distance(one: Item, two: Item) -> float:
-    """Between the middles of neighbours, at least."""
+    """Least distance between the middles of neighbours."""
     return (one.width + two.width) / 2 + (SPACE / 2 if one.bends or two.bends else SPACE)
 
 
@@ -264,7 +264,7 @@ def _triples(layer: Sequence[Item]) -> Iterator[tuple[Item | None, Item, Item | 
 
 
 def _ports(item: Item, others: Sequence[Item], step: float = 14.0) -> list[float]:
-    """For each way to another item the x at which it meets this one's border, in the order of the others."""
+    """For each way to another item, the x at which it meets this one's border, in the order of the others."""
     if item.bends or len(others) < 2:
         return [item.x] * len(others)
     step = min(step, (item.width - 16) / (len(others) - 1))

@@ -59,7 +59,7 @@ class Call:
 
 
 class Costs:
-    """What a network's modules cost.
+    """Costs of a network's modules.
 
     calls: in the order in which they begin. flops: of the whole network. InputError: it cannot be run so.
     """
@@ -109,7 +109,7 @@ class Costs:
         return replace(section, nodes=tuple(replace(node, cost=cost(node)) for node in section.nodes))
 
     def cost(self, paths: Sequence[str]) -> Cost | None:
-        """Of several modules together; None: the network has none of them."""
+        """Costs of several modules together; None: the network has none of them."""
         shape: tuple[int, ...] = ()
         flops, found = 0, False
         for path in paths:
@@ -138,7 +138,8 @@ def _within(path: str, outer: str) -> bool:
 def traced(network: nn.Module, task: ImageTask) -> Section:
     """The network as its own forward has it; modules that run one after another and are alike are one node.
 
-    InputError: it cannot be traced.
+    Raises:
+        InputError: It cannot be traced.
     """
     graph = trace(network, task)
     nodes = [Node("image", "image", "end")]

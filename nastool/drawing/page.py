@@ -39,7 +39,7 @@ def arranged(diagram: Diagram) -> Scene:
 
 
 def _scale(scene: Scene) -> float:
-    """By how much it has to become smaller to fit on a page."""
+    """Factor by which it has to become smaller to fit on a page."""
     return max(min(1.0, width / scene.width, height / scene.height) for width, height in PAGES)
 
 
@@ -97,7 +97,7 @@ def _page(diagram: Diagram, rows: Sequence[Sequence[Scene]]) -> Scene:
 
 
 def _titled(section: Section, scene: Scene) -> Scene:
-    """With the section's title and note above."""
+    """The drawing with the section's title and note above."""
     width = max(scene.width, NARROWEST)
     title = wrapped(section.title, width, FONT, bold=True)
     note = wrapped(section.note, width, DETAIL) if section.note else []

@@ -1,4 +1,4 @@
-"""What a picture consists of: shapes with coordinates in pixels, y downwards, that any writer can draw."""
+"""Pictures: shapes with coordinates in pixels, y downwards, that any writer can draw."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ _BOLD = 1.13
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """In pixels, at most."""
+    """Width of a text in pixels, at most."""
     total = 0.0
     for character in text:
         if character in _ASCII:

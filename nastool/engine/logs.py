@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nastool.core import options, registry
 from nastool.core.errors import InputError, one_line
-from nastool.core.logger import LoggedRun, Logger, Told
+from nastool.core.logger import FinishedTrial, LoggedRun, Logger
 from nastool.core.values import Objective, Trial
 from nastool.engine.events import Event, Listener, TrialFinished
 from nastool.engine.executors.jobs import Reported
@@ -116,14 +116,14 @@ class Loggers:
         self._send(self._loggers, "close", document)
         self._loggers = []
 
-    def _told(self, number: int, trial: Trial, finished: float) -> Told:
+    def _told(self, number: int, trial: Trial, finished: float) -> FinishedTrial:
         assert self._run is not None
         objective = self._run.objective
         value = objective.value(trial.loss) if trial.losses else None
         if value is not None:
             better = max if objective.goal == "max" else min
             self._best = value if self._best is None else better(self._best, value)
-        return Told(number, trial, finished, value, self._best)
+        return FinishedTrial(number, trial, finished, value, self._best)
 
     def _send(self, loggers: Sequence[Logger], what: str, *arguments: object) -> None:
         for logger in list(loggers):

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from nastool.core.logger import LoggedRun, Logger, Told, missing
+from nastool.core.logger import FinishedTrial, LoggedRun, Logger, missing
 
 TAG = "nastool.run"
-"""By this tag, the run's id, a later sitting finds its log."""
+"""By this tag, the run's id, a later run of the command finds its log."""
 LONGEST = 500
 """Characters of a parameter."""
 COUNTED = "trial/number"
@@ -55,13 +55,13 @@ class MLflow(Logger):
         self._client.log_batch(self._id, params=parameters)
         return 0
 
-    def trial(self, told: Told) -> None:
-        found = {f"trial/{name}": value for name, value in told.metrics.items()}
-        found["trial/failed"] = float(told.value is None)
-        if told.best is not None:
-            found[f"best/{self._objective}"] = told.best
-        found[COUNTED] = float(told.number)  # last: what a kill interrupts is not counted
-        self._log(found, told.number, told.finished)
+    def trial(self, finished: FinishedTrial) -> None:
+        found = {f"trial/{name}": value for name, value in finished.metrics.items()}
+        found["trial/failed"] = float(finished.value is None)
+        if finished.best is not None:
+            found[f"best/{self._objective}"] = finished.best
+        found[COUNTED] = float(finished.number)  # last: what a kill interrupts is not counted
+        self._log(found, finished.number, finished.when)
 
     def _log(self, values: Mapping[str, float], step: int, when: float) -> None:
         moment = int(1000 * when)

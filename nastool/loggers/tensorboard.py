@@ -7,14 +7,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nastool.core.logger import LoggedRun, Logger, Told, missing
+from nastool.core.logger import FinishedTrial, LoggedRun, Logger, missing
 from nastool.core.values import Decision
 
 
 class TensorBoard(Logger):
     """Scalars of each trial over their number, learning curves, and choices as hyper-parameters, in RUN/tensorboard.
 
-    `tensorboard --logdir RUN` shows them. Every sitting writes the event files anew from run.db.
+    `tensorboard --logdir RUN` shows them. Whoever continues the search writes the event files anew from run.db.
     """
 
     name = "tensorboard"
@@ -66,34 +66,34 @@ class TensorBoard(Logger):
         for name, value in metrics.items():
             self._add(self._of(trial_id), f"curve/{name}", value, step, when)
 
-    def trial(self, told: Told) -> None:
-        number, when = told.number, told.finished
-        for name, value in told.metrics.items():
+    def trial(self, finished: FinishedTrial) -> None:
+        number, when = finished.number, finished.when
+        for name, value in finished.metrics.items():
             self._add(self._writer, f"trial/{name}", value, number, when)
-        if told.best is not None:
-            self._add(self._writer, f"best/{self._objective}", told.best, number, when)
-        self._add(self._writer, "trial/failed", float(told.value is None), number, when)
-        trial_id = told.trial.id
+        if finished.best is not None:
+            self._add(self._writer, f"best/{self._objective}", finished.best, number, when)
+        self._add(self._writer, "trial/failed", float(finished.value is None), number, when)
+        trial_id = finished.trial.id
         if trial_id < self.trials:
-            if told.value is not None:
-                self._choices(told)
+            if finished.value is not None:
+                self._choices(finished)
             if trial_id in self._curves:
                 self._curves.pop(trial_id).close()
             self._steps.pop(trial_id, None)
 
-    def _choices(self, told: Told) -> None:
+    def _choices(self, finished: FinishedTrial) -> None:
         hparams = import_module("torch.utils.tensorboard.summary").hparams
         chosen = {
             decision.name: decision.options[choice]
-            for decision, choice in zip(self._decisions, told.trial.proposal.arch.choices, strict=True)
+            for decision, choice in zip(self._decisions, finished.trial.proposal.arch.choices, strict=True)
         }
         kept = dict(list(chosen.items())[: self.decisions])
-        if not kept or told.value is None:
+        if not kept or finished.value is None:
             return
-        writer = self._of(told.trial.id)
-        for summary in hparams(kept, {f"final/{self._objective}": told.value}):
+        writer = self._of(finished.trial.id)
+        for summary in hparams(kept, {f"final/{self._objective}": finished.value}):
             writer.file_writer.add_summary(summary)
-        self._add(writer, f"final/{self._objective}", told.value, told.number, told.finished)
+        self._add(writer, f"final/{self._objective}", finished.value, finished.number, finished.when)
 
     @staticmethod
     def _add(writer: Any, name: str, value: float, step: int, when: float) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Literal
 
-from nastool.core.logger import LoggedRun, Logger, Told, missing
+from nastool.core.logger import FinishedTrial, LoggedRun, Logger, missing
 
 
 class WandB(Logger):
     """Metrics of each trial over their number, the best so far, configuration and result. No learning curves.
 
     With mode=offline it needs no network: `wandb sync RUN/wandb/offline-*` sends it later. An offline log cannot be
-    read, so each sitting writes all trials into a new one with the same id.
+    read, so a search that is continued writes all trials into a new one with the same id.
     """
 
     name = "wandb"
@@ -60,13 +60,13 @@ class WandB(Logger):
         self._objective = run.objective.metric
         return int(self._run.step)
 
-    def trial(self, told: Told) -> None:
-        found = {f"trial/{name}": value for name, value in told.metrics.items()}
-        found["trial/failed"] = int(told.value is None)
-        if told.best is not None:
-            found[f"best/{self._objective}"] = told.best
-        # With commit each call is a step of its own, so the next sitting finds it counted.
-        self._run.log(found, step=told.number, commit=True)
+    def trial(self, finished: FinishedTrial) -> None:
+        found = {f"trial/{name}": value for name, value in finished.metrics.items()}
+        found["trial/failed"] = int(finished.value is None)
+        if finished.best is not None:
+            found[f"best/{self._objective}"] = finished.best
+        # With commit each call is a step of its own, so who continues the search finds it counted.
+        self._run.log(found, step=finished.number, commit=True)
 
     def close(self, document: Mapping[str, Any] | None) -> None:
         if document is not None:

@@ -1,4 +1,4 @@
-"""Which devices are there, and which worker gets which."""
+"""Devices: those that are there, and the one that each worker gets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 MOST_THREADS = "NASTOOL_WORKER_THREADS"
-"""In a worker's environment: it chooses its number of threads itself, up to this."""
+"""Variable in a worker's environment: it chooses its number of threads itself, up to this."""
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 NONE = ("", "-1", "NoDevFiles")
-"""What it says where somebody hides all GPUs on purpose."""
+"""Values of the variable where somebody hides all GPUs on purpose."""
 ASK_SECONDS = 120.0
-"""How long CUDA may take to say what is there."""
+"""Seconds that CUDA may take to say what is there."""
 ROOT = Path("/")
 
 
@@ -46,9 +46,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Cuda:
-    """What CUDA shows to a process. problem: why it shows nothing although it should, in words.
+    """GPUs that CUDA shows to a process.
 
-    hidden: what CUDA_VISIBLE_DEVICES names and CUDA does not show, in words.
+    Args:
+        gpus: In CUDA's order.
+        problem: Reason why it shows none although it should, in words.
+        hidden: Entry of CUDA_VISIBLE_DEVICES that CUDA does not show, in words.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -70,11 +73,18 @@ def slots(
     """The environment variables of each of `workers` worker processes.
 
     GPUs are dealt out in turn, one to a worker, by CUDA_VISIBLE_DEVICES, of those that it shows where the user has set
-    it; several workers may share one. device: "auto", "cpu", "cuda", "cuda:N". threads: of each on the CPU; None: the
-    cores that are free are divided evenly, and a worker may choose fewer (MOST_THREADS). OMP_NUM_THREADS is obeyed.
-    say: is told in a line of what is there and not used. most: workers that there may be.
+    it; several workers may share one.
 
-    InputError: CUDA does not show what the variable or the device names, or cannot use it.
+    Args:
+        workers: Number of worker processes, >= 1.
+        device: "auto", "cpu", "cuda", "cuda:N".
+        threads: Threads of each on the CPU; None: the cores that are free are divided evenly, and a worker may choose
+            fewer (MOST_THREADS). OMP_NUM_THREADS is obeyed.
+        say: Called with a line about what is there and not used.
+        most: Most workers that there may be.
+
+    Raises:
+        InputError: CUDA does not show what the variable or the device names, or cannot use it.
     """
     if workers < 1:
         raise InputError(f"--workers: need at least 1, got {workers}")
@@ -95,31 +105,43 @@ def slots(
 
 
 def models(environments: Sequence[dict[str, str]]) -> list[str]:
-    """Of the GPUs that `slots` has dealt out, each model once."""
+    """Models of the GPUs that `slots` has dealt out, each once."""
     dealt = [environment[VARIABLE] for environment in environments if VARIABLE in environment]
     known = {gpu.names: gpu.model for gpu in look().gpus} if dealt else {}
     return list(dict.fromkeys(known[names] for names in dealt if names in known))
 
 
 def check(device: str) -> None:
-    """InputError: it is no value of an option `device`."""
+    """Refuses what is no value of an option `device`.
+
+    Raises:
+        InputError: It is none.
+    """
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
         raise InputError(f"device: need auto, cpu, cuda or cuda:N, got {device!r}")
 
 
 def assigned(found: Cuda, device: str, workers: int) -> list[Gpu | None]:
-    """What each worker computes on; None: the CPU. InputError as of `usable`."""
+    """The GPU that each worker computes on; None: the CPU.
+
+    Raises:
+        InputError: As of `usable`.
+    """
     gpus = usable(found, device)
     return [gpus[i % len(gpus)] if gpus else None for i in range(workers)]
 
 
 def auto_precision(capability: tuple[int, int] | None) -> str:
-    """What "auto" means on a GPU of this compute capability, or on the CPU (None): "bf16" or "fp32"."""
+    """Precision that "auto" means on a GPU of this compute capability, or on the CPU (None): "bf16" or "fp32"."""
     return "bf16" if capability is not None and capability >= (8, 0) else "fp32"
 
 
 def usable(found: Cuda, device: str) -> list[Gpu]:
-    """The GPUs that the option `device` may mean, in CUDA's order; []: the CPU. InputError: it can't be obeyed."""
+    """The GPUs that the option `device` may mean, in CUDA's order; []: the CPU.
+
+    Raises:
+        InputError: There is no such device, or it cannot be used.
+    """
     if device == "cpu":
         return []
     if found.hidden is not None:
@@ -140,7 +162,17 @@ def usable(found: Cuda, device: str) -> list[Gpu]:
 
 
 def notes(found: Cuda, device: str, workers: int, most: int | None = None) -> list[str]:
-    """What a user should know of who gets what. most: as of `slots`. InputError as of `usable`."""
+    """Lines for the user about which worker gets which device.
+
+    Args:
+        workers: Number of worker processes.
+        device: Value of the option.
+        most: As of `slots`.
+        found: GPUs that there are.
+
+    Raises:
+        InputError: As of `usable`.
+    """
     if device == "cpu":
         return []
     gpus = usable(found, device)
@@ -167,9 +199,13 @@ def notes(found: Cuda, device: str, workers: int, most: int | None = None) -> li
 
 
 def look(free: bool = False) -> Cuda:
-    """What CUDA would show to a worker, from a process of its own: this one imports no torch and holds no device.
+    """GPUs that CUDA would show to a worker, from a process of its own: this one imports no torch and holds no device.
 
-    free: also how much memory is, now. Otherwise a process is asked once. InputError: CUDA does not answer.
+    Args:
+        free: Also look how much memory is free now. Otherwise a process is asked only once.
+
+    Raises:
+        InputError: CUDA does not answer.
     """
     given = os.environ.get(VARIABLE)
     if free or given not in _looked:
@@ -178,12 +214,12 @@ def look(free: bool = False) -> Cuda:
 
 
 def looked() -> Cuda:
-    """What `look` has found here already; nothing where nobody asked."""
+    """Result of an earlier `look`; nothing where nobody asked."""
     return _looked.get(os.environ.get(VARIABLE), Cuda())
 
 
 _looked: dict[str | None, Cuda] = {}
-"""By CUDA_VISIBLE_DEVICES; None: it was not set."""
+"""Results by CUDA_VISIBLE_DEVICES; None: it was not set."""
 
 
 def _look(given: str | None, free: bool) -> Cuda:
@@ -209,7 +245,7 @@ def _look(given: str | None, free: bool) -> Cuda:
 
 
 def _listed(gpus: Sequence[Gpu], uuids: bool) -> str:
-    """For people who gave a name that is none. uuids: they named devices so, which may be abbreviated."""
+    """The GPUs, for people who gave a name that is none. uuids: they named devices so, which may be abbreviated."""
     if not gpus:
         return "there is none"
     if uuids:
@@ -221,7 +257,7 @@ def _listed(gpus: Sequence[Gpu], uuids: bool) -> str:
 
 
 def _ask(environments: Sequence[dict[str, str]], free: bool, unset: bool = False) -> list[Cuda]:
-    """What CUDA shows in each of these environments. unset: where CUDA_VISIBLE_DEVICES is not set at all."""
+    """GPUs that CUDA shows in each of these environments. unset: where CUDA_VISIBLE_DEVICES is not set at all."""
     asked = [WorkerProcess(_answer, (free, unset), name="nastool-devices", environment=each) for each in environments]
     found: list[Cuda] = []
     remedy = ": see nvidia-smi, or give device=cpu"
@@ -254,7 +290,11 @@ def _answer(connection: Connection, free: bool, unset: bool) -> None:
 
 
 def seen(free: bool = False) -> Cuda:
-    """What CUDA shows to this process; imports torch. free: also how much memory is, which takes some itself."""
+    """GPUs that CUDA shows to this process; imports torch.
+
+    Args:
+        free: Also look how much memory is free, which takes some itself.
+    """
     import torch
 
     with warnings.catch_warnings(record=True) as told:  # torch's, of several lines, on what `problem` says in one
@@ -302,13 +342,13 @@ def _free(index: int) -> int | None:
 
 
 def _entries(given: str | None) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES names, if it is set; a -1 that ends the list is none of it."""
+    """Entries of CUDA_VISIBLE_DEVICES, if it is set; a -1 that ends the list is none of them."""
     names = [] if given is None or given in NONE else [name.strip() for name in given.split(",")]
     return names[:-1] if names[-1:] in (["-1"], [""]) else names
 
 
 def _hidden(given: str | None, count: int) -> str | None:
-    """What the variable names and CUDA, which shows so many devices, does not; None: nothing."""
+    """Entry of the variable that CUDA, which shows so many devices, does not show; None: there is none."""
     entries = _entries(given)
     if len(entries) <= count or (count and entries[0].startswith("MIG-")):
         return None
@@ -413,7 +453,7 @@ def usable_cores() -> int:
 
 
 def free_cores() -> int:
-    """Of them, those that a container's limit allows and that nobody is using now; at least 1."""
+    """Number of cores that a container's limit allows and that nobody is using now; at least 1."""
     cores = float(usable_cores())
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

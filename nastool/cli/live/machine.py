@@ -1,4 +1,4 @@
-"""What the search uses of this machine, as far as that can be told cheaply and without touching a device."""
+"""Use that a search makes of this machine, as far as it can be read cheaply and without touching a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nastool.nets import devices
 
 PROC = Path("/proc")
 SECONDS = 2.0
-"""How often it is looked up; the GPUs' own tool takes its time, and is not waited for."""
+"""Seconds between two looks; the GPUs' own tool takes its time, and is not waited for."""
 
 
 class Machine:
@@ -69,7 +69,9 @@ class Machine:
 def gpu_facts(answer: str, gpus: Sequence[devices.Gpu]) -> tuple[str, ...]:
     """One fact a GPU from nvidia-smi's lines "UUID, MiB used, MiB in all, % busy", as CUDA numbers them.
 
-    gpus: those that CUDA shows. nvidia-smi's own numbers are by their place in the machine, CUDA has the fastest first.
+    Args:
+        answer: Those lines.
+        gpus: GPUs that CUDA shows. nvidia-smi numbers them by their place in the machine, CUDA has the fastest first.
     """
     fields = (line.split(",") for line in answer.splitlines())
     known = {each[0].strip(): [field.strip() for field in each[1:]] for each in fields if len(each) == 4}

@@ -1,4 +1,4 @@
-"""From the run.db of a search, whoever works on it, to a view of it."""
+"""Views of a search, from its run.db, whoever works on it."""
 
 from __future__ import annotations
 
@@ -70,8 +70,10 @@ class Followed:
     """A run folder that a search works on."""
 
     def __init__(self, folder: Path) -> None:
-        """Args:
-            folder: Of the run.
+        """Looks up the space of a run.
+
+        Args:
+            folder: The run's.
 
         Raises:
             InputError: It is no run folder.
@@ -81,7 +83,11 @@ class Followed:
             self.space = registry.make_space(store.space)
 
     def view(self, state: str | None = None) -> View:
-        """What there is to see now. state: of the run, where that is known."""
+        """Everything there is to see now.
+
+        Args:
+            state: State of the run, where that is known.
+        """
         with Recent.read(self.folder / "run.db") as store:
             assert isinstance(store, Recent)
             objective = Objective.parse(store.get("objective"))
@@ -168,7 +174,7 @@ def rounds_of(evaluations: Sequence[Evaluation]) -> Rounds | None:
 
 
 def remaining(done: int, total: int | None, rounds: Rounds | None) -> int | None:
-    """How many trials of the present kind are to come: a round takes far longer than what is scored afterwards."""
+    """Number of trials of the present kind to come: a round takes far longer than what is scored afterwards."""
     if rounds is not None and rounds.done < rounds.total:
         return rounds.total - rounds.done
     return None if total is None else max(0, total - done)

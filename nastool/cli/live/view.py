@@ -1,4 +1,4 @@
-"""What there is to see of a search at one moment."""
+"""A search at one moment, as people see it."""
 
 from __future__ import annotations
 

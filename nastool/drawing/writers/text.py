@@ -51,13 +51,13 @@ def write(diagram: Diagram, width: int, ascii: bool) -> str:
 
 
 def _plain(text: str) -> str:
-    """In ASCII."""
+    """The text in ASCII."""
     text = text.translate({ord(TIMES): "x", ord("…"): "~"})
     return text.encode("ascii", "replace").decode()
 
 
 def cells(text: str) -> int:
-    """How many columns of a terminal it takes."""
+    """Columns of a terminal that a text takes."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
@@ -170,7 +170,7 @@ def _chain(section: Section, width: int, marks: Marks) -> list[str]:
 
 
 def _pairs(reads: Mapping[str, Sequence[str]], width: int, marks: Marks) -> list[str]:
-    """What each node reads, one after another."""
+    """Pairs of each node and what it reads, one after another."""
     texts = [f"{name} {marks.reads} {', '.join(sources)}" for name, sources in reads.items() if sources]
     return _wrap("; ".join(texts), width, "    ")
 
@@ -182,7 +182,7 @@ def _follows(section: Section) -> bool:
 
 
 def _reads(section: Section) -> dict[str, list[str]]:
-    """What each node reads; where each reads the one before it, only what else it reads."""
+    """Nodes that each node reads; where each reads the one before it, only what else it reads."""
     found = {}
     before = ""
     follows, sources = _follows(section), sources_of(section)
@@ -212,7 +212,7 @@ def _table(
 
 
 def _lanes(section: Section, marks: Marks) -> list[str]:
-    """For each row what stands beside it; [] where there is nothing."""
+    """Text beside each row; [] where there is nothing."""
     number = {node.name: i for i, node in enumerate(section.nodes)}
     nets: dict[int, set[int]] = {}
     for edge in section.edges:

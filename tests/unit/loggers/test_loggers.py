@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from nastool.core.errors import InputError
-from nastool.core.logger import LoggedRun, Told
+from nastool.core.logger import FinishedTrial, LoggedRun
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
 from nastool.engine.logs import given
 from nastool.engine.store import Store
@@ -62,9 +62,9 @@ class Diary(Logger):
     def report(self, trial_id, step, metrics, when):
         self.write("report", trial=trial_id, step=step, **metrics)
 
-    def trial(self, told):
-        self.write("trial", number=told.number, id=told.trial.id, value=told.value, best=told.best,
-                   finished=told.finished, metrics=told.metrics)
+    def trial(self, finished):
+        self.write("trial", number=finished.number, id=finished.trial.id, value=finished.value, best=finished.best,
+                   finished=finished.when, metrics=finished.metrics)
 
     def close(self, document):
         self.write("close", key=document and document["key"])
@@ -306,12 +306,12 @@ def test_mlflow_with_files(environment: dict[str, str], tmp_path: Path, monkeypa
     assert client.get_metric_history(run.info.run_id, "best/val_acc")[-1].value == max(told)
 
 
-def told(number: int, value: float | None, best: float | None, choices: tuple[int, ...] = (0,) * 6) -> Told:
+def told(number: int, value: float | None, best: float | None, choices: tuple[int, ...] = (0,) * 6) -> FinishedTrial:
     proposal = Proposal(NasBench201().arch(choices))
     trial = Trial(number, proposal, "failed", error="e")
     if value is not None:
         trial = Trial(number, proposal, "done", Evaluation({"val_acc": value}, 2.0), (-value,))
-    return Told(number, trial, 1000.0 + number, value, best)
+    return FinishedTrial(number, trial, 1000.0 + number, value, best)
 
 
 def logged_run(folder: Path) -> LoggedRun:
