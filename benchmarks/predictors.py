@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import registry
+from nastool.core import encodings, registry
 from nastool.core.space import SearchSpace
 from nastool.core.values import Evaluation, Proposal, Trial
 from nastool.learners.predictors import ensemble
@@ -99,7 +99,7 @@ def row(name: str, times: list[float]) -> str:
 def cells(n: int) -> Inputs:
     """(n, 155): path encodings of random NAS-Bench-201 cells."""
     space = registry.make("space", "nasbench201", given={})
-    encoded: Inputs = space.encode_many(np.random.default_rng(n).integers(0, 5, (n, 6)), "path")
+    encoded: Inputs = encodings.encode_many(space, np.random.default_rng(n).integers(0, 5, (n, 6)), "path")
     return encoded
 
 
@@ -209,11 +209,11 @@ def iteration(name: str, space_name: str, n: int, refit: bool = False) -> Callab
     space: SearchSpace = registry.make("space", space_name, given={})
     strategy: SurrogateStrategy = registry.make("strategy", name, space, given={})
     rng = np.random.default_rng(0)
-    weights = rng.normal(size=len(space.encode(space.sample(rng))))
+    weights = rng.normal(size=len(encodings.encode(space, space.sample(rng))))
     for i in range(n):
         arch = space.sample_new(rng, strategy.seen, space.canonical)
         assert arch is not None
-        loss = float(space.encode(arch) @ weights + 0.1 * rng.normal())
+        loss = float(encodings.encode(space, arch) @ weights + 0.1 * rng.normal())
         strategy.remember(Proposal(arch))
         strategy.tell(Trial(i, Proposal(arch), "done", Evaluation({"val_loss": loss}, 1.0), (loss,)))
 

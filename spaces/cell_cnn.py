@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core.diagram import Edge, Node, Section, chain, kind_of, times
+from nastool.core.encodings import BASIC, basic
 from nastool.core.errors import InputError, short
 from nastool.core.space import Choose, SearchSpace, check_scale
 from nastool.core.values import Arch, Decision
@@ -69,7 +70,7 @@ class CellCNN(SearchSpace):
 
     name = "cell-cnn"
     provides = frozenset({"network", "supernet"})
-    encodings = (*SearchSpace.encodings, "path")
+    encodings = (*BASIC, "path")
 
     @dataclass(frozen=True)
     class Scale:
@@ -250,7 +251,7 @@ class CellCNN(SearchSpace):
             does not matter.
         """
         if kind != "path":
-            return super().encode_many(choices, kind)
+            return basic(self, choices, kind)
         parts = [self._encode_paths(choices[i : i + ROWS]) for i in range(0, max(1, len(choices)), ROWS)]
         return np.concatenate(parts)
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core.diagram import Edge, Node, Section, chain, kind_of, times
+from nastool.core.encodings import BASIC, basic
 from nastool.core.errors import InvalidArchError
 from nastool.core.space import Choose, SearchSpace, check_scale
 from nastool.core.values import Arch, Decision
@@ -130,7 +131,7 @@ class NasBench101(SearchSpace):
 
     name = "nasbench101"
     provides = frozenset({"network", "table"})
-    encodings = (*SearchSpace.encodings, "path", "adjacency")
+    encodings = (*BASIC, "path", "adjacency")
     views = ("onehot", "counts", "path")  # the first depends on how vertices are numbered, the last does not
 
     @dataclass(frozen=True)
@@ -271,7 +272,7 @@ class NasBench101(SearchSpace):
         """
         if kind == "path":
             return self._encode_paths(choices)
-        vectors = super().encode_many(choices, "onehot" if kind == "adjacency" else kind)
+        vectors = basic(self, choices, "onehot" if kind == "adjacency" else kind)
         return np.delete(vectors, np.s_[: 2 * len(EDGES) : 2], axis=1) if kind == "adjacency" else vectors
 
     _PATH_EDGES: ClassVar = np.array([_path_edges(inner) for inner in _INNER_SETS])

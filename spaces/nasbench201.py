@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core.diagram import Edge, Node, Section, chain, kind_of, times
+from nastool.core.encodings import basic
 from nastool.core.errors import InvalidArchError
 from nastool.core.space import Choose, SearchSpace, check_scale
 from nastool.core.values import Arch, Decision
@@ -105,7 +106,7 @@ class NasBench201(SearchSpace):
             return _sequences(choices, letters=[0, 1, 2, 3, 4], starts=[0, 0, 5, 30], width=155).clip(max=1)
         if kind == "simplified_path":
             return _sequences(choices, letters=[_CUT, _LEFT_OUT, 0, 1, 2], starts=[0, 1, 4, 13], width=40)
-        return super().encode_many(choices, kind)
+        return basic(self, choices, kind)
 
     # --- drawings
 

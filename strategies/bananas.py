@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nastool.core import encodings
 from nastool.core.errors import short
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Proposal
@@ -82,11 +83,13 @@ class Bananas(SurrogateStrategy):
         if not batch <= candidates <= 10_000:
             raise ValueError(f"need batch <= candidates <= 10,000, got {batch}, {candidates}")
         if encoding == "auto":
-            encoding = "path" if "path" in space.encodings else "onehot"
+            encoding = "path" if "path" in encodings.kinds(space) else "onehot"
             if encoding == "onehot":
                 self.notes = (f"space {space.name} has no path encoding: bananas uses onehot",)
-        if encoding not in space.encodings:
-            raise ValueError(f"space {space.name} has no encoding {encoding!r}; it has {', '.join(space.encodings)}")
+        if encoding not in encodings.kinds(space):
+            raise ValueError(
+                f"space {space.name} has no encoding {encoding!r}; it has {', '.join(encodings.kinds(space))}"
+            )
         if truncate is not None and truncate < 1:
             raise ValueError(f"need truncate >= 1, got {truncate}")
         sizes = {"networks": networks, "layers": layers, "width": width, "epochs": epochs}
@@ -149,4 +152,4 @@ class Bananas(SurrogateStrategy):
         return self.new_mutants(best, self.candidates, draws, self.mutation_rate)
 
     def _encode(self, choices: Choices) -> NDArray[np.float32]:
-        return self.space.encode_many(choices, self.encoding)[:, : self.truncate]
+        return encodings.encode_many(self.space, choices, self.encoding)[:, : self.truncate]

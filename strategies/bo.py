@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nastool.core import encodings as encoding
 from nastool.core.errors import short
 from nastool.core.space import SearchSpace
 from nastool.core.values import Proposal, Trial
@@ -71,10 +72,12 @@ class BayesianOptimisation(SurrogateStrategy):
             max_points: Most results that the process sees, in [10, 5000].
         """
         super().__init__(space, seed=seed, init=init, batch=batch)
-        self.encodings = list(space.views) if encodings == "auto" else encodings.split("+")
+        self.encodings = list(encoding.views(space)) if encodings == "auto" else encodings.split("+")
         for kind in self.encodings:
-            if kind not in space.encodings:
-                raise ValueError(f"space {space.name} has no encoding {kind!r}; it has {', '.join(space.encodings)}")
+            if kind not in encoding.kinds(space):
+                raise ValueError(
+                    f"space {space.name} has no encoding {kind!r}; it has {', '.join(encoding.kinds(space))}"
+                )
         if len(set(self.encodings)) < len(self.encodings):
             raise ValueError(f"need encodings that differ, got {short(encodings)}")
         if not 10 <= candidates <= 100_000:
@@ -121,7 +124,7 @@ class BayesianOptimisation(SurrogateStrategy):
     # --- the model
 
     def _encode(self, choices: Choices) -> Features:
-        return [self.space.encode_many(choices, kind) for kind in self.encodings]
+        return [encoding.encode_many(self.space, choices, kind) for kind in self.encodings]
 
     @cached_property
     def process(self) -> GaussianProcess:

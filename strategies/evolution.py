@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, mutate_each
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Trial
 
@@ -106,7 +106,7 @@ class RegularizedEvolution(Strategy):
         """None: arch has no neighbors."""
         try:
             if self.mutation_rate > 0:
-                return self.space.mutate_each(arch, self.rng, self.mutation_rate)
+                return mutate_each(self.space, arch, self.rng, self.mutation_rate)
             return self.space.mutate(arch, self.rng)
         except ValueError:
             return None

@@ -60,7 +60,7 @@ class SearchSpace(ABC):
     Members are all combinations of the decisions' options that `validate` accepts. The methods here are right
     for any such space; override where the space's structure allows something faster. What only some spaces can do are
     protocols, to be met by methods of these names: `Conditional`, `Ordered`, `archfile.StringForm`, `diagram.Drawable`,
-    `tables.Tabular`, `inheritance.Growing`.
+    `encodings.Encoded` and `Viewed`, `tables.Tabular`, `inheritance.Growing`.
     """
 
     name: ClassVar[str]
@@ -69,11 +69,6 @@ class SearchSpace(ABC):
     """Capabilities: "network", "supernet" (its network can share weights), "table" (published tables can be looked up),
     "inherit" (networks can grow), ...
     """
-    encodings: ClassVar[tuple[str, ...]] = ("onehot", "counts")
-    """The kinds that `encode` knows."""
-    views: ClassVar[tuple[str, ...]] = ("onehot", "counts")
-    """Those that together describe an architecture well, for models that can look at several at once."""
-
     tasks: ClassVar[frozenset[str]] = frozenset({FAMILY})
     """Names of the tasks that its networks are for."""
 
@@ -82,15 +77,6 @@ class SearchSpace(ABC):
 
     Every field has a default, the published value; `__post_init__` raises ValueError on a bad one.
     """
-
-    def make_scale(self, given: Mapping[str, object]) -> Any:
-        """An instance of `Scale` with these fields, text or numbers. InputError: an unknown field or a bad value."""
-        try:
-            return self.Scale(**options.check(f"scale of space {self.name}", self.Scale, given))
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(f"scale of space {self.name}: {error}") from None
 
     def __init__(self, decisions: Sequence[Decision], **built_with: Scalar) -> None:
         """built_with: the subclass's own options; they become part of every architecture's identity."""
@@ -195,21 +181,6 @@ class SearchSpace(ABC):
                 return others[int(rng.integers(len(others)))]
         raise ValueError(f"no member of {self.ref} is one decision away from {arch.choices}")
 
-    def mutate_each(self, arch: Arch, rng: np.random.Generator, rate: float) -> Arch:
-        """A member other than arch, in which each decision took another option with probability rate, in (0, 1].
-
-        What is no member, or arch itself, is drawn again; after 1,000 draws one decision changes, as by `mutate`.
-        """
-        old = np.array(arch.choices, dtype=np.intp)
-        others = self._highs - 1
-        for _ in range(1000):
-            drawn = rng.integers(others.clip(1))
-            changes = (rng.random(len(old)) < rate) & (others > 0)
-            child = self.arch(np.where(changes, drawn + (drawn >= old), old))
-            if changes.any() and self.is_member(child):
-                return child
-        return self.mutate(arch, rng)
-
     @cached_property
     def _kinds(self) -> list[list[int]]:
         """The decisions with more than one option: inputs and operations (see `mutate`), where there are any."""
@@ -234,34 +205,6 @@ class SearchSpace(ABC):
         """`canonical` of each row. choices: option indices of members, shape (n, decisions). Override to be fast."""
         return [self.canonical(self.arch(row)) for row in choices]
 
-    # --- encodings
-
-    def encode(self, arch: Arch, kind: str = "onehot") -> NDArray[np.float32]:
-        """A vector for predictors, shape (d,), float32. kind: one of `encodings`; ValueError otherwise."""
-        vector: NDArray[np.float32] = self.encode_many(np.array([arch.choices]), kind)[0]
-        return vector
-
-    def encode_many(self, choices: NDArray[np.integer[Any]], kind: str = "onehot") -> NDArray[np.float32]:
-        """The vectors of n architectures, shape (n, d), float32; ValueError where `kind` is none of `encodings`.
-
-        choices: option indices of members, shape (n, decisions).
-
-        "onehot": the decisions' indicator vectors one after another; d = number of options of all decisions
-        "counts": how many decisions chose each option name; d = number of different names
-
-        A space with more kinds overrides this and passes the others on.
-        """
-        starts = np.cumsum((0, *self._sizes[:-1]))
-        onehot = np.zeros((len(choices), sum(self._sizes)), dtype=np.float32)
-        np.put_along_axis(onehot, choices.astype(np.intp) + starts, 1, axis=1)
-        if kind == "onehot":
-            return onehot
-        if kind == "counts":
-            names = [option for decision in self.decisions for option in decision.options]
-            different = list(dict.fromkeys(names))
-            return onehot @ np.array([[name == other for other in different] for name in names], dtype=np.float32)
-        raise ValueError(f"space {self.name} has no encoding {kind!r}; it has {', '.join(self.encodings)}")
-
     # --- networks
 
     @abstractmethod
@@ -270,6 +213,36 @@ class SearchSpace(ABC):
 
         scale: an instance of `Scale`. The module maps (N, channels, height, width) float to logits (N, classes).
         """
+
+
+def mutate_each(space: SearchSpace, arch: Arch, rng: np.random.Generator, rate: float) -> Arch:
+    """A member other than arch, in which each decision took another option with probability rate, in (0, 1].
+
+    What is no member, or arch itself, is drawn again; after 1,000 draws one decision changes, as by `mutate`.
+    """
+    old = np.array(arch.choices, dtype=np.intp)
+    others = np.array([len(decision.options) - 1 for decision in space.decisions])
+    for _ in range(1000):
+        drawn = rng.integers(others.clip(1))
+        changes = (rng.random(len(old)) < rate) & (others > 0)
+        child = space.arch(np.where(changes, drawn + (drawn >= old), old))
+        if changes.any() and space.is_member(child):
+            return child
+    return space.mutate(arch, rng)
+
+
+def make_scale(space: SearchSpace, given: Mapping[str, object]) -> Any:
+    """An instance of the space's `Scale` with these fields, text or numbers.
+
+    Raises:
+        InputError: an unknown field or a bad value.
+    """
+    try:
+        return space.Scale(**options.check(f"scale of space {space.name}", space.Scale, given))
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"scale of space {space.name}: {error}") from None
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nastool import __version__
 from nastool.core import archfile, files
 from nastool.core.errors import InputError, short
+from nastool.core.space import make_scale
 from nastool.core.task import FAMILY
 from nastool.nets import checkpoints
 from nastool.tasks.images.task import ImageTask
@@ -200,7 +201,7 @@ def _read(path: Path, document: ArchDocument | None) -> Model:
         if (family := metadata.get("family", FAMILY)) != ImageTask.name:
             raise InputError(f"{path} holds a network for {family}: only those for {ImageTask.name} can be used as yet")
         task = ImageTask.from_json(archfile.loads(metadata["task"]))
-        scale = found.space.make_scale(dict(archfile.loads(metadata["scale"])))
+        scale = make_scale(found.space, dict(archfile.loads(metadata["scale"])))
         classes, mean, std = (tuple(archfile.loads(metadata[key])) for key in ("classes", "mean", "std"))
         if len(classes) != task.classes or not len(mean) == len(std) == task.channels:
             raise ValueError("names or statistics are not as many as classes or channels")

@@ -16,6 +16,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from nastool.core.diagram import Diagram, Edge, Node, Section
+from nastool.core.space import make_scale
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
@@ -84,7 +85,7 @@ def describe(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scal
     from nastool.core.diagram import drawn, printable, sections
 
     if task is not None and scale is None:
-        scale = space.make_scale({})
+        scale = make_scale(space, {})
     shown = list(sections(space, arch, scale))
     subtitle = [", ".join(changed)] if (changed := _changed_options(space)) else []
     subtitle += [own] if (own := to_string(space, arch)) is not None else []

@@ -12,7 +12,7 @@ from typing import Any
 from nastool.core import defaults, options, registry
 from nastool.core.errors import InputError, short
 from nastool.core.recipe import Recipe
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, make_scale
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Scalar, Trial
 from nastool.engine.config import Plugged, RunConfig, RunFolder
@@ -69,7 +69,7 @@ class Final:
             text = short(repr(self.changes))
             raise InputError(f"{flag} {text}: write KEY=N,..., such as channels=16,cells=5") from None
         try:
-            self.space.make_scale({**base, **changes})
+            make_scale(self.space, {**base, **changes})
         except InputError as error:
             raise InputError(f"{flag}: {error}") from None
         return {**base, **changes}

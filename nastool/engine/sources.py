@@ -10,7 +10,7 @@ from typing import Any
 from nastool.core import archfile, files, options, registry, zoo
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, short, why
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, make_scale
 from nastool.core.values import SpaceRef
 from nastool.deploy import models
 from nastool.deploy.models import Model
@@ -119,7 +119,7 @@ def built_for(document: ArchDocument, form: str, input: object, classes: int, sc
     if match is None:
         raise InputError(f"--input {short(text)!r}: write CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
     try:
-        size = document.space.make_scale(options.mapping(scale or document.extra.get("scale") or {}, int))
+        size = make_scale(document.space, options.mapping(scale or document.extra.get("scale") or {}, int))
     except InputError as error:
         raise InputError(f"--scale: {error}" if scale else str(error)) from None
     except ValueError:
@@ -137,6 +137,6 @@ def trained_for(document: ArchDocument) -> tuple[ImageTask | None, Any]:
     try:
         about = files.check_tensors(Path(document.extra["weights"]))
         task = ImageTask.from_json(archfile.loads(about["task"]))
-        return task, document.space.make_scale(archfile.loads(about["scale"]))
+        return task, make_scale(document.space, archfile.loads(about["scale"]))
     except (KeyError, TypeError, ValueError):
         return None, None  # it can still be drawn without

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, mutate_each
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Trial
 
@@ -111,7 +111,7 @@ class SurrogateStrategy(Strategy):
     def new_mutants(self, parents: Sequence[Arch], count: int, draws: int, rate: float = 0.0) -> list[Arch]:
         """Up to `count` new architectures, no two equivalent, out of `draws` mutants of each parent in turn.
 
-        rate: of `SearchSpace.mutate_each`; 0: of `SearchSpace.mutate`.
+        rate: of `space.mutate_each`; 0: of `SearchSpace.mutate`.
 
         Where these are too few, out of mutants of the mutants. May return fewer: it draws 10 * count mutants at most.
         """
@@ -121,7 +121,7 @@ class SurrogateStrategy(Strategy):
             for _ in range(draws):
                 try:
                     if rate > 0:
-                        mutant = self.space.mutate_each(parent, self.rng, rate)
+                        mutant = mutate_each(self.space, parent, self.rng, rate)
                     else:
                         mutant = self.space.mutate(parent, self.rng)
                 except ValueError:  # it has no neighbors

@@ -13,9 +13,9 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from nastool.core import archfile, options
+from nastool.core import archfile, encodings, options
 from nastool.core.errors import InputError, InvalidArchError
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, mutate_each
 from nastool.core.values import Arch
 from nastool.nets import networks
 from nastool.nets.inheritance import Growing, inherited
@@ -121,7 +121,7 @@ class SpaceContract:
         ):
             pytest.skip(f"{space.name} has rules beyond its options")
         several = np.array([len(d.options) > 1 for d in space.decisions])
-        mutants = np.array([space.mutate_each(archs[0], rng, 0.5).choices for _ in range(2000)])
+        mutants = np.array([mutate_each(space, archs[0], rng, 0.5).choices for _ in range(2000)])
         changed = (mutants != archs[0].choices).sum(axis=0)[several]
         rate = 0.5 / (1 - 0.5 ** several.sum())  # given that at least one did
         for count in changed.tolist():
@@ -131,7 +131,7 @@ class SpaceContract:
         """A mutation that is not the default one never gives an equivalent architecture either."""
         own = type(space).mutate is not SearchSpace.mutate
         for arch in archs:
-            other = space.mutate_each(arch, np.random.default_rng(8), 0.3)
+            other = mutate_each(space, arch, np.random.default_rng(8), 0.3)
             space.validate(other)
             assert other != arch
         first, second = (
@@ -165,17 +165,19 @@ class SpaceContract:
         assert len({space.canonical(arch) for arch in archs}) > 1
 
     def test_encodings(self, space: SearchSpace, archs: list[Arch]) -> None:
-        for kind in space.encodings:
-            vectors = np.stack([space.encode(arch, kind) for arch in archs])
+        for kind in encodings.kinds(space):
+            vectors = np.stack([encodings.encode(space, arch, kind) for arch in archs])
             assert vectors.dtype == np.float32
             assert np.isfinite(vectors).all()
-            assert (space.encode_many(np.array([arch.choices for arch in archs], np.uint8), kind) == vectors).all()
-        onehot = np.stack([space.encode(arch, "onehot") for arch in archs])
+            assert (
+                encodings.encode_many(space, np.array([arch.choices for arch in archs], np.uint8), kind) == vectors
+            ).all()
+        onehot = np.stack([encodings.encode(space, arch, "onehot") for arch in archs])
         assert onehot.shape == (len(archs), sum(len(d.options) for d in space.decisions))
         assert (onehot.sum(axis=1) == len(space.decisions)).all()
         assert len({v.tobytes() for v in onehot}) == len(set(archs)), "one-hot tells architectures apart"
         with pytest.raises(ValueError, match="no encoding"):
-            space.encode(archs[0], "no such encoding")
+            encodings.encode(space, archs[0], "no such encoding")
 
     # --- networks
 

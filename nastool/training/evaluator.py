@@ -19,7 +19,7 @@ from nastool.core.errors import InputError, OutOfMemory, TrialFailed, fault_of, 
 from nastool.core.evaluator import Evaluator
 from nastool.core.folders import within
 from nastool.core.recipe import Recipe
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, make_scale
 from nastool.core.task import Batches, Data, Task
 from nastool.core.values import Arch, Scalar
 from nastool.nets import checkpoints, devices
@@ -117,7 +117,7 @@ class TrainingEvaluator(Evaluator):
         self.family.check(data, **self._data_options)
         name = recipe or default_recipe(data, self.recipe_prefix)
         self.recipe = load_recipe(name).replace(epochs=epochs, batch_size=batch_size, lr=lr)
-        self.scale = space.make_scale({**self.recipe.scale_for(space.Scale), **(scale or {})})
+        self.scale = make_scale(space, {**self.recipe.scale_for(space.Scale), **(scale or {})})
         devices.check(device)
         if fuse not in ("auto", "off"):
             raise InputError(f"fuse: need auto or off, got {fuse!r}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from nastool.core.space import make_scale
 from nastool.core.values import Arch
 from nastool.engine.study import Study
 
@@ -59,4 +60,4 @@ def decisions(study: Study, arch: Arch) -> list[tuple[str, str]]:
 
 def _scale(study: Study) -> Any:
     given = study.origin.get("scale")
-    return study.space.make_scale(given) if isinstance(given, dict) else None
+    return make_scale(study.space, given) if isinstance(given, dict) else None

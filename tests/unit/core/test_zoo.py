@@ -12,6 +12,7 @@ import torch
 
 from nastool.core import archfile, zoo
 from nastool.core.errors import InputError
+from nastool.core.space import make_scale
 from nastool.nets import networks
 from nastool.tasks.images.task import ImageTask
 
@@ -31,7 +32,7 @@ COUNTED = {"darts-v1": 3_169_414, "darts-v2": 3_349_342, "enas-micro": 4_587_382
 
 def params(name: str) -> int:
     document = archfile.from_json(zoo.document(name))
-    scale = document.space.make_scale(document.extra["scale"])
+    scale = make_scale(document.space, document.extra["scale"])
     with torch.device("meta"):
         network = networks.build(document.space, document.arch, ImageTask(3, 32, 32, 10), scale)
     return networks.count_params(network)

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from nastool.core import archfile, registry, zoo
 from nastool.core.errors import InputError
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, make_scale
 from nastool.core.values import Arch
 from nastool.deploy import codegen
 from nastool.deploy.tracing import Graph, Node, trace
@@ -57,9 +57,9 @@ def make_space(name: str, options: Mapping[str, Any]) -> SearchSpace:
 def build(space: SearchSpace, arch: Arch, task: ImageTask, scale: Mapping[str, int]) -> nn.Module:
     """A network with numbers in all its weights and statistics, as after a training."""
     if "cells" in scale or space.name != "cell-cnn":
-        made = space.make_scale(scale)
+        made = make_scale(space, scale)
     else:
-        made = space.make_scale({"cells": 1, **scale})
+        made = make_scale(space, {"cells": 1, **scale})
     network = networks.build(space, arch, task, made)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -181,7 +181,7 @@ def example() -> str:
     text = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
     arch = archfile.read_text(text, space).arch
     task = ImageTask(3, 32, 32, 10)
-    network = networks.build(space, arch, task, space.make_scale({}))
+    network = networks.build(space, arch, task, make_scale(space, {}))
     return codegen.python(
         network,
         task,
@@ -199,7 +199,7 @@ def test_the_same_architecture_gives_the_same_text() -> None:
     one, two = (write(build(space, arch, TASKS[0], {"channels": 4}), TASKS[0]) for _ in range(2))
     assert one == two
     with torch.device("meta"):
-        network = networks.build(space, arch, TASKS[0], space.make_scale({"channels": 4, "cells": 1}))
+        network = networks.build(space, arch, TASKS[0], make_scale(space, {"channels": 4, "cells": 1}))
     assert write(network, TASKS[0]) == one
 
 
@@ -566,7 +566,7 @@ def test_graph_has_all_flops(name: str, options: dict[str, Any], scale: dict[str
 def test_graph() -> None:
     """A cell of NAS-Bench-201, step by step."""
     space = make_space("nasbench201", {})
-    network = networks.build(space, space.arch([3, 1, 4, 0, 2, 1]), TASKS[0], space.make_scale({"channels": 4}))
+    network = networks.build(space, space.arch([3, 1, 4, 0, 2, 1]), TASKS[0], make_scale(space, {"channels": 4}))
     graph = trace(network, TASKS[0])
     cell = graph.nodes[1].graph
     assert cell is not None

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from nastool.core import archfile, files
 from nastool.core.errors import InputError, NastoolError
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, make_scale
 from nastool.core.values import Arch, Proposal
 from nastool.deploy import exports, models
 from nastool.evaluators.train import Train
@@ -224,7 +224,7 @@ def model(space: SearchSpace, arch: Arch, scale: dict[str, int]) -> models.Model
     """With numbers in all its weights and statistics."""
     task = ImageTask(3, 8, 8, 5)
     network = test_codegen.build(space, arch, task, scale).eval()
-    made = space.make_scale(scale)
+    made = make_scale(space, scale)
     names, ones = tuple("abcde"), (1.0,) * task.channels
     return models.Model(
         network, space, arch, made, task, names, (0.5,) * task.channels, ones, Path("a.safetensors"), {}

@@ -45,7 +45,7 @@ from nastool.core.diagram import (
     sections as sections_of,
 )
 from nastool.core.errors import TrialFailed
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, make_scale
 from nastool.core.values import Arch, Decision, SpaceRef
 from nastool.drawing.columns import column
 from nastool.drawing.layered import layered
@@ -407,7 +407,7 @@ def test_what_is_drawn_of_a_network_adds_up(name: str) -> None:
     space = space_of(name)
     low = {field: 4 if field == "channels" else 2 for field in options.of(space.Scale)}
     low |= {"stem": 3, "auxiliary": 0, "twice": 0, "widen": 1, "concat": 1}
-    scale = space.make_scale({field: low[field] for field in options.of(space.Scale)})
+    scale = make_scale(space, {field: low[field] for field in options.of(space.Scale)})
     for arch in samples(space, 2, seed=7):
         with torch.device("meta"):
             network = networks.build(space, arch, TASK, scale)
@@ -498,7 +498,7 @@ def some_scale(space: SearchSpace, rng: np.random.Generator) -> Any:
     for field in options.of(space.Scale):
         low, high = SCALES.get(field, (0, 1))
         found[field] = int(rng.integers(low, high + 1))
-    return space.make_scale(found)
+    return make_scale(space, found)
 
 
 def numbers_explained(text: str, known: Collection[str]) -> str:
@@ -576,7 +576,7 @@ def test_a_cell_drawn_is_the_cell_built(options: dict[str, Any]) -> None:
     for arch in samples(space, 20, seed=3):
         drawn_cells = dict(zip(("normal", "reduce"), sections_of(space, arch), strict=True))
         with torch.device("meta"):
-            network: Any = networks.build(space, arch, TASK, space.make_scale({"channels": 4, "cells": 1}))
+            network: Any = networks.build(space, arch, TASK, make_scale(space, {"channels": 4, "cells": 1}))
         cells = network.cells.members
         for index, kind in enumerate(("normal", "reduce", "normal", "reduce", "normal")):
             if str(index) not in cells:
@@ -617,7 +617,7 @@ def test_cells_of_the_benchmarks_drawn_are_those_built() -> None:
 def build_small(space: SearchSpace, arch: Arch) -> Any:
     """The first cell of a network."""
     with torch.device("meta"):
-        return networks.build(space, arch, TASK, space.make_scale({"channels": 4, "cells": 1})).get_submodule("1")
+        return networks.build(space, arch, TASK, make_scale(space, {"channels": 4, "cells": 1})).get_submodule("1")
 
 
 # --- plugins

@@ -12,6 +12,7 @@ import pytest
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from nastool.core import encodings
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Trial
 from nastool.learners.predictors.acquisition import Acquisition
@@ -148,7 +149,7 @@ def test_bananas_truncates_paths() -> None:
     arch = space.sample(np.random.default_rng(0))
     short = Bananas(space, truncate=40)._encode(np.array([arch.choices]))
     assert short.shape == (1, 40)
-    np.testing.assert_array_equal(short[0], space.encode(arch, "path")[:40])
+    np.testing.assert_array_equal(short[0], encodings.encode(space, arch, "path")[:40])
 
 
 def test_bananas_candidates_are_new_mutants_of_the_best() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nastool.core import registry
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, make_scale
 from nastool.nets import networks
 from nastool.nets.inheritance import Copy, Fill, Inheritance, block, inherited, matching, shapes
 from nastool.tasks.images.task import ImageTask
@@ -124,7 +124,7 @@ def test_spaces_without_morphisms_hand_down_what_fits(name: str) -> None:
     """After each of some mutations, what has the same name and shape is the parent's, its momentum, too."""
     given, scale_given = SPACES[name]
     space: SearchSpace = registry.make("space", name, given=given)
-    task, scale = ImageTask(3, 8, 8, 4), space.make_scale(scale_given)
+    task, scale = ImageTask(3, 8, 8, 4), make_scale(space, scale_given)
     rng = np.random.default_rng(0)
     exact = 0
     for _ in range(10):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from nastool.core import encodings
 from nastool.core.errors import InputError
 from nastool.core.values import Arch
 from nastool.nets import blocks, networks
@@ -30,7 +31,7 @@ VARIANTS: list[tuple[dict[str, Any], dict[str, int]]] = [
 
 
 def ones(space: CellCNN, arch: Arch) -> set[int]:
-    return set(np.flatnonzero(space.encode(arch, "path")).tolist())
+    return set(np.flatnonzero(encodings.encode(space, arch, "path")).tolist())
 
 
 def test_paths_by_hand() -> None:
@@ -41,7 +42,7 @@ def test_paths_by_hand() -> None:
         normal="sep_conv_3x3 0 skip_connect 1 avg_pool_3x3 2 max_pool_3x3 0",  # puts out state 3 alone
         reduce="sep_conv_3x3 0 sep_conv_3x3 0 sep_conv_5x5 0 sep_conv_5x5 2",  # puts out 3 and input 1, as it is
     )
-    assert space.encode(arch, "path").shape == (124,)
+    assert encodings.encode(space, arch, "path").shape == (124,)
     one, two = 4, 4 + 4 * 5  # where the paths of so many operations begin: normal from 0, from 1, reduce from 0, from 1
     normal = {one + 3, two + 5 * 0 + 2, two + 25 + 5 * 4 + 2}
     reduce = {3, one + 5 * 2 + 1, two + 25 * 2 + 5 * 0 + 1}
@@ -69,7 +70,7 @@ def test_paths_are_those_that_a_walk_finds(options: dict[str, Any], length: int,
     space = CellCNN(**options)
     assert space.path_length == length and size <= 4000
     archs = sample(space, 30)
-    vectors = space.encode_many(np.array([arch.choices for arch in archs]), "path")
+    vectors = encodings.encode_many(space, np.array([arch.choices for arch in archs]), "path")
     assert vectors.shape == (30, size)
     letters = len(space.ops) * (2 if space.combine == "search" else 1)
     for arch, vector in zip(archs, vectors, strict=True):

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from nastool.core import encodings
 from nastool.core.errors import InputError, InvalidArchError
 from nastool.core.values import Arch, Proposal
 from nastool.evaluators.table import Table
@@ -202,7 +203,7 @@ class TestEquivalence:
     def test_isomorphic_cells_share_form_and_paths(self, data: st.DataObject, arch: Arch) -> None:
         other = relabel(arch, data.draw(orders(arch)))
         assert SPACE.canonical(other) == SPACE.canonical(arch)
-        assert (SPACE.encode(other, "path") == SPACE.encode(arch, "path")).all()
+        assert (encodings.encode(SPACE, other, "path") == encodings.encode(SPACE, arch, "path")).all()
 
     @given(archs())
     def test_what_lies_on_no_path_does_not_count(self, arch: Arch) -> None:
@@ -211,7 +212,7 @@ class TestEquivalence:
         ops = [op if on_path >> v & 1 else 2 - op for v, op in enumerate(arch.choices[21:], start=1)]
         pruned = SPACE.arch([*(kept >> i & 1 for i in range(21)), *ops])
         assert SPACE.canonical(pruned) == SPACE.canonical(arch)
-        assert (SPACE.encode(pruned, "path") == SPACE.encode(arch, "path")).all()
+        assert (encodings.encode(SPACE, pruned, "path") == encodings.encode(SPACE, arch, "path")).all()
 
     def test_the_table_holds_every_cell_once(self, table: Table_) -> None:
         choices = table[0]
@@ -226,7 +227,7 @@ class TestEncodings:
     def test_paths_are_numbered_by_length(self) -> None:
         """All 364 sequences of up to 5 operations: the first 40 are those of up to 3."""
         sequences = [ops for k in range(6) for ops in np.ndindex(*[3] * k)]
-        vectors = SPACE.encode_many(np.array([chain(ops).choices for ops in sequences]), "path")
+        vectors = encodings.encode_many(SPACE, np.array([chain(ops).choices for ops in sequences]), "path")
         assert vectors.shape == (364, 364)
         assert (vectors.sum(axis=1) == 1).all()
         assert vectors.argmax(axis=1).tolist() == [number(ops) for ops in sequences]
@@ -234,18 +235,20 @@ class TestEncodings:
 
     @given(archs())
     def test_ones_are_the_different_paths(self, arch: Arch) -> None:
-        assert set(np.flatnonzero(SPACE.encode(arch, "path")).tolist()) == {number(path) for path in paths(arch)}
+        assert set(np.flatnonzero(encodings.encode(SPACE, arch, "path")).tolist()) == {
+            number(path) for path in paths(arch)
+        }
 
     def test_adjacency(self) -> None:
         arch = cell(*PUBLISHED[0][:2])
-        vector = SPACE.encode(arch, "adjacency")
+        vector = encodings.encode(SPACE, arch, "adjacency")
         assert vector.shape == (36,)
         assert vector[:21].tolist() == list(arch.choices[:21])
         assert vector[21:].reshape(5, 3).argmax(axis=1).tolist() == list(arch.choices[21:])
         assert vector.sum() == 9 + 5
 
     def test_all_rows_have_paths(self, table: Table_) -> None:
-        vectors = SPACE.encode_many(table[0][::10], "path")
+        vectors = encodings.encode_many(SPACE, table[0][::10], "path")
         assert vectors.shape == (len(table[0][::10]), 364)
         assert vectors.any(axis=1).all()
 

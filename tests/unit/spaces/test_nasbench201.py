@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from nastool.core import encodings
 from nastool.core.errors import InvalidArchError
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
@@ -38,19 +39,19 @@ class TestNasBench201:
     def test_path_encoding(self) -> None:
         """155 = 5 + 25 + 125 bits, short paths first: the first 30 are those of one or two operations."""
         text = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|none~2|"
-        path = self.space.encode(self.space.from_string(text), "path")
+        path = encodings.encode(self.space, self.space.from_string(text), "path")
         assert path.shape == (155,)
         words = [(4,), (3, 2), (0, 0), (3, 1, 0)]  # options along 0-3, 0-1-3, 0-2-3, 0-1-2-3
         starts = {1: 0, 2: 5, 3: 30}
         expected = [starts[len(word)] + int("".join(map(str, word)), 5) for word in words]
         assert sorted(np.flatnonzero(path)) == sorted(expected)
-        simplified = self.space.encode(self.space.from_string(text), "simplified_path")
+        simplified = encodings.encode(self.space, self.space.from_string(text), "simplified_path")
         assert np.flatnonzero(simplified).tolist() == [1 + 2, 4 + 3]  # pool; conv3x3 conv1x1: the others hold a none
         assert simplified.sum() == 2
 
     def test_simplified_paths_of_equal_functions_are_equal(self) -> None:
         choices = np.array([arch.choices for arch in self.space.members()])
-        paths = self.space.encode_many(choices, "simplified_path")
+        paths = encodings.encode_many(self.space, choices, "simplified_path")
         first: dict[str, int] = {}
         for i, form in enumerate(self.space.canonical_many(choices)):
             assert (paths[i] == paths[first.setdefault(form, i)]).all()

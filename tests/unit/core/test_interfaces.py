@@ -1,0 +1,19 @@
+"""The base classes of plugins stay small: they have what everybody needs, and the rest are protocols."""
+
+from __future__ import annotations
+
+import pytest
+
+from nastool.core.evaluator import Evaluator
+from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy
+
+
+@pytest.mark.parametrize(
+    ("base", "most"),
+    [(SearchSpace, 17), (Strategy, 16), (Evaluator, 26)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_base_class_has_few_public_members(base: type, most: int) -> None:
+    members = {name for name in {*vars(base), *base.__dict__.get("__annotations__", {})} if not name.startswith("_")}
+    assert len(members) <= most, sorted(members)
