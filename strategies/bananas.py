@@ -86,10 +86,8 @@ class Bananas(SurrogateStrategy):
             encoding = "path" if "path" in encodings.kinds(space) else "onehot"
             if encoding == "onehot":
                 self.notes = (f"space {space.name} has no path encoding: bananas uses onehot",)
-        if encoding not in encodings.kinds(space):
-            raise ValueError(
-                f"space {space.name} has no encoding {encoding!r}; it has {', '.join(encodings.kinds(space))}"
-            )
+        if encoding not in (known := encodings.kinds(space)):
+            raise ValueError(f"space {space.name} has no encoding {encoding!r}; it has {', '.join(known)}")
         if truncate is not None and truncate < 1:
             raise ValueError(f"need truncate >= 1, got {truncate}")
         sizes = {"networks": networks, "layers": layers, "width": width, "epochs": epochs}

@@ -74,10 +74,8 @@ class BayesianOptimisation(SurrogateStrategy):
         super().__init__(space, seed=seed, init=init, batch=batch)
         self.encodings = list(encoding.views(space)) if encodings == "auto" else encodings.split("+")
         for kind in self.encodings:
-            if kind not in encoding.kinds(space):
-                raise ValueError(
-                    f"space {space.name} has no encoding {kind!r}; it has {', '.join(encoding.kinds(space))}"
-                )
+            if kind not in (known := encoding.kinds(space)):
+                raise ValueError(f"space {space.name} has no encoding {kind!r}; it has {', '.join(known)}")
         if len(set(self.encodings)) < len(self.encodings):
             raise ValueError(f"need encodings that differ, got {short(encodings)}")
         if not 10 <= candidates <= 100_000:

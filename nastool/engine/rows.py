@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -28,10 +28,12 @@ def to_text(value: Proposal | Evaluation) -> str:
     Raises:
         TypeError, ValueError: some of it is no JSON.
     """
-    defaults = _DEFAULTS[type(value)]
-    found = {name: each for name, each in vars(value).items() if each != defaults[name]}
-    if isinstance(value, Proposal):
-        found["choices"] = found.pop("arch").choices
+    found: dict[str, object] = {"choices": value.arch.choices} if isinstance(value, Proposal) else {}
+    fields = vars(value)
+    for name, default in _DEFAULTS[type(value)]:
+        each = fields[name]
+        if each is not default and each != default:
+            found[name] = each
     return encode(found)
 
 
@@ -85,14 +87,15 @@ def _is_whole(trial: Trial) -> bool:
 
 
 _HINTS: Mapping[type, Mapping[str, object]] = {kind: get_type_hints(kind) for kind in (Proposal, Evaluation)}
-_DEFAULTS: Mapping[type, Mapping[str, object]] = {
-    kind: {
-        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+_DEFAULTS: Mapping[type, Sequence[tuple[str, object]]] = {
+    kind: [
+        (field.name, field.default if field.default_factory is dataclasses.MISSING else field.default_factory())
         for field in dataclasses.fields(kind)
-    }
+        if field.name != "arch"
+    ]
     for kind in _HINTS
 }
-"""The default of each field; of one without a default something that equals nothing else."""
+"""Each field that is written as it is, and its default; of one without a default something that equals nothing else."""
 
 
 @cache

@@ -259,19 +259,20 @@ class Store:
     def finish(self, trial: Trial, told: int) -> None:
         """A trial that was just told, as number `told`."""
         evaluation = trial.evaluation
-        values = {
-            "state": trial.state,
-            "told": told,
-            "evaluation": None if evaluation is None else rows.to_text(evaluation),
-            "losses": json.dumps(trial.losses),
-            "loss": trial.losses[0] if trial.losses else None,
-            "error": trial.error,
-            "finished": time.time(),
-        }
+        values = (
+            trial.state,
+            told,
+            None if evaluation is None else rows.to_text(evaluation),
+            rows.encode(trial.losses),
+            trial.losses[0] if trial.losses else None,
+            trial.error,
+            time.time(),
+            trial.id,
+        )
         with self._errors:
             self._db.execute(
-                f"UPDATE trials SET {', '.join(f'{column}=?' for column in values)} WHERE id=?",
-                (*values.values(), trial.id),
+                "UPDATE trials SET state=?, told=?, evaluation=?, losses=?, loss=?, error=?, finished=? WHERE id=?",
+                values,
             )
 
     def retry(self, trial_id: int) -> None:

@@ -167,7 +167,8 @@ def checked(found: Evaluation, trial_id: int) -> Evaluation:
     seconds = float(found.seconds)
     if not 0 <= seconds < math.inf:
         raise ValueError(f"the evaluation's seconds are {seconds}")
-    return replace(found, metrics=plain(found.metrics), seconds=seconds, policy=policy, notes=_as_json(found.notes))
+    notes = _as_json(found.notes) if found.notes else {}
+    return Evaluation(plain(found.metrics), seconds, found.checkpoint, policy, found.artifacts, notes)
 
 
 def _as_json(found: Mapping[str, object]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from nastool.core.evaluator import Evaluator
@@ -15,5 +17,5 @@ from nastool.core.strategy import Strategy
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_base_class_has_few_public_members(base: type, most: int) -> None:
-    members = {name for name in {*vars(base), *base.__dict__.get("__annotations__", {})} if not name.startswith("_")}
+    members = {name for name in {*vars(base), *inspect.get_annotations(base)} if not name.startswith("_")}
     assert len(members) <= most, sorted(members)
