@@ -16,7 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from nastool import __version__
-from nastool.analysis.figures import Drawn, inline
+from nastool.analysis.figures.base import Drawn
+from nastool.analysis.figures.output import inline
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

@@ -197,9 +197,9 @@ def _finish(journal: Journal, content: Content, view: View, given: Mapping[str, 
     found = results.groups(content, view)
     if not found:
         raise NastoolError(f"{journal.path} has no finished run with these seeds")
-    with journal.reporting():
-        say(f"report: {results.write(journal.path, content, found, view, given['format'])}")
     rows = {facts: [group.row(view) for group in own] for facts, own in found.items()}
+    with journal.reporting():
+        say(f"report: {results.write(journal.path, content, found, rows, view, given['format'])}")
     if common.as_json(given["json_flag"]):
         for own in rows.values():
             for row in own:

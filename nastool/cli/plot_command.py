@@ -16,7 +16,7 @@ from nastool.core import files
 from nastool.core.errors import InputError, short, why
 
 if TYPE_CHECKING:
-    from nastool.analysis.figures import Drawn
+    from nastool.analysis.figures.base import Drawn
     from nastool.engine.study import Study
 
 FORMATS = ("png", "svg", "pdf")
@@ -53,11 +53,11 @@ def command(
       nastool plot runs/a --figure genealogy -o genealogy.pdf
       nastool plot runs/a runs/b -f best-over-trials --to svg
     """
-    from nastool.analysis import figures
+    from nastool.analysis.figures import kinds, output
 
-    kinds = figures.pick(names)
+    wanted = kinds.pick(names)
     if listing:
-        for kind in kinds:
+        for kind in wanted:
             if common.as_json(json_flag):
                 common.emit({"figure": kind.name, "title": kind.title, "several": kind.shared})
             else:
@@ -72,7 +72,7 @@ def command(
     suffix = form or (target.suffix[1:] if single else "png")
     if suffix not in FORMATS or (single and target.suffix not in ("", f".{suffix}")):
         raise InputError(f"--out {short(target)}: its name must end with {' or '.join('.' + f for f in FORMATS)}")
-    found: list[tuple[Study | None, Drawn]] = [pair for kind in kinds for pair in figures.draw(kind, studies)]
+    found: list[tuple[Study | None, Drawn]] = [pair for kind in wanted for pair in kinds.draw(kind, studies)]
     if not found:
         asked = f" for {', '.join(names)}" if names else " yet"
         raise InputError(f"{', '.join(short(run) for run in runs)}: there is nothing to draw{asked}")
@@ -90,13 +90,13 @@ def command(
     for path in paths:  # all of them, before any is written
         files.target(str(path), "figure.pdf", force or (out is None and files.is_marked(path)))
     for path, (study, drawn) in zip(paths, found, strict=True):
-        figures.save(drawn, path)
+        output.save(drawn, path)
         if common.as_json(json_flag):
             run = {} if study is None else {"run": str(study.path)}
             common.emit({"figure": drawn.name, "title": drawn.title, **run, "file": str(path)})
         else:
             common.show(path)
-    missing = [kind.name for kind in kinds if not any(drawn.name.startswith(kind.name) for _, drawn in found)]
+    missing = [kind.name for kind in wanted if not any(drawn.name.startswith(kind.name) for _, drawn in found)]
     if names and missing:
         say(f"note: nothing to draw for {', '.join(missing)}")
 

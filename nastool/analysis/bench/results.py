@@ -27,8 +27,9 @@ from nastool.analysis.bench.loop import Best, Budget, Run
 from nastool.analysis.bench.view import View, parse_seeds
 from nastool.analysis.blocks import Block, Heading, Lines, Listing, Plots, Table, markdown
 from nastool.analysis.comparison.engine import Cell, Pair, cell, curve, p_value, pairs
-from nastool.analysis.figures import curves, save
+from nastool.analysis.figures import curves
 from nastool.analysis.figures.curves import Curve
+from nastool.analysis.figures.output import save
 from nastool.analysis.statistics import bootstrap, median_until
 from nastool.core.errors import InputError, why
 from nastool.core.files import replacing, write_atomic
@@ -213,7 +214,7 @@ def compare(own: Sequence[Group], view: View) -> list[tuple[Pair, ...]]:
 COLUMNS = ("table", "strategy", "seed", "queries", "sim_seconds", "label", "value", "regret", "rank")
 
 
-def lines(found: Mapping[Facts, Sequence[Group]], view: View) -> Iterator[tuple[Any, ...]]:
+def lines(found: Groups, view: View) -> Iterator[tuple[Any, ...]]:
     """COLUMNS of each run after each of its queries, within the view's budget.
 
     sim_seconds: None where the table has no times. label: None until a query succeeded; then the architecture with
@@ -255,7 +256,7 @@ def write_lines(folder: Path, rows: Iterable[tuple[Any, ...]], kind: Literal["cs
 # --- curves
 
 
-def draw(folder: Path, found: Mapping[Facts, Sequence[Group]], view: View) -> dict[Facts, Plots]:
+def draw(folder: Path, found: Groups, view: View) -> dict[Facts, Plots]:
     """Write the curves of each table as SVG and PNG; the same runs give the same SVG. InputError: the disk is full."""
     names = {facts: "curves-" + re.sub(r"[^A-Za-z0-9.]+", "-", facts.label).strip("-")[:100] for facts in found}
     shared = [name for name, count in Counter(names.values()).items() if count > 1]
@@ -278,12 +279,16 @@ def draw(folder: Path, found: Mapping[Facts, Sequence[Group]], view: View) -> di
 # --- the report
 
 
-def report(content: Content, found: Mapping[Facts, Sequence[Group]], view: View, plots: Mapping[Facts, Plots]) -> str:
-    """report.md."""
+Rows = Mapping[Facts, Sequence[Row]]
+Groups = Mapping[Facts, Sequence[Group]]
+
+
+def report(content: Content, found: Groups, of: Rows, view: View, plots: Mapping[Facts, Plots]) -> str:
+    """report.md. of: the rows of each table."""
     shown = _head(content, view)
     heads = [f"{mark} queries" if mark.unit == "queries" else str(mark) for mark in view.marks]
     for facts, own in found.items():
-        rows, at_marks = [group.row(view) for group in own], range(len(view.marks))
+        rows, at_marks = of[facts], range(len(view.marks))
         shown += _about(facts)
         shown += [plots[facts]] if facts in plots else []
         shown.append(Heading("Regret", 3))
@@ -369,7 +374,7 @@ def _differences(at_marks: Sequence[Sequence[Pair]]) -> list[list[str]]:
     return rows
 
 
-def summary(found: Mapping[Facts, Sequence[Row]], view: View) -> Iterator[Block]:
+def summary(found: Rows, view: View) -> Iterator[Block]:
     """What a terminal shows."""
     heads = ["strategy", *map(str, view.marks), "median", "reached"]
     for facts, own in found.items():
@@ -378,9 +383,9 @@ def summary(found: Mapping[Facts, Sequence[Row]], view: View) -> Iterator[Block]
         yield Table(heads, rows)
 
 
-def write(folder: Path, content: Content, found: Mapping[Facts, Sequence[Group]], view: View, kind: Any) -> Path:
+def write(folder: Path, content: Content, found: Groups, rows: Rows, view: View, kind: Literal["csv", "jsonl"]) -> Path:
     """Write results, curves and report into the folder. Returns the report's path. InputError: the disk is full."""
     write_lines(folder, lines(found, view), kind)
     path = folder / "report.md"
-    write_atomic(path, report(content, found, view, draw(folder, found, view)))
+    write_atomic(path, report(content, found, rows, view, draw(folder, found, view)))
     return path

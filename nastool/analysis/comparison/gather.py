@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import registry
+from nastool.core import defaults, registry
 from nastool.core.errors import InputError
 from nastool.core.options import told_apart
 from nastool.core.values import Objective, digest
@@ -84,7 +84,7 @@ class Method:
     @property
     def is_random(self) -> bool:
         """Whether it is random search, which others should be better than."""
-        return self.name == BESIDE or self.runs[0].strategy["name"] == "random"
+        return self.name == BESIDE or self.runs[0].strategy["name"] == defaults.BASELINE
 
     @property
     def seeds(self) -> list[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from nastool.analysis.figures.progress import groups
 from nastool.analysis.report import data
-from nastool.core import registry
+from nastool.core import defaults, registry
 from nastool.core.errors import InputError
 from nastool.core.registry import misfits
 from nastool.core.wording import format_seconds
@@ -246,7 +246,7 @@ def _over_time(studies: Sequence[Study]) -> Answer:
     "Run it, and give both runs to nastool report.",
 )
 def _random(studies: Sequence[Study]) -> Answer:
-    others = [study for study in studies if study.strategy != "random"]
+    others = [study for study in studies if study.strategy != defaults.BASELINE]
     alone = [study.strategy for study in others if not any(_is_baseline(other, study) for other in studies)]
     problems = []
     if alone:
@@ -259,12 +259,12 @@ def _random(studies: Sequence[Study]) -> Answer:
             )
             problems.append(text)
     why = "A random search with the same space, evaluator and budget is here." if others else "This is random search."
-    return Answer(problems, why, command=data.search_command((others or studies)[0], strategy="random"))
+    return Answer(problems, why, command=data.search_command((others or studies)[0], strategy=defaults.BASELINE))
 
 
 def _is_baseline(other: Study, study: Study) -> bool:
     enough = _finished(other) >= _finished(study) > 0
-    return other.strategy == "random" and _benchmark(other) == _benchmark(study) and enough
+    return other.strategy == defaults.BASELINE and _benchmark(other) == _benchmark(study) and enough
 
 
 @_question(
@@ -286,8 +286,8 @@ def _seeds(studies: Sequence[Study]) -> Answer:
 def _tabular(studies: Sequence[Study]) -> Answer:
     count = sum(study.simulated for study in studies)
     how = "Compare strategies over many seeds on published tables, which takes minutes."
-    command = f"nastool bench -s random -s {data.quoted(studies[0].strategy)} "
-    command += "--table nasbench201:file=FILE,dataset=cifar10 --seeds 100"
+    strategies = f"-s {defaults.BASELINE} -s {data.quoted(studies[0].strategy)}"
+    command = f"nastool bench {strategies} --table {defaults.SPACE}:file=FILE,dataset=cifar10 --seeds 100"
     if not _on_tables(studies[0].strategy):
         how, command = "Check its scores against a published table: --check-ranking with --ranking-table.", ""
     problems = [] if count else ["no run here looks results up in a table"]
@@ -298,7 +298,7 @@ def _on_tables(strategy: str) -> bool:
     """Whether it searches where results are looked up; a strategy that is not installed here may."""
     try:
         found, table = registry.load("strategy", strategy), registry.tabular()
-        return not misfits(found, registry.load("space", "nasbench201"), table)
+        return not misfits(found, registry.load("space", defaults.SPACE), table)
     except InputError:
         return True
 

@@ -12,6 +12,7 @@ from nastool.analysis.figures.results import curve_metric
 from nastool.analysis.pages import printable
 from nastool.core import archfile
 from nastool.core.wording import format_number, format_seconds
+from nastool.engine.retraining import Listed
 from nastool.engine.study import Study, StudyTrial
 
 MISSING = "\N{EN DASH}"
@@ -20,7 +21,7 @@ CURVE_POINTS = 60
 """At most so many steps of a learning curve are on the page."""
 CURVES = 150_000
 """Numbers in all learning curves together; beyond that only the best and the last trials have theirs."""
-LISTED = "listed"
+LISTED = Listed.name
 """The strategy of a folder of trainings, which searched nothing."""
 DRAWN = 6
 """Architectures that are drawn."""

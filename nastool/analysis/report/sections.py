@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from nastool.analysis import figures
 from nastool.analysis.blocks import Block, Cell, Changes, Code, Heading, Lines, Link, Listing, Plots, Table
+from nastool.analysis.figures import kinds
 from nastool.analysis.figures.lineage import changes, path_to
 from nastool.analysis.figures.results import found_among
 from nastool.analysis.report import data, drawings
@@ -99,7 +99,7 @@ BELIEFS = ("policy", "policy-options", "policy-decisions", "expected")
 
 def _plots(names: Sequence[str], studies: Sequence[Study], prefix: str) -> list[Block]:
     """The figures of these names for which there is something to show, side by side."""
-    found = tuple(drawn for name in names for _, drawn in figures.draw(figures.KINDS[name], studies))
+    found = tuple(drawn for name in names for _, drawn in kinds.draw(kinds.KINDS[name], studies))
     return [Plots(found, prefix)] if found else []
 
 

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nastool.analysis import figures
-from nastool.analysis.figures import KINDS, beliefs, draw, families, lineage, operations, progress, results, save, style
+from nastool.analysis.figures import beliefs, families, kinds, lineage, operations, output, progress, results, style
+from nastool.analysis.figures.base import Drawn
+from nastool.analysis.figures.kinds import KINDS, draw
+from nastool.analysis.figures.output import save
 from nastool.core.errors import InputError
 from nastool.core.space import SearchSpace
 from nastool.core.values import Decision
@@ -30,8 +32,8 @@ from tests.unit.analysis.report.test_report import Toy, rich
 HOSTILE = "<b>$x_1$]]>&\x1b\x00\ud800\u2028 " + "long " * 20
 
 
-def drawn(name: str, *studies: Study) -> list[figures.Drawn]:
-    return [found for _, found in figures.draw(figures.KINDS[name], studies)]
+def drawn(name: str, *studies: Study) -> list[Drawn]:
+    return [found for _, found in kinds.draw(kinds.KINDS[name], studies)]
 
 
 def policy(study_space: SearchSpace, favourite: float) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def rounds() -> Study:
     return made_runs.study(values, policies=policies, metrics={"reward": 0.3, "entropy": 5.0}, strategy="enas")
 
 
-SUITABLE = {name: rich for name in figures.KINDS} | {name: rounds for name in figures.KINDS if "policy" in name}
+SUITABLE = {name: rich for name in kinds.KINDS} | {name: rounds for name in kinds.KINDS if "policy" in name}
 
 
 def suitable(name: str) -> Study:
@@ -74,7 +76,7 @@ def varied(study: Study) -> Study:
 # --- all of them
 
 
-@pytest.mark.parametrize("name", list(figures.KINDS))
+@pytest.mark.parametrize("name", list(kinds.KINDS))
 def test_every_figure(name: str) -> None:
     """Something is drawn of a run that has something, and nothing of one that has not."""
     found = drawn(name, suitable(name))
@@ -84,7 +86,7 @@ def test_every_figure(name: str) -> None:
     for figure in found:
         assert re.fullmatch(rf"{name}(-\d+)?", figure.name)
         assert figure.title and figure.caption.endswith(".")
-        text = figures.inline(figure, "p-")
+        text = output.inline(figure, "p-")
         root = ElementTree.fromstring(text)
         assert root.tag == "svg"
         assert set(root.attrib) == {"viewBox", "class", "role", "aria-label"}  # as wide as its place
@@ -97,7 +99,7 @@ def test_every_figure(name: str) -> None:
         targets = re.findall(r'(?:href="#|url\(#)([^")]+)', text)
         assert set(targets) <= set(identifiers)
         (again,) = [other for other in drawn(name, suitable(name)) if other.name == figure.name]
-        assert figures.inline(again, "p-") == text
+        assert output.inline(again, "p-") == text
     for nothing in (made_runs.study([]), made_runs.study([None]), made_runs.study([0.5])):
         if not name.startswith("best-over"):
             assert drawn(name, nothing) == []
@@ -107,7 +109,7 @@ def test_every_figure(name: str) -> None:
 def test_progress_of_failures_alone(name: str) -> None:
     (found,) = drawn(name, made_runs.study(["no", "no"]))
     assert "2 failed" in found.caption
-    figures.inline(found, "")
+    output.inline(found, "")
     assert drawn(name, made_runs.study([]), made_runs.study([])) == []
 
 
@@ -115,7 +117,7 @@ def test_many_marks_are_pixels() -> None:
     """So a page with 10,000 trials stays small; all marks are there."""
     rng = np.random.default_rng(0)
     few, many = made_runs.study(rng.random(100).tolist()), made_runs.study(rng.random(style.MANY + 1).tolist())
-    small, large = (figures.inline(drawn("best-over-trials", study)[0], "") for study in (few, many))
+    small, large = (output.inline(drawn("best-over-trials", study)[0], "") for study in (few, many))
     assert "<image" not in small and small.count("<use") >= 100
     assert large.count("<image") == 1 and 'href="data:image/png;base64,' in large
     assert len(large) < 400_000
@@ -127,12 +129,12 @@ def test_any_name_can_be_a_label(name: str, option: str) -> None:
     space = Toy(name, (option, option + "x", HOSTILE))
     study = made_runs.study([0.1 * i for i in range(9)], space=space)
     for figure in (*drawn("operations", study), *drawn("best-decisions", study)):
-        ElementTree.fromstring(figures.inline(figure, "x"))
+        ElementTree.fromstring(output.inline(figure, "x"))
 
 
 def test_labels_are_taken_literally() -> None:
     study = made_runs.study([0.1, 0.2, 0.3], objective="<b>$x_1$</b>:max")
-    text = figures.inline(drawn("best-over-trials", study)[0], "")
+    text = output.inline(drawn("best-over-trials", study)[0], "")
     assert "&lt;b&gt;$x_1$&lt;/b&gt;" in text
     assert style.clean(HOSTILE).startswith("<b>$x_1$]]>&\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}")
     assert len(style.clean(HOSTILE)) == 40
@@ -141,12 +143,12 @@ def test_labels_are_taken_literally() -> None:
 # --- files
 
 
-@pytest.mark.parametrize("suffix", figures.FORMATS)
+@pytest.mark.parametrize("suffix", output.FORMATS)
 def test_files(tmp_path: Path, suffix: str) -> None:
     """At print quality, with title and caption; the same twice."""
     paths = [tmp_path / f"{i}.{suffix}" for i in range(2)]
     for path in paths:
-        figures.save(drawn("genealogy", rich())[0], path)
+        output.save(drawn("genealogy", rich())[0], path)
     first = paths[0].read_bytes()
     assert first == paths[1].read_bytes()
     if suffix == "png":
@@ -157,14 +159,14 @@ def test_files(tmp_path: Path, suffix: str) -> None:
     else:
         assert first.startswith(b"%PDF")
     with pytest.raises(InputError, match="cannot write"):
-        figures.save(drawn("genealogy", rich())[0], tmp_path / "no" / f"such.{suffix}")
+        output.save(drawn("genealogy", rich())[0], tmp_path / "no" / f"such.{suffix}")
 
 
 def test_plot_command(run: Run, tmp_path: Path) -> None:
     made_runs.folder(tmp_path / "a", [0.1 * i for i in range(9)])
     made_runs.folder(tmp_path / "b", [0.1 * i for i in range(9)], seed=1)
     listed = run("plot", "--list").accepted()
-    assert [line["figure"] for line in listed] == list(figures.KINDS)
+    assert [line["figure"] for line in listed] == list(kinds.KINDS)
     found = run("plot", "a").accepted()
     names = {line["figure"] for line in found}
     assert {"best-over-trials", "operations", "best-decisions", "size"} <= names
