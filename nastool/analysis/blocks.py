@@ -1,4 +1,4 @@
-"""What comparisons and reports have to say, as blocks that templates show; and comparisons as text and Markdown."""
+"""Blocks that comparisons and reports are made of; templates show them as HTML, this module as text and Markdown."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def text(blocks: Iterable[Block], width: int | None = None, color: bool = False)
 
 
 def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int] | None:
-    """How wide each column is, of so much room, the first one broken before numbers are; None: a word would be cut."""
+    """Width of each column, of so much room, the first one broken before numbers are; None: a word would be cut."""
     widths = [max(map(len, column)) for column in columns]
     least = [max((len(word) for cell in column for word in cell.split()), default=0) for column in columns]
     if sum(least) > room:

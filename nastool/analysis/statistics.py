@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
-"""Of all intervals; tests call a difference shown where p < 1 - LEVEL."""
+"""Confidence of all intervals; tests call a difference shown where p < 1 - LEVEL."""
 RESAMPLES = 10_000
-"""Of a bootstrap. Its seed is fixed: the same runs give the same intervals."""
+"""Resamples of a bootstrap. Its seed is fixed: the same runs give the same intervals."""
 
 Floats = NDArray[np.float64]
 
@@ -175,7 +175,10 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def rank_biserial(differences: Floats) -> float:
-    """Of pairs: (sum of ranks where > 0, less that where < 0) / sum of ranks, zeros left out; 0: nothing is left."""
+    """Rank-biserial correlation of pairs: (sum of ranks where > 0, less that where < 0) / sum of ranks.
+
+    Zeros are left out; 0: nothing is left.
+    """
     from scipy import stats
 
     kept = differences[differences != 0]

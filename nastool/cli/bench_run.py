@@ -1,4 +1,4 @@
-"""What `nastool bench` does: which runs are missing, making them, what they say."""
+"""The work of `nastool bench`: finding runs that are missing, making them, reporting."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nastool.core.errors import InputError, NastoolError, Stopped
 from nastool.engine.interrupts import Interrupts
 
 MAX_REASONS = 5
-"""How many failed runs are told one by one."""
+"""Most failed runs that are told one by one."""
 PLAIN_SECONDS = 5.0
 """Without a terminal, at most one line in so many seconds."""
 
@@ -55,7 +55,7 @@ def run(given: Mapping[str, Any]) -> int:
 
 
 def _view(given: Mapping[str, Any], last: View | None) -> View:
-    """What the options ask to see; what they leave open is as in the last call."""
+    """View that the options ask for; what they leave open is as in the last call."""
     at = None if given["at"] is None else whole_numbers(given["at"], "--at")
     at_seconds = None if given["at_seconds"] is None else numbers(given["at_seconds"], "--at-seconds")
     trials, seconds, seeds, target = (given[name] for name in ("trials", "sim_seconds", "seeds", "target_regret"))
@@ -95,10 +95,10 @@ def _bench(
         if strategy.id not in content.strategies:
             content.strategies[strategy.id] = strategy
             journal.add_strategy(strategy)
-    if count or not content.sittings or content.sittings[-1]["view"] != view.to_json():
+    if count or not content.calls or content.calls[-1]["view"] != view.to_json():
         call = {**provenance.call(), "view": view.to_json()}
-        content.sittings.append(call)
-        journal.add_sitting(call)
+        content.calls.append(call)
+        journal.add_call(call)
     _say_plan(journal, content, items, view)
     broken = 0
     if count:
@@ -151,7 +151,7 @@ def _make(journal: Journal, content: Content, items: Sequence[Item], view: View,
 
 
 def _say_plan(journal: Journal, content: Content, items: Sequence[Item], view: View) -> None:
-    """How many runs are there already, and whether a strategy was changed since."""
+    """Say how many runs are there already, and whether a strategy was changed since."""
     seeds = parse_seeds(view.seeds)
     count, whole = sum(len(item.seeds) for item in items), len(items) * len(seeds)
     there = f"{journal.path}: {whole - count:,} of {whole:,} runs are there"
@@ -184,9 +184,9 @@ def _report_only(journal: Journal, given: Mapping[str, Any]) -> int:
     if given["dry_run"] or given["force"]:
         raise InputError("--dry-run and --force need --strategy and --table")
     content = journal.read()
-    if not content.sittings or not content.runs:
+    if not content.calls or not content.runs:
         raise InputError(f"{journal.path} has no finished runs: give --strategy and --table")
-    view = _view(given, View.from_json(content.sittings[-1]["view"]))
+    view = _view(given, View.from_json(content.calls[-1]["view"]))
     view.check(list(content.tables.values()))
     _finish(journal, content, view, given)
     return 0

@@ -102,7 +102,7 @@ def command(
 
 
 def _target(studies: Sequence[Study], out: str | None, force: bool) -> tuple[Path, bool]:
-    """Where to write, and whether it is one file."""
+    """Target to write to, and whether it is one file."""
     if out is None:
         return (studies[0].path / "figures" if len(studies) == 1 else Path("figures")), False
     target = Path(out)

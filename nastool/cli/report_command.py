@@ -62,7 +62,7 @@ def _target(folders: Sequence[Path], out: str | None, force: bool) -> Path:
 
 
 def _serve(folders: Sequence[Path], port: int) -> int:
-    """Until Ctrl-C."""
+    """Serve the page until Ctrl-C."""
     from nastool.analysis.report.server import Pages, Server
 
     pages = Pages(folders)

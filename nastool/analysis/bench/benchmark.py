@@ -16,7 +16,7 @@ from nastool.core.values import Proposal, digest
 
 @dataclass(frozen=True)
 class Facts:
-    """What the results need to know of a table.
+    """Facts about a table that results need.
 
     id: names its space, its options and its content, wherever the file is. metric: what is optimised, such as
     "val200"; truth: what results are judged by, such as "test200". rows: its architectures; judged: those with a

@@ -30,7 +30,7 @@ FIRST = json.dumps({"format": FORMAT}, separators=(",", ":")).encode() + b"\n"
 
 @dataclass(frozen=True)
 class Key:
-    """Which run it is: ids of its strategy and table, and its seed."""
+    """Identity of a run: ids of its strategy and table, and its seed."""
 
     strategy: str
     table: str
@@ -66,12 +66,12 @@ class Strategy:
 
 @dataclass
 class Content:
-    """What a journal holds. Of two runs with the same key the later counts. Everything in the order first written."""
+    """Content of a journal, in the order first written. Of two runs with the same key the later counts."""
 
     tables: dict[str, Facts] = field(default_factory=dict)
     strategies: dict[str, Strategy] = field(default_factory=dict)
     runs: dict[Key, Record] = field(default_factory=dict)
-    sittings: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Journal:
@@ -85,7 +85,7 @@ class Journal:
         """Size of the file without a torn last line, once read."""
 
     def exists(self) -> bool:
-        """Whether there is one. InputError: the folder holds something else, or cannot be used."""
+        """True if there is one. InputError: the folder holds something else, or cannot be used."""
         names = folders.names(self.path)
         if names is None:
             return False
@@ -120,7 +120,7 @@ class Journal:
     # --- reading
 
     def read(self) -> Content:
-        """What it holds; empty where there is none. InputError: damaged elsewhere than in its last line."""
+        """Content; empty where there is none. InputError: damaged elsewhere than in its last line."""
         content, whole = Content(), 0
         try:
             with open(self.file, "rb") as file:
@@ -168,7 +168,7 @@ class Journal:
     def add_strategy(self, strategy: Strategy) -> None:
         self._write({"kind": "strategy", **asdict(strategy)})
 
-    def add_sitting(self, document: Mapping[str, Any]) -> None:
+    def add_call(self, document: Mapping[str, Any]) -> None:
         self._write({"kind": "sitting", **document})
 
     def add_run(self, key: Key, record: Record) -> None:
@@ -184,7 +184,7 @@ class Journal:
         self._write_line(json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n")
 
     def _write_line(self, data: bytes) -> None:
-        """In one go. InputError: the disk is full, say."""
+        """Append in one go. InputError: the disk is full, say."""
         assert self._append is not None
         try:
             while data:
@@ -225,8 +225,8 @@ def _take(document: Any, content: Content) -> None:
         strategy.options.keys()
         content.strategies[strategy.id] = strategy
     elif kind == "sitting":
-        _check_sitting(document)
-        content.sittings.append(document)
+        _check_call(document)
+        content.calls.append(document)
     elif kind == "run":
         key, record = _record(document)
         if key.strategy in content.strategies and key.table in content.tables:  # else their line was deleted
@@ -235,7 +235,7 @@ def _take(document: Any, content: Content) -> None:
         raise ValueError(kind)
 
 
-def _check_sitting(document: Mapping[str, Any]) -> None:
+def _check_call(document: Mapping[str, Any]) -> None:
     View.from_json(document["view"])
     for name in ("date", "nastool", "python", "platform", "cpu"):
         _text(document[name])

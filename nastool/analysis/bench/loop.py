@@ -24,7 +24,7 @@ Ended = Literal["trials", "seconds", "exhausted"]
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may spend, at least one of: queries, simulated seconds of training. None: no limit."""
+    """Budget of a run, at least one of: queries, simulated seconds of training. None: no limit."""
 
     trials: int | None = None
     seconds: float | None = None
@@ -61,7 +61,7 @@ class Run:
     failed: tuple[int, ...] = ()
 
     def covers(self, budget: Budget) -> bool:
-        """Whether it tells what a run with that budget would have found."""
+        """True if it tells what a run with that budget would have found."""
         if self.ended == "exhausted" or (budget.trials is not None and budget.trials <= self.queries):
             return True
         if budget.seconds is None or self.spent is None:
@@ -71,7 +71,7 @@ class Run:
         return self.ended == "seconds" and self.budget.seconds is not None and budget.seconds <= self.budget.seconds
 
     def cut(self, budget: Budget) -> int:
-        """How many of its queries lie within a budget."""
+        """Number of its queries within a budget."""
         count = self.queries if budget.trials is None else min(self.queries, budget.trials)
         if budget.seconds is not None and self.spent is not None:
             count = min(count, bisect_right(self.spent, budget.seconds))

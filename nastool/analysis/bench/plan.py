@@ -1,4 +1,4 @@
-"""Which runs one call asks for."""
+"""Runs that one call asks for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def missing(
     view: View,
     force: bool,
 ) -> list[Item]:
-    """What has to be run. force: everything."""
+    """Runs that have to be made. force: everything."""
     seeds = parse_seeds(view.seeds)
     items = []
     for spec, facts in tables:

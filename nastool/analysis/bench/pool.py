@@ -22,7 +22,7 @@ from nastool.core.errors import InputError, NastoolError, one_line
 from nastool.core.processes import WorkerProcess, settle_in
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-"""What each worker has as "1" in its environment before numpy is loaded."""
+"""Variables that are "1" in each worker's environment before numpy is loaded."""
 MAX_ATTEMPTS = 2
 WAIT_SECONDS = 0.25
 
@@ -189,7 +189,7 @@ def _broken(error: BaseException) -> Broken:
 
 
 def describe(pool: Pool, tables: Sequence[TableSpec]) -> list[Facts]:
-    """What the tables are, in their order. InputError: one cannot be used; NastoolError: memory ran out, say."""
+    """Facts about the tables, in their order. InputError: one cannot be used; NastoolError: memory ran out, say."""
     found: dict[int, Facts] = {}
     tasks = [Describe(table) for table in tables]
     for event in pool.run(tasks, lambda: False):

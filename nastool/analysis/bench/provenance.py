@@ -1,4 +1,4 @@
-"""With what a comparison was made."""
+"""Versions, machine and command of a comparison."""
 
 from __future__ import annotations
 

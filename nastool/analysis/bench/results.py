@@ -1,4 +1,4 @@
-"""What the runs of a folder say: a row per strategy and table, pairs, curves, and the files that hold them.
+"""Results of the runs in a folder: a row per strategy and table, pairs, curves, and the files that hold them.
 
 Regrets are in accuracy points (100 x the difference of accuracies), as the field prints them.
 """
@@ -325,7 +325,7 @@ METHOD = (
 
 
 def _head(content: Content, view: View) -> list[Block]:
-    last = content.sittings[-1]
+    last = content.calls[-1]
     packages = ", ".join(f"{name} {number}" for name, number in last["packages"].items() if number)
     versions = Counter(record.nastool for record in content.runs.values())
     made = ", ".join(f"{count:,} by nastool {version}" for version, count in versions.items())
@@ -337,7 +337,7 @@ def _head(content: Content, view: View) -> list[Block]:
     where = f"nastool {last['nastool']}, Python {last['python']}, {packages}; {last['cpu']}, {last['cores']} cores"
     return [
         Heading("Comparison of strategies", 1),
-        Listing("\n".join(dict.fromkeys(shlex.join(sitting["command"]) for sitting in content.sittings))),
+        Listing("\n".join(dict.fromkeys(shlex.join(call["command"]) for call in content.calls))),
         Lines((f"{last['date']}; {where}, {last['platform']}. Runs: {made}.",)),
         Lines((f"{which}, at most {' and '.join(budget)} a run. {METHOD}",)),
     ]
@@ -375,7 +375,7 @@ def _differences(at_marks: Sequence[Sequence[Pair]]) -> list[list[str]]:
 
 
 def summary(found: Rows, view: View) -> Iterator[Block]:
-    """What a terminal shows."""
+    """Summary for a terminal."""
     heads = ["strategy", *map(str, view.marks), "median", "reached"]
     for facts, own in found.items():
         yield Heading(f"{facts.label}: regret in accuracy points after queries or seconds")

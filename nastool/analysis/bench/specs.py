@@ -1,4 +1,4 @@
-"""What is compared: strategies and tables, written as "NAME" or "NAME:KEY=VALUE,KEY=VALUE"."""
+"""Strategies and tables to compare, written as "NAME" or "NAME:KEY=VALUE,KEY=VALUE"."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class TableSpec:
 
     @property
     def text(self) -> str:
-        """How messages call it."""
+        """Name of it in messages."""
         return f"{self.space}: {self.options['file']}"
 
 

@@ -1,4 +1,4 @@
-"""What one call asks to see: which seeds, how much of each run, and at which marks results are read."""
+"""View of a comparison: which seeds, how much of each run, and the marks at which results are read."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class View:
-    """Of the runs in a folder: which seeds, how much of each, and where results are read.
+    """View of the runs in a folder: which seeds, how much of each, and where results are read.
 
     seeds: as `parse_seeds` reads them. at, at_seconds: ascending. target: a run has reached the target while its
     regret, in accuracy points, is at most this (and a rounding error).

@@ -176,7 +176,7 @@ def _losses(method: Method, axis: Axis, marks: Sequence[float]) -> Floats:
 
 
 def _curves(methods: Sequence[Method], axis: Axis, until: float, sign: int) -> tuple[Curve, ...]:
-    """From where all of a method's runs that have a result have one."""
+    """Curves, each from where all of a method's runs that have a result have one."""
     points = np.linspace(until / CURVE_POINTS, until, CURVE_POINTS)
     if axis == "trials":
         points = np.unique(np.ceil(points))

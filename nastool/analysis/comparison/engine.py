@@ -1,4 +1,4 @@
-"""What methods say together: means, differences, ranks and curves.
+"""Means, differences, ranks and curves of methods.
 
 `nastool compare` (`compare`, of run folders) and `nastool bench` (`nastool.analysis.bench.results`, of its journal)
 bring the values, one a seed, and say which marks they are of.

@@ -20,7 +20,7 @@ from nastool.engine.store import Store
 from nastool.engine.study import Study, StudyTrial
 
 BESIDE = "random, trained beside"
-"""How the random architectures are called that a search with shared weights trains beside its own."""
+"""Name of the random architectures that a search with shared weights trains beside its own."""
 
 Axis = str
 AXES: tuple[Axis, ...] = ("trials", "seconds", "flops")
@@ -55,9 +55,9 @@ class Run:
     beside: Mapping[str, float]
     """Metrics of the best random architecture that was trained beside its own; {}: there is none."""
     counted: str = ""
-    """What its FLOPs are."""
+    """Meaning of its FLOPs."""
     made: str = ""
-    """How the network of its final result was trained: equal where held-out metrics of such networks compare."""
+    """Training of its final network: equal where held-out metrics of such networks compare."""
 
     @property
     def failed(self) -> int:
@@ -68,7 +68,7 @@ class Run:
         return self.final_loss is not None if self.by_scores else self.failed < len(self.losses)
 
     def reach(self, axis: Axis) -> float:
-        """How far it goes on an axis; infinity where its strategy ended."""
+        """End of the run on an axis; infinity where its strategy ended."""
         if self.ended:
             return math.inf
         return float(self.spent[axis][-1]) if len(self.losses) else 0.0
@@ -83,7 +83,7 @@ class Method:
 
     @property
     def is_random(self) -> bool:
-        """Whether it is random search, which others should be better than."""
+        """True for random search, which others should be better than."""
         return self.name == BESIDE or self.runs[0].strategy["name"] == defaults.BASELINE
 
     @property
@@ -196,7 +196,7 @@ def _shares_weights(evaluator: str) -> bool:
 
 
 def _made(document: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """How the final network was trained. after: what the search was to do at its end."""
+    """Training of the final network. after: what the search was to do at its end."""
     facts = [document.get("evaluator"), document.get("scale")]
     if Path(str(document.get("run", ""))).name.startswith("retrain-"):
         named = digest([*facts, after.get("retrain"), after.get("training")])
@@ -250,7 +250,7 @@ def _flops(study: Study, told: Sequence[StudyTrial]) -> tuple[list[float] | None
 
 
 def _check(runs: Sequence[Run], anyway: bool) -> list[str]:
-    """Whether they measure the same thing. InputError names the first difference; anyway: notes name it instead.
+    """Refuse runs that measure different things. InputError names the first difference; anyway: notes name it instead.
 
     What cannot be overruled: values of different metrics have no difference.
     """
@@ -287,7 +287,7 @@ def _key(run: Run) -> str:
 
 
 def _one_of_each(runs: Sequence[Run], given: int, notes: list[str]) -> list[Run]:
-    """Of each method and seed the run with the most trials. given: how many were named, baselines not counted."""
+    """Run with the most trials of each method and seed. given: how many were named, baselines not counted."""
     best: dict[tuple[str, int], Run] = {}
     for run in runs:
         other = best.get((_key(run), run.seed))
@@ -342,7 +342,7 @@ def _methods(runs: Sequence[Run]) -> tuple[Method, ...]:
 
 
 def _names(firsts: Sequence[Run]) -> list[str]:
-    """What tells each method from the others: its strategy, the options in which it differs, and its setting's."""
+    """Names that tell methods apart: strategy, the options in which it differs, and its setting's."""
     names = []
     for run in firsts:
         same = [other.strategy["options"] for other in firsts if other.strategy["name"] == run.strategy["name"]]

@@ -44,7 +44,7 @@ def seeds(own: Difference) -> str:
 
 
 def verdict(pair: Pair, mark: str, objective: Objective) -> str:
-    """What the numbers allow to say, in one sentence."""
+    """Sentence that the numbers allow to say."""
     own = pair.difference
     where = f"by {mark}" if mark == FINAL else f"at {mark}"
     if math.isnan(own.p):

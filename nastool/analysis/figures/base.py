@@ -1,4 +1,4 @@
-"""What a figure is."""
+"""Figures, and the kinds of them."""
 
 from __future__ import annotations
 

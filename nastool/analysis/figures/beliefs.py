@@ -1,4 +1,4 @@
-"""What a strategy believes: a policy's probabilities, a model's expectations."""
+"""Beliefs of a strategy: a policy's probabilities, a model's expectations."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def signs(study: Study) -> list[Drawn]:
 
 
 def preferences(study: Study) -> list[Drawn]:
-    """What the policy draws, over rounds or trials, by option."""
+    """Shares of the options that the policy draws, over rounds or trials."""
     known = frequencies(study)
     if len(known) < 2:
         return []

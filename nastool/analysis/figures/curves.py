@@ -66,7 +66,7 @@ def _figure(curves: Sequence[Curve], across: str, value: str, regret: bool) -> F
 
 
 def _values(axes: Axes, curves: Sequence[Curve]) -> None:
-    """The first results of a search are far from the rest: what is drawn begins with the second tenth."""
+    """Scale the axis to all but the first tenth: the first results of a search are far from the rest."""
     begin = max(float(curve.x[-1]) for curve in curves) / 10
     parts = [
         part[curve.x >= min(begin, curve.x[-1])] for curve in curves for part in (curve.mean, curve.low, curve.high)
@@ -78,7 +78,7 @@ def _values(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _regrets(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Up to what the worst has after its first few queries, which would flatten all that follows.
+    """Scale the axis up to what the worst has after its first few queries, which would flatten all that follows.
 
     Logarithmic where the curves span much; then from 0 only if they get near it.
     """

@@ -55,7 +55,7 @@ def families(space: SearchSpace) -> list[Family]:
 
 
 def _goes_with(one: Decision, other: Decision) -> bool:
-    """Whether they offer the same; or one of them more than the other, under the same name."""
+    """True if they offer the same; or one of them more than the other, under the same name."""
     if one.options == other.options:
         return True
     first, second = set(one.options), set(other.options)
@@ -74,7 +74,7 @@ def _table(decisions: Sequence[Decision], chosen: Sequence[int]) -> Family:
 
 
 def _common(names: Sequence[str]) -> str:
-    """What decisions have in their names: "op" of layer1.op1, layer1.op2."""
+    """Common part of decisions' names: "op" of layer1.op1, layer1.op2."""
     ends = {name.rpartition(".")[2].rstrip("0123456789") for name in names} if all("." in n for n in names) else set()
     if len(names) == 1:
         return names[0]
@@ -103,7 +103,7 @@ def weights(space: SearchSpace, trials: Sequence[StudyTrial]) -> tuple[NDArray[n
 
 
 def shares(family: Family, choices: NDArray[np.intp], active: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """How often each cell is chosen where its decision matters, (rows, columns); NaN where it never does."""
+    """Share of each cell among choices of its decision where that matters, (rows, columns); NaN where it never does."""
     table = np.full((len(family.rows), len(family.columns)), np.nan)
     for i, cells in zip(family.decisions, family.cells, strict=True):
         counted = np.bincount(choices[active[:, i], i], minlength=len(cells))

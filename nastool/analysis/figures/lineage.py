@@ -1,4 +1,4 @@
-"""Who descends from whom."""
+"""Descent of the trials."""
 
 from __future__ import annotations
 

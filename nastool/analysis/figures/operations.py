@@ -1,4 +1,4 @@
-"""Which options a search chooses, over time and in its best architectures."""
+"""Options that a search chooses, over time and in its best architectures."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 FEWEST = 8
 """Trials below which shares say nothing."""
 ROWS, COLUMNS = 40, 24
-"""Of a table of shares."""
+"""Most rows and columns of a table of shares."""
 PANELS = 4
 CURVES = 9
-"""Of options in a panel; the rarer ones are left out."""
+"""Most options in a panel; the rarer ones are left out."""
 
 
 def over_time(study: Study) -> list[Drawn]:
@@ -71,7 +71,7 @@ def curves(
 
 
 def best_decisions(study: Study) -> list[Drawn]:
-    """Of each decision, how often the best tenth chose which option."""
+    """Options of each decision among the best tenth."""
     ranked = study.ranked
     best = ranked[: max(5, len(ranked) // 10)]
     if len(best) < 3:

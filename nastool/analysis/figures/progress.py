@@ -18,7 +18,7 @@ Values = NDArray[np.float64]
 
 
 def over_trials(study: Study) -> list[float]:
-    """For each of `told`, how many trials were finished by then."""
+    """Number of trials that were finished by each of `told`."""
     return [float(i + 1) for i in range(len(study.told))]
 
 
@@ -50,7 +50,7 @@ def groups(studies: Sequence[Study]) -> list[list[Study]]:
 
 
 def _steps(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Only where the curve changes, and its end."""
+    """Points where a curve changes, and its end."""
     kept = [i for i in range(len(y)) if y[i] == y[i] and (i == len(y) - 1 or i == 0 or y[i] != y[i - 1])]
     return [x[i] for i in kept], [y[i] for i in kept]
 

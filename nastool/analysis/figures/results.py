@@ -84,7 +84,7 @@ def _value(trial: StudyTrial) -> float:
 
 
 def found_among(study: Study) -> int:
-    """How many of the networks trained at the end are what the search found; those after them were drawn at random."""
+    """Number of networks trained at the end that the search found; those after them were drawn at random."""
     if study.retrained is None:
         return 0
     count = 0
@@ -96,7 +96,7 @@ def found_among(study: Study) -> int:
 
 
 def retrained(study: Study) -> list[Drawn]:
-    """What was trained from scratch at the end: the found ones beside random ones."""
+    """Networks trained from scratch at the end: the found ones beside random ones."""
     inner = study.retrained
     if inner is None:
         return []

@@ -1,4 +1,4 @@
-"""How figures look: colours, lines, lettering. Shared by reports, `nastool plot` and `nastool bench`."""
+"""Look of all figures: colours, lines, lettering."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E6
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 TEXT, MUTED, GRID, BACK = "#222222", "#555555", "#dddddd", "#ffffff"
 WIDTH = 4.9
-"""Of a figure, in inches: its letters are legible on a telephone, where it is as wide as the page."""
+"""Width of a figure in inches: its letters are legible on a telephone, where it is as wide as the page."""
 MANY = 2000
 """More marks than this are drawn as pixels, also in SVG and PDF."""
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u2028\u2029]")
@@ -146,7 +146,7 @@ def magnitudes(axes: Axes) -> None:
 
 
 def frame(values: Sequence[float], goal: str) -> tuple[float, float]:
-    """Where a value axis begins and ends: without the worst twentieth if that would flatten all the others."""
+    """Begin and end of a value axis: without the worst twentieth if that would flatten all the others."""
     ordered = sorted(value for value in values if math.isfinite(value))
     if not ordered:
         return 0.0, 1.0

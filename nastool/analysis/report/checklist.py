@@ -227,7 +227,7 @@ def _finished(study: Study) -> int:
 
 
 def _after(study: Study) -> object:
-    """How the best was trained after the search."""
+    """Setting in which the best was trained after the search; None: it was not."""
     inner = study.retrained
     return None if inner is None else [inner.config["evaluator"], inner.config.get("resolved"), len(inner.trials)]
 
@@ -295,7 +295,7 @@ def _tabular(studies: Sequence[Study]) -> Answer:
 
 
 def _on_tables(strategy: str) -> bool:
-    """Whether it searches where results are looked up; a strategy that is not installed here may."""
+    """True if it searches where results are looked up; a strategy that is not installed here may."""
     try:
         found, table = registry.load("strategy", strategy), registry.tabular()
         return not misfits(found, registry.load("space", defaults.SPACE), table)

@@ -1,4 +1,4 @@
-"""What the page shows, out of a run: columns of its table, learning curves, failures, commands."""
+"""Values that the page shows of a run: columns of its table, learning curves, failures, commands."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def number(value: float | None) -> str:
 
 
 def comparison(study: Study) -> dict[str, Any]:
-    """What the end of the search compared its result with."""
+    """Comparison that the end of the search made of its result; {}: none."""
     found = (study.document or {}).get("comparison")
     return found if isinstance(found, dict) else {}
 
 
 def evaluator_facts(study: Study) -> dict[str, Any]:
-    """What the evaluator said of its device and data."""
+    """Facts that the evaluator told of its device and data."""
     found = study.provenance.get("evaluator")
     return found if isinstance(found, dict) else {}
 
@@ -188,7 +188,7 @@ def _flags(letter: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def own_command(study: Study) -> str | None:
-    """What was typed; None: run.yaml does not say."""
+    """Command as it was typed; None: run.yaml does not say."""
     given = study.provenance.get("command")
     if not isinstance(given, list) or not given:
         return None

@@ -14,7 +14,7 @@ from nastool.core.values import Arch
 from nastool.engine.study import Study
 
 LEGIBLE = 0.65
-"""How far a drawing may shrink with the page; beyond that it scrolls."""
+"""Share of its size to which a drawing may shrink with the page; beyond that it scrolls."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Picture:
 
     @property
     def wide(self) -> bool:
-        """Whether it is so much wider than high that it needs the space of two."""
+        """True for one so much wider than high that it needs the space of two."""
         return self.width is not None and self.height is not None and self.width > max(520, 1.3 * self.height)
 
     @property

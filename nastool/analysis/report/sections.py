@@ -196,7 +196,7 @@ def _trials(study: Study, best: Sequence[StudyTrial], prefix: str) -> Trials:
 
 
 def _lineage(study: Study, prefix: str) -> list[Block]:
-    """Who descends from whom, and what changed on the way to the best."""
+    """Descent of the trials, and the changes on the way to the best."""
     if not any(trial.parent is not None for trial in study.trials):
         return []
     path = path_to(study, study.best)

@@ -52,7 +52,7 @@ class Pages:
         self._make()
 
     def news(self) -> dict[str, str]:
-        """What /version says: the version of the page that one would get now, and what is wrong, if anything."""
+        """Answer of /version: the version of the page that one would get now, and what is wrong, if anything."""
         with self._lock:
             current = version(self.folders)
             found = {"version": self._version if time.monotonic() < self._next else current}
@@ -139,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _refuse
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What is no request at all, or too long: the answer says nothing that the request said."""
+        """Answer what is no request at all, or too long, with nothing that the request said."""
         self.close_connection = True
         self._answer(code, "text/plain", "this is no request for this page\n")
 
