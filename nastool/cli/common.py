@@ -60,7 +60,7 @@ class Command(click.Command):
                     raise InputError(f"{'/'.join([option.opts[-1], *option.secondary_opts])}: given twice; keep one")
         return super().parse_args(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -176,7 +176,7 @@ def stdin() -> Iterator[str]:
     return archfile.bounded(sys.stdin)
 
 
-def emit(document: Mapping[str, Any]) -> None:
+def emit(document: Mapping[str, object]) -> None:
     """One JSON line on stdout, at once."""
     from nastool.core import archfile
 

@@ -207,7 +207,7 @@ def _key_values(
         yield from (_item(head + choice) for choice in _values(known[name].type))
 
 
-def _values(kind: Any) -> list[str]:
+def _values(kind: object) -> list[str]:
     """Values of an option's type, as far as they can be listed."""
     if kind is bool:
         return ["true", "false"]
@@ -387,7 +387,7 @@ class Bash(_Quiet):
         self._typed = "" if complete or not words else words[-1]
         return (words[1:], "") if complete else (words[1:-1], self._typed)
 
-    def format_completion(self, item: CompletionItem[Any]) -> str:
+    def format_completion(self, item: CompletionItem[object]) -> str:
         """Bash replaces what stands behind the last of the characters at which it breaks words."""
         value = str(item.value)
         breaks = [c for c in os.environ.get("COMP_BREAKS", "") if c in "=:"]

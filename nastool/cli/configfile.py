@@ -50,7 +50,7 @@ def load(ctx: click.Context, parameter: click.Parameter, path: str | None) -> No
     ctx.meta["nastool.config"] = plugins
 
 
-def _mapping(path: str, key: str, value: Any) -> dict[str, Any]:
+def _mapping(path: str, key: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise InputError(f"{path}: {key} must be a mapping of option names to values")
     found = {name.replace("-", "_"): item for name, item in value.items()}
@@ -60,7 +60,7 @@ def _mapping(path: str, key: str, value: Any) -> dict[str, Any]:
     return found
 
 
-def _checked(path: str, key: str, value: Any, option: click.Option) -> Any:
+def _checked(path: str, key: str, value: object, option: click.Option) -> object:
     kinds: tuple[str, tuple[type, ...]]
     if option.is_flag:
         kinds = ("true or false", (bool,))

@@ -116,14 +116,14 @@ def _entries(kind: str, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
             yield plugin_entry(SINGULAR[kind], name)
 
 
-def plugin_entry(kind: Any, name: str) -> dict[str, Any]:
+def plugin_entry(kind: object, name: str) -> dict[str, Any]:
     """Everything known of a strategy, a space, an evaluator or a logger."""
     from nastool.core import registry
 
     return {"kind": kind, "name": name, **_details(kind, name), "package": registry.plugins(kind)[name].owner}
 
 
-def _details(kind: Any, name: str) -> dict[str, Any]:
+def _details(kind: object, name: str) -> dict[str, Any]:
     """Summary, options, and what it goes with; a broken plugin says why instead."""
     from nastool.core import options, registry
 

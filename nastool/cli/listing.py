@@ -23,7 +23,7 @@ VALUE, SPREAD = 8, 15
 """The same for other metrics: "0.9861", and "0.9861 ± 0.0012"."""
 
 
-def ranking(documents: Sequence[Mapping[str, Any]], objective: Objective) -> list[str]:
+def ranking(documents: Sequence[Mapping[str, object]], objective: Objective) -> list[str]:
     """Lines of arch.json objects that are ordered by an objective; no wider than the terminal, if that is possible."""
     names = [objective.metric, *(name for name in _names(documents[0]) if name != objective.metric)]
     columns = [["rank", *(str(rank) for rank in range(1, len(documents) + 1))]]
@@ -80,7 +80,7 @@ def width() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
-def _names(document: Mapping[str, Any]) -> list[str]:
+def _names(document: Mapping[str, object]) -> list[str]:
     """Metrics that are worth a column: of accuracies and losses the accuracies, then what it costs."""
     metrics = judged_by(document)
     names = [name for name, value in metrics.items() if _is_number(value)]
@@ -88,7 +88,7 @@ def _names(document: Mapping[str, Any]) -> list[str]:
     return [*(name for name in kept if name not in COSTS), *(name for name in COSTS if name in kept)]
 
 
-def _cell(document: Mapping[str, Any], name: str) -> str:
+def _cell(document: Mapping[str, object], name: str) -> str:
     value = judged_by(document).get(name)
     if not _is_number(value):
         return ""

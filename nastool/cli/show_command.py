@@ -115,7 +115,7 @@ def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any])
     common.say(f"wrote {out}")
 
 
-def _drawn(document: ArchDocument, given: dict[str, Any]) -> str:
+def _drawn(document: ArchDocument, given: dict[str, object]) -> str:
     """The drawing in characters that stdout takes, as wide as the terminal."""
     from nastool import drawing
 

@@ -37,7 +37,7 @@ class ArchDocument:
     extra: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = field(default=None, compare=False)
 
-    def to_json(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def to_json(self, more: Mapping[str, object] | None = None) -> dict[str, Any]:
         """The document as a JSON object.
 
         Args:
@@ -58,12 +58,12 @@ def to_json(space: SearchSpace, arch: Arch) -> dict[str, Any]:
     }
 
 
-def dumps(document: Mapping[str, Any]) -> str:
+def dumps(document: Mapping[str, object]) -> str:
     """One line of JSON. ValueError on NaN or infinity, which JSON does not have."""
     return json.dumps(document, ensure_ascii=False, allow_nan=False)
 
 
-def from_json(document: Any, space: SearchSpace | None = None) -> ArchDocument:
+def from_json(document: object, space: SearchSpace | None = None) -> ArchDocument:
     """Reads and validates a JSON object.
 
     Args:
@@ -204,7 +204,7 @@ def bounded(file: TextIO) -> Iterator[str]:
         raise InputError(f"cannot read on: {why(error)}") from None
 
 
-def _space(value: Any) -> SearchSpace:
+def _space(value: object) -> SearchSpace:
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
@@ -220,6 +220,6 @@ def _make_space(ref: SpaceRef) -> SearchSpace:
     return registry.make_space(ref)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """A JSON value in a message."""
     return f"a {type(value).__name__}" if isinstance(value, dict | list) else short(repr(value))

@@ -87,7 +87,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return document
 
 
-def dump_yaml(document: Mapping[str, Any]) -> str:
+def dump_yaml(document: Mapping[str, object]) -> str:
     """YAML that `read_yaml` reads, in the mapping's own order."""
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 

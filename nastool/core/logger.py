@@ -124,7 +124,7 @@ class Logger(ABC):
     def trial(self, finished: FinishedTrial) -> None:
         """Takes a finished trial."""
 
-    def close(self, document: Mapping[str, Any] | None) -> None:
+    def close(self, document: Mapping[str, object] | None) -> None:
         """Ends, and flushes.
 
         Args:

@@ -36,7 +36,7 @@ class Option:
         return f"{self.name}: {describe(self.type)} = {_given(self.default)}"
 
 
-def _annotation(target: Callable[..., object], parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
+def _annotation(target: Callable[..., object], parameter: inspect.Parameter, names: dict[str, object]) -> object:
     """The type of one parameter. InputError where the plugin's author gave none that can be resolved."""
     carrier = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
     try:
@@ -197,7 +197,7 @@ def resolve(owner: str, target: Callable[..., object], given: Mapping[str, objec
     return {name: values.get(name, option.default) for name, option in of(target).items()}
 
 
-def convert(value: object, kind: Any) -> object:
+def convert(value: object, kind: object) -> object:
     """A value as an option's type: str, int, float (finite), bool, None, Literal, unions, Mapping[str, ...].
 
     Raises:
@@ -264,7 +264,7 @@ def convert(value: object, kind: Any) -> object:
     raise ValueError(value)
 
 
-def mapping(value: object, kind: Any) -> dict[str, object]:
+def mapping(value: object, kind: object) -> dict[str, object]:
     """A YAML mapping, or "a=1,b=2" as text, with values of a kind.
 
     Raises:
@@ -285,7 +285,7 @@ def mapping(value: object, kind: Any) -> dict[str, object]:
     return {key: convert(item, kind) for key, item in value.items()}
 
 
-def describe(kind: Any) -> str:
+def describe(kind: object) -> str:
     """A type in words for messages and lists: "int", "a or b", "int or none"."""
     origin = get_origin(kind)
     if origin is Literal:

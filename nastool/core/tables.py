@@ -81,7 +81,7 @@ def read_columns(path: Path, limit: Limit) -> dict[str, NDArray[Any]]:
         raise InputError(f"{path} is no readable table (.npz or .json): {text}") from None
 
 
-def _json_columns(records: Any) -> dict[str, NDArray[Any]]:
+def _json_columns(records: object) -> dict[str, NDArray[Any]]:
     """{"02012100": {"test_acc": [89.4, 88.9], "params": 890666}, ...} as columns; lists become one column a seed."""
     if not isinstance(records, dict) or not records:
         raise ValueError("expected an object with one record per architecture")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 """Characters that move a cursor, change colours or the direction of its text; no tabs, no ends of lines."""
@@ -56,7 +55,7 @@ def csv_cell(value: object) -> object:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
-def as_typed(options: Mapping[str, Any]) -> str:
+def as_typed(options: Mapping[str, object]) -> str:
     """Options as they are written on a command line: "all_data=false scale=channels=4,cells=1"; None is left out."""
 
     def text(value: object) -> str:

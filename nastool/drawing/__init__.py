@@ -13,7 +13,7 @@ With a task the network is built on the meta device, which computes nothing; wit
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nastool.core.diagram import Diagram, Edge, Node, Section
 from nastool.core.space import make_scale
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Diagram", "Edge", "Node", "Section", "describe", "dot", "png", "small", "svg", "text"]
 
 
-def svg(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: Any = None) -> str:
+def svg(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: object = None) -> str:
     """A self-contained SVG document.
 
     Args:
@@ -42,14 +42,14 @@ def svg(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: An
     return writer.write(_scene(drawing), drawing.title)
 
 
-def png(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: Any = None) -> bytes:
+def png(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: object = None) -> bytes:
     """The same picture as a PNG file."""
     from nastool.drawing.writers import png as writer
 
     return writer.write(_scene(describe(space, arch, task, scale)))
 
 
-def dot(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: Any = None) -> str:
+def dot(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: object = None) -> str:
     """A graph in Graphviz' language."""
     from nastool.drawing.writers import dot as writer
 
@@ -60,7 +60,7 @@ def text(
     space: SearchSpace,
     arch: Arch,
     task: ImageTask | None = None,
-    scale: Any = None,
+    scale: object = None,
     *,
     width: int = 80,
     ascii: bool = False,
@@ -79,7 +79,7 @@ def small(space: SearchSpace, arch: Arch, width: int, lines: int = 6) -> list[st
     return writer.small([drawn(section) for section in sections(space, arch)], width, lines)
 
 
-def describe(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: Any = None) -> Diagram:
+def describe(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: object = None) -> Diagram:
     """Diagram of an architecture; arguments as of `svg`."""
     from nastool.core.archfile import to_string
     from nastool.core.diagram import drawn, printable, sections

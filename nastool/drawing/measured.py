@@ -72,15 +72,15 @@ class Costs:
         hooks = []
         with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluating(network):
 
-            def enter(path: str) -> Any:
-                def hook(*_: Any) -> None:
+            def enter(path: str) -> object:
+                def hook(*_: object) -> None:
                     call = Call(path, -counter.get_total_flops())
                     self.calls.append(call)
                     running.append(call)
 
                 return hook
 
-            def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+            def leave(module: nn.Module, inputs: object, output: object) -> None:
                 call = running.pop()
                 call.flops += counter.get_total_flops()
                 tensors = [item for item in contents(output) if isinstance(item, Tensor)]

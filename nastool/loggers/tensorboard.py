@@ -99,7 +99,7 @@ class TensorBoard(Logger):
     def _add(writer: Any, name: str, value: float, step: int, when: float) -> None:
         writer.add_scalar(name, value, step, when)
 
-    def close(self, document: Mapping[str, Any] | None) -> None:
+    def close(self, document: Mapping[str, object] | None) -> None:
         for writer in (*self._curves.values(), self._writer):
             writer.close()
         self._curves = {}
