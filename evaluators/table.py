@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from hashlib import blake2s
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nastool.core.arrays import Columns
 from nastool.core.errors import InputError, TrialFailed, short
 from nastool.core.evaluator import Evaluator, Report
 from nastool.core.files import Limit
@@ -146,7 +146,7 @@ class Table(Evaluator):
             "fingerprint": self._fingerprint,
         }
 
-    def _index(self, columns: Mapping[str, NDArray[Any]]) -> dict[bytes, int]:
+    def _index(self, columns: Columns) -> dict[bytes, int]:
         """Option indices -> row. InputError where a row is no member of the space, or comes twice."""
         try:
             own = self.space if isinstance(self.space, Tabular) else None

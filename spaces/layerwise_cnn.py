@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nastool.core.arrays import Choices
 from nastool.core.diagram import Edge, Node, Section, kind_of
 from nastool.core.errors import InputError, TrialFailed
 from nastool.core.space import Choose, SearchSpace, check_scale
@@ -124,7 +125,7 @@ class LayerwiseCNN(SearchSpace):
 
     # --- what matters
 
-    def active_many(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    def active_many(self, choices: Choices) -> NDArray[np.bool_]:
         depth = np.full(len(choices), self.layers)
         if "depth" in self._column:
             depth = choices[:, 0].astype(np.intp) + self.min_layers
@@ -142,7 +143,7 @@ class LayerwiseCNN(SearchSpace):
         """The choices, with "-" for those that do not matter."""
         return self.canonical_many(np.array([arch.choices]))[0]
 
-    def canonical_many(self, choices: NDArray[np.integer[Any]]) -> list[str]:
+    def canonical_many(self, choices: Choices) -> list[str]:
         shown = np.where(self.active_many(choices), choices.astype(np.intp), -1).tolist()
         return [" ".join("-" if choice < 0 else str(choice) for choice in row) for row in shown]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nastool.core.arrays import Choices
 from nastool.core.diagram import Edge, Node, Section, chain
 from nastool.core.errors import InputError
 from nastool.core.space import Choose, SearchSpace, check_scale
@@ -118,7 +119,7 @@ class MorphCNN(SearchSpace):
 
     # --- what matters
 
-    def active_many(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    def active_many(self, choices: Choices) -> NDArray[np.bool_]:
         active = np.ones(choices.shape, dtype=np.bool_)
         for stage in range(1, self.stages + 1):
             sources = np.ones((len(choices), 1 + (stage > 1)), np.bool_)  # whether what a skip's options name is there

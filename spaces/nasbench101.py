@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nastool.core.arrays import Choices, Columns
 from nastool.core.diagram import Edge, Node, Section, chain, kind_of, times
 from nastool.core.encodings import BASIC, basic
 from nastool.core.errors import InvalidArchError
@@ -29,15 +30,18 @@ OUTPUT = 6
 MAX_EDGES = 9
 EDGES = tuple((x, y) for y in range(1, 7) for x in range(y))  # (source, target): bit x + y(y-1)/2 of the table's masks
 
-# --- graphs as masks: bit i of a mask is EDGES[i]. All of this takes one int, or an int64 array of many.
+Masks = Any
+"""One int, or an int64 array of many. A graph's mask: bit i is EDGES[i]."""
+
+# --- graphs as masks
 
 
-def _sources(graph: Any, target: int) -> Any:
+def _sources(graph: Masks, target: int) -> Masks:
     """The set of vertices with an edge to target; bit x is vertex x."""
     return (graph >> target * (target - 1) // 2) & ((1 << target) - 1)
 
 
-def live(graph: Any) -> Any:
+def live(graph: Masks) -> Masks:
     """The set of vertices on paths from the input to the output; empty where there is no path."""
     reached, needed = 1, 1 << OUTPUT
     for y in range(1, 7):
@@ -47,7 +51,7 @@ def live(graph: Any) -> Any:
     return reached & needed
 
 
-def prune(graph: Any) -> Any:
+def prune(graph: Masks) -> Masks:
     """Only the edges on paths from the input to the output."""
     keep, kept = live(graph), 0
     for y in range(1, 7):
@@ -58,14 +62,14 @@ def prune(graph: Any) -> Any:
 _MASK = 0xFFFFFFFFFFFFFFFF
 
 
-def _mix(label: Any, others: Any) -> Any:
+def _mix(label: Masks, others: Masks) -> Masks:
     """A 64-bit hash; Python integers and uint64 arrays (which wrap around by themselves) give the same."""
     x = ((label * 0x9E3779B97F4A7C15 & _MASK) + others + 1) & _MASK
     x = (x ^ x >> 32) * 0xD6E8FEB86659FD93 & _MASK
     return x ^ x >> 32
 
 
-def _hash(pruned: Any, ops: Sequence[Any]) -> Any:
+def _hash(pruned: Masks, ops: Sequence[Masks]) -> Masks:
     """A hash that isomorphic cells share, after Weisfeiler and Lehman: a graph without cycles needs two sweeps.
 
     pruned: a pruned graph, an int or a uint64 array; ops: of vertices 1 to 5, of the same kind. Going down, a
@@ -235,10 +239,10 @@ class NasBench101(SearchSpace):
         """A hash of the pruned cell, equal for isomorphic ones; all 423,624 cells differ in it (tests check)."""
         return f"{_hash(prune(_graph(arch.choices)), arch.choices[len(EDGES) :]):016x}"
 
-    def canonical_many(self, choices: NDArray[np.integer[Any]]) -> list[str]:
+    def canonical_many(self, choices: Choices) -> list[str]:
         return [f"{value:016x}" for value in self._hashes(choices).tolist()]
 
-    def _hashes(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.uint64]:
+    def _hashes(self, choices: Choices) -> NDArray[np.uint64]:
         ops = [column.astype(np.uint64) for column in choices[:, len(EDGES) :].T]
         hashes: NDArray[np.uint64] = _hash(prune(_graphs(choices)).astype(np.uint64), ops)
         return hashes
@@ -262,7 +266,7 @@ class NasBench101(SearchSpace):
 
     # --- encodings
 
-    def encode_many(self, choices: NDArray[np.integer[Any]], kind: str = "onehot") -> NDArray[np.float32]:
+    def encode_many(self, choices: Choices, kind: str = "onehot") -> NDArray[np.float32]:
         """Two kinds besides the usual ones.
 
         "path" (White et al., AAAI 2021): which sequences of operations lead from input to output, d = 364. The
@@ -278,7 +282,7 @@ class NasBench101(SearchSpace):
     _PATH_EDGES: ClassVar = np.array([_path_edges(inner) for inner in _INNER_SETS])
     _PATH_WEIGHTS: ClassVar = np.array([[3 ** s.index(v) if v in s else 0 for s in _INNER_SETS] for v in INNER])
 
-    def _encode_paths(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    def _encode_paths(self, choices: Choices) -> NDArray[np.float32]:
         there = _graphs(choices)[:, None] & self._PATH_EDGES == self._PATH_EDGES  # (n, 32)
         number = (choices[:, len(EDGES) :].astype(np.int64) + 1) @ self._PATH_WEIGHTS
         vectors = np.zeros((len(choices), sum(len(OPS) ** k for k in range(len(INNER) + 1))), dtype=np.float32)
@@ -288,7 +292,7 @@ class NasBench101(SearchSpace):
 
     # --- the table
 
-    def table_choices(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.integer[Any]]:
+    def table_choices(self, columns: Columns) -> Choices:
         """Choices from num_vertices, edge_bits and op_code (base 3, vertex 1 first); or from "arch", where that is."""
         if "arch" in columns:
             arch = columns["arch"]
@@ -421,6 +425,6 @@ def _graph(choices: Sequence[int]) -> int:
     return int("".join(map(str, choices[len(EDGES) - 1 :: -1])), 2)
 
 
-def _graphs(choices: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+def _graphs(choices: Choices) -> NDArray[np.int64]:
     """`_graph` of each row."""
     return choices[:, : len(EDGES)].astype(np.int64) @ (1 << np.arange(len(EDGES)))

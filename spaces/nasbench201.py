@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nastool.core.arrays import Choices
 from nastool.core.diagram import Edge, Node, Section, chain, kind_of, times
 from nastool.core.encodings import basic
 from nastool.core.errors import InvalidArchError
@@ -94,7 +95,7 @@ class NasBench201(SearchSpace):
 
     # --- encodings
 
-    def encode_many(self, choices: NDArray[np.integer[Any]], kind: str = "onehot") -> NDArray[np.float32]:
+    def encode_many(self, choices: Choices, kind: str = "onehot") -> NDArray[np.float32]:
         """Besides the kinds that every space has:
 
         "path": d = 5 + 25 + 125, one bit for each sequence of operations that leads from input to output, the short
@@ -182,9 +183,7 @@ class NasBench201(SearchSpace):
 _CUT, _LEFT_OUT = -2, -1
 
 
-def _sequences(
-    choices: NDArray[np.integer[Any]], letters: Sequence[int], starts: Sequence[int], width: int
-) -> NDArray[np.float32]:
+def _sequences(choices: Choices, letters: Sequence[int], starts: Sequence[int], width: int) -> NDArray[np.float32]:
     """Number of routes from input to output that spell each word, (n, width).
 
     letters: of each operation, or _CUT, _LEFT_OUT. starts: the column of the first word of each length.

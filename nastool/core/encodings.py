@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nastool.core.arrays import Choices
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
@@ -22,7 +24,7 @@ class Encoded(Protocol):
     encodings: tuple[str, ...]
     """All its kinds, the basic ones among them."""
 
-    def encode_many(self, choices: NDArray[np.integer[Any]], kind: str) -> NDArray[np.float32]:
+    def encode_many(self, choices: Choices, kind: str) -> NDArray[np.float32]:
         """As `encode_many` below; kinds that are not its own it leaves to `basic`."""
         ...
 
@@ -51,7 +53,7 @@ def encode(space: SearchSpace, arch: Arch, kind: str = "onehot") -> NDArray[np.f
     return vector
 
 
-def encode_many(space: SearchSpace, choices: NDArray[np.integer[Any]], kind: str = "onehot") -> NDArray[np.float32]:
+def encode_many(space: SearchSpace, choices: Choices, kind: str = "onehot") -> NDArray[np.float32]:
     """The vectors of n architectures, shape (n, d).
 
     Args:
@@ -65,7 +67,7 @@ def encode_many(space: SearchSpace, choices: NDArray[np.integer[Any]], kind: str
     return space.encode_many(choices, kind) if isinstance(space, Encoded) else basic(space, choices, kind)
 
 
-def basic(space: SearchSpace, choices: NDArray[np.integer[Any]], kind: str) -> NDArray[np.float32]:
+def basic(space: SearchSpace, choices: Choices, kind: str) -> NDArray[np.float32]:
     """Vectors of the kinds that every space has, as of `encode_many`.
 
     "onehot": the decisions' indicator vectors one after another; d = number of options of all decisions.

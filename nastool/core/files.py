@@ -18,8 +18,9 @@ import yaml
 from nastool.core.errors import InputError, short, why
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
+
+    from nastool.core.arrays import Columns
 
 MAX_YAML_BYTES = 200_000
 UNFINISHED = ".nastool-new"
@@ -153,9 +154,7 @@ def npz_names(path: str | Path) -> list[str]:
         return list(_members(path, archive))
 
 
-def read_npz(
-    path: str | Path, wanted: Collection[str] | None = None, limit: Limit | None = None
-) -> dict[str, NDArray[Any]]:
+def read_npz(path: str | Path, wanted: Collection[str] | None = None, limit: Limit | None = None) -> Columns:
     """The arrays of an .npz file by name.
 
     How large they are is read first, from their headers, and no more than that is ever unpacked.
@@ -188,7 +187,7 @@ def read_npz(
                     raise ValueError(f"{name} is of another size than its header says")
             total += size
             limit.check(f"{path}: {name}" if len(members) == 1 else f"{path}: {name} with what stands before it", total)
-        arrays: dict[str, NDArray[Any]] = {}
+        arrays: Columns = {}
         for name, member in members.items():
             with archive.open(member) as file:
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core import options
+from nastool.core.arrays import Choices
 from nastool.core.errors import InputError, InvalidArchError, short
 from nastool.core.task import FAMILY
 from nastool.core.values import Arch, Decision, Scalar, SpaceRef
@@ -201,7 +202,7 @@ class SearchSpace(ABC):
         """
         return " ".join(map(str, arch.choices))
 
-    def canonical_many(self, choices: NDArray[np.integer[Any]]) -> list[str]:
+    def canonical_many(self, choices: Choices) -> list[str]:
         """`canonical` of each row. choices: option indices of members, shape (n, decisions). Override to be fast."""
         return [self.canonical(self.arch(row)) for row in choices]
 
@@ -249,7 +250,7 @@ def make_scale(space: SearchSpace, given: Mapping[str, object]) -> Any:
 class Conditional(Protocol):
     """A space in which not every decision matters always."""
 
-    def active_many(self, choices: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    def active_many(self, choices: Choices) -> NDArray[np.bool_]:
         """Which decisions matter, given the others, shape (n, decisions). choices: option indices, the same shape.
 
         One that does not matter, such as those of a layer that is not there, may have any option. Whether one matters
@@ -268,7 +269,7 @@ class Ordered(Protocol):
         ...
 
 
-def mattering(space: SearchSpace, choices: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+def mattering(space: SearchSpace, choices: Choices) -> NDArray[np.bool_]:
     """Which decisions matter, as of `Conditional`; of other spaces all."""
     return space.active_many(choices) if isinstance(space, Conditional) else np.ones(choices.shape, dtype=np.bool_)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nastool.core.arrays import Choices
 from nastool.core.values import Proposal, Trial
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ class Policy(Protocol):
     It is made by the strategy's `make_policy`, lives with the evaluator, and knows no networks.
     """
 
-    def sample(self, count: int, generator: torch.Generator) -> NDArray[np.integer[Any]]:
+    def sample(self, count: int, generator: torch.Generator) -> Choices:
         """Option indices of architectures drawn from it, shape (count, decisions). generator: of the CPU."""
         ...
 
     def improve(
         self,
-        reward: Callable[[NDArray[np.integer[Any]]], list[float]],
+        reward: Callable[[Choices], list[float]],
         minibatches: int,
         generator: torch.Generator,
         progress: float = 1.0,

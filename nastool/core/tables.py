@@ -12,11 +12,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nastool.core.arrays import Choices, Columns
 from nastool.core.errors import InputError, short, why
 from nastool.core.files import Limit, read_npz
 
@@ -25,7 +26,7 @@ from nastool.core.files import Limit, read_npz
 class Tabular(Protocol):
     """A space that reads its architectures from columns of its own."""
 
-    def table_choices(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.integer[Any]]:
+    def table_choices(self, columns: Columns) -> Choices:
         """Which architecture each row of a published table is: option indices, shape (rows, decisions).
 
         Args:
@@ -59,7 +60,7 @@ class Field:
     mean: NDArray[np.float64]
 
 
-def read_columns(path: Path, limit: Limit) -> dict[str, NDArray[Any]]:
+def read_columns(path: Path, limit: Limit) -> Columns:
     """The file's columns by name.
 
     Raises:
@@ -81,7 +82,7 @@ def read_columns(path: Path, limit: Limit) -> dict[str, NDArray[Any]]:
         raise InputError(f"{path} is no readable table (.npz or .json): {text}") from None
 
 
-def _json_columns(records: object) -> dict[str, NDArray[Any]]:
+def _json_columns(records: object) -> Columns:
     """{"02012100": {"test_acc": [89.4, 88.9], "params": 890666}, ...} as columns; lists become one column a seed."""
     if not isinstance(records, dict) or not records:
         raise ValueError("expected an object with one record per architecture")
@@ -89,7 +90,7 @@ def _json_columns(records: object) -> dict[str, NDArray[Any]]:
         raise ValueError("expected every record to be an object")
     if len({len(key) for key in records}) > 1 or not all(key.isdecimal() and key.isascii() for key in records):
         raise ValueError("expected keys of digits, one per decision")
-    columns: dict[str, NDArray[Any]] = {"arch": np.array([[int(c) for c in key] for key in records])}
+    columns: Columns = {"arch": np.array([[int(c) for c in key] for key in records])}
     for name, first in next(iter(records.values())).items():
         values = [record.get(name) for record in records.values()]
         if isinstance(first, list):
@@ -103,7 +104,7 @@ def _json_columns(records: object) -> dict[str, NDArray[Any]]:
 
 
 def discover(
-    columns: Mapping[str, NDArray[Any]], rows: int, file: str
+    columns: Columns, rows: int, file: str
 ) -> tuple[
     dict[str | None, dict[str, Field]],
     dict[str | None, dict[int | None, NDArray[np.float64]]],
@@ -178,9 +179,7 @@ def training_seconds(times: Mapping[int | None, NDArray[np.float64]], epochs: in
     return times[longest] * (epochs / longest)
 
 
-def network_facts(
-    columns: Mapping[str, NDArray[Any]], dataset: str | None, rows: int
-) -> dict[str, NDArray[np.float64]]:
+def network_facts(columns: Columns, dataset: str | None, rows: int) -> dict[str, NDArray[np.float64]]:
     """Parameters and FLOPs, under our names and in our units, where the table has them."""
 
     def column(*names: str) -> NDArray[np.float64] | None:
