@@ -6,9 +6,8 @@ images' device, and leaves dtype and memory format as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property, lru_cache
-from hashlib import blake2b
+import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nastool.core.recipe import Recipe
+from nastool.tasks.batches import TensorBatches
 
 if TYPE_CHECKING:
     from nastool.tasks.images.data import ImageData, Images
@@ -94,7 +94,7 @@ def _resident(x: Tensor, device: torch.device, memory_format: torch.memory_forma
     return found
 
 
-class ImageBatches:
+class ImageBatches(TensorBatches):
     """One part of a data set, resident on a device as uint8; batches are normalised there.
 
     A batch is images (N, C, H, W) float32, each channel less its mean and divided by its standard deviation,
@@ -108,79 +108,23 @@ class ImageBatches:
         device: torch.device,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
-        self._images = images.x
         self.x = _resident(torch.from_numpy(images.x), device, memory_format)
         self.y = torch.from_numpy(images.y).to(device)
-        self.device = device
+        super().__init__(self.x, self.y)
+        self.at_once = max(1, min(512, 512 * 32 * 32 // math.prod(self.x.shape[2:])))
         mean, std = (torch.from_numpy(v).to(device).reshape(1, -1, 1, 1) for v in (data.mean, data.std))
         self._scale, self._shift = 1 / (255 * std), -mean / std
 
-    def __len__(self) -> int:
-        return len(self.y)
+    def at(self, places: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The images at these places, not augmented, and their labels."""
+        return self._normalized(self.x[places]), self.y[places]
 
-    def steps(self, batch_size: int) -> int:
-        """The number of batches of `train`."""
-        return max(1, len(self) // batch_size)
-
-    def train(self, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in random order, augmented as the recipe says.
-
-        An incomplete last batch is dropped, unless it is the only one. Crops are filled with black.
-        generator: of this device.
-        """
-        order = torch.randperm(len(self), generator=generator, device=self.device)
-        for step in range(self.steps(recipe.batch_size)):
-            indices = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-            x = random_crop(self.x[indices], recipe.crop_padding, generator)
-            if recipe.flip:
-                x = random_flip(x, generator)
-            yield cutout(self._normalized(x), recipe.cutout, generator), self.y[indices]
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The images of these indices (n,) int64, of any device, not augmented, and their labels."""
-        indices = indices.to(self.device)
-        return self._normalized(self.x[indices]), self.y[indices]
-
-    def some(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """n images drawn at random, not augmented; all where there are fewer. generator: of the CPU."""
-        return self.batch(torch.randperm(len(self), generator=generator)[:n])
-
-    def minibatches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images, not augmented, in an order drawn anew whenever they are used up; without end.
-
-        generator: of the CPU.
-        """
-        size = min(batch_size, len(self))
-        while True:
-            order = torch.randperm(len(self), generator=generator)
-            for start in range(0, len(order) - size + 1, size):
-                yield self.batch(order[start : start + size])
-
-    def in_order(self, batch_size: int | None = None, parts: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in order, not augmented.
-
-        batch_size: by default 512 of 32x32 pixels, fewer if larger, and of these the parts-th part.
-        """
-        batch_size = batch_size or max(1, min(512, 512 * 32 * 32 // self.x[0, 0].numel()) // parts)
-        for start in range(0, len(self), batch_size):
-            batch = slice(start, start + batch_size)
-            yield self._normalized(self.x[batch]), self.y[batch]
-
-    def mixed(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, not augmented, in batches for networks whose output depends on the batch.
-
-        The order is that of the images' digests: at random, always the same, and whatever order the files were in
-        (folders are sorted by class). Batches are as equal in size as can be, of batch_size to 2 batch_size - 1
-        images; one batch where there are fewer images.
-        """
-        for indices in self._by_digest.tensor_split(self.steps(batch_size)):
-            yield self.batch(indices)
-
-    @cached_property
-    def _by_digest(self) -> Tensor:
-        """The indices of all images, (n,) int64."""
-        digests = [blake2b(image.tobytes(), digest_size=8).digest() for image in self._images]
-        return torch.tensor(sorted(range(len(self)), key=digests.__getitem__), device=self.device)
+    def augmented(self, places: Tensor, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The same, cropped, mirrored and blanked as the recipe says. Crops are filled with black."""
+        x = random_crop(self.x[places], recipe.crop_padding, generator)
+        if recipe.flip:
+            x = random_flip(x, generator)
+        return cutout(self._normalized(x), recipe.cutout, generator), self.y[places]
 
     def _normalized(self, x: Tensor) -> Tensor:
         return torch.addcmul(self._shift, x.to(self._shift.dtype), self._scale)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b, blake2s
+from hashlib import blake2b
 from pathlib import Path
 from sys import stderr
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from nastool.tasks.images import arrays as imagearrays
 from nastool.tasks.images import folder as imagefolder
 from nastool.tasks.images.reading import as_grey, read_pixels, resize
 from nastool.tasks.images.task import ImageTask
+from nastool.tasks.tensors import Arrays, TensorData
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,7 @@ class Images:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageData:
+class ImageData(TensorData):
     """A data set, split.
 
     val is empty only where all of its images are trained on. test is None only where the source has too few images to
@@ -77,16 +78,6 @@ class ImageData:
     note: str = ""
 
     @cached_property
-    def fingerprint(self) -> str:
-        """8 hexadecimal digits that name the images, labels and split."""
-        digest = blake2s(digest_size=4)
-        for part in (self.train, self.val, self.test):
-            if part is not None:
-                digest.update(np.ascontiguousarray(part.x).data)
-                digest.update(np.ascontiguousarray(part.y).data)
-        return digest.hexdigest()
-
-    @cached_property
     def mean(self) -> NDArray[np.float32]:
         """Mean of each channel over the training images, (C,) float32 in [0, 1]."""
         return self._moments[0]
@@ -96,10 +87,9 @@ class ImageData:
         """Standard deviation of each channel over the training images, (C,) float32, at least 1/255."""
         return self._moments[1]
 
-    @property
-    def nbytes(self) -> int:
-        """Memory that the images and their labels take, bytes."""
-        return sum(part.x.nbytes + part.y.nbytes for part in (self.train, self.val, self.test) if part is not None)
+    def arrays(self, part: Part) -> Arrays | None:
+        images: Images | None = getattr(self, part)
+        return None if images is None else (images.x, images.y)
 
     def describe(self) -> dict[str, Scalar]:
         """Facts for run.yaml and the screen."""

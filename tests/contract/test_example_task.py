@@ -1,0 +1,66 @@
+"""The documentation's examples of a task and a space of one's own: installed as a package, searched, resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nastool.core import registry
+from nastool.core.values import Arch
+from nastool.engine.study import Study
+from nastool.evaluators.supernet import Supernet
+from nastool.evaluators.train import Train
+from tests.helpers import plugins
+from tests.helpers.examples import EXAMPLES
+from tests.helpers.running import Run
+
+pytestmark = pytest.mark.usefixtures("one_thread", "signals")
+POINTS = {"nastool.tasks": "signals = signals:Signals", "nastool.spaces": "signal-cnn = signal_space:SignalCNN"}
+SEARCH = "search --space signal-cnn --data waves --device cpu --seed 1 --keep 2 --retrain 0 --no-baseline".split()
+
+
+@pytest.fixture(scope="module")
+def signals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The examples as a package of somebody else's."""
+    folder = tmp_path_factory.mktemp("examples")
+    plugins.install(folder, "signals", (EXAMPLES / "signals.py").read_text(), POINTS)
+    shutil.copy(EXAMPLES / "signal_space.py", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setattr(Train, "inline", True)
+        patch.setattr(Supernet, "inline", True)
+        registry.plugins.cache_clear()
+        yield
+    registry.plugins.cache_clear()
+    registry.load.cache_clear()
+
+
+def scores(folder: str, metric: str) -> list[tuple[Arch, float]]:
+    return [(trial.arch, trial.metrics[metric]) for trial in Study.read(folder).trials]
+
+
+@pytest.mark.parametrize("evaluator", ["train", "supernet"])
+def test_a_task_of_one_s_own_is_searched_and_resumed(run: Run, evaluator: str) -> None:
+    command = [*SEARCH, "--strategy", "random", "--evaluator", evaluator, "--epochs", "6", "-E", "batch_size=20"]
+    assert run(*command, "-n", "3", "--out", "whole").code == 0
+    assert run(*command, "-n", "2", "--out", "parts").code == 0
+    assert run(*command, "-n", "3", "--out", "parts").code == 0
+    metric = {"train": "val_acc", "supernet": "shared_acc"}[evaluator]
+    whole = scores("whole", metric)
+    assert whole == scores("parts", metric)
+    assert len(whole) == 3
+    assert evaluator == "supernet" or max(score for _, score in whole) > 0.5, "a third is chance"
+
+
+def test_its_policy_is_trained(run: Run) -> None:
+    command = [*SEARCH, "--strategy", "enas", "--epochs", "2", "-S", "steps=2", "-S", "candidates=3"]
+    assert run(*command, "--out", "a").code == 0
+    assert json.loads((Path("a") / "best.json").read_text())["space"]["name"] == "signal-cnn"
+
+
+def test_an_option_of_images_is_refused(run: Run) -> None:
+    run(*SEARCH, "--out", "a", "-E", "image_size=8").refused("image_size: data for signals has no such option")
