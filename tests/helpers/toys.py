@@ -16,6 +16,7 @@ from nastool.core.recipe import Recipe
 from nastool.core.space import Choose, SearchSpace
 from nastool.core.task import Batch, Batches, Network, Part, Step, Task
 from nastool.core.values import Decision, Scalar
+from nastool.tasks.tensors import TensorData
 
 
 @dataclass(frozen=True)
@@ -197,56 +198,11 @@ class Curves(Task):
         return {"loss": errors.mean().item()}
 
 
-class CurveData:
+class CurveData(TensorData):
     def __init__(self, name: str, task: Curves, train_size: int) -> None:
-        self.name = name
-        self.task = task
-        self.fingerprint = "00c0ffee"
-        x = torch.rand(200, task.numbers, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        x = np.random.default_rng(0).uniform(-1, 1, (200, task.numbers)).astype(np.float32)
         y = x[:, 0] * x[:, 1] + x[:, 2]
-        self.nbytes = x.nbytes + y.nbytes
-        self.parts = {"train": (x[:train_size], y[:train_size]), "val": (x[120:], y[120:])}
-
-    def describe(self) -> Mapping[str, Scalar]:
-        return {"points": len(self.parts["train"][0]), "fingerprint": self.fingerprint}
-
-    def metadata(self) -> Mapping[str, Any]:
-        return {}
-
-    def batches(self, part: Part, device: torch.device) -> Batches | None:
-        return None if part == "test" else Points(*(tensor.to(device) for tensor in self.parts[part]))
-
-
-class Points:
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x = x
-        self.y = y
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def steps(self, batch_size: int) -> int:
-        return max(1, len(self) // batch_size)
-
-    def train(self, recipe: Recipe, generator: torch.Generator) -> Iterator[Batch]:
-        order = torch.randperm(len(self), generator=generator, device=self.x.device)
-        for step in range(self.steps(recipe.batch_size)):
-            chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-            yield self.x[chosen], self.y[chosen]
-
-    def in_order(self, batch_size: int | None = None, parts: int = 1) -> Iterator[Batch]:
-        yield self.x, self.y
-
-    def mixed(self, batch_size: int) -> Iterator[Batch]:
-        return self.in_order()
-
-    def minibatches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        while True:
-            yield self.some(batch_size, generator)
-
-    def some(self, n: int, generator: torch.Generator) -> Batch:
-        chosen = torch.randperm(len(self), generator=generator)[:n].to(self.x.device)
-        return self.x[chosen], self.y[chosen]
+        super().__init__(name, task, [x[:train_size], y[:train_size]], [x[120:], y[120:]])
 
 
 class Layers(SearchSpace):
