@@ -51,9 +51,8 @@ class Supernet(TrainingEvaluator):
 
     name = "supernet"
     needs = frozenset({"network", "supernet"})
-    provides = frozenset({"policy"})
+    provides = frozenset({"policy", "shared-weights"})
     max_workers = 1
-    shares_weights = True
     metrics = frozenset({"shared_acc", "shared_loss"})
     prefix = "shared"
     recipe_prefix = "supernet-"

@@ -53,7 +53,7 @@ class Table(Evaluator):
     name = "table"
     needs = frozenset({"table"})
     inline = True
-    simulated = True
+    provides = frozenset({"simulated"})
     local_options = frozenset({"file", "max_gigabytes"})
 
     def __init__(

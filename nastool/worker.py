@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from nastool.core.errors import InputError, OutOfMemory, fault_of, one_line
+from nastool.core.evaluator import Threaded
 from nastool.core.processes import settle_in, settle_streams
 from nastool.engine.executors.jobs import Job, Reported, described, perform, plain
 from nastool.engine.executors.slot import Beat, Body, Broken, Ready
@@ -89,8 +90,10 @@ def serve(connection: Pipe, *, follows_parent: bool = True) -> None:
         evaluator = body.spec.build()
         evaluator.prepare()
         most = os.environ.get(devices.MOST_THREADS)
-        chosen = {} if most is None else dict(evaluator.choose_threads(int(most)))
-        ready = Ready({**described(evaluator), **chosen})
+        facts = described(evaluator)
+        if most is not None and isinstance(evaluator, Threaded):
+            facts |= evaluator.choose_threads(int(most))
+        ready = Ready(facts)
     except devices.Hidden as error:  # it was there when the coordinator looked
         line.end(Broken(one_line(error)))
         return

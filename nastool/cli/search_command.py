@@ -8,6 +8,7 @@ import click
 
 from nastool.cli import common, configfile
 from nastool.cli.common import say
+from nastool.core.evaluator import estimate, most_workers
 
 if TYPE_CHECKING:
     from nastool.engine.search_run import SearchRun
@@ -137,7 +138,7 @@ def _dry_run(run: SearchRun, json_flag: bool | None) -> None:
     space, strategy, evaluator, trials = run.space, run.strategy, run.evaluator, run.trials
     if not evaluator.inline:  # for what it says of the devices
         device = str(run.config.evaluator.options.get("device") or "auto")
-        devices.slots(run.options.workers, device, None, say, evaluator.max_workers)
+        devices.slots(run.options.workers, device, None, say, most_workers(evaluator))
     say(dump_yaml({"search": {**run.config.as_options(), **run.recorded}}).rstrip())
     say(f"# run folder: {run.folder.path}" + (" (exists)" if run.folder.path.exists() else ""))
     say(f"# size of the space: {space.size:,} combinations of {len(space.decisions)} decisions")
@@ -150,11 +151,11 @@ def _dry_run(run: SearchRun, json_flag: bool | None) -> None:
         first = first or proposal
         if common.as_json(json_flag):
             common.emit(archfile.to_json(space, proposal.arch))
-    seconds = None if first is None else evaluator.estimate_all(first, trials)
+    seconds = None if first is None else estimate(evaluator, first, trials)
     if seconds is None:
         say("# cost: unknown")
     else:
-        kind = "simulated" if evaluator.simulated else "measured on the first architecture"
+        kind = "simulated" if "simulated" in evaluator.provides else "measured on the first architecture"
         if "inherit" in strategy.needs:
             kind += ", which is the smallest: later ones take longer"
         each, whole = common.format_seconds(seconds / trials), common.format_seconds(seconds)

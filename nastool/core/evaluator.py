@@ -5,14 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from nastool.core.values import Evaluation, Proposal, Scalar
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from nastool.core.space import SearchSpace
+from nastool.core.values import Evaluation, Proposal, Scalar
 
 Report = Callable[[int, Mapping[str, float]], None]
 """report(step, metrics): an intermediate measurement of the running trial; step counts from 1."""
@@ -28,39 +24,23 @@ class Evaluator(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     """Capabilities it needs of the space."""
     provides: ClassVar[frozenset[str]] = frozenset()
-    """Capabilities: "budget", "warm-start", "policy", ..."""
-    max_workers: ClassVar[int | None] = None
-    """1 where weights are shared."""
+    """Capabilities: "budget", "warm-start", "policy", "ensemble", and what is known of its results:
+
+    "simulated": the seconds of its evaluations are those of earlier trainings, as a table has them, not spent here.
+    "shared-weights": its scores come from weights that architectures share, so that a search ends by training the best
+        from scratch.
+    """
     inline: ClassVar[bool] = False
     """Costs next to nothing: it runs in the coordinator, without a worker process."""
 
-    simulated: ClassVar[bool] = False
-    """The seconds of its evaluations are those of trainings of old, as a table has them, and were not spent here."""
-
-    shares_weights: ClassVar[bool] = False
-    """Its scores come from weights that architectures share: a search ends by training the best from scratch."""
-    rounds: int | None = None
-    """For how many rounds it trains a policy and the weights it goes with, for those that provide "policy"."""
-
     local_options: ClassVar[frozenset[str]] = frozenset()
     """Options that say where it runs, not what it measures: a run may be continued with others."""
-    settled_options: ClassVar[frozenset[str]] = frozenset()
-    """Options whose value may depend on the machine: `describe` says which it is, and a run goes on with that."""
-
     metrics: frozenset[str] = frozenset()
     """What its evaluations hold, known when `objective` is; empty: it cannot say beforehand."""
     objective: str = "val_acc"
     """The metric that is optimised unless the user names another; known once built, or prepared where `inline`."""
-    scale: Any = None
-    """The instance of the space's Scale that its networks are built with; travels with every result."""
     workdir: Path | None = None
     """Folder to keep checkpoints in; None: keep none. Set before the first `evaluate`."""
-    micro_batches: int = 1
-    """Into how many parts each training batch is to be split (gradients are accumulated). Set before each job: it is 1,
-    unless memory ran out before; then it is doubled, up to `max_micro_batches`. An evaluation with more than 1 says so
-    as the metric "micro_batches"."""
-    max_micro_batches: int = 1
-    """1: it cannot split batches."""
 
     def __init__(self, space: SearchSpace) -> None:
         """A subclass adds keyword-only options with type annotations. Cheap: it reads no data.
@@ -69,24 +49,9 @@ class Evaluator(ABC):
         """
         self.space = space
 
-    @classmethod
-    def resolved(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What options stand for that may change while they do not, such as a recipe's values by its name.
-
-        It becomes part of a run's identity and is recorded. JSON only.
-        """
-        return {}
-
     @abstractmethod
     def prepare(self) -> None:
         """Read and check data and devices, once, before the first evaluation. InputError names what is wrong."""
-
-    def check_state(self) -> None:
-        """Called before a run that has finished trials goes on; neither prepared nor in a worker. Cheap.
-
-        InputError: what it has left in workdir and cannot go on without is missing or damaged.
-        """
-        return
 
     def describe(self) -> Mapping[str, Scalar]:
         """Facts for run.yaml and the screen, once prepared: the device, the data's sizes.
@@ -96,22 +61,6 @@ class Evaluator(ABC):
         "data_digest", if there, names it however it is split: lines carry it, and `eval` and `retrain` want the same.
         """
         return {}
-
-    def choose_threads(self, most: int) -> Mapping[str, Scalar]:
-        """Find out with how many CPU threads it is quickest here, up to most, and take these. Once prepared.
-
-        Facts, as for `describe`: how many "threads", and why. {}: it has no say in it.
-        """
-        return {}
-
-    def estimate(self, proposal: Proposal) -> float | None:
-        """About how many seconds one evaluation takes here, found out within a few; None: unknown. For --dry-run."""
-        return None
-
-    def estimate_all(self, first: Proposal, trials: int) -> float | None:
-        """The same for so many trials one after another, where they do not all take as long as the first."""
-        seconds = self.estimate(first)
-        return None if seconds is None else seconds * trials
 
     @abstractmethod
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
@@ -127,10 +76,135 @@ class Evaluator(ABC):
         """
         return {}
 
+
+# --- what only some evaluators can do, by methods and attributes of these names
+
+
+@runtime_checkable
+class Resolving(Protocol):
+    """An evaluator with options that stand for what may change while they do not, such as a recipe's name."""
+
+    @classmethod
+    def resolved(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What these options stand for, as JSON. It becomes part of a run's identity and is recorded."""
+        ...
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """An evaluator with options whose value may depend on the machine."""
+
+    settled_options: ClassVar[frozenset[str]]
+    """Their names: `describe` says which value it is, and a run goes on with that."""
+
+
+def settled_options(evaluator: Evaluator) -> frozenset[str]:
+    """As of `Settling`."""
+    return evaluator.settled_options if isinstance(evaluator, Settling) else frozenset()
+
+
+@runtime_checkable
+class Scaled(Protocol):
+    """An evaluator that builds the space's networks."""
+
+    scale: Any
+    """The instance of the space's Scale that they are built with; travels with every result."""
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """An evaluator that only so many processes may use at a time, such as one whose weights are shared."""
+
+    max_workers: ClassVar[int]
+
+
+def most_workers(evaluator: Evaluator) -> int | None:
+    """As of `Limited`; None: any number."""
+    return evaluator.max_workers if isinstance(evaluator, Limited) else None
+
+
+@runtime_checkable
+class TrainsPolicy(Protocol):
+    """An evaluator that trains a policy and the weights it goes with; it provides "policy"."""
+
+    rounds: int | None
+    """For how many rounds; None: not with these options."""
+
+
+def rounds_of(evaluator: Evaluator) -> int | None:
+    """As of `TrainsPolicy`; None: it trains no policy."""
+    return evaluator.rounds if isinstance(evaluator, TrainsPolicy) else None
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An evaluator that leaves in `workdir` what it cannot go on without."""
+
+    def check_state(self) -> None:
+        """Called before a run that has finished trials goes on; neither prepared nor in a worker. Cheap.
+
+        Raises:
+            InputError: what it left is missing or damaged.
+        """
+        ...
+
+
+@runtime_checkable
+class Splitting(Protocol):
+    """An evaluator that can do with less memory by splitting each training batch (gradients are accumulated)."""
+
+    micro_batches: int
+    """Into how many parts. Set before each job: it is 1, unless memory ran out before; then it is doubled. An
+    evaluation with more than 1 says so as the metric "micro_batches"."""
+    max_micro_batches: int
+
+
+@runtime_checkable
+class Threaded(Protocol):
+    """An evaluator that may be quicker with fewer CPU threads than there are."""
+
+    def choose_threads(self, most: int) -> Mapping[str, Scalar]:
+        """Find out with how many it is quickest here, up to most, and take these. Once prepared.
+
+        Facts, as for `describe`: how many "threads", and why. {}: it has no say in it.
+        """
+        ...
+
+
+@runtime_checkable
+class Estimating(Protocol):
+    """An evaluator that can tell what an evaluation costs."""
+
+    def estimate(self, proposal: Proposal) -> float | None:
+        """About how many seconds one takes here, found out within a few; None: unknown."""
+        ...
+
+
+@runtime_checkable
+class EstimatingAll(Protocol):
+    """An evaluator whose evaluations do not all take as long as the first."""
+
+    def estimate_all(self, first: Proposal, trials: int) -> float | None:
+        """About how many seconds so many take, one after another; None: unknown."""
+        ...
+
+
+def estimate(evaluator: Evaluator, proposal: Proposal, trials: int = 1) -> float | None:
+    """About how many seconds so many evaluations take here, of which this is the first; None: unknown."""
+    if trials > 1 and isinstance(evaluator, EstimatingAll):
+        return evaluator.estimate_all(proposal, trials)
+    seconds = evaluator.estimate(proposal) if isinstance(evaluator, Estimating) else None
+    return None if seconds is None else seconds * trials
+
+
+@runtime_checkable
+class Ensembling(Protocol):
+    """An evaluator that can let networks vote; it provides "ensemble"."""
+
     def ensemble(self, members: Sequence[tuple[Proposal, Evaluation]]) -> Mapping[str, float]:
-        """Metrics of the mean of the members' predictions, for those that provide "ensemble".
+        """Metrics of the mean of the members' predictions.
 
         On validation data and, where there is any, test data; and as "members" how many it takes, from the last one on
         (chosen on validation data). Called by `search --ensemble` at the very end.
         """
-        raise NotImplementedError(f"evaluator {self.name} makes no ensembles")
+        ...

@@ -178,7 +178,7 @@ def datasets() -> dict[str, str]:
 
 @cache
 def tabular() -> type[Evaluator]:
-    """The evaluator that looks results up in published tables: `simulated`, and of a space it needs "table".
+    """The evaluator that looks results up in published tables: it provides "simulated" and needs "table" of a space.
 
     Raises:
         InputError: none is registered.
@@ -186,7 +186,7 @@ def tabular() -> type[Evaluator]:
     for plugin in sorted(plugins("evaluator").values(), key=lambda plugin: plugin.owner != "nastool"):
         with suppress(InputError):  # one that is broken is no reason to do without the others
             cls: type[Evaluator] = load("evaluator", plugin.name)
-            if cls.simulated and "table" in cls.needs:
+            if "simulated" in cls.provides and "table" in cls.needs:
                 return cls
     raise InputError("no evaluator is registered that looks results up in tables")
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from nastool.core import defaults, options, registry, statistics
 from nastool.core.errors import InputError, NastoolError, TrialFailed, short
-from nastool.core.evaluator import Evaluator
+from nastool.core.evaluator import Evaluator, estimate
 from nastool.core.registry import misfits
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Objective, Proposal, Trial
@@ -58,8 +58,8 @@ class Settings:
         """Return what the options say. InputError: they do not go together."""
         retrain = given.retrain
         settings = cls(
-            retrain=(3 if evaluator.shares_weights else 0) if retrain is None else retrain,
-            baseline=given.baseline and evaluator.shares_weights,
+            retrain=(3 if "shared-weights" in evaluator.provides else 0) if retrain is None else retrain,
+            baseline=given.baseline and "shared-weights" in evaluator.provides,
             recipe=given.retrain_recipe,
             scale=given.retrain_scale,
             ranking=given.check_ranking,
@@ -156,7 +156,7 @@ class AfterSearch:
 
     def estimate(self, arch: Arch) -> float | None:
         """Seconds of one of these trainings, found out within a few; None: unknown. The search is not running yet."""
-        return None if self.training is None else self._spec(self.folder.path).build().estimate(Proposal(arch))
+        return None if self.training is None else estimate(self._spec(self.folder.path).build(), Proposal(arch))
 
     # --- what is trained, and how
 
@@ -179,7 +179,7 @@ class AfterSearch:
             self.space,
             before,
             getattr(self.evaluator, "recipe", None),
-            same=not self.evaluator.shares_weights,
+            same="shared-weights" not in self.evaluator.provides,
             scale=scale_of(self.evaluator),
             recipe=self.settings.recipe,
             changes=self.settings.scale,
@@ -205,7 +205,7 @@ class AfterSearch:
 
     def best(self, best: Trial, store: Store) -> Trial:
         """The search's result, unless it is retrained: of shared weights, the best score with the final ones."""
-        return derive(store, self.space, 1)[0] if self.evaluator.shares_weights else best
+        return derive(store, self.space, 1)[0] if "shared-weights" in self.evaluator.provides else best
 
     def scores(self, arch: Arch, store: Store) -> dict[str, float]:
         """What the search measured of an architecture, as far as training it gives no such metric."""
@@ -240,7 +240,7 @@ class AfterSearch:
             scores = self._scores(ranked, run)
             if len(scores) < len(ranked):
                 return None
-        if self.evaluator.shares_weights:
+        if "shared-weights" in self.evaluator.provides:
             self._signs(store, [trial.proposal.arch for trial in derived], outcome)
         if self.table is not None:
             self._look_up(ranked, scores, derived[0], outcome)

@@ -39,7 +39,7 @@ class Baseline:
         """InputError: it would compare nothing here, or its folder holds something else (and not `force`)."""
         if config.strategy.name == defaults.BASELINE:
             raise InputError("--with-baseline: strategy random is the baseline itself; leave it out")
-        if evaluator.shares_weights:
+        if "shared-weights" in evaluator.provides:
             raise InputError(
                 f"--with-baseline: scores of evaluator {evaluator.name} come from shared weights and mean nothing in "
                 "another search; --baseline, which is on by default, trains random architectures beside the best ones"

@@ -19,6 +19,7 @@ from typing import Any
 from nastool import __version__
 from nastool.core import folders, invocation, machine, options, registry
 from nastool.core.errors import InputError, short
+from nastool.core.evaluator import Resolving
 from nastool.core.files import dump_yaml, is_unfinished, write_atomic
 from nastool.core.registry import misfits
 from nastool.core.space import SearchSpace
@@ -107,11 +108,12 @@ class RunConfig:
     @property
     def identity(self) -> dict[str, Any]:
         evaluator = self.evaluator.name, self.evaluator.options
+        cls = registry.load("evaluator", self.evaluator.name)
         identity = {
             "strategy": self.strategy.to_json(),
             "space": self.space.to_json(),
             "evaluator": portable(*evaluator),
-            "resolved": dict(registry.load("evaluator", evaluator[0]).resolved(evaluator[1])),
+            "resolved": dict(cls.resolved(self.evaluator.options)) if issubclass(cls, Resolving) else {},
             "seed": self.seed,
             "objective": self.objective,
         }

@@ -173,7 +173,7 @@ class Evaluations:
             raise InputError("; ".join(reasons))
         spec = EvaluatorSpec(document.space.ref, self.evaluator, own, self.workdir, self.seeds[0])
         evaluator = spec.build()
-        if evaluator.shares_weights and len(self.seeds) > 1:
+        if "shared-weights" in evaluator.provides and len(self.seeds) > 1:
             raise InputError(
                 f"--seeds: evaluator {self.evaluator} scores with one set of shared weights, so all seeds would give "
                 "the same; give one"

@@ -12,7 +12,7 @@ from typing import Any
 from nastool.core import registry
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, hint, short
-from nastool.core.evaluator import Evaluator
+from nastool.core.evaluator import Evaluator, Scaled, settled_options
 from nastool.core.files import read_yaml
 from nastool.core.strategy import Strategy
 from nastool.core.values import Objective, Scalar, Trial
@@ -212,14 +212,16 @@ def _settled(config: RunConfig, evaluator: Evaluator, folder: RunFolder) -> dict
             if differences(store.get("config"), config.identity):
                 return {}
             found = store.get("settled")
-        if found is None and "precision" in evaluator.settled_options:  # of a version that did not keep them
+        if found is None and "precision" in settled_options(evaluator):  # of a version that did not keep them
             facts = dict(read_yaml(folder.path / "run.yaml")["provenance"]["evaluator"])
             found = {"precision": facts["precision"]}
             if found["precision"] == "fp32" and not str(facts["device"]).startswith("cpu"):
                 found["precision"] = "tf32"  # so it was, under the other name
     except (InputError, KeyError, TypeError, ValueError):
         return {}
-    return {name: found[name] for name in evaluator.settled_options if name in found} if isinstance(found, dict) else {}
+    return (
+        {name: found[name] for name in settled_options(evaluator) if name in found} if isinstance(found, dict) else {}
+    )
 
 
 def _continue(
@@ -268,7 +270,7 @@ def _create(
         "fingerprint": facts.get("fingerprint"),
         "threads": facts.get("threads"),
         "device": facts.get("device"),
-        "settled": {name: facts[name] for name in evaluator.settled_options if name in facts},
+        "settled": {name: facts[name] for name in settled_options(evaluator) if name in facts},
         "origin": {
             "scale": scale_of(evaluator),
             "evaluator": said(evaluator.name, config.evaluator.options),
@@ -280,7 +282,7 @@ def _create(
 
 def scale_of(evaluator: Evaluator) -> dict[str, int] | None:
     """Return the evaluator's scale as a JSON object; None: it builds no networks."""
-    return None if evaluator.scale is None else dataclasses.asdict(evaluator.scale)
+    return dataclasses.asdict(evaluator.scale) if isinstance(evaluator, Scaled) else None
 
 
 def said_of_data(facts: Mapping[str, Any]) -> dict[str, Any]:

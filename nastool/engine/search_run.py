@@ -10,7 +10,7 @@ from typing import Any
 
 from nastool.core import invocation
 from nastool.core.errors import InputError, NastoolError, Stopped
-from nastool.core.evaluator import Evaluator
+from nastool.core.evaluator import Evaluator, Stateful, most_workers, rounds_of
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Trial
@@ -66,7 +66,7 @@ class SearchRun:
         strategy = config.make_strategy(space)
         folder = RunFolder(Path(options.out) if options.out else config.default_folder)
         evaluator = config.evaluator_spec(space, folder.path).build()
-        planned = strategy.planned_trials(evaluator.rounds)
+        planned = strategy.planned_trials(rounds_of(evaluator))
         options = replace(options, trials=options.trials or planned or max(20, 3 * strategy.random_trials))
         assert options.trials is not None
         _check(options, config, strategy, evaluator)
@@ -77,7 +77,7 @@ class SearchRun:
         loggers = Loggers(options.log)
         page = report if options.report else None
         run = cls(options, config, space, strategy, evaluator, folder, after, beside, loggers, page)
-        rounds = evaluator.rounds if "policy" in strategy.needs else None
+        rounds = rounds_of(evaluator) if "policy" in strategy.needs else None
         if rounds is not None and options.trials <= rounds:
             if after.settings.ranking:
                 raise InputError(
@@ -97,7 +97,7 @@ class SearchRun:
     def recorded(self) -> dict[str, Any]:
         """Options beside the configuration's, as a configuration file's `search` section has them."""
         found: dict[str, Any] = {"trials": self.trials}
-        if self.after.settings.any or self.evaluator.shares_weights:
+        if self.after.settings.any or "shared-weights" in self.evaluator.provides:
             found |= self.after.settings.as_options()
         if self.beside is not None:
             found["with-baseline"] = True
@@ -193,7 +193,8 @@ class SearchRun:
             begun = store.count()["done"] > 0
         if begun:
             try:
-                self.evaluator.check_state()
+                if isinstance(self.evaluator, Stateful):
+                    self.evaluator.check_state()
             except InputError as error:
                 raise InputError(f"{error}: the search cannot go on; begin anew with --force") from None
 
@@ -264,7 +265,7 @@ class SearchRun:
             if beside is None:
                 return None
         outcome: Outcome | None = Outcome()
-        if self.after.settings.any or self.evaluator.shares_weights:
+        if self.after.settings.any or "shared-weights" in self.evaluator.provides:
             outcome = self.after.run(run, Setting(self.options.workers), self.options.executor)
             if outcome is None:
                 return None
@@ -306,17 +307,17 @@ class SearchRun:
         with Store.read(self.folder.database) as store:
             cost, _, _ = store.spent()
             trials = sum(store.count().values())
-        return f"  cost of {trials:,} trials: {describe_cost(cost, simulated=self.evaluator.simulated)}"
+        return f"  cost of {trials:,} trials: {describe_cost(cost, simulated='simulated' in self.evaluator.provides)}"
 
 
 def _check(options: SearchOptions, config: RunConfig, strategy: Strategy, evaluator: Evaluator) -> None:
     """InputError: these options do not go together."""
-    if "policy" in strategy.needs and evaluator.rounds is None:
+    if "policy" in strategy.needs and rounds_of(evaluator) is None:
         raise InputError(f"strategy {strategy.name} trains shared weights of its own: leave out -E weights=")
     if "budget" in strategy.needs and config.evaluator.options.get("epochs") is not None:
         raise InputError(f"strategy {strategy.name} says itself how long to train: give -S epochs=N, not --epochs")
     if options.ensemble:
         snapshots.check(strategy, evaluator)
-    most = evaluator.max_workers
-    if most is not None and options.workers > most and not evaluator.shares_weights:
+    most = most_workers(evaluator)
+    if most is not None and options.workers > most and "shared-weights" not in evaluator.provides:
         raise InputError(f"evaluator {evaluator.name} runs with at most --workers {most}")

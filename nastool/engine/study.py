@@ -301,7 +301,7 @@ class Study:
 def is_simulated(evaluator: str) -> bool:
     """Whether the evaluator of this name says how long something took once, not here."""
     try:
-        return bool(registry.load("evaluator", evaluator).simulated)
+        return "simulated" in registry.load("evaluator", evaluator).provides
     except InputError:  # the plugin is not installed here
         return False
 

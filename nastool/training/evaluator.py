@@ -40,6 +40,7 @@ class TrainingEvaluator(Evaluator):
     needs = frozenset({"network"})
     local_options = frozenset({"data_dir", "download", "max_gigabytes", "device", "fuse"})
     settled_options = frozenset({"precision"})
+    micro_batches = 1
     recipe_prefix: ClassVar[str] = ""
     """Of the names of the recipes that are taken unless told otherwise."""
     prefix: ClassVar[str] = "val"

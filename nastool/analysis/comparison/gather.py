@@ -190,7 +190,7 @@ def _loss(objective: Objective, metrics: Mapping[str, float]) -> float | None:
 
 def _shares_weights(evaluator: str) -> bool:
     try:
-        return bool(registry.load("evaluator", evaluator).shares_weights)
+        return "shared-weights" in registry.load("evaluator", evaluator).provides
     except InputError:  # the plugin is not installed here
         return False
 

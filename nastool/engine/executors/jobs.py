@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nastool.core import options, registry
 from nastool.core.errors import CannotGoOn, Fault, NastoolError, TrialFailed, fault_of, one_line
+from nastool.core.evaluator import Ensembling, Splitting
 from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef
 from nastool.nets import checkpoints
 
@@ -125,9 +126,11 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
     """Run one job. Whatever the evaluator raises becomes the job's error; Ctrl-C does not."""
     evaluation = job.evaluation
     tested: Mapping[str, float] | None = None
-    evaluator.micro_batches = job.micro_batches
+    if hasattr(evaluator, "micro_batches"):  # as of `Splitting`, of which `isinstance` takes long
+        evaluator.micro_batches = job.micro_batches
     try:
         if job.task == "ensemble":
+            assert isinstance(evaluator, Ensembling)
             return Finished(job, tested=plain(evaluator.ensemble(job.members)))
         if job.task != "test":
             evaluation = evaluator.evaluate(job.trial_id, job.proposal, seed=job.seed, report=report)
@@ -149,7 +152,7 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
             # An error that is not ours may leave a device in a bad state (after some, CUDA answers nothing else).
             unsound=retry or fault is not None or not isinstance(error, NastoolError),
             fault=fault,
-            divisible=2 * job.micro_batches <= evaluator.max_micro_batches,
+            divisible=isinstance(evaluator, Splitting) and 2 * job.micro_batches <= evaluator.max_micro_batches,
         )
     return Finished(job, evaluation, tested)
 

@@ -11,7 +11,7 @@ from typing import Self
 
 from nastool import worker
 from nastool.core.errors import CannotGoOn, InputError, OutOfMemory
-from nastool.core.evaluator import Evaluator
+from nastool.core.evaluator import Evaluator, most_workers
 from nastool.core.processes import LOOK_SECONDS, AwakeClock, WorkerProcess
 from nastool.core.values import Scalar, Silence
 from nastool.engine.executors.base import Executor, Setting
@@ -69,9 +69,10 @@ class Processes(Executor):
     @classmethod
     def make(cls, spec: EvaluatorSpec, evaluator: Evaluator, setting: Setting) -> Self:
         # With shared weights one process trains them; others have their turn when the best are trained from scratch.
-        workers = min(setting.workers, evaluator.max_workers or setting.workers)
+        most = most_workers(evaluator)
+        workers = min(setting.workers, most or setting.workers)
         device = str(spec.options.get("device") or "auto")
-        return cls(spec, devices.slots(workers, device, setting.threads, setting.say, evaluator.max_workers), setting)
+        return cls(spec, devices.slots(workers, device, setting.threads, setting.say, most), setting)
 
     def start(self, number: int, environment: Mapping[str, str]) -> Process:
         """Start a worker.

@@ -124,6 +124,7 @@ class Faulty(Evaluator):
     """
 
     name = "faulty"
+    micro_batches = 1
     metrics = frozenset({"val_acc"})
 
     def __init__(self, space: SearchSpace, *, folder: Path, **how: Any) -> None:
@@ -287,8 +288,6 @@ def test_then_in_micro_batches(tmp_path: Path, undisturbed: list[Mapping[str, fl
 
 @pytest.mark.parametrize("most, tries", [(1, 2), (4, 4)])
 def test_as_far_as_the_evaluator_can(tmp_path: Path, most: int, tries: int) -> None:
-    """Evaluators that know nothing of micro-batches say 1."""
-    assert Evaluator.max_micro_batches == 1
     scene = Scene(tmp_path, ["0", "0"], {"large": {3: 8}, "most": most}, trials=5)
     trials = scene.search()
     assert [trial.state for trial in trials] == ["done", "done", "done", "failed", "done"]
