@@ -165,13 +165,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, nasbench201_table: str) -
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a search of one small network, to be copied."""
-    from nastool.evaluators.train import Train
-
     folder = tmp_path_factory.mktemp("trained")
     flags = "-s random --data digits --epochs 1 --scale channels=2,cells=1 -E train_size=50 --device cpu --trials 1"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Train, "inline", True)
-        outcome = in_this_process(folder, "search", *flags.split(), "--out", "a")
+    outcome = in_this_process(folder, "search", *flags.split(), "--out", "a", trains=True)
     assert outcome.code == 0, outcome
     return folder / "a"
 

@@ -84,15 +84,33 @@ def process(script: str, cwd: Path, prepare: Callable[[], None] | None = None, *
     return Outcome(result.returncode, result.stdout, result.stderr)
 
 
-def in_this_process(folder: Path, *arguments: str) -> Outcome:
-    """Run a command in a folder, trainings included: for what several tests share. The fixture `run` is for one."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+def in_this_process(folder: Path, *arguments: str, stdin: str = "", trains: bool = False, **env: str) -> Outcome:
+    """Run a command in a folder, for what several tests share; the fixture `run` is for one test.
+
+    trains: whether it trains networks, which is done in this process, too, as a worker would: with one thread.
+    """
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as threads:
+        if trains:
+            import torch
+
+            from nastool.evaluators.supernet import Supernet
+            from nastool.evaluators.train import Train
+
+            for evaluator in (Train, Supernet):
+                patch.setattr(evaluator, "inline", True)
+            threads.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)
+        for name, value in env.items():
+            patch.setenv(name, value)
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["nastool", *arguments])
-        patch.setattr(sys, "stdin", io.StringIO())
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8"))
+        patch.setattr(sys, "stdout", streams[0])
+        patch.setattr(sys, "stderr", streams[1])
         code = cli.run()
-    return Outcome(code, out.getvalue(), err.getvalue())
+    out, err = (stream.buffer.getvalue().decode() for stream in streams)
+    return Outcome(code, out, err)
 
 
 def content(folder: Path) -> dict[str, bytes]:

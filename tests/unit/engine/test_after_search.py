@@ -40,7 +40,7 @@ from nastool.evaluators.train import Train
 from nastool.spaces.nasbench201 import NasBench201
 from tests.contract.test_contracts import write_table
 from tests.helpers.plugins import sleepy
-from tests.helpers.running import changed
+from tests.helpers.running import changed, in_this_process
 
 NASTOOL = str(Path(sys.executable).parent / "nastool")
 SPACE = NasBench201()
@@ -60,16 +60,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def run(*arguments: str, cwd: Path, stdin: str | None = None, **env: str) -> Done:
-    return subprocess.run(
-        [NASTOOL, *arguments],
-        cwd=cwd,
-        env={**environment(), **env},
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def run(*arguments: str, cwd: Path, stdin: str = "") -> Done:
+    """Run a command in this process, trainings included."""
+    found = in_this_process(cwd, *arguments, stdin=stdin, trains=True)
+    return subprocess.CompletedProcess(arguments, found.code, found.out, found.err)
+
+
+def elsewhere(*arguments: str, cwd: Path, **env: str) -> Done:
+    """Run a command in a process of its own."""
+    return subprocess.run([NASTOOL, *arguments], cwd=cwd, env={**environment(), **env}, capture_output=True, text=True)
 
 
 def document(done: Done) -> dict[str, Any]:
@@ -414,12 +413,14 @@ class TestOthers:
         env = sleepy(tmp_path / "plugin")
         write_table(tmp_path / "table.npz", SPACE)
         command = ["search", "-s", "random", "--evaluator", "sleepy-inline", "-E", "seconds=0", "-n", "3", "--out", "r"]
-        refused(run(*command, "--retrain", "1", cwd=tmp_path, **env), "--retrain: evaluator sleepy-inline has no data")
+        refused(
+            elsewhere(*command, "--retrain", "1", cwd=tmp_path, **env), "--retrain: evaluator sleepy-inline has no data"
+        )
         assert not (tmp_path / "r").exists()
         table = ["--check-ranking", "5", "--ranking-table", "file=table.npz"]
-        best = document(run(*command, *table, cwd=tmp_path, **env))
+        best = document(elsewhere(*command, *table, cwd=tmp_path, **env))
         assert best["comparison"]["ranking"]["architectures"] == 5 and "table" in best["comparison"]
-        again = run(*command, *table, cwd=tmp_path, **env)
+        again = elsewhere(*command, *table, cwd=tmp_path, **env)
         assert document(again) == best and "already has its 3 trials" in again.stderr
 
 
@@ -698,7 +699,7 @@ class TestFlags:
         assert code == 0, err
         assert json.loads(out)["space"]["name"] == "nasbench201"
         assert f"for {ROUNDS} on one worker" in err and "for up to 4 on one worker" in err
-        assert "retrain-recipe: tiny.yaml" in err and "it will end among them" in err
+        assert "retrain-recipe: tiny.yaml" in err and "it ends among them" in err
 
 
 def inside(
