@@ -189,6 +189,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in the tests' own process."""
+    from nastool.evaluators.supernet import Supernet
     from nastool.evaluators.train import Train
 
-    monkeypatch.setattr(Train, "inline", True)
+    for evaluator in (Train, Supernet):
+        monkeypatch.setattr(evaluator, "inline", True)

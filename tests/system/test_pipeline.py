@@ -64,18 +64,22 @@ def test_closed_pipe(bash: Bash, command: str) -> None:
     assert status == "0" and done.err == ""
 
 
-def test_closed_pipe_of_an_evaluation(bash: Bash) -> None:
-    done = bash(f"nastool sample --space nasbench201 -n 3 | nastool eval - {TRAIN} | head -1; echo ${{PIPESTATUS[*]}}")
+def test_closed_pipe_of_an_evaluation(bash: Bash, nasbench201_table: str) -> None:
+    look_up = f"--evaluator table -E file={nasbench201_table}"
+    done = bash(
+        f"nastool sample --space nasbench201 -n 3 | nastool eval - {look_up} | head -1; echo ${{PIPESTATUS[*]}}"
+    )
     line, status = done.out.splitlines()
     assert "metrics" in json.loads(line) and status == "0 0 0"
 
 
-def test_lines_from_windows_and_a_partial_last_one(bash: Bash, tmp_path: Path) -> None:
+def test_lines_from_windows_and_a_partial_last_one(bash: Bash, tmp_path: Path, nasbench201_table: str) -> None:
     """What is whole is evaluated, and what is cut off is named."""
+    look_up = f"--evaluator table -E file={nasbench201_table}"
     assert bash("nastool sample --space nasbench201 -n 3 > lines.jsonl").code == 0
     first, second, third = (tmp_path / "lines.jsonl").read_bytes().splitlines()
     (tmp_path / "windows.jsonl").write_bytes(b"\r\n".join([first, second, third[: len(third) // 2]]))
-    done = bash(f"nastool eval - {TRAIN} < windows.jsonl | tee out.jsonl | nastool top - -k 5 --objective test_acc")
+    done = bash(f"nastool eval - {look_up} < windows.jsonl | tee out.jsonl | nastool top - -k 5")
     assert done.code == 2  # of eval
     assert len(done.out.splitlines()) == 2
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2

@@ -114,6 +114,7 @@ def test_script_without_main_guard(here: Path) -> None:
     assert result.stdout.splitlines() == ["begun", "finished 2 True"], result.stderr
 
 
+@pytest.mark.usefixtures("inline", "one_thread")
 def test_train_evaluate_retrain(here: Path) -> None:
     study = nastool.search(**TINY, strategy="random", trials=1, out="a", report=False)
     assert study.document is not None

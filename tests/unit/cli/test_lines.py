@@ -17,6 +17,7 @@ SPACE = NasBench201()
 class TestLines:
     LINE = archfile.to_json(SPACE, SPACE.from_string("|none~0|+|none~0|none~1|+|nor_conv_1x1~0|none~1|none~2|"))
 
+    @pytest.mark.usefixtures("inline", "one_thread")
     def test_they_do_not_say_where_data_are_nor_that_they_be_downloaded(
         self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -29,6 +30,7 @@ class TestLines:
         assert "data_dir=theirs download=true device=cuda:7, which a line asks for" in found.err
         assert not (tmp_path / "theirs").exists()
 
+    @pytest.mark.usefixtures("inline", "one_thread")
     def test_nor_does_retrain_take_it_from_them(
         self, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:

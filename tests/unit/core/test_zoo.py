@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +13,7 @@ from nastool.core.errors import InputError
 from nastool.core.space import make_scale
 from nastool.nets import networks
 from nastool.tasks.images.task import ImageTask
-
-NASTOOL = str(Path(sys.executable).parent / "nastool")
+from tests.helpers.running import Run
 
 PUBLISHED = {
     "enas-micro": 4.6e6,  # Pham et al. 2018, table 1
@@ -69,20 +66,13 @@ def test_unknown_name() -> None:
         zoo.document("darts-v3")
 
 
-def test_command_line() -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([NASTOOL, *arguments], capture_output=True, text=True, timeout=120)
-
-    shown = run("show", "zoo:darts-v2", "--input", "3x32x32", "--json")
-    assert shown.returncode == 0, shown.stderr
-    document = json.loads(shown.stdout)
+def test_command_line(run: Run) -> None:
+    (document,) = run("show", "zoo:darts-v2", "--input", "3x32x32", "--json").accepted()
     assert document["params"] == COUNTED["darts-v2"]
     assert document["name"] == "zoo:darts-v2"
-    listed = [json.loads(line) for line in run("list", "zoo", "--json").stdout.splitlines()]
+    listed = run("list", "zoo", "--json").accepted()
     assert [entry["name"] for entry in listed] == [f"zoo:{name}" for name in zoo.PUBLISHED]
-    unknown = run("show", "zoo:nothing")
-    assert unknown.returncode == 2
-    assert len(unknown.stderr.splitlines()) == 1
+    run("show", "zoo:nothing").refused("zoo:nothing")
 
 
 def test_imports_no_torch() -> None:

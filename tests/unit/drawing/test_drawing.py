@@ -57,7 +57,8 @@ from nastool.nets import blocks, networks
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images.task import ImageTask
 from tests.helpers import plugins
-from tests.system.test_command import NASTOOL, run
+from tests.helpers.running import NASTOOL
+from tests.system.test_command import run
 
 TASK = ImageTask(3, 32, 32, 10)
 SVG = "{http://www.w3.org/2000/svg}"

@@ -20,8 +20,9 @@ from nastool.engine.store import Store
 from nastool.engine.study import Study
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images import data
-from tests.helpers.running import Run, process
+from tests.helpers.running import Run, in_this_process
 
+pytestmark = pytest.mark.usefixtures("inline", "one_thread")
 SEARCH = ["--space", "nasbench201", "--data", "digits", "--epochs", "1", "--scale", "channels=4,cells=1"]
 QUICK = ["-E", "train_size=200", "--epochs", "1", "--device", "cpu"]
 ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|avg_pool_3x3~1|nor_conv_3x3~2|"
@@ -30,8 +31,8 @@ ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|avg_pool_3x3~1|
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
-    flags = " ".join([*SEARCH, "-E train_size=200 --device cpu --out a --trials 3 -s random"])
-    outcome = process(f"$nastool search {flags} --report", folder)
+    flags = "-E train_size=200 --device cpu --out a --trials 3 -s random --report"
+    outcome = in_this_process(folder, "search", *SEARCH, *flags.split(), trains=True)
     assert outcome.code == 0, outcome
     return folder / "a"
 
@@ -180,16 +181,15 @@ class TestRetrain:
 
     def test_more_seeds_extend_it(self, run: Run, a: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """And no network is tested twice."""
-        from nastool.engine import search as runner
+        from nastool.engine.search import test_best as real
 
         tested: list[int] = []
-        real = runner.test_best
 
         def counted(pool: Any, trial: Any, seed: int) -> Any:
             tested.append(seed)
             return real(pool, trial, seed)
 
-        monkeypatch.setattr(runner, "test_best", counted)
+        monkeypatch.setattr("nastool.engine.retrain_run.test_best", counted)
         (first,) = run("retrain", "a", *QUICK, "--seeds", "0").accepted()
         (both,) = run("retrain", "a", *QUICK, "--seeds", "0,1").accepted()
         assert both["runs"][0] == first["runs"][0] and len(both["runs"]) == 2

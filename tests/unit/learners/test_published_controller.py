@@ -179,6 +179,7 @@ def test_older_policies_of_other_spaces_are(space: SearchSpace) -> None:
     policy.load_state_dict({name: value for name, value in state.items() if name != "plan"})
 
 
+@pytest.mark.usefixtures("inline", "one_thread")
 def test_a_run_of_another_order_ends_with_a_line(tmp_path: Path, run: Any) -> None:
     """As an earlier version left it: no option that came later, no plan in its policy. Nothing of it is lost."""
     folder = tmp_path / "run"

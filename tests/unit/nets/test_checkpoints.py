@@ -7,8 +7,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,12 +28,12 @@ from nastool.nets.inheritance import growing
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.training.loop import Training, seeds
+from tests.helpers.running import in_this_process
 from tests.unit.evaluators.test_train import npz
 
 SPACE = MorphCNN(stages=2, layers=3)
 START = SPACE.start()
 WIDER, DEEPER = (SPACE.morphisms(START)[kind][0] for kind in ("wider", "deeper"))
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -473,17 +471,16 @@ class TestFromCheckpoint:
         assert "from_checkpoint" in Train.local_options
 
     def test_by_the_command_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """In the processes that a user has: one epoch more of a network that has learnt its digits."""
+        """One epoch more of a network that has learnt its digits."""
         options: dict[str, Any] = {"scale": {"channels": 8}, "batch_size": 32, "train_size": 600, "epochs": 8}
         evaluator = trainer("digits", tmp_path, recipe="morphism-digits", **options)
         learnt = train(evaluator, arch=WIDER).metrics["val_acc"]
         assert learnt > 0.85
-        command = [sys.executable, "-m", "nastool", "eval", json.dumps(archfile.to_json(SPACE, WIDER)), "--epochs", "1"]
+        command = ["eval", json.dumps(archfile.to_json(SPACE, WIDER)), "--epochs", "1"]
         command += ["--data", "digits", "-E", "train_size=600", "--scale", "channels=8", "--device", "cpu"]
         command += ["-E", "lr=0.001", "--from-checkpoint", str(weights_of(evaluator))]
-        result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        assert result.returncode == 0, result.stderr
-        metrics = json.loads(result.stdout)["metrics"]
+        (line,) = in_this_process(tmp_path, *command, trains=True).accepted()
+        metrics = line["metrics"]
         assert metrics["val_acc"] > learnt - 0.03
         scratch = trainer("digits", tmp_path, recipe="digits", **{**options, "epochs": 1, "lr": 0.001})
         assert train(scratch, arch=WIDER, inherit=False).metrics["val_acc"] < 0.5

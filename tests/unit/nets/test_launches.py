@@ -74,7 +74,7 @@ def test_a_step_is_the_plain_one(name: str, statistics: str) -> None:
     rng = np.random.default_rng(0)
     x, y = torch.randn(8, 3, 11, 12).contiguous(memory_format=torch.channels_last), torch.arange(8) % 5
     ran = 0
-    for _ in range(3):
+    for _ in range(2):
         arch = plain.space.sample(rng)
         for network in (plain, lean):
             network.select(arch)
@@ -84,7 +84,7 @@ def test_a_step_is_the_plain_one(name: str, statistics: str) -> None:
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
         close(plain, lean, 1e-5)
         ran += 1
-    assert ran == 3
+    assert ran == 2
 
 
 def test_paths_are_dropped_as_ever() -> None:

@@ -109,7 +109,7 @@ def walk(arch: Arch, length: int, rng: Rng, only: str | None = None, space: Morp
 
 
 @pytest.mark.parametrize("dtype, bound", PRECISIONS)
-@pytest.mark.parametrize("chains", [20, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("chains", [8, pytest.param(1000, marks=pytest.mark.slow)])
 def test_chains_of_morphisms_keep_the_function(chains: int, dtype: torch.dtype, bound: float) -> None:
     """20 morphisms from the start or a random member: each of them, and the first network to the last in one go."""
     space = MorphCNN(stages=3, layers=4, max_width=4)

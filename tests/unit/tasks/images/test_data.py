@@ -384,6 +384,7 @@ def test_few_validation_images_are_noted() -> None:
     assert [note_on_few(count) for count in (0, 50, None)] == [None, None, None]  # 0: all are trained on
 
 
+@pytest.mark.usefixtures("inline", "one_thread")
 def test_few_validation_images_are_noted_by_commands(run: Run, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "few.npz", x_train=rng.integers(0, 256, (60, 6, 6), np.uint8), y_train=np.arange(60) % 2)

@@ -587,6 +587,7 @@ def test_an_array_that_comes_twice(tmp_path: Path) -> None:
 # --- commands
 
 
+@pytest.mark.usefixtures("inline", "one_thread")
 def test_commands_say_what_is_read(run: Run, tmp_path: Path) -> None:
     root = Path("photos")
     for i in range(40):
