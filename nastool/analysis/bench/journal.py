@@ -57,7 +57,7 @@ class Strategy:
     id: str
     label: str
     name: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
 
     @classmethod
     def of(cls, spec: StrategySpec) -> Strategy:
@@ -168,7 +168,7 @@ class Journal:
     def add_strategy(self, strategy: Strategy) -> None:
         self._write({"kind": "strategy", **asdict(strategy)})
 
-    def add_call(self, document: Mapping[str, Any]) -> None:
+    def add_call(self, document: Mapping[str, object]) -> None:
         self._write({"kind": "sitting", **document})
 
     def add_run(self, key: Key, record: Record) -> None:
@@ -180,7 +180,7 @@ class Journal:
         document["spent"] = None if spent is None else spent.tolist()
         self._write(document)
 
-    def _write(self, document: Mapping[str, Any]) -> None:
+    def _write(self, document: Mapping[str, object]) -> None:
         self._write_line(json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n")
 
     def _write_line(self, data: bytes) -> None:
@@ -268,20 +268,20 @@ def _record(document: Mapping[str, Any]) -> tuple[Key, Record]:
     return key, Record(run, _number(document["cpu_seconds"]), _text(document["nastool"]), _text(document["source"]))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(value)
     value.encode()
     return value
 
 
-def _count(value: Any) -> int:
+def _count(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
         raise TypeError(value)
     return value
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise TypeError(value)
     return value

@@ -8,7 +8,6 @@ import platform
 import time
 from hashlib import blake2s
 from pathlib import Path
-from typing import Any
 
 from nastool import __version__
 from nastool.core import invocation, machine, registry
@@ -16,7 +15,7 @@ from nastool.core import invocation, machine, registry
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch")
 
 
-def call() -> dict[str, Any]:
+def call() -> dict[str, object]:
     """Facts about this call: command, versions, machine, time. JSON only; torch is not imported to ask for its own."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

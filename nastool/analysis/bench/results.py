@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class Row:
     cpu_seconds: float
     failed: float
 
-    def to_json(self, view: View) -> dict[str, Any]:
+    def to_json(self, view: View) -> dict[str, object]:
         """Without NaN: a standard error of one seed is null."""
         at = []
         for mark, own, rank in zip(view.marks, self.cells, self.ranks, strict=True):
@@ -214,7 +214,7 @@ def compare(own: Sequence[Group], view: View) -> list[tuple[Pair, ...]]:
 COLUMNS = ("table", "strategy", "seed", "queries", "sim_seconds", "label", "value", "regret", "rank")
 
 
-def lines(found: Groups, view: View) -> Iterator[tuple[Any, ...]]:
+def lines(found: Groups, view: View) -> Iterator[tuple[object, ...]]:
     """COLUMNS of each run after each of its queries, within the view's budget.
 
     sim_seconds: None where the table has no times. label: None until a query succeeded; then the architecture with
@@ -233,7 +233,7 @@ def lines(found: Groups, view: View) -> Iterator[tuple[Any, ...]]:
                         yield facts.label, group.label, seed, queries, seconds, *judged
 
 
-def write_lines(folder: Path, rows: Iterable[tuple[Any, ...]], kind: Literal["csv", "jsonl"]) -> Path:
+def write_lines(folder: Path, rows: Iterable[tuple[object, ...]], kind: Literal["csv", "jsonl"]) -> Path:
     """results.csv or results.jsonl, a row at a time; replaces either. InputError: the disk is full, say."""
     path = folder / f"results.{kind}"
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ class StrategySpec:
     """A registered strategy and all its options, defaults included."""
 
     name: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
 
     @classmethod
     def parse(cls, text: str) -> StrategySpec:
@@ -89,7 +89,7 @@ class TableSpec:
     """
 
     space: SpaceRef
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     noise_follows: bool
 
     @classmethod

@@ -70,7 +70,7 @@ class View:
     def marks(self) -> tuple[Mark, ...]:
         return (*(Mark(at, "queries") for at in self.at), *(Mark(at, "seconds") for at in self.at_seconds))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)
 
     @classmethod

@@ -177,7 +177,7 @@ def read(path: Path) -> Run:
     )
 
 
-def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+def _numbers(metrics: Mapping[str, object] | None) -> dict[str, float]:
     return {name: value for name, value in (metrics or {}).items() if isinstance(value, int | float)}
 
 
@@ -195,7 +195,7 @@ def _shares_weights(evaluator: str) -> bool:
         return False
 
 
-def _made(document: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+def _made(document: Mapping[str, object], after: Mapping[str, object]) -> str:
     """Training of the final network. after: what the search was to do at its end."""
     facts = [document.get("evaluator"), document.get("scale")]
     if Path(str(document.get("run", ""))).name.startswith("retrain-"):

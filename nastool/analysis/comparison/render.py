@@ -221,7 +221,7 @@ def _legend(found: Comparison) -> tuple[str, ...]:
 def document(found: Comparison) -> dict[str, Any]:
     """All of it as JSON values; NaN and infinity are null."""
 
-    def run(own: Run) -> dict[str, Any]:
+    def run(own: Run) -> dict[str, object]:
         facts = {"run": str(own.path), "seed": own.seed, "state": own.state, "trials": len(own.losses)}
         return {**facts, "failed": own.failed, "final": dict(own.final)}
 
@@ -244,11 +244,10 @@ def document(found: Comparison) -> dict[str, Any]:
         "comparisons": [_section(section, found) for section in found.sections],
         "notes": list(found.notes),
     }
-    plain: dict[str, Any] = _finite(result)
-    return plain
+    return {key: _finite(value) for key, value in result.items()}
 
 
-def _section(section: Section, found: Comparison) -> dict[str, Any]:
+def _section(section: Section, found: Comparison) -> dict[str, object]:
     names = [method.name for method in found.methods]
     random = {method.name for method in found.methods if method.is_random}
     own = section.ranks
@@ -281,7 +280,7 @@ def _section(section: Section, found: Comparison) -> dict[str, Any]:
     return {"over": section.axis, "counted": counted, "marks": marks, "means": means, "pairs": pairs, "ranks": ranking}
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -33,7 +33,7 @@ def clean(text: object, length: int = 40) -> str:
     return shown if len(shown) <= length else shown[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def settings() -> dict[str, Any]:
+def settings() -> Look:
     """matplotlib's settings, beside its defaults."""
     return {
         "font.family": "DejaVu Sans",  # comes with matplotlib, so the picture is the same everywhere

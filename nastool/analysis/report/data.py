@@ -72,10 +72,10 @@ def best_drawn(study: Study) -> list[StudyTrial]:
 def rows(study: Study, drawn: Mapping[int, str]) -> dict[str, Any]:
     """The table of all trials, as the page's script reads it. drawn: trial -> id of the element with its drawing."""
     trials = study.trials
-    columns: list[dict[str, Any]] = [{"name": "trial", "kind": "id"}, {"name": "state", "kind": "text"}]
-    values: list[list[Any]] = [[t.id for t in trials], [state(t) for t in trials]]
+    columns: list[dict[str, object]] = [{"name": "trial", "kind": "id"}, {"name": "state", "kind": "text"}]
+    values: list[list[object]] = [[t.id for t in trials], [state(t) for t in trials]]
 
-    def add(name: str, kind: str, found: Sequence[Any], **more: Any) -> None:
+    def add(name: str, kind: str, found: Sequence[object], **more: object) -> None:
         if any(value is not None for value in found):
             columns.append({"name": name, "kind": kind, **more})
             values.append(list(found))
@@ -110,7 +110,7 @@ def state(trial: StudyTrial) -> str:
     return f"{trial.state}, round" if trial.is_round else trial.state
 
 
-def curves(study: Study) -> dict[str, Any]:
+def curves(study: Study) -> dict[str, dict[str, Any]]:
     """trial -> {"step": [...], metric: [...], ...}, thinned out."""
     chosen: Sequence[StudyTrial] = study.trials
     numbers = sum(min(len(t.curve), CURVE_POINTS) * len(t.curve[0][1]) for t in study.trials if t.curve)
@@ -175,7 +175,7 @@ def search_command(study: Study, *, strategy: str | None = None, seed: int | Non
     return shlex.join(printable(part) for part in parts)
 
 
-def _flags(letter: str, options: Mapping[str, Any]) -> list[str]:
+def _flags(letter: str, options: Mapping[str, object]) -> list[str]:
     found = []
     for key, value in options.items():
         if isinstance(value, Mapping):

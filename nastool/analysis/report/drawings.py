@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
@@ -58,6 +57,6 @@ def decisions(study: Study, arch: Arch) -> list[tuple[str, str]]:
     return [(d.name, d.options[choice]) for d, choice in zip(study.space.decisions, arch.choices, strict=True)]
 
 
-def _scale(study: Study) -> Any:
+def _scale(study: Study) -> object:
     given = study.origin.get("scale")
     return make_scale(study.space, given) if isinstance(given, dict) else None

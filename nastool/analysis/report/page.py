@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from nastool.analysis import pages
 from nastool.analysis.report import data, sections
@@ -26,7 +25,7 @@ def render(studies: Sequence[Study], version: str | None = None) -> str:
     )
 
 
-def _run(study: Study, identifier: str) -> dict[str, Any]:
+def _run(study: Study, identifier: str) -> dict[str, object]:
     return {
         "study": study,
         "identifier": identifier or "run",

@@ -61,7 +61,7 @@ class Trials:
     identifier: str
     hint: str
     states: Sequence[str]
-    rows: Mapping[str, Any]
+    rows: Mapping[str, object]
     short: Sequence[Block]
 
 
@@ -292,7 +292,7 @@ def _after(study: Study) -> Iterator[Block]:
         yield _lines(f"{text}: {_metrics(metrics)}. The best alone: {_metrics(single)}.")
 
 
-def _metrics(metrics: Mapping[str, Any]) -> str:
+def _metrics(metrics: Mapping[str, object]) -> str:
     return ", ".join(f"{k} {number(v)}" for k, v in metrics.items() if isinstance(v, int | float)) or MISSING
 
 
@@ -322,7 +322,7 @@ def _setup(study: Study) -> list[Block | Facts | Cards | Trials]:
     return [*found, Facts(rows, "setup")]
 
 
-def _options(options: Mapping[str, Any], nothing: bool = False) -> str:
+def _options(options: Mapping[str, object], nothing: bool = False) -> str:
     """ "a=1, b=[2]". nothing: those that are None, too."""
     shown = {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in options.items()}
     return ", ".join(f"{k}={v}" for k, v in shown.items() if nothing or v is not None)
