@@ -46,12 +46,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Cuda:
-    """GPUs that CUDA shows to a process.
+    """GPUs that CUDA shows to a process, in its order. problem: why it shows none although it should, in words.
 
-    Args:
-        gpus: In CUDA's order.
-        problem: Reason why it shows none although it should, in words.
-        hidden: Entry of CUDA_VISIBLE_DEVICES that CUDA does not show, in words.
+    hidden: the entry of CUDA_VISIBLE_DEVICES that CUDA does not show, in words.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -112,21 +109,13 @@ def models(environments: Sequence[dict[str, str]]) -> list[str]:
 
 
 def check(device: str) -> None:
-    """Refuses what is no value of an option `device`.
-
-    Raises:
-        InputError: It is none.
-    """
+    """Refuses what is no value of an option `device`, with an InputError."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
         raise InputError(f"device: need auto, cpu, cuda or cuda:N, got {device!r}")
 
 
 def assigned(found: Cuda, device: str, workers: int) -> list[Gpu | None]:
-    """The GPU that each worker computes on; None: the CPU.
-
-    Raises:
-        InputError: As of `usable`.
-    """
+    """The GPU that each worker computes on; None: the CPU. Errors as of `usable`."""
     gpus = usable(found, device)
     return [gpus[i % len(gpus)] if gpus else None for i in range(workers)]
 
@@ -162,17 +151,7 @@ def usable(found: Cuda, device: str) -> list[Gpu]:
 
 
 def notes(found: Cuda, device: str, workers: int, most: int | None = None) -> list[str]:
-    """Lines for the user about which worker gets which device.
-
-    Args:
-        workers: Number of worker processes.
-        device: Value of the option.
-        most: As of `slots`.
-        found: GPUs that there are.
-
-    Raises:
-        InputError: As of `usable`.
-    """
+    """Lines for the user about which worker gets which device. Arguments as of `slots`, errors as of `usable`."""
     if device == "cpu":
         return []
     gpus = usable(found, device)

@@ -29,7 +29,7 @@ class Recent(Store):
     """A run's database, asked for what is new."""
 
     def last(self, k: int) -> list[Trial]:
-        """The last k finished trials, in the order told."""
+        """The last k finished trials, in the order in which they finished."""
         return list(self._select("WHERE told IS NOT NULL ORDER BY told DESC LIMIT ?", k))[::-1]
 
     def rounds(self) -> list[Trial]:
@@ -43,11 +43,11 @@ class Recent(Store):
     def per_trial(self, k: int, rounds: bool) -> float | None:
         """Seconds from one result to the next, over the last k; of rounds only, or only of what is none.
 
-        Without the time between two sittings.
+        Without the time in which nobody worked on the run.
         """
         kind = "NOT NULL" if rounds else "NULL"
         times = sorted(
-            # one that was interrupted was asked in an earlier sitting, and has been evaluated again since
+            # one that was interrupted was asked before, and has been evaluated again since
             (float(asked if ended - asked - took <= PAUSE else ended - took), float(ended))
             for asked, ended, took in self._query(
                 "SELECT started, finished, COALESCE(json_extract(evaluation, '$.seconds'), finished - started) "
