@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -65,22 +65,10 @@ class Strategy(ABC):
     name: ClassVar[str]
     needs: frozenset[str] = frozenset()
     """Capabilities it needs, of the space or the evaluator; an instance may need more than its class."""
-    multi_objective: ClassVar[bool] = False
-    random_trials: int = 0
-    """How many trials come first that are drawn at random; a search no longer than that is random search."""
     notes: tuple[str, ...] = ()
     """What its user should know before it begins, such as a fallback that this space makes necessary."""
     goes_with: ClassVar[Mapping[Literal["space", "evaluator", "recipes"], str]] = {}
     """What `search` takes with it unless told otherwise: names of space and evaluator, a prefix of recipes' names."""
-
-    def planned_trials(self, rounds: int | None) -> int | None:
-        """How many trials a whole search takes, for a strategy that knows its end. rounds: as of the evaluator."""
-        return None
-
-    @classmethod
-    def make_policy(cls, space: SearchSpace, options: Mapping[str, Any], seed: int) -> Policy:
-        """The untrained policy, for strategies that need "policy". options: those that its proposals carry."""
-        raise NotImplementedError(f"strategy {cls.name} has no policy")
 
     def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
         """A subclass adds keyword-only options with type annotations: the command line reads them from there.
@@ -118,14 +106,6 @@ class Strategy(ABC):
         """Take in what is handed out by `ask`, or was before a restart. Override to keep more of it than the number."""
         self.asked += 1
 
-    def wanted(self) -> Collection[int]:
-        """Ids of trials whose weights a later proposal may inherit: their checkpoints are not deleted meanwhile."""
-        return ()
-
-    def snapshots(self) -> Sequence[int]:
-        """Ids of the trials whose networks make an ensemble, for strategies that train one network on and on."""
-        return ()
-
     def state_dict(self) -> dict[str, Any]:
         """What the trials do not tell: the random generator and such. JSON only, of a size independent of n.
 
@@ -144,3 +124,71 @@ class Strategy(ABC):
             if trial.state != "running":
                 self.tell(trial)
         self.rng.bit_generator.state = state["rng"]
+
+
+# --- what only some strategies can do, by methods and attributes of these names
+
+
+@runtime_checkable
+class HasPolicy(Protocol):
+    """A strategy with a policy that an evaluator trains; it needs "policy"."""
+
+    @classmethod
+    def make_policy(cls, space: SearchSpace, options: Mapping[str, Any], seed: int) -> Policy:
+        """The untrained policy. options: those that its proposals carry."""
+        ...
+
+
+@runtime_checkable
+class BeginsAtRandom(Protocol):
+    """A strategy whose first trials are drawn at random."""
+
+    random_trials: int
+    """How many; a search no longer than that is random search."""
+
+
+def random_trials(strategy: Strategy) -> int:
+    """As of `BeginsAtRandom`; of others 0."""
+    return strategy.random_trials if isinstance(strategy, BeginsAtRandom) else 0
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """A strategy that knows its end."""
+
+    def planned_trials(self, rounds: int | None) -> int | None:
+        """How many trials a whole search takes; None: any number. rounds: as of the evaluator (`rounds_of`)."""
+        ...
+
+
+def planned_trials(strategy: Strategy, rounds: int | None) -> int | None:
+    """As of `Planned`; of others None."""
+    return strategy.planned_trials(rounds) if isinstance(strategy, Planned) else None
+
+
+@runtime_checkable
+class HandingDown(Protocol):
+    """A strategy whose proposals inherit weights."""
+
+    def wanted(self) -> Collection[int]:
+        """Ids of trials whose weights a later proposal may inherit: their checkpoints are not deleted meanwhile."""
+        ...
+
+
+def wanted(strategy: Strategy) -> Collection[int]:
+    """As of `HandingDown`; of others none."""
+    return strategy.wanted() if isinstance(strategy, HandingDown) else ()
+
+
+@runtime_checkable
+class TakingSnapshots(Protocol):
+    """A strategy that trains one network on and on, whose states make an ensemble."""
+
+    def snapshots(self) -> Sequence[int]:
+        """Ids of the trials that left them."""
+        ...
+
+
+def snapshots(strategy: Strategy) -> Sequence[int]:
+    """As of `TakingSnapshots`; of others none."""
+    return strategy.snapshots() if isinstance(strategy, TakingSnapshots) else ()

@@ -11,7 +11,7 @@ from hashlib import blake2s
 from pathlib import Path
 
 from nastool.core.errors import Fault, InputError, InvalidArchError, NastoolError, one_line
-from nastool.core.strategy import Strategy
+from nastool.core.strategy import Strategy, snapshots, wanted
 from nastool.core.values import Evaluation, Objective, Proposal, Silence, Trial
 from nastool.engine.executors.base import Drive, Executor, carry_out
 from nastool.engine.executors.jobs import OUTSIDE, Finished, Job, Reported
@@ -204,8 +204,8 @@ class Search:
         if not self._held and not self._with_optimizer:
             return
         parents = self._parents()
-        wanted = parents | {*self.strategy.snapshots()} if self.ensemble else parents
-        for trial_id in [trial_id for trial_id in self._held if trial_id not in wanted]:
+        kept = parents | {*snapshots(self.strategy)} if self.ensemble else parents
+        for trial_id in [trial_id for trial_id in self._held if trial_id not in kept]:
             self.store.drop_checkpoint(trial_id)
             self._with_optimizer.pop(trial_id, None)
             self._dropped.append(self._held.pop(trial_id))
@@ -216,7 +216,7 @@ class Search:
         """Trials whose weights a running trial inherits, or a later one may."""
         jobs = [*self.executor.busy, *self._unfinished, *(event.job for event in self._drive.pending)]
         parents = {job.proposal.parent for job in jobs if job.proposal.inherit}
-        return {*self.strategy.wanted(), *(trial_id for trial_id in parents if trial_id is not None)}
+        return {*wanted(self.strategy), *(trial_id for trial_id in parents if trial_id is not None)}
 
     def _delete(self) -> None:
         """Remove the files that the last transaction forgot."""

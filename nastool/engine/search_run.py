@@ -12,7 +12,7 @@ from nastool.core import invocation
 from nastool.core.errors import InputError, NastoolError, Stopped
 from nastool.core.evaluator import Evaluator, Stateful, most_workers, rounds_of
 from nastool.core.space import SearchSpace
-from nastool.core.strategy import Strategy
+from nastool.core.strategy import Strategy, planned_trials, random_trials
 from nastool.core.values import Trial
 from nastool.core.wording import describe_cost
 from nastool.engine import after_search, baseline, results, snapshots
@@ -66,8 +66,8 @@ class SearchRun:
         strategy = config.make_strategy(space)
         folder = RunFolder(Path(options.out) if options.out else config.default_folder)
         evaluator = config.evaluator_spec(space, folder.path).build()
-        planned = strategy.planned_trials(rounds_of(evaluator))
-        options = replace(options, trials=options.trials or planned or max(20, 3 * strategy.random_trials))
+        planned = planned_trials(strategy, rounds_of(evaluator))
+        options = replace(options, trials=options.trials or planned or max(20, 3 * random_trials(strategy)))
         assert options.trials is not None
         _check(options, config, strategy, evaluator)
         after = AfterSearch(config, space, evaluator, folder, after_search.Settings.read(options, evaluator))
@@ -228,7 +228,7 @@ class SearchRun:
                 run.watch.note(f"continuing {self.folder.path}: {search.told} trials done, {left} to repeat")
             for note in self.strategy.notes:
                 run.watch.note(f"note: {note}")
-            if self.trials <= (random := self.strategy.random_trials):
+            if self.trials <= (random := random_trials(self.strategy)):
                 begins = f"{self.strategy.name} begins with {random} random trials, and these are all"
                 same = ", which --with-baseline compares with itself" if self.beside is not None else ""
                 run.watch.note(f"note: {begins}, so this is random search{same}: give more than {random} --trials")

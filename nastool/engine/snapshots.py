@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nastool.core.errors import InputError, NastoolError
-from nastool.core.strategy import Strategy
+from nastool.core.strategy import Strategy, TakingSnapshots, snapshots
 from nastool.core.wording import describe_metrics
 from nastool.engine.search import measure_ensemble
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def check(strategy: Strategy, evaluator: Evaluator) -> None:
     """InputError: these two make no ensemble."""
-    if type(strategy).snapshots is Strategy.snapshots:
+    if not isinstance(strategy, TakingSnapshots):
         raise InputError(f"--ensemble: strategy {strategy.name} has no path of networks to make one of")
     if "ensemble" not in evaluator.provides:
         raise InputError(f"--ensemble: evaluator {evaluator.name} makes no ensembles")
@@ -28,7 +28,7 @@ def check(strategy: Strategy, evaluator: Evaluator) -> None:
 
 def members(strategy: Strategy, store: Store, folder: Path) -> list[Trial]:
     """The trials whose networks make the ensemble so far. InputError: the weights of one are gone."""
-    wanted = set(strategy.snapshots())
+    wanted = set(snapshots(strategy))
     found = [trial for trial in store.trials() if trial.id in wanted]
     for trial in found:
         if trial.evaluation is None or trial.evaluation.checkpoint is None:

@@ -14,7 +14,7 @@ import pytest
 
 from nastool.core import registry
 from nastool.core.space import Choose, SearchSpace
-from nastool.core.strategy import Strategy
+from nastool.core.strategy import HasPolicy, Strategy
 from nastool.core.values import Arch, Decision, Evaluation, Proposal, SpaceRef, Trial
 from nastool.tasks.images.task import ImageTask
 
@@ -51,6 +51,7 @@ def outcome(trial_id: int, proposal: Proposal, strategy: Strategy) -> Trial:
 
         given: Any = proposal.policy
         generator = torch.Generator().manual_seed(trial_id)
+        assert isinstance(strategy, HasPolicy)
         policy = strategy.make_policy(strategy.space, given["options"], trial_id)
         policy.improve(lambda archs: [_value(tuple(choices)) for choices in archs.tolist()], 3, generator)
         left = ROUNDS - 1 - given["round"]

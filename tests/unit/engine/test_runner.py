@@ -24,7 +24,7 @@ from nastool.cli import progress
 from nastool.core.errors import InputError
 from nastool.core.evaluator import Evaluator
 from nastool.core.space import SearchSpace
-from nastool.core.strategy import Strategy
+from nastool.core.strategy import Strategy, snapshots, wanted
 from nastool.core.values import Evaluation, Objective, Proposal, Scalar, Trial
 from nastool.engine.executors.base import Executor, Setting
 from nastool.engine.executors.jobs import OUTSIDE, EvaluatorSpec, Finished, Job, JobEvent, Reported
@@ -502,10 +502,10 @@ class Checked:
         done = sorted((trial for trial in trials if trial.state == "done"), key=lambda trial: (trial.loss, trial.id))
         running = {trial.id: trial.proposal for trial in trials if trial.state == "running"}
         parents = {p.parent for p in running.values() if p.inherit and p.parent is not None}
-        parents |= set(search.strategy.wanted())
+        parents |= set(wanted(search.strategy))
         kept = parents | {trial.id for trial in done[: self.keep]}
         if self.ensemble:
-            kept |= set(search.strategy.snapshots())
+            kept |= set(snapshots(search.strategy))
         weights, momentum = on_disk(self.folder, self.foreign)
         assert weights - running.keys() == kept
         assert momentum - running.keys() == parents
