@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from hashlib import blake2s
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,11 +17,11 @@ from nastool.core.encodings import BASIC, basic
 from nastool.core.errors import InputError, short
 from nastool.core.space import Choose, SearchSpace, check_scale
 from nastool.core.values import Arch, Decision
+from nastool.nets.definitions.cells_form import INPUTS, Cells
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from nastool.nets.networks import Subset
     from nastool.tasks.images.task import ImageTask
 
 OPS: Mapping[str, tuple[str, ...]] = {
@@ -53,7 +53,6 @@ OPS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 KINDS = ("normal", "reduce")
-INPUTS = ("0", "1")  # the states that are the cell's inputs
 MAX_PATHS = 4000
 """Entries of the path encoding at most; of longer paths there are too many."""
 ROWS = 1000
@@ -124,10 +123,11 @@ class CellCNN(SearchSpace):
         self.states = tuple(map(str, range(blocks + 2)))
         self.ops = OPS[ops]
         self.combine = combine
-        self.fixed_outputs = {
+        fixed = {
             "normal": self._fixed_output("normal_output", normal_output),
             "reduce": self._fixed_output("reduce_output", reduce_output),
         }
+        self.cells = Cells(blocks, self.ops, combine, fixed)
         decisions = []
         for kind in KINDS:
             places = [f"{kind}:input0", f"{kind}:input1", *(f"{kind}{b}" for b in range(1, blocks + 1))]
@@ -185,36 +185,6 @@ class CellCNN(SearchSpace):
 
         return tuple(sorted(range(len(self.decisions)), key=key))
 
-    # --- what takes part
-
-    def _inputs(self, chosen: Mapping[str, str], kind: str, block: int) -> set[str]:
-        return {chosen[f"{kind}{block}.input1"], chosen[f"{kind}{block}.input2"]}
-
-    def outputs(self, chosen: Mapping[str, str], kind: str) -> Collection[str]:
-        """The states that a cell concatenates. chosen: decision -> option."""
-        fixed = self.fixed_outputs[kind]
-        if fixed is not None:
-            return fixed
-        used = set().union(*(self._inputs(chosen, kind, block) for block in range(1, self.blocks + 1)))
-        return [state for state in self.states if state not in used]
-
-    def live(self, chosen: Mapping[str, str], kind: str) -> set[str]:
-        """The states of a cell that its outputs depend on."""
-        states = set(self.outputs(chosen, kind))
-        for block in range(self.blocks, 0, -1):
-            if str(block + 1) in states:
-                states |= self._inputs(chosen, kind, block)
-        return states
-
-    def live_cells(self, chosen: Mapping[str, str], kinds: Sequence[str], read: Iterable[int]) -> set[str]:
-        """The cells that those in `read` depend on, these included, as text. kinds: of the cells 0, 1, ..."""
-        reach = {kind: [2 - int(state) for state in self.live(chosen, kind) if state in INPUTS] for kind in KINDS}
-        cells = set(read)
-        for cell in range(len(kinds) - 1, -1, -1):
-            if cell in cells:
-                cells |= {cell - back for back in reach[kinds[cell]]}
-        return {str(cell) for cell in cells if cell >= 0}
-
     # --- equivalence
 
     def canonical(self, arch: Arch) -> str:
@@ -234,7 +204,7 @@ class CellCNN(SearchSpace):
                 terms = sorted(op if op == "none" else f"{op}({source})" for op, source in pairs)
                 combine = chosen.get(f"{name}.combine", self.combine)
                 forms.append(blake2s(f"{combine} {' '.join(terms)}".encode(), digest_size=8).hexdigest())
-            cells.append(" ".join(sorted(forms[int(state)] for state in self.outputs(chosen, kind))))
+            cells.append(" ".join(sorted(forms[int(state)] for state in self.cells.outputs(chosen, kind))))
         return " | ".join(cells)
 
     # --- encodings
@@ -280,7 +250,7 @@ class CellCNN(SearchSpace):
                 for before, after in pairwise(reach):
                     longer = after[:, block + 1].reshape(n, 2, -1, letters)  # a view
                     longer[rows, :, :, letter] |= before[rows, source]
-        fixed = self.fixed_outputs[kind]
+        fixed = self.cells.fixed[kind]
         out = unread if fixed is None else np.isin(self.states, fixed)[None]
         return [np.any(paths & out[:, :, None, None], axis=1) for paths in reach]
 
@@ -294,7 +264,7 @@ class CellCNN(SearchSpace):
         return cells if scale is None else [*cells, self._drawn_network(chosen, scale)]
 
     def _drawn_cell(self, chosen: Mapping[str, str], kind: str) -> Section:
-        live = self.live(chosen, kind)
+        live = self.cells.live(chosen, kind)
         labels = {"0": "0: cell before last", "1": "1: last cell"}
         nodes = [Node(state, labels[state], "end") for state in INPUTS if state in live]
         edges = []
@@ -307,7 +277,7 @@ class CellCNN(SearchSpace):
             for slot in "12":
                 op = chosen[f"{name}.op{slot}"]
                 edges.append(Edge(chosen[f"{name}.input{slot}"], state, op, kind_of(op)))
-        outputs = self.outputs(chosen, kind)
+        outputs = self.cells.outputs(chosen, kind)
         nodes.append(Node("out", "output: concat" if len(outputs) > 1 else "output", "end"))
         edges += [Edge(state, "out") for state in outputs]
         left_out = [state for state in self.states[2:] if state not in live]
@@ -318,7 +288,7 @@ class CellCNN(SearchSpace):
         """A stage's cells as one node."""
         nodes = [Node("image", "image", "end"), Node("stem", "stem: conv 3x3", "conv", modules=("stem",))]
         kinds = ["normal"] * scale.cells + (["reduce"] + ["normal"] * scale.cells) * 2
-        there = self.live_cells(chosen, kinds, [len(kinds) - 1])
+        there = self.cells.live_cells(chosen, kinds, [len(kinds) - 1])
         for stage in range(3):
             first = stage * (scale.cells + 1)
             if stage and str(first - 1) in there:
@@ -352,243 +322,16 @@ class CellCNN(SearchSpace):
         `skip_connect` with stride 2). The auxiliary classifier reads the second reduction cell (ENAS: the cell after
         it; NASNet: the one before).
         """
-        import torch
-        from torch import nn
+        from nastool.nets.definitions.cells import Network
 
-        from nastool.nets import blocks, launches, together
-
-        space = self
-        kinds = ["normal"] * scale.cells + (["reduce"] + ["normal"] * scale.cells) * 2
-        auxiliary_after = 2 * scale.cells + 1  # the second reduction cell
-        read = {len(kinds) - 1, *([auxiliary_after] if scale.auxiliary else [])}
-
-        def width(index: int) -> int:
-            """Channels of a cell's states."""
-            return scale.channels << kinds[: index + 1].count("reduce")
-
-        def outputs(index: int) -> Callable[[Mapping[str, str]], Collection[str]]:
-            """The rule which of a cell's states are read; -1, -2: those of the stem, which has one."""
-            return lambda chosen: space.outputs(chosen, kinds[index]) if index >= 0 else ("stem",)
-
-        def weights(index: int, c_out: int) -> Subset:
-            """Of a 1x1 convolution over a cell's outputs."""
-            c_in = width(index) if index >= 0 else scale.stem * scale.channels
-            names = (space.fixed_outputs[kinds[index]] or space.states) if index >= 0 else ("stem",)
-            found: Subset = choose.subset(outputs(index), {name: lambda: blocks.conv(c_in, c_out, 1) for name in names})
-            return found
-
-        def edge(kind: str, block: int, slot: int, c: int, drop: nn.Module) -> nn.Module:
-            """A cell's states by name -> one of the two terms of a block."""
-
-            def through(state: str) -> nn.Module:
-                stride = 2 if kind == "reduce" and state in INPUTS else 1
-                make = {op: partial(_operation, op, c, stride, drop) for op in space.ops}
-                return blocks.Take(state, choose.layer(f"{kind}{block}.op{slot}", make))
-
-            states = space.states[: block + 1]
-            return choose.layer(f"{kind}{block}.input{slot}", {state: partial(through, state) for state in states})
-
-        class Block(nn.Module):
-            def __init__(self, kind: str, block: int, c: int, drop: nn.Module) -> None:
-                super().__init__()
-                self.first, self.second = (edge(kind, block, slot, c, drop) for slot in (1, 2))
-                combine: dict[str, Callable[[], nn.Module]] = {
-                    "add": blocks.Add,
-                    "concat": lambda: blocks.Concat(blocks.relu_conv_bn(2 * c, c, 1)),
-                }
-                searched = space.combine == "search"
-                self.combine = choose.layer(f"{kind}{block}.combine", combine) if searched else combine[space.combine]()
-
-            def forward(self, states: Mapping[str, Tensor]) -> Tensor:
-                out: Tensor = self.combine(self.first(states), self.second(states))
-                return out
-
-        class Cell(nn.Module):
-            """The states of the two cells before, by name -> this cell's; each reader knows which are outputs."""
-
-            def __init__(self, index: int) -> None:
-                super().__init__()
-                c, kind = width(index), kinds[index]
-                drop = blocks.DropPath((index + 1) / len(kinds))
-
-                def live(chosen: Mapping[str, str]) -> Collection[str]:
-                    return space.live(chosen, kind)
-
-                def adapt(state: str) -> nn.Module:
-                    halves = state == "0" and index > 0 and kinds[index - 1] == "reduce"
-                    join = blocks.Join(weights(index - 2 + int(state), c), nn.ReLU(), halves=halves)
-                    again = [blocks.relu_conv_bn(c, c, 1)] if scale.twice and state == "1" else []
-                    return nn.Sequential(join, nn.BatchNorm2d(c), *again)
-
-                def pass_on() -> nn.Module:
-                    return blocks.FactorizedReduce(c, c) if kind == "reduce" else nn.Identity()
-
-                numbers = range(1, space.blocks + 1)
-                self.inputs = choose.subset(live, {state: partial(adapt, state) for state in INPUTS})
-                self.blocks = choose.subset(live, {str(b + 1): partial(Block, kind, b, c, drop) for b in numbers})
-                self.passed_on = choose.subset(outputs(index), dict.fromkeys(INPUTS, pass_on))
-
-            def forward(self, *before: Mapping[str, Tensor], given: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
-                """given: inputs by name that have been adapted already."""
-                states: dict[str, Tensor] = {}
-                for state, adapt in self.inputs.active.items():
-                    states[state] = given[state] if state in given else adapt(before[int(state)])
-                if launches.are_few():
-                    self._run_together(states)
-                else:
-                    for state, block in self.blocks.active.items():
-                        states[state] = block(states)
-                for state, pass_on in self.passed_on.active.items():
-                    states[state] = pass_on(states[state])
-                return states
-
-            def _waves(self) -> Iterator[list[tuple[str, int, str, nn.Module]]]:
-                """Edges that run together, as soon as their states are there: block, slot, state and operation.
-
-                Those with weights wait until there are no others, and then those go first of whose kind there are most.
-                """
-                left = [
-                    (name, slot, take.name, _chosen(take.body))
-                    for name, block in self.blocks.active.items()
-                    for slot, take in enumerate((_chosen(block.first), _chosen(block.second)))
-                ]
-                while left:
-                    waiting = {name for name, *_ in left}
-                    ready = [edge for edge in left if edge[2] not in waiting]
-                    largest = max(together.groups([edge[3] for edge in ready]), key=len)
-                    without = [i for i, edge in enumerate(ready) if not together.has_weights(edge[3])]
-                    wave = [ready[i] for i in without or largest]
-                    left = [edge for edge in left if edge not in wave]
-                    yield wave
-
-            def _run_together(self, states: dict[str, Tensor]) -> None:
-                """The blocks' states, in few and large operations."""
-                terms: dict[str, dict[int, Tensor]] = {name: {} for name in self.blocks.active}
-                active: dict[str, Any] = self.blocks.active
-                positive: dict[Tensor, Tensor] = {}
-                for wave in self._plan:
-                    found = together.run([edge[3] for edge in wave], [states[edge[2]] for edge in wave], positive)
-                    for (name, slot, *_), term in zip(wave, found, strict=True):
-                        terms[name][slot] = term
-                    for name, _, *_ in wave:
-                        if len(terms[name]) == 2 and name not in states:
-                            states[name] = active[name].combine(terms[name][0], terms[name][1])
-
-            def joins(self) -> list[list[nn.Module]]:
-                """See `launches.few_launches`."""
-                self._plan = list(self._waves())
-                return [group for wave in self._plan for group in together.joins([edge[3] for edge in wave])]
-
-        class Network(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.stem = blocks.conv_bn(task.channels, scale.stem * scale.channels, 3)
-                self.cells = choose.subset(
-                    lambda chosen: space.live_cells(chosen, kinds, read),
-                    {str(index): partial(Cell, index) for index in range(len(kinds))},
-                )
-                pooling = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Dropout(0.0))
-                bias = nn.Parameter(torch.zeros(task.classes))
-                self.classifier = blocks.Join(weights(len(kinds) - 1, task.classes), pooling, bias=bias)
-                if scale.auxiliary:
-                    height, width = (-(-n // 4) for n in (task.height, task.width))
-                    self.auxiliary = _auxiliary_head(weights(auxiliary_after, 128), height, width, task.classes)
-
-            def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-                x = self.stem(images)
-                before: dict[str, Tensor] = {"stem": x}
-                last = before
-                cells = self.cells.active
-                given: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(kinds) + 2)}
-                if launches.are_few():
-                    self._adapt(-1, last, given)
-                auxiliary: Tensor | None = None
-                for index in range(len(kinds)):
-                    cell = cells.get(str(index))
-                    before, last = last, cell(before, last, given=given[index]) if cell is not None else {}
-                    if cell is not None and launches.are_few():
-                        self._adapt(index, last, given)
-                    if index == auxiliary_after and scale.auxiliary and self.training:
-                        auxiliary = self.auxiliary(last)
-                logits: Tensor = self.classifier(last).flatten(1)
-                return logits if auxiliary is None else (logits, auxiliary)
-
-            def joins(self) -> list[list[nn.Module]]:
-                """See `launches.few_launches`."""
-                readers = [self._readers(index) for index in range(-1, len(kinds))]
-                adapts = [[(adapt[0], adapt[1]) for *_, adapt in each] for each in readers]
-                return [group for each in adapts for group in together.adapt_joins(each)]
-
-            def _readers(self, index: int) -> list[tuple[int, str, Any]]:
-                """Who brings a cell's outputs, or the stem's (-1), into its form: a cell, its state, by what."""
-                cells: dict[str, Any] = self.cells.active
-                readers = [(index + 1, "1"), (index + 2, "0")] if index >= 0 else [(0, "0"), (0, "1"), (1, "0")]
-                inputs = {i: cells[str(i)].inputs.active for i, _ in readers if str(i) in cells}
-                return [(i, state, inputs[i][state]) for i, state in readers if i in inputs and state in inputs[i]]
-
-            def _adapt(self, index: int, outputs: dict[str, Tensor], given: dict[int, dict[str, Tensor]]) -> None:
-                readers = self._readers(index)
-                if readers:
-                    found = together.adapt([(adapt[0], adapt[1]) for *_, adapt in readers], outputs)
-                    for (reader, state, adapt), x in zip(readers, found, strict=True):
-                        given[reader][state] = adapt[2:](x)
-
-        return Network()
-
-
-def _chosen(module: Any) -> Any:
-    """What a `OneOf` executes now."""
-    from nastool.nets.networks import OneOf
-
-    while isinstance(module, OneOf):
-        module = module.active
-    return module
-
-
-def _operation(name: str, c: int, stride: int, drop: nn.Module) -> nn.Module:
-    """(N, c, H, W) -> (N, c, H / stride, W / stride), rounded up."""
-    from torch import nn
-
-    from nastool.nets import blocks
-
-    if name == "none":
-        return blocks.Zero(stride)
-    if name == "skip_connect":
-        return nn.Identity() if stride == 1 else nn.Sequential(nn.ReLU(), blocks.FactorizedReduce(c, c))
-    family, *_, size = name.split("_")
-    kernel = int(size[0])
-    body: nn.Module
-    if family in ("avg", "max"):
-        body = blocks.pool(family, kernel, stride)
-    elif family == "sep":
-        body = blocks.sep_conv(c, kernel, stride)
-    elif family == "dil":
-        body = blocks.dil_conv(c, kernel, stride)
-    elif size in ("3x1", "7x1"):
-        body = blocks.cross_conv(c, kernel, stride)
-    else:
-        body = blocks.relu_conv_bn(c, c, kernel, stride)
-    return nn.Sequential(body, drop)
-
-
-def _auxiliary_head(weights: Subset, height: int, width: int, classes: int) -> nn.Module:
-    """DARTS' head: pooling 5x5 with stride 3, 1x1 convolution to 128 channels, 2x2 to 768, BN and ReLU, linear.
-
-    height, width: of its input, 8 there; windows are no larger than that, and positions that are left are averaged.
-    """
-    from torch import nn
-
-    from nastool.nets import blocks
-
-    window = min(5, height), min(5, width)
-    kernel = min(2, (height - window[0]) // 3 + 1), min(2, (width - window[1]) // 3 + 1)
-    return blocks.TrainingOnly(
-        blocks.Join(weights, nn.Sequential(nn.ReLU(), nn.AvgPool2d(window, 3))),
-        nn.BatchNorm2d(128),
-        nn.ReLU(),
-        nn.Conv2d(128, 768, kernel, bias=False),
-        nn.BatchNorm2d(768),
-        nn.ReLU(),
-        blocks.GlobalPool(),
-        nn.Linear(768, classes),
-    )
+        return Network(
+            choose,
+            self.cells,
+            task.channels,
+            task.classes,
+            width=scale.channels,
+            cells=scale.cells,
+            stem=scale.stem * scale.channels,
+            twice=bool(scale.twice),
+            auxiliary=(task.height, task.width) if scale.auxiliary else None,
+        )

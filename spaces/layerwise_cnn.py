@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,9 +14,10 @@ from nastool.core.diagram import Edge, Node, Section, kind_of
 from nastool.core.errors import InputError, TrialFailed
 from nastool.core.space import Choose, SearchSpace, check_scale
 from nastool.core.values import Arch, Decision
+from nastool.nets.definitions.layerwise_form import Layer, channels_of, loose_ends
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from nastool.tasks.images.task import ImageTask
 
@@ -34,27 +35,6 @@ USES = {
 """Types of layers that have each attribute."""
 MAX_CHANNELS = 65_536
 """Most channels that a layer may read: those that keep theirs and read all earlier ones double them each time."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer, as the decisions have it.
-
-    kind: one of TYPES. size, stride: (height, width). filters: before the scale. inputs: numbers of the layers that
-    it reads, from 1, ascending; () for the image.
-    """
-
-    kind: str
-    size: tuple[int, int]
-    stride: tuple[int, int]
-    filters: int
-    inputs: tuple[int, ...]
-
-
-def loose_ends(layers: Sequence[Layer]) -> list[int]:
-    """The numbers of the layers that no other one reads. The last layer is one of them."""
-    read = {j for layer in layers for j in layer.inputs}
-    return [i for i in range(1, len(layers) + 1) if i not in read]
 
 
 class LayerwiseCNN(SearchSpace):
@@ -206,52 +186,14 @@ class LayerwiseCNN(SearchSpace):
         its ceiling), zeros are added alike on both sides (an odd one at the end), and a pooling's window is the filter
         size. Channels depend on the connections, so there is no weight-sharing supernet.
         """
-        import torch
-        from torch import nn
-        from torch.nn.functional import pad
+        from nastool.nets.definitions.layerwise import Network
 
-        layers = self.read({decision.name: choose.option(decision.name) for decision in self.decisions})
-
-        def concatenate(parts: Sequence[Tensor]) -> Tensor:
-            height, width = (max(part.shape[axis] for part in parts) for axis in (2, 3))
-            padded = []
-            for part in parts:
-                rows, columns = height - part.shape[2], width - part.shape[3]
-                sides = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-                padded.append(pad(part, sides) if rows or columns else part)
-            return torch.cat(padded, 1)
-
-        def operation(layer: Layer, c_in: int, c_out: int) -> nn.Module:
-            (height, width), same = layer.size, (layer.size[0] // 2, layer.size[1] // 2)
-            if layer.kind == "max_pool":
-                return nn.MaxPool2d((height, width), layer.stride, same)
-            if layer.kind == "batch_norm":
-                return nn.BatchNorm2d(c_in)
-            conv = nn.Conv2d(c_in, c_out, (height, width), layer.stride, same, bias=False)
-            return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU())
-
-        class Network(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                channels = [task.channels]  # of the image and every layer
-                operations = []
-                for layer in layers:
-                    c_in = sum(channels[j] for j in layer.inputs or (0,))
-                    if c_in > MAX_CHANNELS:
-                        raise TrialFailed(f"layer {len(channels)} reads {c_in:,} channels, more than {MAX_CHANNELS:,}")
-                    c_out = max(1, round(layer.filters * scale.width / 100)) if layer.kind == "conv" else c_in
-                    operations.append(operation(layer, c_in, c_out))
-                    channels.append(c_out)
-                self.operations = nn.ModuleList(operations)
-                self.ends = loose_ends(layers)
-                self.classifier = nn.Linear(sum(channels[i] for i in self.ends), task.classes)
-
-            def forward(self, images: Tensor) -> Tensor:
-                outputs = [images]
-                for layer, apply in zip(layers, self.operations, strict=True):
-                    outputs.append(apply(concatenate([outputs[j] for j in layer.inputs or (0,)])))
-                features = concatenate([outputs[i] for i in self.ends]).mean((2, 3))
-                logits: Tensor = self.classifier(features)
-                return logits
-
-        return Network()
+        chosen = {decision.name: choose.option(decision.name) for decision in self.decisions}
+        layers = tuple(
+            replace(layer, filters=max(1, round(layer.filters * scale.width / 100))) for layer in self.read(chosen)
+        )
+        channels = channels_of(layers, task.channels)
+        for number, layer in enumerate(layers, 1):
+            if (c_in := sum(channels[j] for j in layer.inputs or (0,))) > MAX_CHANNELS:
+                raise TrialFailed(f"layer {number} reads {c_in:,} channels, more than {MAX_CHANNELS:,}")
+        return Network(layers, task.channels, task.classes)

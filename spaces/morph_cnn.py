@@ -14,10 +14,11 @@ from nastool.core.diagram import Edge, Node, Section, chain
 from nastool.core.errors import InputError
 from nastool.core.space import Choose, SearchSpace, check_scale
 from nastool.core.values import Arch, Decision
+from nastool.nets.definitions.morph_form import Layer, value_of
 from nastool.nets.inheritance import Copy, Fill, Inheritance, block
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from nastool.tasks.images.task import ImageTask
 
@@ -29,24 +30,6 @@ KINDS = ("deeper", "wider", "concat", "add", "kernel")
 
 Channel = tuple[str, int]
 """A layer's name, and which of the channels of its value."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer that is there.
-
-    name: "stage1_layer2". stage, slot: from 1. kernel: side. width: channels. source: the earlier layer that it is
-    joined with, None where with none. from_stage_input: that is the last layer of the stage before. join: one of JOINS.
-    """
-
-    name: str
-    stage: int
-    slot: int
-    kernel: int
-    width: int
-    source: str | None
-    from_stage_input: bool
-    join: str
 
 
 class MorphCNN(SearchSpace):
@@ -217,7 +200,7 @@ class MorphCNN(SearchSpace):
         for layer, following in zip(layers, [*layers[1:], None], strict=True):
             end = following.slot if following is not None and following.stage == layer.stage else self.layers + 1
             unit = 2 ** (layer.stage - 1)
-            reads = sum(by_name[name].width for name in _value(layer))
+            reads = sum(by_name[name].width for name in value_of(layer))
             enough = [width for width in self.widths if width * unit >= reads]
             if end - layer.slot > 1 and enough:
                 for kernel in KERNELS:
@@ -272,75 +255,10 @@ class MorphCNN(SearchSpace):
 
     def network(self, choose: Choose, task: ImageTask, scale: Scale) -> nn.Module:
         """The stages, global average pooling, linear. Widths change shapes, so there is no weight-sharing supernet."""
-        import torch
-        from torch import nn
-        from torch.nn.functional import max_pool2d, pad
+        from nastool.nets.definitions.morph import Network
 
-        from nastool.nets.blocks import conv_bn_relu
-
-        layers = self.read({decision.name: choose.option(decision.name) for decision in self.decisions}, scale.channels)
-        widths = {layer.name: layer.width for layer in layers}
-
-        class Joined(nn.Module):
-            """A layer, and the channels' shares r where it is joined by "add"."""
-
-            def __init__(self, layer: Layer, c_in: int) -> None:
-                super().__init__()
-                self.conv = conv_bn_relu(c_in, layer.width, layer.kernel)
-                self.width = layer.width
-                if layer.source is not None and layer.join == "add":
-                    self.share = nn.Parameter(torch.ones(min(layer.width, widths[layer.source])))
-
-            def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
-                y: Tensor = self.conv(x)
-                if skip is None:
-                    return y
-                share: Tensor = self.share
-                if self.training:  # projected gradient descent: r*y + (1 - r)*v stays a convex sum
-                    share.data.clamp_(0, 1)  # by .data, so that several passes may come before a backward one
-                else:
-                    share = share.clamp(0, 1)  # after the last step; its gradient at 0 and 1 may be 0, so not above
-                share = share.to(y.dtype)
-                if (missing := self.width - skip.shape[1]) != 0:
-                    skip = pad(skip, (0, 0, 0, 0, 0, missing))  # a negative one crops
-                if missing > 0:
-                    share = pad(share, (0, missing), value=1.0)
-                return torch.lerp(skip.to(y.dtype), y, share[:, None, None])
-
-        class Network(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                c_in = task.channels
-                modules = {}
-                for layer in layers:
-                    modules[layer.name] = Joined(layer, c_in)
-                    c_in = sum(widths[name] for name in _value(layer))
-                self.layers = nn.ModuleDict(modules)
-                self.classifier = nn.Linear(c_in, task.classes)
-
-            def forward(self, images: Tensor) -> Tensor:
-                x, stage = images, 1
-                values: dict[str, Tensor] = {}
-                reads: list[str] = []
-                for layer, module in zip(layers, self.layers.values(), strict=True):
-                    if layer.stage != stage:
-                        stage = layer.stage
-                        values = {name: max_pool2d(v, 2, ceil_mode=True) for name, v in values.items() if name in reads}
-                        x = torch.cat([values[name] for name in reads], 1) if len(reads) > 1 else values[reads[0]]
-                    skip = values[layer.source] if layer.source is not None else None
-                    value = module(x, skip if layer.join == "add" else None)
-                    values[layer.name] = value
-                    reads = _value(layer)
-                    x = torch.cat([values[name] for name in reads], 1) if len(reads) > 1 else value
-                logits: Tensor = self.classifier(x.mean((2, 3)))
-                return logits
-
-        return Network()
-
-
-def _value(layer: Layer) -> list[str]:
-    """The layers whose values, one after another along channels, whoever comes after the layer reads."""
-    return [layer.name, layer.source] if layer.source is not None and layer.join == "concat" else [layer.name]
+        chosen = {decision.name: choose.option(decision.name) for decision in self.decisions}
+        return Network(tuple(self.read(chosen, scale.channels)), task.channels, task.classes)
 
 
 class _Heredity:
@@ -363,14 +281,14 @@ class _Heredity:
         was = image
         for layer in parent:
             self.was_read[layer.name] = was
-            was = [(name, c) for name in _value(layer) for c in range(self.old[name].width)]
+            was = [(name, c) for name in value_of(layer) for c in range(self.old[name].width)]
         now: list[Channel | None] = list(image)
         for layer in child:
             if layer.name in self.old:
                 self._keep(self.old[layer.name], layer, now)
             else:
                 self._insert(layer, now)
-            now = [channel for name in _value(layer) for channel in self.channels[name]]
+            now = [channel for name in value_of(layer) for channel in self.channels[name]]
         self._weight("classifier", range(task.classes), was, now)
         self._copy("classifier.bias", range(task.classes))
 

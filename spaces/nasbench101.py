@@ -18,7 +18,7 @@ from nastool.core.space import Choose, SearchSpace, check_scale
 from nastool.core.values import Arch, Decision
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from nastool.tasks.images.task import ImageTask
 
@@ -101,19 +101,9 @@ def _same_cell(one: int, its_ops: Sequence[int], other: int, other_ops: Sequence
     return alike and bool(_hash(one, its_ops) == _hash(other, other_ops))
 
 
-def vertex_channels(pruned: int, channels: int) -> dict[int, int]:
-    """Channels of every live inner vertex of a pruned graph whose output has so many, as published.
-
-    Vertices that feed the output share its channels, the first ones taking one more where that leaves a
-    remainder; every other has as many as the widest of its targets.
-    """
-    feeding = [x for x in INNER if _sources(pruned, OUTPUT) >> x & 1]
-    width = {x: channels // len(feeding) + (i < channels % len(feeding)) for i, x in enumerate(feeding)}
-    for x in reversed(INNER):
-        targets = [y for y in range(x + 1, OUTPUT) if _sources(pruned, y) >> x & 1]
-        if x not in width and targets:
-            width[x] = max(width[y] for y in targets)
-    return dict(sorted(width.items()))
+def sources_of(pruned: int) -> dict[int, tuple[int, ...]]:
+    """The vertices that each one, and the output, reads."""
+    return {y: tuple(x for x in range(y) if _sources(pruned, y) >> x & 1) for y in range(1, OUTPUT + 1)}
 
 
 _INNER_SETS = [[v for v in INNER if chosen >> v - 1 & 1] for chosen in range(32)]
@@ -356,55 +346,12 @@ class NasBench101(SearchSpace):
         there is no weight-sharing supernet. Not as published: batch normalisation keeps 0.9 of its running
         averages at a step, not 0.997, with which they come too late in a training of less than thousands of steps.
         """
-        import torch
-        from torch import nn
-
-        from nastool.nets import blocks
-
-        def operation(vertex: int, c: int) -> nn.Module:
-            options: dict[str, Callable[[], nn.Module]] = {
-                "conv3x3-bn-relu": lambda: blocks.conv_bn_relu(c, c, 3),
-                "conv1x1-bn-relu": lambda: blocks.conv_bn_relu(c, c, 1),
-                "maxpool3x3": lambda: nn.MaxPool2d(3, stride=1, padding=1),
-            }
-            return choose.layer(f"op {vertex}", options)
+        from nastool.nets.definitions.vertices import Network
 
         graph = prune(sum(1 << i for i, (x, y) in enumerate(EDGES) if choose.option(f"edge {x}->{y}") == "yes"))
-        sources = {y: [x for x in range(y) if _sources(graph, y) >> x & 1] for y in range(1, 7)}
-
-        class Cell(nn.Module):
-            """(N, c_in, H, W) -> (N, c_out, H, W)."""
-
-            def __init__(self, c_in: int, c_out: int) -> None:
-                super().__init__()
-                self.inner = vertex_channels(graph, c_out)
-                fed = {v: c for v, c in {**self.inner, OUTPUT: c_out}.items() if 0 in sources[v]}
-                self.projections = nn.ModuleDict({str(v): blocks.conv_bn_relu(c_in, c, 1) for v, c in fed.items()})
-                self.ops = nn.ModuleDict({str(v): operation(v, c) for v, c in self.inner.items()})
-
-            def forward(self, x: Tensor) -> Tensor:
-                values: dict[int, Tensor] = {}
-                for v, channels in self.inner.items():
-                    terms = [values[u][:, :channels] for u in sources[v] if u]
-                    if 0 in sources[v]:
-                        terms.append(self.projections[str(v)](x))
-                    values[v] = self.ops[str(v)](sum(terms[1:], terms[0]))
-                parts = [values[v] for v in sources[OUTPUT] if v]
-                if 0 not in sources[OUTPUT]:
-                    return torch.cat(parts, 1)
-                projected: Tensor = self.projections[str(OUTPUT)](x)
-                return projected + torch.cat(parts, 1) if parts else projected
-
-        width = scale.channels
-        layers: list[nn.Module] = [blocks.conv_bn_relu(task.channels, width, 3)]
-        for stack in range(scale.stacks):
-            if stack:
-                layers.append(nn.MaxPool2d(2, ceil_mode=True))
-            for cell in range(scale.cells):
-                doubled = 2 * width if stack and not cell else width
-                layers.append(Cell(width, doubled))
-                width = doubled
-        return nn.Sequential(*layers, blocks.GlobalPool(), nn.Linear(width, task.classes))
+        ops = {v: choose.option(f"op {v}") for v in INNER}
+        sizes = {"width": scale.channels, "stacks": scale.stacks, "cells": scale.cells}
+        return Network(ops, sources_of(graph), task.channels, task.classes, **sizes)
 
 
 def _is_cell(graph: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -147,37 +147,9 @@ class NasBench201(SearchSpace):
 
     def network(self, choose: Choose, task: ImageTask, scale: Scale) -> nn.Module:
         """The published skeleton: 3 stages of `cells` cells, residual reductions between, any input size."""
-        from torch import nn
+        from nastool.nets.definitions.edges import Network
 
-        from nastool.nets import blocks
-
-        def cell(c: int) -> nn.Module:
-            def pool() -> nn.Module:
-                return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
-
-            options: dict[str, Callable[[], nn.Module]] = {
-                "none": blocks.Zero,
-                "skip_connect": nn.Identity,
-                "nor_conv_1x1": lambda: blocks.relu_conv_bn(c, c, 1),
-                "nor_conv_3x3": lambda: blocks.relu_conv_bn(c, c, 3),
-                "avg_pool_3x3": pool,
-            }
-            return blocks.Dag({(j, i): choose.layer(f"{i}<-{j}", options) for j, i in EDGES})
-
-        def reduction(c: int) -> nn.Module:
-            shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False), blocks.conv(c, 2 * c, 1))
-            body = nn.Sequential(blocks.relu_conv_bn(c, 2 * c, 3, stride=2), blocks.relu_conv_bn(2 * c, 2 * c, 3))
-            return blocks.Residual(body, shortcut)
-
-        width = scale.channels
-        layers: list[nn.Module] = [blocks.conv_bn(task.channels, width, 3)]
-        for stage in range(3):
-            if stage:
-                layers.append(reduction(width))
-                width *= 2
-            layers += [cell(width) for _ in range(scale.cells)]
-        layers += [nn.BatchNorm2d(width), nn.ReLU(), blocks.GlobalPool(), nn.Linear(width, task.classes)]
-        return nn.Sequential(*layers)
+        return Network(choose, EDGES, task.channels, task.classes, width=scale.channels, cells=scale.cells)
 
 
 _CUT, _LEFT_OUT = -2, -1

@@ -94,38 +94,7 @@ class NasBenchMacro(SearchSpace):
 
     def network(self, choose: Choose, task: ImageTask, scale: Scale) -> nn.Module:
         """Stem, 8 searched layers, 1x1 convolution to `head` channels, global pooling, linear."""
-        from torch import nn
+        from nastool.nets.definitions.chain import Network
 
-        from nastool.nets import blocks
-
-        def inverted_residual(c_in: int, c_out: int, stride: int, kernel: int, expansion: int) -> nn.Module:
-            hidden = expansion * c_in
-            body = nn.Sequential(
-                blocks.conv_bn_relu(c_in, hidden, 1),
-                blocks.conv_bn_relu(hidden, hidden, kernel, stride, groups=hidden),
-                blocks.conv_bn(hidden, c_out, 1),
-            )
-            return blocks.Residual(body) if stride == 1 and c_in == c_out else body
-
-        def identity(c_in: int, c_out: int, stride: int) -> nn.Module:
-            return nn.Identity() if stride == 1 and c_in == c_out else blocks.conv_bn(c_in, c_out, 1, stride)
-
-        layers: list[nn.Module] = [blocks.conv_bn_relu(task.channels, scale.channels, 3)]
-        c_in = scale.channels
-        names = iter(self.decisions)
-        for depth in STAGES:
-            c_out = 2 * c_in
-            for layer in range(depth):
-                decision = next(names).name
-                for block in range(scale.cells):
-                    a, stride = (c_in, 2) if layer == block == 0 else (c_out, 1)
-                    options = {
-                        "identity": lambda a=a, s=stride, b=c_out: identity(a, b, s),
-                        "mbconv3_e3": lambda a=a, s=stride, b=c_out: inverted_residual(a, b, s, 3, 3),
-                        "mbconv5_e6": lambda a=a, s=stride, b=c_out: inverted_residual(a, b, s, 5, 6),
-                    }
-                    layers.append(choose.layer(decision, options))
-            c_in = c_out
-        layers += [blocks.conv_bn_relu(c_in, scale.head, 1), blocks.GlobalPool()]
-        layers.append(nn.Linear(scale.head, task.classes))
-        return nn.Sequential(*layers)
+        scales = {"width": scale.channels, "cells": scale.cells, "head": scale.head}
+        return Network(choose, STAGES, task.channels, task.classes, **scales)

@@ -26,6 +26,17 @@ MANY = 100_000
 """Larger spaces are not gone through one by one."""
 
 
+class Members(Protocol):
+    """Modules by name, of which some take part; whoever holds them calls those that are active."""
+
+    members: nn.ModuleDict
+
+    @property
+    def active(self) -> dict[str, nn.Module]:
+        """Name -> module of those that take part now, in the order of the members."""
+        ...
+
+
 class Choose(Protocol):
     """How a network definition asks for what is searched (see `nastool.nets.networks`)."""
 
@@ -39,11 +50,11 @@ class Choose(Protocol):
 
     def subset(
         self, rule: Callable[[Mapping[str, str]], Collection[str]], options: Mapping[str, Callable[[], nn.Module]]
-    ) -> Any:
-        """Those modules that `rule` names, given the option of every decision: a `networks.Subset`.
+    ) -> Members:
+        """Those modules that `rule` names, given the option of every decision.
 
         options: one factory for each that may be named. Bound to an architecture, only those named are built; unbound,
-        all, and `Subset.active` changes with the architecture.
+        all, and `Members.active` changes with the architecture.
         """
         ...
 

@@ -58,10 +58,12 @@ def python(model: Model, *, raw: bool = False) -> str:
     raw: the bare network, which takes normalised images, not pixels; so for the others.
     """
     from nastool.deploy.codegen import python
+    from nastool.nets.networks import build
 
     return python(
-        model.network,
+        lambda: build(model.space, model.arch, model.task, model.scale),
         model.task,
+        trained=model.network,
         title=f"A network of nastool's search space {model.space.name}.",
         facts=model.facts,
         classes=model.classes,
@@ -73,15 +75,12 @@ def python(model: Model, *, raw: bool = False) -> str:
 
 def untrained_python(space: SearchSpace, arch: Arch, task: ImageTask, scale: Any) -> str:
     """The same for an architecture alone."""
-    import torch
-
     from nastool.deploy.codegen import python
     from nastool.nets.networks import build
 
-    with torch.random.fork_rng(devices=[]):
-        network = build(space, arch, task, scale)
     title = f"A network of nastool's search space {space.name}, untrained."
-    return python(network, task, title=title, facts={"architecture": arch.key, "scale": str(scale)})
+    facts = {"architecture": arch.key, "scale": str(scale)}
+    return python(lambda: build(space, arch, task, scale), task, title=title, facts=facts)
 
 
 def example_images(model: Model) -> tuple[NDArray[np.uint8], str]:

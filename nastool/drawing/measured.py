@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nastool.core.diagram import Cost, Edge, Node, Section, kind_of, times
 from nastool.core.errors import InputError, one_line
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
-from nastool.deploy.tracing import Node as Step
-from nastool.deploy.tracing import contents, evaluating, is_plain, trace
 from nastool.drawing.scene import compact, shape_text
 from nastool.nets import networks
+from nastool.nets.networks import evaluating
 from nastool.tasks.images.task import ImageTask
 
 MOST = 400
@@ -40,10 +41,7 @@ def measured(
     sections = [costs.filled(section) for section in sections]
     lines = [f"{networks.count_params(network):,} parameters, {compact(costs.flops)} FLOPs an image"]
     if not any(node.modules for section in sections for node in section.nodes):
-        try:
-            sections.append(costs.filled(traced(network, task)))
-        except InputError as error:  # it can be used all the same
-            lines.append(f"Not drawn: {error}")
+        sections.append(costs.filled(traced(network, task)))
     sizes = [f"{field.name}={getattr(scale, field.name)}" for field in fields(scale)]
     lines.append(", ".join([f"images of {shape_text(costs.image)}", f"{task.classes:,} classes", *sizes]))
     return sections, lines
@@ -83,7 +81,7 @@ class Costs:
             def leave(module: nn.Module, inputs: object, output: object) -> None:
                 call = running.pop()
                 call.flops += counter.get_total_flops()
-                tensors = [item for item in contents(output) if isinstance(item, Tensor)]
+                tensors = _tensors(output)
                 call.shape = tuple(tensors[-1].shape[1:]) if tensors else ()
 
             for path, module in network.named_modules():
@@ -135,32 +133,101 @@ def _within(path: str, outer: str) -> bool:
 # --- networks of which a space says nothing
 
 
-def traced(network: nn.Module, task: ImageTask) -> Section:
-    """The network as its own forward has it; modules that run one after another and are alike are one node.
+@dataclass(eq=False)
+class Step:
+    """What the network's forward does itself: the call of a module, with all inside, or a function of tensors.
 
-    Raises:
-        InputError: It cannot be traced.
+    sources: the steps whose results it takes; None: the images. path: of a module.
     """
-    graph = trace(network, task)
+
+    name: str
+    sources: list[Step | None]
+    shape: tuple[int, ...]
+    path: str = ""
+    module: nn.Module | None = None
+
+
+class _Watch(TorchFunctionMode):
+    """Records the steps while it is active, as hooks of modules that are not the network itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self.made: dict[int, Step | None] = {}
+        self._running = 0
+        self._alive: list[object] = []  # an id is a tensor's only as long as it lives
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self._running += 1
+
+    def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self._running -= 1
+        if not self._running and not isinstance(module, nn.Identity):
+            self._add(type(module).__name__, (args, kwargs), output, path, module)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "?").strip("_")
+        if not self._running and _tensors(output) and name != "get":
+            self._add(name, (args, kwargs), output)
+        return output
+
+    def _add(self, name: str, inputs: Any, output: Any, path: str = "", module: nn.Module | None = None) -> None:
+        sources = [self.made[id(tensor)] for tensor in _tensors(inputs) if id(tensor) in self.made]
+        tensors = _tensors(output)
+        step = Step(name, list(dict.fromkeys(sources)), tuple(tensors[-1].shape) if tensors else (), path, module)
+        self.steps.append(step)
+        self.made |= {id(tensor): step for tensor in tensors}
+        self._alive += [inputs, output]
+
+
+def steps(network: nn.Module, task: ImageTask) -> list[Step]:
+    """Those that lead to the output, in the order of execution."""
+    watch, hooks = _Watch(), []
+    parameter = next(network.parameters(), torch.empty(0, device="meta"))
+    images = torch.zeros(1, task.channels, task.height, task.width, device=parameter.device, dtype=parameter.dtype)
+    watch.made[id(images)] = None
+    for path, module in network.named_modules():
+        if path:
+            hooks.append(module.register_forward_pre_hook(watch.enter))
+            hooks.append(module.register_forward_hook(partial(watch.leave, path), with_kwargs=True))
+    try:
+        with torch.no_grad(), evaluating(network), watch:
+            output = network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    needed = {watch.made.get(id(tensor)) for tensor in _tensors(output)}
+    for step in reversed(watch.steps):
+        if step in needed:
+            needed |= set(step.sources)
+    return [step for step in watch.steps if step in needed]
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Those in lists, tuples and dicts, nested or not."""
+    if isinstance(value, Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [tensor for item in items for tensor in _tensors(item)]
+
+
+def traced(network: nn.Module, task: ImageTask) -> Section:
+    """The network as its own forward has it; modules that run one after another and are alike are one node."""
     nodes = [Node("image", "image", "end")]
     edges: list[Edge] = []
-    names: dict[Step, str] = dict.fromkeys(graph.inputs, "image")
-    read = [argument for step in graph.nodes for argument in step.arguments()]
+    names: dict[Step | None, str] = {None: "image"}
+    found = steps(network, task)
+    read = [source for step in found for source in step.sources]
     last: Step | None = None
-    for number, step in enumerate(graph.nodes):
-        sources = list(dict.fromkeys(names[argument] for argument in step.arguments() if argument in names))
-        if step.kind in ("item", "attribute") or len(nodes) > MOST:
+    for number, step in enumerate(found):
+        sources = list(dict.fromkeys(names[source] for source in step.sources))
+        if step.name == "getitem" or len(nodes) > MOST:
             names[step] = sources[0] if sources else "image"
             continue
         name = f"step{number}"
-        modules = (step.target,) if step.kind == "module" else ()
-        if (
-            modules
-            and last is not None
-            and _alike(last, step)
-            and read.count(last) == 1
-            and sources == [nodes[-1].name]
-        ):
+        modules = (step.path,) if step.path else ()
+        if modules and last and _alike(last, step) and read.count(last) == 1 and sources == [nodes[-1].name]:
             name = nodes[-1].name
             nodes[-1] = replace(nodes[-1], modules=(*nodes[-1].modules, *modules))
         else:
@@ -173,19 +240,18 @@ def traced(network: nn.Module, task: ImageTask) -> Section:
 
 
 def _alike(one: Step, two: Step) -> bool:
-    """Whether a reader need not tell these modules apart."""
-    return (one.kind, str(one.module), one.shape) == (two.kind, str(two.module), two.shape)
+    """Whether a reader need not tell these apart."""
+    return (one.name, str(one.module), one.shape) == (two.name, str(two.module), two.shape)
 
 
 def _label(step: Step) -> str:
     """ "Conv2d 3x3", "Cell", "cat"; of a Sequential what it begins with."""
     if step.module is None:
-        return step.target.rpartition(".")[2].strip("_")
+        return step.name
     inner: nn.Module = step.module
     while isinstance(inner, nn.Sequential) and len(inner):
         inner = next((part for part in inner if not isinstance(part, nn.ReLU)), inner[0])
-    name = type(inner).__name__
     kernel = getattr(inner, "kernel_size", None)
-    if is_plain(inner) and kernel is not None:
-        name += f" {kernel}x{kernel}" if isinstance(kernel, int) else f" {'x'.join(map(str, kernel))}"
-    return name
+    if kernel is None:
+        return type(inner).__name__
+    return f"{type(inner).__name__} {'x'.join(map(str, (kernel, kernel) if isinstance(kernel, int) else kernel))}"

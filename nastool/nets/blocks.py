@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nastool.core.space import Members
 from nastool.nets import launches
-from nastool.nets.depthwise import DepthwiseConv2d
-from nastool.nets.networks import OneOf, Subset
+from nastool.nets.depthwise import DepthwiseConv2d, faster
+from nastool.nets.launches import are_few
+from nastool.nets.networks import active
 from nastool.nets.onepass import deferred, total
 
 
@@ -65,12 +67,14 @@ def cross_conv(channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
 
 
 class MaxPool(nn.MaxPool2d):
-    """`nn.MaxPool2d`; where nothing is to be learnt, on a CPU, 3x3 with stride 1 is four maxima of shifted images.
+    """`nn.MaxPool2d`."""
 
-    That takes two thirds of the time in float32 and a quarter in bfloat16.
-    """
-
+    @faster
     def forward(self, x: Tensor) -> Tensor:
+        """Where nothing is to be learnt, on a CPU, 3x3 with stride 1 is four maxima of shifted images.
+
+        That takes two thirds of the time in float32 and a quarter in bfloat16.
+        """
         fast = x.device.type == "cpu" and (self.kernel_size, self.stride) == (3, 1)
         if not fast or (torch.is_grad_enabled() and x.requires_grad):
             out: Tensor = super().forward(x)
@@ -100,8 +104,9 @@ def halve(x: Tensor, weight: Tensor) -> Tensor:
     image. weight: (c_out, c_in, 1, 1).
     """
     even = (weight.shape[0] + 1) // 2
-    if launches.are_few() and weight.shape[0] == 2 * even:
-        return functional.conv2d(launches.diagonals([x]), weight, groups=2)
+    if are_few():
+        if weight.shape[0] == 2 * even:
+            return functional.conv2d(launches.diagonals([x]), weight, groups=2)
     if torch.is_grad_enabled() and even < weight.shape[0]:
         # One 2x2 convolution. Slices and strided 1x1 convolutions pass gradients back that are not channels_last, and
         # then all before them is slow: a training step of ENAS' macro supernet takes 1.8 times as long on a CPU.
@@ -131,7 +136,7 @@ class FactorizedReduce(nn.Module):
 class DropPath(nn.Module):
     """Zeroes whole images of a batch in training and scales the others by 1 / (1 - probability).
 
-    probability: in [0, 1); set by `networks.regularize`. 0: the input itself. depth: where in the network it is, in
+    probability: in [0, 1), set from outside. 0: the input itself. depth: where in the network it is, in
     (0, 1]. It has no state, and one instance may stand on several edges: each call draws anew, from torch's global
     generator.
     """
@@ -140,8 +145,8 @@ class DropPath(nn.Module):
         super().__init__()
         self.depth = depth
         self.probability = 0.0
+        # Which of how many images x is (from, to, of), where a batch comes in parts: drawn is for all of it.
         self.images: tuple[int, int, int] | None = None
-        """Which of how many images x is (from, to, of), where a batch comes in parts: drawn is for all of it."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.probability == 0:
@@ -197,14 +202,10 @@ class Dag(nn.Module):
             [(source, f"{target}<-{source}") for source, t in edges if t == target] for target in range(1, nodes + 1)
         ]
 
-    def _active(self, name: str) -> nn.Module:
-        edge = self.edges[name]
-        return edge.active if isinstance(edge, OneOf) else edge
-
     def _leaving(self, source: int) -> dict[int, nn.Module]:
         """The edges of a node by their targets."""
         names = {target: f"{target}<-{source}" for target in range(source + 1, len(self.inputs) + 1)}
-        edges = {target: self._active(name) for target, name in names.items() if name in self.edges}
+        edges = {target: active(self.edges[name]) for target, name in names.items() if name in self.edges}
         return {target: edge for target, edge in edges.items() if not isinstance(edge, Zero)}
 
     def joins(self) -> list[list[nn.Module]]:
@@ -215,13 +216,13 @@ class Dag(nn.Module):
         return [group for node in sources for group in together.joins(list(self._leaving(node).values()))]
 
     def forward(self, x: Tensor) -> Tensor:
-        if launches.are_few():
+        if are_few():
             return self._train(x)
         states = [x]
         for inputs in self.inputs:
             terms = []
             for source, name in inputs:
-                edge = self._active(name)
+                edge = active(self.edges[name])
                 if not isinstance(edge, Zero):
                     terms.append(edge(states[source]))
             states.append(total(*terms) if terms else deferred(torch.zeros_like, x))
@@ -243,7 +244,7 @@ class Dag(nn.Module):
 
 
 class TrainingOnly(nn.Sequential):
-    """Modules that only training needs, such as an auxiliary classifier; `networks.count_params` leaves them out."""
+    """Modules that only training needs, such as an auxiliary classifier; counts of parameters leave them out."""
 
     training_only = True
 
@@ -282,27 +283,30 @@ class Take(nn.Module):
 
 
 class Sum(nn.Module):
-    """The sum of those tensors that a subset names, each through its member."""
+    """The sum of those tensors that have a member, each through its member."""
 
-    def __init__(self, parts: Subset) -> None:
+    def __init__(self, parts: Members) -> None:
         super().__init__()
         self.parts = parts
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
         terms = [part(tensors[name]) for name, part in self.parts.active.items()]
-        out: Tensor = launches.summed(terms) if len(terms) > 3 and launches.are_few() else total(*terms)
+        if are_few():
+            if len(terms) > 3:
+                return launches.summed(terms)
+        out: Tensor = total(*terms)
         return out
 
 
 class Join(nn.Module):
-    """1x1 convolution over the concatenation of those tensors that a subset names.
+    """1x1 convolution over the concatenation of those tensors that have a member.
 
     A convolution of a concatenation is the sum of one for each part, so there is a weight for each tensor that may
     take part, in the child as in the supernet; those of the ones that do are concatenated, too, and run as one.
     """
 
     def __init__(
-        self, parts: Subset, before: nn.Module, *, halves: bool = False, bias: nn.Parameter | None = None
+        self, parts: Members, before: nn.Module, *, halves: bool = False, bias: nn.Parameter | None = None
     ) -> None:
         """parts: bias-free 1x1 `Conv2d`s. before: applied to the concatenation. halves: `halve` instead."""
         super().__init__()
@@ -316,7 +320,7 @@ class Join(nn.Module):
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """tensors: by name, (N, c, H, W) of one N, H, W; others may be among them."""
-        if launches.are_few():
+        if are_few():
             return self.convolved(self.concatenated(tensors))
         active = tuple(self.parts.active)
         out: Tensor = deferred(self._of, active, *(tensors[name] for name in active))

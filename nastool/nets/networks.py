@@ -8,7 +8,7 @@ executes the active one. Both therefore compute the same function from the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,32 +18,12 @@ from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
 
 from nastool.core.errors import InputError
+from nastool.nets.chosen import Chosen, Members, Rule
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
     from nastool.core.task import Task
     from nastool.core.values import Arch
-
-
-Rule = Callable[[Mapping[str, str]], Collection[str]]
-"""Names of modules that take part, given decision name -> option name."""
-
-
-class _Child:
-    """Choose: build only what the architecture selects."""
-
-    def __init__(self, space: SearchSpace, arch: Arch) -> None:
-        self.chosen = chosen_options(space, arch)
-
-    def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
-        return options[self.chosen[decision]]()
-
-    def subset(self, rule: Rule, options: Mapping[str, Callable[[], nn.Module]]) -> Subset:
-        names = rule(self.chosen)
-        return Subset(rule, {name: make() for name, make in options.items() if name in names}, self.chosen)
-
-    def option(self, decision: str) -> str:
-        return self.chosen[decision]
 
 
 class OneOf(nn.Module):
@@ -65,13 +45,12 @@ class OneOf(nn.Module):
         return output
 
 
-class Subset(nn.Module):
-    """Modules of which those take part that a rule names; in a child network only these are there."""
+class Subset(Members):
+    """Modules of which those take part that a rule names."""
 
     def __init__(self, rule: Rule, members: Mapping[str, nn.Module], chosen: Mapping[str, str]) -> None:
         """rule: chosen -> names. chosen: as for `OneOf`."""
-        super().__init__()
-        self.members = nn.ModuleDict(members)
+        super().__init__(members)
         self.rule = rule
         self.chosen = chosen
 
@@ -82,11 +61,14 @@ class Subset(nn.Module):
 
     @property
     def active(self) -> dict[str, nn.Module]:
-        """Name -> module of those that take part now, in the order of the members."""
         return {name: self.members[name] for name in self.names(self.chosen)}
 
-    def forward(self, *_: Tensor) -> Tensor:
-        raise NotImplementedError("whoever holds a subset calls its active members")
+
+def active(module: nn.Module) -> nn.Module:
+    """The module itself; of options in a supernet, the one that runs."""
+    while isinstance(module, OneOf):
+        module = module.active
+    return module
 
 
 class _All:
@@ -175,7 +157,7 @@ def chosen_options(space: SearchSpace, arch: Arch) -> dict[str, str]:
 
 def build(space: SearchSpace, arch: Arch, task: Task, scale: Any) -> nn.Module:
     """The network of one architecture, freshly initialised from torch's global generator."""
-    return space.network(_Child(space, arch), task, scale)
+    return space.network(Chosen(chosen_options(space, arch)), task, scale)
 
 
 def count_params(network: nn.Module) -> int:
@@ -262,6 +244,18 @@ def random_for(random_parts: nn.Module, images: int, device: torch.device) -> It
             path.images = None
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and then each module's own again."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def count_flops(network: nn.Module, task: Task) -> int:
     """FLOPs of one example's forward pass, 2 x the multiply-adds of convolutions and linear layers.
 
@@ -269,13 +263,8 @@ def count_flops(network: nn.Module, task: Task) -> int:
     """
     parameter = next(network.parameters())
     inputs = [x.to(parameter.dtype) if x.is_floating_point() else x for x in task.example(1, parameter.device)]
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network(*inputs)
-    finally:
-        network.train(training)
+    with torch.no_grad(), evaluating(network), FlopCounterMode(display=False) as counter:
+        network(*inputs)
     return int(counter.get_total_flops())
 
 

@@ -119,7 +119,7 @@ def deferred(function: Call, *args: Any) -> Any:
 
 
 def total(*terms: Any) -> Any:
-    """The sum of tensors of one shape, later if one of them is."""
+    """The sum of tensors of one shape."""
     return terms[0] if len(terms) == 1 else deferred(_total, *terms)
 
 

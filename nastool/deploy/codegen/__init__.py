@@ -1,13 +1,10 @@
 """The text of a stand-alone `model.py`: plain PyTorch of one network, and nothing of nastool in it.
 
-`python` traces the network (`nastool.deploy.tracing`) and then
-    plan      says which modules become classes, and which are written where they are called,
-    forward   writes what a class does,
-    classes   finds which modules share a class, and what their constructors make, as
-    terms     whose differences become parameters;
-    sharing   makes functions for what occurs several times, and
-    written   writes all that down, in the format of
-    layout    which is ruff's; around them stands
+The network is built once more, and
+    recipe    writes the constructors' calls that were recorded as one expression,
+    source    finds the source of the classes and functions in it, and of all that these use;
+    flat      writes what `torch.export` says where there is no source. All that is put in the format of
+    layout    which is ruff's; around it stands
     use       what reads weights and images, and says what these show.
 Before the text is returned it has been run: it computes what the network computes, from the same weights.
 """
@@ -16,8 +13,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,21 +21,38 @@ import torch
 from torch import nn
 
 from nastool.core.errors import InputError, one_line
-from nastool.deploy.codegen import use, written
-from nastool.deploy.codegen.classes import definitions
-from nastool.deploy.codegen.layout import WIDTH, display, lines, literal
-from nastool.deploy.codegen.plan import Plan
-from nastool.deploy.codegen.sharing import share
-from nastool.deploy.tracing import evaluating, trace
+from nastool.deploy.codegen import use
+from nastool.deploy.codegen.flat import flat
+from nastool.deploy.codegen.layout import WIDTH, call, display, lines, literal
+from nastool.deploy.codegen.recipe import Recipe, Unwritable, recorded
+from nastool.deploy.codegen.source import Sources
+from nastool.nets.networks import evaluating
 from nastool.tasks.images.task import ImageTask
+
+RESERVED = (
+    "BUFFERS",
+    "CHOICES",
+    "CLASSES",
+    "DTYPES",
+    "F",
+    "MEAN",
+    "Model",
+    "PARAMETERS",
+    "STD",
+    "load",
+    "main",
+    "read",
+)
+"""Names that the file uses by itself."""
 
 
 def python(
-    network: nn.Module,
+    build: Callable[[], nn.Module],
     task: ImageTask,
     *,
     title: str,
     facts: Mapping[str, str],
+    trained: nn.Module | None = None,
     classes: Sequence[str] = (),
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
@@ -47,51 +60,76 @@ def python(
 ) -> str:
     """Source of a module with a class `Model` and a function `load`.
 
-    title, facts: for its docstring, such as the architecture's name and {"val_acc": "0.94"}. classes, mean, std: become
-    constants of it; with them `Model` takes pixels from 0 to 255 and normalises them by the last two, and as a program
-    it classifies files of images. raw, or without them: `Model` is the bare network. InputError: something in the
-    network cannot be traced or written.
+    `Model` has the network's parameters and buffers by name. It is written for images of the task's size.
 
-    `Model` has the network's parameters and buffers by name, but not those that lead to nothing in evaluation mode,
-    such as an auxiliary classifier's; `load` leaves these out. It is written for images of the task's size.
+    Args:
+        build: makes the network.
+        title: begins the docstring.
+        facts: stand in the docstring, such as {"val_acc": "0.94"}.
+        trained: a network that was built so, with other weights.
+        classes, mean, std: become constants; with them `Model` takes pixels from 0 to 255 and normalises them by the
+            last two, and as a program it classifies files of images.
+        raw: `Model` is the bare network all the same.
+
+    Raises:
+        InputError: The network can be written in no way.
     """
-    book = share(definitions(Plan(trace(network, task))))
     pixels = bool(classes and mean and std) and not raw
-    root = "Network" if pixels else "Model"
-    parts = []
-    for name, definition in book.items():
-        if "" in definition.attributes:
-            parts.append(written.function(definition, book))
-        elif name == "Model":
-            about = (
-                f"{'Normalised images' if pixels else 'Images'} (N, {use.shape(task)}) to logits (N, {task.classes})."
-            )
-            parts.append(written.class_(replace(definition, name=root), book, about))
-        else:
-            parts.append(written.class_(definition, book))
-    body = "\n\n\n".join(map("\n".join, parts)) + (f"\n\n\n{use.model(task)}" if pixels else "")
-    head = [*_docstring(title, facts, use.shape(task), "pixels" if pixels else "normalised" if mean else ""), ""]
-    constants = _constants(classes, mean, std)
-    checked = _checked("\n".join([*head, *_imports(body), *constants, body]), root, network, task)
-    tail = use.tail(task, _unused(network, checked), pixels)
-    head += [*_imports(f"{body}\n{tail}"), *constants]
-    return "\n".join(head) + f"\n\n\n{body}\n\n\n{tail}"
+    with torch.random.fork_rng(devices=[]):
+        network, made = recorded(build)
+    trained = network if trained is None else trained
+    problems = []
+    for write in (_from_source, _from_export):
+        try:
+            imports, body = write(network, made, task, pixels)
+            head = [*_docstring(title, facts, use.shape(task), pixels, bool(mean))]
+            tail = use.tail(task, pixels)
+            constants = _constants(classes, mean, std)
+            text = "\n".join([*head, "", *_imports(f"{body}\n{tail}", imports), *constants, "", "", body, "", "", tail])
+            _check(text, trained, task, pixels)
+            return text
+        except Unwritable as error:
+            problems.append(one_line(error))
+    raise InputError(f"no code could be written for this network: {problems[0]}; {problems[1]}")
+
+
+def _from_source(
+    network: nn.Module, made: Mapping[nn.Module, Any], task: ImageTask, pixels: bool
+) -> tuple[Iterable[tuple[str, str]], str]:
+    """Imports and definitions."""
+    recipe = Recipe(made)
+    arguments = call("super().__init__", *recipe.arguments(network))
+    base = recipe.name(type(network))
+    sources = Sources(recipe.used, RESERVED)
+    model = [f"class Model({base}):", f'    """{use.about(task, pixels)}"""', ""]
+    model += [*use.CONSTANTS, ""] if pixels else []
+    model += ["    def __init__(self) -> None:", *lines(arguments, 8), *(use.FORWARD if pixels else ())]
+    return sources.imports, "\n\n\n".join([*sources.joined(), *recipe.choices, "\n".join(model)])
+
+
+def _from_export(
+    network: nn.Module, made: Mapping[nn.Module, Any], task: ImageTask, pixels: bool
+) -> tuple[Iterable[tuple[str, str]], str]:
+    with evaluating(network):
+        body = flat(network, task, use.about(task, False))
+    if pixels:
+        body = body.replace("class Model(nn.Module):", "class Network(nn.Module):")
+        model = ["class Model(Network):", f'    """{use.about(task, True)}"""', "", *use.CONSTANTS, *use.FORWARD]
+        body += "\n\n\n" + "\n".join(model)
+    return {("operator", "")} if "operator." in body else (), body
 
 
 # --- the file around the classes
 
 
-def _docstring(title: str, facts: Mapping[str, str], shape: str, takes: str) -> Iterator[str]:
-    yield f'"""{_quoted(title)}'
-    yield ""
+def _docstring(title: str, facts: Mapping[str, str], shape: str, pixels: bool, normalised: bool) -> Iterator[str]:
+    yield from (f'"""{_quoted(title)}', "")
     for key, value in facts.items():
         yield from textwrap.wrap(f"{_quoted(key)}: {_quoted(value)}", WIDTH, subsequent_indent="    ")
-    if facts:
-        yield ""
-    values = ", in [0, 1], less MEAN, divided by STD" if takes == "normalised" else ""
-    values = " and pixels from 0 to 255" if takes == "pixels" else values
+    yield from [""] if facts else []
+    values = " and pixels from 0 to 255" if pixels else ", in [0, 1], less MEAN, divided by STD" if normalised else ""
     yield f"For images of shape ({shape}){values}. Modules have the names that the weights have."
-    if takes == "pixels":
+    if pixels:
         yield "As a program it says what images show: python model.py [WEIGHTS.safetensors] IMAGE..."
     yield '"""'
 
@@ -101,13 +139,27 @@ def _quoted(text: str) -> str:
     return " ".join(text.split()).replace("\\", "\\\\").replace('"""', "'''").strip('" ')
 
 
-def _imports(body: str) -> list[str]:
-    ordered = ["from collections import OrderedDict"] if "OrderedDict(" in body else []
-    ordered += ["from contextlib import suppress"] if re.search(r"\bsuppress\b", body) else []
-    ordered += ["from pathlib import Path"] if re.search(r"\bPath\b", body) else []
-    tensor = "Tensor, " if re.search(r"\bTensor\b", body) else ""
-    functional = ["from torch.nn import functional as F"] if re.search(r"\bF\.", body) else []
-    return ["import json", "import sys", *ordered, "", "import torch", f"from torch import {tensor}nn", *functional]
+def _imports(body: str, needed: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines. needed: modules and names; name "": the module itself."""
+    found = {("json", ""), ("sys", ""), ("torch", ""), ("torch", "nn"), *needed}
+    usual = {"suppress": "contextlib", "Path": "pathlib", "Tensor": "torch"}
+    found |= {(module, name) for name, module in usual.items() if re.search(rf"\b{name}\b", body)}
+    found |= {("torch.nn", "functional as F")} if re.search(r"\bF\.", body) else set()
+    modules = sorted({module for module, _ in found}, key=lambda module: ((module, "") not in found, module))
+    groups: dict[bool, list[str]] = {False: [], True: []}
+    for module in modules:
+        own = module.partition(".")[0] == "torch"
+        groups[own] += [f"import {module}"] if (module, "") in found else []
+        names = sorted({name for other, name in found if other == module and name}, key=_rank)
+        plain = ", ".join(name for name in names if " as " not in name)
+        listed = [plain] if plain else []
+        groups[own] += [f"from {module} import {name}" for name in listed + [name for name in names if " as " in name]]
+    return [*groups[False], "", *groups[True]]
+
+
+def _rank(name: str) -> tuple[bool, bool, str]:
+    """Constants, classes, functions, as ruff sorts them."""
+    return not name.isupper(), not name[0].isupper(), name
 
 
 def _constants(classes: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> list[str]:
@@ -118,44 +170,31 @@ def _constants(classes: Sequence[str], mean: Sequence[float], std: Sequence[floa
     return ["", *found]
 
 
-def _unused(network: nn.Module, model: nn.Module) -> list[str]:
-    """How the names of weights begin that the model does not have; of whole modules, where they are left out."""
-    there = list(model.state_dict())
-    found: dict[str, None] = {}
-    for name in network.state_dict():
-        if name not in there:
-            parts = name.split(".")
-            starts = [".".join(parts[:i]) + "." for i in range(1, len(parts))]
-            found[next((start for start in starts if not any(t.startswith(start) for t in there)), name)] = None
-    return list(found)
-
-
 # --- the check
 
 
-def _checked(text: str, name: str, network: nn.Module, task: ImageTask) -> nn.Module:
-    """An instance of the class of this name in the text. InputError: there is none, or it is not the network."""
+def _check(text: str, network: nn.Module, task: ImageTask, pixels: bool) -> None:
+    """Unwritable: the text is not the network."""
     weights = network.state_dict()
-    parameter = next(network.parameters())
+    parameter = next(network.parameters(), torch.empty(0))
     shape = (2, task.channels, task.height, task.width)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(parameter)
     variables: dict[str, Any] = {"__name__": "model"}
     try:
-        exec(compile(text, "model.py", "exec"), variables)  # our own text: whatever a file said is quoted in it
+        exec(compile(text, "model.py", "exec", dont_inherit=True), variables)  # what a file said is quoted in it
         with torch.device("meta"):
-            model: nn.Module = variables[name]().eval()
+            model: nn.Module = variables["Model"]().eval()
         model.to_empty(device=parameter.device).to(parameter.dtype)
-        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+        model.load_state_dict(weights)
         with torch.no_grad():
-            found = model(images)
+            bare: Any = type(model).__mro__[1] if pixels else type(model)
+            found = bare.forward(model, images)
     except Exception as error:
-        raise InputError(f"no code could be written for this network: {one_line(error)}") from error
+        raise Unwritable(f"what was written cannot be run: {one_line(error)}") from error
     with torch.no_grad(), evaluating(network):
         expected = network(images)
-    if found.shape != expected.shape:
-        raise InputError("no code could be written for this network: what was written returns another shape")
+    if not isinstance(found, torch.Tensor) or found.shape != expected.shape:
+        raise Unwritable("what was written returns another shape")
     near = found.is_meta or torch.allclose(found, expected, 1e-4, 1e-4 * float(expected.abs().max()), equal_nan=True)
-    shared = len({id(tensor) for tensor in model.state_dict(keep_vars=True).values()}) < len(model.state_dict())
-    if shared or not near:
-        raise InputError("no code could be written for this network: what was written computes something else")
-    return model
+    if not near:
+        raise Unwritable("what was written computes something else")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 WIDTH = 120
 
@@ -73,25 +72,7 @@ def lines(doc: Doc, indent: int = 0, before: str = "", after: str = "") -> list[
     return [" " * indent + before + doc.opening, *body, " " * indent + doc.closing + after]
 
 
-def change(doc: Doc, text: Callable[[str], str]) -> Doc:
-    """The same with every piece of text changed, in the order in which they are written."""
-    if isinstance(doc, str):
-        return text(doc)
-    if isinstance(doc, Prefixed):
-        before = text(doc.text)
-        return Prefixed(before, change(doc.doc, text))
-    opening = text(doc.opening)
-    items = tuple(change(item, text) for item in doc.items)
-    return replace(doc, opening=opening, items=items, closing=text(doc.closing))
-
-
-def literal(value: Any) -> str:
-    """A constant, in double quotes where it is text."""
-    if isinstance(value, str):
-        text = repr(value)
-        return text if '"' in value else '"' + text[1:-1].replace("\\'", "'") + '"'
-    if isinstance(value, tuple):
-        return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return f'float("{value}")'
-    return repr(value)
+def literal(text: str) -> str:
+    """A string constant, in double quotes where it has none."""
+    found = repr(text)
+    return found if '"' in text else '"' + found[1:-1].replace("\\'", "'") + '"'

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-from nastool.deploy.codegen.layout import display, lines, literal
 from nastool.tasks.images.task import ImageTask
 
-_MODEL = '''
-class Model(Network):
-    """Images ({images}), pixels from 0 to 255 as uint8 or float, to logits (N, {classes})."""
-
-    pixel_mean, pixel_std, class_names = MEAN, STD, CLASSES
-
+CONSTANTS = ["    pixel_mean, pixel_std, class_names = MEAN, STD, CLASSES"]
+FORWARD = """
     def forward(self, x: Tensor) -> Tensor:
         mean, std = (torch.tensor(v, device=x.device).reshape(-1, 1, 1) for v in (self.pixel_mean, self.pixel_std))
         return super().forward((x / 255 - mean) / std)
-'''
+""".rstrip().split("\n")
 
 _LOAD = '''
 def load(path: {path}) -> Model:
@@ -30,7 +23,7 @@ def load(path: {path}) -> Model:
         start, end = entry["data_offsets"]
         values = torch.frombuffer(data[start:end], dtype=DTYPES[entry["dtype"]])
         weights[name] = values.reshape(entry["shape"])
-{unused}    model = Model()
+    model = Model()
     model.load_state_dict(weights)
 {about}    return model.eval()
 '''
@@ -138,13 +131,15 @@ _TO_COLOUR = """    x = x.expand(1, {channels}, *x.shape[2:])
 """
 
 
-def model(task: ImageTask) -> str:
-    """The class that takes pixels, on top of `Network`."""
-    return _MODEL.format(images=f"N, {shape(task)}", classes=task.classes).strip()
+def about(task: ImageTask, pixels: bool) -> str:
+    """What `Model` takes and returns, in a line."""
+    if pixels:
+        return f"Images (N, {shape(task)}), pixels from 0 to 255 as uint8 or float, to logits (N, {task.classes})."
+    return f"Images (N, {shape(task)}) to logits (N, {task.classes})."
 
 
-def tail(task: ImageTask, unused: Sequence[str], pixels: bool) -> str:
-    """Everything after the classes. unused: how the names of weights begin that `Model` does not have.
+def tail(task: ImageTask, pixels: bool) -> str:
+    """Everything after the classes.
 
     pixels: the model takes pixels, and so files of images can be shown to it.
     """
@@ -154,7 +149,6 @@ def tail(task: ImageTask, unused: Sequence[str], pixels: bool) -> str:
         channels = ("" if task.channels == 3 else _TO_OTHER) + _TO_COLOUR
         channels = channels.format(channels=task.channels)
     load = _LOAD.format(
-        unused="".join(f"{line}\n" for line in _unused(unused)),
         about=_ABOUT if pixels else "",
         path="str | Path" if pixels else "str",
     )
@@ -166,10 +160,3 @@ def tail(task: ImageTask, unused: Sequence[str], pixels: bool) -> str:
 
 def shape(task: ImageTask) -> str:
     return f"{task.channels}, {task.height}, {task.width}"
-
-
-def _unused(unused: Sequence[str]) -> Iterator[str]:
-    if unused:
-        yield "    # Of modules that only training needs, or that lead to nothing:"
-        yield from lines(display("(", tuple(map(literal, unused)), ")"), 4, "unused = ")
-        yield "    weights = {name: value for name, value in weights.items() if not name.startswith(unused)}"

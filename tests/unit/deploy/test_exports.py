@@ -131,7 +131,7 @@ def test_the_bare_network(checkpoint: tuple[Path, dict[str, float]], run: Run) -
     assert json.loads(extra["nastool.json"])["input"] == "float32 (N, 1, 8, 8): (pixel / 255 - mean) / std"
     assert run("export", str(checkpoint[0]), "--to", "python", "--raw").code == 0
     namespace: dict[str, Any] = {"__name__": "model"}
-    exec(compile(Path("model.py").read_text(), "model.py", "exec"), namespace)
+    exec(compile(Path("model.py").read_text(), "model.py", "exec", dont_inherit=True), namespace)
     torch.testing.assert_close(namespace["load"](str(checkpoint[0]))(inputs), wanted, rtol=0, atol=1e-4)
     run("export", str(checkpoint[0]), "--to", "safetensors", "--raw").refused("--raw")
 
@@ -194,7 +194,7 @@ def test_the_code_knows_the_data_of_its_weights(checkpoint: tuple[Path, dict[str
     other = {**metadata, "mean": "[0.5]", "std": "[0.25]", "classes": json.dumps(list("abcdefghij"))}
     save_file(weights, tmp_path / "b.safetensors", other)
     namespace: dict[str, Any] = {"__name__": "model"}
-    exec(compile(exports.python(models.load(str(checkpoint[0]))), "model.py", "exec"), namespace)
+    exec(compile(exports.python(models.load(str(checkpoint[0]))), "model.py", "exec", dont_inherit=True), namespace)
     model = models.load(str(tmp_path / "b.safetensors"))
     images = digits()[0][:5]
     found = namespace["load"](str(tmp_path / "b.safetensors"))
@@ -280,7 +280,7 @@ def test_a_grown_network_is_exported(tmp_path: Path) -> None:
     model = models.load(str(path))
     assert exports.pt2(model, tmp_path / "a.pt2", digits()[0][:4]) <= 1e-4
     namespace: dict[str, Any] = {"__name__": "model"}
-    exec(compile(exports.python(model), "model.py", "exec"), namespace)
+    exec(compile(exports.python(model), "model.py", "exec", dont_inherit=True), namespace)
     network, images = namespace["load"](str(path)), digits()[0][:5]
     with torch.inference_mode():
         logits = network(torch.from_numpy(images.copy()))
@@ -293,7 +293,7 @@ def test_an_architecture_alone_becomes_code(run: Run) -> None:
     scale = ["--scale", "channels=4,cells=1"]
     assert run("export", "zoo:darts-v2", "--to", "python", "--input", "3x32x32", *scale).code == 0
     namespace: dict[str, object] = {"__name__": "model"}
-    exec(compile(Path("model.py").read_text(), "model.py", "exec"), namespace)
+    exec(compile(Path("model.py").read_text(), "model.py", "exec", dont_inherit=True), namespace)
     network = namespace["Model"]()  # type: ignore[operator]  # whatever the text defines
     assert network.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 

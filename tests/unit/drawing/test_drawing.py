@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from nastool import cli, drawing
 from nastool.core import archfile, options, registry
@@ -47,6 +47,7 @@ from nastool.core.diagram import (
 from nastool.core.errors import TrialFailed
 from nastool.core.space import SearchSpace, make_scale
 from nastool.core.values import Arch, Decision, SpaceRef
+from nastool.drawing import measured
 from nastool.drawing.columns import column
 from nastool.drawing.layered import layered
 from nastool.drawing.page import PAGES, arranged
@@ -673,6 +674,44 @@ def test_a_plugin_that_says_nothing_is_drawn_all_the_same(tmp_path: Path) -> Non
     assert graph.returncode == 0 and '"0/first" -> "0/second"' in graph.stdout and '\\"' in graph.stdout
     if shutil.which("dot"):
         assert len(list(laid_out([graph.stdout]))) == 1
+
+
+def test_steps_of_a_network_that_says_nothing() -> None:
+    """Modules, with all inside, and functions, of what leads to the output."""
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.none = (
+                nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()),
+                nn.Conv2d(4, 2, 3),
+                nn.Identity(),
+            )
+            self.unused = nn.Conv2d(4, 4, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            x = self.none(self.one(images))
+            self.unused(x)
+            a, b = x.chunk(2, 1)
+            return torch.cat([self.two(x), (a * b)[:, :, 1:-1, 1:-1]], 1).relu_().mean((2, 3))
+
+    network = Odd()
+    found = measured.steps(network, ImageTask(3, 8, 8, 4))
+    assert [step.path or step.name for step in found] == [
+        "one",
+        "chunk",
+        "two",
+        "mul",
+        "getitem",
+        "cat",
+        "relu",
+        "mean",
+    ]
+    by_name = {step.path or step.name: step for step in found}
+    assert by_name["one"].sources == [None] and by_name["two"].sources == [by_name["one"]]
+    assert by_name["cat"].sources == [by_name["two"], by_name["getitem"]]
+    assert by_name["cat"].shape == (1, 4, 6, 6) and by_name["relu"].sources == [by_name["cat"]]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
 def test_decisions_without_places() -> None:

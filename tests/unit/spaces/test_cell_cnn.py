@@ -77,7 +77,7 @@ def test_paths_are_those_that_a_walk_finds(options: dict[str, Any], length: int,
         chosen = {d.name: d.options[c] for d, c in zip(space.decisions, arch.choices, strict=True)}
         expected = set()
         for cell, kind in enumerate(("normal", "reduce")):
-            for state in space.outputs(chosen, kind):
+            for state in space.cells.outputs(chosen, kind):
                 for source, path in walk(space, chosen, kind, state):
                     if len(path) <= length:
                         start = 4 * sum(letters**n for n in range(len(path)))
@@ -180,8 +180,8 @@ def test_outputs_are_the_states_that_no_block_uses() -> None:
         reduce="sep_conv_3x3 0 sep_conv_3x3 1 max_pool_3x3 2 max_pool_3x3 2 skip_connect 3 max_pool_3x3 0",
     )
     chosen = networks.chosen_options(space, arch)
-    assert space.outputs(chosen, "normal") == ["1", "3", "4"]
-    assert space.outputs(chosen, "reduce") == ["4"]
+    assert space.cells.outputs(chosen, "normal") == ["1", "3", "4"]
+    assert space.cells.outputs(chosen, "reduce") == ["4"]
 
 
 def test_canonical_recognises_order() -> None:
@@ -289,7 +289,7 @@ def test_output_channels_are_those_of_the_unused_states() -> None:
     with torch.device("meta"):
         network: Any = networks.build(space, arch, SMALL, space.Scale(channels=6, cells=1))
     weights = [part.weight for part in network.classifier.parts.active.values()]
-    assert sum(weight.shape[1] for weight in weights) == len(space.outputs(chosen, "normal")) * 6 * 4
+    assert sum(weight.shape[1] for weight in weights) == len(space.cells.outputs(chosen, "normal")) * 6 * 4
 
 
 @pytest.mark.parametrize("task", [ImageTask(3, 20, 12, 7), ImageTask(1, 33, 31, 3), ImageTask(2, 1, 2, 2)], ids=str)
@@ -314,7 +314,7 @@ def test_auxiliary_head_is_for_training_alone() -> None:
     assert networks.count_params(network) == networks.count_params(plain)
     assert networks.count_flops(network, task) == networks.count_flops(plain, task)
     chosen = networks.chosen_options(space, arch)
-    projection = 16 * len(space.outputs(chosen, "reduce")) * 128 + 2 * 128
+    projection = 16 * len(space.cells.outputs(chosen, "reduce")) * 128 + 2 * 128
     head = sum(p.numel() for p in network.parameters()) - networks.count_params(network)
     assert head == projection + 2 * 2 * 128 * 768 + 2 * 768 + 768 * 10 + 10, "DARTS' head, on 8x8"
 
@@ -338,12 +338,12 @@ def test_halve_sees_even_and_odd_positions(size: tuple[int, int], channels: int)
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 1)])
 @pytest.mark.parametrize("ops", ["enas", "nasnet", "darts"])
 def test_strides_round_up(ops: Any, size: tuple[int, int]) -> None:
-    from nastool.spaces.cell_cnn import _operation
+    from nastool.nets.definitions.cells import operation
 
     x = torch.rand(2, 3, *size)
     for name in CellCNN(ops=ops).ops:
-        assert _operation(name, 3, 1, nn.Identity())(x).shape == x.shape
-        assert _operation(name, 3, 2, nn.Identity())(x).shape == (2, 3, *((n + 1) // 2 for n in size))
+        assert operation(name, 3, 1, nn.Identity())(x).shape == x.shape
+        assert operation(name, 3, 2, nn.Identity())(x).shape == (2, 3, *((n + 1) // 2 for n in size))
 
 
 def test_join_is_one_convolution_of_the_concatenation() -> None:

@@ -12,7 +12,8 @@ from torch import nn
 from nastool.core.errors import InputError, TrialFailed
 from nastool.core.values import Arch
 from nastool.nets import networks
-from nastool.spaces.layerwise_cnn import Layer, LayerwiseCNN, loose_ends
+from nastool.nets.definitions.layerwise_form import Layer, loose_ends
+from nastool.spaces.layerwise_cnn import LayerwiseCNN
 from nastool.tasks.images.task import ImageTask
 
 TASK = ImageTask(3, 8, 8, 10)

@@ -19,7 +19,8 @@ from nastool.core.errors import InputError, InvalidArchError
 from nastool.core.values import Arch, Proposal
 from nastool.evaluators.table import Table
 from nastool.nets import networks
-from nastool.spaces.nasbench101 import EDGES, OPS, NasBench101, live, prune, vertex_channels
+from nastool.nets.definitions.vertices import vertex_channels
+from nastool.spaces.nasbench101 import EDGES, OPS, NasBench101, live, prune, sources_of
 from nastool.tasks.images.task import ImageTask
 
 SPACE = NasBench101()
@@ -274,7 +275,7 @@ class TestNetworks:
     )
     def test_channels(self, graph: int, channels: int, expected: Mapping[int, int]) -> None:
         """The cases with which the published code tests itself."""
-        assert vertex_channels(graph, channels) == expected
+        assert vertex_channels(sources_of(graph), channels) == expected
 
     def test_wider_sources_are_cut_off(self) -> None:
         """Vertex 1 has 5 channels; of vertices 2 and 3, which take its value, 3 has 4."""
