@@ -27,6 +27,7 @@ from nastool.tasks.images import arrays as imagearrays
 from nastool.tasks.images import folder as imagefolder
 from nastool.tasks.images.reading import as_grey, read_pixels, resize
 from nastool.tasks.images.task import ImageTask
+from nastool.tasks.splitting import draw, held_out
 from nastool.tasks.tensors import Arrays, TensorData
 
 if TYPE_CHECKING:
@@ -208,10 +209,12 @@ def load(
     if len(train) < 2:
         raise InputError(f"{name}: need at least 2 training images, found {len(train)}")
     if test is None:
-        train, test = _split(train, _TEST_FRACTION, np.random.default_rng(_TEST_SEED))
+        rest, drawn = held_out(train.y, _TEST_FRACTION, np.random.default_rng(_TEST_SEED))
+        train, test = train[rest], train[drawn]
     if val is None:
         fraction = val_fraction or (0.25 if name == "digits" else 0.1)
-        train, val = _split(train, fraction, np.random.default_rng([split_seed, 0]))
+        rest, drawn = held_out(train.y, fraction, np.random.default_rng([split_seed, 0]))
+        train, val = train[rest], train[drawn]
     elif val_fraction is not None:
         raise InputError(f"{name} brings its own validation images: leave out val_fraction")
     if not len(val):
@@ -222,7 +225,7 @@ def load(
     if train_size is not None:
         if train_size > len(train):
             raise InputError(f"{name}: need train_size <= {len(train)} (its training images), got {train_size}")
-        train = train[_draw(train.y, train_size, np.random.default_rng([split_seed, 1]))]
+        train = train[draw(train.y, train_size, np.random.default_rng([split_seed, 1]))]
     _, channels, height, width = train.x.shape
     return ImageData(
         name=name,
@@ -266,40 +269,6 @@ def note_on_few(val_images: object) -> str | None:
         f"note: only {val_images} validation images, so accuracies move in steps of {1 / val_images:.2g}: "
         "give more, or a larger part of the training images with -E val_fraction="
     )
-
-
-# --- splitting
-
-
-def _split(images: Images, fraction: float, rng: np.random.Generator) -> tuple[Images, Images]:
-    """The rest and a stratified fraction, or one image of each class if that is more (and can be spared)."""
-    count = max(round(fraction * len(images)), len(np.unique(images.y)))
-    drawn = _draw(images.y, count, rng, leave=1)
-    kept = np.ones(len(images), dtype=bool)
-    kept[drawn] = False
-    return images[np.flatnonzero(kept)], images[drawn]
-
-
-def _draw(y: NDArray[np.int64], count: int, rng: np.random.Generator, leave: int = 0) -> NDArray[np.intp]:
-    """Indices of count images, ascending: each class in proportion (largest remainders).
-
-    Takes at least one of each class where count allows and leaves at least `leave` of each; fewer than count
-    are drawn only where that demands it.
-    """
-    # In random order, so that no class is favoured where remainders tie.
-    members = [np.flatnonzero(y == label) for label in rng.permutation(np.unique(y))]
-    sizes = np.array([len(m) for m in members])
-    most = np.maximum(sizes - leave, 0)
-    least = np.minimum(most, 1 if count >= len(sizes) else 0)
-    quota = count * sizes / sizes.sum()
-    take = np.clip(np.floor(quota).astype(np.intp), least, most)
-    count = min(count, int(most.sum()))
-    while (short := count - int(take.sum())) != 0:
-        step = 1 if short > 0 else -1
-        free = take < most if step > 0 else take > least
-        take[np.argmax(np.where(free, step * (quota - take), -np.inf))] += step
-    drawn = [rng.permutation(m)[:n] for m, n in zip(members, take, strict=True)]
-    return np.sort(np.concatenate(drawn))
 
 
 # --- sources: each returns its parts ("train", perhaps "val" and "test") and the names of its classes
