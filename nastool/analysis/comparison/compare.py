@@ -58,9 +58,15 @@ class Comparison:
 
 
 def compare(gathered: Gathered, over: Sequence[Axis] = (), at: Sequence[float] = ()) -> Comparison:
-    """over: the axes; all that are known where empty. at: the marks on them, > 0, by default quarters of what all have.
+    """Compare methods at equal cost.
 
-    InputError: a mark that some run does not reach, an axis that is not known for all runs, or no run with a result.
+    Args:
+        gathered: what `gather` found.
+        over: the axes; all that are known where empty.
+        at: the marks on them, > 0, by default quarters of what all runs have.
+
+    Raises:
+        InputError: a mark that some run does not reach, an axis that is not known for all runs, say.
     """
     objective = gathered.runs[0].objective
     notes = list(gathered.notes)

@@ -108,9 +108,15 @@ class Gathered:
 
 
 def gather(folders: Sequence[str | Path], *, anyway: bool = False, baselines: bool = True) -> Gathered:
-    """Read run folders. InputError: one is none, or they cannot be compared (and not `anyway`).
+    """Read run folders.
 
-    baselines: take in the random search below a run's folder, too, where there is one.
+    Args:
+        folders: of runs, or their run.db.
+        anyway: take in runs that measure different things, with a warning.
+        baselines: take in the random search below a run's folder, too, where there is one.
+
+    Raises:
+        InputError: one is no run, or they cannot be compared.
     """
     notes: list[str] = []
     found = list(_once(folders, notes))

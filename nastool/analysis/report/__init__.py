@@ -5,19 +5,49 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nastool.analysis.report import page
+from nastool.analysis import pages
+from nastool.analysis.report import data, sections
+from nastool.analysis.report.checklist import GROUPS, items
 from nastool.core.errors import InputError
 from nastool.core.files import write_atomic
 from nastool.engine.study import Study
 
-__all__ = ["html", "write"]
 
+def html(studies: Sequence[Study], version: str | None = None) -> str:
+    """One page about these runs. Equal runs give equal pages.
 
-def html(studies: Sequence[Study]) -> str:
-    """One page about these runs, at least one. Equal runs give equal pages."""
+    Args:
+        studies: at least one.
+        version: of the runs, for a page that is to ask its server for newer ones.
+
+    Raises:
+        InputError: there are no studies.
+    """
     if not studies:
         raise InputError("a report needs at least one run")
-    return page.render(studies)
+    several = len(studies) > 1
+    names = ", ".join(study.name for study in studies[:3]) + (", …" if len(studies) > 3 else "")
+    return pages.render(
+        "report.html",
+        title=f"{names} - nastool report",
+        version=version,
+        runs=[_run(study, f"run{number}" if several else "") for number, study in enumerate(studies, 1)],
+        overview=sections.overview(studies) if several else [],
+        checklist=items(studies),
+        groups=GROUPS,
+    )
+
+
+def _run(study: Study, identifier: str) -> dict[str, object]:
+    return {
+        "study": study,
+        "identifier": identifier or "run",
+        "searched": study.strategy != data.LISTED,
+        "tiles": sections.tiles(study),
+        "warnings": sections.warnings(study),
+        "commands": data.next_commands(study),
+        "sections": sections.of(study, f"{identifier}-" if identifier else ""),
+    }
 
 
 def write(studies: Sequence[Study], out: Path) -> None:

@@ -10,8 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
-from nastool.analysis import pages
-from nastool.analysis.report import page
+from nastool.analysis import pages, report
 from nastool.core.errors import NastoolError, one_line
 from nastool.engine.config import RunFolder
 from nastool.engine.study import Study
@@ -75,7 +74,7 @@ class Pages:
         started = time.monotonic()
         current = version(self.folders)  # what changes while it is read is news for the next page
         studies = [self._read(folder) for folder in self.folders]
-        self._text = page.render(studies, current)
+        self._text = report.html(studies, current)
         self._version, self.problem = current, None
         self._next = time.monotonic() + REST * (time.monotonic() - started)
 
