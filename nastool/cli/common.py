@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nastool.core import defaults
 from nastool.core.errors import InputError
 from nastool.core.wording import describe_metrics as describe_metrics
 from nastool.core.wording import format_number as format_number
@@ -82,7 +83,7 @@ def space_options(function: F) -> F:
         click.option(
             "-P", "--space-options", multiple=True, metavar="KEY=VALUE", help="Option of the space; repeat it."
         ),
-        click.option("--space", default="nasbench201", metavar="NAME", help="Search space (`nastool list spaces`)."),
+        click.option("--space", default=defaults.SPACE, metavar="NAME", help="Search space (`nastool list spaces`)."),
     ):
         function = option(function)
     return function
@@ -92,7 +93,7 @@ def evaluator_options(function: F) -> F:
     """--evaluator, and all of `training_options`."""
     return click.option(
         "--evaluator",
-        default="train",
+        default=defaults.EVALUATOR,
         metavar="NAME",
         help="How architectures are measured (`nastool list evaluators`).",
     )(training_options(function))

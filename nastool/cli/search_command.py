@@ -8,7 +8,7 @@ import click
 
 from nastool.cli import common, configfile
 from nastool.cli.common import say
-from nastool.core.evaluator import estimate, most_workers
+from nastool.core import defaults
 
 if TYPE_CHECKING:
     from nastool.engine.search_run import SearchRun
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option(
     "-s",
     "--strategy",
-    default="evolution",
+    default=defaults.STRATEGY,
     metavar="NAME",
     help="Search strategy (`nastool list strategies`).",
 )
@@ -130,6 +130,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
 def _dry_run(run: SearchRun, json_flag: bool | None) -> None:
     """Resolved configuration, size of the space, the first architectures, an estimate of the cost."""
     from nastool.core import archfile
+    from nastool.core.evaluator import estimate, most_workers
     from nastool.core.files import dump_yaml
     from nastool.nets import devices
 

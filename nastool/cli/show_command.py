@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common
-from nastool.core import archfile, files
+from nastool.core import files
 from nastool.core.errors import InputError, short
 
 if TYPE_CHECKING:
@@ -198,19 +198,23 @@ def _count(document: ArchDocument, given: dict[str, Any]) -> dict[str, Any]:
 
 def _decisions(document: ArchDocument) -> str:
     """All decisions, a line each, and what else names the architecture."""
+    from nastool.core.archfile import to_string
+
     space, arch = document.space, document.arch
     width = max(len(decision.name) for decision in space.decisions)
     lines = [f"{space.ref}  {arch.key}"]
     for decision, choice in zip(space.decisions, arch.choices, strict=True):
         lines.append(f"  {decision.name:<{width}}  {decision.options[choice]}")
-    own = archfile.to_string(space, arch)
+    own = to_string(space, arch)
     lines += [] if own is None else [f"string     {own}"]
     return "\n".join([*lines, f"canonical  {space.canonical(arch)}"]) + "\n"
 
 
 def _facts(document: ArchDocument, drawn: str) -> str:
     """What its line says of it beside the architecture, after the drawing; its string, where that was broken there."""
-    own = archfile.to_string(document.space, document.arch)
+    from nastool.core.archfile import to_string
+
+    own = to_string(document.space, document.arch)
     lines = [] if own is None or own in drawn else [f"string   {own}"]
     metrics = document.extra.get("metrics")
     if isinstance(metrics, dict):
