@@ -1,4 +1,4 @@
-"""Trains each architecture from scratch and measures it on the validation images."""
+"""Trains each architecture from scratch and measures it on the validation data."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ CALIBRATION = 512
 class Train(TrainingEvaluator):
     """Training by a recipe, from scratch or from weights at hand; the budget is the number of epochs.
 
-    Metrics: val_acc in [0, 1], val_loss in nats (without label smoothing), both after the last epoch; params;
-    flops of one image. With all_data no image is left for validation: then train_loss, the mean of the last epoch's
-    training losses in nats (with label smoothing), takes the place of the first two. They are the same for the same
-    arguments on the same device model with the same number of CPU threads. The test images are looked at by `test`
-    alone. Where memory ran out, batches are split and gradients accumulated; then micro_batches says into how many
-    parts. It is the same training up to rounding, but for batch normalisation, which takes the statistics of a part.
+    Metrics: those of the task on the validation data after the last epoch, for images val_acc in [0, 1] and val_loss
+    in nats (without label smoothing); params; flops of one example. With all_data none is left for validation: then
+    train_loss, the mean of the last epoch's training losses (with label smoothing), takes the place of the first. They
+    are the same for the same arguments on the same device model with the same number of CPU threads. The test data are
+    looked at by `test` alone. Where memory ran out, batches are split and gradients accumulated; then micro_batches
+    says into how many parts. It is the same training up to rounding, but for batch normalisation, which takes the
+    statistics of a part.
     """
 
     name = "train"

@@ -27,7 +27,7 @@ class Signals(Task):
     classes: int
 
     name = "signals"
-    metrics = frozenset({"acc", "loss"})
+    metrics: ClassVar = {"acc": "max", "loss": "min"}
     objective = "acc"
     datasets: ClassVar = {"waves": "600 noisy sines, 3 classes", "signals:FILE": "x_train, y_train, x_val, y_val"}
 

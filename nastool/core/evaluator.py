@@ -38,7 +38,8 @@ class Evaluator(ABC):
     metrics: frozenset[str] = frozenset()
     """What its evaluations hold, known when `objective` is; empty: it cannot say beforehand."""
     objective: str = "val_acc"
-    """The metric that is optimised unless the user names another; known once built, or prepared where `inline`."""
+    """The metric that is optimised unless the user names another, followed by :min or :max if `values.METRICS` does not
+    know it; known once built, or prepared where `inline`."""
     workdir: Path | None = None
     """Folder to keep checkpoints in; None: keep none. Set before the first `evaluate`."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from nastool.core.recipe import Recipe
-from nastool.core.values import Scalar
+from nastool.core.values import Goal, Scalar
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +44,9 @@ class Task(ABC):
 
     name: ClassVar[str]
     """The name it is registered under; spaces name it in `SearchSpace.tasks`."""
-    metrics: ClassVar[frozenset[str]] = frozenset({"loss"})
-    """What `measure` finds, "loss" among them. Evaluators put the data's part before it: val_loss."""
+    metrics: ClassVar[Mapping[str, Goal]] = {"loss": "min"}
+    """What `measure` finds, "loss" among them, and which of more and less is better. Evaluators put the data's part
+    before it: val_loss."""
     objective: ClassVar[str] = "loss"
     """The one of `metrics` that a search optimises unless told otherwise."""
     channels_last: ClassVar[bool] = False

@@ -11,7 +11,7 @@ import pytest
 
 from nastool.core import options
 from nastool.core.evaluator import Evaluator
-from nastool.core.values import Evaluation, Proposal
+from nastool.core.values import Evaluation, Objective, Proposal
 
 MakeEvaluator = Callable[[], Evaluator]
 
@@ -47,7 +47,7 @@ class EvaluatorContract:
 
     def test_metrics_are_finite_and_hold_the_objective(self, evaluator: Evaluator) -> None:
         _, evaluation = self._evaluate(evaluator)
-        assert evaluator.objective in evaluation.metrics
+        assert Objective.parse(evaluator.objective).metric in evaluation.metrics
         assert all(math.isfinite(value) for value in evaluation.metrics.values())
         assert evaluation.seconds >= 0
         for name, value in evaluation.metrics.items():

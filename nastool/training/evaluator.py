@@ -21,7 +21,7 @@ from nastool.core.folders import within
 from nastool.core.recipe import Recipe
 from nastool.core.space import SearchSpace, make_scale
 from nastool.core.task import Batches, Data, Task
-from nastool.core.values import Arch, Scalar
+from nastool.core.values import METRICS, Arch, Scalar
 from nastool.nets import checkpoints, devices
 from nastool.training.loop import Training, seeds
 from nastool.training.recipes import default_recipe, load_recipe
@@ -131,6 +131,8 @@ class TrainingEvaluator(Evaluator):
         self._prepared = False
         self.metrics = frozenset({f"{self.prefix}_{name}" for name in self.family.metrics}) | self.also_measured
         self.objective = f"{self.prefix}_{self.family.objective}"
+        if self.objective not in METRICS:
+            self.objective += f":{self.family.metrics[self.family.objective]}"
 
     def _checked(self, **given: Any) -> dict[str, Any]:
         """Those of a task's options that are not as by default. InputError: the task of the data has no such option."""

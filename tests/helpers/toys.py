@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from nastool.core.recipe import Recipe
 from nastool.core.space import Choose, SearchSpace
 from nastool.core.task import Batch, Batches, Network, Part, Step, Task
-from nastool.core.values import Decision, Scalar
+from nastool.core.values import Decision, Goal, Scalar
 from nastool.tasks.tensors import TensorData
 
 
@@ -35,7 +35,7 @@ class Texts(Task):
     length: int
 
     name = "toy-texts"
-    metrics = frozenset({"loss", "ppl"})
+    metrics: ClassVar[Mapping[str, Goal]] = {"loss": "min", "ppl": "min"}
     objective = "ppl"
     datasets: ClassVar[Mapping[str, str]] = {"toy-text": "made up", "toy-text:LENGTH": "in pieces of another length"}
 
@@ -178,7 +178,6 @@ class Curves(Task):
     numbers: int
 
     name = "toy-curves"
-    metrics = frozenset({"loss"})
     datasets: ClassVar[Mapping[str, str]] = {"toy-curves": "made up"}
     data_options = frozenset({"train_size"})
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nastool.core.recipe import Recipe
 from nastool.core.task import Batch, Batches, Network, Step, Task
+from nastool.core.values import Goal
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ class ImageTask(Task):
     classes: int
 
     name = "images"
-    metrics = frozenset({"acc", "loss"})
+    metrics: ClassVar[Mapping[str, Goal]] = {"acc": "max", "loss": "min"}
     objective = "acc"
     channels_last = True
     data_options = frozenset(

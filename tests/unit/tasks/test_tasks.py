@@ -171,6 +171,15 @@ def test_shared_weights_of_a_text(tmp_path: Path) -> None:
     assert score(shared(tmp_path / "b")) == whole and whole["shared_ppl"] < 6
 
 
+def test_a_policy_is_rewarded_for_texts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Supernet, "inline", True)
+    command = "search --strategy enas --space toy-cells --data toy-text --device cpu --epochs 2 --retrain 0 --out a"
+    given = ["-S", "steps=3", "-S", "candidates=2", "-E", "batch_size=4", "--no-baseline"]
+    assert run(*command.split(), *given).code == 0
+    best = json.loads(Path("a/best.json").read_text())
+    assert best["metrics"]["shared_ppl"] < 6
+
+
 # --- a regression
 
 
