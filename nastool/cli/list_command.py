@@ -6,15 +6,20 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nastool.cli import common
 from nastool.core.errors import InputError, hint
 
+if TYPE_CHECKING:
+    from nastool.core import registry
+
+Entry = dict[str, Any]
+"""Everything known of one thing that is listed, as a JSON object."""
 KINDS = ("strategies", "spaces", "evaluators", "recipes", "data", "zoo", "loggers")
-SINGULAR: Mapping[str, Any] = {
+SINGULAR: Mapping[str, registry.Kind] = {
     "strategies": "strategy",
     "spaces": "space",
     "evaluators": "evaluator",
@@ -96,7 +101,7 @@ def names_of(kind: str) -> list[str]:
     return list(registry.plugins(SINGULAR[kind]))
 
 
-def _entries(kind: str, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+def _entries(kind: str, names: Sequence[str] = ()) -> Iterator[Entry]:
     """Entries of these names, by default of all."""
     for name in names or names_of(kind):
         if kind == "recipes":
@@ -116,14 +121,14 @@ def _entries(kind: str, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
             yield plugin_entry(SINGULAR[kind], name)
 
 
-def plugin_entry(kind: object, name: str) -> dict[str, Any]:
+def plugin_entry(kind: registry.Kind, name: str) -> Entry:
     """Everything known of a strategy, a space, an evaluator or a logger."""
     from nastool.core import registry
 
     return {"kind": kind, "name": name, **_details(kind, name), "package": registry.plugins(kind)[name].owner}
 
 
-def _details(kind: object, name: str) -> dict[str, Any]:
+def _details(kind: registry.Kind, name: str) -> Entry:
     """Summary, options, and what it goes with; a broken plugin says why instead."""
     from nastool.core import options, registry
 
@@ -134,7 +139,7 @@ def _details(kind: object, name: str) -> dict[str, Any]:
     except InputError as error:
         return {"error": str(error)}
     doc = options.docstring(target)
-    found: dict[str, Any] = {"summary": doc.short_description or "", "about": doc.long_description or ""}
+    found: Entry = {"summary": doc.short_description or "", "about": doc.long_description or ""}
     found |= {"options": own, "descriptions": options.descriptions(target)}
     for capability in ("needs", "provides"):
         if getattr(target, capability, None):
@@ -176,7 +181,7 @@ def _fit(kind: str, target: Any) -> tuple[list[str], dict[str, str]]:
     return fits, reasons
 
 
-def _overview(entries: Sequence[Mapping[str, Any]], width: int) -> None:
+def _overview(entries: Sequence[Entry], width: int) -> None:
     """Prints a line or two of each entry, for people: of options only the names."""
     headings = {singular: plural for plural, singular in SINGULAR.items()} | {"recipe": "recipes"}
     pad, last = "", None
@@ -196,7 +201,7 @@ def _overview(entries: Sequence[Mapping[str, Any]], width: int) -> None:
         click.echo("\n" + _wrapped(f"options and what they mean: {command}", width))
 
 
-def _facts(entry: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+def _facts(entry: Entry) -> Iterator[tuple[str, list[str]]]:
     """The lists in an entry that the overview shows, each with its label."""
     for key in ("options", "scale"):
         if entry.get(key):
@@ -210,7 +215,7 @@ def _facts(entry: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
         yield "works with", entry["works_with"]
 
 
-def in_full(entry: Mapping[str, Any], width: int) -> str:
+def in_full(entry: Entry, width: int) -> str:
     """All about one, for people: in lines of at most so many characters, words that are longer apart."""
     origin = f" (package {entry['package']})" if entry.get("package", "nastool") != "nastool" else ""
     parts = [click.style(f"{entry['kind']} {entry['name']}", bold=True) + origin]

@@ -18,6 +18,8 @@ from nastool.core.errors import InputError, short
 
 if TYPE_CHECKING:
     from nastool.core.archfile import ArchDocument
+    from nastool.core.space import SearchSpace
+    from nastool.core.values import Arch
     from nastool.tasks.images.task import ImageTask
 
 FORMS = ("svg", "png", "dot", "text", "decisions")
@@ -137,7 +139,7 @@ def _out(form: str, given: dict[str, Any]) -> Path | None:
     return files.target(given["out"], example, given["force"])
 
 
-def _what(document: ArchDocument, given: dict[str, Any]) -> tuple[Any, Any, ImageTask | None, Any]:
+def _what(document: ArchDocument, given: dict[str, Any]) -> tuple[SearchSpace, Arch, ImageTask | None, object]:
     """Space, architecture, task and scale: as --input and --scale say, else those of the weights that there are."""
     task, scale = None, None
     from nastool.engine import sources
