@@ -32,6 +32,20 @@ class OneMember(TinySpace):
         SearchSpace.__init__(self, [Decision("a", ("x",))])
 
 
+def test_the_best_of_a_tournament_has_a_child() -> None:
+    """Of ten draws from ten the best one's rank is 0.49 on average: the sum of ((10 - r) / 10)^10 for r from 1 on."""
+    strategy = RegularizedEvolution(NasBenchMacro(), seed=0, population=10, tournament=10)
+    rng, ranks = np.random.default_rng(0), []
+    for i in range(150):
+        proposal = strategy.ask()
+        assert proposal is not None
+        if proposal.parent is not None:
+            ranks.append([trial.id for trial in sorted(strategy.alive, key=lambda t: t.loss)].index(proposal.parent))
+        loss = float(rng.random())
+        strategy.tell(Trial(i, proposal, "done", Evaluation({"val_loss": loss}, 1.0), (loss,)))
+    assert len(ranks) == 140 and 0.3 < np.mean(ranks) < 0.7
+
+
 @pytest.mark.parametrize("rate", [0.0, 1e-15, 0.5, 1.0])
 def test_every_mutation_rate_ends_and_changes_something(rate: float) -> None:
     space = NasBenchMacro()
