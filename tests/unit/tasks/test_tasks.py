@@ -19,6 +19,7 @@ from nastool.core.values import Evaluation, Proposal
 from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
 from nastool.nets import checkpoints
+from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.training.loop import Training
 from tests.helpers import plugins
@@ -311,3 +312,25 @@ def test_of_another_rule_nothing_is_taken() -> None:
     adamw.optimizer.remember(sgd.memory())
     assert adamw.memory() == {}
     list(adamw.epoch())
+
+
+@pytest.mark.parametrize("rule", ["adamw", "asgd", "rmsprop"])
+def test_a_network_that_grows_keeps_what_the_optimiser_remembers(rule: Any, tmp_path: Path) -> None:
+    """Where the parent's weights went; the count of its steps goes with each tensor, and zeros are what is new."""
+    evaluator = Train(MorphCNN(), data="digits", device="cpu", epochs=1, train_size=64, scale={"channels": 4})
+    evaluator.workdir = tmp_path
+    evaluator.recipe = evaluator.recipe.replace(optimizer=Rule(rule), lr=0.01)
+    evaluator.prepare()
+    space: Any = evaluator.space
+    start = space.start()
+    evaluator.evaluate(0, Proposal(start, inherit=True), seed=1, report=lambda *_: None)
+    wider = space.morphisms(start)["wider"][0]
+    training = evaluator._begin(Proposal(wider, parent=0, inherit=True), evaluator.recipe, 1)
+    memory = training.memory()
+    own = {"adamw": "exp_avg_sq", "asgd": "ax", "rmsprop": "square_avg"}[rule]
+    grown = [memory[key] for key in memory if key.endswith(f":{own}") and memory[key].dim() == 4]
+    assert any((each == 0).any() and (each != 0).any() for each in grown)
+    steps = {int(value) for key, value in memory.items() if key.endswith(":step")}
+    assert steps == {1}
+    list(training.epoch())
+    assert {int(value) for key, value in training.memory().items() if key.endswith(":step")} == {2}
