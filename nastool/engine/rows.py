@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -86,37 +85,44 @@ def _is_whole(trial: Trial) -> bool:
     )
 
 
-_HINTS: Mapping[type, Mapping[str, object]] = {kind: get_type_hints(kind) for kind in (Proposal, Evaluation)}
+_Shape = tuple[Any, tuple[Any, ...]]
+"""What an annotation says: a type, a union or a container, and the shapes of what is in it."""
+
+
+def _shape(hint: object) -> _Shape:
+    return get_origin(hint) or hint, tuple(map(_shape, get_args(hint)))
+
+
+_SHAPES: Mapping[type, Mapping[str, _Shape]] = {
+    kind: {name: _shape(hint) for name, hint in get_type_hints(kind).items()} for kind in (Proposal, Evaluation)
+}
 _DEFAULTS: Mapping[type, Sequence[tuple[str, object]]] = {
     kind: [
         (field.name, field.default if field.default_factory is dataclasses.MISSING else field.default_factory())
         for field in dataclasses.fields(kind)
         if field.name != "arch"
     ]
-    for kind in _HINTS
+    for kind in _SHAPES
 }
 """Each field that is written as it is, and its default; of one without a default something that equals nothing else."""
 
 
-@cache
-def _parts(hint: object) -> tuple[object, tuple[object, ...]]:
-    return get_origin(hint), get_args(hint)
-
-
 def _fields(kind: type, found: Any) -> dict[str, Any]:
-    return {name: _fitted(value, _HINTS[kind][name]) for name, value in dict(found).items()}
+    shapes = _SHAPES[kind]
+    return {name: _fitted(value, shapes[name]) for name, value in dict(found).items()}
 
 
-def _fitted(value: Any, hint: Any) -> Any:
+def _fitted(value: Any, shape: _Shape) -> Any:
     """A JSON value as an annotation promises it; numbers are finite. ValueError: it is another."""
-    origin, inner = _parts(hint)
-    if origin is UnionType:  # X | None
+    kind, inner = shape
+    if kind is UnionType:  # X | None
         return None if value is None else _fitted(value, inner[0])
-    if origin is tuple and isinstance(value, list) and len(value) == len(inner):
+    if kind is tuple and isinstance(value, list) and len(value) == len(inner):
         return tuple(map(_fitted, value, inner))
-    if origin is Mapping and isinstance(value, dict):
-        return value if inner[1] is object else {key: _fitted(each, inner[1]) for key, each in value.items()}
-    if origin is None and (is_number(value) if hint is float else isinstance(value, hint)):
+    if kind is Mapping and isinstance(value, dict):
+        of = inner[1]
+        return value if of[0] is object else {key: _fitted(each, of) for key, each in value.items()}
+    if kind not in (tuple, Mapping) and (is_number(value) if kind is float else isinstance(value, kind)):
         return value
     raise ValueError(value)
 
