@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from nastool.engine.store import Store
+from tests.helpers import served
 from tests.helpers.running import NASTOOL, in_this_process
 
 BIN = Path(sys.executable).parent
@@ -332,7 +333,7 @@ def test_trained_search_repeats_itself(trained: tuple[Path, subprocess.Completed
 def test_top_and_eval_pipeline(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = trained
     options = " ".join(TINY).replace("--scale channels=4,cells=1", "")
-    result = bash(
+    result = served.bash(
         f"nastool top a -k 2 | nastool eval - {options} --seeds 0,1 | tee e.jsonl | nastool top - -k 1",
         folder,
     )
@@ -501,7 +502,7 @@ def test_stdin_with_crlf_and_a_partial_last_line(table: Path, tmp_path: Path) ->
 @pytest.mark.skipif(shutil.which("jq") is None, reason="needs jq")
 def test_readme_pipeline_with_jq(tmp_path: Path) -> None:
     options = " ".join(TINY)
-    result = bash(
+    result = served.bash(
         f"nastool sample --space nasbench201 -n 2 --seed 0 | nastool eval - {options} | jq .metrics.val_acc",
         tmp_path,
     )

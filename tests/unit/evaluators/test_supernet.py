@@ -172,6 +172,20 @@ class TestSharing:
 
 
 class TestPhases:
+    def test_the_policy_is_rewarded_on_validation_images(
+        self, prepared: Supernet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kind, asked = type(prepared.val_batches), []
+        minibatches = kind.minibatches
+
+        def noted(batches: Any, *arguments: Any, **more: Any) -> Any:
+            asked.append(batches)
+            return minibatches(batches, *arguments, **more)
+
+        monkeypatch.setattr(kind, "minibatches", noted)
+        rounds(prepared, ENAS(SPACE, **SETTINGS), 1)
+        assert asked and all(batches is prepared.val_batches for batches in asked)
+
     def test_each_leaves_the_other_alone(self, tmp_path: Path) -> None:
         evaluator = supernet()
         strategy = ENAS(SPACE, **SETTINGS)
