@@ -11,11 +11,11 @@ demo: $(INSTALLED)  ## a real search on built-in data; ends with a trained netwo
 	$(BIN)/nastool search --strategy enas --out runs/demo
 
 test: $(INSTALLED)  ## all tests but the slow ones; those of the GPU path on fake devices
-	$(BIN)/python -m pytest -q -n $(JOBS)
-	$(BIN)/python -m pytest -q -n $(JOBS) -m gpu --fake-cuda 2 tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m gpu --fake-cuda 2 tests
 
 slow: $(INSTALLED)  ## all tests
-	$(BIN)/python -m pytest -q -n $(JOBS) --slow
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal --slow
 
 check: $(INSTALLED)  ## lint, format, types
 	$(BIN)/ruff check .
