@@ -8,7 +8,7 @@ NastoolError says that the work itself failed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,7 +198,7 @@ def evaluate(
     if isinstance(several, str | bytes | Mapping) or not isinstance(several, Iterable):
         several = [several]
     of_space = registry.make_space(SpaceRef(space)) if space else None
-    documents = (each for one in several for each in _documents(one, of_space))
+    documents = (each for one in several for each in arguments.documents(one, of_space))
     return list(
         evaluation.evaluating(
             documents,
@@ -345,7 +345,15 @@ def export(
     else:
         document = model if isinstance(model, ArchDocument) else sources.only_architecture(given, space)
         if "weights" not in document.extra or input is not None:
-            task, size = sources.built_for(document, to, input, classes, scale)
+            if to != "python":
+                where = "this architecture" if document.file is None else short(document.file)
+                raise InputError(
+                    f"--to {to} needs weights, and {where} names none: give a run or its weights, or train it with "
+                    "`nastool retrain`"
+                )
+            if input is None:
+                raise InputError("this architecture names no weights: say what it is for, such as --input 3x32x32")
+            task, size = sources.built_for(document, input, classes, scale)
             write_atomic(path, exports.untrained_python(document.space, document.arch, task, size))
             return path
         trained = models.of(document)
@@ -418,7 +426,7 @@ def show(
     if input is None:
         task, size = sources.trained_for(document)
     else:
-        task, size = sources.built_for(document, to, input, classes, scale)
+        task, size = sources.built_for(document, input, classes, scale)
     writers: Mapping[str, Callable[..., str | bytes]] = {
         "text": drawing.text,
         "svg": drawing.svg,
@@ -441,7 +449,3 @@ def _carry_out(run: Callable[[Watch], bool], watch: Watch) -> None:
         raise RunInterrupted(error.exit_code) from None
     if not done and not watch.stop():
         raise RunInterrupted()
-
-
-def _documents(architecture: Architecture, space: Any) -> Iterator[ArchDocument]:
-    yield from sources.read_architectures([arguments.word(architecture)], space)

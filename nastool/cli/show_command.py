@@ -145,7 +145,7 @@ def _what(document: ArchDocument, given: dict[str, Any]) -> tuple[SearchSpace, A
     from nastool.engine import sources
 
     if given["shape"]:
-        task, scale = sources.built_for(document, "python", given["shape"], given["classes"], given["scale"])
+        task, scale = sources.built_for(document, given["shape"], given["classes"], given["scale"])
     elif given["scale"]:
         raise InputError("--scale is the size of a network: say what images it is for, such as --input 3x32x32")
     else:
@@ -185,7 +185,7 @@ def _count(document: ArchDocument, given: dict[str, Any]) -> dict[str, Any]:
     from nastool.engine import sources
     from nastool.nets import networks
 
-    task, scale = sources.built_for(document, "python", given["shape"], given["classes"], given["scale"])
+    task, scale = sources.built_for(document, given["shape"], given["classes"], given["scale"])
     space = document.space
     with torch.device("meta"):
         network = networks.build(space, document.arch, task, scale)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, short
+from nastool.core.space import SearchSpace
 from nastool.engine import sources
 from nastool.engine.study import Study
 
@@ -117,3 +119,8 @@ def word(architecture: Architecture) -> str:
         return json.dumps(dict(architecture), default=_json)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"an architecture's object is no JSON: {error}") from None
+
+
+def documents(architecture: Architecture, space: SearchSpace | None) -> Iterator[ArchDocument]:
+    """Yield what an argument names. InputError: it names no architecture."""
+    yield from sources.read_architectures([word(architecture)], space)

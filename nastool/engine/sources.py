@@ -93,12 +93,11 @@ def run_folder(source: str) -> Path | None:
         return None
 
 
-def built_for(document: ArchDocument, form: str, input: object, classes: int, scale: object) -> tuple[ImageTask, Any]:
+def built_for(document: ArchDocument, input: object, classes: int, scale: object) -> tuple[ImageTask, Any]:
     """Return what an architecture's network is to be built for: images of a shape, at a scale.
 
     Args:
         document: The architecture; without a scale, the one in its line counts.
-        form: What is made of it, for errors.
         input: "CHANNELSxHEIGHTxWIDTH", or three integers.
         classes: Number of classes.
         scale: KEY=N,... or a mapping; None or "": that of the line, or the published one.
@@ -106,14 +105,6 @@ def built_for(document: ArchDocument, form: str, input: object, classes: int, sc
     Raises:
         InputError: One of them is none.
     """
-    if input is None:
-        if form != "python":
-            where = "this architecture" if document.file is None else short(document.file)
-            raise InputError(
-                f"--to {form} needs weights, and {where} names none: give a run or its weights, or train it with "
-                "`nastool retrain`"
-            )
-        raise InputError("this architecture names no weights: say what images it is for, such as --input 3x32x32")
     text = input if isinstance(input, str) else "x".join(map(str, input)) if isinstance(input, Sequence) else str(input)
     match = re.fullmatch(r"(\d{1,6})x(\d{1,6})x(\d{1,6})", text)
     if match is None:
