@@ -77,7 +77,7 @@ def rewards(shadow: Shadow, own: Any, children: int) -> Counter[str]:
     """Launches by operation of the rewards of so many children, after the first ones of a phase."""
     rng = np.random.default_rng(0)
     network = own.supernet()
-    archs = np.array([own.space.sample(rng).choices for _ in range(children)])
+    archs = [own.space.sample(rng) for _ in range(children)]
     batch = own.val_batches.batch(torch.arange(128))
     with own.frozen(network):
         for values in (True, False):  # of the first ones it is compared whether what runs at once is the same

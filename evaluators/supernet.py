@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,14 @@ from nastool.core import files, registry
 from nastool.core.errors import CannotGoOn, InputError, TrialFailed, fault_of, why
 from nastool.core.evaluator import Report
 from nastool.core.space import SearchSpace
-from nastool.core.strategy import Policy
 from nastool.core.task import Batch
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.training.evaluator import TrainingEvaluator
-from nastool.training.loop import Training, seeds
+from nastool.training.loop import seeds
+from nastool.training.shared import Counting, SharedWeights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from nastool.nets.networks import Supernet as Network
     from nastool.nets.onepass import OnePass
@@ -73,7 +73,7 @@ class Supernet(TrainingEvaluator):
         self.seed = seed
         self.weights = weights
         self.rounds = self.recipe.epochs if weights is None else None
-        self._shared: _SharedWeights | None = None
+        self._shared: SharedWeights | None = None
         self._one_pass: OnePass | None = None
 
     # --- before the first trial
@@ -140,19 +140,15 @@ class Supernet(TrainingEvaluator):
                 given: Any = proposal.policy
                 policy = registry.load("strategy", given["strategy"]).make_policy(self.space, given["options"], 0)
                 batch = next(self.val_batches.minibatches(self.recipe.batch_size, generator))
-                asked: list[int] = []
+                trainer = Counting(training.steps, generator)
+                asked = trainer.asked
                 start = time.perf_counter()
-
-                def made_up(archs: NDArray[Any]) -> list[float]:
-                    asked.append(len(archs))
-                    return [0.5] * len(archs)
-
-                policy.improve(made_up, training.steps, generator)
+                policy.round(trainer)
                 cost += time.perf_counter() - start
                 at_once = asked[0] if self.device.type == "cuda" else 1
 
                 def reward() -> object:
-                    return self.rewards(network, np.array([child().choices for _ in range(at_once)]), batch)
+                    return self.rewards(network, [child() for _ in range(at_once)], batch)
 
                 with self.frozen(network):
                     cost += seconds_of_one(reward() for _ in range(100)) * sum(asked) / at_once
@@ -196,7 +192,7 @@ class Supernet(TrainingEvaluator):
         return Evaluation(metrics, time.perf_counter() - start, policy=learnt, notes=notes)
 
     def _round(
-        self, shared: _SharedWeights, proposal: Proposal, seed: int, report: Report
+        self, shared: SharedWeights, proposal: Proposal, seed: int, report: Report
     ) -> tuple[dict[str, float], Mapping[str, object]]:
         """Train weights and policy, once each. A round that is in the checkpoint already is not trained again."""
         import torch
@@ -218,26 +214,18 @@ class Supernet(TrainingEvaluator):
             )
         weights_seed, policy_seed, _ = seeds(seed)
         generator = torch.Generator().manual_seed(policy_seed)
+        reported: dict[str, float] = {}
         with self.reproducible(seed):
-            children = policy.sample(shared.training.steps, generator)
-            train_loss = self._epoch(shared, children, weights_seed)
-            minibatches = self.val_batches.minibatches(self.recipe.batch_size, generator)
-
-            def reward(archs: NDArray[Any]) -> list[float]:
-                return self.rewards(shared.network, archs, next(minibatches))
-
-            progress = shared.done / self.recipe.epochs
-            with self.frozen(shared.network):
-                learnt = policy.improve(reward, shared.training.steps, generator, progress)
-            metrics = {**self._score(shared, proposal.arch), "train_loss": train_loss, **learnt}
-            told = policy.conclude(shared.done == self.recipe.epochs, generator)
-        left = self.recipe.epochs - shared.done
-        shared.told = {"metrics": metrics, "policy": {**told, "rounds_left": left}}
+            train_loss = shared.epoch(weights_seed, generator, lambda: reported.update(policy.round(shared)))
+            metrics = {**self._score(shared, proposal.arch), "train_loss": train_loss, **reported}
+            learnt = policy.conclude(self.recipe.epochs - shared.done, generator)
+        notes = {} if learnt.frequencies is None else {"frequencies": learnt.frequencies}
+        shared.told = {"metrics": metrics, "policy": {**learnt.to_json(), **notes}}
         self._save_shared(shared)
         report(shared.done, metrics)
         return metrics, shared.told["policy"]
 
-    def _uniform_epoch(self, shared: _SharedWeights, report: Report) -> None:
+    def _uniform_epoch(self, shared: SharedWeights, report: Report) -> None:
         sequence = np.random.SeedSequence([self.seed, shared.done])
         rng = np.random.default_rng(sequence)
         children = np.array([self.space.sample(rng).choices for _ in range(shared.training.steps)])
@@ -249,34 +237,30 @@ class Supernet(TrainingEvaluator):
 
     # --- the two phases
 
-    def _epoch(self, shared: _SharedWeights, children: NDArray[Any], seed: int) -> float:
+    def _epoch(self, shared: SharedWeights, children: NDArray[Any], seed: int) -> float:
         """One pass over the training images, step i on child i; the mean loss."""
         import torch
 
-        shared.training.generator.manual_seed(seed)
-        total = torch.zeros((), device=self.device)
-        archs = [self.space.arch(choices) for choices in children]
-        for loss in shared.training.epoch(lambda step: shared.network.select(archs[step])):
-            total += loss
-        mean = total.item() / shared.training.steps
-        if not math.isfinite(mean):
-            raise TrialFailed(f"diverged: training loss is {mean} in epoch {shared.done}; lower lr")
-        return mean
+        def steps() -> None:
+            for choices in children:
+                shared.weights_step([self.space.arch(choices)])
 
-    def rewards(self, network: Network, archs: NDArray[Any], batch: Batch) -> list[float]:
-        """The task's reward of each architecture on one batch. archs: option indices, shape (m, decisions)."""
+        return shared.epoch(seed, torch.Generator(), steps)
+
+    def rewards(self, network: Network, archs: Sequence[Arch], batch: Batch) -> list[float]:
+        """The task's reward of each architecture on one batch."""
         with self.frozen(network) as children, self.cudnn(), self.autocast():
-            outputs = children.logits([self.space.arch(choices) for choices in archs], *self.task.inputs(batch))
+            outputs = children.logits(archs, *self.task.inputs(batch))
             found: list[float] = self.task.rewards(outputs, batch).tolist()
         return found
 
-    def _score(self, shared: _SharedWeights, arch: Arch) -> dict[str, float]:
+    def _score(self, shared: SharedWeights, arch: Arch) -> dict[str, float]:
         found = self._measured(shared, arch.choices)
         if not math.isfinite(loss := found["shared_loss"]):
             raise TrialFailed(f"diverged: validation loss is {loss} after epoch {shared.done}; lower lr")
         return found
 
-    def _measured(self, shared: _SharedWeights, choices: Sequence[int]) -> dict[str, float]:
+    def _measured(self, shared: SharedWeights, choices: Sequence[int]) -> dict[str, float]:
         shared.network.select(self.space.arch(choices))
         return self._on_validation(shared.network)
 
@@ -328,10 +312,13 @@ class Supernet(TrainingEvaluator):
     def checkpoint(self) -> Path | None:
         return None if self.workdir is None else self.workdir / "checkpoints" / "supernet.safetensors"
 
-    def _load(self) -> _SharedWeights:
+    def _load(self) -> SharedWeights:
         """As the checkpoint has them, or untrained."""
         network = self.supernet()
-        shared = _SharedWeights(network, self.training(network, self.recipe, self.seed))
+        training = self.training(network, self.recipe, self.seed)
+        shared = SharedWeights(
+            network, training, self.val_batches, partial(self.frozen, network), partial(self.rewards, network)
+        )
         path = Path(self.weights).expanduser() if self.weights is not None else self.checkpoint
         if path is not None and (self.weights is not None or path.is_file()):
             tensors, facts = files.read_tensors(path, str(self.device))
@@ -351,7 +338,7 @@ class Supernet(TrainingEvaluator):
                 raise InputError(f"{path} is damaged: begin anew (--force)") from error
         return shared
 
-    def _save_shared(self, shared: _SharedWeights) -> None:
+    def _save_shared(self, shared: SharedWeights) -> None:
         if self.checkpoint is None:
             return
         tensors, state = shared.capture()
@@ -368,47 +355,3 @@ class Supernet(TrainingEvaluator):
             "task": json.dumps(self.task.to_json()),
             "seed": str(self.seed),
         }
-
-
-class _SharedWeights:
-    """A supernet, how far its training has come, and the policy that is trained with it."""
-
-    def __init__(self, network: Network, training: Training) -> None:
-        self.network = network
-        self.training = training
-        self.policy: Policy | None = None
-        self.told: dict[str, Any] | None = None
-        """What the last round returned."""
-        self._policy_state: dict[str, Tensor] = {}
-
-    @property
-    def done(self) -> int:
-        """Epochs so far."""
-        return self.training.done // self.training.steps
-
-    def with_policy(self, policy: Policy) -> Policy:
-        """Take this policy on, as it was when the checkpoint was written."""
-        if self._policy_state:
-            policy.load_state_dict(self._policy_state)
-        self.policy = policy
-        return policy
-
-    def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All of it, as tensors and JSON."""
-        tensors = {f"weights.{name}": value for name, value in self.network.state_dict().items()}
-        tensors.update({f"momentum.{name}": value for name, value in self.training.memory().items()})
-        policy = self._policy_state if self.policy is None else self.policy.state_dict()
-        tensors.update({f"policy.{name}": value for name, value in policy.items()})
-        return tensors, {"steps": self.training.done, "told": self.told, "micro_batches": self.training.micro_batches}
-
-    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """KeyError or RuntimeError: these are of another network."""
-        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "momentum": {}, "policy": {}}
-        for key, value in tensors.items():
-            part, _, name = key.partition(".")
-            parts[part][name] = value
-        self.network.load_state_dict(parts["weights"])
-        self._policy_state = {name: value.cpu() for name, value in parts["policy"].items()}
-        self.training.resume(parts["momentum"], state["steps"])
-        self.told = state["told"]
-        self.training.micro_batches = state.get("micro_batches", 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
-from nastool.core.values import Arch, Decision, Proposal, Trial
+from nastool.core.values import Arch, Decision, Learnt, Proposal, Trial
 from nastool.learners.sharing import has_weights
 
 if TYPE_CHECKING:
     import torch
+
+    from nastool.training.shared import Trainer
 
 MIN_STEPS = 10
 Choices = NDArray[np.integer[Any]]
@@ -200,17 +202,17 @@ class ENAS(Strategy):
         if trial.proposal.policy is None:
             return
         self.in_round = False
-        if trial.evaluation is None or trial.evaluation.policy is None:
+        if trial.evaluation is None or trial.evaluation.learnt is None:
             return  # it failed: the round is tried again
-        learnt: Any = trial.evaluation.policy
+        learnt = trial.evaluation.learnt
         self.rounds += 1
-        self.guess = self.space.arch(learnt["best"])
-        if not learnt["rounds_left"]:
-            self.candidates = [self.space.arch(choices) for choices in learnt["candidates"]]
+        self.guess = self.space.arch(learnt.best)
+        if learnt.candidates is not None:
+            self.candidates = list(map(self.space.arch, learnt.candidates))
 
 
 class ENASPolicy:
-    """The controller's phase: step 2 of the loop."""
+    """The controller, and a round: the loop of section 2.2."""
 
     def __init__(self, space: SearchSpace, settings: Settings, seed: int) -> None:
         import torch
@@ -255,32 +257,24 @@ class ENASPolicy:
                 return np.array(members)
         raise ValueError("the controller hardly ever draws a member of this space")
 
-    def improve(
-        self,
-        reward: Callable[[Choices], list[float]],
-        minibatches: int,
-        generator: torch.Generator,
-        progress: float = 1.0,
-    ) -> Mapping[str, float]:
+    def round(self, trainer: Trainer) -> Mapping[str, float]:
+        """A child for each step of the weights, then `learn`."""
+        for child in self.sample(len(trainer.steps), trainer.generator):
+            trainer.weights_step([self.space.arch(child)])
+        return self.learn(trainer)
+
+    def learn(self, trainer: Trainer) -> Mapping[str, float]:
         """`steps` steps of REINFORCE. Returns the means of their rewards, the entropy (nats) and the rate of skips.
 
         While progress is not beyond `warmup`: children are sampled and looked at once, and nothing is learnt.
         """
-        import torch
-
         found: list[Mapping[str, float]] = []
-        learns = progress > self.settings.warmup
-        by_default = max(MIN_STEPS, round(self.settings.steps_per_minibatch * minibatches))
+        learns = trainer.progress > self.settings.warmup
+        by_default = max(MIN_STEPS, round(self.settings.steps_per_minibatch * len(trainer.steps)))
         for _ in range((self.settings.steps or by_default) if learns else 1):
-            children = self.sample(self.settings.children, generator)
-            rewards = reward(children)
-            choices = torch.from_numpy(children)
-            if learns:
-                learnt = self.learner.update(choices, torch.tensor(rewards))
-            else:
-                with torch.no_grad():
-                    scored = self.learner.controller.score(choices)
-                learnt = {name: float(value.mean()) for name, value in scored._asdict().items()}
+            children = self.sample(self.settings.children, trainer.generator)
+            rewards = trainer.rewards([self.space.arch(child) for child in children], "val")
+            learnt = self.reinforce(children, rewards) if learns else self.look(children)
             found.append({"reward": float(np.mean(rewards)), **learnt})
         self.best = children[int(np.argmax(rewards))].tolist()
         shown = ["reward", "entropy"]
@@ -288,13 +282,28 @@ class ENASPolicy:
             shown.append("switch_rate")
         return {name: float(np.mean([step[name] for step in found])) for name in shown}
 
-    def conclude(self, last: bool, generator: torch.Generator) -> dict[str, object]:
+    def reinforce(self, children: Choices, rewards: Sequence[float]) -> Mapping[str, float]:
+        """A step of the controller."""
+        import torch
+
+        return self.learner.update(torch.from_numpy(children), torch.tensor(rewards))
+
+    def look(self, children: Choices) -> Mapping[str, float]:
+        """What the controller says of children, their means, without a step."""
+        import torch
+
+        with torch.no_grad():
+            scored = self.learner.controller.score(torch.from_numpy(children))
+        return {name: float(value.mean()) for name, value in scored._asdict().items()}
+
+    def conclude(self, rounds_left: int, generator: torch.Generator) -> Learnt:
         """The best child of the round's last step, and how often each option of each decision is drawn.
 
         After the last round also the candidates, no two equivalent.
         """
-        learnt = {"best": self.best, "frequencies": list(map(list, self.learner.controller.frequencies()))}
-        if not last:
+        frequencies = tuple(map(tuple, self.learner.controller.frequencies()))
+        learnt = Learnt(tuple(self.best), rounds_left, frequencies=frequencies)
+        if rounds_left:
             return learnt
         found: dict[str, list[int]] = {}
         for _ in range(20):  # a collapsed policy has fewer to offer
@@ -302,7 +311,8 @@ class ENASPolicy:
                 found.setdefault(self.space.canonical(self.space.arch(choices)), choices)
             if len(found) >= self.settings.candidates:
                 break
-        return {**learnt, "candidates": list(found.values())[: self.settings.candidates]}
+        candidates = tuple(map(tuple, found.values()))[: self.settings.candidates]
+        return dataclasses.replace(learnt, candidates=candidates)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return self.learner.state_dict()

@@ -1,59 +1,15 @@
-"""A strategy decides what to look at next; a policy is the part of one that an evaluator trains."""
+"""A strategy decides what to look at next."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from nastool.core.arrays import Choices
-from nastool.core.values import Proposal, Trial
-
-if TYPE_CHECKING:
-    import torch
-
-
 from nastool.core.space import SearchSpace
-
-
-class Policy(Protocol):
-    """A distribution over architectures that an evaluator improves, round by round, beside the weights it trains.
-
-    It is made by the strategy's `make_policy`, lives with the evaluator, and knows no networks.
-    """
-
-    def sample(self, count: int, generator: torch.Generator) -> Choices:
-        """Option indices of architectures drawn from it, shape (count, decisions). generator: of the CPU."""
-        ...
-
-    def improve(
-        self,
-        reward: Callable[[Choices], list[float]],
-        minibatches: int,
-        generator: torch.Generator,
-        progress: float = 1.0,
-    ) -> Mapping[str, float]:
-        """The policy's phase of a round. Returns what is worth reporting.
-
-        minibatches: how many the weights were trained on in this round. progress: which share of all rounds the
-            weights were trained for, in (0, 1].
-        reward: the accuracy, in [0, 1], of each of these architectures (m, decisions) with the shared weights on one
-            minibatch of validation images, which is another one at every call.
-        """
-        ...
-
-    def conclude(self, last: bool, generator: torch.Generator) -> dict[str, object]:
-        """What `Strategy.tell` learns of it after a round, as JSON. last: the weights are not trained any further.
-
-        "frequencies", for reports: for each decision how often each of its options is drawn, as shares of 1.
-        """
-        ...
-
-    def state_dict(self) -> dict[str, torch.Tensor]: ...
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None: ...
+from nastool.core.values import Proposal, Trial
 
 
 class Strategy(ABC):
@@ -127,16 +83,6 @@ class Strategy(ABC):
 
 
 # --- what only some strategies can do, by methods and attributes of these names
-
-
-@runtime_checkable
-class HasPolicy(Protocol):
-    """A strategy with a policy that an evaluator trains; it needs "policy"."""
-
-    @classmethod
-    def make_policy(cls, space: SearchSpace, options: Mapping[str, Any], seed: int) -> Policy:
-        """The untrained policy. options: those that its proposals carry."""
-        ...
 
 
 @runtime_checkable

@@ -130,6 +130,36 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """What a policy tells its strategy after a round.
+
+    best: its best guess. rounds_left: how many are still to come. candidates: after the last one, architectures to be
+    scored; None: not known yet. frequencies, for reports: for each decision how often each of its options is drawn, as
+    shares of 1; None: unknown.
+    """
+
+    best: tuple[int, ...]
+    rounds_left: int
+    candidates: tuple[tuple[int, ...], ...] | None = None
+    frequencies: tuple[tuple[float, ...], ...] | None = field(default=None, compare=False)
+
+    def to_json(self) -> dict[str, object]:
+        """Without frequencies, which are a note."""
+        found: dict[str, object] = {"best": list(self.best), "rounds_left": self.rounds_left}
+        return found if self.candidates is None else {**found, "candidates": list(map(list, self.candidates))}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Learnt:
+        """As `to_json` wrote it."""
+        candidates = found.get("candidates")
+        return cls(
+            tuple(found["best"]),
+            int(found.get("rounds_left", 0)),
+            None if candidates is None else tuple(map(tuple, candidates)),
+        )
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What an evaluator measured.
 
@@ -149,6 +179,11 @@ class Evaluation:
     policy: Mapping[str, object] | None = None
     artifacts: Mapping[str, str] = field(default_factory=dict, hash=False)
     notes: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+    @property
+    def learnt(self) -> Learnt | None:
+        """The updated policy, of a round."""
+        return Learnt.from_json(self.policy) if self.policy else None
 
     @property
     def all_metrics(self) -> dict[str, float]:

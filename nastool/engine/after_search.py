@@ -394,11 +394,11 @@ class AfterSearch:
         for trial in store.trials():
             if trial.proposal.policy is not None and trial.evaluation is not None:
                 entropy = trial.evaluation.metrics.get("entropy")
-                given: Any = trial.evaluation.policy or {}
+                learnt = trial.evaluation.learnt
                 asked: Any = trial.proposal.policy
                 wanted = (asked.get("options") or {}).get("candidates")
-                if "candidates" in given and wanted is not None:
-                    candidates = (len(given["candidates"]), wanted)
+                if learnt is not None and learnt.candidates is not None and wanted is not None:
+                    candidates = (len(learnt.candidates), wanted)
         signs = sharing.collapse(self.space, derived, entropy, candidates)
         if signs:
             outcome.report["warnings"] = signs
@@ -409,9 +409,8 @@ def _rounds_left(store: Store) -> int:
     """How many rounds of a policy are still to come; 0 for a search without one."""
     left = 0
     for trial in store.trials():
-        if trial.evaluation is not None and trial.evaluation.policy is not None:
-            learnt: Any = trial.evaluation.policy
-            left = int(learnt["rounds_left"])
+        if trial.evaluation is not None and (learnt := trial.evaluation.learnt) is not None:
+            left = learnt.rounds_left
     return left
 
 

@@ -291,6 +291,7 @@ class Sum(nn.Module):
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
         terms = [part(tensors[name]) for name, part in self.parts.active.items()]
+        terms = self.parts.weighed(terms)
         if are_few():
             if len(terms) > 3:
                 return launches.summed(terms)
@@ -328,6 +329,7 @@ class Join(nn.Module):
 
     def _of(self, names: Sequence[str], *parts: Tensor) -> Tensor:
         weights: list[Tensor] = [self.parts.members[name].weight for name in names]  # type: ignore[misc]  # torch's stub
+        weights = self.parts.weighed(weights)
         x = self.before(torch.cat(parts, 1) if len(parts) > 1 else parts[0])
         return self._convolve(x, torch.cat(weights, 1) if len(weights) > 1 else weights[0])
 

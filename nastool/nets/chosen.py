@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 Rule = Callable[[Mapping[str, str]], Collection[str]]
 """Names of modules that take part, given decision name -> option name."""
@@ -24,6 +24,10 @@ class Members(nn.Module):
     def active(self) -> dict[str, nn.Module]:
         """Name -> module of those that take part, in the order of the members."""
         return dict(self.members.items())
+
+    def weighed(self, tensors: list[Tensor]) -> list[Tensor]:
+        """What belongs to each active member, in their order, by how much it counts: here all do fully."""
+        return tensors
 
 
 class Chosen:

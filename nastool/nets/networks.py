@@ -18,46 +18,80 @@ from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
 
 from nastool.core.errors import InputError
+from nastool.core.values import Arch
 from nastool.nets.chosen import Chosen, Members, Rule
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
     from nastool.core.task import Task
-    from nastool.core.values import Arch
+
+Choice = Mapping[str, str | Mapping[str, Tensor]]
+"""Decision name -> option name, or the names of the options that run -> their weights, scalars."""
+
+Selection = Arch | Choice
+"""What a supernet runs: one architecture, or, softly, sums of weighted options. Soft choices are independent."""
+
+MOST_CASES = 4096
+"""So many combinations of soft choices a rule may depend on."""
 
 
 class OneOf(nn.Module):
-    """All options of one decision at one place of a supernet; executes the active one."""
+    """All options of one decision at one place of a supernet; executes the active one, or sums weighted ones."""
 
-    def __init__(self, decision: str, options: Mapping[str, nn.Module], chosen: Mapping[str, str]) -> None:
-        """chosen: decision -> active option; shared by all OneOf of a supernet and changed in place."""
+    def __init__(self, decision: str, options: Mapping[str, nn.Module], chosen: Choice) -> None:
+        """chosen: shared by all OneOf of a supernet and changed in place."""
         super().__init__()
         self.decision = decision
         self.options = nn.ModuleDict(options)
         self.chosen = chosen
 
     @property
+    def soft(self) -> bool:
+        """Whether several options are mixed now."""
+        return not isinstance(self.chosen[self.decision], str)
+
+    @property
     def active(self) -> nn.Module:
-        return self.options[self.chosen[self.decision]]
+        """The only one that runs."""
+        option = self.chosen[self.decision]
+        assert isinstance(option, str), "several options are mixed"
+        return self.options[option]
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        output: Tensor = self.active(*inputs)
-        return output
+        option = self.chosen[self.decision]
+        if isinstance(option, str):
+            output: Tensor = self.options[option](*inputs)
+            return output
+        terms: list[Tensor] = [weight * self.options[name](*inputs) for name, weight in option.items()]
+        mixed = terms[0]
+        for term in terms[1:]:
+            mixed = mixed + term
+        return mixed
 
 
 class Subset(Members):
     """Modules of which those take part that a rule names."""
 
-    def __init__(self, rule: Rule, members: Mapping[str, nn.Module], chosen: Mapping[str, str]) -> None:
+    def __init__(self, rule: Rule, members: Mapping[str, nn.Module], chosen: Choice) -> None:
         """rule: chosen -> names. chosen: as for `OneOf`."""
         super().__init__(members)
         self.rule = rule
         self.chosen = chosen
 
-    def names(self, chosen: Mapping[str, str]) -> list[str]:
-        """Those that take part, in the order of the members."""
-        wanted = self.rule(chosen)
+    def names(self, chosen: Choice) -> list[str]:
+        """Those that take part, in the order of the members; with soft choices, those that may."""
+        if any(not isinstance(option, str) for option in chosen.values()):
+            shares = _shares(self.rule, chosen)
+            return [name for name in self.members if name in shares]
+        wanted = self.rule(chosen)  # type: ignore[arg-type]  # all are names
         return [name for name in self.members if name in wanted]
+
+    def weighed(self, tensors: list[Tensor]) -> list[Tensor]:
+        """With soft choices, each times the weight of the cases in which its member takes part."""
+        if all(isinstance(option, str) for option in self.chosen.values()):
+            return tensors
+        shares = _shares(self.rule, self.chosen)
+        return [shares[name] * tensor for name, tensor in zip(self.active, tensors, strict=True)]
 
     @property
     def active(self) -> dict[str, nn.Module]:
@@ -65,16 +99,56 @@ class Subset(Members):
 
 
 def active(module: nn.Module) -> nn.Module:
-    """The module itself; of options in a supernet, the one that runs."""
-    while isinstance(module, OneOf):
+    """The module itself; of options in a supernet, the one that runs, if it runs alone."""
+    while isinstance(module, OneOf) and not module.soft:
         module = module.active
     return module
+
+
+class _Undecided(Exception):
+    """A rule asks for a soft choice. args: its decision."""
+
+
+class _Case(dict[str, str]):
+    def __missing__(self, decision: str) -> str:
+        raise _Undecided(decision)
+
+
+def _shares(rule: Rule, chosen: Choice) -> dict[str, Tensor | float]:
+    """Name -> the sum of the weights of the cases in which a rule names it. It sees each case of what it asks for."""
+    found: dict[str, Tensor | float] = {}
+    hard = {decision: option for decision, option in chosen.items() if isinstance(option, str)}
+    left: list[tuple[dict[str, str], Tensor | float]] = [({}, 1.0)]
+    cases = 0
+    while left:
+        fixed, share = left.pop()
+        try:
+            names = rule(_Case({**hard, **fixed}))
+        except _Undecided as asked:
+            options: Any = chosen[asked.args[0]]
+            left += [({**fixed, asked.args[0]: name}, share * weight) for name, weight in reversed(options.items())]
+            continue
+        if (cases := cases + 1) > MOST_CASES:
+            raise InputError("this space's connections depend on too many soft choices at once: choose inputs hard")
+        for name in names:
+            found[name] = found[name] + share if name in found else share
+    return found
+
+
+def detached(selection: Selection) -> Selection:
+    """The same whose weights have no gradients."""
+    if isinstance(selection, Arch):
+        return selection
+    return {
+        decision: option if isinstance(option, str) else {name: weight.detach() for name, weight in option.items()}
+        for decision, option in selection.items()
+    }
 
 
 class _All:
     """Choose: build every option."""
 
-    def __init__(self, chosen: Mapping[str, str]) -> None:
+    def __init__(self, chosen: Choice) -> None:
         self.chosen = chosen
 
     def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
@@ -93,12 +167,12 @@ class Supernet(nn.Module):
     def __init__(self, space: SearchSpace, task: Task, scale: Any) -> None:
         super().__init__()
         self.space = space
-        self.chosen: dict[str, str] = {}
+        self.chosen: dict[str, str | Mapping[str, Tensor]] = {}
         self.network = space.network(_All(self.chosen), task, scale)
 
-    def select(self, arch: Arch) -> None:
-        """Make arch the one that `forward` executes."""
-        self.chosen.update(chosen_options(self.space, arch))
+    def select(self, selection: Selection) -> None:
+        """Make it what `forward` executes."""
+        self.chosen.update(chosen_options(self.space, selection) if isinstance(selection, Arch) else selection)
 
     def forward(self, *inputs: Any) -> Any:
         """What the selected network makes of the task's inputs. Call `select` before."""

@@ -14,9 +14,10 @@ import pytest
 
 from nastool.core import registry
 from nastool.core.space import Choose, SearchSpace
-from nastool.core.strategy import HasPolicy, Strategy
+from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Decision, Evaluation, Proposal, SpaceRef, Trial
 from nastool.tasks.images.task import ImageTask
+from nastool.training.shared import Counting, HasPolicy
 
 MakeStrategy = Callable[[SearchSpace, int], Strategy]
 Elsewhere = Callable[[Strategy, Mapping[str, object], int], list[list[int]]]
@@ -53,9 +54,8 @@ def outcome(trial_id: int, proposal: Proposal, strategy: Strategy) -> Trial:
         generator = torch.Generator().manual_seed(trial_id)
         assert isinstance(strategy, HasPolicy)
         policy = strategy.make_policy(strategy.space, given["options"], trial_id)
-        policy.improve(lambda archs: [_value(tuple(choices)) for choices in archs.tolist()], 3, generator)
-        left = ROUNDS - 1 - given["round"]
-        told = {**policy.conclude(left == 0, generator), "rounds_left": left}
+        policy.round(Counting(3, generator, lambda archs: [_value(arch.choices) for arch in archs]))
+        told = policy.conclude(ROUNDS - 1 - given["round"], generator).to_json()
         told = json.loads(json.dumps(told))
     return Trial(trial_id, proposal, "done", Evaluation({"val_acc": value}, 1.0, None, told), (-value,))
 

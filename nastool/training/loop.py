@@ -61,6 +61,8 @@ class Training:
         self.autocast = autocast
         self.fuse = fuse
         self.micro_batches = micro_batches
+        self.alone = False
+        """Layers run one by one in the next steps, for what cannot be fused."""
         self.steps = batches.steps(recipe.batch_size)
         self.done = 0
         left = set() if recipe.train_auxiliary else {id(parameter) for parameter in training_only(network)}
@@ -132,11 +134,15 @@ class Training:
         (total if share == 1 else share * total).backward()  # type: ignore[no-untyped-call]  # torch's stub
         return step.loss.detach()
 
+    def loss(self, batch: Batch) -> Tensor:
+        """The task's loss on a batch, a scalar with gradients."""
+        return self.task.step(self._called, batch, None, self.recipe).loss
+
     def _called(self, *inputs: Any) -> Any:
         """The network's output."""
         from nastool.nets.launches import few_launches
 
-        with self.autocast(), few_launches(self.network) if self.fuse else nullcontext():
+        with self.autocast(), few_launches(self.network) if self.fuse and not self.alone else nullcontext():
             return self.network(*inputs)
 
     def end_step(self) -> None:

@@ -76,7 +76,7 @@ def test_shared_weights(fake_cuda: Shadow, name: str) -> None:
         network = own.supernet()
         trained = losses(own, network, lambda step, network=network: network.select(children[0]))  # type: ignore[misc]
         batch = own.val_batches.batch(torch.arange(len(own.val_batches)))
-        rewards = own.rewards(network, np.array([child.choices for child in children]), batch)
+        rewards = own.rewards(network, children, batch)
         found[device] = (*trained, *rewards)
     assert found["cuda"] == pytest.approx(found["cpu"], rel=2e-3)
 

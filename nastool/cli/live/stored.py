@@ -162,13 +162,13 @@ def rounds_of(evaluations: Sequence[Evaluation]) -> Rounds | None:
     found = [evaluation for evaluation in evaluations if evaluation.policy]
     if not found:
         return None
-    last: Any = found[-1].policy
+    last = found[-1].learnt
     curves = {
         name: tuple(e.metrics[name] for e in found[-CURVE:] if name in e.metrics) for name in ("shared_acc", "entropy")
     }
     return Rounds(
         len(found),
-        len(found) + int(last.get("rounds_left", 0)),
+        len(found) + (0 if last is None else last.rounds_left),
         {name: curve for name, curve in curves.items() if curve},
     )
 

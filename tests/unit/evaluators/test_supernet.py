@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,7 +20,8 @@ from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.evaluators.supernet import Supernet
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.strategies.enas import ENAS
+from nastool.strategies.enas import ENAS, ENASPolicy
+from nastool.training.shared import Counting
 
 OPTIONS: Mapping[str, Any] = {
     "data": "digits",
@@ -194,13 +195,16 @@ class TestPhases:
         assert shared is not None and shared.policy is not None
         weights, policy = copy(shared.network.state_dict()), copy(shared.policy.state_dict())
         generator = torch.Generator().manual_seed(0)
-        evaluator._epoch(shared, shared.policy.sample(shared.training.steps, generator), 0)
+        policy_of_enas = cast(ENASPolicy, shared.policy)
+        evaluator._epoch(shared, policy_of_enas.sample(shared.training.steps, generator), 0)
         assert same(policy, shared.policy.state_dict())
         assert not same(weights, shared.network.state_dict())
         weights = copy(shared.network.state_dict())
         shared.training.optimizer.rule.zero_grad(set_to_none=True)
         batches = evaluator.val_batches.minibatches(evaluator.recipe.batch_size, generator)
-        shared.policy.improve(lambda archs: evaluator.rewards(shared.network, archs, next(batches)), 3, generator)
+        policy_of_enas.learn(
+            Counting(3, generator, lambda archs: evaluator.rewards(shared.network, archs, next(batches)))
+        )
         assert same(weights, shared.network.state_dict())
         assert all(parameter.grad is None for parameter in shared.network.parameters())
         assert not same(policy, shared.policy.state_dict())
@@ -228,7 +232,7 @@ class TestPhases:
         seen.clear()
         evaluator.rewards(
             shared.network,
-            np.array([arch(1).choices]),
+            [arch(1)],
             next(evaluator.val_batches.minibatches(evaluator.recipe.batch_size, torch.Generator())),
         )
         assert set(seen) == {"val_batches"}
@@ -254,11 +258,11 @@ class TestPhases:
         assert shared is not None
         x, y = next(prepared.val_batches.minibatches(prepared.recipe.batch_size, torch.Generator().manual_seed(1)))
         assert len(y) == 50
-        children = np.array([arch(i).choices for i in range(3)])
+        children = [arch(i) for i in range(3)]
         found = prepared.rewards(shared.network, children, (x, y))
         shared.network.eval()
-        for choices, reward in zip(children, found, strict=True):
-            shared.network.select(SPACE.arch(choices))
+        for child, reward in zip(children, found, strict=True):
+            shared.network.select(child)
             with torch.no_grad():
                 assert (shared.network(x).argmax(1) == y).double().mean().item() == reward
 
@@ -271,12 +275,12 @@ class TestPhases:
         assert dropout
         dropout[0].p = 0.9
         batch = next(evaluator.val_batches.minibatches(evaluator.recipe.batch_size, torch.Generator().manual_seed(1)))
-        children = np.array([arch(3, space).choices] * 20)
+        children = [arch(3, space)] * 20
         for on in (False, True):
             evaluator.recipe = evaluator.recipe.replace(reward_dropout=on)
             assert (len(set(evaluator.rewards(network, children, batch))) > 1) == on
         evaluator._shared = evaluator._load()
-        scores = {tuple(evaluator._measured(evaluator._shared, children[0]).items()) for _ in range(3)}
+        scores = {tuple(evaluator._measured(evaluator._shared, children[0].choices).items()) for _ in range(3)}
         assert len(scores) == 1, "scores are without"
 
     def test_minibatches_go_through_the_validation_images_in_random_order(self, prepared: Supernet) -> None:

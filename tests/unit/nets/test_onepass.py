@@ -262,7 +262,7 @@ def test_modules_are_walked_once_for_many_rewards(monkeypatch: pytest.MonkeyPatc
     evaluator.prepare()
     network = evaluator.supernet()
     batch = next(evaluator.val_batches.minibatches(evaluator.recipe.batch_size, torch.Generator().manual_seed(0)))
-    archs = np.array([arch.choices for arch in some(network, 4)])
+    archs = some(network, 4)
     alone = evaluator.rewards(network, archs, batch)
     with evaluator.frozen(network):
         monkeypatch.setattr(network, "modules", None)
@@ -282,7 +282,7 @@ def test_launches_of_rewards(fake_cuda: Shadow, name: str, count: int, most: int
     evaluator.prepare()
     network = evaluator.supernet()
     batch = next(evaluator.val_batches.minibatches(evaluator.recipe.batch_size, torch.Generator().manual_seed(0)))
-    archs = np.array([arch.choices for arch in some(network, count + 1)[:-1]])
+    archs = some(network, count + 1)[:-1]
     with evaluator.frozen(network) as one_pass:
         found = evaluator.rewards(network, archs, batch)
         fake_cuda.forget()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from nastool.core.space import SearchSpace
-from nastool.core.values import Evaluation, Proposal, Trial
+from nastool.core.values import Arch, Evaluation, Proposal, Trial
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.enas import ENAS, ENASPolicy, Settings, in_first_cell
+from nastool.training.shared import Counting
 
 CELL = NasBench201()
 MACRO = MacroCNN(layers=4)
@@ -42,6 +43,17 @@ def policy_of(strategy: ENAS, seed: int = 0) -> ENASPolicy:
     return ENAS.make_policy(strategy.space, given["options"], seed)
 
 
+def improve(
+    policy: ENASPolicy, rewards: Rewards, minibatches: int, rng: torch.Generator, progress: float = 1.0
+) -> Mapping[str, float]:
+    """Its phase of a round, with made-up rewards."""
+
+    def of(archs: Sequence[Arch]) -> list[float]:
+        return rewards(np.array([arch.choices for arch in archs]))
+
+    return policy.learn(Counting(minibatches, rng, of, progress))
+
+
 class Rounds:
     """A made-up evaluator: one policy, improved by made-up rewards."""
 
@@ -58,9 +70,10 @@ class Rounds:
             if self.policy is None:
                 self.policy = ENAS.make_policy(self.space, given["options"], 0)
             rng = generator(given["round"])
-            self.policy.improve(self.rewards, MINIBATCHES, rng)
+            improve(self.policy, self.rewards, MINIBATCHES, rng)
             left = self.rounds - given["round"] - 1
-            told = json.loads(json.dumps({**self.policy.conclude(left == 0, rng), "rounds_left": left}))
+            learnt = self.policy.conclude(left, rng)
+            told = json.loads(json.dumps(learnt.to_json()))
         metrics = {"shared_acc": made_up(np.array([proposal.arch.choices]))[0]}
         return Trial(
             len(self.trials), proposal, "done", Evaluation(metrics, 1.0, None, told), (-metrics["shared_acc"],)
@@ -118,7 +131,7 @@ class TestOptions:
             asked.append(len(children))
             return [0.5] * len(children)
 
-        policy_of(ENAS(space, children=2)).improve(reward, minibatches, generator())
+        improve(policy_of(ENAS(space, children=2)), reward, minibatches, generator())
         assert asked == [2] * steps
 
     def test_options_reach_the_policy(self) -> None:
@@ -181,7 +194,7 @@ class TestOptions:
     def test_extreme_values_stay_finite(self, space: SearchSpace, given: dict[str, Any]) -> None:
         policy = policy_of(ENAS(space, **QUICK, **given))
         for round_ in range(3):
-            learnt = policy.improve(made_up, MINIBATCHES, generator(round_))
+            learnt = improve(policy, made_up, MINIBATCHES, generator(round_))
             assert all(np.isfinite(list(learnt.values()))), learnt
         assert all(bool(value.isfinite().all()) for value in policy.state_dict().values())
 
@@ -215,7 +228,7 @@ class TestBias:
             value for name, value in policy.state_dict().items() if name.startswith("controller.learnt_biases")
         ]
         assert before.tolist() == [0, 0, 0.5, 0.5, 0]
-        policy.improve(made_up, MINIBATCHES, generator())
+        improve(policy, made_up, MINIBATCHES, generator())
         state = policy.state_dict()
         (after,) = [value for name, value in state.items() if name.startswith("controller.learnt_biases")]
         assert not torch.equal(before, after)
@@ -249,9 +262,9 @@ class TestOrder:
             assert before.evaluation is not None and before.evaluation.policy is not None
             learnt: Any = before.evaluation.policy
             assert tuple(learnt["best"]) == trial.proposal.arch.choices
-            assert set(learnt) == {"best", "frequencies", "rounds_left"}
+            assert set(learnt) == {"best", "rounds_left"}
         assert third.evaluation is not None and third.evaluation.policy is not None
-        assert set(third.evaluation.policy) == {"best", "candidates", "frequencies", "rounds_left"}
+        assert set(third.evaluation.policy) == {"best", "candidates", "rounds_left"}
 
     def test_nothing_beside_a_round(self) -> None:
         """Several workers would have to share the weights."""
@@ -318,12 +331,12 @@ class TestWarmUp:
         policy = ENASPolicy(CELL, ENAS(CELL, warmup=0.5, **QUICK).settings, 0)
         before = policy.state_dict()
         for progress in (0.1, 0.3, 0.5):
-            learnt = policy.improve(made_up, MINIBATCHES, generator(), progress)
+            learnt = improve(policy, made_up, MINIBATCHES, generator(), progress)
             assert {"reward", "entropy"} <= learnt.keys()
             assert policy.best
             state = policy.state_dict()
             assert state.keys() == before.keys() and all(torch.equal(state[name], before[name]) for name in before)
-        policy.improve(made_up, MINIBATCHES, generator(), 0.51)
+        improve(policy, made_up, MINIBATCHES, generator(), 0.51)
         state = policy.state_dict()
         assert any(not torch.equal(state[name], before[name]) for name in before)
 
@@ -345,7 +358,7 @@ class TestPolicy:
         """With the learning rate and all else as published; chance is 1/5 and 1/6."""
         policy = ENASPolicy(space, self.settings(space, steps=150), 0)
         before = self.share(policy, column, option)
-        learnt = policy.improve(lambda rows: (rows[:, column] == option).astype(float).tolist(), 1, generator())
+        learnt = improve(policy, lambda rows: (rows[:, column] == option).astype(float).tolist(), 1, generator())
         after = self.share(policy, column, option)
         assert before < 0.3
         assert after > before + 0.15
@@ -357,7 +370,7 @@ class TestPolicy:
         switches = [i for i, decision in enumerate(MACRO.decisions) if decision.is_switch]
         before = policy.sample(4000, generator(1))
         assert before[:, switches].mean() == pytest.approx(0.5, abs=0.03)
-        learnt = policy.improve(lambda rows: [0.7] * len(rows), 1, generator())
+        learnt = improve(policy, lambda rows: [0.7] * len(rows), 1, generator())
         after = policy.sample(4000, generator(1))
         assert after[:, switches].mean() == pytest.approx(0.4, abs=0.02), "of what is sampled, not of half its logit"
         for op in range(6):
@@ -368,7 +381,7 @@ class TestPolicy:
     def test_what_it_reports(self) -> None:
         for space, names in ((CELL, {"reward", "entropy"}), (MACRO, {"reward", "entropy", "switch_rate"})):
             policy = ENASPolicy(space, self.settings(space, op_bias=0.0, **QUICK), 0)
-            learnt = policy.improve(made_up, MINIBATCHES, generator())
+            learnt = improve(policy, made_up, MINIBATCHES, generator())
             assert set(learnt) == names
             most = sum(np.log(len(decision.options)) for decision in space.decisions)
             assert 0.95 * most < learnt["entropy"] <= most + 1e-4, "in nats, at first nearly uniform"
@@ -387,22 +400,22 @@ class TestPolicy:
             seen.append(children)
             return made_up(children)
 
-        policy.improve(reward, MINIBATCHES, generator())
+        improve(policy, reward, MINIBATCHES, generator())
         assert [children.shape for children in seen] == [(3, 6)] * 2
-        learnt = policy.conclude(False, generator())
-        assert set(learnt) == {"best", "frequencies"}
-        assert learnt["best"] == seen[-1][int(np.argmax(made_up(seen[-1])))].tolist()
+        learnt = policy.conclude(1, generator())
+        assert learnt.candidates is None and learnt.rounds_left == 1
+        assert list(learnt.best) == seen[-1][int(np.argmax(made_up(seen[-1])))].tolist()
 
     def test_frequencies_are_those_of_the_policy(self) -> None:
         policy = ENASPolicy(CELL, self.settings(CELL, **QUICK), 0)
         before = generator().get_state()
         rng = generator()
-        told: Any = policy.conclude(False, rng)
+        told = policy.conclude(1, rng)
         assert torch.equal(rng.get_state(), before)  # nothing that follows changes because of a report
         controller = policy.learner.controller
         with torch.no_grad():
             drawn = controller.sample(20_000, torch.Generator().manual_seed(5))
-        for i, (decision, shares) in enumerate(zip(CELL.decisions, told["frequencies"], strict=True)):
+        for i, (decision, shares) in enumerate(zip(CELL.decisions, told.frequencies or (), strict=True)):
             assert len(shares) == len(decision.options) and sum(shares) == 1
             expected = drawn[:, i].bincount(minlength=len(shares)) / len(drawn)
             assert np.abs(np.array(shares) - expected.numpy()).max() < 0.15  # 256 draws: 4 standard deviations
@@ -410,10 +423,10 @@ class TestPolicy:
     @pytest.mark.parametrize("count", [1, 100])
     def test_so_many_candidates(self, count: int) -> None:
         policy = ENASPolicy(CELL, self.settings(CELL, steps=1, candidates=count), 0)
-        policy.improve(made_up, MINIBATCHES, generator())
-        told: Any = policy.conclude(True, generator())
-        assert len({CELL.canonical(CELL.arch(choices)) for choices in told["candidates"]}) == count
-        assert len(told["candidates"]) == count
+        improve(policy, made_up, MINIBATCHES, generator())
+        told = policy.conclude(0, generator())
+        assert len({CELL.canonical(CELL.arch(choices)) for choices in (told.candidates or ())}) == count
+        assert len(told.candidates or ()) == count
 
     def test_a_collapsed_policy_has_fewer(self) -> None:
         policy = ENASPolicy(
@@ -421,9 +434,9 @@ class TestPolicy:
             self.settings(CELL, steps=40, lr=0.3, tanh_constant=20.0, op_tanh_reduce=2.5, op_bias=0.0, candidates=50),
             0,
         )
-        learnt = policy.improve(lambda rows: (rows == 1).mean(1).tolist(), 1, generator())
-        told: Any = policy.conclude(True, generator())
-        assert 1 <= len(told["candidates"]) < 25
+        learnt = improve(policy, lambda rows: (rows == 1).mean(1).tolist(), 1, generator())
+        told = policy.conclude(0, generator())
+        assert 1 <= len(told.candidates or ()) < 25
         assert learnt["entropy"] < 0.7 * 6 * np.log(5)
 
     def test_members_only(self) -> None:
@@ -448,12 +461,12 @@ class TestPolicy:
         """Parameters, Adam's moments and the baseline, through a checkpoint."""
         whole, first = (ENASPolicy(MACRO, self.settings(MACRO, **QUICK), 0) for _ in range(2))
         for policy in (whole, first):
-            policy.improve(made_up, MINIBATCHES, generator(1))
+            improve(policy, made_up, MINIBATCHES, generator(1))
         other = ENASPolicy(MACRO, self.settings(MACRO, **QUICK), 7)
         other.load_state_dict(first.state_dict())
-        found = [policy.improve(made_up, MINIBATCHES, generator(2)) for policy in (whole, other)]
+        found = [improve(policy, made_up, MINIBATCHES, generator(2)) for policy in (whole, other)]
         assert found[0] == found[1]
-        concluded = [policy.conclude(True, generator(3)) for policy in (whole, other)]
+        concluded = [policy.conclude(0, generator(3)) for policy in (whole, other)]
         assert concluded[0] == concluded[1]
 
     def test_seeds_differ(self) -> None:

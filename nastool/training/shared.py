@@ -1,0 +1,290 @@
+"""The training of weights that all architectures share, a step at a time, as a policy or an evaluator wants it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from nastool.core.errors import TrialFailed
+from nastool.core.space import SearchSpace
+from nastool.core.task import Batch, Batches
+from nastool.core.values import Arch, Learnt
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from nastool.nets.networks import Selection, Supernet
+    from nastool.training.loop import Training
+
+Part = Literal["train", "val"]
+
+
+class Trainer(Protocol):
+    """What a policy drives in its round."""
+
+    @property
+    def steps(self) -> range:
+        """The steps of the weights in one round, of which each takes another minibatch of the training data."""
+        ...
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Source of the round's draws, of the CPU; orders of minibatches come from it, too."""
+        ...
+
+    @property
+    def progress(self) -> float:
+        """Share of all steps that the weights have taken, in [0, 1]."""
+        ...
+
+    def weights_step(self, selections: Sequence[Selection], gradient: bool = False) -> Tensor:
+        """One step of the weights on the next minibatch of the training data.
+
+        Args:
+            selections: What the supernet runs; the gradients of several are averaged.
+            gradient: Soft weights get a gradient, too; else they count as numbers.
+
+        Returns:
+            The mean loss, a scalar on the device.
+        """
+        ...
+
+    def loss(self, selection: Selection, part: Part) -> Tensor:
+        """Loss of a selection on another minibatch, a scalar with gradients; those of the weights are forgotten."""
+        ...
+
+    def rewards(self, selections: Sequence[Arch], part: Part) -> list[float]:
+        """The task's reward of each, higher is better, all on one minibatch, which is another one at every call."""
+        ...
+
+
+class Policy(Protocol):
+    """What a strategy has learn beside shared weights: a distribution over architectures, or a mixture of options.
+
+    It is made by the strategy's `make_policy`, lives with the evaluator, and knows no networks.
+    """
+
+    def round(self, trainer: Trainer) -> Mapping[str, float]:
+        """Train the weights (a step for each of `Trainer.steps`) and itself. Returns what is worth reporting."""
+        ...
+
+    def conclude(self, rounds_left: int, generator: torch.Generator) -> Learnt:
+        """What `Strategy.tell` is told after a round. rounds_left: 0 where the weights are not trained any further."""
+        ...
+
+    def state_dict(self) -> dict[str, torch.Tensor]: ...
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None: ...
+
+
+@runtime_checkable
+class HasPolicy(Protocol):
+    """A strategy with a policy that an evaluator trains; it needs "policy"."""
+
+    @classmethod
+    def make_policy(cls, space: SearchSpace, options: Mapping[str, Any], seed: int) -> Policy:
+        """The untrained policy. options: those that its proposals carry."""
+        ...
+
+
+class SharedWeights:
+    """A supernet, how far its training has come, and the policy that is trained with it: a `Trainer`."""
+
+    generator: torch.Generator
+
+    def __init__(
+        self,
+        network: Supernet,
+        training: Training,
+        validation: Batches,
+        frozen: Callable[[], AbstractContextManager[object]],
+        rewards: Callable[[Sequence[Arch], Batch], list[float]],
+    ) -> None:
+        """Takes no step yet.
+
+        Args:
+            network: On the device of the batches.
+            training: Its training.
+            validation: Examples that the weights are not trained on.
+            frozen: Makes a context in which the weights do not change, for many rewards.
+            rewards: Of architectures on a batch, in that context.
+        """
+        self.network = network
+        self.training = training
+        self.parts: dict[Part, Batches] = {"train": training.batches, "val": validation}
+        self.policy: Policy | None = None
+        self.told: dict[str, Any] | None = None
+        """What the last round returned."""
+        self._frozen = frozen
+        self._rewards = rewards
+        self._phase = ExitStack()
+        self._rewarding = False
+        self._policy_state: dict[str, Tensor] = {}
+
+    @property
+    def done(self) -> int:
+        """Epochs so far."""
+        return self.training.done // self.training.steps
+
+    # --- one round
+
+    def epoch(self, seed: int, generator: torch.Generator, steps: Callable[[], None]) -> float:
+        """One pass over the training data; the mean loss.
+
+        Args:
+            seed: Of the order of the training data and their augmentation.
+            generator: Source of the round's other draws.
+            steps: Takes all the steps.
+
+        Raises:
+            TrialFailed: The loss is not finite.
+        """
+        import torch
+
+        self.training.generator.manual_seed(seed)
+        self.generator = generator
+        self._batches = self.training.epoch_batches()
+        size = self.training.recipe.batch_size
+        self._minibatches: dict[Part, Iterator[Batch]] = {
+            part: batches.minibatches(size, generator) for part, batches in self.parts.items()
+        }
+        self._total = torch.zeros((), device=next(self.network.parameters()).device)
+        before = self.training.done
+        with self._phase:
+            try:
+                steps()
+            finally:
+                self._rewarding = False
+        if self.training.done - before != self.training.steps:
+            taken = self.training.done - before
+            raise ValueError(f"a round has {self.training.steps} steps of the weights, and {taken} were taken")
+        return self._mean_loss()
+
+    def _mean_loss(self) -> float:
+        mean = self._total.item() / self.training.steps
+        if not math.isfinite(mean):
+            raise TrialFailed(f"diverged: training loss is {mean} in epoch {self.done}; lower lr")
+        return mean
+
+    @property
+    def steps(self) -> range:
+        return range(self.training.steps)
+
+    @property
+    def progress(self) -> float:
+        return self.training.done / (self.training.steps * self.training.recipe.epochs)
+
+    def weights_step(self, selections: Sequence[Selection], gradient: bool = False) -> Tensor:
+        from nastool.nets.networks import detached
+
+        self._to_train()
+        batch = next(self._batches)
+        self.training.begin_step()
+        losses = []
+        for selection in selections:
+            self._select(selection if gradient else detached(selection))
+            losses.append(self.training.backward(batch, 1 / len(selections)))
+        self.training.end_step()
+        loss = losses[0] if len(losses) == 1 else sum(losses[1:], losses[0]) / len(losses)
+        self._total += loss
+        return loss
+
+    def loss(self, selection: Selection, part: Part) -> Tensor:
+        self._to_train()
+        self._select(selection)
+        return self.training.loss(next(self._minibatches[part]))
+
+    def rewards(self, selections: Sequence[Arch], part: Part) -> list[float]:
+        if not self._rewarding:
+            self._mean_loss()  # before anything is learnt from weights that diverged
+            self._phase.enter_context(self._frozen())
+            self._rewarding = True
+        return self._rewards(selections, next(self._minibatches[part]))
+
+    def _to_train(self) -> None:
+        if self._rewarding:
+            self._phase.close()
+            self._rewarding = False
+        if not self.network.training:
+            self.network.train()
+
+    def _select(self, selection: Selection) -> None:
+        self.network.select(selection)
+        self.training.alone = not isinstance(selection, Arch)
+
+    # --- what is kept
+
+    def with_policy(self, policy: Policy) -> Policy:
+        """Take this policy on, as it was when the checkpoint was written."""
+        if self._policy_state:
+            policy.load_state_dict(self._policy_state)
+        self.policy = policy
+        return policy
+
+    def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All of it, as tensors and JSON."""
+        tensors = {f"weights.{name}": value for name, value in self.network.state_dict().items()}
+        tensors.update({f"momentum.{name}": value for name, value in self.training.memory().items()})
+        policy = self._policy_state if self.policy is None else self.policy.state_dict()
+        tensors.update({f"policy.{name}": value for name, value in policy.items()})
+        return tensors, {"steps": self.training.done, "told": self.told, "micro_batches": self.training.micro_batches}
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from what `capture` gave.
+
+        Raises:
+            KeyError: These are of another network. So says RuntimeError, too.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "momentum": {}, "policy": {}}
+        for key, value in tensors.items():
+            part, _, name = key.partition(".")
+            parts[part][name] = value
+        self.network.load_state_dict(parts["weights"])
+        self._policy_state = {name: value.cpu() for name, value in parts["policy"].items()}
+        self.training.resume(parts["momentum"], state["steps"])
+        self.told = state["told"]
+        self.training.micro_batches = state.get("micro_batches", 1)
+
+
+class Counting:
+    """A `Trainer` without networks: its steps do nothing, and rewards are made up, for tests and estimates."""
+
+    def __init__(
+        self,
+        steps: int,
+        generator: torch.Generator,
+        value: Callable[[Sequence[Arch]], list[float]] = lambda archs: [0.5] * len(archs),
+        progress: float = 1.0,
+    ) -> None:
+        """Asked for nothing yet.
+
+        Args:
+            steps: Of the weights.
+            generator: Source of the round's draws.
+            value: The rewards of some architectures.
+            progress: Share of all steps taken.
+        """
+        self.steps = range(steps)
+        self.generator = generator
+        self.progress = progress
+        self.asked: list[int] = []
+        """How many rewards each call asked for."""
+        self._value = value
+
+    def weights_step(self, selections: Sequence[Selection], gradient: bool = False) -> Tensor:
+        return self._zero()
+
+    def loss(self, selection: Selection, part: Part) -> Tensor:
+        return self._zero()
+
+    def rewards(self, selections: Sequence[Arch], part: Part) -> list[float]:
+        self.asked.append(len(selections))
+        return self._value(selections)
+
+    def _zero(self) -> Tensor:
+        import torch
+
+        return torch.zeros((), requires_grad=True)

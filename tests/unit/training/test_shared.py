@@ -1,0 +1,231 @@
+"""Shared weights driven step by step: what the papers' rounds need, and soft selections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nastool.core.space import SearchSpace
+from nastool.core.values import Arch
+from nastool.evaluators.supernet import Supernet
+from nastool.nets.networks import Choice, chosen_options
+from nastool.spaces.macro_cnn import MacroCNN
+from nastool.spaces.nasbench201 import NasBench201
+from nastool.training.shared import SharedWeights, Trainer
+
+SPACE = NasBench201()
+
+
+def shared_weights(space: SearchSpace = SPACE, **scale: int) -> SharedWeights:
+    evaluator = Supernet(
+        space, data="digits", train_size=64, epochs=2, batch_size=16, scale={"channels": 4, **scale}, device="cpu"
+    )
+    evaluator.prepare()
+    return evaluator._load()
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def drive(shared: SharedWeights, policy: Darts | Fair) -> float:
+    return shared.epoch(0, generator(), lambda: policy.round(shared))
+
+
+def parameters(shared: SharedWeights) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in shared.network.named_parameters()}
+
+
+class Darts:
+    """First order: Liu et al., ICLR 2019, Algorithm 1 with xi = 0."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self.alphas = [torch.zeros(len(decision.options), requires_grad=True) for decision in space.decisions]
+        self.optimizer = torch.optim.Adam(self.alphas, lr=0.1)
+
+    def mix(self) -> Choice:
+        return {
+            decision.name: dict(zip(decision.options, alpha.softmax(0), strict=True))
+            for decision, alpha in zip(self.space.decisions, self.alphas, strict=True)
+        }
+
+    def round(self, trainer: Trainer) -> None:
+        for _ in trainer.steps:
+            self.optimizer.zero_grad()
+            trainer.loss(self.mix(), "val").backward()  # type: ignore[no-untyped-call]  # torch's stub
+            self.optimizer.step()
+            trainer.weights_step([self.mix()])
+
+
+class Fair:
+    """Strict fairness (Chu et al., FairNAS, ICCV 2021): in each step each option of each decision is run once."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self.rng = np.random.default_rng(0)
+        self.drawn: list[list[Arch]] = []
+
+    def round(self, trainer: Trainer) -> None:
+        for _ in trainer.steps:
+            orders = [self.rng.permutation(len(decision.options)) for decision in self.space.decisions]
+            self.drawn.append([self.space.arch(choices) for choices in np.array(orders).T.tolist()])
+            trainer.weights_step(self.drawn[-1])
+
+
+def test_relaxed_choices_learn_by_gradients() -> None:
+    shared = shared_weights()
+    policy, before = Darts(SPACE), parameters(shared)
+    drive(shared, policy)
+    assert all(not torch.equal(value, before[name]) for name, value in shared.network.named_parameters())
+    assert all(alpha.grad is not None and alpha.grad.abs().sum() > 0 for alpha in policy.alphas)
+    shared.network.double()
+    policy.alphas = [torch.zeros(5, dtype=torch.float64, requires_grad=True) for _ in policy.alphas]
+    first = policy.alphas[0]
+
+    def loss(by: float) -> Tensor:
+        with torch.no_grad():
+            first.copy_(torch.tensor([0.0, by, 0.0, 0.0, 0.0], dtype=torch.float64))
+        x, y = batch
+        shared.network.select(policy.mix())
+        return nn.functional.cross_entropy(shared.network(x.double()), y)
+
+    batch = next(shared.parts["val"].minibatches(16, generator()))
+    loss(0.0).backward()  # type: ignore[no-untyped-call]  # torch's stub
+    assert first.grad is not None
+    slope = (loss(1e-5) - loss(-1e-5)).item() / 2e-5
+    assert first.grad[1].item() == pytest.approx(slope, rel=1e-3)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_step_of_the_weights_gives_soft_weights_a_gradient_only_if_asked(wanted: bool) -> None:
+    shared = shared_weights()
+    policy = Darts(SPACE)
+
+    def steps() -> None:
+        for _ in shared.steps:
+            shared.weights_step([policy.mix()], gradient=wanted)
+
+    shared.epoch(0, generator(), steps)
+    assert all((alpha.grad is not None) == wanted for alpha in policy.alphas)
+
+
+def test_strictly_fair_steps_reach_every_option_once() -> None:
+    shared = shared_weights()
+    policy, before = Fair(SPACE), parameters(shared)
+    drive(shared, policy)
+    assert len(policy.drawn) == len(shared.steps)
+    for archs in policy.drawn:
+        for i, decision in enumerate(SPACE.decisions):
+            assert sorted(arch.choices[i] for arch in archs) == list(range(len(decision.options)))
+    assert shared.training.done == len(shared.steps), "its gradients are of one step"
+    assert all(not torch.equal(value, before[name]) for name, value in shared.network.named_parameters())
+
+
+def test_gradients_of_several_selections_are_averaged() -> None:
+    """The gradients that reach the optimiser, of one minibatch."""
+    archs = [SPACE.arch([i] * 6) for i in (1, 2, 3)]
+    found: list[dict[str, Tensor]] = []
+    for selections in ([archs[0]], [archs[1]], [archs[2]], archs):
+        shared = shared_weights()
+        clipped: list[dict[str, Tensor]] = []
+
+        def steps(shared: SharedWeights = shared, selections: list[Arch] = selections) -> None:
+            shared.training.recipe = shared.training.recipe.replace(grad_clip=0.0)
+            for _ in shared.steps:
+                shared.weights_step(selections)
+                named = shared.network.named_parameters()
+                clipped.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+
+        shared.epoch(0, generator(), steps)
+        found.append(clipped[0])
+    *single, together = found
+    for name, gradient in together.items():
+        mean = sum((each[name] for each in single if name in each), torch.zeros_like(gradient)) / 3
+        torch.testing.assert_close(gradient, mean, rtol=1e-4, atol=1e-6)
+
+
+def test_one_path_with_a_straight_through_weight_runs_alone() -> None:
+    """As GDAS (Dong & Yang, CVPR 2019) has it: a hard sample forward, a soft gradient backward."""
+    shared = shared_weights()
+    network, arch = shared.network.eval(), SPACE.arch([2, 3, 4, 1, 2, 3])
+    x, _ = next(shared.parts["val"].minibatches(8, generator()))
+    network.select(arch)
+    hard = network(x)
+    logits = torch.zeros(6, 5, requires_grad=True)
+    soft = logits.softmax(1)
+    choices = torch.tensor(arch.choices)[:, None]
+    weights = 1 - soft.gather(1, choices).detach() + soft.gather(1, choices)
+    ran: list[str] = []
+    for name, module in network.named_modules():
+        if ".options." in name and name.rpartition(".options.")[2] in SPACE.decisions[0].options:
+            module.register_forward_hook(lambda module, given, out, name=name: ran.append(name))
+    options = zip(SPACE.decisions, arch.choices, weights, strict=True)
+    network.select({decision.name: {decision.options[i]: weight[0]} for decision, i, weight in options})
+    found = network(x)
+    torch.testing.assert_close(found, hard)
+    wanted = {decision.options[i] for decision, i in zip(SPACE.decisions, arch.choices, strict=True)}
+    assert {name.rpartition(".")[2] for name in ran} == wanted and len(set(ran)) == len(ran)
+    found.sum().backward()
+    assert logits.grad is not None and logits.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("concat", [0, 1])
+def test_soft_connections_weigh_members(concat: int) -> None:
+    """Weights of 1 and 0 are the hard choice; halves are no architecture of their own, and have gradients."""
+    space = MacroCNN(layers=4)
+    shared = shared_weights(space, concat=concat)
+    network = shared.network.eval()
+    x, _ = next(shared.parts["val"].minibatches(8, generator()))
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        arch = space.sample(rng)
+        network.select(arch)
+        hard = network(x)
+        chosen = chosen_options(space, arch)
+        network.select(_weighted(space, {name: {option: torch.tensor(1.0)} for name, option in chosen.items()}))
+        torch.testing.assert_close(network(x), hard)
+    share = torch.tensor(0.5, requires_grad=True)
+    switch = next(decision for decision in space.decisions if decision.is_switch)
+    off, on = switch.options
+    network.select(arch)
+    network.select({switch.name: {off: 1 - share, on: share}})
+    between = network(x)
+    for option in switch.options:
+        network.select({switch.name: option})
+        assert not torch.allclose(network(x), between)
+    between.square().sum().backward()
+    assert share.grad is not None and share.grad != 0
+
+
+def _weighted(space: SearchSpace, options: Mapping[str, Mapping[str, Tensor]]) -> Choice:
+    return {decision.name: options[decision.name] for decision in space.decisions}
+
+
+def test_a_round_takes_all_its_steps() -> None:
+    shared = shared_weights()
+    with pytest.raises(ValueError, match="and 1 were taken"):
+        shared.epoch(0, generator(), lambda: print(shared.weights_step([SPACE.arch([1] * 6)])))
+
+
+def test_rewards_between_steps_leave_the_weights_as_they_are() -> None:
+    """And the network trains as if there had been none."""
+    arch = SPACE.arch([3] * 6)
+    found: list[dict[str, Tensor]] = []
+    for ask in (False, True):
+        shared = shared_weights()
+
+        def steps(shared: SharedWeights = shared, ask: bool = ask) -> None:
+            for _ in shared.steps:
+                if ask:
+                    assert all(0 <= reward <= 1 for reward in shared.rewards([arch, arch], "val"))
+                shared.weights_step([arch])
+
+        shared.epoch(0, generator(), steps)
+        assert shared.network.training
+        found.append(parameters(shared))
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
