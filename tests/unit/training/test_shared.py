@@ -134,7 +134,11 @@ def test_gradients_of_several_selections_are_averaged() -> None:
         shared = shared_weights()
         clipped: list[dict[str, Tensor]] = []
 
-        def steps(shared: SharedWeights = shared, selections: list[Arch] = selections) -> None:
+        def steps(
+            shared: SharedWeights = shared,
+            selections: list[Arch] = selections,
+            clipped: list[dict[str, Tensor]] = clipped,
+        ) -> None:
             shared.training.recipe = shared.training.recipe.replace(grad_clip=0.0)
             for _ in shared.steps:
                 shared.weights_step(selections)
