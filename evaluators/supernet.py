@@ -317,7 +317,11 @@ class Supernet(TrainingEvaluator):
         network = self.supernet()
         training = self.training(network, self.recipe, self.seed)
         shared = SharedWeights(
-            network, training, self.val_batches, partial(self.frozen, network), partial(self.rewards, network)
+            network,
+            training,
+            self.val_batches,
+            partial(self.frozen, network),
+            lambda archs, batch: self.rewards(network, archs, batch),
         )
         path = Path(self.weights).expanduser() if self.weights is not None else self.checkpoint
         if path is not None and (self.weights is not None or path.is_file()):

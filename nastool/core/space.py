@@ -19,7 +19,7 @@ from nastool.core.task import FAMILY
 from nastool.core.values import Arch, Decision, Scalar, SpaceRef
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 _K = TypeVar("_K")
 MANY = 100_000
@@ -34,6 +34,10 @@ class Members(Protocol):
     @property
     def active(self) -> dict[str, nn.Module]:
         """Name -> module of those that take part now, in the order of the members."""
+        ...
+
+    def weighed(self, tensors: list[Tensor]) -> list[Tensor]:
+        """What belongs to each active member, in their order, times how much it counts."""
         ...
 
 
