@@ -147,10 +147,7 @@ class SharedWeights:
         self.training.generator.manual_seed(seed)
         self.generator = generator
         self._batches = self.training.epoch_batches()
-        size = self.training.recipe.batch_size
-        self._minibatches: dict[Part, Iterator[Batch]] = {
-            part: batches.minibatches(size, generator) for part, batches in self.parts.items()
-        }
+        self._minibatches: dict[Part, Iterator[Batch]] = {}
         self._total = torch.zeros((), device=next(self.network.parameters()).device)
         before = self.training.done
         with self._phase:
@@ -195,14 +192,20 @@ class SharedWeights:
     def loss(self, selection: Selection, part: Part) -> Tensor:
         self._to_train()
         self._select(selection)
-        return self.training.loss(next(self._minibatches[part]))
+        return self.training.loss(self._minibatch(part))
 
     def rewards(self, selections: Sequence[Arch], part: Part) -> list[float]:
         if not self._rewarding:
             self._mean_loss()  # before anything is learnt from weights that diverged
             self._phase.enter_context(self._frozen())
             self._rewarding = True
-        return self._rewards(selections, next(self._minibatches[part]))
+        return self._rewards(selections, self._minibatch(part))
+
+    def _minibatch(self, part: Part) -> Batch:
+        if part not in self._minibatches:
+            size = self.training.recipe.batch_size
+            self._minibatches[part] = self.parts[part].minibatches(size, self.generator)
+        return next(self._minibatches[part])
 
     def _to_train(self) -> None:
         if self._rewarding:
