@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nastool.core import registry
-from nastool.learners.controller import Controller, PolicyGradient
+from nastool.learners.controller import Controller
+from nastool.learners.policy_gradient import PolicyGradient
 from nastool.nets import devices, networks
 from nastool.nets.networks import Supernet, use_batch_statistics
 from nastool.nets.onepass import OnePass

@@ -217,7 +217,8 @@ class ENASPolicy:
     def __init__(self, space: SearchSpace, settings: Settings, seed: int) -> None:
         import torch
 
-        from nastool.learners.controller import Controller, PolicyGradient
+        from nastool.learners.controller import Controller
+        from nastool.learners.policy_gradient import PolicyGradient
 
         self.space = space
         self.settings = settings

@@ -117,7 +117,8 @@ class Reinforce(Strategy):
             self._depth_column = names.index(space.depth)
             self._depths = [int(option) for option in space.decisions[self._depth_column].options]
 
-        from nastool.learners.controller import Controller, PolicyGradient
+        from nastool.learners.controller import Controller
+        from nastool.learners.policy_gradient import PolicyGradient
 
         self.controller = Controller(
             space,

@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from nastool.core.space import Members
 from nastool.nets import launches
+from nastool.nets.deferring import deferred, total
 from nastool.nets.depthwise import DepthwiseConv2d, faster
 from nastool.nets.launches import are_few
 from nastool.nets.networks import active
-from nastool.nets.onepass import deferred, total
 
 
 def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -141,6 +141,8 @@ class DropPath(nn.Module):
     generator.
     """
 
+    only_in_training = True
+
     def __init__(self, depth: float) -> None:
         super().__init__()
         self.depth = depth
@@ -251,6 +253,8 @@ class TrainingOnly(nn.Sequential):
 
 class Add(nn.Module):
     """x + y."""
+
+    defers_itself = True
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         out: Tensor = total(x, y)

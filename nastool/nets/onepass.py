@@ -27,6 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from nastool.core.errors import fault_of, one_line
+from nastool.nets.deferring import Call, Later, added
+from nastool.nets.joined import batch_norm, joined, totals
 
 if TYPE_CHECKING:
     from nastool.core.values import Arch
@@ -44,89 +46,6 @@ SAME = nn.ReLU, nn.AvgPool2d, nn.MaxPool2d
 
 BY_IMAGE = *SAME, nn.Conv2d, nn.Linear
 """Modules that do not mix images. Of others that is found out."""
-
-Call = Callable[..., Any]
-
-
-class Later:
-    """A tensor that a recorded call will make."""
-
-    def __init__(self, recording: _Recording, call: Call, args: tuple[Any, ...], site: float) -> None:
-        """call: a module or a function. args: of it: `Later`, tensors, or anything hashable. site: its turn."""
-        self.recording = recording
-        self.call = call
-        self.args = args
-        self.site = site
-        self.value: Tensor | None = None
-        self.version = 0
-        self.readers = 0
-        """How many calls, and outputs, are still to read it."""
-
-    def take(self, value: Any) -> None:
-        self.value = value
-        if isinstance(value, Tensor):
-            self.version = value._version
-
-    def now(self) -> Any:
-        """The tensor, computed if need be."""
-        self.readers += 1  # whoever asked may ask again
-        self.recording.compute_alone(self)
-        return self.value
-
-    def __add__(self, other: Any) -> Any:
-        return total(self, other)
-
-    def flatten(self, *dims: int) -> Any:
-        return self.recording.call(Tensor.flatten, (self, *dims), alone=True)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.now(), name)
-
-    @classmethod
-    def __torch_function__(cls, func: Call, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*_now(args), **_now(kwargs or {}))
-
-
-def _operator(name: str) -> Call:
-    return lambda self, *args: getattr(self.now(), name)(*_now(args))
-
-
-for _name in "radd sub rsub mul rmul truediv rtruediv pow rpow matmul neg getitem len iter lt le gt ge".split():
-    setattr(Later, f"__{_name}__", _operator(f"__{_name}__"))
-
-
-def _now(value: Any) -> Any:
-    """With every `Later` in lists, tuples and dicts computed."""
-    if isinstance(value, Later):
-        return value.now()
-    if isinstance(value, tuple | list):
-        return type(value)(map(_now, value))
-    if isinstance(value, dict):
-        return {key: _now(item) for key, item in value.items()}
-    return value
-
-
-def deferred(function: Call, *args: Any) -> Any:
-    """function(*args), later if an argument is.
-
-    It makes one tensor of tensors whose images it does not mix, and of what is hashable; it depends on nothing else
-    that may change between children.
-    """
-    recording = next((arg.recording for arg in args if isinstance(arg, Later)), None)
-    return function(*args) if recording is None else recording.call(function, args)
-
-
-def total(*terms: Any) -> Any:
-    """The sum of tensors of one shape."""
-    return terms[0] if len(terms) == 1 else deferred(_total, *terms)
-
-
-def _total(first: Tensor, *others: Tensor) -> Tensor:
-    for i, other in enumerate(others):
-        first = first + other if i == 0 else first.add_(other)  # only the first sum is a tensor of our own
-    return first
 
 
 class _Changed(Exception):
@@ -162,10 +81,9 @@ class OnePass:
     def _find(self, module: nn.Module, site: int | None = None) -> None:
         """The largest modules without choices. All in the options of a decision have one site, all in a member of a
         subset, and those of a subset's members that have no choices."""
-        from nastool.nets.blocks import Add
         from nastool.nets.networks import OneOf, Subset
 
-        if isinstance(module, Add):  # defers what it does by itself
+        if getattr(module, "defers_itself", False):  # defers what it does by itself
             return
         if not _chooses(module):
             if not isinstance(module, nn.Identity):
@@ -282,15 +200,13 @@ def _mixes(module: nn.Module) -> bool:
 
 def _steps(module: nn.Module) -> Iterator[nn.Module]:
     """What it does, one after the other, but for what does nothing."""
-    from nastool.nets.blocks import DropPath
-
     if type(module) is nn.Sequential:
         for part in module:
             yield from _steps(part)
     elif isinstance(module, nn.modules.dropout._DropoutNd):
         if _draws(module):
             yield module
-    elif not isinstance(module, nn.Identity) and not (isinstance(module, DropPath) and not module.training):
+    elif not isinstance(module, nn.Identity) and (module.training or not getattr(module, "only_in_training", False)):
         yield module
 
 
@@ -405,7 +321,7 @@ class _Recording:
         if len(order) < len(runs):
             single = [run for run in runs if len(run.values) == 1]
             for group in _grouped(single, lambda run: run.values[0].shape):
-                _give(group, _joined([run.values[0] for run in group]))
+                _give(group, joined([run.values[0] for run in group]))
         left = runs
         while left:
             others = [run for run in left if not _mixes_next(run)]
@@ -420,10 +336,10 @@ class _Recording:
     def _step(self, group: list[_Run]) -> None:
         """The next step of calls that do the same, on values of the same shapes."""
         steps = [run.steps.pop(0) for run in group]
-        if steps[0] is _total and len(group) > 1:
-            _give(group, _totals([run.values for run in group]))
+        if steps[0] is added and len(group) > 1:
+            _give(group, totals([run.values for run in group]))
         elif _mixes(cast(nn.Module, steps[0])):
-            x = batch_norm(steps, _joined([run.values[0] for run in group]))  # type: ignore[arg-type]  # all of them
+            x = batch_norm(steps, joined([run.values[0] for run in group]))  # type: ignore[arg-type]  # all of them
             if all(run.steps and type(run.steps[0]) is nn.ReLU for run in group):
                 x.relu_()
                 for run in group:
@@ -449,7 +365,7 @@ class _Recording:
 
     def _whole(self, call: Call, group: list[_Run]) -> Any:
         places = zip(*(run.values for run in group), strict=True)
-        args = [_joined(place) if isinstance(place[0], Tensor) else place[0] for place in places]
+        args = [joined(place) if isinstance(place[0], Tensor) else place[0] for place in places]
         self.one_pass.ways = len(group)
         try:
             return call(*args)
@@ -472,7 +388,7 @@ class _Run:
             step = (nn.BatchNorm2d, step.eps, step.affine, len(self.steps) > 1 and type(self.steps[1]) is nn.ReLU)
         elif isinstance(step, SAME):
             step = (type(step), step.extra_repr())
-        if step is _total:
+        if step is added:
             return (step, self.values[0].shape, self.values[0].dtype)
         return (step, *((v.shape, v.dtype) if isinstance(v, Tensor) else v for v in self.values))
 
@@ -488,24 +404,6 @@ def _grouped(runs: Iterable[_Run], key: Callable[[_Run], Hashable]) -> list[list
     return list(groups.values())
 
 
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Their batches as one: a view where they lie one after the other in memory, else a copy."""
-    first = tensors[0]
-    if len(tensors) == 1:
-        return first
-    size, dense = first.numel(), first.is_contiguous() or first.is_contiguous(memory_format=torch.channels_last)
-    storage, start = first.untyped_storage().data_ptr(), first.storage_offset()
-    for i, tensor in enumerate(tensors):
-        if (
-            not dense
-            or tensor.stride() != first.stride()
-            or tensor.storage_offset() != start + i * size
-            or tensor.untyped_storage().data_ptr() != storage
-        ):
-            return torch.cat(list(tensors))
-    return first.as_strided((len(tensors) * first.shape[0], *first.shape[1:]), first.stride(), start)
-
-
 def _give(group: Sequence[_Run], whole: Tensor) -> None:
     """To each run its part of a batch."""
     for run, part in zip(group, whole.chunk(len(group)), strict=True):
@@ -519,47 +417,3 @@ def _agree(whole: Any, apart: list[Any]) -> bool:
         return False
     right = torch.cat(apart).float()
     return bool((whole.float() - right).norm() <= AGREES * right.norm())
-
-
-def _totals(terms: Sequence[Sequence[Tensor]]) -> Tensor:
-    """The sums of each run's terms as one batch, with one launch for the i-th terms of many."""
-    whole = torch.cat([first for first, *_ in terms])
-    parts = whole.chunk(len(terms))
-    for i in range(1, max(map(len, terms))):
-        having = [n for n, of in enumerate(terms) if len(of) > i]
-        torch._foreach_add_([parts[n] for n in having], [terms[n][i] for n in having])
-    return whole
-
-
-def batch_norm(norms: Sequence[nn.BatchNorm2d], x: Tensor) -> Tensor:
-    """What each of m batch normalisations makes of its part of a batch, with that part's statistics.
-
-    norms: of the same number of channels, eps, and all affine or none. x: (m N, C, H, W), the first N images are the
-    first one's. In 16 bits the statistics are sums in fp32.
-    """
-    norm = norms[0]
-    apart = (len(norms), len(x) // len(norms), *x.shape[1:])  # (m, N, C, H, W)
-    parts = x.view(apart)
-    over, kept = (1, 3, 4), x.dtype if x.dtype == torch.float64 else torch.float32
-    with torch.autocast(x.device.type, enabled=False):
-        if x.dtype == kept:
-            variance, mean = torch.var_mean(parts, over, correction=0, keepdim=True)
-            n = 1.0
-        else:
-            n = parts[0].numel() / x.shape[1]
-            mean = parts.mean(over, keepdim=True, dtype=kept)
-            norm2 = torch.linalg.vector_norm(parts, 2, over, keepdim=True, dtype=kept).square_()
-            variance = norm2.addcmul_(mean, mean, value=-n).clamp_(min=0)  # times n
-        scale = variance.add_(n * norm.eps).rsqrt_()  # by the root of n too small
-        shape = (-1, 1, x.shape[1], 1, 1)
-        out = torch.empty_like(x)
-        by, of = n**0.5, out.view(apart)
-        if not norm.affine:
-            torch.mul(parts - mean, scale * by, out=of)
-            return out
-        own = norms if any(other is not norm for other in norms) else [norm]
-        scale.mul_(torch.cat([other.weight for other in own]).view(shape) if len(own) > 1 else norm.weight.view(shape))
-        bias = torch.cat([other.bias for other in own]).view(shape) if len(own) > 1 else norm.bias.view(shape)
-        shift = torch.addcmul(bias, mean, scale, value=-by)
-        torch.addcmul(shift, parts, scale, value=by, out=of)
-    return out

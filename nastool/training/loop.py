@@ -95,7 +95,7 @@ class Training:
 
     def begin_step(self) -> None:
         """Sets what changes from step to step, and forgets the gradients."""
-        from nastool.nets.networks import regularize
+        from nastool.nets.regularization import regularize
 
         recipe = self.recipe
         drop_path = recipe.drop_path * self.done / (recipe.epochs * self.steps)
@@ -111,7 +111,7 @@ class Training:
         """
         import torch
 
-        from nastool.nets.networks import random_for
+        from nastool.nets.regularization import random_for
 
         if self.micro_batches == 1:
             return self._backward(batch, share, 0)

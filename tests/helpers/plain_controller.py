@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from nastool.core.space import mattering
-from nastool.learners.controller import Controller, Scored, Step
+from nastool.learners.controller import Controller, Scored
+from nastool.learners.walk import Step
 
 
 def score(policy: Controller, choices: Tensor, forced: Collection[int], target: float | None) -> Scored:

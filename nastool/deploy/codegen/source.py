@@ -21,10 +21,10 @@ from nastool.core.space import Choose, Members
 from nastool.deploy.codegen.recipe import Unwritable
 from nastool.nets import chosen
 from nastool.nets.chosen import Chosen
+from nastool.nets.deferring import deferred
 from nastool.nets.depthwise import faster
 from nastool.nets.launches import are_few
 from nastool.nets.networks import active
-from nastool.nets.onepass import deferred
 
 Edit = tuple[int, int, str]
 """Bytes from, to: by what they are replaced."""

@@ -16,7 +16,9 @@ from torch import Tensor
 from nastool.core import registry
 from nastool.core.space import Choose, SearchSpace, mattering
 from nastool.core.values import Decision
-from nastool.learners.controller import Controller, PolicyGradient, Scored, plan
+from nastool.learners.controller import Controller, Scored
+from nastool.learners.policy_gradient import PolicyGradient
+from nastool.learners.walk import plan
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.tasks.images.task import ImageTask
 from tests.helpers import plain_controller

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import launches as counted
 from nastool.core import registry
-from nastool.nets import launches, networks
+from nastool.nets import launches, networks, regularization
 from nastool.tasks.images.task import ImageTask
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def test_paths_are_dropped_as_ever() -> None:
     torch.manual_seed(0)
     scale = space.Scale(channels=4, cells=1, stem=1)
     plain = networks.build(space, arch, ImageTask(3, 8, 8, 5), scale).to(memory_format=torch.channels_last)
-    networks.regularize(plain, dropout=0.0, drop_path=0.5, by_depth=False)
+    regularization.regularize(plain, dropout=0.0, drop_path=0.5, by_depth=False)
     lean = copy.deepcopy(plain)
     x, y = torch.randn(8, 3, 8, 8).contiguous(memory_format=torch.channels_last), torch.arange(8) % 5
     outputs = []

@@ -17,6 +17,7 @@ from nastool.core import registry
 from nastool.core.values import Arch
 from nastool.evaluators.supernet import Supernet as Evaluator
 from nastool.nets import onepass
+from nastool.nets.joined import batch_norm
 from nastool.nets.networks import OneOf, Supernet, use_batch_statistics
 from nastool.nets.onepass import OnePass
 from nastool.tasks.images.task import ImageTask
@@ -249,7 +250,7 @@ def test_batch_norm_of_each_part(dtype: torch.dtype, affine: bool, memory_format
     x[:, 3] = 20  # of variance 0
     x = x.to(dtype).contiguous(memory_format=memory_format)
     with torch.no_grad():
-        found = onepass.batch_norm(norms, x)
+        found = batch_norm(norms, x)
         parts = zip(norms, x.double().chunk(3), strict=True)
         right = torch.cat([copy.deepcopy(norm).double()(part) for norm, part in parts])
     assert found.dtype == dtype and found.is_contiguous(memory_format=memory_format)

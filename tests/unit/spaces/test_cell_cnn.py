@@ -14,7 +14,7 @@ from torch import nn
 from nastool.core import encodings
 from nastool.core.errors import InputError
 from nastool.core.values import Arch
-from nastool.nets import blocks, networks
+from nastool.nets import blocks, networks, regularization
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.tasks.images.task import ImageTask
 
@@ -375,19 +375,19 @@ def test_regularize_sets_every_probability() -> None:
     network = networks.build(space, arch, SMALL, space.Scale(channels=2, cells=1))
     drops = [module for module in network.modules() if isinstance(module, blocks.DropPath)]
     assert [drop.depth for drop in drops] == [0.2, 0.4, 0.6, 0.8, 1.0]
-    networks.regularize(network, dropout=0.2, drop_path=0.4, by_depth=True)
+    regularization.regularize(network, dropout=0.2, drop_path=0.4, by_depth=True)
     probabilities = [drop.probability for drop in drops]
     assert all(a < b for a, b in pairwise(probabilities))
     assert probabilities[-1] == 0.4
     assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.2]
-    networks.regularize(network, dropout=0, drop_path=0.4, by_depth=False)
+    regularization.regularize(network, dropout=0, drop_path=0.4, by_depth=False)
     assert {drop.probability for drop in drops} == {0.4}
     for module in network.modules():
         if isinstance(module, nn.Sequential) and any(isinstance(m, blocks.DropPath) for m in module.children()):
             assert not isinstance(module[0], nn.Identity | blocks.FactorizedReduce)
     for bad in (-0.1, 1.0):
         with pytest.raises(ValueError, match="drop_path"):
-            networks.regularize(network, dropout=0, drop_path=bad, by_depth=True)
+            regularization.regularize(network, dropout=0, drop_path=bad, by_depth=True)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 6), (1, 7), (1, 1)])

@@ -1,0 +1,166 @@
+"""REINFORCE: how a controller learns from rewards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nastool.core.errors import InputError
+from nastool.learners.controller import Controller, Scored, one_thread
+
+
+class PolicyGradient:
+    """REINFORCE with a moving average as baseline, or its clipped variant, for a controller.
+
+    The loss of m architectures with rewards R is, averaged over them,
+
+        -log_prob (R - b) - entropy_weight entropy + switch_weight switch_kl
+
+    - The entropy is a term of the loss, whose gradient is that of the entropies met along the samples. In the
+      published code it is added to the reward, where it shifts the baseline.
+    - b is taken before these rewards enter it, so that the advantage is no rescaled R - b. It is a bias-corrected
+      moving average: the earliest rewards count alike. Where there is none yet, b is the mean of the *other* rewards:
+      unbiased, no larger than their spread, and zero advantage for a single one.
+    - A reward is whatever the caller passes: its scale matters, a constant added to all of them does not.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.0, 0.999),
+        eps: float = 1e-3,
+        eps_outside: bool = False,
+        entropy_weight: float = 1e-4,
+        baseline_decay: float = 0.99,
+        switch_target: float | None = None,
+        switch_weight: float = 0.8,
+        ppo_clip: float | None = None,
+        ppo_epochs: int = 1,
+        grad_clip: float | None = None,
+    ) -> None:
+        """lr, betas, eps: of Adam. eps_outside: eps is added to the second moment's root before that is corrected for
+        its bias (TensorFlow's Adam), so that the first steps are shorter. entropy_weight: per nat, >= 0.
+        baseline_decay: per reward, in [0, 1).
+
+        The defaults are those of ENAS, but for eps_outside. switch_target, switch_weight: the rate of connections that
+        is aimed at, in (0, 1), and how much that counts, >= 0. ppo_clip: the probability ratio is clipped to within
+        1 +- this, in (0, 1) (PPO, Schulman et al. 2017); then every update takes ppo_epochs steps, >= 1. grad_clip:
+        largest gradient norm, > 0. ValueError on a bad value.
+        """
+        if not lr > 0 or not eps > 0 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"need lr > 0, eps > 0, betas in [0, 1), got {lr}, {eps}, {betas}")
+        if not entropy_weight >= 0 or not switch_weight >= 0:
+            raise ValueError(f"need entropy_weight, switch_weight >= 0, got {entropy_weight}, {switch_weight}")
+        if not 0 <= baseline_decay < 1:
+            raise ValueError(f"need 0 <= baseline_decay < 1, got {baseline_decay}")
+        if switch_target is not None and not 0 < switch_target < 1:
+            raise ValueError(f"need 0 < switch_target < 1, got {switch_target}")
+        if ppo_clip is not None and not 0 < ppo_clip < 1:
+            raise ValueError(f"need 0 < ppo_clip < 1, got {ppo_clip}")
+        if ppo_epochs < 1 or (ppo_epochs > 1 and ppo_clip is None):
+            raise ValueError(f"need ppo_epochs >= 1, and 1 without ppo_clip, got {ppo_epochs}")
+        if grad_clip is not None and not grad_clip > 0:
+            raise ValueError(f"need grad_clip > 0, got {grad_clip}")
+        self.controller = controller
+        self.entropy_weight = entropy_weight
+        self.baseline_decay = baseline_decay
+        self.switch_target = switch_target
+        self.switch_weight = switch_weight
+        self.ppo_clip = ppo_clip
+        self.ppo_epochs = ppo_epochs
+        self.grad_clip = grad_clip
+        self.eps = eps
+        self.eps_outside = eps_outside
+        self.adam = torch.optim.Adam(controller.parameters(), lr=lr, betas=betas, eps=eps, fused=True)
+        self._average = torch.zeros((), dtype=torch.float64)  # of the rewards, from 0
+        self._weight = torch.zeros((), dtype=torch.float64)  # of all rewards in it: 1 - decay^(their number)
+
+    @property
+    def baseline(self) -> float | None:
+        """The moving average; None before the first update."""
+        return float(self._average / self._weight) if self._weight else None
+
+    def advantages(self, rewards: Tensor) -> Tensor:
+        """R - b for rewards (m,) that are not yet part of the baseline, float64."""
+        rewards = rewards.double()
+        if self._weight:
+            return rewards - self._average / self._weight
+        return (rewards - rewards.mean()) * (len(rewards) / max(len(rewards) - 1, 1))
+
+    def update(self, choices: Tensor, rewards: Tensor, forced: Collection[int] = ()) -> dict[str, float]:
+        """Learn from m architectures that the policy drew.
+
+        choices: (m, decisions), int64. rewards: (m,), finite, higher is better. forced: decisions not drawn. Returns
+        the means of entropy, log_prob, switch_kl, switch_rate before the update, advantage (the mean of its absolute
+        value), reward, and baseline, that after the update. ValueError where shapes or rewards are unfit.
+        """
+        if rewards.shape != (len(choices),) or not len(choices) or not bool(rewards.isfinite().all()):
+            raise ValueError(f"need a finite reward for each of {len(choices)} architectures, got {rewards}")
+        advantages = self.advantages(rewards).float()
+        first: Scored | None = None
+        with one_thread():
+            for _ in range(self.ppo_epochs):
+                scored = self.controller.score(choices, forced=forced, switch_target=self.switch_target)
+                first = first or Scored(*(value.detach() for value in scored))
+                self.adam.zero_grad()
+                self._loss(scored, first.log_prob, advantages).backward()  # type: ignore[no-untyped-call]
+                if self.grad_clip is not None:
+                    nn.utils.clip_grad_norm_(self.controller.parameters(), self.grad_clip)
+                if self.eps_outside:
+                    steps = 1 + max((int(state["step"]) for state in self.adam.state.values()), default=0)
+                    for group in self.adam.param_groups:
+                        group["eps"] = self.eps / math.sqrt(1 - group["betas"][1] ** steps)
+                self.adam.step()
+        assert first is not None
+        keep = self.baseline_decay ** len(rewards)
+        self._average = keep * self._average + (1 - keep) * rewards.double().mean()
+        self._weight = keep * self._weight + (1 - keep)
+        means = dict(zip(first._fields, torch.stack(list(first)).mean(1).tolist(), strict=True))
+        reward, advantage = float(rewards.double().mean()), float(advantages.abs().mean())
+        return {**means, "reward": reward, "advantage": advantage, "baseline": float(self._average / self._weight)}
+
+    def _loss(self, scored: Scored, old_log_prob: Tensor, advantages: Tensor) -> Tensor:
+        if self.ppo_clip is None:
+            gain = scored.log_prob * advantages
+        else:
+            ratio = (scored.log_prob - old_log_prob).exp()
+            clipped = ratio.clamp(1 - self.ppo_clip, 1 + self.ppo_clip)
+            gain = torch.minimum(ratio * advantages, clipped * advantages)
+        loss = -gain - self.entropy_weight * scored.entropy
+        if self.switch_target is not None:
+            loss = loss + self.switch_weight * scored.switch_kl
+        return loss.mean()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that changes, as copies: the controller's parameters, Adam's moments, the baseline."""
+        state = {f"controller.{name}": value.clone() for name, value in self.controller.state_dict().items()}
+        for name, parameter in self.controller.named_parameters():
+            for key, value in self.adam.state[parameter].items():
+                state[f"adam.{key}.{name}"] = value.clone()
+        state["plan"] = torch.tensor(self.controller.fingerprint)
+        return {**state, "baseline.average": self._average.clone(), "baseline.weight": self._weight.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue exactly where `state_dict` was taken. KeyError, RuntimeError: it is of another controller.
+
+        InputError: it is of a controller that makes these decisions by other steps, as an earlier version did.
+        """
+        old = not any(step.kind == "point" for step in self.controller.steps)  # where steps are what they always were
+        if state["plan"].tolist() != self.controller.fingerprint if "plan" in state else not old:
+            raise InputError(
+                "the policy of this run was trained by a version of nastool that makes a cell's decisions in another "
+                "order: go on with that version, or begin anew (--force)"
+            )
+        prefix = "controller."
+        self.controller.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        self.adam.state.clear()
+        for name, parameter in self.controller.named_parameters():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if f"adam.{key}.{name}" in state:
+                    self.adam.state[parameter][key] = state[f"adam.{key}.{name}"].clone()
+        self._average, self._weight = state["baseline.average"].clone(), state["baseline.weight"].clone()
