@@ -62,6 +62,7 @@ def supernet(given: argparse.Namespace, seed: int, **recipe: Any) -> Supernet:
         scale={"channels": given.channels, "cells": 1},
         device="cpu",
     )
+    evaluator.make_policy = ENAS.make_policy
     evaluator.recipe = evaluator.recipe.replace(**recipe)
     evaluator.prepare()
     return evaluator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nastool.core import files, registry
+from nastool.core import files
 from nastool.core.errors import CannotGoOn, InputError, TrialFailed, fault_of, why
 from nastool.core.evaluator import Report
 from nastool.core.space import SearchSpace
@@ -21,7 +21,7 @@ from nastool.core.task import Batch
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.training.evaluator import TrainingEvaluator
 from nastool.training.loop import seeds
-from nastool.training.shared import Counting, SharedWeights
+from nastool.training.shared import Counting, Policy, SharedWeights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,6 +73,8 @@ class Supernet(TrainingEvaluator):
         self.seed = seed
         self.weights = weights
         self.rounds = self.recipe.epochs if weights is None else None
+        self.make_policy: Callable[[SearchSpace, Mapping[str, Any], int], Policy] | None = None
+        """Makes the untrained policy of the strategy that searches (`HasPolicy.make_policy`); set by the run."""
         self._shared: SharedWeights | None = None
         self._one_pass: OnePass | None = None
 
@@ -138,7 +140,7 @@ class Supernet(TrainingEvaluator):
             cost = step * training.steps
             if proposal.policy is not None:
                 given: Any = proposal.policy
-                policy = registry.load("strategy", given["strategy"]).make_policy(self.space, given["options"], 0)
+                policy = self._new_policy(given["options"], 0)
                 batch = next(self.val_batches.minibatches(self.recipe.batch_size, generator))
                 trainer = Counting(training.steps, generator)
                 asked = trainer.asked
@@ -201,9 +203,8 @@ class Supernet(TrainingEvaluator):
         number = int(given["round"])
         policy = shared.policy
         if policy is None:
-            strategy = registry.load("strategy", given["strategy"])
             try:
-                policy = shared.with_policy(strategy.make_policy(self.space, given["options"], self.seed))
+                policy = shared.with_policy(self._new_policy(given["options"], self.seed))
             except InputError as error:
                 raise CannotGoOn(f"{self.checkpoint}: {error}") from error
         if shared.done == number + 1 and shared.told is not None:
@@ -224,6 +225,11 @@ class Supernet(TrainingEvaluator):
         self._save_shared(shared)
         report(shared.done, metrics)
         return metrics, shared.told["policy"]
+
+    def _new_policy(self, options: Mapping[str, Any], seed: int) -> Policy:
+        if self.make_policy is None:
+            raise InputError("a proposal with a policy came from a strategy that has none")
+        return self.make_policy(self.space, options, seed)
 
     def _uniform_epoch(self, shared: SharedWeights, report: Report) -> None:
         sequence = np.random.SeedSequence([self.seed, shared.done])

@@ -103,7 +103,8 @@ class RunConfig:
         return strategy
 
     def evaluator_spec(self, space: SearchSpace, workdir: Path | None) -> EvaluatorSpec:
-        return EvaluatorSpec(space.ref, self.evaluator.name, self.evaluator.options, workdir, self.seed)
+        searches = self.strategy.name if self.strategy.name in registry.plugins("strategy") else None
+        return EvaluatorSpec(space.ref, self.evaluator.name, self.evaluator.options, workdir, self.seed, searches)
 
     @property
     def identity(self) -> dict[str, Any]:

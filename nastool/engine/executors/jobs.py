@@ -34,12 +34,16 @@ class EvaluatorSpec:
     workdir: Path | None = None
     seed: int = 0
     """The run's, for an evaluator that has a use for one beyond each trial's own."""
+    strategy: str | None = None
+    """Name of the strategy that searches, whose policy the evaluator may train; None: nobody searches."""
 
     def build(self) -> Evaluator:
         space = registry.make_space(self.space)
         own = {"seed": self.seed} if options.accepts(registry.load("evaluator", self.name), "seed") else {}
         evaluator: Evaluator = registry.make("evaluator", self.name, space, given={**self.options, **own})
         evaluator.workdir = self.workdir
+        if self.strategy is not None and hasattr(evaluator, "make_policy"):
+            evaluator.make_policy = getattr(registry.load("strategy", self.strategy), "make_policy", None)
         return evaluator
 
 

@@ -38,6 +38,7 @@ SETTINGS: Mapping[str, Any] = {"steps": 2, "children": 3, "candidates": 5}
 
 def supernet(folder: Path | None = None, **options: Any) -> Supernet:
     evaluator = Supernet(SPACE, **{**OPTIONS, **options})
+    evaluator.make_policy = ENAS.make_policy
     evaluator.workdir = folder
     return evaluator
 
