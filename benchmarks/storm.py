@@ -230,7 +230,8 @@ def _retried(place: Path) -> bool:
 
 def _rows(place: Path) -> list[Row]:
     """All that must not depend on kills; times do."""
-    columns = "id, told, state, choices, parent, budget, metrics, loss, error, new_policy"
+    measured = "json_extract(evaluation, '$.metrics'), json_extract(evaluation, '$.policy')"
+    columns = f"id, told, state, proposal, loss, error, {measured}"
     try:
         with closing(sqlite3.connect(f"file:{place / 'run.db'}?mode=ro", uri=True)) as db:
             rows = db.execute(f"SELECT {columns} FROM trials ORDER BY id").fetchall()

@@ -338,7 +338,8 @@ def export(
         raise InputError(f"no form {short(to)!r}; {hint(to, exports.SUFFIXES)}")
     if to == "safetensors" and raw:
         raise InputError("--raw is for networks: weights are none, leave it out")
-    path = target(os.fspath(out or f"model{exports.SUFFIXES[to]}"), f"model{exports.SUFFIXES[to]}", force)
+    name = f"model{exports.SUFFIXES[to]}"
+    path = target(os.fspath(name if out is None else out), name, force)
     given = "-" if isinstance(model, ArchDocument) else arguments.word(model)
     if given.endswith(".safetensors"):
         trained = models.load(given)
@@ -382,10 +383,7 @@ def compare(
         baselines: Take in the random search that was run beside one.
 
     Returns:
-        The object that `nastool compare --to json` prints.
-
-    Raises:
-        InputError: The runs cannot be compared.
+        The object that `nastool compare --to json` prints. InputError: they cannot be compared.
     """
     from nastool.analysis.comparison import compare as comparison
     from nastool.analysis.comparison import gather, render

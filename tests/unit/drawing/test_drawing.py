@@ -59,12 +59,17 @@ from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images.task import ImageTask
 from tests.helpers import plugins
 from tests.helpers.running import NASTOOL
-from tests.system.test_command import run
 
 TASK = ImageTask(3, 32, 32, 10)
 SVG = "{http://www.w3.org/2000/svg}"
 SPACES = sorted(registry.plugins("space"))
 EVIL = '<script>&"</script> \\N ]]> \x07'
+
+
+def run(*arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own."""
+    command = [NASTOOL, *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, env={**os.environ, **env})
 
 
 def space_of(name: str) -> SearchSpace:

@@ -699,7 +699,7 @@ class TestFlags:
         assert code == 0, err
         assert json.loads(out)["space"]["name"] == "nasbench201"
         assert f"for {ROUNDS} on one worker" in err and "for up to 4 on one worker" in err
-        assert "retrain-recipe: tiny.yaml" in err and "it ends among them" in err
+        assert "retrain-recipe: tiny.yaml" in err and "it will end among them" in err
 
 
 def inside(

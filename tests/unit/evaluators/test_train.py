@@ -37,7 +37,7 @@ from nastool.nets.networks import build
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images.task import ImageTask
-from nastool.training import loop as module
+from nastool.training import evaluator as module
 from nastool.training.loop import Training, seeds
 from nastool.training.recipes import load_recipe
 from tests.helpers.running import Run

@@ -293,7 +293,7 @@ def test_launches_of_rewards(fake_cuda: Shadow, name: str, count: int, most: int
         assert not one_pass.apart
         apart_only = [call for call, agrees in one_pass.agreeing.items() if not agrees]
         assert not [str(call)[:200] for call in apart_only]
-        children, x = [space.arch(choices) for choices in archs], batch[0]
+        children, x = archs, batch[0]
         with torch.autocast("cuda", enabled=False):
             logits = torch.stack(one_pass.logits(children, x))
     right = torch.stack(one_by_one(network, children, x))
