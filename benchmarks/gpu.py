@@ -194,6 +194,7 @@ def enas(say: Say, setting: Setting) -> None:
     """The product's own rounds, with a clock at each part."""
     from nastool.core import registry
     from nastool.core.values import Trial
+    from nastool.training.shared import SharedWeights
 
     sizes = setting.sizes
     space = registry.make("space", "macro-cnn", given={"layers": sizes.layers})
@@ -205,6 +206,7 @@ def enas(say: Say, setting: Setting) -> None:
     strategy = registry.make(
         "strategy", "enas", space, given={"seed": 0, **({"steps": 2} if sizes.images < 1000 else {})}
     )
+    evaluator.make_policy = strategy.make_policy
     spent: dict[str, float] = {}
 
     def clocked(owner: Any, method: str, name: str) -> None:
@@ -220,7 +222,7 @@ def enas(say: Say, setting: Setting) -> None:
 
         setattr(owner, method, call)
 
-    clocked(evaluator, "_epoch", "weights")
+    clocked(SharedWeights, "epoch", "weights and controller")
     clocked(evaluator, "rewards", "rewards")
     clocked(evaluator, "_score", "score")
     rounds: list[float] = []
@@ -231,7 +233,8 @@ def enas(say: Say, setting: Setting) -> None:
         found = evaluator.evaluate(number, proposal, seed=number, report=lambda step, metrics: None)
         rounds.append(time.perf_counter() - start)
         strategy.tell(Trial(number, proposal, "done", found, (-found.metrics["shared_acc"],)))
-        parts = {**spent, "controller and the rest": rounds[-1] - sum(spent.values())}
+        spent["weights and controller"] -= spent.get("rewards", 0.0)
+        parts = {**spent, "the rest": rounds[-1] - sum(spent.values())}
         usual = float(np.median(rounds[1:] or rounds))
         say(
             round=number + 1, seconds=rounds[-1], parts=parts, metrics=dict(found.metrics), hours_310=310 * usual / 3600
@@ -324,7 +327,6 @@ def _cases(setting: Setting) -> dict[str, Case]:
                 plain.select = plain.network.select
             group = children[: sizes.children]
             x, y = evaluator.train_batches.batch(torch.arange(batch))
-            archs = np.array([arch.choices for arch in group])
             turn = itertools.count()
 
             def plain_step() -> None:
@@ -337,7 +339,7 @@ def _cases(setting: Setting) -> dict[str, Case]:
                 network = evaluator.supernet()
                 if rewards:
                     own = copy.copy(evaluator)
-                    contenders[name] = partial(own.rewards, network, archs, (x, y))
+                    contenders[name] = partial(own.rewards, network, group, (x, y))
                     continue
                 training = evaluator.training(network, evaluator.recipe, seed=0)
                 contenders[name] = partial(next, _endless(training, partial(_select, network, children)))

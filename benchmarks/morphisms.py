@@ -147,7 +147,7 @@ class Digits:
         optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True)
         network.train()
         for step in range(steps):
-            for group in optimizer.rule.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = 0.025 * (1 + math.cos(math.pi * step / steps))
             images, labels = self.draw(64)
             optimizer.zero_grad()
