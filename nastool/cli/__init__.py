@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -99,6 +100,12 @@ def main() -> NoReturn:
     """The `nastool` program."""
     code = run()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to be stopped but the interpreter's own end
+    if code == 130:
+        # One that came while a dataclass was made, say, has the interpreter kill itself at its end, whoever took it.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ class WorkerProcess:
         before = {key: os.environ.get(key) for key in environment}
         os.environ.update(environment)
         try:
+            resource_tracker.ensure_running()  # which lets Ctrl-C through again once it runs
             with _no_main(), _without_interrupts():
                 self._process.start()
         except OSError as error:

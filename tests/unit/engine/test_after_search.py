@@ -561,6 +561,7 @@ class TestEstimate:
         found = []
         for children in (2, 200):
             evaluator = Supernet(SPACE, **self.options())
+            evaluator.make_policy = Strategy.make_policy
             proposal = Strategy(SPACE, steps=2, children=children, candidates=3).ask()
             assert proposal is not None
             training, score = evaluator._costs(proposal)
