@@ -436,9 +436,6 @@ def show(
     return writers[to](document.space, document.arch, task, size)
 
 
-# --- details
-
-
 def _carry_out(run: Callable[[Watch], bool], watch: Watch) -> None:
     """RunInterrupted, a KeyboardInterrupt: it was interrupted by Ctrl-C."""
     try:
