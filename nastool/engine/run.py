@@ -179,8 +179,11 @@ def open_run(
             at_work.close()
             folder.discard()
             raise
-        create = _continue if continued else _create
-        with create(config, evaluator, folder, facts, options, watch) as store:
+        if continued:
+            begun = _continue(evaluator, folder, facts, watch)
+        else:
+            begun = _create(config, evaluator, folder, facts, options)
+        with begun as store:
             yield Run(config, evaluator, folder, at_work, store, facts, continued, watch)
 
 
@@ -224,14 +227,7 @@ def _settled(config: RunConfig, evaluator: Evaluator, folder: RunFolder) -> dict
     )
 
 
-def _continue(
-    config: RunConfig,
-    evaluator: Evaluator,
-    folder: RunFolder,
-    facts: Mapping[str, Scalar],
-    options: Mapping[str, object],
-    watch: Watch,
-) -> Store:
+def _continue(evaluator: Evaluator, folder: RunFolder, facts: Mapping[str, Scalar], watch: Watch) -> Store:
     store = Store.open(folder.database, durable=not evaluator.inline)
     if store.get("fingerprint") != facts.get("fingerprint"):
         store.close()
@@ -254,7 +250,6 @@ def _create(
     folder: RunFolder,
     facts: Mapping[str, Scalar],
     options: Mapping[str, object],
-    watch: Watch,
 ) -> Store:
     objective = Objective.parse(config.objective or evaluator.objective)
     known = evaluator.metrics | {"seconds"}

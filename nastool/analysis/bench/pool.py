@@ -23,7 +23,6 @@ from nastool.core.processes import WorkerProcess, settle_in
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """Variables that are "1" in each worker's environment before numpy is loaded."""
-MAX_ATTEMPTS = 2
 WAIT_SECONDS = 0.25
 
 
