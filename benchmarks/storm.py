@@ -604,7 +604,7 @@ class Fuzz:
         return self._run(["search", "--config", "fuzz.yaml", "--evaluator", "table", "--dry-run", "--trials", "2"])
 
     def _yaml(self, document: Any) -> bytes:
-        from nastool.core.files import dump_yaml
+        from nastool.core.yaml_files import dump_yaml
 
         if self.rng.random() < 0.5:
             words = (b"&a ", b"*a", b"!!python/object:x ", b"<<: ", b"? ", b"!!int ", b"\t", b": ", b"---\n")
@@ -866,7 +866,7 @@ class Fuzz:
 
 
 def yaml_of(path: str | Path) -> dict[str, Any]:
-    from nastool.core.files import read_yaml
+    from nastool.core.yaml_files import read_yaml
 
     return read_yaml(path)
 

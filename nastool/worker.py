@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from nastool.core.errors import InputError, OutOfMemory, fault_of, one_line
 from nastool.core.evaluator import Threaded
-from nastool.core.processes import settle_in, settle_streams
+from nastool.core.processes import settle_in
+from nastool.core.streams import settle_streams
 from nastool.engine.executors.jobs import Job, Reported, described, perform, plain
 from nastool.engine.executors.slot import Beat, Body, Broken, Ready
 from nastool.nets import devices

@@ -24,7 +24,7 @@ from nastool import __version__
 from nastool.cli.common import say
 from nastool.core import invocation
 from nastool.core.errors import NastoolError, RunInterrupted, Stopped, hint, one_line, short, why
-from nastool.core.processes import hold_streams
+from nastool.core.streams import hold_streams
 from nastool.engine.interrupts import last_interrupt
 
 COMMANDS = (

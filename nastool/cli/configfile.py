@@ -16,7 +16,7 @@ def load(ctx: click.Context, parameter: click.Parameter, path: str | None) -> No
     """click callback. Fills ctx.default_map, and ctx.meta["nastool.config"] with the plugins' options."""
     if path is None:
         return
-    from nastool.core.files import read_yaml
+    from nastool.core.yaml_files import read_yaml
 
     document = read_yaml(path)
     for section in document:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import click
 
 from nastool.cli import common
-from nastool.core import machine
 
 TOOL_SECONDS = 10.0
 """How long nvidia-smi may take to say who is at work."""
@@ -34,6 +32,7 @@ def command(device: str, workers: int, json_flag: bool | None) -> None:
       nastool devices --workers 4 --device cuda:1
       nastool devices --json | jq -r 'select(.free > 20e9) | .device'
     """
+    from nastool.core import machine
     from nastool.nets import devices
 
     devices.check(device)
@@ -95,6 +94,8 @@ def _known() -> dict[str, dict[str, Any]]:
 
 
 def _ask(query: str, fields: int) -> list[list[str]]:
+    import subprocess
+
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []

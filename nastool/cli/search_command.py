@@ -131,7 +131,7 @@ def _dry_run(run: SearchRun, json_flag: bool | None) -> None:
     """Resolved configuration, size of the space, the first architectures, an estimate of the cost."""
     from nastool.core import archfile
     from nastool.core.evaluator import estimate, most_workers
-    from nastool.core.files import dump_yaml
+    from nastool.core.yaml_files import dump_yaml
     from nastool.nets import devices
 
     for note in run.notes:

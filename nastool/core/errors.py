@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Literal
 
@@ -118,6 +117,8 @@ def fault_of(error: BaseException) -> Fault | None:
 
 def hint(name: object, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: "did you mean 'x'?", or "there are x, y"."""
+    from difflib import get_close_matches  # late, as few messages need it
+
     names = list(known)
     near = get_close_matches(name, names, n=1, cutoff=0.5) if isinstance(name, str) else []
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"

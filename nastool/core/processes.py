@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from nastool.core.errors import InputError, why
+from nastool.core.streams import hold_streams, settle_streams
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -103,22 +104,6 @@ def _none_left(error: OSError) -> InputError:
     return InputError(f"cannot start one more worker ({why(error)}): give fewer --workers, or raise the limit (ulimit)")
 
 
-def hold_streams() -> None:
-    """Open what the caller closed of stdin, stdout and stderr on nothing, here and for processes that are started.
-
-    Otherwise the next file that is opened, such as the pipe to a worker, gets that number and is written to.
-    """
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-            if null != descriptor:
-                os.dup2(null, descriptor)
-                os.close(null)
-            os.set_inheritable(descriptor, True)
-
-
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Ctrl-C that comes meanwhile comes afterwards; a process that is started begins without (`settle_in`)."""
@@ -152,11 +137,6 @@ def settle_in(*, follows_parent: bool = True) -> None:
     if follows_parent:
         _die_with_parent()
     settle_streams()
-
-
-def settle_streams() -> None:
-    """Send what is printed to stderr: stdout carries the coordinator's results, and nothing else may get there."""
-    os.dup2(2, 1)
 
 
 def _die_with_parent() -> None:

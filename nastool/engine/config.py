@@ -20,11 +20,12 @@ from nastool import __version__
 from nastool.core import folders, invocation, machine, options, registry
 from nastool.core.errors import InputError, short
 from nastool.core.evaluator import Resolving
-from nastool.core.files import dump_yaml, is_unfinished, write_atomic
+from nastool.core.files import is_unfinished, write_atomic
 from nastool.core.registry import misfits
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Objective
+from nastool.core.yaml_files import dump_yaml
 from nastool.engine.executors.jobs import EvaluatorSpec
 from nastool.engine.store import Store
 from nastool.engine.written import RESULTS, Written

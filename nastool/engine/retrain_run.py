@@ -10,10 +10,10 @@ from typing import Any
 from nastool.core import defaults, invocation, options, registry
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, NastoolError, Stopped
-from nastool.core.files import read_yaml
 from nastool.core.recipe import Recipe
 from nastool.core.registry import misfits
 from nastool.core.values import Scalar
+from nastool.core.yaml_files import read_yaml
 from nastool.engine import results, retraining
 from nastool.engine.config import RETRAINED, Plugged, RunConfig, RunFolder
 from nastool.engine.events import Ended, Interrupted

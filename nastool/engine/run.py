@@ -13,9 +13,9 @@ from nastool.core import registry
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, hint, short
 from nastool.core.evaluator import Evaluator, Scaled, settled_options
-from nastool.core.files import read_yaml
 from nastool.core.strategy import Strategy
 from nastool.core.values import Objective, Scalar, Trial
+from nastool.core.yaml_files import read_yaml
 from nastool.engine import results
 from nastool.engine.config import RunConfig, RunFolder, differences, said
 from nastool.engine.events import Listener, Note, TrialFinished, TrialsBegun, TrialsEnded, Waiting

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from nastool.core import archfile, registry
 from nastool.core.errors import InputError, InvalidArchError
-from nastool.core.files import read_yaml
 from nastool.core.values import Objective, Trial
+from nastool.core.yaml_files import read_yaml
 from nastool.engine.rows import is_number
 from nastool.engine.store import Store
 from nastool.nets import checkpoints

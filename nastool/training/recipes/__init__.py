@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from nastool.core import registry
 from nastool.core.errors import InputError, hint
-from nastool.core.files import read_yaml
 from nastool.core.recipe import Recipe, Rule
+from nastool.core.yaml_files import read_yaml
 
 _T = TypeVar("_T", Rule, Recipe)
 

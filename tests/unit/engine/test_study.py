@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nastool.core import archfile, files
+from nastool.core import archfile, yaml_files
 from nastool.engine.store import Store
 from nastool.engine.study import Study
 from tests.helpers import made_runs
@@ -56,6 +56,6 @@ def test_odd_provenance_is_no_obstacle(run: Run, tmp_path: Path, provenance: dic
     folder = made_runs.folder(tmp_path / "a", [0.5, 0.6])
     with closing(sqlite3.connect(folder / "run.db")) as db, db:
         db.execute("""UPDATE trials SET evaluation = '{"metrics": {"val_acc": 0.5, "flops": 100}, "seconds": 1}'""")
-    (folder / "run.yaml").write_text(files.dump_yaml({"format": "nastool.run/1", "provenance": provenance}))
+    (folder / "run.yaml").write_text(yaml_files.dump_yaml({"format": "nastool.run/1", "provenance": provenance}))
     for command in (["compare", "a"], ["report", "a"]):
         assert run(*command).code == 0
