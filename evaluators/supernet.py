@@ -21,10 +21,10 @@ from nastool.core.task import Batch
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.training.evaluator import TrainingEvaluator
 from nastool.training.loop import seeds
-from nastool.training.shared import Counting, Policy, SharedWeights
+from nastool.training.shared import Counting, Drawn, Policy, SharedWeights
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import torch
 
     from nastool.nets.networks import Supernet as Network
     from nastool.nets.onepass import OnePass
@@ -177,10 +177,10 @@ class Supernet(TrainingEvaluator):
                 if proposal.policy is not None:
                     if self.weights is not None:
                         raise InputError("weights= are trained already: a strategy with a policy trains its own")
-                    metrics, policy = self._round(shared, proposal, seed, report)
+                    metrics, policy = self._policy_round(shared, proposal, seed, report)
                 else:
                     while shared.done < self.recipe.epochs and self.weights is None:
-                        self._uniform_epoch(shared, report)
+                        self._uniform_round(shared, report)
                     metrics = self._score(shared, proposal.arch)
         except BaseException:
             self._shared = None  # perhaps in the middle of a step: go on from the checkpoint
@@ -193,7 +193,7 @@ class Supernet(TrainingEvaluator):
         notes = {name: value for name, value in policy.items() if name == "frequencies"}
         return Evaluation(metrics, time.perf_counter() - start, policy=learnt, notes=notes)
 
-    def _round(
+    def _policy_round(
         self, shared: SharedWeights, proposal: Proposal, seed: int, report: Report
     ) -> tuple[dict[str, float], Mapping[str, object]]:
         """Train weights and policy, once each. A round that is in the checkpoint already is not trained again."""
@@ -215,11 +215,9 @@ class Supernet(TrainingEvaluator):
             )
         weights_seed, policy_seed, _ = seeds(seed)
         generator = torch.Generator().manual_seed(policy_seed)
-        reported: dict[str, float] = {}
-        with self.reproducible(seed):
-            train_loss = shared.epoch(weights_seed, generator, lambda: reported.update(policy.round(shared)))
-            metrics = {**self._score(shared, proposal.arch), "train_loss": train_loss, **reported}
-            learnt = policy.conclude(self.recipe.epochs - shared.done, generator)
+        metrics = self._round(shared, policy, proposal.arch, seed, weights_seed, generator)
+        _check(metrics, shared)
+        learnt = policy.conclude(self.recipe.epochs - shared.done, generator)
         notes = {} if learnt.frequencies is None else {"frequencies": learnt.frequencies}
         shared.told = {"metrics": metrics, "policy": {**learnt.to_json(), **notes}}
         self._save_shared(shared)
@@ -231,27 +229,24 @@ class Supernet(TrainingEvaluator):
             raise InputError("a proposal with a policy came from a strategy that has none")
         return self.make_policy(self.space, options, seed)
 
-    def _uniform_epoch(self, shared: SharedWeights, report: Report) -> None:
-        sequence = np.random.SeedSequence([self.seed, shared.done])
-        rng = np.random.default_rng(sequence)
-        children = np.array([self.space.sample(rng).choices for _ in range(shared.training.steps)])
-        with self.reproducible(int(rng.integers(2**62))):
-            train_loss = self._epoch(shared, children, int(rng.integers(2**62)))
-            measured = self._measured(shared, children[-1])
-        self._save_shared(shared)
-        report(shared.done, {"train_loss": train_loss, **measured})
-
-    # --- the two phases
-
-    def _epoch(self, shared: SharedWeights, children: NDArray[Any], seed: int) -> float:
-        """One pass over the training images, step i on child i; the mean loss."""
+    def _uniform_round(self, shared: SharedWeights, report: Report) -> None:
+        """Without a strategy's policy: its draws are those of the seed and of how far the weights have come."""
         import torch
 
-        def steps() -> None:
-            for choices in children:
-                shared.weights_step([self.space.arch(choices)])
+        rng = np.random.default_rng([self.seed, shared.done])
+        policy = Drawn([self.space.sample(rng) for _ in shared.steps])
+        seed, weights_seed = (int(rng.integers(2**62)) for _ in range(2))
+        metrics = self._round(shared, policy, policy.children[-1], seed, weights_seed, torch.Generator())
+        self._save_shared(shared)
+        report(shared.done, metrics)
 
-        return shared.epoch(seed, torch.Generator(), steps)
+    def _round(
+        self, shared: SharedWeights, policy: Policy, arch: Arch, seed: int, weights_seed: int, draws: torch.Generator
+    ) -> dict[str, float]:
+        """One epoch, which the policy drives; the metrics of an architecture after it, and what was reported."""
+        with self.reproducible(seed):
+            reported = shared.epoch(weights_seed, draws, policy.round)
+            return {**self._measured(shared, arch), **reported}
 
     def rewards(self, network: Network, archs: Sequence[Arch], batch: Batch) -> list[float]:
         """The task's reward of each architecture on one batch."""
@@ -261,13 +256,12 @@ class Supernet(TrainingEvaluator):
         return found
 
     def _score(self, shared: SharedWeights, arch: Arch) -> dict[str, float]:
-        found = self._measured(shared, arch.choices)
-        if not math.isfinite(loss := found["shared_loss"]):
-            raise TrialFailed(f"diverged: validation loss is {loss} after epoch {shared.done}; lower lr")
+        found = self._measured(shared, arch)
+        _check(found, shared)
         return found
 
-    def _measured(self, shared: SharedWeights, choices: Sequence[int]) -> dict[str, float]:
-        shared.network.select(self.space.arch(choices))
+    def _measured(self, shared: SharedWeights, arch: Arch) -> dict[str, float]:
+        shared.network.select(arch)
         return self._on_validation(shared.network)
 
     def _on_validation(self, network: Network) -> dict[str, float]:
@@ -365,3 +359,9 @@ class Supernet(TrainingEvaluator):
             "task": json.dumps(self.task.to_json()),
             "seed": str(self.seed),
         }
+
+
+def _check(metrics: Mapping[str, float], shared: SharedWeights) -> None:
+    """TrialFailed: the loss is not finite."""
+    if not math.isfinite(loss := metrics["shared_loss"]):
+        raise TrialFailed(f"diverged: validation loss is {loss} after epoch {shared.done}; lower lr")

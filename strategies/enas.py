@@ -187,7 +187,7 @@ class ENAS(Strategy):
         if self.candidates is None:
             if self.in_round:
                 return None
-            policy = {"strategy": self.name, "round": self.rounds, "options": dataclasses.asdict(self.settings)}
+            policy = {"round": self.rounds, "options": dataclasses.asdict(self.settings)}
             return Proposal(self.guess, policy=policy)
         return Proposal(self.candidates[self.scored]) if self.scored < len(self.candidates) else None
 

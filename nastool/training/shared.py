@@ -80,6 +80,31 @@ class Policy(Protocol):
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None: ...
 
 
+class Drawn:
+    """Takes one step with each of the children that were drawn beforehand, and learns nothing.
+
+    Drawn uniformly, that is random search with weight sharing (Li & Talwalkar 2019).
+    """
+
+    def __init__(self, children: Sequence[Arch]) -> None:
+        """Makes a policy for one round. children: one for each step."""
+        self.children = children
+
+    def round(self, trainer: Trainer) -> Mapping[str, float]:
+        for child in self.children:
+            trainer.weights_step([child])
+        return {}
+
+    def conclude(self, rounds_left: int, generator: torch.Generator) -> Learnt:
+        return Learnt(self.children[-1].choices, rounds_left)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        pass
+
+
 @runtime_checkable
 class HasPolicy(Protocol):
     """A strategy with a policy that an evaluator trains; it needs "policy"."""
@@ -131,13 +156,18 @@ class SharedWeights:
 
     # --- one round
 
-    def epoch(self, seed: int, generator: torch.Generator, steps: Callable[[], None]) -> float:
-        """One pass over the training data; the mean loss.
+    def epoch(
+        self, seed: int, generator: torch.Generator, drive: Callable[[Trainer], Mapping[str, float]]
+    ) -> dict[str, float]:
+        """One pass over the training data.
 
         Args:
             seed: Of the order of the training data and their augmentation.
             generator: Source of the round's other draws.
-            steps: Takes all the steps.
+            drive: A policy's round: takes all the steps.
+
+        Returns:
+            The mean loss, "train_loss", and what the policy reports.
 
         Raises:
             TrialFailed: The loss is not finite.
@@ -152,13 +182,13 @@ class SharedWeights:
         before = self.training.done
         with self._phase:
             try:
-                steps()
+                reported = drive(self)
             finally:
                 self._rewarding = False
         if self.training.done - before != self.training.steps:
             taken = self.training.done - before
             raise ValueError(f"a round has {self.training.steps} steps of the weights, and {taken} were taken")
-        return self._mean_loss()
+        return {"train_loss": self._mean_loss(), **reported}
 
     def _mean_loss(self) -> float:
         mean = self._total.item() / self.training.steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from nastool.evaluators.supernet import Supernet
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.enas import ENAS, ENASPolicy
-from nastool.training.shared import Counting
+from nastool.training.shared import Counting, Drawn, SharedWeights
 
 OPTIONS: Mapping[str, Any] = {
     "data": "digits",
@@ -71,6 +71,10 @@ def arch(seed: int, space: SearchSpace = SPACE) -> Arch:
     return space.sample(np.random.default_rng(seed))
 
 
+def epoch(shared: SharedWeights, children: Sequence[Arch]) -> None:
+    shared.epoch(0, torch.Generator(), Drawn(children).round)
+
+
 def copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in state.items()}
 
@@ -106,7 +110,7 @@ class TestSharing:
         assert shared is not None
         before = copy(dict(shared.network.named_parameters()))
         child = SPACE.from_string(GOOD)
-        prepared._epoch(shared, np.array([child.choices] * shared.training.steps), 0)
+        epoch(shared, [child] * shared.training.steps)
         active = {value.data_ptr() for value in shared.network.child_state(child).values()}
         inactive = 0
         for name, parameter in shared.network.named_parameters():
@@ -127,7 +131,7 @@ class TestSharing:
         shared = evaluator._load()
         before = copy(dict(shared.network.named_parameters()))
         child = SPACE.from_string(GOOD)
-        evaluator._epoch(shared, np.array([child.choices] * shared.training.steps), 0)
+        epoch(shared, [child] * shared.training.steps)
         active = {value.data_ptr() for value in shared.network.child_state(child).values()}
         recipe, steps = evaluator.recipe, shared.training.steps
         weight, momentum = 1.0, 0.0  # of one that begins at 1
@@ -197,7 +201,7 @@ class TestPhases:
         weights, policy = copy(shared.network.state_dict()), copy(shared.policy.state_dict())
         generator = torch.Generator().manual_seed(0)
         policy_of_enas = cast(ENASPolicy, shared.policy)
-        evaluator._epoch(shared, policy_of_enas.sample(shared.training.steps, generator), 0)
+        epoch(shared, list(map(SPACE.arch, policy_of_enas.sample(shared.training.steps, generator))))
         assert same(policy, shared.policy.state_dict())
         assert not same(weights, shared.network.state_dict())
         weights = copy(shared.network.state_dict())
@@ -228,7 +232,7 @@ class TestPhases:
             part = getattr(evaluator, name)
             monkeypatch.setattr(part, "_normalized", watched(name, part._normalized))
         shared = evaluator._shared = evaluator._load()
-        evaluator._epoch(shared, np.array([arch(0).choices] * shared.training.steps), 0)
+        epoch(shared, [arch(0)] * shared.training.steps)
         assert set(seen) == {"train_batches"}
         seen.clear()
         evaluator.rewards(
@@ -250,7 +254,7 @@ class TestPhases:
 
         monkeypatch.setattr(shared.network, "select", watched)
         prepared.recipe = prepared.recipe.replace(epochs=2)
-        prepared._uniform_epoch(shared, quiet)
+        prepared._uniform_round(shared, quiet)
         assert len(chosen) == shared.training.steps + 1  # and the last one is scored
         assert len(set(chosen)) > 4
 
@@ -281,7 +285,7 @@ class TestPhases:
             evaluator.recipe = evaluator.recipe.replace(reward_dropout=on)
             assert (len(set(evaluator.rewards(network, children, batch))) > 1) == on
         evaluator._shared = evaluator._load()
-        scores = {tuple(evaluator._measured(evaluator._shared, children[0].choices).items()) for _ in range(3)}
+        scores = {tuple(evaluator._measured(evaluator._shared, children[0]).items()) for _ in range(3)}
         assert len(scores) == 1, "scores are without"
 
     def test_minibatches_go_through_the_validation_images_in_random_order(self, prepared: Supernet) -> None:

@@ -15,7 +15,7 @@ from nastool.evaluators.supernet import Supernet
 from nastool.nets.networks import Choice, chosen_options
 from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.training.shared import SharedWeights, Trainer
+from nastool.training.shared import Drawn, SharedWeights, Trainer
 
 SPACE = NasBench201()
 
@@ -32,8 +32,8 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def drive(shared: SharedWeights, policy: Darts | Fair) -> float:
-    return shared.epoch(0, generator(), lambda: policy.round(shared))
+def drive(shared: SharedWeights, policy: Darts | Fair) -> None:
+    shared.epoch(0, generator(), policy.round)
 
 
 def parameters(shared: SharedWeights) -> dict[str, Tensor]:
@@ -54,12 +54,13 @@ class Darts:
             for decision, alpha in zip(self.space.decisions, self.alphas, strict=True)
         }
 
-    def round(self, trainer: Trainer) -> None:
+    def round(self, trainer: Trainer) -> Mapping[str, float]:
         for _ in trainer.steps:
             self.optimizer.zero_grad()
             trainer.loss(self.mix(), "val").backward()  # type: ignore[no-untyped-call]  # torch's stub
             self.optimizer.step()
             trainer.weights_step([self.mix()])
+        return {}
 
 
 class Fair:
@@ -70,11 +71,12 @@ class Fair:
         self.rng = np.random.default_rng(0)
         self.drawn: list[list[Arch]] = []
 
-    def round(self, trainer: Trainer) -> None:
+    def round(self, trainer: Trainer) -> Mapping[str, float]:
         for _ in trainer.steps:
             orders = [self.rng.permutation(len(decision.options)) for decision in self.space.decisions]
             self.drawn.append([self.space.arch(choices) for choices in np.array(orders).T.tolist()])
             trainer.weights_step(self.drawn[-1])
+        return {}
 
 
 def test_relaxed_choices_learn_by_gradients() -> None:
@@ -106,9 +108,10 @@ def test_a_step_of_the_weights_gives_soft_weights_a_gradient_only_if_asked(wante
     shared = shared_weights()
     policy = Darts(SPACE)
 
-    def steps() -> None:
-        for _ in shared.steps:
-            shared.weights_step([policy.mix()], gradient=wanted)
+    def steps(trainer: Trainer) -> Mapping[str, float]:
+        for _ in trainer.steps:
+            trainer.weights_step([policy.mix()], gradient=wanted)
+        return {}
 
     shared.epoch(0, generator(), steps)
     assert all((alpha.grad is not None) == wanted for alpha in policy.alphas)
@@ -135,15 +138,17 @@ def test_gradients_of_several_selections_are_averaged() -> None:
         clipped: list[dict[str, Tensor]] = []
 
         def steps(
+            trainer: Trainer,
             shared: SharedWeights = shared,
             selections: list[Arch] = selections,
             clipped: list[dict[str, Tensor]] = clipped,
-        ) -> None:
+        ) -> Mapping[str, float]:
             shared.training.recipe = shared.training.recipe.replace(grad_clip=0.0)
-            for _ in shared.steps:
-                shared.weights_step(selections)
+            for _ in trainer.steps:
+                trainer.weights_step(selections)
                 named = shared.network.named_parameters()
                 clipped.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+            return {}
 
         shared.epoch(0, generator(), steps)
         found.append(clipped[0])
@@ -213,7 +218,7 @@ def _weighted(space: SearchSpace, options: Mapping[str, Mapping[str, Tensor]]) -
 def test_a_round_takes_all_its_steps() -> None:
     shared = shared_weights()
     with pytest.raises(ValueError, match="and 1 were taken"):
-        shared.epoch(0, generator(), lambda: print(shared.weights_step([SPACE.arch([1] * 6)])))
+        shared.epoch(0, generator(), Drawn([SPACE.arch([1] * 6)]).round)
 
 
 def test_rewards_between_steps_leave_the_weights_as_they_are() -> None:
@@ -223,11 +228,12 @@ def test_rewards_between_steps_leave_the_weights_as_they_are() -> None:
     for ask in (False, True):
         shared = shared_weights()
 
-        def steps(shared: SharedWeights = shared, ask: bool = ask) -> None:
-            for _ in shared.steps:
+        def steps(trainer: Trainer, ask: bool = ask) -> Mapping[str, float]:
+            for _ in trainer.steps:
                 if ask:
-                    assert all(0 <= reward <= 1 for reward in shared.rewards([arch, arch], "val"))
-                shared.weights_step([arch])
+                    assert all(0 <= reward <= 1 for reward in trainer.rewards([arch, arch], "val"))
+                trainer.weights_step([arch])
+            return {}
 
         shared.epoch(0, generator(), steps)
         assert shared.network.training
