@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+unexport PYTHONDONTWRITEBYTECODE  # a hundred processes would compile all of it anew
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -12,7 +13,7 @@ demo: $(INSTALLED)  ## a real search on built-in data; ends with a trained netwo
 
 test: $(INSTALLED)  ## all tests but the slow ones; those of the GPU path on fake devices
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m gpu --fake-cuda 2 tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m gpu --fake-cuda 2 $$(grep -rl 'mark\.gpu' tests --include='*.py')
 
 slow: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal --slow

@@ -11,6 +11,7 @@ import yaml
 from nastool.core.errors import InputError, short, why
 
 MAX_YAML_BYTES = 200_000
+MAX_YAML_DEPTH = 100
 
 
 class _Loader(yaml.SafeLoader):
@@ -49,7 +50,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} is larger than {MAX_YAML_BYTES:,} bytes: is it a configuration?")
     try:
         text = data.decode()
+        depth = 0
         for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_YAML_DEPTH:  # each further level takes longer than the one before
+                raise InputError(f"{path} is no valid YAML: it is nested too deeply")
             if isinstance(event, yaml.AliasEvent):  # with them a small file can be enormous
                 raise InputError(
                     f"{path}: YAML aliases such as *{short(event.anchor)} are not supported; write the value out"
@@ -59,8 +64,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise
     except UnicodeDecodeError:
         raise InputError(f"{path} is no valid YAML: it is not UTF-8 text") from None
-    except RecursionError:
-        raise InputError(f"{path} is no valid YAML: it is nested too deeply") from None
     except Exception as error:
         # The library lets through whatever its constructors of numbers and dates raise.
         mark = getattr(error, "problem_mark", None)

@@ -94,19 +94,29 @@ class StrategyContract:
     def space(self) -> SearchSpace:
         raise NotImplementedError("a subclass gives the space")
 
-    def test_proposes_members(self, make: MakeStrategy, space: SearchSpace) -> None:
-        trials = drive(make(space, 0), 80)
+    def test_proposes_members_and_its_state_does_not_grow(self, make: MakeStrategy, space: SearchSpace) -> None:
+        strategy = make(space, 0)
+        trials = drive(strategy, 20)
+        small = len(json.dumps(strategy.state_dict()))
+        trials += drive(strategy, 60, 20)
         assert len(trials) == 80
         for trial in trials:
             space.validate(trial.proposal.arch)
+        assert len(json.dumps(strategy.state_dict())) <= small + 100
 
-    def test_follows_its_seed_alone(self, make: MakeStrategy, space: SearchSpace) -> None:
+    def test_follows_its_seed_alone(
+        self, make: MakeStrategy, space: SearchSpace, given: Mapping[str, object], elsewhere: Elsewhere
+    ) -> None:
+        """Not the global generator, nor another PYTHONHASHSEED."""
         state = np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
-        first, again, other = (drive(make(space, seed), 60) for seed in (1, 1, 2))
+        strategy = make(space, 1)
+        first, again, other = (drive(each, 60) for each in (strategy, make(space, 1), make(space, 2)))
         assert first == again
         assert [t.proposal.arch for t in first] != [t.proposal.arch for t in other]
         after = np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
         assert after == state, "it leaves the global generator alone"
+        choices = [list(trial.proposal.arch.choices) for trial in first]
+        assert elsewhere(strategy, {"seed": 1, **given}, 60) == choices
 
     def test_resumes_exactly(self, make: MakeStrategy, space: SearchSpace) -> None:
         """After any number of trials; the state is what a file would hold."""
@@ -142,13 +152,6 @@ class StrategyContract:
             for trial in (running[2], running[0], running[1]):
                 strategy.tell(outcome(trial.id, trial.proposal, strategy))
         assert drive(undisturbed, 30, 43) == drive(resumed, 30, 43)
-
-    def test_state_does_not_grow(self, make: MakeStrategy, space: SearchSpace) -> None:
-        strategy = make(space, 0)
-        drive(strategy, 20)
-        small = len(json.dumps(strategy.state_dict()))
-        drive(strategy, 60, 20)
-        assert len(json.dumps(strategy.state_dict())) <= small + 100
 
     def test_survives_nothing_but_failures(self, make: MakeStrategy, space: SearchSpace) -> None:
         strategy = make(space, 0)
@@ -216,14 +219,6 @@ class StrategyContract:
 
             yield ask
             question.close()
-
-    def test_does_not_depend_on_hash_randomisation(
-        self, make: MakeStrategy, space: SearchSpace, given: Mapping[str, object], elsewhere: Elsewhere
-    ) -> None:
-        """The same seed in another process with another PYTHONHASHSEED asks the same."""
-        strategy = make(space, 11)
-        here = [list(trial.proposal.arch.choices) for trial in drive(strategy, 50)]
-        assert elsewhere(strategy, {"seed": 11, **given}, 50) == here
 
 
 def answer() -> None:

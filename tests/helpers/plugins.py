@@ -30,40 +30,42 @@ class Sleepy(Evaluator):
         report(1, {"val_acc": 0.1})
         time.sleep(self.seconds)
         if trial_id % 5 == 3:
-            if self.misbehave == "raise":
+            hows = self.misbehave.split("+")  # one after the other
+            how = hows[trial_id // 5 % len(hows)]
+            if how == "raise":
                 raise RuntimeError("made to fail")
-            if self.misbehave == "nan":
+            if how == "nan":
                 return Evaluation({"val_acc": float("nan")}, 1.0)
-            if self.misbehave == "text":
+            if how == "text":
                 return Evaluation({"val_acc": "good"}, 1.0)
-            if self.misbehave == "set":
+            if how == "set":
                 return {"val_acc"}
-            if self.misbehave == "metrics":
+            if how == "metrics":
                 return Evaluation({"val_acc"}, 1.0)
-            if self.misbehave == "huge":
+            if how == "huge":
                 return Evaluation({"val_acc": 10**400}, 1.0)
-            if self.misbehave == "policy":
+            if how == "policy":
                 return Evaluation({"val_acc": 0.5}, 1.0, policy={"best": {1}})
-            if self.misbehave == "path":
+            if how == "path":
                 return Evaluation({"val_acc": 0.5}, 1.0, checkpoints)
-            if self.misbehave == "seconds":
+            if how == "seconds":
                 return Evaluation({"val_acc": 0.5}, None)
-            if self.misbehave == "report":
+            if how == "report":
                 report("first", {"val_acc": 0.1})
-            if self.misbehave == "die":
+            if how == "die":
                 os._exit(3)
-            if self.misbehave == "hang":
+            if how == "hang":
                 time.sleep(1000)
-            if self.misbehave == "compute":
+            if how == "compute":
                 until = time.monotonic() + 4
                 while time.monotonic() < until:
                     pass
-            if self.misbehave == "stop":
+            if how == "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
-            if self.misbehave == "native":
+            if how == "native":
                 import ctypes
                 ctypes.PyDLL(None).sleep(1000)  # nothing else of Python runs meanwhile
-            if self.misbehave == "die-once" and not os.path.exists("died"):
+            if how == "die-once" and not os.path.exists("died"):
                 open("died", "w").close()
                 os.kill(os.getpid(), 9)
         if self.misbehave == "always":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -55,8 +56,11 @@ def imported(path: Path, *, at_once: bool = False) -> Iterator[str]:
                 yield str(node.module)
 
 
-IMPORTS = {name: sorted(set(imported(path)) - {name}) for name, path in MODULES.items() if name != "nastool"}
-AT_ONCE = {name: set(imported(path, at_once=True)) - {name} for name, path in MODULES.items() if name != "nastool"}
+@cache
+def imports(*, at_once: bool = False) -> dict[str, list[str]]:
+    """Module -> what it imports."""
+    found = {name: set(imported(path, at_once=at_once)) - {name} for name, path in MODULES.items()}
+    return {name: sorted(others) for name, others in found.items() if name != "nastool"}
 
 
 def layer(module: str) -> str:
@@ -65,14 +69,14 @@ def layer(module: str) -> str:
 
 
 def test_every_module_has_a_layer() -> None:
-    assert {layer(name) for name in IMPORTS} == RANK.keys()
+    assert {layer(name) for name in imports()} == RANK.keys()
 
 
 @pytest.mark.parametrize("name", sorted(RANK))
 def test_imports_run_downwards(name: str) -> None:
     upwards = [
         f"{module} imports {other}"
-        for module, others in IMPORTS.items()
+        for module, others in imports().items()
         if layer(module) == name
         for other in others
         if RANK[layer(other)] > RANK[name]
@@ -84,7 +88,7 @@ def test_imports_run_downwards(name: str) -> None:
 def test_plugins_do_not_know_each_other(name: str) -> None:
     known = {
         module: [other for other in others if layer(other) in PLUGINS]
-        for module, others in IMPORTS.items()
+        for module, others in imports().items()
         if layer(module) == name
     }
     assert {module: others for module, others in known.items() if others} == {}
@@ -92,12 +96,12 @@ def test_plugins_do_not_know_each_other(name: str) -> None:
 
 def test_no_circles_of_modules() -> None:
     """Among what is imported with a module; a function may import what imports its module."""
-    TopologicalSorter(AT_ONCE).prepare()  # CycleError names them
+    TopologicalSorter(imports(at_once=True)).prepare()  # CycleError names them
 
 
 def test_no_circles_of_folders() -> None:
     """Whatever is imported, anywhere."""
     folders: dict[str, set[str]] = {name: set() for name in RANK}
-    for module, others in IMPORTS.items():
+    for module, others in imports().items():
         folders[layer(module)] |= {layer(other) for other in others} - {layer(module)}
     TopologicalSorter(folders).prepare()

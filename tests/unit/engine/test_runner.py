@@ -72,36 +72,37 @@ def trials(folder: Path) -> list[Trial]:
         return list(store.trials())
 
 
-@pytest.mark.parametrize(
-    "misbehaviour, reason",
-    [
-        ("raise", "RuntimeError: made to fail"),
-        ("nan", "val_acc is nan"),
-        ("die", "worker died: exit code 3; see "),
-        ("hang", "gave up after 1.5 s (--trial-timeout)"),
-        ("text", "ValueError: could not convert string to float"),
-        ("set", "TypeError: the evaluator returned a set, not an Evaluation"),
-        ("metrics", "TypeError: metrics are a set, not a mapping"),
-        ("huge", "OverflowError: int too large to convert to float"),
-        ("policy", "TypeError: Object of type set is not JSON serializable"),
-        ("path", "TypeError: the evaluation's checkpoint is a module, not a text"),
-        ("seconds", "TypeError: float() argument must be"),
-        ("report", "ValueError: invalid literal for int()"),
-    ],
-)
-def test_a_failed_trial_has_its_reason_and_the_search_goes_on(tmp_path: Path, misbehaviour: str, reason: str) -> None:
-    options = ("-n", "10", "--workers", "2", "--trial-timeout", "1.5")
-    result = search(tmp_path, "-E", f"misbehave={misbehaviour}", *options)
+REASONS = {
+    "raise": "RuntimeError: made to fail",
+    "nan": "val_acc is nan",
+    "die": "worker died: exit code 3; see ",
+    "hang": "gave up after 1.5 s (--trial-timeout)",
+    "text": "ValueError: could not convert string to float",
+    "set": "TypeError: the evaluator returned a set, not an Evaluation",
+    "metrics": "TypeError: metrics are a set, not a mapping",
+    "huge": "OverflowError: int too large to convert to float",
+    "policy": "TypeError: Object of type set is not JSON serializable",
+    "path": "TypeError: the evaluation's checkpoint is a module, not a text",
+    "seconds": "TypeError: float() argument must be",
+    "report": "ValueError: invalid literal for int()",
+}
+"""Misbehaviour -> why the trial failed."""
+
+
+def test_a_failed_trial_has_its_reason_and_the_search_goes_on(tmp_path: Path) -> None:
+    number = 5 * len(REASONS)
+    options = ("-n", str(number), "--workers", "2", "--trial-timeout", "1.5")
+    result = search(tmp_path, "-E", f"misbehave={'+'.join(REASONS)}", *options)
     assert result.returncode == 0, result.stderr
     found = trials(tmp_path)
-    assert [trial.state for trial in found] == ["failed" if i % 5 == 3 else "done" for i in range(10)]
-    for trial in found:
-        if trial.state == "failed":
-            assert trial.error is not None and trial.error.startswith(reason)
-            assert f"trial {trial.id} failed: {trial.error}" in result.stderr
-    assert "2 failed" in result.stderr
+    assert [trial.state for trial in found] == ["failed" if i % 5 == 3 else "done" for i in range(number)]
+    for trial, reason in zip(found[3::5], REASONS.values(), strict=True):
+        assert trial.error is not None and trial.error.startswith(reason)
+    for trial in found[3:50:5]:  # ten are said at most
+        assert f"trial {trial.id} failed: {trial.error}" in result.stderr
+    assert f"{len(REASONS)} failed" in result.stderr
     best = json.loads(result.stdout)
-    assert best["metrics"]["val_acc"] == max(-trial.loss for trial in found)
+    assert best["metrics"]["val_acc"] == max(-trial.loss for trial in found if trial.losses)
     assert best["metrics"]["test_acc"] == best["metrics"]["val_acc"] / 2
 
 
@@ -214,7 +215,7 @@ def test_closed_streams(tmp_path: Path, closed: str) -> None:
     assert [trial.state for trial in trials(tmp_path)] == ["done"] * 4
 
 
-@pytest.mark.parametrize("files", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("files", [8, 12, 16])
 def test_few_open_files(tmp_path: Path, files: int) -> None:
     """One line, and the run goes on when there are more."""
     environment = sleepy(tmp_path / "plugin")
