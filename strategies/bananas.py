@@ -14,7 +14,7 @@ from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Proposal
 from nastool.learners.predictors import ensemble
 from nastool.learners.predictors.acquisition import Acquisition, score
-from nastool.learners.surrogate import Choices, SurrogateStrategy
+from nastool.learners.surrogate import Choices, SurrogateStrategy, representatives
 
 FALLBACKS = 4
 """Number of the next best that are mutated, too, where the mutants of the best are used up."""
@@ -31,7 +31,9 @@ class Bananas(SurrogateStrategy):
     best `batch` of them are measured. Deviations: the targets are standardised; two candidates are never equivalent
     by the space's canonical form (the authors compare path encodings); a failed trial counts as the worst result.
     By default there are all paths, mutants are the space's own, and expected improvement takes the ensemble's deviation
-    as it is; `truncate`, `mutation_rate` and `ei_divisor` do as the authors' code does.
+    as it is; `truncate`, `mutation_rate` and `ei_divisor` do as their code does. The authors stop at 150 results;
+    of more than `max_points` the ensemble is trained on so many, the best half of these and of the others an even
+    choice over the ranks, so that a proposal's cost is bounded.
     """
 
     name = "bananas"
@@ -56,6 +58,7 @@ class Bananas(SurrogateStrategy):
         parents: int = 1,
         mutation_rate: float = 0.0,
         ei_divisor: float = 1.0,
+        max_points: int | None = None,
     ) -> None:
         """Makes a strategy that has measured nothing yet.
 
@@ -78,6 +81,7 @@ class Bananas(SurrogateStrategy):
             mutation_rate: Probability in (0, 1] that a decision takes another option (0.25 in the authors' code for
                 nasbench201); 0: the space's own mutation (in nasbench101 the authors').
             ei_divisor: Divisor of the deviations for ei, in [0.001, 1000] (5 in the authors' code).
+            max_points: Most results that the ensemble is trained on, in [10, 5000]; by default 300.
         """
         super().__init__(space, seed=seed, init=init, batch=batch)
         if not batch <= candidates <= 10_000:
@@ -88,6 +92,8 @@ class Bananas(SurrogateStrategy):
                 self.notes = (f"space {space.name} has no path encoding: bananas uses onehot",)
         if encoding not in (known := encodings.kinds(space)):
             raise ValueError(f"space {space.name} has no encoding {encoding!r}; it has {', '.join(known)}")
+        if max_points is not None and not 10 <= max_points <= 5000:
+            raise ValueError(f"need 10 <= max_points <= 5,000, got {max_points}")
         if truncate is not None and truncate < 1:
             raise ValueError(f"need truncate >= 1, got {truncate}")
         sizes = {"networks": networks, "layers": layers, "width": width, "epochs": epochs}
@@ -105,6 +111,7 @@ class Bananas(SurrogateStrategy):
             raise ValueError(
                 f"need 0 <= mutation_rate <= 1, 0.001 <= ei_divisor <= 1000, got {mutation_rate}, {ei_divisor}"
             )
+        self.max_points = max_points or 300
         self.mutation_rate = mutation_rate
         self.ei_divisor = ei_divisor
         self.encoding = encoding
@@ -121,10 +128,11 @@ class Bananas(SurrogateStrategy):
 
     @np.errstate(over="ignore", invalid="ignore")  # of networks that diverge: NaN comes last in the order
     def select(self, count: int) -> list[Proposal]:
-        choices, losses = self.measured()
-        values = -losses
+        losses = self.losses()
+        keep = representatives(losses, self.max_points)
+        values = -losses[keep]
         predictor = ensemble.fit(
-            self._encode(choices),
+            self._encode(self.choices(keep)),
             values,
             self.rng,
             networks=self.networks,

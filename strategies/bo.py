@@ -15,7 +15,7 @@ from nastool.core.errors import short
 from nastool.core.space import SearchSpace
 from nastool.core.values import Proposal, Trial
 from nastool.learners.predictors.acquisition import Acquisition, score
-from nastool.learners.surrogate import Choices, SurrogateStrategy
+from nastool.learners.surrogate import Choices, SurrogateStrategy, representatives
 
 if TYPE_CHECKING:
     from nastool.learners.predictors.gaussian_process import GaussianProcess
@@ -92,14 +92,14 @@ class BayesianOptimisation(SurrogateStrategy):
         pool, features, group = self._pool()
         if not len(pool):
             return []
-        choices, losses = self.measured()
+        losses = self.losses()
         targets = _quantiles(-losses)
         if self.theta is None or len(losses) >= REFIT * self.fitted:
-            keep = _representatives(losses, min(self.max_points, FIT_POINTS))
-            self.process.fit(self._encode(choices[keep]), targets[keep])
+            keep = representatives(losses, min(self.max_points, FIT_POINTS))
+            self.process.fit(self._encode(self.choices(keep)), targets[keep])
             self.theta, self.fitted = self.process.theta.tolist(), len(losses)
-        keep = _representatives(losses, self.max_points)
-        inputs, targets = self._encode(choices[keep]), targets[keep]
+        keep = representatives(losses, self.max_points)
+        inputs, targets = self._encode(self.choices(keep)), targets[keep]
         running = np.array(list(self.running), dtype=np.intp).reshape(-1, pool.shape[1])
         there = len(running)
         points = [np.concatenate(pair) for pair in zip(self._encode(running), features, strict=True)]
@@ -177,13 +177,3 @@ def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
     _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks = np.cumsum(counts) - counts / 2  # from 0 to n, in the middle of those that share it
     return np.asarray(ndtri(ranks / len(values))[position])
-
-
-def _representatives(losses: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Results that the process sees, ascending: all, or the best half of count and an even choice of the rest."""
-    order = np.argsort(losses, kind="stable")
-    if len(order) <= count:
-        return np.arange(len(order))
-    best, rest = order[: count // 2], order[count // 2 :]
-    even = np.linspace(0, len(rest) - 1, count - len(best)).astype(np.intp)
-    return np.sort(np.concatenate([best, rest[even]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from abc import abstractmethod
 from collections import deque
@@ -63,7 +64,9 @@ class SurrogateStrategy(Strategy):
         return None if arch is None else Proposal(arch)
 
     def _informed(self) -> bool:
-        return len({trial.loss for trial in self.told if trial.state == "done"}) > 1
+        losses = (trial.loss for trial in self.told if trial.state == "done")
+        first = next(losses, None)
+        return any(loss != first for loss in losses)
 
     def remember(self, proposal: Proposal) -> None:
         super().remember(proposal)
@@ -94,19 +97,23 @@ class SurrogateStrategy(Strategy):
         """A proposal with the loss that the model expects; one that is not finite is left out."""
         return Proposal(arch, notes={"expected": float(loss)} if math.isfinite(loss) else {})
 
-    def measured(self) -> tuple[Choices, NDArray[np.float64]]:
-        """Option indices (n, decisions) and losses (n,) of the finished trials, in the order told.
+    def losses(self) -> NDArray[np.float64]:
+        """Losses (n,) of the finished trials, in the order told.
 
         A failed trial counts as the worst loss there is: what made it fail, such as its size, is worth avoiding.
         """
         losses = np.array([trial.loss for trial in self.told])
         losses[np.isinf(losses)] = losses[np.isfinite(losses)].max()
-        return np.array([trial.proposal.arch.choices for trial in self.told]), losses
+        return losses
+
+    def choices(self, which: NDArray[np.intp]) -> Choices:
+        """Option indices (m, decisions) of some finished trials, given by their places in the order told."""
+        return np.array([self.told[i].proposal.arch.choices for i in which])
 
     def best_trials(self, count: int) -> list[Trial]:
         """The best finished trials, best first, the earlier first where equal."""
-        done = [trial for trial in self.told if trial.state == "done"]
-        return sorted(done, key=lambda trial: trial.loss)[:count]
+        done = (trial for trial in self.told if trial.state == "done")
+        return heapq.nsmallest(count, done, key=lambda trial: trial.loss)
 
     def new_mutants(self, parents: Sequence[Arch], count: int, draws: int, rate: float = 0.0) -> list[Arch]:
         """Up to `count` new architectures, no two equivalent, out of `draws` mutants of each parent in turn.
@@ -154,3 +161,13 @@ class Members:
         fresh = np.ones(len(self._number), dtype=bool)
         fresh[[self._number[form] for form in seen]] = False
         return np.flatnonzero(fresh[self.group])
+
+
+def representatives(losses: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """Results that a model is fitted to, ascending: all, or the best half of count and an even choice of the rest."""
+    order = np.argsort(losses, kind="stable")
+    if len(order) <= count:
+        return np.arange(len(order))
+    best, rest = order[: count // 2], order[count // 2 :]
+    even = np.linspace(0, len(rest) - 1, count - len(best)).astype(np.intp)
+    return np.sort(np.concatenate([best, rest[even]]))

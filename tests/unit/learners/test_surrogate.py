@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from nastool.core import encodings
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Trial
+from nastool.learners.predictors import ensemble
 from nastool.learners.predictors.acquisition import Acquisition
-from nastool.learners.surrogate import Members, SurrogateStrategy
+from nastool.learners.surrogate import Members, SurrogateStrategy, representatives
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench101 import NasBench101
 from nastool.spaces.nasbench201 import NasBench201
@@ -166,6 +168,29 @@ def test_bananas_candidates_are_new_mutants_of_the_best() -> None:
     assert sum(arch in neighbors for arch in candidates) >= 5
 
 
+def test_bananas_is_trained_on_no_more_than_max_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a proposal costs the same however many results there are: the best half of so many, and some of the rest."""
+    seen: list[NDArray[np.float64]] = []
+    fit = ensemble.fit
+
+    def watched(inputs: NDArray[np.float32], targets: NDArray[np.float64], *rest: Any, **more: Any) -> Any:
+        assert len(inputs) == len(targets)
+        seen.append(targets)
+        return fit(inputs, targets, *rest, **more)
+
+    monkeypatch.setattr(ensemble, "fit", watched)
+    for given, most in ((None, 300), (20, 20)):
+        strategy = Bananas(NasBench101(), seed=0, init=400, epochs=1, max_points=given)
+        trials = run(strategy, 401)
+        best = sorted(-trial.loss for trial in trials[:400])[-most // 2 :]
+        assert len(seen[-1]) == most and set(best) <= set(seen[-1].tolist()) and seen[-1].min() < best[0]
+    strategy = Bananas(NasBench101(), seed=0, init=300, epochs=1)
+    run(strategy, 301)
+    np.testing.assert_array_equal(seen[-1], [-trial.loss for trial in strategy.told[:300]])
+    with pytest.raises(ValueError, match="10 <= max_points <= 5,000, got 9"):
+        Bananas(NasBench101(), max_points=9)
+
+
 # --- bo
 
 
@@ -176,12 +201,12 @@ def test_quantiles_are_of_mean_ranks() -> None:
 
 def test_representatives_hold_the_best_and_the_extremes() -> None:
     losses = np.random.default_rng(0).permutation(1000).astype(float)
-    kept = bo._representatives(losses, 100)
+    kept = representatives(losses, 100)
     assert len(set(kept.tolist())) == 100
     assert (np.diff(kept) > 0).all()
     assert set(range(50)) <= set(losses[kept])
     assert losses[kept].max() == 999
-    assert bo._representatives(losses, 1000).tolist() == list(range(1000))
+    assert representatives(losses, 1000).tolist() == list(range(1000))
 
 
 def test_bo_with_few_points_still_works() -> None:
