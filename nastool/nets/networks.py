@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from nastool.core.errors import InputError
 from nastool.core.values import Arch
@@ -270,16 +271,36 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub
+    """Counts what is computed meanwhile. torch's FlopCounterMode imports its compiler, which takes as long as torch."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's stub
+        self.total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        found = func(*args, **kwargs)
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.total += int(formula(*args, **kwargs, out_val=found))
+        return found
+
+
 def count_flops(network: nn.Module, task: Task) -> int:
     """FLOPs of one example's forward pass, 2 x the multiply-adds of convolutions and linear layers.
 
-    Counted by torch's FlopCounterMode, on the network's own device (the meta device computes nothing).
+    Counted by the formulas of torch.utils.flop_counter, on the network's own device (the meta device computes nothing).
     """
     parameter = next(network.parameters())
     inputs = [x.to(parameter.dtype) if x.is_floating_point() else x for x in task.example(1, parameter.device)]
-    with torch.no_grad(), evaluating(network), FlopCounterMode(display=False) as counter:
+    counter = _Flops()
+    with torch.no_grad(), evaluating(network), counter:
         network(*inputs)
-    return int(counter.get_total_flops())
+    return counter.total
 
 
 def use_batch_statistics(network: nn.Module) -> None:

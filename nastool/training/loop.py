@@ -100,7 +100,7 @@ class Training:
         recipe = self.recipe
         drop_path = recipe.drop_path * self.done / (recipe.epochs * self.steps)
         regularize(self._random_parts, dropout=recipe.dropout, drop_path=drop_path, by_depth=recipe.drop_path_by_depth)
-        self.optimizer.rule.zero_grad()
+        self.network.zero_grad()
 
     def backward(self, batch: Batch, share: float = 1.0) -> Tensor:
         """Adds a batch's gradients, multiplied with share; its loss, a scalar without gradient.

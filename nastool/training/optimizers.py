@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
+from torch.optim.asgd import asgd
+from torch.optim.rmsprop import rmsprop
+from torch.optim.sgd import sgd
 
 from nastool.core.recipe import Recipe
 from nastool.nets.networks import undecayed
@@ -19,7 +24,10 @@ AVERAGE = "average"
 
 
 class Optimizer:
-    """The optimiser of one network, and the average of its weights."""
+    """The optimiser of one network, and the average of its weights.
+
+    A step is torch's own function. Its classes, such as SGD, import torch's compiler, which takes as long as torch.
+    """
 
     def __init__(self, network: nn.Module, parameters: Sequence[nn.Parameter], recipe: Recipe, steps: int) -> None:
         """Begins without a memory.
@@ -34,17 +42,16 @@ class Optimizer:
         trained = {id(parameter) for parameter in parameters}
         self.trained = {name: parameter for name, parameter in self.named.items() if id(parameter) in trained}
         spared = {id(parameter) for parameter in undecayed(network, norms=not recipe.decay_norms)}
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if id(p) not in spared], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0},
-        ]
-        self.rule, self._remembers = _rule([group for group in groups if group["params"]], recipe)
+        self.decay = {name: 0.0 if id(p) in spared else recipe.weight_decay for name, p in self.trained.items()}
+        self.lr = recipe.lr
+        """Learning rate of the last step."""
+        self._step, self._remembers = _rule(recipe)
+        self._memory: dict[str, dict[str, Tensor]] = {}
         self._begin = max(0, round((recipe.epochs - recipe.average) * steps)) if recipe.average else math.inf
         """The number of the first step whose weights are averaged."""
         self._average: dict[str, Tensor] = {}
-        if self._remembers == {MOMENTUM}:
-            for parameter in parameters:  # fused SGD fails where it has to make some of them later
-                self.rule.state[parameter][MOMENTUM] = torch.zeros_like(parameter)
+        if self._remembers == (MOMENTUM,):
+            self._memory = {name: self._begun(parameter) for name, parameter in self.trained.items()}
 
     def step(self, lr: float, done: int) -> None:
         """Moves the weights along their gradients, and averages them.
@@ -53,9 +60,15 @@ class Optimizer:
             lr: Learning rate.
             done: Number of steps before this one.
         """
-        for group in self.rule.param_groups:
-            group["lr"] = lr
-        self.rule.step()
+        self.lr = lr
+        for decay in set(self.decay.values()):
+            moved = {n: p for n, p in self.trained.items() if p.grad is not None and self.decay[n] == decay}
+            for name in moved.keys() - self._memory.keys():
+                self._memory[name] = self._begun(moved[name])
+            memories = [[self._memory[name][what] for name in moved] for what in self._remembers]
+            grads = [parameter.grad for parameter in moved.values()]
+            with torch.no_grad():
+                self._step(list(moved.values()), grads, *memories, lr=lr, weight_decay=decay)
         if done >= self._begin:
             if not self._average:
                 self._average = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
@@ -65,8 +78,8 @@ class Optimizer:
     def memory(self) -> dict[str, Tensor]:
         """What it remembers, by parameter and by what it is: `weight` is the momentum of that parameter."""
         found: dict[str, Tensor] = {}
-        for name, parameter in self.trained.items():
-            for what, value in self.rule.state[parameter].items() if parameter in self.rule.state else ():
+        for name in self.trained:
+            for what, value in self._memory.get(name, {}).items():
                 found[name if what == MOMENTUM else f"{name}:{what}"] = value
         return found | {f"{name}:{AVERAGE}": value for name, value in self._average.items()}
 
@@ -89,14 +102,20 @@ class Optimizer:
             average = found.pop(AVERAGE, None)
             if resumed and average is not None:
                 self._average[name] = average
-            if name in self.trained and found.keys() == self._remembers:
-                self.rule.state[self.trained[name]] = found
+            if name in self.trained and found.keys() == set(self._remembers):
+                self._memory[name] = found
+
+    def _begun(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Memory of a parameter before its first step."""
+        begin = {"step": torch.tensor(0.0), "mu": torch.tensor(1.0), "eta": torch.tensor(self.lr)}
+        zeros = torch.zeros_like(parameter)
+        return {what: self._placed(parameter, what, begin.get(what, zeros)) for what in self._remembers}
 
     def _placed(self, parameter: nn.Parameter, what: str, value: Tensor) -> Tensor:
         """A copy where the rule wants it: beside the parameter and laid out like it, or a number."""
         if value.dim() == 0 and what:
-            count = what == "step" and isinstance(self.rule, torch.optim.RMSprop)
-            return value.clone() if count else value.to(parameter.device, copy=True)
+            counts = what == "step" and "square_avg" in self._remembers  # RMSprop's, which stays on the CPU
+            return value.to("cpu" if counts else parameter.device, copy=True)
         if value.shape != parameter.shape:
             raise ValueError(f"memory of shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}")
         return torch.empty_like(parameter, requires_grad=False).copy_(value)
@@ -121,18 +140,27 @@ class Optimizer:
                 self.named[name].copy_(value)
 
 
-def _rule(groups: list[dict[str, Any]], recipe: Recipe) -> tuple[torch.optim.Optimizer, set[str]]:
-    """The recipe's rule, and what it remembers of a parameter once that was stepped."""
-    chosen = recipe.optimizer
-    momentum = {MOMENTUM} if recipe.momentum else set()
+def _rule(recipe: Recipe) -> tuple[Callable[..., None], tuple[str, ...]]:
+    """The recipe's step, and what it remembers of a parameter.
+
+    The step takes lists of parameters, of their gradients and of each thing remembered, lr and weight_decay.
+    """
+    chosen, momentum = recipe.optimizer, (MOMENTUM,) if recipe.momentum else ()
+    values: dict[str, Any]
     if chosen.name == "adamw":
-        betas = (chosen.beta1, chosen.beta2)
-        adamw = torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, eps=chosen.eps, fused=True)
-        return adamw, {"step", "exp_avg", "exp_avg_sq"}
+        values = {"beta1": chosen.beta1, "beta2": chosen.beta2, "eps": chosen.eps, "amsgrad": False, "maximize": False}
+        return (
+            lambda p, g, step, avg, sq, **rates: adamw(p, g, avg, sq, [], step, fused=True, **values, **rates),
+            ("step", "exp_avg", "exp_avg_sq"),
+        )
     if chosen.name == "asgd":  # its own average is never begun: `Optimizer` has one for all rules
-        return torch.optim.ASGD(groups, lr=recipe.lr, lambd=chosen.lambd, t0=math.inf), {"step", "eta", "mu", "ax"}
+        values = {"lambd": chosen.lambd, "t0": math.inf, "alpha": 0.75}
+        return partial(asgd, **values), ("ax", "mu", "eta", "step")
     if chosen.name == "rmsprop":
-        more = {"square_avg", "step"} | momentum
-        return torch.optim.RMSprop(groups, recipe.lr, chosen.smoothing, chosen.eps, momentum=recipe.momentum), more
-    sgd = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
-    return sgd, momentum
+        values = {"alpha": chosen.smoothing, "eps": chosen.eps, "momentum": recipe.momentum, "centered": False}
+        return (
+            lambda p, g, step, sq, buffers=(), **rates: rmsprop(p, g, sq, [], list(buffers), step, **values, **rates),
+            ("step", "square_avg", *momentum),
+        )
+    values = {"momentum": recipe.momentum, "nesterov": recipe.nesterov, "dampening": 0.0, "maximize": False}
+    return lambda p, g, buffers=(), **rates: sgd(p, g, list(buffers), fused=True, **values, **rates), momentum

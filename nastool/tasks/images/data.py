@@ -25,7 +25,7 @@ from nastool.core.task import Part
 from nastool.core.values import Scalar
 from nastool.tasks.images import arrays as imagearrays
 from nastool.tasks.images import folder as imagefolder
-from nastool.tasks.images.reading import as_grey, read_pixels, resize
+from nastool.tasks.images.reading import as_grey, digits, read_pixels, resize
 from nastool.tasks.images.task import ImageTask
 from nastool.tasks.splitting import draw, held_out
 from nastool.tasks.tensors import Arrays, TensorData
@@ -279,11 +279,9 @@ _Noted = tuple[dict[str, Images], tuple[str, ...], str]
 
 
 def _digits() -> _Source:
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)  # float64 (1797, 64), 0 .. 16
-    pixels = (x.reshape(-1, 1, 8, 8) * (255 / 16)).round().astype(np.uint8)
-    return {"train": Images(pixels, y.astype(np.int64))}, tuple("0123456789")
+    rows = digits()
+    pixels = (rows[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    return {"train": Images(pixels, rows[:, -1].astype(np.int64))}, tuple("0123456789")
 
 
 def _torchvision(name: str, data_dir: str | None, download: bool) -> _Source:

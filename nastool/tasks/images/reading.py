@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -165,3 +166,14 @@ def resize(x: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
         for chunk in np.array_split(x, max(1, len(x) // 1000))
     ]
     return np.concatenate(chunks)
+
+
+def digits() -> NDArray[np.float64]:
+    """scikit-learn's digits, (1797, 65): pixels in 0 .. 16, and the label."""
+    try:  # its file alone: to import the package takes as long as to import torch
+        package = distribution("scikit-learn")
+        return np.loadtxt(str(package.locate_file("sklearn/datasets/data/digits.csv.gz")), delimiter=",")
+    except (OSError, PackageNotFoundError):
+        from sklearn.datasets import load_digits
+
+        return np.column_stack(load_digits(return_X_y=True))

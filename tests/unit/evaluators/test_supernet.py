@@ -205,7 +205,7 @@ class TestPhases:
         assert same(policy, shared.policy.state_dict())
         assert not same(weights, shared.network.state_dict())
         weights = copy(shared.network.state_dict())
-        shared.training.optimizer.rule.zero_grad(set_to_none=True)
+        shared.network.zero_grad()
         batches = evaluator.val_batches.minibatches(evaluator.recipe.batch_size, generator)
         policy_of_enas.learn(
             Counting(3, generator, lambda archs: evaluator.rewards(shared.network, archs, next(batches)))

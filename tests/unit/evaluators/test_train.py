@@ -217,10 +217,7 @@ def groups_of(network: nn.Module, **recipe: Any) -> dict[str, float]:
     """The weight decay of each parameter, by name."""
     nothing: Any = SimpleNamespace(steps=lambda batch_size: 1)
     training = Training(network, ImageTask(3, 8, 8, 2), nothing, Recipe(weight_decay=0.01, **recipe), torch.Generator())
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    found = {
-        names[id(p)]: group["weight_decay"] for group in training.optimizer.rule.param_groups for p in group["params"]
-    }
+    found = training.optimizer.decay
     assert found.keys() == dict(network.named_parameters()).keys()
     return found
 

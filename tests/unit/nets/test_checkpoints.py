@@ -239,8 +239,7 @@ class TestHandingDown:
         def rates(epochs: int, annealing: tuple[float, float]) -> list[float]:
             proposal = Proposal(START, budget=epochs, annealing=annealing)
             training = evaluator._begin(proposal, evaluator._recipe(proposal), 0)
-            group = training.optimizer.rule.param_groups[0]
-            return [group["lr"] for _ in range(epochs) for _ in training.epoch()]
+            return [training.optimizer.lr for _ in range(epochs) for _ in training.epoch()]
 
         for epochs in (1, 3):
             anew = rates(epochs, (0, 1))
