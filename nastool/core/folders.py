@@ -75,6 +75,8 @@ def locked(path: Path, lock_name: str, taken: str) -> Iterator[None]:
         if not alone:
             lock.seek(0)
             raise InputError(taken.replace("{holder}", lock.read(20).decode(errors="replace").strip() or "?"))
+        if file_at(lock.fileno()) != file_at(path / lock_name):  # another has just taken back what it began
+            raise InputError(f"{short(path)} was removed by another process: give the same command again")
         with suppress(OSError):  # the disk may be full; it is only for the message above
             lock.truncate(0)
             lock.write(str(os.getpid()).encode())
@@ -89,3 +91,12 @@ def _lock(file: IO[bytes]) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def file_at(path: Path | int) -> tuple[int, int] | None:
+    """What tells a file, or an open one, from another that takes its place; None: there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -194,6 +194,9 @@ class RunFolder:
                     "run, or changed since, and --force replaces nothing else: move what you want to keep, or give "
                     "another --out"
                 )
+            for run in self._below():
+                if run.busy():
+                    raise InputError(f"{run.path} is at work: wait for it, or stop it, before --force replaces it")
             return False
         with Store.read(self.database) as store:
             found, counts = store.get("config"), store.count()
@@ -232,11 +235,12 @@ class RunFolder:
         return False
 
     def discard(self) -> None:
-        """Take back what `locked` and the workers left of a search that never began; nothing if there is a database."""
+        """Take back what `locked` and workers left of a run without a database; nothing if there is one."""
         if not self.database.exists():
             self.clear()
-            (self.path / "run.lock").unlink(missing_ok=True)
-            for folder in (self.path / "logs", self.path):
+            for file in (*self._logs(), self.path / "run.lock"):
+                file.unlink(missing_ok=True)
+            for folder in (self.path / "checkpoints", self.path / "logs", self.path):
                 with suppress(OSError):
                     folder.rmdir()  # not if somebody else's files are in it
 
@@ -248,17 +252,37 @@ class RunFolder:
         unfinished = (name for name in folders.names(self.path) or () if is_unfinished(name))
         for name in (*self.DATABASE, "run.yaml", *unfinished):
             (self.path / name).unlink(missing_ok=True)
-        logs = (file for file in (self.path / "logs").glob("worker-*.log") if re.fullmatch(r"worker-\d+", file.stem))
-        for file in (*checkpoints.files_of(self.path), *logs, *self.path.glob("tensorboard/**/events.out.tfevents.*")):
+        for file in (*checkpoints.files_of(self.path), *self.path.glob("tensorboard/**/events.out.tfevents.*")):
             file.unlink()
+        for run in self._below():
+            with run.locked():
+                run.clear()
+                run.discard()
+
+    def _below(self) -> list[RunFolder]:
+        """The runs in the folder that belong to its own."""
         inside = (*self.path.glob("retrain-????????"), self.path / BASELINE, self.path / RETRAINED)
-        for below in map(RunFolder, inside):
-            if below._is_ours():
-                below.clear()
-                (below.path / "run.lock").unlink(missing_ok=True)
-                for inner in (below.path / "checkpoints", below.path / "logs", below.path):
-                    with suppress(OSError):
-                        inner.rmdir()  # not if somebody else's files are in it
+        return [run for run in map(RunFolder, inside) if run._is_ours()]
+
+    def _logs(self) -> list[Path]:
+        found = (self.path / "logs").glob("*worker-*.log")
+        return [file for file in found if re.fullmatch(r"\.?worker-\d+", file.stem)]
+
+    @contextmanager
+    def new_logs(self) -> Iterator[None]:
+        """Meanwhile workers begin theirs; those of an earlier run go, or come back where nothing can begin."""
+        aside = [(log, log.with_name(f".{log.name.lstrip('.')}")) for log in self._logs()]
+        for log, hidden in aside:
+            log.replace(hidden)
+        try:
+            yield
+        except BaseException:
+            for log, hidden in aside:
+                if hidden.exists():
+                    hidden.replace(log)
+            raise
+        for _, hidden in aside:
+            hidden.unlink(missing_ok=True)
 
     def describe(
         self, config: RunConfig, objective: Objective, facts: Mapping[str, Any], more: Mapping[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -170,11 +170,12 @@ def open_run(
         continued = folder.check(config, force)  # nobody else can change it from here on
         check()
         try:
-            facts = at_work.open()
-            if len(at_work.devices) > 1:
-                facts = {**facts, "devices": ", ".join(at_work.devices)}
-            if not continued:
-                accept(facts)
+            with nullcontext() if continued else folder.new_logs():
+                facts = at_work.open()
+                if len(at_work.devices) > 1:
+                    facts = {**facts, "devices": ", ".join(at_work.devices)}
+                if not continued:
+                    accept(facts)
         except InputError:
             at_work.close()
             folder.discard()

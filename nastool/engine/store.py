@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from nastool.core.errors import InputError, one_line, short, why
+from nastool.core.folders import file_at
 from nastool.core.values import Silence, SpaceRef, Trial, loads
 from nastool.engine import rows
 from nastool.engine.migrations import MIGRATIONS, SCHEMA, TABLES, migrate
@@ -119,7 +120,7 @@ class Store:
         with store._errors:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-        store._file = _file_at(path)
+        store._file = file_at(path)
         return store
 
     def _into_memory(self) -> None:
@@ -175,7 +176,7 @@ class Store:
         """InputError: also where somebody has deleted or replaced the file; then it is put back, or saved beside."""
         with self._errors:
             self._db.execute("COMMIT")
-        if self._file is not None and _file_at(self.path) != self._file:
+        if self._file is not None and file_at(self.path) != self._file:
             self._save()
 
     def _save(self) -> None:
@@ -405,15 +406,6 @@ class Store:
     def _query(self, statement: str, *values: object) -> Iterator[Any]:
         with self._errors:
             yield from self._db.execute(statement, values)
-
-
-def _file_at(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another that takes its place; None: there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 class _Errors:
