@@ -1,7 +1,7 @@
 """nastool: neural architecture search on the command line, and from Python.
 
-`nastool.search`, `evaluate`, `retrain`, `export`, `compare` and `show` do what the commands do, and the command line
-calls them; `nastool.load` is a trained network, `nastool.Study` reads a run.
+`nastool.search`, `resume`, `finish`, `evaluate`, `retrain`, `export`, `predict`, `compare` and `show` do what the
+commands do, and the command line calls them; `nastool.load` is a trained network, `nastool.Study` reads a run.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,17 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "finish",
     "load",
+    "predict",
+    "resume",
     "retrain",
     "search",
     "show",
 ]
 
 if TYPE_CHECKING:
-    from nastool.api import compare, evaluate, export, load, retrain, search, show
+    from nastool.api import compare, evaluate, export, finish, load, predict, resume, retrain, search, show
     from nastool.core.errors import InputError, NastoolError
     from nastool.engine.study import Study
 

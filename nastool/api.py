@@ -17,16 +17,18 @@ from nastool.core import defaults, invocation, registry
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, RunInterrupted, Stopped, hint, short
 from nastool.core.errors import NastoolError as NastoolError
-from nastool.core.files import target, write_atomic
+from nastool.core.files import Limit, target, write_atomic
 from nastool.core.values import SpaceRef
 from nastool.engine import arguments, evaluation, sources
 from nastool.engine.arguments import Architecture
 from nastool.engine.events import Listener, Note, nobody
 from nastool.engine.executors.base import Setting
+from nastool.engine.prediction import Predictions
 from nastool.engine.retrain_run import RetrainRun
 from nastool.engine.run import Watch
 from nastool.engine.search_options import SearchOptions, check_integer
 from nastool.engine.search_run import SearchRun
+from nastool.engine.sources import Given
 from nastool.engine.study import Study
 
 if TYPE_CHECKING:
@@ -149,6 +151,81 @@ def search(
     return Study.read(run.folder.path)
 
 
+def resume(
+    run: str | Path | Study,
+    *,
+    trials: int | None = None,
+    workers: int | None = None,
+    data_dir: str | Path | None = None,
+    download: bool | None = None,
+    device: str | None = None,
+    trial_timeout: float | None = None,
+    log: str | Sequence[str] | None = None,
+    report: bool | None = None,
+    on_event: Listener = nobody,
+    stop: Callable[[], bool] = _never,
+) -> Study:
+    """Go on with a search that was interrupted, with the options that it has had; more trials extend it.
+
+    Args:
+        run: The run, or its folder.
+        trials: Number of trials in all, not less than there are; None: as many as were asked for last.
+        workers, data_dir, download, device, trial_timeout, log, report, on_event, stop: As for `search`; None: as
+            before.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError, NastoolError, KeyboardInterrupt: As of `search`.
+    """
+    return _again("resume", resume, dict(locals()))
+
+
+def finish(
+    run: str | Path | Study,
+    *,
+    workers: int | None = None,
+    data_dir: str | Path | None = None,
+    download: bool | None = None,
+    device: str | None = None,
+    report: bool | None = None,
+    on_event: Listener = nobody,
+    stop: Callable[[], bool] = _never,
+) -> Study:
+    """Do what follows a search with the trials that an interrupted one has: the best network, trainings, report.
+
+    Afterwards it may still be resumed. "unfinished" in best.json says how many trials were made of how many.
+
+    Args:
+        run: The run, or its folder; at least one of its trials has finished.
+        workers, data_dir, download, device, report, on_event, stop: As for `search`; None: as before.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError, NastoolError, KeyboardInterrupt: As of `search`.
+    """
+    return _again("finish", finish, dict(locals()))
+
+
+def _again(command: str, function: Callable[..., Study], given: dict[str, Any]) -> Study:
+    """Resume or finish a run."""
+    from nastool.analysis.report import html
+
+    watch = Watch(given.pop("on_event"), given.pop("stop"))
+    folder = Path(arguments.word(given.pop("run")))
+    folder = folder.parent if folder.name == "run.db" else folder
+    words = arguments.words(command, function, given, str(folder))
+    options = {name: value for name, value in arguments.plain(given).items() if value is not None}
+    where = {name: options.pop(name) for name in ("data_dir", "download", "device") if name in options}
+    with invocation.of(words):
+        run = SearchRun.again(folder, options, where, lambda study: html([study]), finishes=command == "finish")
+        _carry_out(run.carry_out, watch)
+    return Study.read(folder)
+
+
 def evaluate(
     architectures: Architecture | Iterable[Architecture],
     *,
@@ -226,6 +303,7 @@ def retrain(
     epochs: int | None = None,
     scale: Scale | None = None,
     device: str | None = None,
+    trial: int | None = None,
     space: str | None = None,
     seeds: int | str | Iterable[int] = (0, 1, 2),
     validation: bool = False,
@@ -246,6 +324,7 @@ def retrain(
         evaluator_options: Options of the evaluator that trains; data to device are some of them, as for `search`.
         data, data_dir, download, recipe, epochs, scale, device: As for `search`; None: those of the run it comes from,
             and the recipe that its recipe names for the end.
+        trial: Of a run, the number of the trial that is trained; None: its best.
         space: Space of an architecture in its own string form.
         seeds: One training with each; the network that counts is the first one's.
         validation: Keep the validation images out of the training, and measure on them.
@@ -271,7 +350,7 @@ def retrain(
 
         document = architecture
         if not isinstance(document, ArchDocument):
-            document = sources.only_architecture(named, space)
+            document = sources.only_architecture(named, space, Given(trial, say=lambda text: on_event(Note(text))))
         run = RetrainRun.of(
             document,
             sources.run_folder(named),
@@ -288,15 +367,48 @@ def retrain(
     return Study.read(run.folder.path)
 
 
-def load(model: Architecture) -> Model:
+def load(model: Architecture, *, trial: int | None = None) -> Model:
     """Load a trained network: of a run, of a file of weights, or of a line that names its weights.
 
-    `nastool.load(study.line(trial))` is the network of any trial whose weights the run has kept.
+    `nastool.load(run, trial=7)` is the network of any trial whose weights the run has kept. Of a run that has not
+    finished it is the best so far.
 
     Raises:
         InputError: It has none, or they are damaged.
     """
-    return sources.model(arguments.word(model))
+    return sources.model(arguments.word(model), Given(trial))
+
+
+def predict(
+    model: Architecture,
+    images: str | Path | Iterable[str | Path],
+    *,
+    trial: int | None = None,
+    top: int = 1,
+    max_gigabytes: float = 8.0,
+    on_event: Listener = nobody,
+) -> list[dict[str, Any]]:
+    """Say what images in files show; `load` has a network for arrays.
+
+    Args:
+        model: A run (its best network), a .safetensors file, or an architecture that names its weights.
+        images: Files, and folders with images at any depth.
+        trial: Of a run, the number of the trial whose network is taken; None: its best.
+        top: Number of classes that are named for each, the most probable ones, >= 1.
+        max_gigabytes: 32 times the memory (10^9 bytes) that one image may take before it is resized.
+        on_event: Called with a `Note` for each image that cannot be read.
+
+    Returns:
+        An object for each image that can be read: "image" (its file), "class", "probability", with several classes
+        "top", and "truth" where it lies in a folder that is named after a class.
+
+    Raises:
+        InputError: There are no weights, or no image in a folder.
+    """
+    check_integer("top", top, 1, None)
+    named = [images] if isinstance(images, str | Path) else images
+    found = Predictions(load(model, trial=trial), top, Limit(max_gigabytes, "max_gigabytes="), on_event)
+    return list(found.of(named))
 
 
 def export(
@@ -304,6 +416,7 @@ def export(
     to: str,
     out: str | Path | None = None,
     *,
+    trial: int | None = None,
     raw: bool = False,
     force: bool = False,
     space: str | None = None,
@@ -319,6 +432,7 @@ def export(
             input, can only become code.
         to: "python", "pt2", "onnx" or "safetensors".
         out: File; None: model.py, model.pt2, ... in the current folder.
+        trial: Of a run, the number of the trial that is meant; None: its best.
         raw: The bare network, for images that are normalised outside of it.
         force: Replace an existing file.
         space: Space of an architecture in its own string form.
@@ -341,16 +455,16 @@ def export(
     name = f"model{exports.SUFFIXES[to]}"
     path = target(os.fspath(name if out is None else out), name, force)
     given = "-" if isinstance(model, ArchDocument) else arguments.word(model)
-    if given.endswith(".safetensors"):
+    also = Given(trial, say=lambda text: on_event(Note(text)))
+    if given.endswith(".safetensors") and trial is None:
         trained = models.load(given)
     else:
-        document = model if isinstance(model, ArchDocument) else sources.only_architecture(given, space)
+        document = model if isinstance(model, ArchDocument) else sources.only_architecture(given, space, also)
         if "weights" not in document.extra or input is not None:
             if to != "python":
-                where = "this architecture" if document.file is None else short(document.file)
                 raise InputError(
-                    f"--to {to} needs weights, and {where} names none: give a run or its weights, or train it with "
-                    "`nastool retrain`"
+                    f"--to {to} needs weights, and {models.described(document)} names none: give a run or its weights, "
+                    "or train it with `nastool retrain`"
                 )
             if input is None:
                 raise InputError("this architecture names no weights: say what it is for, such as --input 3x32x32")
@@ -397,6 +511,7 @@ def show(
     architecture: Architecture,
     to: str = "text",
     *,
+    trial: int | None = None,
     space: str | None = None,
     input: str | Sequence[int] | None = None,
     classes: int = 10,
@@ -407,6 +522,7 @@ def show(
     Args:
         architecture: What to draw.
         to: "text", "svg", "dot" or "png".
+        trial: Of a run, the number of the trial that is drawn; None: its best.
         space: Space of an architecture in its own string form.
         input: Shape of the images, (channels, height, width), to show shapes, parameters and FLOPs for; None: those
             that its weights are for, if it has any.
@@ -420,7 +536,7 @@ def show(
     """
     from nastool import drawing
 
-    document = sources.only_architecture(arguments.word(architecture), space)
+    document = sources.only_architecture(arguments.word(architecture), space, Given(trial))
     if input is None:
         task, size = sources.trained_for(document)
     else:

@@ -29,6 +29,8 @@ from nastool.engine.interrupts import last_interrupt
 
 COMMANDS = (
     "search",
+    "resume",
+    "finish",
     "eval",
     "retrain",
     "export",

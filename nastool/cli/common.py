@@ -20,6 +20,7 @@ from nastool.core.wording import visible
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
+    from nastool.engine.sources import Given
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -117,6 +118,19 @@ def training_options(function: F) -> F:
     return function
 
 
+def again_options(function: F) -> F:
+    """Options for a run that there is, which is to go on elsewhere or otherwise."""
+    for option in (
+        click.option("--report/--no-report", default=None, help="At the end, write report.html into the run folder."),
+        click.option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N."),
+        click.option("--download", is_flag=True, default=None, help="Download the data set if it is missing."),
+        click.option("--data-dir", metavar="DIR", help="Folder with the data sets."),
+        click.option("--workers", type=click.IntRange(min=1), help="Trials at a time; GPUs are dealt out in turn."),
+    ):
+        function = option(function)
+    return function
+
+
 def network_options(what_for: str) -> Callable[[F], F]:
     """--input, --classes and --scale, for a command that builds a network outside of a run; see `task_and_scale`."""
 
@@ -177,6 +191,13 @@ def stdin() -> Iterator[str]:
     return archfile.bounded(sys.stdin)
 
 
+def given(trial: int | None = None) -> Given:
+    """What goes with the name of an architecture on a command line: stdin, and who is told of it."""
+    from nastool.engine.sources import Given
+
+    return Given(trial, stdin, say)
+
+
 def emit(document: Mapping[str, object]) -> None:
     """One JSON line on stdout, at once."""
     from nastool.core import archfile
@@ -227,6 +248,9 @@ def labelled(label: str, text: str, *, gap: str = " ") -> str:
     return (label + f"\n{' ' * len(label)}".join(lines)).rstrip()
 
 
+trial_option = click.option(
+    "--trial", type=click.IntRange(min=0), metavar="N", help="Of a run, this trial instead of its best."
+)
 force_option = click.option("--force", is_flag=True, help="Replace an existing file.")
 json_option = click.option(
     "--json/--text", "json_flag", default=None, help="Output; text on a terminal, JSON lines elsewhere."

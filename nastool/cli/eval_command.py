@@ -50,7 +50,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
 
     space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
     lines = evaluation.evaluating(
-        sources.read_architectures(given["architectures"] or ["-"], space, common.stdin),
+        sources.read_architectures(given["architectures"] or ["-"], space, common.given()),
         evaluator=given["evaluator"],
         evaluator_options=common.layered(ctx, "evaluator_options", (*common.EVALUATOR_FLAGS, "from_checkpoint")),
         seeds=sources.seeds(given["seeds"]),

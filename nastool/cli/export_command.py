@@ -20,6 +20,7 @@ FORMS = ("python", "pt2", "onnx", "safetensors")
 @click.option("-o", "--out", metavar="FILE", help="Where; by default model.py, model.pt2, ... in this folder.")
 @common.force_option
 @click.option("--raw", is_flag=True, help="The bare network, for images that are normalised outside of it.")
+@common.trial_option
 @click.option("--space", metavar="NAME", help="Space of an architecture in its own string form.")
 @common.network_options("Shape of the images, for an architecture without weights.")
 def command(source: str, form: str, **given: Any) -> None:
@@ -44,6 +45,7 @@ def command(source: str, form: str, **given: Any) -> None:
     Examples:
       nastool export runs/demo --to python
       nastool export runs/demo --to onnx -o digits.onnx
+      nastool export runs/demo --trial 7 --to python
       nastool sample | nastool eval --save kept | nastool export --to pt2
     """
     from nastool import api
@@ -51,5 +53,5 @@ def command(source: str, form: str, **given: Any) -> None:
     from nastool.engine import sources
 
     given["input"] = given.pop("shape")
-    found = sources.only_architecture("-", given["space"], common.stdin) if source == "-" else source
+    found = sources.only_architecture("-", given["space"], common.given()) if source == "-" else source
     say(f"wrote {api.export(found, form, given.pop('out'), **given, on_event=say_notes)}")

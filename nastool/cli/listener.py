@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 
 from nastool.cli import common, results
 from nastool.cli.common import say
 from nastool.cli.progress import Progress
-from nastool.core import invocation
 from nastool.core.values import Trial
 from nastool.core.wording import describe_metrics, format_seconds
 from nastool.engine.config import Plugged
@@ -53,8 +51,8 @@ class Listener:
                 self._progress.__enter__()
             case TrialsEnded():
                 self._end_trials()
-            case Interrupted(folder):
-                self._say_interrupted(folder)
+            case Interrupted():
+                self._say_interrupted(event)
             case Ended():
                 self._ended(event)
                 if common.as_json(self._json_flag):
@@ -73,9 +71,9 @@ class Listener:
             self._progress.__exit__(None, None, None)
         self._progress = self._begun = None
 
-    def _say_interrupted(self, folder: Path) -> None:
+    def _say_interrupted(self, event: Interrupted) -> None:
         """The first Ctrl-C."""
-        say(f"\nsaved in {folder}; continue with: {invocation.shown()}")
+        say(f"\nsaved in {event.folder}; {event.next}")
         if self._begun is None:
             return
         executor, kind = self._begun.search.executor, self._begun.noun.removesuffix("s").split()[-1]
@@ -112,7 +110,7 @@ def say_search_ended(event: Ended) -> None:
     for line in event.lines:
         say(line)
     if event.written is not None:
-        results.say_where(event.folder, event.written)
+        results.say_where(event.folder, event.written, unfinished="unfinished" in document)
     else:
         say(f"more: nastool status {shlex.quote(str(event.folder))}")
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import click
 
 from nastool.cli import common
-from nastool.core.errors import InputError, one_line
-
-BATCH = 256
-"""Images at a time."""
 
 
 @click.command("predict", cls=common.Command)
 @click.argument("model", metavar="RUN|WEIGHTS|ARCH|-")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE|FOLDER...")
+@common.trial_option
 @click.option("-k", "--top", type=click.IntRange(min=1), default=1, help="Name the K most probable classes.")
 @click.option(
     "--max-gigabytes",
@@ -26,52 +20,42 @@ BATCH = 256
     help="32 times the memory (10^9 bytes) that one image may take before it is resized.",
 )
 @common.json_option
-def command(model: str, images: tuple[str, ...], top: int, max_gigabytes: float, json_flag: bool | None) -> int:
+def command(
+    model: str, images: tuple[str, ...], trial: int | None, top: int, max_gigabytes: float, json_flag: bool | None
+) -> int:
     """Say what images show, with a network that a search has found.
 
-    RUN is a run folder (its best network), WEIGHTS a .safetensors file of nastool's, ARCH a file with a line of JSON
-    that names its weights, such as best.json; - is stdin. Each image is read as in training, as a viewer shows it:
-    turned as its EXIF data say, transparent parts on white, of several frames the first. One of another size than the
-    network was trained with is resized. Prints a line for each image, in order. For a file that is none, a line on
-    stderr says so, and the exit code is 2.
+    RUN is a run folder (its best network; of a run that has not finished the best so far), WEIGHTS a .safetensors file
+    of nastool's, ARCH a file with a line of JSON that names its weights, such as best.json; - is stdin. Each image is
+    read as in training, as a viewer shows it: turned as its EXIF data say, transparent parts on white, of several
+    frames the first. One of another size than the network was trained with is resized. Prints a line for each image, in
+    order. For a file that is none, a line on stderr says so, and the exit code is 2.
+
+    Of a FOLDER these are all its pictures, those in sub-folders included, in the order of their names. Where
+    sub-folders are named after classes, the accuracy is said, too; pictures that cannot be read are named and counted.
 
     \b
     Examples:
       nastool predict runs/a cat.jpg dog.png
+      nastool predict runs/a photos --trial 7
       nastool predict runs/a photos/*.jpg | jq -r '[.image, .class] | @tsv'
       nastool top runs/a | nastool predict - cat.jpg
     """
-    import numpy as np
-
+    from nastool.cli.listener import say_notes
     from nastool.core.files import Limit
     from nastool.engine import sources
-    from nastool.tasks.images.data import read_image
+    from nastool.engine.prediction import Predictions
 
-    found = sources.model(model, common.stdin)
-    limit = Limit(max_gigabytes, "--max-gigabytes ")
-    failed = False
-    for start in range(0, len(images), BATCH):
-        paths, pixels = [], []
-        for path in map(Path, images[start : start + BATCH]):
-            try:
-                pixels.append(read_image(path, found.task, limit))
-                paths.append(path)
-            except InputError as error:
-                common.say(f"nastool: {one_line(error)}")
-                failed = True
-        if not paths:
+    found = sources.model(model, common.given(trial))
+    predictions = Predictions(found, top, Limit(max_gigabytes, "--max-gigabytes "), say_notes)
+    for line in predictions.of(images):
+        if common.as_json(json_flag):
+            common.emit(line)
             continue
-        for path, row in zip(paths, found.predict(np.stack(pixels)), strict=True):
-            order = np.argsort(-row, kind="stable")[:top]
-            _show(path, [(found.classes[i], float(row[i])) for i in order], common.as_json(json_flag))
-    return 2 if failed else 0
-
-
-def _show(path: Path, best: list[tuple[str, float]], as_json: bool) -> None:
-    if not as_json:
-        common.show(f"{path}  " + "  ".join(f"{name} {probability:.4f}" for name, probability in best))
-        return
-    line: dict[str, Any] = {"image": str(path), "class": best[0][0], "probability": best[0][1]}
-    if len(best) > 1:
-        line["top"] = [{"class": name, "probability": probability} for name, probability in best]
-    common.emit(line)
+        best = line.get("top", [line])
+        wrong = f"  wrong: {line['truth']}" if line.get("truth", line["class"]) != line["class"] else ""
+        shown = "  ".join(f"{each['class']} {each['probability']:.4f}" for each in best)
+        common.show(f"{line['image']}  {shown}{wrong}")
+    if predictions.summary:
+        common.say(predictions.summary)
+    return 2 if predictions.failed else 0

@@ -14,8 +14,15 @@ if TYPE_CHECKING:
     from nastool.engine.results import Product
 
 
-def say_where(folder: Path, product: Product, *, retrained: bool = False) -> None:
-    """Name each file, and the commands that take it further. retrained: it is the last that there is to train."""
+def say_where(folder: Path, product: Product, *, retrained: bool = False, unfinished: bool = False) -> None:
+    """Name each file, and the commands that take it further.
+
+    Args:
+        folder: The run's.
+        product: What it left.
+        retrained: It is the last that there is to train.
+        unfinished: The search can be resumed.
+    """
     from nastool.engine.written import RESULTS
 
     say("written:")
@@ -32,6 +39,7 @@ def say_where(folder: Path, product: Product, *, retrained: bool = False) -> Non
         following += [] if retrained else [f"nastool retrain {run}"]
     else:
         following = [f"nastool show {run}"]
+    following += [f"nastool resume {run}"] if unfinished else []
     following.append(f"nastool top {run} -k 3")
     say("next:")
     for line in following:

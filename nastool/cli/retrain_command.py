@@ -12,6 +12,7 @@ from nastool.cli import common, configfile
 @click.command("retrain", cls=common.Command)
 @click.argument("source", metavar="RUN|ARCH|-", default="-")
 @common.training_options
+@common.trial_option
 @click.option("--space", metavar="NAME", help="Space of an architecture in its own string form.")
 @click.option("--seeds", default="0,1,2", metavar="N,...", help="Train once with each of these seeds.")
 @click.option("--validation", is_flag=True, help="Keep the validation images out of the training, and measure on them.")
@@ -51,6 +52,6 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
     for name in common.EVALUATOR_FLAGS:
         del given[name]
     given["evaluator_options"] = common.layered(ctx, "evaluator_options", common.EVALUATOR_FLAGS)
-    found = sources.only_architecture(source, given["space"], common.stdin) if source == "-" else source
+    found = sources.only_architecture(source, given["space"], common.given()) if source == "-" else source
     api.retrain(found, **given, on_event=Listener(say_retrain_ended, json_flag))
     return 0

@@ -27,6 +27,7 @@ FORMS = ("svg", "png", "dot", "text", "decisions")
 
 @click.command("show", cls=common.Command)
 @click.argument("source", metavar="ARCH|RUN|recipe:NAME|-")
+@common.trial_option
 @click.option("--space", metavar="NAME", help="Space of an architecture in its own string form.")
 @click.option(
     "--to",
@@ -50,6 +51,7 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
     Examples:
       nastool show best.json --input 3x32x32 --classes 10
       nastool show runs/demo --to svg -o best.svg
+      nastool show runs/demo --trial 7
       nastool show zoo:darts-v2 --input 3x32x32
       nastool show zoo:darts-v2 --to decisions
       nastool show 02012100 --space nasbench-macro --input 3x32x32
@@ -69,7 +71,7 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
     from nastool.engine import sources
 
     space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
-    documents = map(_located, sources.read_architectures([source], space, common.stdin))
+    documents = map(_located, sources.read_architectures([source], space, common.given(given["trial"])))
     if given["form"] is not None:
         if json_flag:
             raise InputError("--to gives a drawing and no JSON: leave out one of the two")

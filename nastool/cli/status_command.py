@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -114,6 +115,9 @@ def _text(facts: dict[str, Any]) -> None:
         _line("silent", f"trial {silent['trial']} {how}; --trial-timeout SECONDS ends such trials")
     for failure in facts["failures"]:
         common.show(f"  failed     trial {failure['trial']}: {failure['error']}")
+    if facts["state"] == "interrupted" and facts["strategy"]["name"] != "listed":
+        run = shlex.quote(facts["run"])
+        _line("next", f"`nastool resume {run}` goes on; `nastool finish {run}` makes a result of these trials")
 
 
 def _trained(document: Mapping[str, Any]) -> None:

@@ -70,11 +70,10 @@ def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Obj
     from nastool.core import registry
     from nastool.core.values import Objective
     from nastool.engine.store import Store
-    from nastool.engine.study import best_trials, document, kept
+    from nastool.engine.study import best_trials, line_of
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
-        more: dict[str, Any] = {"run": str(folder), **store.origin}
         own = Objective.parse(store.get("objective"))
         if objective is None or objective == own:
             trials = best_trials(store, space, number)
@@ -97,8 +96,7 @@ def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Obj
             inner = _retrained(folder, store)
             leads = f"top {inner} -k 9" if inner is not None else f"top {shlex.quote(str(folder))} -k 3 | nastool eval"
             common.say(f"note: scores with shared weights; trained from scratch: `nastool {leads}`")
-        result = (store.get("final") or {}).get("document")
-        return objective, [document(space, trial, more | kept(folder, trial, result)) for trial in trials]
+        return objective, [line_of(folder, store, space, trial) for trial in trials]
 
 
 def _retrained(folder: Path, store: Store) -> str | None:

@@ -165,9 +165,17 @@ def of(document: ArchDocument) -> Model:
     """The trained network of an architecture's line. On the CPU. InputError: see `weights_of` and `load`."""
     path = weights_of(document)
     if path is None:
-        where = "this architecture" if document.file is None else short(document.file)
-        raise InputError(f"{where} names no weights: give a run, its weights, or a line that names some")
+        raise InputError(f"{described(document)} names no weights: give a run, its weights, or a line that names some")
     return _read(path, document)
+
+
+def described(document: ArchDocument) -> str:
+    """What an architecture is called in messages."""
+    said = document.extra
+    named = (
+        f"trial {said['trial']} of {short(said['run'])}" if "trial" in said and "run" in said else "this architecture"
+    )
+    return named if document.file is None else short(document.file)
 
 
 def load(source: str) -> Model:

@@ -29,7 +29,7 @@ from nastool.training.evaluator import TrainingEvaluator
 
 STALE = (
     *("metrics", "std", "mean", "runs", "seeds", "error", "weights", "weights_digest"),
-    *("comparison", "baseline", "ensemble"),
+    *("comparison", "baseline", "ensemble", "unfinished"),
 )
 """What a line says of an earlier evaluation. Its trial and run still say where the architecture comes from."""
 DATA = ("data", "split_seed", "val_fraction", "train_size", "image_size")

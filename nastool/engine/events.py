@@ -78,9 +78,15 @@ class TrialsEnded:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """The first Ctrl-C has come: what runs is finished, and nothing begins any more. folder: the run's."""
+    """The first Ctrl-C has come: what runs is finished, and nothing begins any more.
+
+    Attributes:
+        folder: The run's.
+        next: What to do with it afterwards, in words.
+    """
 
     folder: Path
+    next: str
 
 
 @dataclass(frozen=True)

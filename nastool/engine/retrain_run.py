@@ -120,7 +120,8 @@ class RetrainRun:
             if (read := facts.get("read")) is not None:
                 watch.note(f"note: {read}")
 
-        with Interrupts(lambda: watch.tell(Interrupted(path))) as interrupts:
+        again = f"continue with: {invocation.shown()}"
+        with Interrupts(lambda: watch.tell(Interrupted(path, again))) as interrupts:
             trainings = retraining.trained(
                 self.config,
                 self.document.space,
@@ -140,7 +141,7 @@ class RetrainRun:
                         self._conclude(trained, watch)
                     return trained is not None
             except Stopped:
-                watch.note(f"stopped; what is trained is saved in {path}; continue with: {invocation.shown()}")
+                watch.note(f"stopped; what is trained is saved in {path}; {again}")
                 raise
 
     def _conclude(self, trained: Trained, watch: Watch) -> None:

@@ -74,6 +74,7 @@ class Run:
         ensemble: bool = False,
         max_failures: int = 10,
         seeds: Sequence[int] | None = None,
+        as_it_is: bool = False,
     ) -> Search:
         """Search until there are so many trials, the strategy has nothing left, or it is to stop.
 
@@ -84,6 +85,7 @@ class Run:
             restored: Called with the search before it goes on.
             facts: Values to store with the number of trials.
             keep, ensemble, max_failures, seeds: As of `Search`.
+            as_it_is: Only restore it, with the trials that there are.
         """
         tell = self.watch.tell
 
@@ -113,8 +115,9 @@ class Run:
         try:
             search.restore()
             restored(search)
-            self.store.write({"trials": trials, "then": then, "silent": {}, **(facts or {})})
-            search.run()
+            if not as_it_is:
+                self.store.write({"trials": trials, "then": then, "silent": {}, **(facts or {})})
+                search.run()
         finally:
             tell(TrialsEnded())
         return search

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nastool.core import invocation
 from nastool.core.errors import InputError, NastoolError, Stopped
 from nastool.core.evaluator import Evaluator, Stateful, most_workers, rounds_of
+from nastool.core.files import read_yaml
+from nastool.core.options import split
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy, planned_trials, random_trials
 from nastool.core.values import Trial
 from nastool.core.wording import describe_cost
-from nastool.engine import after_search, baseline, results, snapshots
+from nastool.engine import after_search, baseline, logs, results, snapshots
 from nastool.engine.after_search import AfterSearch, Outcome
 from nastool.engine.baseline import Baseline
 from nastool.engine.config import RunConfig, RunFolder
@@ -24,10 +26,13 @@ from nastool.engine.executors.base import Setting
 from nastool.engine.interrupts import Interrupts
 from nastool.engine.logs import Loggers
 from nastool.engine.results import Product, Report, Result
+from nastool.engine.retraining import Listed
 from nastool.engine.run import Run, Watch, open_run
 from nastool.engine.search import Search, test_best
 from nastool.engine.search_options import SearchOptions
 from nastool.engine.store import Store
+
+_NAMES = {field.name for field in fields(SearchOptions)}
 
 
 @dataclass
@@ -40,6 +45,7 @@ class SearchRun:
         beside: Random search beside it, where that is wanted.
         report: Makes the page that it leaves behind; None: it leaves none.
         notes: What to know of it, a line each.
+        finishes: Whether it makes a result of the trials that there are; `trials` is their number then.
     """
 
     options: SearchOptions
@@ -53,10 +59,62 @@ class SearchRun:
     loggers: Loggers
     report: Report | None
     notes: list[str] = field(default_factory=list)
+    finishes: bool = False
 
     @classmethod
-    def of(cls, options: SearchOptions, report: Report | None = None) -> SearchRun:
-        """Return the search that the options describe.
+    def again(
+        cls,
+        folder: Path,
+        changes: Mapping[str, Any],
+        of_evaluator: Mapping[str, object],
+        report: Report,
+        *,
+        finishes: bool = False,
+    ) -> SearchRun:
+        """Return the search in a folder, with the options that its last command had.
+
+        Args:
+            folder: The run's.
+            changes: Other options, of those that do not make it another search.
+            of_evaluator: Other options of its evaluator, of those that say where things are on this machine.
+            report: As of `of`.
+            finishes: As of the class.
+
+        Raises:
+            InputError: There is no search, or the changes do not fit it.
+        """
+        with Store.read(folder / "run.db") as store:
+            found, counts = store.get("options"), store.count()
+            wanted, strategy = store.get("trials"), store.get("config").get("strategy", {}).get("name")
+        if strategy == Listed.name:
+            raise InputError(f"{folder} holds trainings and no search: give the command again with which they began")
+        found = found or read_yaml(folder / "run.yaml").get("search")  # of a version that did not keep them
+        if not isinstance(found, dict):
+            raise InputError(f"{folder / 'run.yaml'} does not say how the search began: give its command again")
+        given = {name: value for key, value in found.items() if (name := key.replace("-", "_")) in _NAMES}
+        given |= {"log": logs.given((), given.get("log") or {}), "trials": wanted or given.get("trials"), **changes}
+        given["evaluator_options"] = {**(given.get("evaluator_options") or {}), **of_evaluator}
+        made = counts["done"] + counts["failed"]
+        command = shlex.quote(str(folder))
+        if finishes:
+            given["trials"] = made
+            if not counts["done"]:
+                raise InputError(f"{folder} has no finished trial yet: `nastool resume {command}` goes on")
+        elif (given["trials"] or made) < made:
+            raise InputError(
+                f"{folder} has {made} trials by now, more than {given['trials']}: `nastool finish {command}` makes a "
+                "result of them, more --trials extend it"
+            )
+        run = cls.of(SearchOptions(**{**given, "out": folder, "force": False}), report, finishes=finishes)
+        if finishes and made < (wanted or 0):
+            run.notes.append(
+                f"{folder}: {made} of {wanted} trials were made; `nastool resume {command}` makes the others"
+            )
+        return run
+
+    @classmethod
+    def of(cls, options: SearchOptions, report: Report | None = None, *, finishes: bool = False) -> SearchRun:
+        """Return the search that the options describe; see the class.
 
         Raises:
             InputError: Something is wrong with them, or with the folder that they lead to.
@@ -76,8 +134,8 @@ class SearchRun:
             beside = Baseline(config, space, strategy, evaluator, folder, options.force)
         loggers = Loggers(options.log)
         page = report if options.report else None
-        run = cls(options, config, space, strategy, evaluator, folder, after, beside, loggers, page)
-        rounds = rounds_of(evaluator) if "policy" in strategy.needs else None
+        run = cls(options, config, space, strategy, evaluator, folder, after, beside, loggers, page, finishes=finishes)
+        rounds = rounds_of(evaluator) if "policy" in strategy.needs and not finishes else None
         if rounds is not None and options.trials <= rounds:
             if after.settings.ranking:
                 raise InputError(
@@ -96,11 +154,14 @@ class SearchRun:
     @property
     def recorded(self) -> dict[str, Any]:
         """Options beside the configuration's, as a configuration file's `search` section has them."""
-        found: dict[str, Any] = {"trials": self.trials}
+        identity, default = self.config.as_options(), SearchOptions()
+        given = {name.replace("_", "-"): getattr(self.options, name) for name in _NAMES - {"out", "force", "log"}}
+        found = {key: value for key, value in given.items() if value != getattr(default, key.replace("-", "_"))}
+        found = {key: value for key, value in sorted(found.items()) if key not in identity}
         if self.after.settings.any or "shared-weights" in self.evaluator.provides:
             found |= self.after.settings.as_options()
-        if self.beside is not None:
-            found["with-baseline"] = True
+        if self.options.log:
+            found["log"] = dict(split(text, "--log") for text in self.options.log)
         return found
 
     def carry_out(self, watch: Watch) -> bool:
@@ -135,15 +196,22 @@ class SearchRun:
         with opened as run, self.loggers.opened(run.store, self.space, self.folder.path, watch.note):
             if not run.continued:
                 watch.tell(RunBegun(self.config, self.folder.path, run.facts))
-            with Interrupts(lambda: watch.tell(Interrupted(self.folder.path))) as interrupts:
+            with Interrupts(lambda: watch.tell(Interrupted(self.folder.path, self._next))) as interrupts:
                 run.watch = Watch(watch.tell, lambda: interrupts.stopping or watch.stop())
                 try:
                     return self._go(run)
                 except Stopped:
                     counts = run.store.count()
                     done = f"{counts['done'] + counts['failed']} trials saved in {self.folder.path}"
-                    watch.note(f"stopped with {done}; continue with: {invocation.shown()}")
+                    watch.note(f"stopped with {done}; {self._next}")
                     raise
+
+    @property
+    def _next(self) -> str:
+        """What to do with it once it is interrupted."""
+        folder = shlex.quote(str(self.folder.path))
+        ends = "" if self.finishes else f"; or make a result of what it has: nastool finish {folder}"
+        return f"continue with: nastool {'finish' if self.finishes else 'resume'} {folder}{ends}"
 
     def _finished(self, watch: Watch) -> bool:
         """Whether the run needs nothing more for so many trials; then says so."""
@@ -223,12 +291,12 @@ class SearchRun:
         def restored(search: Search) -> None:
             if self.options.ensemble:
                 snapshots.members(self.strategy, run.store, self.folder.path)  # for its error, before any training
-            if search.asked:
+            if search.asked and not self.finishes:
                 left = search.asked - search.told
                 run.watch.note(f"continuing {self.folder.path}: {search.told} trials done, {left} to repeat")
             for note in self.strategy.notes:
                 run.watch.note(f"note: {note}")
-            if self.trials <= (random := random_trials(self.strategy)):
+            if self.trials <= (random := random_trials(self.strategy)) and not self.finishes:
                 begins = f"{self.strategy.name} begins with {random} random trials, and these are all"
                 same = ", which --with-baseline compares with itself" if self.beside is not None else ""
                 run.watch.note(f"note: {begins}, so this is random search{same}: give more than {random} --trials")
@@ -241,6 +309,8 @@ class SearchRun:
             keep=self.options.keep,
             ensemble=self.options.ensemble,
             max_failures=self.options.max_failures,
+            facts={"options": {**self.config.as_options(), **self.recorded}},
+            as_it_is=self.finishes,
         )
 
     def _then(self) -> str:
@@ -289,9 +359,11 @@ class SearchRun:
                 problem = problem or error
         if beside is not None:
             lines.append(f"  {baseline.describe(beside)}")
+        wanted = run.store.get("trials") or 0
+        if self.finishes and search.told < wanted:
+            facts["unfinished"] = {"trials": search.told, "of": wanted}
         document = replace(result, facts=facts).write(self.folder.path)
-        trials = sum(run.store.count().values())
-        run.finish(trials, document, exhausted=search.exhausted, finale=self.after.identity())
+        run.finish(search.told, document, exhausted=search.exhausted, finale=self.after.identity())
         return document, lines, problem
 
     def _tested(self, run: Run, best: Trial) -> tuple[Result, NastoolError | None]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,40 @@ from nastool.core.space import SearchSpace, make_scale
 from nastool.core.values import SpaceRef
 from nastool.deploy import models
 from nastool.deploy.models import Model
+from nastool.engine.store import Store
+from nastool.engine.study import best_trials, line_of
 from nastool.tasks.images.task import ImageTask
-
-Lines = Callable[[], Iterator[str]]
-"""Returns the lines of stdin."""
 
 
 def _no_stdin() -> Iterator[str]:
     raise InputError("- is stdin, which only commands read: give a file, a run folder or an object")
 
 
+@dataclass(frozen=True)
+class Given:
+    """What goes with a name of an architecture.
+
+    Attributes:
+        trial: Number of the trial of a run that is meant; None: its best.
+        stdin: Returns the lines of stdin.
+        say: Told what to know of it.
+    """
+
+    trial: int | None = None
+    stdin: Callable[[], Iterator[str]] = _no_stdin
+    say: Callable[[str], None] = lambda text: None
+
+
+_NOTHING = Given()
+
+
 def read_architectures(
-    sources: Sequence[str], space: SearchSpace | None, stdin: Lines = _no_stdin
+    sources: Sequence[str], space: SearchSpace | None, given: Given = _NOTHING
 ) -> Iterator[ArchDocument]:
     """Architectures from files, run folders (their best), "-" for stdin, zoo:NAME, string forms of the given space."""
+    if given.trial is not None:
+        yield from (of_run(Path(source), given) for source in sources)
+        return
     for source in sources:
         if source.startswith("zoo:"):
             yield archfile.from_json(zoo.document(source.removeprefix("zoo:")), space)
@@ -40,15 +62,18 @@ def read_architectures(
                 raise InputError(f"cannot read {short(path)}: {why(error)}") from None
             exists = is_folder = False  # too long for a name: a string form
         if source == "-":
-            yield from archfile.read_lines(stdin(), "stdin", space)
+            yield from archfile.read_lines(given.stdin(), "stdin", space)
         elif not source.strip():
             raise InputError("an empty name is no architecture: give a file, a run folder or -")
         elif source.lstrip().startswith("{"):
             yield archfile.read_text(source, space)
         elif is_folder:
-            if not (path / "best.json").is_file():
-                raise InputError(f"{path} has no best.json: give an arch.json, or a run folder that has finished")
-            yield from archfile.read_file(path / "best.json", space)
+            if (path / "best.json").is_file():
+                yield from archfile.read_file(path / "best.json", space)
+            elif run_folder(source) is not None:
+                yield of_run(path, given)
+            else:
+                raise InputError(f"{path} has no best.json, nor run.db: give an arch.json, or a run folder")
         elif exists or path.suffix:
             yield from archfile.read_file(path, space)
         elif space is not None:
@@ -58,9 +83,29 @@ def read_architectures(
             raise InputError(f"cannot read {short(path)}: no such file; {hint}")
 
 
-def only_architecture(source: str, space: str | None, stdin: Lines = _no_stdin) -> ArchDocument:
+def of_run(folder: Path, given: Given) -> ArchDocument:
+    """The trial of a run that is meant, or the best so far of one that has not finished. InputError: there is none."""
+    run = shlex.quote(str(folder))
+    if given.trial is not None and run_folder(str(folder)) is None:
+        raise InputError(f"--trial {given.trial}: {short(folder)} is no run folder, whose trials have numbers")
+    with Store.read(folder / "run.db") as store:
+        space, counts = registry.make_space(store.space), store.count()
+        made, wanted = counts["done"] + counts["failed"], store.get("trials") or sum(counts.values())
+        trials = best_trials(store, space, 1) if given.trial is None else store.numbered(given.trial)
+        if not trials and given.trial is None:
+            raise InputError(f"{folder} has no finished trial yet: `nastool resume {run}` goes on")
+        if not trials:
+            raise InputError(f"--trial {given.trial}: {folder} has trials 0 to {sum(counts.values()) - 1}")
+        line = line_of(folder, store, space, trials[0])
+    if given.trial is None:
+        so_far = f"{folder} has not finished ({made} of {wanted} trials): this is the best so far, trial {trials[0].id}"
+        given.say(f"note: {so_far}; `nastool finish {run}` makes its result")
+    return archfile.from_json(line, space)
+
+
+def only_architecture(source: str, space: str | None, given: Given = _NOTHING) -> ArchDocument:
     """The only architecture that the source holds."""
-    documents = list(read_architectures([source], registry.make_space(SpaceRef(space)) if space else None, stdin))
+    documents = list(read_architectures([source], registry.make_space(SpaceRef(space)) if space else None, given))
     if len(documents) > 1:
         raise InputError(
             f"{short(Path(source))} holds {len(documents)} architectures: give one, as `nastool top - -k 1` does"
@@ -68,10 +113,13 @@ def only_architecture(source: str, space: str | None, stdin: Lines = _no_stdin) 
     return documents[0]
 
 
-def model(source: str, stdin: Lines = _no_stdin) -> Model:
+def model(source: str, given: Given = _NOTHING) -> Model:
     """The trained network of a run folder, a file of weights, or an architecture's line that names some."""
     a_line = source == "-" or source.lstrip().startswith("{") or Path(source).suffix.lower() in (".json", ".jsonl")
-    return models.of(only_architecture(source, None, stdin)) if a_line else models.load(source)
+    unfinished = run_folder(source) is not None and not (Path(source) / "best.json").is_file()
+    if a_line or unfinished or given.trial is not None:
+        return models.of(only_architecture(source, None, given))
+    return models.load(source)
 
 
 def seeds(text: str) -> list[int]:

@@ -372,6 +372,10 @@ class Store:
         """All trials by id."""
         return self._select("ORDER BY id")
 
+    def numbered(self, trial_id: int) -> list[Trial]:
+        """The trial of this number, alone; []: there is none."""
+        return list(self._select("WHERE id = ?", trial_id))
+
     def best(self, k: int) -> list[Trial]:
         """The k best finished trials, by `Trial.rank`."""
         least = "SELECT loss FROM trials WHERE loss IS NOT NULL ORDER BY loss LIMIT 1 OFFSET ?"

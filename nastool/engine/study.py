@@ -317,6 +317,16 @@ def document(space: SearchSpace, trial: Trial, more: Mapping[str, Any]) -> dict[
     return {**found, "trial": trial.id, **more}
 
 
+def line_of(folder: Path, store: Store, space: SearchSpace, trial: Trial) -> dict[str, Any]:
+    """A trial of the run in a folder as an arch.json object that says where it comes from, and where its weights are.
+
+    Raises:
+        InputError: It is no member of the space.
+    """
+    result = (store.get("final") or {}).get("document")
+    return document(space, trial, {"run": str(folder), **store.origin, **kept(folder, trial, result)})
+
+
 def kept(folder: Path, trial: Trial, result: Mapping[str, Any] | None) -> dict[str, str]:
     """What a trial's line says of its weights, if the run in the folder still has them; else {}.
 

@@ -256,10 +256,11 @@ def test_signals_save_and_say_how_to_go_on(tmp_path: Path, number: signal.Signal
     out, err = process.communicate(timeout=20)
     assert process.returncode == code
     assert out == ""
-    assert f"continue with: nastool search --evaluator {evaluator} -E seconds=0.05 -n 100 --out {folder}" in err
+    assert f"continue with: nastool resume {folder}; or make a result of what it has: nastool finish {folder}" in err
     assert "Traceback" not in err
     before = rows(folder)
     assert 5 <= len(before) < 100
+    command = [*NASTOOL, "resume", str(folder)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert json.loads(result.stdout)["trial"] < 100
     check_complete(folder, 100)

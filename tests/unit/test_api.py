@@ -37,7 +37,15 @@ TINY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("function", "name"), [(api.search, "search"), (api.evaluate, "eval"), (api.retrain, "retrain")]
+    ("function", "name"),
+    [
+        (api.search, "search"),
+        (api.resume, "resume"),
+        (api.finish, "finish"),
+        (api.evaluate, "eval"),
+        (api.retrain, "retrain"),
+        (api.predict, "predict"),
+    ],
 )
 def test_every_option_of_the_command(function: Callable[..., object], name: str) -> None:
     """And nothing else but what only a program can say."""
@@ -45,7 +53,7 @@ def test_every_option_of_the_command(function: Callable[..., object], name: str)
     assert command is not None
     flags = {p.name for p in command.params if isinstance(p, click.Option)} - {"dry_run", "json_flag", "config"}
     parameters = inspect.signature(function).parameters.values()
-    arguments = {p.name for p in parameters} - {"architectures", "architecture"}
+    arguments = {p.name for p in parameters} - {"architectures", "architecture", "run", "model", "images"}
     assert arguments - flags == {"executor", "on_event", "stop"} & arguments and flags <= arguments
     documented = inspect.getdoc(function) or ""
     for argument in arguments:

@@ -560,7 +560,7 @@ def test_ctrl_c_once_finishes_the_running_trials(tmp_path: Path) -> None:
         assert search.end() == 130
         is_clean(tty)
         assert "^C" not in tty.text()
-        assert [line for line in tty.screen() if line.startswith("saved in run; continue with: nastool search")]
+        assert [line for line in tty.screen() if line.startswith("saved in run; continue with: nastool resume run")]
     with Store.read(tmp_path / "run" / "run.db") as store:
         assert store.count() == {"running": 0, "done": 1, "failed": 0}
 

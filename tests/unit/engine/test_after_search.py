@@ -493,7 +493,7 @@ def test_networks_are_tested_once_however_often_it_is_stopped(monkeypatch: pytes
 
 def check_stopped(process: subprocess.Popen[str], message: str) -> None:
     assert process.returncode == 130, message
-    assert "continue with: nastool search -s enas" in message and "Traceback" not in message
+    assert "continue with: nastool resume " in message and "Traceback" not in message
 
 
 def interrupt(

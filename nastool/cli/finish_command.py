@@ -1,0 +1,29 @@
+"""`nastool finish`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from nastool.cli import common
+
+
+@click.command("finish", cls=common.Command)
+@click.argument("run", metavar="RUN")
+@common.again_options
+@common.result_option
+def command(run: str, json_flag: bool | None, **given: Any) -> int:
+    """Do what follows a search with the trials that an interrupted one has: the best network, trainings, report.
+
+    The run may still be resumed afterwards (`nastool resume`).
+
+    \b
+    Example:
+      nastool finish runs/a && nastool predict runs/a cat.jpg
+    """
+    from nastool import api
+    from nastool.cli.listener import Listener, say_search_ended
+
+    api.finish(run, **given, on_event=Listener(say_search_ended, json_flag))
+    return 0

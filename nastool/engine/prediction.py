@@ -1,0 +1,118 @@
+"""What a trained network says of pictures in files and folders."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nastool.core.errors import InputError, one_line, short
+from nastool.core.files import Limit
+from nastool.deploy.models import Model
+from nastool.engine.events import Listener, Note, nobody
+from nastool.tasks.images.data import read_image
+from nastool.tasks.images.reading import suffixes
+
+BATCH = 256
+"""Images at a time."""
+
+
+@dataclass
+class Predictions:
+    """Predictions of a network, and how many there were by now.
+
+    Attributes:
+        model: The network.
+        top: Number of classes that are named for each picture, the most probable ones, >= 1.
+        limit: 32 times the memory that one picture may take before it is resized.
+        on_event: Told of each picture that cannot be read.
+        pictures: Number of those that were read.
+        unreadable: Number of those in folders that were not.
+        failed: Number of those named one by one that were not.
+        judged: Number of those that lie in a folder named after a class.
+        right: Number of these that were taken for that class.
+    """
+
+    model: Model
+    top: int = 1
+    limit: Limit = Limit()  # noqa: RUF009  # it is frozen
+    on_event: Listener = nobody
+    pictures: int = 0
+    unreadable: int = 0
+    failed: int = 0
+    judged: int = 0
+    right: int = 0
+
+    def of(self, sources: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
+        """Yield an object for each picture: "image", "class", "probability"; "truth" where a folder's name says it.
+
+        Args:
+            sources: Files, and folders with pictures at any depth, which come in the order of their names.
+
+        Raises:
+            InputError: There is no picture in a folder.
+        """
+        every = itertools.chain.from_iterable(map(self._in, map(Path, sources)))
+        while batch := list(itertools.islice(every, BATCH)):
+            there = [(path, truth, pixels) for path, truth, named in batch if (pixels := self._read(path, named))]
+            if not there:
+                continue
+            found = self.model.predict(np.stack([pixels for _, _, (pixels,) in there]))
+            for (path, truth, _), row in zip(there, found, strict=True):
+                yield self._said(path, truth, row)
+
+    def _in(self, source: Path) -> Iterator[tuple[Path, str | None, bool]]:
+        """The files that a source names, with the class that a folder says, and whether it names the file itself."""
+        try:
+            is_folder = source.is_dir()
+        except (OSError, ValueError):
+            is_folder = False
+        if not is_folder:
+            yield source, None, True
+            return
+        files = (Path(folder, name) for folder, _, names in os.walk(source) for name in names)
+        paths = sorted(
+            path
+            for path in files
+            if path.suffix.lower() in suffixes()
+            and not any(part.startswith(".") for part in path.relative_to(source).parts)
+        )
+        if not paths:
+            raise InputError(f"{short(source)} holds no pictures ({', '.join(sorted(suffixes()))})")
+        for path in paths:
+            above = (unicodedata.normalize("NFC", part) for part in path.relative_to(source).parent.parts)
+            yield path, next((name for name in above if name in self.model.classes), None), False
+
+    def _read(self, path: Path, named: bool) -> tuple[Any, ...]:
+        """Its pixels, as the only element; (): it cannot be read."""
+        try:
+            pixels = (read_image(path, self.model.task, self.limit),)
+        except InputError as error:
+            self.on_event(Note(f"nastool: {one_line(error)}"))
+            self.failed, self.unreadable = self.failed + named, self.unreadable + (not named)
+            return ()
+        self.pictures += 1
+        return pixels
+
+    def _said(self, path: Path, truth: str | None, row: Any) -> dict[str, Any]:
+        order = np.argsort(-row, kind="stable")[: self.top]
+        best = [{"class": self.model.classes[i], "probability": float(row[i])} for i in order]
+        found: dict[str, Any] = {"image": str(path), **best[0]}
+        if truth is not None:
+            found["truth"] = truth
+            self.judged, self.right = self.judged + 1, self.right + (truth == found["class"])
+        return found | ({"top": best} if len(best) > 1 else {})
+
+    @property
+    def summary(self) -> str:
+        """Accuracy and what could not be read, in words; "": there is nothing to say."""
+        said = [f"accuracy {self.right / self.judged:.4f} ({self.right} of {self.judged})"] if self.judged else []
+        if self.unreadable:
+            said.append(f"{self.unreadable} of {self.unreadable + self.pictures} pictures could not be read")
+        return "; ".join(said)
