@@ -11,12 +11,12 @@ from typing import Any
 
 from nastool.core.errors import InputError, NastoolError, Stopped
 from nastool.core.evaluator import Evaluator, Stateful, most_workers, rounds_of
-from nastool.core.files import read_yaml
 from nastool.core.options import split
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy, planned_trials, random_trials
 from nastool.core.values import Trial
 from nastool.core.wording import describe_cost
+from nastool.core.yaml_files import read_yaml
 from nastool.engine import after_search, baseline, logs, results, snapshots
 from nastool.engine.after_search import AfterSearch, Outcome
 from nastool.engine.baseline import Baseline
