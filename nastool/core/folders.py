@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from nastool.core.errors import InputError, short, why
 
@@ -63,23 +64,24 @@ def locked(path: Path, lock_name: str, taken: str) -> Iterator[None]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / lock_name, "ab+", buffering=0)
+        file = open(path / lock_name, "ab+", buffering=0)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {short(path)}: {why(error)}; give another --out") from None
-    with lock:
+    with file:
         try:
-            alone = _lock(lock)
+            alone = _lock(file)
         except OSError as error:
             what = f"{short(path)} lies on a file system without locks ({why(error)})"
             raise InputError(f"{what}, so that two searches could write to it: give an --out elsewhere") from None
         if not alone:
-            lock.seek(0)
-            raise InputError(taken.replace("{holder}", lock.read(20).decode(errors="replace").strip() or "?"))
-        if file_at(lock.fileno()) != file_at(path / lock_name):  # another has just taken back what it began
+            file.seek(0)
+            holder = short(file.read(100).decode(errors="replace").removesuffix(f" on {os.uname().nodename}") or "?")
+            raise InputError(taken.replace("{holder}", holder))
+        if file_at(file.fileno()) != file_at(path / lock_name):  # another has just taken back what it began
             raise InputError(f"{short(path)} was removed by another process: give the same command again")
         with suppress(OSError):  # the disk may be full; it is only for the message above
-            lock.truncate(0)
-            lock.write(str(os.getpid()).encode())
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {os.uname().nodename}".encode())
         yield
 
 
@@ -87,7 +89,7 @@ def _lock(file: IO[bytes]) -> bool:
     """Lock a file for this process. Whoever asks whether it is locked may hold it for an instant: try a few times."""
     for _ in range(5):
         with suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
             return True
         time.sleep(0.02)
     return False
@@ -100,3 +102,33 @@ def file_at(path: Path | int) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def lock(file: IO[Any], *, shared: bool = False, wait: bool = False) -> None:
+    """Lock an open file until it is closed; where its file system has no flock, by a lock on its bytes.
+
+    Either ends with its holder, whatever ends that, and holds for other machines where the file system says so (NFS
+    does). A file that says who holds it would do neither: hence it is none.
+
+    Args:
+        file: The file; for a lock that is not shared it is open for writing.
+        shared: Others may share it.
+        wait: For whoever has it.
+
+    Raises:
+        BlockingIOError: Somebody else holds it.
+        OSError: Its file system has no locks.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError:
+        if not hasattr(fcntl, "F_OFD_SETLK"):  # of Linux
+            raise
+        kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+        whole = struct.pack("hhqqi", kind, os.SEEK_SET, 0, 0, 0)  # struct flock
+        try:
+            fcntl.fcntl(file, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, whole)
+        except PermissionError as error:  # which POSIX allows to mean the same
+            raise BlockingIOError(*error.args) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -227,7 +226,7 @@ class RunFolder:
         """Whether a coordinator is at work on it."""
         try:
             with open(self.path / "run.lock", encoding="utf-8") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                folders.lock(file, shared=True)
         except BlockingIOError:
             return True
         except OSError:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -117,3 +118,34 @@ def test_read_only_run(finished: Path) -> None:
         (folder / "out").chmod(0o755)
     for outcome in outcomes:
         assert len(outcome.accepted()) == 1
+
+
+def test_a_file_system_without_flock(tmp_path: Path, nasbench201_table: str) -> None:
+    """Another lock takes its place: one command at a time, and others see that it is at work."""
+    source = "#include <errno.h>\nint flock(int file, int operation) { errno = ENOSYS; return -1; }\n"
+    command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(tmp_path / "noflock.so")]
+    subprocess.run(command, input=source, text=True, check=True)
+    (tmp_path / "script.py").write_text(f"""
+import sys
+from pathlib import Path
+from nastool.analysis.bench.journal import Journal
+from nastool.cli import run
+from nastool.engine.config import RunFolder
+
+def call(*words):
+    sys.argv[1:] = map(str, words)
+    return run()
+
+search = "search --evaluator table -E file={nasbench201_table} --out a -n".split()
+bench = "bench -s random --table nasbench201:file={nasbench201_table} --seeds 1 -o b -n".split()
+for command, folder in ((search, RunFolder(Path("a"))), (bench, Journal(Path("b")))):
+    assert call(*command, 3) == 0
+    with folder.locked():
+        assert command is bench or folder.busy()
+        assert call(*command, 4) == 2
+    assert command is bench or not folder.busy()
+    assert call(*command, 4) == 0
+""")
+    outcome = process(f"LD_PRELOAD=$PWD/noflock.so {shlex.quote(sys.executable)} script.py", tmp_path)
+    assert outcome.code == 0, outcome
+    assert "a is being searched by process" in outcome.err and "b is being written by process" in outcome.err

@@ -6,12 +6,11 @@ run; a `run` when it has finished; a `sitting` for each call. A line that is tor
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 from array import array
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -114,7 +113,8 @@ class Journal:
         except OSError as error:
             raise InputError(f"cannot read {self.file}: {why(error)}") from None
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(OSError):  # without locks two may write it at once, each of its files whole
+                folders.lock(file, wait=True)
             yield
 
     # --- reading

@@ -321,10 +321,11 @@ def test_a_pipe_shows_a_long_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_file_system_without_locks_is_said_to_be_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def flock(file: object, operation: int) -> None:
+    def refused(file: object, operation: int, argument: object = 0) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr("fcntl.flock", refused)
+    monkeypatch.setattr("fcntl.fcntl", refused)
     run("search", "-s", "random", "-n", "1", "--out", "a").refused("a lies on a file system without locks", "--out")
 
 
