@@ -16,6 +16,7 @@ import numpy as np
 from nastool.core import files
 from nastool.core.errors import CannotGoOn, InputError, TrialFailed, fault_of, why
 from nastool.core.evaluator import Report
+from nastool.core.files import path_of
 from nastool.core.space import SearchSpace
 from nastool.core.task import Batch
 from nastool.core.values import Arch, Evaluation, Proposal
@@ -323,7 +324,7 @@ class Supernet(TrainingEvaluator):
             partial(self.frozen, network),
             lambda archs, batch: self.rewards(network, archs, batch),
         )
-        path = Path(self.weights).expanduser() if self.weights is not None else self.checkpoint
+        path = path_of(self.weights) if self.weights is not None else self.checkpoint
         if path is not None and (self.weights is not None or path.is_file()):
             tensors, facts = files.read_tensors(path, str(self.device))
             if "state" not in facts:

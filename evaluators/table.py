@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from hashlib import blake2s
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from nastool.core.arrays import Columns
 from nastool.core.errors import InputError, TrialFailed, short
 from nastool.core.evaluator import Evaluator, Report
-from nastool.core.files import Limit
+from nastool.core.files import Limit, path_of
 from nastool.core.space import SearchSpace
 from nastool.core.tables import Field, Tabular, discover, network_facts, read_columns, training_seconds
 from nastool.core.values import Evaluation, Proposal, Scalar
@@ -102,7 +101,7 @@ class Table(Evaluator):
     # --- reading the file
 
     def prepare(self) -> None:
-        columns = read_columns(Path(self.file).expanduser(), self.limit)
+        columns = read_columns(path_of(self.file), self.limit)
         self._rows = self._index(columns)
         fields, times = discover(columns, len(self._rows), self.file)
         self.dataset = self._choose_dataset(fields)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -80,10 +81,11 @@ def serve(connection: Pipe, *, follows_parent: bool = True) -> None:
     except EOFError:
         return
     if body.log is not None:
-        body.log.parent.mkdir(parents=True, exist_ok=True)
-        target = os.open(body.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(target, 2)
-        os.close(target)
+        with suppress(OSError):  # a full disk, say; then it goes where the coordinator's goes
+            body.log.parent.mkdir(parents=True, exist_ok=True)
+            target = os.open(body.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(target, 2)
+            os.close(target)
     settle_streams()
     line = Line(connection, body.beat)
     faulthandler.enable()
@@ -105,7 +107,7 @@ def serve(connection: Pipe, *, follows_parent: bool = True) -> None:
         fault = fault_of(error)
         if fault is None:
             raise
-        print(one_line(error), file=sys.stderr, flush=True)
+        _say(one_line(error))
         more = "use fewer workers, or free some memory"
         line.end(Broken(one_line(error)) if fault == "device" else OutOfMemory(f"{one_line(error)}; {more}"))
         return
@@ -121,8 +123,14 @@ def serve(connection: Pipe, *, follows_parent: bool = True) -> None:
 
         result = perform(evaluator, job, report)
         if result.error:
-            print(f"trial {job.trial_id}: {result.error}", file=sys.stderr, flush=True)
+            _say(f"trial {job.trial_id}: {result.error}")
         line.end(result)
+
+
+def _say(text: str) -> None:
+    """A line for the log, if there is room for it."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class _Duplex:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -10,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nastool.core.errors import InputError, short, why
 
@@ -67,6 +68,18 @@ class Limit:
             f"{what} takes {amount(size)} of memory, more than the {amount(self.bytes / share)} allowed: if that is "
             f"right, give {self.flag}{raised}"
         )
+
+
+def path_of(given: str) -> Path:
+    """The path that a user gave, in which a leading ~ stands for a home folder.
+
+    Raises:
+        InputError: None is known, as in some containers.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise InputError(f"{short(given)}: no home folder is known; set HOME, or give a path without ~") from None
 
 
 def amount(size: float) -> str:
@@ -189,7 +202,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with open(new, "xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:  # some network file systems cannot be told to
+                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+                    raise
         os.replace(new, path)
     except BaseException:
         with suppress(OSError):
@@ -233,15 +250,8 @@ def check_tensors(path: Path) -> dict[str, str]:
     Raises:
         InputError: It is missing or cut short.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise InputError(f"there is no {path}")
-    try:
-        with safe_open(path, framework="np") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is damaged ({short(error, 120)})") from None
+    with _tensors(path, "np") as file:
+        return dict(file.metadata() or {})
 
 
 def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -250,15 +260,25 @@ def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
     Raises:
         InputError: It is missing or damaged.
     """
+    with _tensors(path, "pt", device) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+
+
+@contextmanager
+def _tensors(path: Path, framework: str, device: str = "cpu") -> Iterator[Any]:
+    """The open file. Errors as of `read_tensors`."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise InputError(f"there is no {path}")
+        raise InputError(f"there is no {short(path)}")
     try:
-        with safe_open(path, framework="pt", device=device) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+        with open(path, "rb") as file:
+            # safetensors takes no name that is not UTF-8
+            name = str(path) if str(path).isprintable() else f"/dev/fd/{file.fileno()}"
+            with safe_open(name, framework=framework, device=device) as tensors:
+                yield tensors
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:120]}") from None
+        raise InputError(f"{short(path)} is damaged ({short(error, 120)})") from None
 
 
 def target(out: str, example: str, force: bool) -> Path:

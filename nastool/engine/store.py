@@ -118,7 +118,10 @@ class Store:
             raise InputError(f"cannot write {path}: {error}") from None
         store = cls(db, path)
         with store._errors:
-            db.execute("PRAGMA journal_mode = WAL")
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError:  # which maps memory, as some network file systems cannot
+                db.execute("PRAGMA journal_mode = DELETE")
             db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         store._file = file_at(path)
         return store

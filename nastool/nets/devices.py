@@ -426,9 +426,10 @@ def keep_memory() -> bool:
 
 def usable_cores() -> int:
     """CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
+    try:
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    except (AttributeError, OSError):  # of Linux, where a container may refuse it
+        return os.cpu_count() or 1
 
 
 def free_cores() -> int:

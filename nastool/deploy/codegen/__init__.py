@@ -136,6 +136,7 @@ def _docstring(title: str, facts: Mapping[str, str], shape: str, pixels: bool, n
 
 def _quoted(text: str) -> str:
     """On one line, with nothing that ends a docstring."""
+    text = text.encode(errors="backslashreplace").decode()  # names of files need not be text
     return " ".join(text.split()).replace("\\", "\\\\").replace('"""', "'''").strip('" ')
 
 

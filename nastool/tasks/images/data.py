@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core.errors import InputError, hint, one_line, short
-from nastool.core.files import Limit, npz_names, read_npz
+from nastool.core.files import Limit, npz_names, path_of, read_npz
 from nastool.core.task import Part
 from nastool.core.values import Scalar
 from nastool.tasks.images import arrays as imagearrays
@@ -130,6 +130,8 @@ class ImageData(TensorData):
 def check_options(
     name: str,
     *,
+    data_dir: str | None = None,
+    download: bool = False,
     split_seed: int = 0,
     val_fraction: float | None = None,
     train_size: int | None = None,
@@ -191,7 +193,7 @@ def load(
     limit = Limit(max_gigabytes)
     note = ""
     kind, _, path = name.partition(":")
-    path = os.path.expanduser(path)
+    path = str(path_of(path))
     if name == "digits":
         parts, classes = _digits()
     elif kind == "npz":
@@ -287,8 +289,7 @@ def _digits() -> _Source:
 def _torchvision(name: str, data_dir: str | None, download: bool) -> _Source:
     from torchvision import datasets
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nastool"
-    root = Path(data_dir).expanduser() if data_dir else cache
+    root = path_of(data_dir or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/nastool")
     kind = getattr(datasets, _TORCHVISION[name])
 
     def read(train: bool) -> tuple[Images, tuple[str, ...]]:

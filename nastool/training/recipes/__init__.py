@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, TypeVar
 
 from nastool.core import registry
 from nastool.core.errors import InputError, hint
+from nastool.core.files import path_of
 from nastool.core.recipe import Recipe, Rule
 from nastool.core.yaml_files import read_yaml
 
@@ -38,7 +38,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     What a file leaves out is as in the recipe `default`. InputError names file, key, value and allowed range.
     """
     if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
-        path = Path(name_or_path).expanduser()
+        path = path_of(name_or_path)
         if not path.is_file():
             raise InputError(f"no recipe file {path}; shipped recipes are {', '.join(recipe_names())}")
         return _parse(read_yaml(path), str(path))

@@ -159,6 +159,12 @@ def test_reports_are_kept(tmp_path: Path) -> None:
         assert store.reports(1) == [(1, {"val_acc": 0.1})]
 
 
+def test_a_log_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "logs").write_text("no folder")
+    assert search(tmp_path, "-n", "1").returncode == 0
+
+
 def test_one_coordinator_at_a_time(tmp_path: Path) -> None:
     environment = sleepy(tmp_path / "plugin")
     command = [sys.executable, "-m", "nastool", "search", "--evaluator", "sleepy", "-E", "seconds=600"]
