@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -304,8 +305,8 @@ def count_flops(network: nn.Module, task: Task) -> int:
 
 
 def use_batch_statistics(network: nn.Module) -> None:
-    """Make batch normalisation use the statistics of the batch at hand, in evaluation mode too, and keep no others."""
+    """Make normalisation use the statistics of the batch at hand, in evaluation mode too, and keep no others."""
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _NormBase):  # of batches and of instances, whatever their dimensions
             module.track_running_stats = False
             module.running_mean = module.running_var = module.num_batches_tracked = None

@@ -168,6 +168,7 @@ PAIRS: Any = [SimpleNamespace(choices=(a, b)) for a in (0, 1) for b in (0, 1)]
     [
         ([Mixing(), nn.Conv2d(3, 3, 3, padding=1)], None, False),
         ([nn.BatchNorm2d(3, affine=False), nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3))], None, False),
+        ([nn.Sequential(nn.Flatten(2), nn.BatchNorm1d(3), nn.Unflatten(2, (8, 8))), nn.ReLU()], None, False),
         ([InPlace(), nn.Conv2d(3, 3, 3, padding=1)], None, True),
         ([nn.ReLU(inplace=True), nn.Conv2d(3, 3, 3, padding=1)], None, None),
         ([nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1)], Asking, False),
@@ -188,6 +189,27 @@ def test_whatever_a_network_does(
         for a, b in zip(found, right, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
     assert apart is None or one_pass.apart == apart
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nn.BatchNorm1d(3), (6, 3)),
+        (nn.BatchNorm1d(3), (6, 3, 4)),
+        (nn.BatchNorm2d(3), (6, 3, 4, 4)),
+        (nn.BatchNorm3d(3), (6, 3, 2, 4, 4)),
+        (nn.SyncBatchNorm(3), (6, 3, 4)),
+        (nn.InstanceNorm1d(3, track_running_stats=True), (6, 3, 4)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_every_normalisation_uses_the_statistics_at_hand(norm: nn.Module, shape: Sequence[int]) -> None:
+    """As in training, where the running ones are not looked at, and none are kept for another child."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 7 + 3
+    expected = norm(x) if type(norm) is not nn.SyncBatchNorm else nn.BatchNorm1d(3)(x)
+    use_batch_statistics(norm)
+    torch.testing.assert_close(norm.eval()(x), expected)
+    assert not [name for name in norm.state_dict() if "running" in name or "batches" in name]
 
 
 def test_draws_of_dropout_are_those_of_one_after_the_other() -> None:
