@@ -436,7 +436,7 @@ def export(
         raw: The bare network, for images that are normalised outside of it.
         force: Replace an existing file.
         space: Space of an architecture in its own string form.
-        input: Shape of the images, (channels, height, width), for an architecture without weights.
+        input: Shape of an example, of images (channels, height, width), for an architecture without weights.
         classes, scale: With `input`: number of classes, and size of the network.
         on_event: As for `search`.
 
@@ -524,8 +524,8 @@ def show(
         to: "text", "svg", "dot" or "png".
         trial: Of a run, the number of the trial that is drawn; None: its best.
         space: Space of an architecture in its own string form.
-        input: Shape of the images, (channels, height, width), to show shapes, parameters and FLOPs for; None: those
-            that its weights are for, if it has any.
+        input: Shape of an example, of images (channels, height, width), to show shapes, parameters and FLOPs for;
+            None: those that its weights are for, if it has any.
         classes, scale: With `input`: number of classes, and size of the network.
 
     Returns:

@@ -19,8 +19,8 @@ from nastool.core.errors import InputError, short
 if TYPE_CHECKING:
     from nastool.core.archfile import ArchDocument
     from nastool.core.space import SearchSpace
+    from nastool.core.task import Task
     from nastool.core.values import Arch
-    from nastool.tasks.images.task import ImageTask
 
 FORMS = ("svg", "png", "dot", "text", "decisions")
 
@@ -141,7 +141,7 @@ def _out(form: str, given: dict[str, Any]) -> Path | None:
     return files.target(given["out"], example, given["force"])
 
 
-def _what(document: ArchDocument, given: dict[str, Any]) -> tuple[SearchSpace, Arch, ImageTask | None, object]:
+def _what(document: ArchDocument, given: dict[str, Any]) -> tuple[SearchSpace, Arch, Task | None, object]:
     """Space, architecture, task and scale: as --input and --scale say, else those of the weights that there are."""
     task, scale = None, None
     from nastool.engine import sources
@@ -149,7 +149,7 @@ def _what(document: ArchDocument, given: dict[str, Any]) -> tuple[SearchSpace, A
     if given["shape"]:
         task, scale = sources.built_for(document, given["shape"], given["classes"], given["scale"])
     elif given["scale"]:
-        raise InputError("--scale is the size of a network: say what images it is for, such as --input 3x32x32")
+        raise InputError("--scale is the size of a network: say what it is for, such as --input 3x32x32")
     else:
         task, scale = sources.trained_for(document)
     return document.space, document.arch, task, scale

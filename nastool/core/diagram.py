@@ -24,7 +24,7 @@ LONGEST = 80
 
 @dataclass(frozen=True)
 class Cost:
-    """shape: of the result for one image, such as (16, 32, 32), () if unknown. params: trainable. flops: an image's."""
+    """shape: of the result for one example, such as (16, 32, 32), () if unknown. params: trainable. flops: for one."""
 
     shape: tuple[int, ...]
     params: int
@@ -38,7 +38,8 @@ class Node:
     name: unique in its section; edges refer to it. details: further lines.
     modules: paths of the network's modules that it stands for, in the order in which they run (one may also be
         of a container such as a ModuleList): with a task the shape of the last one's result is shown, and parameters
-        and FLOPs of all. A node named "image" has the image's shape. cost: what was found of these.
+        and FLOPs of all. A node named as the task calls an example, such as "image", has its shape.
+    cost: what was found of these.
     """
 
     name: str

@@ -49,6 +49,8 @@ class Task(ABC):
     before it: val_loss."""
     objective: ClassVar[str] = "loss"
     """The one of `metrics` that a search optimises unless told otherwise."""
+    noun: ClassVar[str] = "example"
+    """What it calls an example."""
     channels_last: ClassVar[bool] = False
     """Networks for it are faster with tensors (N, C, H, W) in torch's memory format channels_last."""
     datasets: ClassVar[Mapping[str, str]] = {}
@@ -138,6 +140,10 @@ class Task(ABC):
     def measure_mean(self, predictions: Sequence[Tensor], batches: Batches) -> dict[str, float]:
         """The `metrics` of the mean of several networks' predictions, each as of `predict`, of all these examples."""
         raise NotImplementedError(f"task {self.name} makes no ensembles")
+
+    def __str__(self) -> str:
+        """What its networks are for: the name and the fields."""
+        return f"{self.name} of " + ", ".join(f"{key}={value}" for key, value in self.to_json().items())
 
     # --- files
 

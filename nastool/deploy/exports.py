@@ -6,13 +6,12 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nastool.core.errors import InputError, NastoolError, one_line
 from nastool.core.files import write_atomic, write_bytes
@@ -22,34 +21,32 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nastool.core.space import SearchSpace
+    from nastool.core.task import Task
     from nastool.core.values import Arch
-    from nastool.tasks.images.task import ImageTask
 
-IMAGES = 64
-"""How many images an export is compared on."""
+COUNT = 64
+"""How many examples an export is compared on."""
 TOLERANCE = 1e-4
 """Largest difference of a logit to nastool's own, relative to the largest logit where that is above 1."""
 
 
 def takes(model: Model, raw: bool) -> str:
-    """What images a network takes, in a line. raw: the bare one."""
-    task = model.task
-    shape = f"(N, {task.channels}, {task.height}, {task.width})"
-    return f"float32 {shape}: (pixel / 255 - mean) / std" if raw else f"uint8 {shape}: pixels from 0 (black) to 255"
+    """What a network takes, in a line. raw: the bare one."""
+    found = []
+    for x in model.task.example(1, "meta"):
+        found.append(f"{str(x.dtype).removeprefix('torch.')} ({', '.join(map(str, ('N', *x.shape[1:])))})")
+    if not model.takes_pixels:
+        return " and ".join(found)
+    return f"{found[0]}: (pixel / 255 - mean) / std" if raw else f"uint8{found[0][7:]}: pixels from 0 (black) to 255"
 
 
 def facts(model: Model, raw: bool) -> dict[str, str]:
     """What a file says of its network, as text."""
-    task = model.task
-    return {
-        "arch": model.arch.key,
-        "space": str(model.space.ref),
-        "input": takes(model, raw),
-        "mean": json.dumps(model.mean),
-        "std": json.dumps(model.std),
-        "output": f"logits (N, {task.classes})",
-        "classes": json.dumps(model.classes),
-    }
+    about = {"arch": model.arch.key, "space": str(model.space.ref), "input": takes(model, raw)}
+    if not model.takes_pixels:
+        return {**about, "task": model.task.name, **{key: str(value) for key, value in model.task.to_json().items()}}
+    data = {"mean": json.dumps(model.mean), "std": json.dumps(model.std), "classes": json.dumps(model.classes)}
+    return {**about, "output": f"logits (N, {len(model.classes)})", **data}
 
 
 def python(model: Model, *, raw: bool = False) -> str:
@@ -73,7 +70,7 @@ def python(model: Model, *, raw: bool = False) -> str:
     )
 
 
-def untrained_python(space: SearchSpace, arch: Arch, task: ImageTask, scale: Any) -> str:
+def untrained_python(space: SearchSpace, arch: Arch, task: Task, scale: Any) -> str:
     """The same for an architecture alone."""
     from nastool.deploy.codegen import python
     from nastool.nets.networks import build
@@ -83,8 +80,19 @@ def untrained_python(space: SearchSpace, arch: Arch, task: ImageTask, scale: Any
     return python(lambda: build(space, arch, task, scale), task, title=title, facts=facts)
 
 
-def example_images(model: Model) -> tuple[NDArray[np.uint8], str]:
-    """Images to compare on, uint8 (N, C, H, W), and what they are: validation images where the run's data are there."""
+def examples(model: Model) -> tuple[Any, str]:
+    """What to compare on, and what it is.
+
+    Images are uint8 (N, C, H, W), of the validation data where the run's are there. Of other tasks it is the network's
+    inputs, whose real numbers are drawn at random.
+    """
+    if not model.takes_pixels:
+        import torch
+
+        torch_rng = torch.Generator().manual_seed(0)
+        given = model.task.example(COUNT)
+        drawn = (torch.randn(x.shape, generator=torch_rng) if x.is_floating_point() else x for x in given)
+        return tuple(drawn), "random examples"
     from nastool.tasks.images import data
 
     run = model.path.parent if model.path.name == "best.safetensors" else model.path.parent.parent
@@ -94,21 +102,20 @@ def example_images(model: Model) -> tuple[NDArray[np.uint8], str]:
         names = ("split_seed", "val_fraction", "train_size", "image_size")
         found = data.load(options["data"], **{name: options[name] for name in names if name in options})
         if found.task == model.task and document.get("data_digest", found.digest) == found.digest:
-            return (found.val.x[:IMAGES], "validation images") if len(found.val) else (found.train.x[:IMAGES], "images")
+            return (found.val.x[:COUNT], "validation images") if len(found.val) else (found.train.x[:COUNT], "images")
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    task = model.task
-    shape = (IMAGES, task.channels, task.height, task.width)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), "random images"
+    shape = model.task.example(COUNT, "meta")[0].shape
+    return np.random.default_rng(0).integers(0, 256, tuple(shape), dtype=np.uint8), "random images"
 
 
-def _exported(model: Model, images: NDArray[np.uint8], raw: bool) -> tuple[nn.Module, Tensor]:
-    """The network as it is exported, and these images as it takes them."""
+def _exported(model: Model, given: Any, raw: bool) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The network as it is exported, and what it takes of these examples."""
     import torch
     from torch import nn
 
-    if raw:
-        return model.network, model.inputs(images)
+    if raw or not model.takes_pixels:
+        return model.network, _seen(model, given)
     mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (model.mean, model.std))
 
     class WithPixels(nn.Module):
@@ -126,28 +133,33 @@ def _exported(model: Model, images: NDArray[np.uint8], raw: bool) -> tuple[nn.Mo
         def forward(self, images: Tensor) -> Any:
             return self.network(torch.addcmul(self.shift, images.float(), self.factor))
 
-    return WithPixels().eval(), torch.from_numpy(np.array(images, order="C"))
+    return WithPixels().eval(), (torch.from_numpy(np.array(given, order="C")),)
 
 
-def pt2(model: Model, path: Path, images: NDArray[np.uint8], *, raw: bool = False) -> float:
-    """torch.export, for any batch size. images: uint8 (N, C, H, W), N >= 2, to compare on. Returns the difference."""
+def _seen(model: Model, given: Any) -> tuple[Tensor, ...]:
+    """What the bare network takes of examples."""
+    return (model.inputs(given),) if model.takes_pixels else given
+
+
+def pt2(model: Model, path: Path, given: Any, *, raw: bool = False) -> float:
+    """torch.export, for any batch size. given: at least 2 of `examples`, to compare on. Returns the difference."""
     import torch
 
-    network, inputs = _exported(model, images, raw)
+    network, inputs = _exported(model, given, raw)
     content = io.BytesIO()
     with _quiet(path):
         batch = torch.export.Dim("batch", min=1)
-        program = torch.export.export(network, (inputs,), dynamic_shapes=({0: batch},))
+        program = torch.export.export(network, inputs, dynamic_shapes=[{0: batch}] * len(inputs))
         torch.export.save(program, content, extra_files={"nastool.json": json.dumps(facts(model, raw))})
         content.seek(0)
         again = torch.export.load(content).module()
         with torch.inference_mode():
-            difference = _compare(model, {len(x): again(x) for x in (inputs, inputs[:1])}, images, path)
+            difference = _compare(model, [again(*x) for x in (inputs, _first(inputs))], given, path)
     write_bytes(path, content.getvalue())
     return difference
 
 
-def onnx(model: Model, path: Path, images: NDArray[np.uint8], *, raw: bool = False) -> float:
+def onnx(model: Model, path: Path, given: Any, *, raw: bool = False) -> float:
     """ONNX, one file, for any batch size, compared by onnxruntime. Otherwise as `pt2`. InputError: no such package."""
     try:
         import onnx
@@ -157,14 +169,15 @@ def onnx(model: Model, path: Path, images: NDArray[np.uint8], *, raw: bool = Fal
         raise InputError(f"--to onnx needs {error.name}: pip install 'nastool[onnx]'") from None
     import torch
 
-    network, inputs = _exported(model, images, raw)
+    network, inputs = _exported(model, given, raw)
+    names = ["images"] if model.takes_pixels else [f"input{i}" for i in range(len(inputs))]
     with _quiet(path):
         program = torch.onnx.export(
             network,
-            (inputs,),
-            input_names=["images"],
+            inputs,
+            input_names=names,
             output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamic_shapes=[{0: torch.export.Dim("batch", min=1)}] * len(inputs),
             dynamo=True,
             verbose=False,
         )
@@ -175,24 +188,29 @@ def onnx(model: Model, path: Path, images: NDArray[np.uint8], *, raw: bool = Fal
         onnx.checker.check_model(proto)
         content = proto.SerializeToString()
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        found = {
-            len(x): torch.from_numpy(np.asarray(session.run(None, {"images": x.numpy()})[0]))
-            for x in (inputs, inputs[:1])
-        }
-        difference = _compare(model, found, images, path)
+        found = []
+        for x in (inputs, _first(inputs)):
+            fed = dict(zip(names, (part.numpy() for part in x), strict=True))
+            found.append(torch.from_numpy(np.asarray(session.run(None, fed)[0])))
+        difference = _compare(model, found, given, path)
     write_bytes(path, content)
     return difference
 
 
-def _compare(model: Model, found: Mapping[int, Tensor], images: NDArray[np.uint8], path: Path) -> float:
-    """found: batch size -> logits of the first so many images. NastoolError: they are not the network's."""
+def _first(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x[:1] for x in inputs)
+
+
+def _compare(model: Model, found: Sequence[Tensor], given: Any, path: Path) -> float:
+    """found: outputs for all examples, and for the first. NastoolError: they are not the network's."""
     import torch
 
     worst = 0.0
-    for count, logits in found.items():
+    inputs = _seen(model, given)
+    for output, x in zip(found, (inputs, _first(inputs)), strict=True):
         with torch.inference_mode():
-            wanted = model.network(model.inputs(images[:count]))
-        difference = (logits - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
+            wanted = model.network(*x)
+        difference = (output - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
         worst = max(worst, difference)
     if not worst <= TOLERANCE:
         raise NastoolError(f"{path} was not written: loaded again, its outputs differ by {worst:.1e}")
@@ -231,9 +249,10 @@ def write(model: Model, form: str, path: Path, *, raw: bool = False) -> list[str
     if form == "safetensors":
         write_bytes(path, model.path.read_bytes())
         return []
-    images, which = example_images(model)
-    difference = (pt2 if form == "pt2" else onnx)(model, path, images, raw=raw)
+    given, which = examples(model)
+    difference = (pt2 if form == "pt2" else onnx)(model, path, given, raw=raw)
     return [
-        f"loaded again: on {len(images)} {which}, logits differ by at most {difference:.1e}",
-        f"takes images: {takes(model, raw)}",
+        f"loaded again: on {len(given if model.takes_pixels else given[0])} {which}, outputs differ by at most "
+        f"{difference:.1e}",
+        f"takes {model.task.noun}s: {takes(model, raw)}",
     ]

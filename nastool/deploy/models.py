@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool import __version__
-from nastool.core import archfile, files
+from nastool.core import archfile, files, registry
 from nastool.core.errors import InputError, short
 from nastool.core.space import make_scale
-from nastool.core.task import FAMILY
+from nastool.core.task import FAMILY, Task
 from nastool.nets import checkpoints
 from nastool.tasks.images.task import ImageTask
 
@@ -32,21 +32,26 @@ if TYPE_CHECKING:
 class Model:
     """A trained network, in evaluation mode.
 
-    mean, std: of each channel, of pixels in [0, 1]; what the network sees is (pixel - mean) / std.
-    classes: the name of each class.
+    classes: the name of each class. mean, std: of each channel, of pixels in [0, 1]; what the network sees is
+    (pixel - mean) / std. All three are () where it is not for images.
     """
 
     network: nn.Module
     space: SearchSpace
     arch: Arch
     scale: Any
-    task: ImageTask
+    task: Task
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     path: Path
     document: Mapping[str, Any]
     """What a line says that names these weights, such as the run's best.json; {}: there is none."""
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether it is for images, so that there is something to be done before it."""
+        return bool(self.mean)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -64,7 +69,7 @@ class Model:
         return {**facts, "weights": self.path.name, "written by": f"nastool {__version__}"}
 
     def __repr__(self) -> str:
-        return f"<model {self.path}: {self.arch.key} of {self.space.ref}, {self.task.classes} classes>"
+        return f"<model {self.path}: {self.arch.key} of {self.space.ref}, for {self.task}>"
 
     def inputs(self, images: NDArray[np.uint8]) -> Tensor:
         """uint8 (N, C, H, W) -> float32, normalised."""
@@ -78,11 +83,13 @@ class Model:
         """The probability of each class, (N, classes). images: uint8 (N, C, H, W). InputError: they are no such."""
         import torch
 
-        if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[1] != self.task.channels:
+        if not self.takes_pixels:
+            raise InputError(f"{self.path} holds a network for {self.task.name}, not for images: call its .network")
+        channels = len(self.mean)
+        if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[1] != channels:
             found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
             raise InputError(
-                f"need images as a numpy array, uint8 (N, {self.task.channels}, H, W) with values from 0 to 255; "
-                f"got {found}"
+                f"need images as a numpy array, uint8 (N, {channels}, H, W) with values from 0 to 255; got {found}"
             )
         with torch.inference_mode():
             probabilities: NDArray[np.float32] = self.network(self.inputs(images)).softmax(1).numpy()
@@ -206,16 +213,18 @@ def _read(path: Path, document: ArchDocument | None) -> Model:
     metadata = files.check_tensors(path)
     try:
         found = archfile.from_json(archfile.loads(metadata["arch"]))
-        if (family := metadata.get("family", FAMILY)) != ImageTask.name:
-            raise InputError(f"{path} holds a network for {family}: only those for {ImageTask.name} can be used as yet")
-        task = ImageTask.from_json(archfile.loads(metadata["task"]))
+        task: Task = registry.load("task", metadata.get("family", FAMILY)).from_json(archfile.loads(metadata["task"]))
         scale = make_scale(found.space, dict(archfile.loads(metadata["scale"])))
-        classes, mean, std = (tuple(archfile.loads(metadata[key])) for key in ("classes", "mean", "std"))
-        if len(classes) != task.classes or not len(mean) == len(std) == task.channels:
-            raise ValueError("names or statistics are not as many as classes or channels")
-        mean, std = (tuple(map(float, values)) for values in (mean, std))
-        if min(std) < 1e-20 or not all(isinstance(name, str) for name in classes):
-            raise ValueError("a standard deviation is 0, or a class's name no text")
+        classes: tuple[str, ...] = ()
+        mean: tuple[float, ...] = ()
+        std: tuple[float, ...] = ()
+        if isinstance(task, ImageTask):
+            classes, mean, std = (tuple(archfile.loads(metadata[key])) for key in ("classes", "mean", "std"))
+            if len(classes) != task.classes or not len(mean) == len(std) == task.channels:
+                raise ValueError("names or statistics are not as many as classes or channels")
+            mean, std = tuple(map(float, mean)), tuple(map(float, std))
+            if min(std) < 1e-20 or not all(isinstance(each, str) for each in classes):
+                raise ValueError("a standard deviation is 0, or a class's name no text")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no checkpoint of nastool: it does not say of which network ({error})") from error
     weights = checkpoints.read(path, found.space, scale, task).weights

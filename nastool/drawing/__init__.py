@@ -20,14 +20,14 @@ from nastool.core.space import make_scale
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
+    from nastool.core.task import Task
     from nastool.core.values import Arch
     from nastool.drawing.scene import Scene
-    from nastool.tasks.images.task import ImageTask
 
 __all__ = ["Diagram", "Edge", "Node", "Section", "describe", "dot", "png", "small", "svg", "text"]
 
 
-def svg(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: object = None) -> str:
+def svg(space: SearchSpace, arch: Arch, task: Task | None = None, scale: object = None) -> str:
     """A self-contained SVG document.
 
     Args:
@@ -42,14 +42,14 @@ def svg(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: ob
     return writer.write(_scene(drawing), drawing.title)
 
 
-def png(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: object = None) -> bytes:
+def png(space: SearchSpace, arch: Arch, task: Task | None = None, scale: object = None) -> bytes:
     """The same picture as a PNG file."""
     from nastool.drawing.writers import png as writer
 
     return writer.write(_scene(describe(space, arch, task, scale)))
 
 
-def dot(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: object = None) -> str:
+def dot(space: SearchSpace, arch: Arch, task: Task | None = None, scale: object = None) -> str:
     """A graph in Graphviz' language."""
     from nastool.drawing.writers import dot as writer
 
@@ -59,7 +59,7 @@ def dot(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: ob
 def text(
     space: SearchSpace,
     arch: Arch,
-    task: ImageTask | None = None,
+    task: Task | None = None,
     scale: object = None,
     *,
     width: int = 80,
@@ -79,7 +79,7 @@ def small(space: SearchSpace, arch: Arch, width: int, lines: int = 6) -> list[st
     return writer.small([drawn(section) for section in sections(space, arch)], width, lines)
 
 
-def describe(space: SearchSpace, arch: Arch, task: ImageTask | None = None, scale: object = None) -> Diagram:
+def describe(space: SearchSpace, arch: Arch, task: Task | None = None, scale: object = None) -> Diagram:
     """Diagram of an architecture; arguments as of `svg`."""
     from nastool.core.archfile import to_string
     from nastool.core.diagram import drawn, printable, sections

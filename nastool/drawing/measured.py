@@ -1,6 +1,6 @@
 """Shapes, parameters and FLOPs of what a diagram's nodes stand for. Imports torch.
 
-The network is built on the meta device, which computes nothing, and run once on one image.
+The network is built on the meta device, which computes nothing, and run once on one example.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from nastool.core.diagram import Cost, Edge, Node, Section, kind_of, times
 from nastool.core.errors import InputError, one_line
 from nastool.core.space import SearchSpace
+from nastool.core.task import Task
 from nastool.core.values import Arch
-from nastool.drawing.scene import compact, shape_text
+from nastool.drawing.scene import compact
 from nastool.nets import networks
 from nastool.nets.networks import evaluating
-from nastool.tasks.images.task import ImageTask
 
 MOST = 400
 """Nodes of a traced network's section; what comes after is left out."""
 
 
 def measured(
-    sections: Sequence[Section], space: SearchSpace, arch: Arch, task: ImageTask, scale: Any
+    sections: Sequence[Section], space: SearchSpace, arch: Arch, task: Task, scale: Any
 ) -> tuple[list[Section], list[str]]:
     """The sections with the costs of their nodes, and lines about the whole network.
 
@@ -39,17 +39,17 @@ def measured(
         network = networks.build(space, arch, task, scale)
     costs = Costs(network, task)
     sections = [costs.filled(section) for section in sections]
-    lines = [f"{networks.count_params(network):,} parameters, {compact(costs.flops)} FLOPs an image"]
+    lines = [f"{networks.count_params(network):,} parameters, {compact(costs.flops)} FLOPs for one {task.noun}"]
     if not any(node.modules for section in sections for node in section.nodes):
         sections.append(costs.filled(traced(network, task)))
     sizes = [f"{field.name}={getattr(scale, field.name)}" for field in fields(scale)]
-    lines.append(", ".join([f"images of {shape_text(costs.image)}", f"{task.classes:,} classes", *sizes]))
+    lines.append(", ".join([str(task), *sizes]))
     return sections, lines
 
 
 @dataclass
 class Call:
-    """A module's call. path: its name in the network. flops: with all inside. shape: of its last tensor, an image's."""
+    """A module's call. path: its name in the network. flops: with all inside. shape: of its last tensor for one."""
 
     path: str
     flops: int = 0
@@ -62,9 +62,10 @@ class Costs:
     calls: in the order in which they begin. flops: of the whole network. InputError: it cannot be run so.
     """
 
-    def __init__(self, network: nn.Module, task: ImageTask) -> None:
+    def __init__(self, network: nn.Module, task: Task) -> None:
         self.network = network
-        self.image = (task.channels, task.height, task.width)
+        inputs = networks.example(network, task, 1)
+        self.noun, self.shape = task.noun, tuple(inputs[0].shape[1:])
         self.calls: list[Call] = []
         running: list[Call] = []
         hooks = []
@@ -86,9 +87,8 @@ class Costs:
 
             for path, module in network.named_modules():
                 hooks += [module.register_forward_pre_hook(enter(path)), module.register_forward_hook(leave)]
-            parameter = next(network.parameters(), torch.empty(0, device="meta"))
             try:
-                network(torch.zeros(1, *self.image, device=parameter.device, dtype=parameter.dtype))
+                network(*inputs)
             except Exception as error:  # whatever a plugin's network needs more than shapes
                 raise InputError(f"its network cannot be run for its shapes alone: {one_line(error)}") from error
             finally:
@@ -100,8 +100,8 @@ class Costs:
         """The section with the costs of its nodes."""
 
         def cost(node: Node) -> Cost | None:
-            if node.name == "image" and not node.modules:
-                return Cost(self.image, 0, 0)
+            if node.name == self.noun and not node.modules:
+                return Cost(self.shape, 0, 0)
             return self.cost(node.modules) if node.modules else None
 
         return replace(section, nodes=tuple(replace(node, cost=cost(node)) for node in section.nodes))
@@ -137,7 +137,7 @@ def _within(path: str, outer: str) -> bool:
 class Step:
     """What the network's forward does itself: the call of a module, with all inside, or a function of tensors.
 
-    sources: the steps whose results it takes; None: the images. path: of a module.
+    sources: the steps whose results it takes; None: the inputs. path: of a module.
     """
 
     name: str
@@ -181,19 +181,18 @@ class _Watch(TorchFunctionMode):
         self._alive += [inputs, output]
 
 
-def steps(network: nn.Module, task: ImageTask) -> list[Step]:
+def steps(network: nn.Module, task: Task) -> list[Step]:
     """Those that lead to the output, in the order of execution."""
     watch, hooks = _Watch(), []
-    parameter = next(network.parameters(), torch.empty(0, device="meta"))
-    images = torch.zeros(1, task.channels, task.height, task.width, device=parameter.device, dtype=parameter.dtype)
-    watch.made[id(images)] = None
+    inputs = networks.example(network, task, 1)
+    watch.made |= dict.fromkeys(map(id, inputs))
     for path, module in network.named_modules():
         if path:
             hooks.append(module.register_forward_pre_hook(watch.enter))
             hooks.append(module.register_forward_hook(partial(watch.leave, path), with_kwargs=True))
     try:
         with torch.no_grad(), evaluating(network), watch:
-            output = network(images)
+            output = network(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -212,18 +211,18 @@ def _tensors(value: Any) -> list[Tensor]:
     return [tensor for item in items for tensor in _tensors(item)]
 
 
-def traced(network: nn.Module, task: ImageTask) -> Section:
+def traced(network: nn.Module, task: Task) -> Section:
     """The network as its own forward has it; modules that run one after another and are alike are one node."""
-    nodes = [Node("image", "image", "end")]
+    nodes = [Node(task.noun, task.noun, "end")]
     edges: list[Edge] = []
-    names: dict[Step | None, str] = {None: "image"}
+    names: dict[Step | None, str] = {None: task.noun}
     found = steps(network, task)
     read = [source for step in found for source in step.sources]
     last: Step | None = None
     for number, step in enumerate(found):
         sources = list(dict.fromkeys(names[source] for source in step.sources))
         if step.name == "getitem" or len(nodes) > MOST:
-            names[step] = sources[0] if sources else "image"
+            names[step] = sources[0] if sources else task.noun
             continue
         name = f"step{number}"
         modules = (step.path,) if step.path else ()

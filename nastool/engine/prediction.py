@@ -18,6 +18,7 @@ from nastool.deploy.models import Model
 from nastool.engine.events import Listener, Note, nobody
 from nastool.tasks.images.data import read_image
 from nastool.tasks.images.reading import suffixes
+from nastool.tasks.images.task import ImageTask
 
 BATCH = 256
 """Images at a time."""
@@ -91,8 +92,11 @@ class Predictions:
 
     def _read(self, path: Path, named: bool) -> tuple[Any, ...]:
         """Its pixels, as the only element; (): it cannot be read."""
+        task = self.model.task
+        if not isinstance(task, ImageTask):
+            raise InputError(f"{self.model.path} holds a network for {task.name}, not for images: use it from Python")
         try:
-            pixels = (read_image(path, self.model.task, self.limit),)
+            pixels = (read_image(path, task, self.limit),)
         except InputError as error:
             self.on_event(Note(f"nastool: {one_line(error)}"))
             self.failed, self.unreadable = self.failed + named, self.unreadable + (not named)

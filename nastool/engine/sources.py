@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +14,12 @@ from nastool.core import archfile, files, options, registry, zoo
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, short, why
 from nastool.core.space import SearchSpace, make_scale
+from nastool.core.task import FAMILY, Task
 from nastool.core.values import SpaceRef
 from nastool.deploy import models
 from nastool.deploy.models import Model
 from nastool.engine.store import Store
 from nastool.engine.study import best_trials, line_of
-from nastool.tasks.images.task import ImageTask
 
 
 def _no_stdin() -> Iterator[str]:
@@ -141,41 +142,45 @@ def run_folder(source: str) -> Path | None:
         return None
 
 
-def built_for(document: ArchDocument, input: object, classes: int, scale: object) -> tuple[ImageTask, Any]:
-    """Return what an architecture's network is to be built for: images of a shape, at a scale.
+def built_for(document: ArchDocument, input: object, classes: int, scale: object) -> tuple[Task, Any]:
+    """Return what an architecture's network is to be built for: examples of a shape, at a scale.
 
     Args:
         document: The architecture; without a scale, the one in its line counts.
-        input: "CHANNELSxHEIGHTxWIDTH", or three integers.
-        classes: Number of classes.
+        input: The fields of the space's task, such as "CHANNELSxHEIGHTxWIDTH", or as integers.
+        classes: Number of classes, of a task that has some.
         scale: KEY=N,... or a mapping; None or "": that of the line, or the published one.
 
     Raises:
         InputError: One of them is none.
     """
+    tasks = document.space.tasks
+    task: type[Task] = registry.load("task", FAMILY if FAMILY in tasks else min(tasks))
+    names = list(inspect.signature(task).parameters)
+    sizes = [name for name in names if name != "classes"]
     text = input if isinstance(input, str) else "x".join(map(str, input)) if isinstance(input, Sequence) else str(input)
-    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})x(\d{1,6})", text)
-    if match is None:
-        raise InputError(f"--input {short(text)!r}: write CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
+    if not re.fullmatch("x".join([r"\d{1,6}"] * len(sizes)), text):
+        raise InputError(f"--input {short(text)!r}: write {'x'.join(map(str.upper, sizes))} in numbers, as in 3x32x32")
     try:
         size = make_scale(document.space, options.mapping(scale or document.extra.get("scale") or {}, int))
     except InputError as error:
         raise InputError(f"--scale: {error}" if scale else str(error)) from None
     except ValueError:
         raise InputError("scale must be KEY=N,... (in a line of JSON an object), such as channels=16,cells=5") from None
+    given = dict(zip(sizes, map(int, text.split("x")), strict=True)) | {"classes": classes}
     try:
-        return ImageTask(int(match[1]), int(match[2]), int(match[3]), classes), size
+        return task.from_json({name: given[name] for name in names}), size
     except ValueError as error:
         raise InputError(str(error)) from None
 
 
-def trained_for(document: ArchDocument) -> tuple[ImageTask | None, Any]:
+def trained_for(document: ArchDocument) -> tuple[Task | None, Any]:
     """Return task and scale of the weights that an architecture's line names; None, None: there are none to be read."""
     if "weights" not in document.extra:
         return None, None
     try:
         about = files.check_tensors(Path(document.extra["weights"]))
-        task = ImageTask.from_json(archfile.loads(about["task"]))
+        task = registry.load("task", about.get("family", FAMILY)).from_json(archfile.loads(about["task"]))
         return task, make_scale(document.space, archfile.loads(about["scale"]))
     except (KeyError, TypeError, ValueError):
         return None, None  # it can still be drawn without

@@ -291,13 +291,19 @@ class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stu
         return found
 
 
+def example(network: nn.Module, task: Task, n: int) -> tuple[Tensor, ...]:
+    """Inputs of n examples, on the network's device and in its precision."""
+    parameter = next(network.parameters(), torch.empty(0, device="meta"))
+    inputs = task.example(n, parameter.device)
+    return tuple(x.to(parameter.dtype) if x.is_floating_point() else x for x in inputs)
+
+
 def count_flops(network: nn.Module, task: Task) -> int:
     """FLOPs of one example's forward pass, 2 x the multiply-adds of convolutions and linear layers.
 
     Counted by the formulas of torch.utils.flop_counter, on the network's own device (the meta device computes nothing).
     """
-    parameter = next(network.parameters())
-    inputs = [x.to(parameter.dtype) if x.is_floating_point() else x for x in task.example(1, parameter.device)]
+    inputs = example(network, task, 1)
     counter = _Flops()
     with torch.no_grad(), evaluating(network), counter:
         network(*inputs)

@@ -6,10 +6,15 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+import nastool
 from nastool.core import registry
+from nastool.core.errors import InputError
 from nastool.core.values import Arch
 from nastool.engine.study import Study
 from nastool.evaluators.supernet import Supernet
@@ -54,6 +59,33 @@ def test_a_task_of_one_s_own_is_searched_and_resumed(run: Run, evaluator: str) -
     assert whole == scores("parts", metric)
     assert len(whole) == 3
     assert evaluator == "supernet" or max(score for _, score in whole) > 0.5, "a third is chance"
+
+
+def test_its_networks_are_drawn_and_exported(run: Run) -> None:
+    """With what is known of a task alone: the shapes of an example, and the loss' output, whatever it means."""
+    command = [*SEARCH, "--strategy", "random", "--evaluator", "train", "--epochs", "1", "-n", "1", "--out", "a"]
+    assert run(*command).code == 0
+    trained = nastool.load("a")
+    signals = torch.randn(4, 1, 64)
+    expected = trained.network(signals)
+    drawn = run("show", "a", "--to", "text")
+    assert drawn.code == 0 and "signals of channels=1, length=64, classes=3" in drawn.out and "FLOPs" in drawn.out
+    assert run("show", "a", "--to", "svg", "-o", "a.svg").code == 0
+    code: dict[str, Any] = {"__name__": "model"}
+    assert run("export", "a", "--to", "python", "-o", "model.py").code == 0
+    exec(Path("model.py").read_text(), code)
+    torch.testing.assert_close(code["load"]("a/best.safetensors")(signals), expected)
+    text = Path("a/model.py").read_text()
+    assert text == Path("model.py").read_text() and "Examples (N, 1, 64) to logits (N, 3)." in text
+    found = run("export", "a", "--to", "pt2")
+    assert found.code == 0 and "takes examples: float32 (N, 1, 64)" in found.err
+    torch.testing.assert_close(torch.export.load("model.pt2").module()(signals), expected)
+    line = json.dumps({key: json.loads(Path("a/best.json").read_text())[key] for key in ("format", "space", "choices")})
+    assert run("export", "-", "--to", "python", "--input", "1x64", "--classes", "3", "-o", "b.py", stdin=line).code == 0
+    run("show", "-", "--input", "1x8x8", stdin=line).refused("write CHANNELSxLENGTH")
+    run("predict", "a", "cat.png").refused("holds a network for signals, not for images")
+    with pytest.raises(InputError, match="for signals, not for images"):
+        trained.predict(np.zeros((1, 1, 8, 8), np.uint8))
 
 
 def test_its_policy_is_trained(run: Run) -> None:

@@ -136,7 +136,7 @@ def test_train_evaluate_retrain(here: Path) -> None:
     assert by_line.document["metrics"]["test_acc"] == final.document["metrics"]["test_acc"]
     model = nastool.load(final)
     assert model.predict(np.zeros((3, 1, 8, 8), np.uint8)).shape == (3, 10)
-    assert repr(model) == f"<model a/retrained/best.safetensors: {model.arch.key} of nasbench201, 10 classes>"
+    assert repr(model) == f"<model a/retrained/best.safetensors: {model.arch.key} of nasbench201, for {model.task}>"
 
 
 @pytest.mark.parametrize(

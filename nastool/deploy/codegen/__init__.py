@@ -21,13 +21,13 @@ import torch
 from torch import nn
 
 from nastool.core.errors import InputError, one_line
+from nastool.core.task import Task
 from nastool.deploy.codegen import use
 from nastool.deploy.codegen.flat import flat
 from nastool.deploy.codegen.layout import WIDTH, call, display, lines, literal
 from nastool.deploy.codegen.recipe import Recipe, Unwritable, recorded
 from nastool.deploy.codegen.source import Sources
-from nastool.nets.networks import evaluating
-from nastool.tasks.images.task import ImageTask
+from nastool.nets.networks import evaluating, example
 
 RESERVED = (
     "BUFFERS",
@@ -48,7 +48,7 @@ RESERVED = (
 
 def python(
     build: Callable[[], nn.Module],
-    task: ImageTask,
+    task: Task,
     *,
     title: str,
     facts: Mapping[str, str],
@@ -60,7 +60,7 @@ def python(
 ) -> str:
     """Source of a module with a class `Model` and a function `load`.
 
-    `Model` has the network's parameters and buffers by name. It is written for images of the task's size.
+    `Model` has the network's parameters and buffers by name. It is written for examples of the task's shape.
 
     Args:
         build: makes the network.
@@ -78,12 +78,14 @@ def python(
     with torch.random.fork_rng(devices=[]):
         network, made = recorded(build)
     trained = network if trained is None else trained
+    given = task.example(1, "meta")
+    zeros = (f"torch.zeros({tuple(x.shape)}{'' if x.is_floating_point() else f', dtype={x.dtype}'})" for x in given)
+    tail = use.tail(", ".join(zeros), given[0].shape[1:], pixels)
     problems = []
     for write in (_from_source, _from_export):
         try:
             imports, body = write(network, made, task, pixels)
-            head = [*_docstring(title, facts, use.shape(task), pixels, bool(mean))]
-            tail = use.tail(task, pixels)
+            head = [*_docstring(title, facts, task, pixels, bool(mean))]
             constants = _constants(classes, mean, std)
             text = "\n".join([*head, "", *_imports(f"{body}\n{tail}", imports), *constants, "", "", body, "", "", tail])
             _check(text, trained, task, pixels)
@@ -94,27 +96,27 @@ def python(
 
 
 def _from_source(
-    network: nn.Module, made: Mapping[nn.Module, Any], task: ImageTask, pixels: bool
+    network: nn.Module, made: Mapping[nn.Module, Any], task: Task, pixels: bool
 ) -> tuple[Iterable[tuple[str, str]], str]:
     """Imports and definitions."""
     recipe = Recipe(made)
     arguments = call("super().__init__", *recipe.arguments(network))
     base = recipe.name(type(network))
     sources = Sources(recipe.used, RESERVED)
-    model = [f"class Model({base}):", f'    """{use.about(task, pixels)}"""', ""]
+    model = [f"class Model({base}):", f'    """{_about(task, pixels)}"""', ""]
     model += [*use.CONSTANTS, ""] if pixels else []
     model += ["    def __init__(self) -> None:", *lines(arguments, 8), *(use.FORWARD if pixels else ())]
     return sources.imports, "\n\n\n".join([*sources.joined(), *recipe.choices, "\n".join(model)])
 
 
 def _from_export(
-    network: nn.Module, made: Mapping[nn.Module, Any], task: ImageTask, pixels: bool
+    network: nn.Module, made: Mapping[nn.Module, Any], task: Task, pixels: bool
 ) -> tuple[Iterable[tuple[str, str]], str]:
     with evaluating(network):
-        body = flat(network, task, use.about(task, False))
+        body = flat(network, task, _about(task, False))
     if pixels:
         body = body.replace("class Model(nn.Module):", "class Network(nn.Module):")
-        model = ["class Model(Network):", f'    """{use.about(task, True)}"""', "", *use.CONSTANTS, *use.FORWARD]
+        model = ["class Model(Network):", f'    """{_about(task, True)}"""', "", *use.CONSTANTS, *use.FORWARD]
         body += "\n\n\n" + "\n".join(model)
     return {("operator", "")} if "operator." in body else (), body
 
@@ -122,13 +124,25 @@ def _from_export(
 # --- the file around the classes
 
 
-def _docstring(title: str, facts: Mapping[str, str], shape: str, pixels: bool, normalised: bool) -> Iterator[str]:
+def _shapes(task: Task, *first: str) -> str:
+    """Of each input, such as (N, 3, 32, 32). first: names of dimensions before those of one example."""
+    return " and ".join(f"({', '.join(map(str, (*first, *x.shape[1:])))})" for x in task.example(1, "meta"))
+
+
+def _about(task: Task, pixels: bool) -> str:
+    """What `Model` takes and returns, in a line."""
+    takes = f"{task.noun.capitalize()}s {_shapes(task, 'N')}{', pixels from 0 to 255 as uint8 or float,' * pixels}"
+    classes = task.to_json().get("classes")
+    return f"{takes} to {'outputs' if classes is None else f'logits (N, {classes})'}."
+
+
+def _docstring(title: str, facts: Mapping[str, str], task: Task, pixels: bool, normalised: bool) -> Iterator[str]:
     yield from (f'"""{_quoted(title)}', "")
     for key, value in facts.items():
         yield from textwrap.wrap(f"{_quoted(key)}: {_quoted(value)}", WIDTH, subsequent_indent="    ")
     yield from [""] if facts else []
     values = " and pixels from 0 to 255" if pixels else ", in [0, 1], less MEAN, divided by STD" if normalised else ""
-    yield f"For images of shape ({shape}){values}. Modules have the names that the weights have."
+    yield f"For {task.noun}s of shape {_shapes(task)}{values}. Modules have the names that the weights have."
     if pixels:
         yield "As a program it says what images show: python model.py [WEIGHTS.safetensors] IMAGE..."
     yield '"""'
@@ -174,26 +188,26 @@ def _constants(classes: Sequence[str], mean: Sequence[float], std: Sequence[floa
 # --- the check
 
 
-def _check(text: str, network: nn.Module, task: ImageTask, pixels: bool) -> None:
+def _check(text: str, network: nn.Module, task: Task, pixels: bool) -> None:
     """Unwritable: the text is not the network."""
     weights = network.state_dict()
-    parameter = next(network.parameters(), torch.empty(0))
-    shape = (2, task.channels, task.height, task.width)
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(parameter)
+    generator = torch.Generator().manual_seed(0)
+    given = example(network, task, 2)
+    inputs = [torch.rand(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in given]
     variables: dict[str, Any] = {"__name__": "model"}
     try:
         exec(compile(text, "model.py", "exec", dont_inherit=True), variables)  # what a file said is quoted in it
         with torch.device("meta"):
             model: nn.Module = variables["Model"]().eval()
-        model.to_empty(device=parameter.device).to(parameter.dtype)
+        model.to_empty(device=inputs[0].device).to(next(network.parameters(), inputs[0]).dtype)
         model.load_state_dict(weights)
         with torch.no_grad():
             bare: Any = type(model).__mro__[1] if pixels else type(model)
-            found = bare.forward(model, images)
+            found = bare.forward(model, *inputs)
     except Exception as error:
         raise Unwritable(f"what was written cannot be run: {one_line(error)}") from error
     with torch.no_grad(), evaluating(network):
-        expected = network(images)
+        expected = network(*inputs)
     if not isinstance(found, torch.Tensor) or found.shape != expected.shape:
         raise Unwritable("what was written returns another shape")
     near = found.is_meta or torch.allclose(found, expected, 1e-4, 1e-4 * float(expected.abs().max()), equal_nan=True)

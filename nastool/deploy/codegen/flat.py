@@ -9,9 +9,10 @@ import torch
 from torch import fx, nn
 from torch.export.graph_signature import InputKind
 
+from nastool.core.task import Task
 from nastool.deploy.codegen.layout import Prefixed, call, display, lines, literal
 from nastool.deploy.codegen.recipe import Unwritable
-from nastool.tasks.images.task import ImageTask
+from nastool.nets.networks import example
 
 TRAINING = {"aten::batch_norm": 5, "aten::dropout": 2, "aten::feature_dropout": 2, "aten::instance_norm": 5}
 """Operations that do something else in training, and which argument says so."""
@@ -38,31 +39,31 @@ class Model(nn.Module):
             module = module.get_submodule(part)
         return module
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, {inputs}) -> Tensor:
         w = dict([*self.named_parameters(), *self.named_buffers()])
 {body}
 '''
 
 
-def flat(network: nn.Module, task: ImageTask, about: str) -> str:
+def flat(network: nn.Module, task: Task, about: str) -> str:
     """The class `Model`, and what it needs but for imports. Unwritable: it cannot be exported."""
     tensors = network.state_dict(keep_vars=True)
     if len(set(map(id, tensors.values()))) < len(tensors):
         raise Unwritable("some of its tensors are the same")
-    parameter = next(network.parameters(), torch.empty(0))
-    images = torch.zeros(2, task.channels, task.height, task.width, device=parameter.device, dtype=parameter.dtype)
+    inputs = example(network, task, 2)
     batch = {0: torch.export.Dim("batch", min=1)}
     try:
-        program = torch.export.export(network, (images,), dynamic_shapes=(batch,))
+        program = torch.export.export(network, inputs, dynamic_shapes=[batch] * len(inputs))
     except Exception as error:  # of many kinds
         raise Unwritable(str(error)) from error
     kinds = {spec.arg.name: (spec.kind, spec.target) for spec in program.graph_signature.input_specs}
     texts = {name: f"w[{literal(str(target))}]" for name, (_, target) in kinds.items()}
     for name, (kind, _) in kinds.items():
         if kind == InputKind.USER_INPUT:
-            texts[name] = "images"
+            texts[name] = name
         elif kind not in (InputKind.PARAMETER, InputKind.BUFFER):
             raise Unwritable("it has constants that are neither parameters nor buffers")
+    named = ", ".join(f"{name}: Tensor" for name, (kind, _) in kinds.items() if kind == InputKind.USER_INPUT)
     body = "\n".join(line for node in program.graph.nodes for line in _statement(node, texts))
     parameters, buffers = [], []
     for name, tensor in program.state_dict.items():
@@ -73,7 +74,7 @@ def flat(network: nn.Module, task: ImageTask, about: str) -> str:
             buffers.append(Prefixed(f"{literal(name)}: ", f"({shape}, {tensor.dtype})"))
     tables = lines(display("{", tuple(parameters), "}"), before="PARAMETERS = ")
     tables += lines(display("{", tuple(buffers), "}"), before="BUFFERS = ")
-    return "\n".join(tables) + f"\n\n{_MODEL.format(about=about, body=body)}".rstrip()
+    return "\n".join(tables) + f"\n\n{_MODEL.format(about=about, inputs=named, body=body)}".rstrip()
 
 
 def _statement(node: fx.Node, texts: dict[str, str]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nastool.tasks.images.task import ImageTask
+from collections.abc import Sequence
 
 CONSTANTS = ["    pixel_mean, pixel_std, class_names = MEAN, STD, CLASSES"]
 FORWARD = """
@@ -37,8 +37,8 @@ _SIZE = """
 if __name__ == "__main__":
     model = load(sys.argv[1]) if len(sys.argv) > 1 else Model().eval()
     with torch.no_grad():
-        logits = model(torch.zeros(1, {shape}))
-    print(f"{{sum(p.numel() for p in model.parameters()):,}} parameters, output {{tuple(logits.shape)}}")
+        outputs = model({inputs})
+    print(f"{{sum(p.numel() for p in model.parameters()):,}} parameters, output {{tuple(outputs.shape)}}")
 """
 
 _MAIN = '''
@@ -131,32 +131,24 @@ _TO_COLOUR = """    x = x.expand(1, {channels}, *x.shape[2:])
 """
 
 
-def about(task: ImageTask, pixels: bool) -> str:
-    """What `Model` takes and returns, in a line."""
-    if pixels:
-        return f"Images (N, {shape(task)}), pixels from 0 to 255 as uint8 or float, to logits (N, {task.classes})."
-    return f"Images (N, {shape(task)}) to logits (N, {task.classes})."
-
-
-def tail(task: ImageTask, pixels: bool) -> str:
+def tail(inputs: str, shape: Sequence[int], pixels: bool) -> str:
     """Everything after the classes.
 
-    pixels: the model takes pixels, and so files of images can be shown to it.
+    Args:
+        inputs: An expression for those of one example.
+        shape: Of one.
+        pixels: The model takes pixels, and so files of images can be shown to it.
     """
-    size = {"shape": shape(task), "height": task.height, "width": task.width}
-    channels = _TO_GREY
-    if task.channels != 1:
-        channels = ("" if task.channels == 3 else _TO_OTHER) + _TO_COLOUR
-        channels = channels.format(channels=task.channels)
-    load = _LOAD.format(
-        about=_ABOUT if pixels else "",
-        path="str | Path" if pixels else "str",
-    )
+    load = _LOAD.format(about=_ABOUT if pixels else "", path="str | Path" if pixels else "str")
     if not pixels:
         load = load.replace("    about = entries.pop", "    entries.pop")
-    use = _MAIN.format(channels=channels, **size) if pixels else _SIZE.format(**size)
-    return f"{load.strip()}\n\n\n{use.strip()}\n"
-
-
-def shape(task: ImageTask) -> str:
-    return f"{task.channels}, {task.height}, {task.width}"
+        return f"{load.strip()}\n\n\n{_SIZE.format(inputs=inputs).strip()}\n"
+    colours, height, width = shape
+    channels = _TO_GREY if colours == 1 else ("" if colours == 3 else _TO_OTHER) + _TO_COLOUR
+    main = _MAIN.format(
+        channels=channels if colours == 1 else channels.format(channels=colours),
+        shape=f"{colours}, {height}, {width}",
+        height=height,
+        width=width,
+    )
+    return f"{load.strip()}\n\n\n{main.strip()}\n"

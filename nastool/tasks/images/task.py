@@ -39,6 +39,7 @@ class ImageTask(Task):
     name = "images"
     metrics: ClassVar[Mapping[str, Goal]] = {"acc": "max", "loss": "min"}
     objective = "acc"
+    noun = "image"
     channels_last = True
     data_options = frozenset(
         {"data_dir", "download", "split_seed", "val_fraction", "train_size", "image_size", "max_gigabytes", "all_data"}
@@ -61,6 +62,9 @@ class ImageTask(Task):
                 "an image task needs channels, height, width from 1 to 65,536 and classes from 2 to 1,000,000, got "
                 f"{self.channels}x{self.height}x{self.width}, {self.classes} classes"
             )
+
+    def __str__(self) -> str:
+        return f"images of {self.channels}x{self.height}x{self.width}, {self.classes:,} classes"
 
     @classmethod
     def recipe_for(cls, data: str) -> str:

@@ -116,9 +116,9 @@ def test_other_data_that_are_asked_for_are_no_change(run: Run) -> None:
 
 @pytest.mark.usefixtures("a")
 def test_an_export_is_compared_on_the_run_s_images_or_random_ones() -> None:
-    assert exports.example_images(models.load("a"))[1] == "validation images"
+    assert exports.examples(models.load("a"))[1] == "validation images"
     write(1)
-    assert exports.example_images(models.load("a"))[1] == "random images"
+    assert exports.examples(models.load("a"))[1] == "random images"
 
 
 @pytest.mark.usefixtures("a")

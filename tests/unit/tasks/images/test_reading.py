@@ -249,7 +249,10 @@ def test_an_exported_network_sees_the_same(tmp_path: Path, channels: int) -> Non
         task = ImageTask(channels, *size, 2)
         namespace: dict[str, Any] = {"torch": torch, "F": torch.nn.functional, "Tensor": torch.Tensor, "Path": Path}
         namespace["suppress"] = suppress
-        exec(compile("from __future__ import annotations\n" + use.tail(task, True), "model.py", "exec"), namespace)
+        exec(
+            compile("from __future__ import annotations\n" + use.tail("", (channels, *size), True), "model.py", "exec"),
+            namespace,
+        )
         for path in paths:
             assert np.array_equal(namespace["read"](str(path))[0].numpy(), read_image(path, task, LIMIT)), path
 
