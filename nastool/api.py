@@ -38,6 +38,13 @@ Scale = Mapping[str, int] | str
 """Size of networks, such as {"channels": 16, "cells": 5}, or "channels=16,cells=5"."""
 
 
+def page(study: Study) -> str:
+    """Return the HTML page that a run leaves behind."""
+    from nastool.analysis.report import html
+
+    return html([study])
+
+
 def _never() -> bool:
     return False
 
@@ -144,9 +151,7 @@ def search(
         **{name: value for name, value in arguments.plain(given).items() if name in known and value is not None}
     )
     with invocation.of(words):
-        from nastool.analysis.report import html
-
-        run = SearchRun.of(options, lambda study: html([study]))
+        run = SearchRun.of(options, page)
         _carry_out(run.carry_out, Watch(on_event, stop))
     return Study.read(run.folder.path)
 
@@ -346,8 +351,6 @@ def retrain(
     named = "-" if isinstance(architecture, ArchDocument) else arguments.word(architecture)
     words = arguments.words("retrain", retrain, {**given, "architecture": None}, named)
     with invocation.of(words):
-        from nastool.analysis.report import html
-
         document = architecture
         if not isinstance(document, ArchDocument):
             document = sources.only_architecture(named, space, Given(trial, say=lambda text: on_event(Note(text))))
@@ -360,7 +363,7 @@ def retrain(
             out=out,
             setting=Setting(workers),
             force=force,
-            report=(lambda study: html([study])) if report else None,
+            report=page if report else None,
             executor=executor,
         )
         _carry_out(run.carry_out, Watch(on_event, stop))

@@ -7,6 +7,7 @@ input, 130 Ctrl-C, 143 SIGTERM. No traceback reaches a user unless --debug asks 
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import io
 import os
@@ -100,6 +101,7 @@ def cli(debug: bool) -> None:
 
 def main() -> NoReturn:
     """The `nastool` program."""
+    gc.set_threshold(100_000, 20)  # a run's many small values hold no circles that are worth looking for so often
     code = run()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to be stopped but the interpreter's own end
     if code == 130:

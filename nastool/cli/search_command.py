@@ -108,6 +108,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     from nastool import api
     from nastool.cli.listener import Listener, say_search_ended
     from nastool.engine import logs
+    from nastool.engine.run import Watch
     from nastool.engine.search_options import SearchOptions
     from nastool.engine.search_run import SearchRun
 
@@ -121,11 +122,11 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     given["space_options"] = common.layered(ctx, "space_options")
     given["evaluator_options"] = common.layered(ctx, "evaluator_options", common.EVALUATOR_FLAGS)
     given["log"] = logs.given(given["log"], ctx.meta.get("nastool.config", {}).get("log", {}))
+    run = SearchRun.of(SearchOptions(**given), api.page)
     if dry_run:
-        _dry_run(SearchRun.of(SearchOptions(**given)), json_flag)
+        _dry_run(run, json_flag)
         return 0
-    api.search(**given, on_event=Listener(say_search_ended, json_flag))
-    return 0
+    return 0 if run.carry_out(Watch(Listener(say_search_ended, json_flag))) else 130
 
 
 def _dry_run(run: SearchRun, json_flag: bool | None) -> None:

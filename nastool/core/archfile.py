@@ -9,7 +9,7 @@ Unknown keys are kept, so that a line of `nastool top` is an input of `nastool e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -47,20 +47,24 @@ class ArchDocument:
 
 
 def to_json(space: SearchSpace, arch: Arch) -> dict[str, Any]:
+    return {**about(space), **named(space, arch)}
+
+
+def about(space: SearchSpace) -> dict[str, Any]:
+    """The keys that say of which space an architecture is."""
+    return {"format": FORMAT, "space": {"name": space.ref.name, "options": dict(space.ref.options)}}
+
+
+def named(space: SearchSpace, arch: Arch) -> dict[str, Any]:
+    """The keys that say which member of its space it is."""
     choices = {
         decision.name: decision.options[choice] for decision, choice in zip(space.decisions, arch.choices, strict=True)
     }
-    return {
-        "format": FORMAT,
-        "space": {"name": space.ref.name, "options": dict(space.ref.options)},
-        "choices": choices,
-        "key": arch.key,
-    }
+    return {"choices": choices, "key": arch.key}
 
 
-def dumps(document: Mapping[str, object]) -> str:
-    """One line of JSON. ValueError on NaN or infinity, which JSON does not have."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False)
+dumps: Callable[[Mapping[str, object]], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+"""One line of JSON. ValueError on NaN or infinity, which JSON does not have."""
 
 
 def from_json(document: object, space: SearchSpace | None = None) -> ArchDocument:

@@ -118,7 +118,7 @@ class Baseline:
                 strategy, trials, noun="random trials", keep=options.keep, max_failures=options.max_failures
             )
             if search.told < trials and not search.exhausted:
-                results.write(self.folder.path)
+                results.write(self.folder.path, run.store)
                 return None
             if search.best is None:
                 raise NastoolError(f"all {search.failed} trials of {self.folder.path} failed")
@@ -127,7 +127,7 @@ class Baseline:
                 watch.note(f"note: the best random trial, {search.best.id}, could not be tested: {problem}")
             found = results.Result(self.space, search.best, self.folder.path, run.store.origin, tested)
             run.finish(search.told, found.write(self.folder.path), exhausted=search.exhausted)
-            results.write(self.folder.path)
+            results.write(self.folder.path, run.store)
             return self._facts(run.store, run.store.get("final"))
 
     def _facts(self, store: Store, final: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nastool.core.files import write_bytes
 from nastool.core.space import SearchSpace
 from nastool.core.values import Trial
 from nastool.core.wording import csv_cell
+from nastool.engine.store import Store
 from nastool.engine.study import Study, below, document
 from nastool.engine.written import Written
 from nastool.nets import checkpoints
@@ -96,7 +98,7 @@ def result(folder: Path, said: Mapping[str, Any], checkpoint: Path | None) -> di
     return found
 
 
-def write(folder: Path, report: Report | None = None) -> Product:
+def write(folder: Path, store: Store, report: Report | None = None) -> Product:
     """Write what can be made from the run, and remove what an earlier result left and cannot be made any more.
 
     The caller holds the folder's lock. Nothing here is worth losing a result for: what goes wrong is among the
@@ -104,6 +106,7 @@ def write(folder: Path, report: Report | None = None) -> Product:
 
     Args:
         folder: The run's.
+        store: Its database, open to be written.
         report: Makes an HTML page of the run; None: no report is written.
     """
     product = Product()
@@ -129,7 +132,7 @@ def write(folder: Path, report: Report | None = None) -> Product:
     else:
         remove("model.py")
     try:
-        study = Study.read(folder, ours=True)
+        study = Study.read(folder, store=store)
     except InputError as error:
         product.problems.append(f"trials and report could not be written: {one_line(error)}")
         return product
@@ -210,14 +213,16 @@ def _code(folder: Path) -> str:
 
 
 def _lines(study: Study) -> str:
-    return "".join(archfile.dumps(line) + "\n" for line in study.lines())
+    return "".join(line + "\n" for line in study.texts())
 
 
 def _table(columns: Mapping[str, Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(csv_cell, columns))
-    writer.writerows(map(csv_cell, row) for row in zip(*columns.values(), strict=True))
+    cells = cache(csv_cell)  # most texts come again and again
+    shown = ((cells(value) if isinstance(value, str) else value for value in column) for column in columns.values())
+    writer.writerows(zip(*shown, strict=True))
     return text.getvalue()
 
 

@@ -167,7 +167,7 @@ class RetrainRun:
         trained.finish(found)
         if failed := [run["error"] for run in runs if "error" in run]:
             watch.note(f"note: {len(failed)} of {len(runs)} trainings failed; the last: {failed[-1]}")
-        written = results.write(path, self.report)
+        written = results.write(path, trained.run.store, self.report)
         trained.run.written()
         watch.tell(Ended(path, found, written))
 

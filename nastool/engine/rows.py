@@ -36,6 +36,17 @@ def to_text(value: Proposal | Evaluation) -> str:
     return encode(found)
 
 
+_parse = json.JSONDecoder().raw_decode
+
+
+def _read(text: str) -> Any:
+    """The JSON value that a text is, without white space around it."""
+    value, end = _parse(text)
+    if end != len(text):
+        raise ValueError(text)
+    return value
+
+
 def trial_of(space: SpaceRef, row: tuple[Any, ...]) -> Trial:
     """The trial of a row, of which anything may stand in a damaged file; what is returned has the types promised.
 
@@ -44,14 +55,14 @@ def trial_of(space: SpaceRef, row: tuple[Any, ...]) -> Trial:
         row: (id, state, proposal, evaluation, losses, error).
 
     Raises:
-        LookupError, TypeError, ValueError, RecursionError: it is no trial.
+        AttributeError, LookupError, TypeError, ValueError, RecursionError: it is no trial.
     """
     number, state, proposed, evaluated, losses, error = row
-    fields = dict(json.loads(proposed))
+    fields = _read(proposed)
     arch = Arch(space, tuple(fields.pop("choices")))
-    proposal = Proposal(arch, **_fields(Proposal, fields))
-    evaluation = None if evaluated is None else Evaluation(**_fields(Evaluation, json.loads(evaluated)))
-    trial = Trial(number, proposal, state, evaluation, () if losses is None else tuple(json.loads(losses)), error)
+    proposal = Proposal(arch, **_fitted(fields, _FITS[Proposal]))
+    evaluation = None if evaluated is None else Evaluation(**_fitted(_read(evaluated), _FITS[Evaluation]))
+    trial = Trial(number, proposal, state, evaluation, () if losses is None else tuple(_read(losses)), error)
     if not _is_whole(trial):
         raise ValueError("no trial")
     return trial
@@ -67,12 +78,12 @@ def is_number(value: object) -> bool:
 
 def _is_whole(trial: Trial) -> bool:
     """Whether what the fields of its proposal and evaluation do not say is right, too, and the parts go together."""
-    evaluation = trial.evaluation
+    evaluation, choices = trial.evaluation, trial.proposal.arch.choices
     if not (
         isinstance(trial.id, int)
         and trial.id >= 0
-        and all(isinstance(choice, int) for choice in trial.proposal.arch.choices)
-        and isinstance(trial.error, str | None)
+        and (set(map(type, choices)) <= {int} or all(isinstance(choice, int) for choice in choices))
+        and (trial.error is None or isinstance(trial.error, str))
     ):
         return False
     if evaluation is None or not trial.losses:
@@ -85,16 +96,41 @@ def _is_whole(trial: Trial) -> bool:
     )
 
 
-_Shape = tuple[Any, tuple[Any, ...]]
-"""What an annotation says: a type, a union or a container, and the shapes of what is in it."""
+_Fit = Callable[[Any], Any]
+"""Makes of a JSON value what an annotation promises; numbers are finite. TypeError, ValueError: it is another."""
 
 
-def _shape(hint: object) -> _Shape:
-    return get_origin(hint) or hint, tuple(map(_shape, get_args(hint)))
+def _fit(hint: object) -> _Fit:
+    """The function for an annotation: a type, X | None, a tuple or a mapping."""
+    kind: Any = get_origin(hint) or hint
+    inner = list(map(_fit, get_args(hint))) if kind in (UnionType, tuple, Mapping) else []
+
+    def plain(value: Any) -> Any:
+        if not (is_number(value) if kind is float else isinstance(value, kind)):
+            raise ValueError(value)
+        return value
+
+    def several(value: Any) -> Any:
+        return tuple(fit(each) for fit, each in zip(inner, _of(list, value), strict=True))
+
+    def mapping(value: Any) -> Any:
+        for each in _of(dict, value).values():
+            inner[1](each)
+        return value
+
+    if kind is UnionType:
+        return lambda value: None if value is None else inner[0](value)
+    return {tuple: several, Mapping: mapping}.get(kind, plain)
 
 
-_SHAPES: Mapping[type, Mapping[str, _Shape]] = {
-    kind: {name: _shape(hint) for name, hint in get_type_hints(kind).items()} for kind in (Proposal, Evaluation)
+def _of(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(value)
+    return value
+
+
+_FITS: Mapping[type, Mapping[str, _Fit]] = {
+    kind: {name: _fit(hint) for name, hint in get_type_hints(kind).items()} for kind in (Proposal, Evaluation)
 }
 _DEFAULTS: Mapping[type, Sequence[tuple[str, object]]] = {
     kind: [
@@ -102,29 +138,13 @@ _DEFAULTS: Mapping[type, Sequence[tuple[str, object]]] = {
         for field in dataclasses.fields(kind)
         if field.name != "arch"
     ]
-    for kind in _SHAPES
+    for kind in _FITS
 }
 """Each field that is written as it is, and its default; of one without a default something that equals nothing else."""
 
 
-def _fields(kind: type, found: Any) -> dict[str, Any]:
-    shapes = _SHAPES[kind]
-    return {name: _fitted(value, shapes[name]) for name, value in dict(found).items()}
-
-
-def _fitted(value: Any, shape: _Shape) -> Any:
-    """A JSON value as an annotation promises it; numbers are finite. ValueError: it is another."""
-    kind, inner = shape
-    if kind is UnionType:  # X | None
-        return None if value is None else _fitted(value, inner[0])
-    if kind is tuple and isinstance(value, list) and len(value) == len(inner):
-        return tuple(map(_fitted, value, inner))
-    if kind is Mapping and isinstance(value, dict):
-        of = inner[1]
-        return value if of[0] is object else {key: _fitted(each, of) for key, each in value.items()}
-    if kind not in (tuple, Mapping) and (is_number(value) if kind is float else isinstance(value, kind)):
-        return value
-    raise ValueError(value)
+def _fitted(found: Any, fits: Mapping[str, _Fit]) -> dict[str, Any]:
+    return {name: fits[name](value) for name, value in found.items()}
 
 
 # --- facts about the run

@@ -184,7 +184,7 @@ class Search:
             self._failures_in_row += fault != "device"
             return
         self._failures_in_row = 0
-        if self.best is None or trial.rank < self.best.rank:
+        if self.best is None or (trial.loss <= self.best.loss and trial.rank < self.best.rank):
             self.best = trial
 
     def _take_checkpoint(self, trial: Trial) -> None:

@@ -238,7 +238,7 @@ class SearchRun:
                 watch.note(self._why_done(count, final))
                 document = results.result(path, document, weights)
                 store.write({"final": {**final, "document": document}, "written": False})
-                written = results.write(path, self.report)
+                written = results.write(path, store, self.report)
                 store.write({"written": True})
         watch.tell(Ended(path, document, written, (self._cost(),)))
         return True
@@ -275,10 +275,10 @@ class SearchRun:
         search = self._search(with_loggers)
         end = None if run.watch.stop() else self._end(run, search)
         if end is None:
-            results.write(self.folder.path)
+            results.write(self.folder.path, run.store)
             return False
         document, lines, problem = end
-        written: Product = results.write(self.folder.path, self.report)
+        written: Product = results.write(self.folder.path, run.store, self.report)
         run.written()
         took = time.monotonic() - started
         run.watch.tell(Ended(self.folder.path, document, written, (self._cost(), *lines), took, search))

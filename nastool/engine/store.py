@@ -41,6 +41,8 @@ class Store:
         self._errors = _Errors(self)
         self._file: tuple[int, int] | None = None
         """Which file it is, if this is the connection that writes."""
+        self._read: dict[int, Trial] = {}
+        """Finished trials that the connection that writes has read, and not changed since."""
 
     # --- opening
 
@@ -201,6 +203,7 @@ class Store:
         )
 
     def rollback(self) -> None:
+        self._read.clear()
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
@@ -211,7 +214,8 @@ class Store:
         try:
             yield
         finally:
-            self.rollback()
+            if self._db.in_transaction:
+                self._db.execute("END")
 
     # --- facts about the run
 
@@ -291,6 +295,7 @@ class Store:
     def drop_checkpoint(self, trial_id: int) -> None:
         """Forget the files that the trial left."""
         rest = "json_remove(evaluation, '$.checkpoint', '$.artifacts')"
+        self._read.pop(trial_id, None)
         with self._errors:
             self._db.execute(f"UPDATE trials SET evaluation = {rest} WHERE id = ?", (trial_id,))
 
@@ -321,18 +326,13 @@ class Store:
 
     def times(self) -> dict[int, tuple[int | None, float, float | None, int]]:
         """Of each trial: as which it was told, when it was started and finished (since 1970), how often tried."""
-        found = {}
-        for trial_id, *row in self._query("SELECT id, told, started, finished, attempts FROM trials"):
-            told, started, finished, attempts = row
-            if not (
-                isinstance(told, int | None)
-                and is_number(started)
-                and (finished is None or is_number(finished))
-                and isinstance(attempts, int)
-            ):
-                raise self._damaged(trial_id)
-            found[trial_id] = (told, started, finished, attempts)
-        return found
+        number = "typeof({0}) IN ('integer', 'real') AND abs({0}) < 9e999".format
+        right = f"""typeof(told) IN ('integer', 'null') AND typeof(attempts) = 'integer'
+            AND {number("started")} AND (finished IS NULL OR {number("finished")})"""
+        for (trial_id,) in self._query(f"SELECT id FROM trials WHERE NOT ({right})"):
+            raise self._damaged(trial_id)
+        found = self._query("SELECT id, told, started, finished, attempts FROM trials")
+        return {trial_id: (told, started, finished, attempts) for trial_id, told, started, finished, attempts in found}
 
     # --- reading
 
@@ -402,10 +402,15 @@ class Store:
     def _select(self, tail: str, *values: object) -> Iterator[Trial]:
         space = self.space
         for row in self._query(f"SELECT {_TRIAL} FROM trials {tail}", *values):
-            try:
-                yield rows.trial_of(space, row)
-            except (LookupError, TypeError, ValueError, RecursionError):
-                raise self._damaged(row[0]) from None
+            trial = self._read.get(row[0])
+            if trial is None:
+                try:
+                    trial = rows.trial_of(space, row)
+                except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
+                    raise self._damaged(row[0]) from None
+                if self._file is not None and trial.state != "running":
+                    self._read[trial.id] = trial
+            yield trial
 
     def _damaged(self, trial_id: Any) -> InputError:
         return InputError(f"{self.path} is damaged: what it says of trial {short(trial_id)} is no trial")

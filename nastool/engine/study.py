@@ -6,7 +6,8 @@ Everything comes from the run's folder, which is only read; so it works while th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -132,17 +133,24 @@ class Study:
     """Finished trials, best first; of a search by rounds of a policy those scored afterwards, no two equivalent."""
 
     @classmethod
-    def read(cls, folder: str | Path, *, curves: bool = True, ours: bool = False) -> Study:
-        """The run in a folder. InputError: there is none, or it is damaged.
+    def read(cls, folder: str | Path, *, curves: bool = True, store: Store | None = None) -> Study:
+        """Read the run in a folder.
 
-        curves: read what was reported, too. ours: whoever is at work on it is the caller, who has just finished.
+        Args:
+            folder: The run's, or its run.db.
+            curves: Read what was reported, too.
+            store: The run's database, of the caller who is at work on it and has just finished; None: it is opened.
+
+        Raises:
+            InputError: There is no run, or it is damaged.
         """
         from nastool.engine.config import RunFolder
 
         path = Path(folder)
         if path.name == "run.db":
             path = path.parent
-        with Store.read(path / "run.db") as store, store.snapshot():
+        ours = store is not None
+        with nullcontext(store) if store is not None else Store.read(path / "run.db") as store, store.snapshot():
             config, objective = store.get("config"), Objective.parse(store.get("objective"))
             if not {"strategy", "evaluator", "seed"} <= config.keys():
                 raise InputError(f"{path} is damaged: its configuration is incomplete")
@@ -159,10 +167,10 @@ class Study:
             )
             if trials and trials[-1].id != len(trials) - 1:
                 raise InputError(f"{path} is damaged: it has {len(trials)} trials, but not 0 to {len(trials) - 1}")
-            ranked = tuple(trials[trial.id] for trial in best_trials(store, space, len(trials)))
             origin = store.origin
         for trial in trials:
             _check(space, trial.trial, path)
+        inner = retrained_in(path, final)
         busy = not ours and RunFolder(path).busy()
         enough = final is not None and (final.get("exhausted") or final["trials"] >= (wanted or 0))
         done = enough and not counts["running"]
@@ -182,8 +190,8 @@ class Study:
             origin=origin,
             document=None if final is None else final["document"],
             about=about,
-            retrained=_retrained(path, final, curves),
-            ranked=ranked,
+            retrained=None if inner is None else Study.read(inner, curves=curves),
+            ranked=tuple(trials[trial.id] for trial in ranked(space, [trial.trial for trial in trials])),
         )
 
     # --- what it was
@@ -245,24 +253,43 @@ class Study:
         for trial in self.trials:
             yield self.line(trial)
 
+    def texts(self) -> Iterator[str]:
+        """`lines` as text: what is the same in all of them is made once."""
+        begin, end = (archfile.dumps(same) for same in self._same)
+        for trial in self.trials:
+            own = archfile.dumps(self._own(trial))
+            weights = kept(self.path, trial.trial, self.document)
+            more = f", {archfile.dumps(weights)[1:]}" if weights else "}"
+            yield f"{begin[:-1]}, {own[1:-1]}, {end[1:-1]}{more}"
+
     def line(self, trial: StudyTrial) -> dict[str, Any]:
+        """The trial as one of `lines`."""
+        begin, end = self._same
+        return {**begin, **self._own(trial), **end, **kept(self.path, trial.trial, self.document)}
+
+    @property
+    def _same(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin and end of every trial's line."""
+        return archfile.about(self.space), {"run": str(self.path), **self.origin}
+
+    def _own(self, trial: StudyTrial) -> dict[str, Any]:
         proposal = trial.trial.proposal
-        facts: dict[str, Any] = {
+        found: dict[str, Any] = {
+            **_measured(self.space, trial.trial),
             "state": trial.state,
             "attempts": trial.attempts,
             "started": trial.started,
             "finished": trial.finished,
         }
         if proposal.parent is not None:
-            facts["parent"] = proposal.parent
+            found["parent"] = proposal.parent
         if proposal.budget is not None:
-            facts["budget"] = proposal.budget
+            found["budget"] = proposal.budget
         if trial.expected is not None:
-            facts["expected"] = trial.expected
+            found["expected"] = trial.expected
         if trial.curve:
-            facts["curve"] = [{"step": step, **metrics} for step, metrics in trial.curve]
-        more = {**facts, "run": str(self.path), **self.origin, **kept(self.path, trial.trial, self.document)}
-        return document(self.space, trial.trial, more)
+            found["curve"] = [{"step": step, **metrics} for step, metrics in trial.curve]
+        return found
 
     def columns(self) -> dict[str, list[Any]]:
         """All trials as columns of equal length, for `pandas.DataFrame(...)` or `polars.DataFrame(...)`.
@@ -270,7 +297,8 @@ class Study:
         trial, state, key, parent, budget, expected, attempts, started, finished, error, a column for each metric
         ("seconds" among them), and "choice.NAME" for each decision. None where there is no value.
         """
-        names = sorted({name for trial in self.trials for name in trial.metrics})
+        measured = [trial.metrics for trial in self.trials]
+        names = sorted({name for metrics in measured for name in metrics})
         found: dict[str, list[Any]] = {
             "trial": [t.id for t in self.trials],
             "state": [t.state for t in self.trials],
@@ -284,7 +312,7 @@ class Study:
             "error": [t.error for t in self.trials],
         }
         for name in names:
-            found[name] = [t.metrics.get(name) for t in self.trials]
+            found[name] = [metrics.get(name) for metrics in measured]
         for i, decision in enumerate(self.space.decisions):
             found[f"choice.{decision.name}"] = [decision.options[t.arch.choices[i]] for t in self.trials]
         return found
@@ -309,12 +337,18 @@ def is_simulated(evaluator: str) -> bool:
 def document(space: SearchSpace, trial: Trial, more: Mapping[str, Any]) -> dict[str, Any]:
     """A trial as an arch.json object with its metrics. InputError: it is no member of the space."""
     _check(space, trial, more.get("run", "the run"))
-    found = archfile.to_json(space, trial.proposal.arch)
+    return {**archfile.about(space), **_measured(space, trial), **more}
+
+
+def _measured(space: SearchSpace, trial: Trial) -> dict[str, Any]:
+    """A trial's own part of that object."""
+    found = archfile.named(space, trial.proposal.arch)
     if trial.evaluation is not None:
         found["metrics"] = trial.evaluation.all_metrics
     if trial.error is not None:
         found["error"] = trial.error
-    return {**found, "trial": trial.id, **more}
+    found["trial"] = trial.id
+    return found
 
 
 def line_of(folder: Path, store: Store, space: SearchSpace, trial: Trial) -> dict[str, Any]:
@@ -365,31 +399,40 @@ def below(result: Mapping[str, Any]) -> str | None:
     return name if name.startswith("retrain-") and "seeds" not in result else None
 
 
-def _retrained(path: Path, final: Mapping[str, Any] | None, curves: bool) -> Study | None:
-    inner = retrained_in(path, final)
-    return None if inner is None else Study.read(inner, curves=curves)
-
-
 # --- the best of a run, also without reading it whole
+
+
+def different(space: SearchSpace, trials: Iterable[Trial], count: int | None = None) -> list[Trial]:
+    """The first so many of them of which no two are equivalent; None: all."""
+    found: dict[str, Trial] = {}
+    for trial in trials:
+        found.setdefault(space.canonical(trial.proposal.arch), trial)
+        if len(found) == count:
+            break
+    return list(found.values())
 
 
 def derive(store: Store, space: SearchSpace, count: int) -> list[Trial]:
     """The best trials, no two equivalent, best first: of those that were scored after a policy's rounds, if any."""
-
-    def different(trials: Sequence[Trial]) -> list[Trial]:
-        found: dict[str, Trial] = {}
-        for trial in trials:
-            found.setdefault(space.canonical(trial.proposal.arch), trial)
-            if len(found) == count:
-                break
-        return list(found.values())
-
     best = store.best(sum(store.count().values()))
-    return different([trial for trial in best if trial.proposal.policy is None]) or different(best)
+    return different(space, (t for t in best if t.proposal.policy is None), count) or different(space, best, count)
+
+
+def ranked(space: SearchSpace, trials: Sequence[Trial]) -> list[Trial]:
+    """The finished ones, best first; of a search by rounds of a policy those scored afterwards, no two equivalent.
+
+    Args:
+        space: That of the run.
+        trials: All of the run, by id.
+    """
+    best = sorted((trial for trial in trials if trial.losses), key=lambda trial: trial.rank)
+    if not trials or trials[0].proposal.policy is None:
+        return best
+    return different(space, (t for t in best if t.proposal.policy is None)) or different(space, best)
 
 
 def best_trials(store: Store, space: SearchSpace, count: int) -> list[Trial]:
-    """The best trials, best first; of a search by rounds of a policy those scored afterwards, no two equivalent."""
+    """The first so many of the run's `ranked`."""
     first = next(store.trials(), None)
     by_rounds = first is not None and first.proposal.policy is not None
     return derive(store, space, count) if by_rounds else store.best(count)

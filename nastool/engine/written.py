@@ -48,11 +48,12 @@ class Written:
         path = self.folder / name
         if self._known is None or not path.exists():
             return not path.is_dir()
-        if not path.is_file():
-            return False
-        return _digest(path.read_bytes()) in self._known.get(name, ()) or (
-            path.suffix in (".html", ".safetensors") and is_marked(path)
-        )
+        return path.is_file() and self._is_own(path, _digest(path.read_bytes()))
+
+    def _is_own(self, path: Path, digest: str | None) -> bool:
+        if self._known is None or digest is None or digest in self._known.get(path.name, ()):
+            return True
+        return path.suffix in (".html", ".safetensors") and is_marked(path)
 
     def foreign(self, names: Iterable[str]) -> list[str]:
         """Those that are there and not the run's, or were changed since it wrote them."""
@@ -60,19 +61,20 @@ class Written:
 
     def check(self, *names: str) -> None:
         """InputError: one of them is there and not the run's any more."""
-        if foreign := self.foreign(names):
+        for name in self.foreign(names):
             raise InputError(
-                f"{self.folder / foreign[0]} was not written by nastool, or was changed since, and is left as it is: "
+                f"{self.folder / name} was not written by nastool, or was changed since, and is left as it is: "
                 "move it away, then give the same command again"
             )
 
     def write(self, name: str, data: bytes) -> None:
         """Write a result. InputError: it is not the run's any more, or the disk is full."""
-        self.check(name)
         path = self.folder / name
+        before = _digest(path.read_bytes()) if path.is_file() else None
+        if before is None or not self._is_own(path, before):
+            self.check(name)
         # Noted first, beside what is there until then: so whenever a kill comes, the file is the run's.
-        before = [_digest(path.read_bytes())] if path.is_file() else []
-        self._note(name, [*before, _digest(data)])
+        self._note(name, [*([] if before is None else [before]), _digest(data)])
         write_bytes(path, data)
 
     def remove(self, name: str) -> None:
