@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import math
@@ -10,6 +11,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import NoneType
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,7 +21,10 @@ from nastool.analysis.figures.base import Drawn
 from nastool.analysis.figures.output import inline
 
 _TEMPLATES = Path(__file__).parent / "templates"
+PLAIN = 100_000
+"""Most characters of a JSON value that are not compressed."""
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_TOKEN = re.compile(r"\S[-=/_]|[-=/_]\S")
 _IN_SCRIPT = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
@@ -29,8 +34,13 @@ def printable(value: object) -> str:
 
 
 def embedded(value: object) -> Markup:
-    """A JSON value as a script holds it: nothing in it ends the script. Numbers that are not finite become null."""
+    """A JSON value as a script holds it: nothing in it ends the script. Numbers that are not finite become null.
+
+    A long one is compressed: the page's script takes what begins with no "{" for gzip in base64.
+    """
     text = json.dumps(_plain(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    if len(text) > PLAIN:
+        return Markup(base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode())
     return Markup(text.translate(_IN_SCRIPT))
 
 
@@ -45,8 +55,15 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {printable(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return value if set(map(type, value)) <= {int, NoneType} else [_plain(item) for item in value]
     return value
+
+
+def tokens(value: object) -> Markup:
+    """Text in which an option, a name or a path is broken only if no line is long enough for it."""
+    parts = re.split(r"(\s+)", printable(value))
+    whole = Markup('<span class="token">{}</span>')
+    return Markup().join(whole.format(part) if _TOKEN.search(part) else part for part in parts)
 
 
 def policy(live: bool = False) -> str:
@@ -87,7 +104,7 @@ def environment() -> Environment:
         finalize=_final,
     )
     found.globals.update(asset=_asset, policy=policy, nastool=__version__)
-    found.filters.update(embedded=embedded, inline=_inline)
+    found.filters.update(embedded=embedded, inline=_inline, tokens=tokens)
     return found
 
 

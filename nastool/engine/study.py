@@ -65,7 +65,7 @@ class StudyTrial:
         """All that was measured, "seconds" included; empty unless it is done."""
         return {} if self.trial.evaluation is None else self.trial.evaluation.all_metrics
 
-    @property
+    @cached_property
     def value(self) -> float | None:
         """The objective, in its own unit; None unless it is done."""
         return self.objective.value(self.trial.loss) if self.trial.losses else None
@@ -236,6 +236,11 @@ class Study:
         """Finished and failed trials in the order in which results came."""
         return sorted((t for t in self.trials if t.told is not None), key=lambda t: t.told or 0)
 
+    @cached_property
+    def measured(self) -> list[str]:
+        """Names of all that was measured of any trial, "seconds" included, in the order in which they came."""
+        return list(dict.fromkeys(name for trial in self.trials for name in trial.metrics))
+
     @property
     def failed(self) -> list[StudyTrial]:
         return [trial for trial in self.trials if trial.state == "failed"]
@@ -297,8 +302,6 @@ class Study:
         trial, state, key, parent, budget, expected, attempts, started, finished, error, a column for each metric
         ("seconds" among them), and "choice.NAME" for each decision. None where there is no value.
         """
-        measured = [trial.metrics for trial in self.trials]
-        names = sorted({name for metrics in measured for name in metrics})
         found: dict[str, list[Any]] = {
             "trial": [t.id for t in self.trials],
             "state": [t.state for t in self.trials],
@@ -311,7 +314,8 @@ class Study:
             "finished": [t.finished for t in self.trials],
             "error": [t.error for t in self.trials],
         }
-        for name in names:
+        measured = [trial.metrics for trial in self.trials]
+        for name in sorted(self.measured):
             found[name] = [metrics.get(name) for metrics in measured]
         for i, decision in enumerate(self.space.decisions):
             found[f"choice.{decision.name}"] = [decision.options[t.arch.choices[i]] for t in self.trials]

@@ -100,16 +100,21 @@ def expected(study: Study) -> list[Drawn]:
         return []
     figure, (axes,) = style.new(3.6)
     cut = len(pairs) - len(pairs) // 3
+    thinned = ""
     low, high = style.frame([value for pair in pairs for value in pair], study.objective.goal)
     for number, (part, what) in enumerate(((pairs[:cut], "earlier"), (pairs[cut:], "last third"))):
-        style.points(axes, part, (5, 1)[number], what, zorder=2 + number)
+        shown, said = style.thinned(part, f"of the {what}")
+        thinned += said
+        style.points(axes, shown, (5, 1)[number], what, zorder=2 + number)
     axes.plot((low, high), (low, high), color=style.MUTED, linewidth=0.8, linestyle=style.DASHES[1], label="equal")
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     metric = style.clean(study.objective.metric)
     style.finish(axes, f"expected {metric}", f"measured {metric}")
     axes.grid(True, axis="x", color=style.GRID, linewidth=0.6)
-    text = f"What the model expected of {len(pairs):,} architectures before they were measured. " + agreement(study)
+    text = f"What the model expected of {len(pairs):,} architectures before they were measured.{thinned} " + agreement(
+        study
+    )
     outside = sum(not (low <= a <= high and low <= b <= high) for a, b in pairs)
     if outside:
         text += f" {outside:,} lie outside the frame."

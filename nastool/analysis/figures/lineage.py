@@ -37,17 +37,19 @@ def genealogy(study: Study) -> list[Drawn]:
         return []
     figure, (axes,) = style.new(3.6)
     path = path_to(study, study.best)
-    segments = [((a, values[a]), (b, values[b])) for a, b in edges]
-    how: style.Look = {"alpha": 0.35 if len(edges) < 600 else 0.15, "rasterized": len(edges) > style.MANY}
+    drawn, thinned = style.thinned(edges, "trials with a parent")
+    segments = [((a, values[a]), (b, values[b])) for a, b in drawn]
+    how: style.Look = {"alpha": 0.35 if len(edges) < 600 else 0.15, "rasterized": len(drawn) > style.MANY}
     axes.add_collection(LineCollection(segments, colors=style.MUTED, linewidths=0.6, **how))
-    style.points(axes, list(values.items()), 5, "trials", alpha=1, zorder=2)
+    style.points(axes, style.thinned(list(values.items()), "")[0], 5, "trials", alpha=1, zorder=2)
     steps = [trial.id for trial in path if trial.id in values]
     how = {"color": style.color(1), "linewidth": 1.8, "marker": "o", "markersize": 4, "zorder": 3}
+    how["rasterized"] = len(steps) > style.MANY
     axes.plot(steps, [values[trial] for trial in steps], label="path to the best", **how)
     axes.set_ylim(*style.frame(list(values.values()), study.objective.goal))
     style.finish(axes, "trial", study.objective.metric, whole=True)
     text = "Each trial is joined to the one it was made from. "
-    text += f"The best is {len(steps) - 1} steps from its first ancestor."
+    text += f"The best is {len(steps) - 1} steps from its first ancestor.{thinned}"
     return [Drawn("genealogy", "Genealogy", text, figure)]
 
 

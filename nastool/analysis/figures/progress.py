@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -15,6 +15,8 @@ from nastool.core.options import told_apart
 from nastool.engine.study import Study
 
 Values = NDArray[np.float64]
+ALIKE = 0.02
+"""Share of an axis by which the points of two figures may differ that look the same."""
 
 
 def over_trials(study: Study) -> list[float]:
@@ -62,19 +64,20 @@ def _one(study: Study, x: Sequence[float], name: str, title: str, across: str) -
     failed = [(at, 0.025) for at, trial in zip(x, study.told, strict=True) if trial.state == "failed"]
     figure, (axes,) = style.new()
     low, high = style.frame([value for _, value, _ in done], goal)
-    scored, rounds = ([(at, value) for at, value, is_round in done if is_round is wanted] for wanted in (False, True))
+    shown, thinned = style.thinned(done, "trials")
+    scored, rounds = ([(at, value) for at, value, is_round in shown if is_round is wanted] for wanted in (False, True))
     style.points(axes, scored, 5, "trials")
     style.points(axes, rounds, 6, "rounds of the policy")
     if done:
         how: style.Look = {"color": style.color(0), "linewidth": 1.7, "drawstyle": "steps-post", "zorder": 3}
         axes.plot(*_steps(x, study.best_so_far()), label="best so far", **how)
     crosses: style.Look = {"marker": "x", "s": 18, "linewidths": 1.1, "alpha": 1, "clip_on": False, "zorder": 4}
-    style.points(axes, failed, 1, "failed", transform=axes.get_xaxis_transform(), **crosses)
+    style.points(axes, style.thinned(failed, "")[0], 1, "failed", transform=axes.get_xaxis_transform(), **crosses)
     axes.set_ylim(low, high)
     axes.set_xlim(left=0)
     style.finish(axes, across, metric, whole=name.endswith("trials"))
     outside = sum(not low <= value <= high for _, value, _ in done)
-    caption = f"Each point is a trial; the line is the best {metric} so far."
+    caption = f"Each point is a trial; the line is the best {metric} so far.{thinned}"
     if rounds and scored:
         caption += " Values of rounds are measured while shared weights are still being trained."
     if failed:
@@ -140,8 +143,30 @@ def _kind(name: str, title: str, measure: Callable[[Study], list[float]], across
     return Kind(name, title, draw, shared=True)
 
 
-KINDS = (
-    _kind("best-over-trials", "Best so far, over trials", over_trials, "trials", False),
-    _kind("best-over-time", "Best so far, over time", over_time, "time since the first trial began", True),
-    _kind("best-over-cost", "Best so far, over cost", over_cost, "cost of all evaluations", True),
+_OVER: Mapping[str, tuple[Callable[[Study], list[float]], str]] = {
+    "trials": (over_trials, "trials"),
+    "time": (over_time, "time since the first trial began"),
+    "cost": (over_cost, "cost of all evaluations"),
+}
+KINDS = tuple(
+    _kind(f"best-over-{name}", f"Best so far, over {name}", measure, across, timed=name != "trials")
+    for name, (measure, across) in _OVER.items()
 )
+
+
+def alike(studies: Sequence[Study]) -> dict[str, list[str]]:
+    """Names of the figures here that differ, each with what it looks the same over: "time", "cost".
+
+    Where every trial costs the same, say, or only one runs at a time, they differ in the numbers along the axis alone.
+    """
+    found: dict[str, list[str]] = {}
+    shapes: dict[str, Values] = {}
+    for name, (measure, _) in _OVER.items():
+        x = [np.array(measure(study)) for study in studies if study.told]
+        shape = np.concatenate(x) / (max(each[-1] for each in x) or 1.0) if x else np.zeros(0)
+        same = next((kept for kept, other in shapes.items() if np.allclose(shape, other, rtol=0, atol=ALIKE)), None)
+        if same is None:
+            shapes[name], found[f"best-over-{name}"] = shape, []
+        else:
+            found[f"best-over-{same}"].append(name)
+    return found

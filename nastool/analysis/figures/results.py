@@ -53,7 +53,7 @@ def learning(study: Study) -> list[Drawn]:
 
 def tradeoff(study: Study) -> list[Drawn]:
     """The objective against the number of parameters, with the trials that no other one beats in both."""
-    size = next((n for n in ("params", "flops") if any(n in t.metrics for t in study.trials)), None)
+    size = next((n for n in ("params", "flops") if n in study.measured), None)
     done = [t for t in study.trials if t.value is not None and size in t.metrics]
     if size is None or len({t.metrics[size] for t in done}) < 3 or study.objective.metric == size:
         return []
@@ -63,9 +63,11 @@ def tradeoff(study: Study) -> list[Drawn]:
             front.append(trial)
     figure, (axes,) = style.new()
     pairs = [(t.metrics[size], _value(t)) for t in done]
-    style.points(axes, pairs, 5, "trials")
+    shown, thinned = style.thinned(pairs, "trials")
+    style.points(axes, shown, 5, "trials")
     best = [t.metrics[size] for t in front], [_value(t) for t in front]
     how: style.Look = {"color": style.color(0), "linewidth": 1.4, "marker": "o", "markersize": 3, "zorder": 3}
+    how["rasterized"] = len(front) > style.MANY
     axes.plot(*best, drawstyle="steps-post", label="not beaten in both", **how)
     sizes = sorted(t.metrics[size] for t in done)
     if sizes[0] > 0 and sizes[-1] / sizes[0] > 20:
@@ -74,7 +76,7 @@ def tradeoff(study: Study) -> list[Drawn]:
     across = "parameters" if size == "params" else "floating-point operations of one image"
     style.finish(axes, across, study.objective.metric)
     style.magnitudes(axes)
-    text = f"{len(front)} of {len(done):,} trials are not beaten by another that is both smaller and better."
+    text = f"{len(front):,} of {len(done):,} trials are not beaten by another that is both smaller and better.{thinned}"
     return [Drawn("size", "Value and size", text, figure)]
 
 

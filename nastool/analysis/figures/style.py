@@ -8,12 +8,13 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_Mark = TypeVar("_Mark")
 Look = dict[str, Any]
 """Keywords for matplotlib."""
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
@@ -24,6 +25,8 @@ WIDTH = 4.9
 """Width of a figure in inches: its letters are legible on a telephone, where it is as wide as the page."""
 MANY = 2000
 """More marks than this are drawn as pixels, also in SVG and PDF."""
+MOST = 10_000
+"""Most marks of a kind that are drawn."""
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u2028\u2029]")
 
 
@@ -100,6 +103,18 @@ def points(
         size = 16 if len(pairs) <= 60 else 9 if len(pairs) <= 300 else 5
         look = {"s": size, "alpha": 0.75 if len(pairs) <= 300 else 0.35, "linewidths": 0, "label": label}
         axes.scatter(*zip(*pairs, strict=True), color=color(number), rasterized=len(pairs) > MANY, **{**look, **more})
+
+
+def thinned(marks: Sequence[_Mark], what: str) -> tuple[Sequence[_Mark], str]:
+    """Marks that are drawn of very many, one in so many; and the caption's sentence on it, "" where all are.
+
+    what: what they are.
+    """
+    step = -(-len(marks) // MOST)
+    if step < 2:
+        return marks, ""
+    kept = marks[::step]
+    return kept, f" Drawn are {len(kept):,} of {len(marks):,} {what}, one in {step:,}."
 
 
 def grid(axes: Axes) -> None:

@@ -43,6 +43,7 @@ def _run(study: Study, identifier: str) -> dict[str, object]:
         "study": study,
         "identifier": identifier or "run",
         "searched": study.strategy != data.LISTED,
+        "verdict": sections.verdict(study),
         "tiles": sections.tiles(study),
         "warnings": sections.warnings(study),
         "commands": data.next_commands(study),

@@ -354,7 +354,7 @@ def _setup(studies: Sequence[Study]) -> Answer:
 def _test_set(studies: Sequence[Study]) -> Answer:
     problems = []
     for study in studies:
-        shown = [study.objective.metric, *(name for trial in study.trials for name in trial.metrics)]
+        shown = [study.objective.metric, *study.measured]
         if any(name.startswith("test") for name in shown):
             problems.append(f"run {study.name}: the search was shown test results")
         elif not any(name.startswith("test") for name in (study.document or {}).get("metrics", {})):

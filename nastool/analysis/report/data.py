@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 from nastool.analysis.figures.results import curve_metric
@@ -69,6 +70,16 @@ def best_drawn(study: Study) -> list[StudyTrial]:
     return list(found.values())
 
 
+def delivered(study: Study) -> StudyTrial | None:
+    """The trial whose network is the run's result; of what was trained from scratch, that of its architecture.
+
+    None: there is no result yet, or it is of no trial here.
+    """
+    document = study.document or {}
+    same = [trial for trial in study.ranked if trial.arch.key == document.get("key")]
+    return next((trial for trial in same if trial.id == document.get("trial")), same[0] if same else None)
+
+
 def rows(study: Study, drawn: Mapping[int, str]) -> dict[str, Any]:
     """The table of all trials, as the page's script reads it. drawn: trial -> id of the element with its drawing."""
     trials = study.trials
@@ -82,11 +93,11 @@ def rows(study: Study, drawn: Mapping[int, str]) -> dict[str, Any]:
 
     goal = study.objective.goal
     add(study.objective.metric, "number", [t.value for t in trials], goal=goal)
-    measured = list(dict.fromkeys(name for t in trials for name in t.metrics))
-    for name in measured:
+    measured = [t.metrics for t in trials]
+    for name in study.measured:
         if name not in ("seconds", study.objective.metric):
             kind = "count" if name in ("params", "flops") else "number"
-            add(name, kind, [t.metrics.get(name) for t in trials])
+            add(name, kind, [metrics.get(name) for metrics in measured])
     add("expected", "number", [t.expected for t in trials], goal=goal)
     add("seconds", "seconds", [None if t.state == "running" else t.seconds for t in trials])
     add("budget", "number", [t.trial.proposal.budget for t in trials])
@@ -94,14 +105,16 @@ def rows(study: Study, drawn: Mapping[int, str]) -> dict[str, Any]:
     add("attempts", "count", [t.attempts if t.attempts > 1 else None for t in trials])
     add("error", "text", [t.error for t in trials])
     add("key", "code", [t.arch.key for t in trials])
-    add("architecture", "code", [archfile.to_string(study.space, t.arch) for t in trials])
+    string = cache(partial(archfile.to_string, study.space))  # the same architecture may come again and again
+    add("architecture", "code", [string(t.arch) for t in trials])
     return {
         "columns": columns,
         "values": values,
         "decisions": [[d.name, list(d.options)] for d in study.space.decisions],
-        "choices": [list(t.arch.choices) for t in trials],
+        "choices": [list(column) for column in zip(*(t.arch.choices for t in trials), strict=True)],
         "curves": curves(study),
         "curve": curve_metric(study),
+        "delivered": None if (result := delivered(study)) is None else result.id,
         "drawn": {str(trial): identifier for trial, identifier in drawn.items()},
     }
 

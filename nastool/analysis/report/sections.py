@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nastool.analysis.blocks import Block, Cell, Changes, Code, Heading, Lines, Link, Listing, Plots, Table
-from nastool.analysis.figures import kinds
+from nastool.analysis.figures import kinds, progress
 from nastool.analysis.figures.lineage import changes, path_to
 from nastool.analysis.figures.results import found_among
 from nastool.analysis.report import data, drawings
 from nastool.analysis.report.data import MISSING, comparison, number
-from nastool.core import archfile
+from nastool.core import archfile, defaults
 from nastool.core.wording import format_seconds
+from nastool.engine.baseline import describe
 from nastool.engine.study import Study, StudyTrial
 
 WITHOUT_SCRIPT = 50
@@ -34,7 +36,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Card:
-    """One architecture: drawn, or else its decisions. what: its name, for those who cannot see it."""
+    """One architecture: drawn, or else its decisions. what: its name, for those who cannot see it. mark: what it is."""
 
     identifier: str
     title: str
@@ -43,6 +45,7 @@ class Card:
     picture: drawings.Picture | None
     decisions: Sequence[tuple[str, str]]
     string: str | None
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,12 @@ class Section:
 def of(study: Study, prefix: str) -> list[Section]:
     """All sections of a run. prefix: of the ids in them."""
     best = data.best_drawn(study)
+    if (result := data.delivered(study)) is not None and result not in best:
+        best.append(result)
     listed = study.strategy == data.LISTED
-    progress = _plots((*BEST_SO_FAR, "learning-curves", "size"), [study], prefix)
+    begun = _progress([study], prefix, "learning-curves", "size")
     found: list[tuple[str, str, Sequence[Block | Facts | Cards | Trials]]] = [
-        ("progress", "Progress", progress or [Lines(("No trial has finished yet.",))]),
+        ("progress", "Progress", begun or [Lines(("No trial has finished yet.",))]),
         ("best", "Best architectures", _best(study, best, prefix)),
         ("scratch", "Results" if listed else "After the search", [*_retrained(study, prefix), *_after(study)]),
         ("options", "What was chosen", _plots(("operations", "best-decisions"), [study], prefix)),
@@ -93,7 +98,6 @@ def of(study: Study, prefix: str) -> list[Section]:
     return [Section(f"{prefix}{name}", title, blocks) for name, title, blocks in found if blocks]
 
 
-BEST_SO_FAR = ("best-over-trials", "best-over-time", "best-over-cost")
 BELIEFS = ("policy", "policy-options", "policy-decisions", "expected")
 
 
@@ -101,6 +105,17 @@ def _plots(names: Sequence[str], studies: Sequence[Study], prefix: str) -> list[
     """The figures of these names for which there is something to show, side by side."""
     found = tuple(drawn for name in names for _, drawn in kinds.draw(kinds.KINDS[name], studies))
     return [Plots(found, prefix)] if found else []
+
+
+def _progress(studies: Sequence[Study], prefix: str, *more: str) -> list[Block]:
+    """The best so far over trials, time and cost, each picture once; and more figures."""
+    alike = progress.alike(studies)
+    found = _plots((*alike, *more), studies, prefix)
+    for name, others in alike.items() if found else ():
+        if others:
+            first = name.removeprefix("best-over-")
+            found.append(_lines(f"Over {' and '.join(others)} the picture is the same as over {first}."))
+    return found
 
 
 def _lines(*lines: str) -> Lines:
@@ -150,6 +165,19 @@ def _best_tiles(study: Study) -> Iterator[tuple[str, str, str]]:
             yield called, number(metrics[name]), ""
 
 
+def verdict(study: Study) -> str:
+    """Whether the result is better than what random search finds; "": nothing was searched, or it goes on."""
+    found, beside = comparison(study).get("verdict"), (study.document or {}).get("baseline")
+    if isinstance(found, dict):
+        return f"{found.get('says')}."
+    if isinstance(beside, dict):
+        with suppress(LookupError, TypeError, ValueError):
+            return f"{describe(beside)}."
+    if study.document is None or study.strategy in (data.LISTED, defaults.BASELINE):
+        return ""
+    return "not compared; the same search --with-baseline is."
+
+
 def warnings(study: Study) -> str:
     """Signs that the search has collapsed."""
     found = comparison(study).get("warnings")
@@ -159,13 +187,16 @@ def warnings(study: Study) -> str:
 def _best(study: Study, best: Sequence[StudyTrial], prefix: str) -> list[Block | Facts | Cards | Trials]:
     if not best:
         return []
-    cards = []
-    for place, trial in enumerate(best, 1):
+    cards, result = [], data.delivered(study)
+    mark = "the result" if study.retrained is None else "the result, trained from scratch"
+    for trial in best:
+        place = study.ranked.index(trial) + 1
         more = [f"{name} {number(trial.metrics[name])}" for name in ("params", "flops") if name in trial.metrics]
         cards.append(
             Card(
                 identifier=f"{prefix}drawing-{trial.id}",
-                title=f"{place}. trial {trial.id}",
+                title=f"{place:,}. trial {trial.id}",
+                mark=mark if trial is result else "",
                 what=f"trial {trial.id}",
                 text=", ".join([f"{study.objective.metric} {number(trial.value)}", *more]),
                 picture=drawings.picture(study, trial.arch),
@@ -241,11 +272,11 @@ def _retrained(study: Study, prefix: str) -> Iterator[Block]:
     found = found_among(study)
     names = [n for n in dict.fromkeys(n for t in inner.trials for n in t.metrics) if n not in ("seconds", "flops")]
     rows = []
-    for i, trial in enumerate(inner.trials):
+    for trial in sorted(inner.trials, key=lambda trial: (trial.id >= found, trial.trial.rank)):
         values = (number(trial.metrics.get(name)) for name in names)
-        first = "found" if i < found else "random"
+        first = "found" if trial.id < found else "random"
+        first += ", the result" if trial.id == (study.document or {}).get("trial") else ""
         rows.append((first, Code(trial.arch.key), trial.state, *values, format_seconds(trial.seconds)))
-    rows.sort(key=lambda row: row[0])
     yield Heading("Trained from scratch", 3)
     tested = {k: v for k, v in (study.document or {}).get("metrics", {}).items() if k.startswith("test")}
     if tested:
@@ -255,9 +286,6 @@ def _retrained(study: Study, prefix: str) -> Iterator[Block]:
         metrics = {k: v for k, v in rival.get("metrics", {}).items() if k.startswith(("val_acc", "test"))}
         which = f"The best of {rival.get('architectures')} random ones ({rival.get('key')})"
         yield _lines(f"{which}, trained the same: {_metrics(metrics)}.")
-    verdict = comparison(study).get("verdict")
-    if isinstance(verdict, dict):
-        yield _lines(f"{verdict.get('says')}.")
     yield from _plots(("retrained",), [study], prefix)
     yield Table(("", "architecture", "state", *names, "seconds"), rows[:100], numeric=False)
 
@@ -351,5 +379,4 @@ def overview(studies: Sequence[Study]) -> list[Block]:
             )
         )
     heads = ("run", "strategy", "space", "seed", "state", "trials", "best", "test_acc", "cost")
-    plots = _plots(BEST_SO_FAR, studies, "all-")
-    return [Table(heads, rows, numeric=False), *plots]
+    return [Table(heads, rows, numeric=False), *_progress(studies, "all-")]

@@ -23,13 +23,18 @@ function shown(value, kind) {
   return size >= 1000 ? Math.round(value).toLocaleString("en") : size < 0.01 ? value.toPrecision(4) : value.toFixed(4);
 }
 
+async function unpacked(text) {
+  if (text.startsWith("{")) return JSON.parse(text);
+  const packed = new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))]);
+  return new Response(packed.stream().pipeThrough(new DecompressionStream("gzip"))).json();
+}
+
 // --- the table of all trials
 
 class Trials {
   constructor(box) {
     this.box = box;
-    this.state = { sort: "trial", down: false, page: 0, open: new Set(), words: "", wanted: "" };
-    this.read();
+    this.state = { page: 0, open: new Set(), words: "", wanted: "" };
     box.querySelector(".filter").addEventListener("input", (event) => this.change({ words: event.target.value, page: 0 }));
     box.querySelector(".state-filter").addEventListener("change", (event) => this.change({ wanted: event.target.value, page: 0 }));
     for (const button of box.querySelectorAll("[data-go]")) {
@@ -39,21 +44,32 @@ class Trials {
         this.change({ page: Math.min(Math.max(to, 0), last) });
       });
     }
-    this.head();
-    this.change({});
+    this.refresh();
   }
 
-  read() {
-    this.data = JSON.parse(document.getElementById(this.box.dataset.rows).textContent);
+  async refresh() {
+    try {
+      this.data = await unpacked(document.getElementById(this.box.dataset.rows).textContent);
+    } catch {
+      this.box.querySelector(".count").textContent = "This browser cannot show so many trials: they are in the run's trials.csv.";
+      return;
+    }
     this.count = this.data.values[0].length;
     this.texts = new Array(this.count);
+    if (this.state.sort === undefined) {
+      const result = this.data.columns.find((column) => column.goal) || this.data.columns[0];
+      Object.assign(this.state, { sort: result.name, down: result.goal === "max" });
+    }
+    this.head();
+    this.rows = undefined;
+    this.change({});
   }
 
   text(row) {
     // What a word is looked for in; worked out when it is first needed.
     if (this.texts[row] === undefined) {
       const cells = this.data.values.map((column) => column[row]).filter((value) => typeof value === "string");
-      const options = this.data.choices[row].map((choice, i) => `${this.data.decisions[i][0]}=${this.data.decisions[i][1][choice]}`);
+      const options = this.data.decisions.map(([name, options], i) => `${name}=${options[this.data.choices[i][row]]}`);
       this.texts[row] = [...cells, ...options].join("\n").toLowerCase();
     }
     return this.texts[row];
@@ -100,6 +116,7 @@ class Trials {
   }
 
   change(change) {
+    if (!this.data) return void Object.assign(this.state, change); // it is still being unpacked
     const selects = !this.rows || ["words", "wanted", "sort", "down"].some((key) => key in change);
     Object.assign(this.state, change);
     if (selects) this.select();
@@ -147,8 +164,9 @@ class Trials {
   row(row) {
     const id = this.data.values[0][row];
     const open = this.state.open.has(id);
-    const button = element("button", { type: "button", class: "open", "aria-expanded": String(open), "aria-label": `Details of trial ${id}` }, String(id));
-    const line = element("tr", { class: String(this.data.values[1][row]).startsWith("failed") ? "failed" : null });
+    const result = id === this.data.delivered;
+    const button = element("button", { type: "button", class: "open", "aria-expanded": String(open), "aria-label": `Details of trial ${id}${result ? ", the result" : ""}` }, String(id));
+    const line = element("tr", { class: result ? "result" : String(this.data.values[1][row]).startsWith("failed") ? "failed" : null });
     const toggle = () => {
       if (this.state.open.delete(id)) line.nextElementSibling.remove();
       else {
@@ -183,19 +201,11 @@ class Trials {
     const picture = drawn && drawn.querySelector("img.drawing");
     if (picture) add("Architecture", picture.cloneNode());
     const list = element("dl", { class: "decisions" });
-    this.data.choices[row].forEach((choice, i) => {
-      const [name, options] = this.data.decisions[i];
-      list.append(element("div", {}, element("dt", {}, name), element("dd", {}, options[choice])));
+    this.data.decisions.forEach(([name, options], i) => {
+      list.append(element("div", {}, element("dt", {}, name), element("dd", {}, options[this.data.choices[i][row]])));
     });
     add("Decisions", list);
     return element("tr", { class: "detail" }, element("td", { colspan: this.data.columns.length }, inner));
-  }
-
-  refresh() {
-    this.read();
-    this.head();
-    this.rows = undefined;
-    this.change({});
   }
 }
 
@@ -294,6 +304,8 @@ function replace(fresh) {
   }
   for (const name of ["overview", "checklist"]) {
     const [old, news] = [part(name, document), part(name, fresh)];
+    const [folded, fold] = [old, news].map((root) => root && root.querySelector("details"));
+    if (folded && fold) fold.open = folded.open;
     if (old && news && old.outerHTML !== news.outerHTML) old.replaceWith(document.importNode(news, true));
   }
   for (const table of tables.values()) table.refresh();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nastool.analysis import pages
+from nastool.analysis.figures import style
 from nastool.analysis.report import checklist, data, html, write
 from nastool.core.errors import InputError
 from nastool.core.space import SearchSpace
@@ -70,6 +72,8 @@ class Page(HTMLParser):
     def rows(self, identifier: str = "rows") -> dict[str, Any]:
         """The embedded table."""
         (text,) = [text for attributes, text in self.scripts if attributes.get("id") == identifier]
+        if not text.startswith("{"):
+            text = gzip.decompress(base64.b64decode(text)).decode()
         found: dict[str, Any] = json.loads(text)
         return found
 
@@ -191,7 +195,78 @@ def test_the_table_has_every_trial() -> None:
     assert values["architecture"][0].startswith("|")
     assert "budget" not in names and "attempts" not in names  # nothing to show
     assert rows["curves"]["0"]["step"] == [1, 2, 3]
-    assert [len(choices) for choices in rows["choices"]] == [6] * 11
+    assert [len(choices) for choices in rows["choices"]] == [11] * 6  # of each decision
+
+
+def test_the_verdict_against_random_is_at_the_top() -> None:
+    said = {"comparison": {"verdict": {"says": "test_acc 0.9 against 0.8: better than random"}}, "metrics": {}}
+    beside = {"trials": 5, "objective": "val_acc:max", "search": 0.9, "random": 0.8, "difference": 0.1}
+    of = {
+        "better than random.": said,
+        "beside random search (5 trials): val_acc 0.9000 against 0.8000": {"baseline": beside, "metrics": {}},
+        "not compared": {"metrics": {}},
+    }
+    for words, document in of.items():
+        text = check(html([made_runs.study([0.5, 0.6], document=document)])).text
+        assert text.count(words) == 1
+        assert text.index("Against random search:") < text.index(words) < text.index("What next")
+    for study in (made_runs.study([0.5]), made_runs.study([0.5], document={"metrics": {}}, strategy="random")):
+        assert "Against random search" not in html([study])
+
+
+def test_the_result_is_marked() -> None:
+    def marked(study: Study) -> tuple[list[str | None], Any]:
+        found = check(html([study]))
+        cards = [a["id"] for _, a in found.elements if "result" in (a.get("class") or "").split()]
+        return cards, found.rows()["delivered"]
+
+    values = [0.1 * i for i in range(9)]
+    plain = made_runs.study(values)
+    assert marked(plain) == ([], None)
+    best, worst = ({"key": plain.trials[i].arch.key, "trial": i, "metrics": {}} for i in (8, 0))
+    assert marked(made_runs.study(values, document=best)) == (["drawing-8"], 8)
+    assert marked(made_runs.study(values, document=worst)) == (["drawing-0"], 0), "also where others score better"
+    inner = made_runs.study([0.3, 0.2, 0.4], strategy="listed", archs=[plain.trials[i].arch for i in (8, 7, 1)])
+    page = made_runs.study(values, document={**best, "key": plain.trials[7].arch.key, "trial": 1}, retrained=inner)
+    assert marked(page) == (["drawing-7"], 7)
+    assert "the result, trained from scratch" in html([page]) and "found, the result" in html([page])
+
+
+def test_no_picture_comes_twice() -> None:
+    """Where every trial takes as long, what is over time and cost looks as what is over trials."""
+
+    def titles(study: Study) -> list[str]:
+        return re.findall(r"<strong>(Best so far[^<]*)</strong>", html([study]))
+
+    study = made_runs.study([0.1, 0.3, 0.2, 0.5])
+    assert titles(study) == [f"Best so far, over {name}" for name in ("trials", "time", "cost")]
+    alike = []
+    for own in study.trials:
+        assert own.trial.evaluation is not None
+        trial = replace(own.trial, evaluation=replace(own.trial.evaluation, seconds=5.0))
+        alike.append(replace(own, trial=trial, started=10.0 * own.id, finished=10.0 * own.id + 10))
+    study = replace(study, trials=tuple(alike))
+    assert titles(study) == ["Best so far, over trials"]
+    assert "Over time and cost the picture is the same as over trials." in html([study])
+
+
+def test_the_checklist_of_a_single_run_is_folded() -> None:
+    for runs, attributes in (([rich()], {}), ([rich(seed=i) for i in range(2)], {"open": None})):
+        assert [a for tag, a in check(html(runs)).elements if tag == "details"] == [attributes]
+
+
+def test_options_and_names_are_whole() -> None:
+    text = html([made_runs.study([0.5], about={"provenance": {"command": ["nastool", "search", "--data-dir", "x"]}})])
+    assert '<span class="token">--data-dir</span> x' in text
+    assert "overflow-wrap: anywhere" not in text
+
+
+def test_many_trials_are_compressed_and_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "PLAIN", 1000)
+    monkeypatch.setattr(style, "MOST", 10)
+    found = check(html([made_runs.study([0.1 + 0.001 * i for i in range(100)] + ["no"], parents={5: 3})]))
+    assert found.rows()["values"][0] == list(range(101))
+    assert found.text.count("Drawn are 10 of 100 trials, one in 10.") == 1
 
 
 @pytest.mark.parametrize(
@@ -551,7 +626,8 @@ def test_a_browser_runs_the_page(tmp_path: Path) -> None:
     if result.returncode or "<body" not in result.stdout:
         pytest.skip(f"{browser} does not start here")
     assert '<html lang="en" class="scripted">' in result.stdout
-    assert 'aria-sort="ascending"' in result.stdout
+    assert 'aria-sort="descending"' in result.stdout  # by the result
+    assert result.stdout.index('aria-label="Details of trial 8"') < result.stdout.index('"Details of trial 6"')
     assert result.stdout.count('aria-label="Details of trial ') == 11  # a row for each trial, by the script
     assert "11 trials" in result.stdout
 
