@@ -201,7 +201,7 @@ def test_the_table_has_every_trial() -> None:
 def test_the_verdict_against_random_is_at_the_top() -> None:
     said = {"comparison": {"verdict": {"says": "test_acc 0.9 against 0.8: better than random"}}, "metrics": {}}
     beside = {"trials": 5, "objective": "val_acc:max", "search": 0.9, "random": 0.8, "difference": 0.1}
-    of = {
+    of: dict[str, dict[str, Any]] = {
         "better than random.": said,
         "beside random search (5 trials): val_acc 0.9000 against 0.8000": {"baseline": beside, "metrics": {}},
         "not compared": {"metrics": {}},
@@ -223,11 +223,14 @@ def test_the_result_is_marked() -> None:
     values = [0.1 * i for i in range(9)]
     plain = made_runs.study(values)
     assert marked(plain) == ([], None)
-    best, worst = ({"key": plain.trials[i].arch.key, "trial": i, "metrics": {}} for i in (8, 0))
-    assert marked(made_runs.study(values, document=best)) == (["drawing-8"], 8)
-    assert marked(made_runs.study(values, document=worst)) == (["drawing-0"], 0), "also where others score better"
+
+    def document(i: int, **more: Any) -> dict[str, Any]:
+        return {"key": plain.trials[i].arch.key, "trial": i, "metrics": {}, **more}
+
+    assert marked(made_runs.study(values, document=document(8))) == (["drawing-8"], 8)
+    assert marked(made_runs.study(values, document=document(0))) == (["drawing-0"], 0), "also where others are better"
     inner = made_runs.study([0.3, 0.2, 0.4], strategy="listed", archs=[plain.trials[i].arch for i in (8, 7, 1)])
-    page = made_runs.study(values, document={**best, "key": plain.trials[7].arch.key, "trial": 1}, retrained=inner)
+    page = made_runs.study(values, document=document(7, trial=1), retrained=inner)
     assert marked(page) == (["drawing-7"], 7)
     assert "the result, trained from scratch" in html([page]) and "found, the result" in html([page])
 
