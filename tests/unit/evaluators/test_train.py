@@ -104,6 +104,23 @@ def test_learns_and_reports_every_epoch(data: str) -> None:
     assert 0 < evaluation.seconds < 60 and evaluation.checkpoint is None
 
 
+def test_the_evaluator_takes_every_option_of_the_data(tmp_path: Path) -> None:
+    """Each on its own; what is not there is said by the data themselves."""
+    given: dict[str, Any] = {
+        "data_dir": str(tmp_path),
+        "download": False,
+        "split_seed": 1,
+        "val_fraction": 0.2,
+        "train_size": 50,
+    }
+    given |= {"image_size": 14, "max_gigabytes": 1.0, "all_data": True}
+    assert given.keys() == ImageTask.data_options
+    for name in given.keys() - {"all_data"}:
+        Train(NasBench201(), data="mnist", **{name: given[name]})
+    with pytest.raises(InputError, match=f"mnist is not in {tmp_path}"):
+        Train(NasBench201(), data="mnist", data_dir=str(tmp_path)).prepare()
+
+
 def test_digits_in_two_epochs() -> None:
     evaluator = Train(SPACE, scale={"channels": 8, "cells": 1}, device="cpu", epochs=2)
     assert run(evaluator)[0].metrics["val_acc"] > 0.5  # chance: 0.1
