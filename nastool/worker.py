@@ -13,11 +13,12 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+from nastool.core import registry
 from nastool.core.errors import InputError, OutOfMemory, fault_of, one_line
 from nastool.core.evaluator import Threaded
 from nastool.core.processes import settle_in
 from nastool.core.streams import settle_streams
-from nastool.engine.executors.jobs import Job, Reported, described, perform, plain
+from nastool.engine.executors.jobs import Job, described, perform, reported
 from nastool.engine.executors.slot import Beat, Body, Broken, Ready
 from nastool.nets import devices
 
@@ -105,6 +106,8 @@ def serve(connection: Pipe, *, follows_parent: bool = True) -> None:
         return
     except Exception as error:
         fault = fault_of(error)
+        if fault is None and (who := registry.blamed(error)):
+            line.end(InputError(f"{who} raised {one_line(error)}"))
         if fault is None:
             raise
         _say(one_line(error))
@@ -119,7 +122,7 @@ def serve(connection: Pipe, *, follows_parent: bool = True) -> None:
             return
 
         def report(step: int, metrics: Mapping[str, float], job: Job = job) -> None:
-            line.send(Reported(job, int(step), plain(metrics)))
+            line.send(reported(job, step, metrics))
 
         result = perform(evaluator, job, report)
         if result.error:

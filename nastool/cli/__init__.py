@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import inspect
 import io
 import os
 import signal
@@ -50,6 +51,15 @@ COMMANDS = (
 )
 
 
+def _explained(command: click.Command) -> click.Command:
+    """The command, with its help where Python was told to forget it (-OO)."""
+    if command.help is None:
+        from nastool.core import options
+
+        command.help = inspect.cleandoc(options.written(command.callback))
+    return command
+
+
 class Commands(click.Group):
     """The commands, each imported when it is used. Their modules are nastool.cli.NAME_command."""
 
@@ -60,7 +70,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"nastool.cli.{cmd_name}_command").command
-        return command
+        return _explained(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -97,6 +107,9 @@ def cli(debug: bool) -> None:
       nastool search --strategy evolution --space nasbench201 --data digits --trials 60 --out runs/a
       nastool top runs/a -k 3 | nastool eval - --data digits --epochs 20 --seeds 0,1,2
     """
+
+
+_explained(cli)
 
 
 def main() -> NoReturn:
@@ -166,12 +179,11 @@ def _whose(error: Exception) -> str:
     from nastool.core import registry
 
     try:
-        plugin = registry.raised_by(error)
+        who = registry.blamed(error)
     except NastoolError:  # plugins that cannot even be listed
-        plugin = None
-    if plugin is None:
+        who = ""
+    if not who:
         return f"internal error: {one_line(error)} (please report it with the output of --debug)"
-    who = f"{plugin.kind} {plugin.name} of package {plugin.owner} ({plugin.entry_point.module})"
     return f"{who} raised {one_line(error)}; --debug shows where"
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import math
 import re
+import sys
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -84,15 +87,26 @@ def _constructors(target: Callable[..., object]) -> Iterator[Callable[..., objec
             return
 
 
+def written(target: Any) -> str:
+    """The docstring of a class or function; where Python was told to forget it (-OO), as its source has it."""
+    if target.__doc__ is not None or sys.flags.optimize < 2:
+        return target.__doc__ or ""
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(target))).body
+        return ast.get_docstring(definition) or ""  # type: ignore[arg-type]  # TypeError where it has none
+    except (OSError, SyntaxError, TypeError, ValueError):
+        return ""
+
+
 def docstring(target: object) -> Docstring:
     """The docstring of a class or function, read in Google style; one that cannot be read so is all summary."""
     from docstring_parser import Docstring, ParseError, google  # late: few commands need it
 
     try:
-        return google.parse(target.__doc__ or "")
+        return google.parse(written(target))
     except ParseError:
         found = Docstring()
-        found.short_description = " ".join((target.__doc__ or "").split())
+        found.short_description = " ".join(written(target).split())
         return found
 
 

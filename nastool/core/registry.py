@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from nastool.core import options
-from nastool.core.errors import InputError, hint, one_line
+from nastool.core.errors import InputError, hint, one_line, short
 from nastool.core.evaluator import Evaluator
 from nastool.core.logger import Logger
 from nastool.core.space import SearchSpace
@@ -59,6 +60,9 @@ class Plugin:
     """The distribution that registers it."""
     entry_point: EntryPoint
 
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} of package {self.owner}"
+
 
 @cache
 def plugins(kind: Kind) -> Mapping[str, Plugin]:
@@ -90,36 +94,68 @@ def load(kind: Kind, name: str) -> type[Any]:
     try:
         cls = plugin.entry_point.load()
     except Exception as error:
-        raise InputError(f"{kind} {name!r} of package {plugin.owner} cannot be imported: {one_line(error)}") from error
+        raise InputError(f"{plugin} cannot be imported: {one_line(error)}{_place(error)}") from error
     if not (inspect.isclass(cls) and issubclass(cls, _BASE[kind])):
-        raise InputError(f"{kind} {name!r} of package {plugin.owner} is no subclass of {_BASE[kind].__name__}")
+        raise InputError(f"{plugin} is no subclass of {_BASE[kind].__name__}")
     if inspect.isabstract(cls):
-        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
-        raise InputError(f"{kind} {name!r} of package {plugin.owner} does not define {missing}")
+        raise InputError(f"{whose(cls)} does not define {', '.join(sorted(getattr(cls, '__abstractmethods__', ())))}")
     if getattr(cls, "name", None) != name:
-        raise InputError(
-            f"{kind} {name!r} of package {plugin.owner} is registered under another name than its own, "
-            f"{getattr(cls, 'name', None)!r}"
-        )
+        raise InputError(f"{whose(cls)} is registered under another name than its own, {getattr(cls, 'name', None)!r}")
+    for declared, default in inspect.getmembers(_BASE[kind], lambda value: isinstance(value, frozenset)):
+        value = getattr(cls, declared)
+        if value is not default and not isinstance(value, property | cached_property):
+            if not isinstance(value, Set) or not all(isinstance(each, str) for each in value):
+                raise InputError(f"{whose(cls)}: {declared} is {short(repr(value))}, not a set of names")
     return cls
 
 
-def raised_by(error: BaseException) -> Plugin | None:
-    """The plugin of another package in whose code error was raised: in a method of its class, or else in its module."""
-    others = {
-        plugin.entry_point.value.replace(" ", ""): plugin
-        for kind in KINDS
-        for plugin in plugins(kind).values()
-        if plugin.owner != "nastool"
-    }
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for frame in reversed(frames):
-        mine = frame.f_locals.get("self", frame.f_locals.get("cls"))
-        for cls in (mine if inspect.isclass(mine) else type(mine)).__mro__:
-            if plugin := others.get(f"{cls.__module__}:{cls.__qualname__}"):
-                return plugin
-    modules = {frame.f_globals.get("__name__") for frame in frames}
-    return next((plugin for plugin in others.values() if plugin.entry_point.module in modules), None)
+def _place(error: BaseException) -> str:
+    """Where the last line of code was that took part, as the end of a message."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames[1:] else ""
+
+
+def blamed(error: BaseException, *instances: object) -> str:
+    """Whose code raised an error: "strategy a of package b (c.py, line 5)"; "" for nastool's own.
+
+    A plugin's is what was raised in a method of its class, or else in its module.
+
+    Args:
+        error: Error that was raised.
+        instances: Plugins to blame, the first first, where none raised it, such as an evaluator for what it returned.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))[::-1]
+    places = {frame.f_globals.get("__name__"): (frame, line) for frame, line in frames[::-1]}  # the innermost of each
+    selves = [frame.f_locals.get("self", frame.f_locals.get("cls")) for frame, _ in frames]
+    classes = [mine if inspect.isclass(mine) else type(mine) for mine in (*selves, *instances)]
+    found = [(plugin, cls) for cls in classes if (plugin := _of_others(cls))]
+    for plugin in [*(plugin for plugin, _ in found[:1]), *_others().values()]:
+        if plugin.entry_point.module in places:
+            frame, line = places[plugin.entry_point.module]
+            return f"{plugin} ({Path(frame.f_code.co_filename).name}, line {line})"
+    return whose(found[0][1]) if found else ""
+
+
+def _others() -> dict[str, Plugin]:
+    """Plugins of other packages, by module and name of their class."""
+    found = [plugin for kind in KINDS for plugin in plugins(kind).values() if plugin.owner != "nastool"]
+    return {plugin.entry_point.value.replace(" ", ""): plugin for plugin in found}
+
+
+def _of_others(cls: type) -> Plugin | None:
+    others = _others()
+    return next(filter(None, (others.get(f"{base.__module__}:{base.__qualname__}") for base in cls.__mro__)), None)
+
+
+def whose(cls: type) -> str:
+    """Which plugin a class is: "evaluator train"; of another package with that and where it stands."""
+    try:
+        where = f"{Path(str(inspect.getsourcefile(cls))).name}, line {inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):  # there is no source
+        where = cls.__module__
+    if plugin := _of_others(cls):
+        return f"{plugin} ({where})"
+    return f"{next(kind for kind, base in _BASE.items() if issubclass(cls, base))} {getattr(cls, 'name', cls.__name__)}"
 
 
 def make(kind: Kind, name: str, *args: object, given: Mapping[str, object]) -> Any:

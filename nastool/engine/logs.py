@@ -85,7 +85,7 @@ class Loggers:
                 raise
             except Exception as error:
                 raise InputError(
-                    f"--log {logger.name} cannot begin: {one_line(error)}; mend it or leave it out"
+                    f"--log {logger.name} cannot begin: {_said(error, logger)}; mend it or leave it out"
                 ) from error
         when = store.times()
         for number, trial in enumerate(trial for trial in store.history() if trial.state != "running"):
@@ -134,9 +134,15 @@ class Loggers:
             except Exception as error:
                 self._loggers.remove(logger)
                 self._warn(
-                    f"warning: logger {logger.name} failed and is switched off: {one_line(error)}; the search goes on, "
-                    "and a later sitting with --log sends what is missing"
+                    f"warning: logger {logger.name} failed and is switched off: {_said(error, logger)}; "
+                    "the search goes on, and a later sitting with --log sends what is missing"
                 )
+
+
+def _said(error: Exception, logger: Logger) -> str:
+    """The error, and where in a plugin of another package it is from."""
+    who = registry.blamed(error, logger)
+    return f"{one_line(error)} in {who}" if who else one_line(error)
 
 
 def _id(store: Store) -> str:

@@ -107,6 +107,7 @@ class Run:
             keep=keep,
             ensemble=ensemble,
             max_failures=max_failures,
+            evaluator=registry.whose(type(self.evaluator)),
             seeds=seeds,
             stop=self.watch.stop,
             watch=watch,
@@ -255,11 +256,15 @@ def _create(
     facts: Mapping[str, Scalar],
     options: Mapping[str, object],
 ) -> Store:
-    objective = Objective.parse(config.objective or evaluator.objective)
+    who = registry.whose(type(evaluator))
+    try:
+        objective = Objective.parse(str(config.objective or evaluator.objective))
+    except ValueError as error:
+        raise InputError(str(error) if config.objective else f"{who}: {error}") from None
     known = evaluator.metrics | {"seconds"}
     if evaluator.metrics and objective.metric not in known:
         near = hint(objective.metric, sorted(known))
-        raise InputError(f"evaluator {evaluator.name} gives no metric {objective.metric!r}; {near}")
+        raise InputError(f"{who} gives no metric {objective.metric!r}; {near}")
     folder.clear()
     folder.describe(config, objective, facts, options)
     about = {

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2s
 from pathlib import Path
 
-from nastool.core.errors import Fault, InputError, InvalidArchError, NastoolError, one_line
+from nastool.core import registry
+from nastool.core.errors import Fault, InputError, InvalidArchError, NastoolError, one_line, short
 from nastool.core.strategy import Strategy, snapshots, wanted
 from nastool.core.values import Evaluation, Objective, Proposal, Silence, Trial
 from nastool.engine.executors.base import Drive, Executor, carry_out
@@ -34,6 +35,7 @@ class Search:
     keep: how many of the best trials' checkpoints stay on disk, beside those that the strategy builds on. Of these
         alone stays what their optimiser remembers.
     ensemble: the checkpoints of the strategy's snapshots stay, too.
+    evaluator: who it is, for messages.
     max_failures: give up after so many failed trials in a row.
     seeds: of each trial, at least `trials` of them; None: they follow from `seed`.
     stop: asked between events; True ends the search after the running trials.
@@ -51,6 +53,7 @@ class Search:
     keep: int = 10
     ensemble: bool = False
     max_failures: int = 10
+    evaluator: str = "the evaluator"
     seeds: Sequence[int] | None = None
     stop: Callable[[], bool] = lambda: False
     watch: Callable[[Search, Reported | Trial | None], None] = lambda search, event: None
@@ -109,16 +112,32 @@ class Search:
         trial = Trial(self.asked, proposal)
         self.store.begin()
         try:
+            self._check(proposal)
             self.store.add(trial)
         except (AttributeError, TypeError, ValueError) as error:
             self.store.rollback()
-            raise NastoolError(
-                f"strategy {self.strategy.name} proposed what is no proposal: {one_line(error)}"
-            ) from error
+            who = registry.whose(type(self.strategy))
+            raise NastoolError(f"{who} proposed what is no proposal: {one_line(error)}") from error
         if not self.one_commit:
             self._commit()
         self.asked += 1
         return self._job(trial)
+
+    def _check(self, proposal: Proposal) -> None:
+        """TypeError or ValueError: it is no proposal."""
+        if not isinstance(proposal, Proposal):
+            raise TypeError(f"it is of type {type(proposal).__name__}")
+        parent, budget = proposal.parent, proposal.budget
+        if parent is not None and not (isinstance(parent, int) and 0 <= parent < self.asked):
+            raise ValueError(f"its parent is {short(repr(parent))}, which is no earlier trial")
+        if budget is not None and not (isinstance(budget, int | float) and 0 < budget < math.inf):
+            raise ValueError(f"its budget is {short(repr(budget))}")
+        try:
+            self.strategy.space.validate(proposal.arch)
+            if not all(isinstance(choice, int) for choice in proposal.arch.choices):
+                raise InvalidArchError(f"choices are {short(proposal.arch.choices)}")
+        except InvalidArchError as error:
+            raise ValueError(f"no member of {registry.whose(type(self.strategy.space))}: {error}") from None
 
     def _keep_silent(self) -> None:
         """Store which trials make no progress, where that has changed."""
@@ -152,16 +171,23 @@ class Search:
         return Job(trial.id, trial.proposal, seed)
 
     def _commit(self) -> None:
-        self.store.put("strategy", self.strategy.state_dict())
+        state = self.strategy.state_dict()
+        try:
+            self.store.put("strategy", state)
+        except (TypeError, ValueError) as error:
+            self.store.rollback()
+            raise NastoolError(f"{registry.whose(type(self.strategy))}: its state is no JSON: {error}") from error
         self.store.commit()
 
     def _trial(self, event: Finished) -> Trial:
         """The finished trial: an evaluation without a usable objective is a failure, too."""
         job, evaluation, error = event.job, event.evaluation, event.error
+        if event.bug and self.failed == self.told:  # why should the next fare better?
+            raise NastoolError(error or "no result")
         if evaluation is not None:
             if not self.told and self.objective.metric not in evaluation.all_metrics:
                 raise InputError(
-                    f"no metric {self.objective.metric!r} to optimise; this evaluator gives "
+                    f"{self.evaluator} gives no {self.objective.metric!r} to optimise, only "
                     f"{', '.join(evaluation.all_metrics)}: choose with --objective"
                 )
             bad = [name for name, value in evaluation.all_metrics.items() if not math.isfinite(value)]

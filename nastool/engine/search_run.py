@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from nastool.core import registry
 from nastool.core.errors import InputError, NastoolError, Stopped
 from nastool.core.evaluator import Evaluator, Stateful, most_workers, rounds_of
 from nastool.core.options import split
@@ -325,6 +326,8 @@ class SearchRun:
         None: interrupted; the same options go on.
         """
         if search.best is None:
+            if not search.told:
+                raise NastoolError(f"{registry.whose(type(search.strategy))} proposed nothing")
             raise NastoolError(f"all {search.failed} trials failed; see `nastool status {self.folder.path}`")
         facts: dict[str, Any] = {}
         beside: dict[str, Any] | None = None

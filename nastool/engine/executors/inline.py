@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from nastool.core.evaluator import Evaluator
 from nastool.core.values import Scalar
 from nastool.engine.executors.base import Executor, Setting
-from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job, JobEvent, Reported, described, perform, plain
+from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job, JobEvent, described, perform, reported
 
 
 class Inline(Executor):
@@ -38,7 +38,7 @@ class Inline(Executor):
 
     def submit(self, job: Job) -> None:
         def report(step: int, metrics: Mapping[str, float]) -> None:
-            self._events.append(Reported(job, int(step), plain(metrics)))
+            self._events.append(reported(job, step, metrics))
 
         self._events.append(perform(self.evaluator, job, report))
 

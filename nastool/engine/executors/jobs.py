@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nastool.core import options, registry
-from nastool.core.errors import CannotGoOn, Fault, NastoolError, TrialFailed, fault_of, one_line
+from nastool.core.errors import CannotGoOn, Fault, InputError, NastoolError, TrialFailed, fault_of, one_line, short
 from nastool.core.evaluator import Ensembling, Splitting
 from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef
 from nastool.nets import checkpoints
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_DEATHS = 2
 """Number of tries of a job whose worker dies, or whose evaluator says that another try may help."""
+BUGS = (TypeError, AttributeError, NameError, ImportError, NotImplementedError, RecursionError, SystemExit)
+"""Errors that are a plugin's for every trial, as long as none has succeeded."""
 OUTSIDE = 10**9
 """Smallest id of an evaluation that is no trial of a search, so that its checkpoint is none of a search's."""
 
@@ -86,7 +88,7 @@ class Finished:
     retry: another try in a fresh process may help. unsound: the process must not evaluate anything else.
     fatal: the error is not the trial's own; nothing can go on before it is mended.
     fault: of the machine. divisible: its batches can be split further. gpu: where it was, if the fault is of a device.
-    given_up: the fault is that GPU's own, which is not used any more.
+    given_up: the fault is that GPU's own, which is not used any more. bug: in the code of a plugin.
     """
 
     job: Job
@@ -100,6 +102,7 @@ class Finished:
     divisible: bool = False
     gpu: str | None = None
     given_up: bool = False
+    bug: bool = False
 
 
 JobEvent = Reported | Finished
@@ -144,14 +147,20 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
             tested = plain(evaluator.test(job.proposal, evaluation))
     except CannotGoOn as error:
         return Finished(job, error=one_line(error), fatal=True)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         fault = fault_of(error)
+        who = (
+            registry.blamed(error, evaluator, evaluator.space)
+            if fault is None and not isinstance(error, NastoolError)
+            else ""
+        )
         retry = isinstance(error, TrialFailed) and error.retry
         if job.task == "both" and evaluation is not None:  # what it measured need not be measured again
             job = replace(job, task="test", evaluation=evaluation)
         return Finished(
             job,
-            error=one_line(error),
+            error=f"{short(one_line(error), 180)}; see {who}" if who else one_line(error),
+            bug=bool(who) and isinstance(error, BUGS),
             retry=retry,
             # An error that is not ours may leave a device in a bad state (after some, CUDA answers nothing else).
             unsound=retry or fault is not None or not isinstance(error, NastoolError),
@@ -162,39 +171,57 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
 
 
 def checked(found: Evaluation, trial_id: int) -> Evaluation:
-    """What an evaluator returned of a trial, as the core promises it. TypeError or ValueError: it is no evaluation."""
+    """What an evaluator returned of a trial, as the core promises it. TypeError: it is no evaluation."""
     if not isinstance(found, Evaluation):
         raise TypeError(f"the evaluator returned a {type(found).__name__}, not an Evaluation")
     if found.checkpoint is not None and not isinstance(found.checkpoint, str):
         raise TypeError(f"the evaluation's checkpoint is a {type(found.checkpoint).__name__}, not a text")
     for name in found.artifacts.values():
         if not checkpoints.is_artifact(name, trial_id):
-            raise ValueError(f"artifact {name!r} is not named after its trial: use checkpoints.artifact_of")
+            raise TypeError(f"artifact {name!r} is not named after its trial: use checkpoints.artifact_of")
     policy = None if found.policy is None else _as_json(found.policy)
-    seconds = float(found.seconds)
+    seconds = _number("seconds", found.seconds)
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"the evaluation's seconds are {seconds}")
+        raise TypeError(f"the evaluation's seconds are {seconds}")
     notes = _as_json(found.notes) if found.notes else {}
     return Evaluation(plain(found.metrics), seconds, found.checkpoint, policy, found.artifacts, notes)
 
 
 def _as_json(found: Mapping[str, object]) -> dict[str, Any]:
-    """A copy of a mapping as it is read from JSON. TypeError or ValueError: it is none."""
-    copy: dict[str, Any] = json.loads(json.dumps(dict(found), allow_nan=False))
+    """A copy of a mapping as it is read from JSON. TypeError: it is none."""
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(dict(found), allow_nan=False))
+    except ValueError as error:
+        raise TypeError(f"what an evaluation holds is no JSON: {error}") from None
     return copy
 
 
+def reported(job: Job, step: Any, metrics: Mapping[str, Any]) -> Reported:
+    """An intermediate measurement of a job. TypeError: it is none."""
+    return Reported(job, int(_number("step", step)), plain(metrics))
+
+
 def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics as Python numbers, whatever kind of number a plugin used. TypeError or ValueError: it is none."""
+    """Metrics as Python numbers, whatever kind of number a plugin used. TypeError: it is none."""
     if not isinstance(metrics, Mapping):
         raise TypeError(f"metrics are a {type(metrics).__name__}, not a mapping of names to numbers")
-    return {
-        str(name): int(value) if isinstance(value, int) and abs(value) < 2**63 else float(value)
-        for name, value in metrics.items()
-    }
+    return {str(name): _number(name, value) for name, value in metrics.items()}
+
+
+def _number(name: object, value: Any) -> float:
+    if isinstance(value, int) and abs(value) < 2**63:
+        return int(value)
+    try:
+        if not isinstance(value, str | bytes):
+            return float(value)
+    except (OverflowError, TypeError, ValueError):
+        pass
+    raise TypeError(f"{short(name)} is no number that fits a float: it is of type {type(value).__name__}")
 
 
 def described(evaluator: Evaluator) -> dict[str, Scalar]:
     """An evaluator's facts; what is no plain value as text."""
-    facts = dict(evaluator.describe())
+    facts = evaluator.describe()
+    if not isinstance(facts, Mapping):
+        raise InputError(f"describe of {registry.whose(type(evaluator))} returned no mapping: {short(repr(facts))}")
     return {str(key): fact if isinstance(fact, Scalar) else str(fact) for key, fact in facts.items()}

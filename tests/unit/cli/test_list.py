@@ -208,22 +208,25 @@ def forget() -> object:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "who", "line", "raised"),
     [
-        (["-s", "oops"], "strategy oops of package bad_package (bad_plugins) raised KeyError: 'oops'"),
-        (["-s", "oops", "-S", "where=init"], "strategy oops of package bad_package (bad_plugins) raised KeyError"),
-        (["-s", "oops", "-S", "where=library"], "strategy oops of package bad_package (bad_plugins) raised JSONDecode"),
-        (["-s", "odd"], "strategy odd of package bad_package (bad_plugins) raised TypeError"),
-        (["-s", "random", "--space", "room"], "space room of package bad_package (bad_plugins) raised RuntimeError"),
+        (["-s", "oops"], "strategy oops", 27, "KeyError: 'oops'"),
+        (["-s", "oops", "-S", "where=init"], "strategy oops", 15, "KeyError"),
+        (["-s", "oops", "-S", "where=library"], "strategy oops", 20, "JSONDecode"),
+        (["-s", "odd"], "strategy odd", 29, "TypeError"),
+        (["-s", "random", "--space", "room"], "space room", 42, "RuntimeError"),
     ],
 )
 @pytest.mark.usefixtures("bad")
-def test_who_raised_is_named(run: Run, words: list[str], message: str) -> None:
+def test_who_raised_is_named(run: Run, words: list[str], who: str, line: int, raised: str) -> None:
     arguments = ["search", *words, "--evaluator", "sleepy-inline", "--trials", "5", "--out", "a"]
     outcome = run(*arguments)
     assert outcome.code == 1
     *_, last = outcome.err.splitlines()
-    assert last.startswith(f"nastool: {message}") and last.endswith("; --debug shows where"), outcome
+    assert last.startswith(f"nastool: {who} of package bad_package (bad_plugins.py, line {line}) raised {raised}"), (
+        outcome
+    )
+    assert last.endswith("; --debug shows where"), outcome
     assert "Traceback" not in outcome.err
     assert "Traceback" in run(*arguments, "--force", "--debug").err
 

@@ -77,14 +77,14 @@ REASONS = {
     "nan": "val_acc is nan",
     "die": "worker died: exit code 3; see ",
     "hang": "gave up after 1.5 s (--trial-timeout)",
-    "text": "ValueError: could not convert string to float",
+    "text": "TypeError: val_acc is no number that fits a float: it is of type str; see evaluator sleepy of package ",
     "set": "TypeError: the evaluator returned a set, not an Evaluation",
     "metrics": "TypeError: metrics are a set, not a mapping",
-    "huge": "OverflowError: int too large to convert to float",
+    "huge": "TypeError: val_acc is no number that fits a float: it is of type int",
     "policy": "TypeError: Object of type set is not JSON serializable",
     "path": "TypeError: the evaluation's checkpoint is a module, not a text",
-    "seconds": "TypeError: float() argument must be",
-    "report": "ValueError: invalid literal for int()",
+    "seconds": "TypeError: seconds is no number that fits a float",
+    "report": "TypeError: step is no number that fits a float",
 }
 """Misbehaviour -> why the trial failed."""
 
