@@ -70,6 +70,8 @@ def trial_of(space: SpaceRef, row: tuple[Any, ...]) -> Trial:
 
 def is_number(value: object) -> bool:
     """Whether it is a finite one."""
+    if type(value) is float:
+        return -math.inf < value < math.inf
     try:
         return isinstance(value, int | float) and math.isfinite(value)
     except OverflowError:  # an integer too large for any computation
@@ -105,28 +107,28 @@ def _fit(hint: object) -> _Fit:
     kind: Any = get_origin(hint) or hint
     inner = list(map(_fit, get_args(hint))) if kind in (UnionType, tuple, Mapping) else []
 
-    def plain(value: Any) -> Any:
-        if not (is_number(value) if kind is float else isinstance(value, kind)):
+    def number(value: Any) -> Any:
+        if not is_number(value):
             raise ValueError(value)
         return value
 
-    def several(value: Any) -> Any:
-        return tuple(fit(each) for fit, each in zip(inner, _of(list, value), strict=True))
+    def plain(value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise ValueError(value)
+        return value
 
-    def mapping(value: Any) -> Any:
-        for each in _of(dict, value).values():
-            inner[1](each)
+    def several(value: list[Any]) -> Any:
+        return tuple(fit(each) for fit, each in zip(inner, value, strict=True))
+
+    def mapping(value: dict[str, Any]) -> Any:
+        fit = inner[1]
+        for each in value.values():
+            fit(each)
         return value
 
     if kind is UnionType:
         return lambda value: None if value is None else inner[0](value)
-    return {tuple: several, Mapping: mapping}.get(kind, plain)
-
-
-def _of(kind: type, value: Any) -> Any:
-    if not isinstance(value, kind):
-        raise ValueError(value)
-    return value
+    return {float: number, tuple: several, Mapping: mapping}.get(kind, plain)
 
 
 _FITS: Mapping[type, Mapping[str, _Fit]] = {

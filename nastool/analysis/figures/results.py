@@ -54,35 +54,35 @@ def learning(study: Study) -> list[Drawn]:
 def tradeoff(study: Study) -> list[Drawn]:
     """The objective against the number of parameters, with the trials that no other one beats in both."""
     size = next((n for n in ("params", "flops") if n in study.measured), None)
-    done = [t for t in study.trials if t.value is not None and size in t.metrics]
-    if size is None or len({t.metrics[size] for t in done}) < 3 or study.objective.metric == size:
+    if size is None or study.objective.metric == size:
         return []
-    front: list[StudyTrial] = []
-    for trial in sorted(done, key=lambda t: (t.metrics[size], t.trial.loss)):
-        if not front or trial.trial.loss < front[-1].trial.loss:
-            front.append(trial)
+    measured = [(t.metrics.get(size), t.value) for t in study.trials]
+    pairs = [(x, value) for x, value in measured if x is not None and value is not None]
+    sign = -1 if study.objective.goal == "max" else 1
+    ordered = sorted(pairs, key=lambda pair: (pair[0], sign * pair[1]))
+    sizes = [x for x, _ in ordered]
+    if len(set(sizes)) < 3:
+        return []
+    front: list[tuple[float, float]] = []
+    for x, value in ordered:
+        if not front or sign * value < sign * front[-1][1]:
+            front.append((x, value))
     figure, (axes,) = style.new()
-    pairs = [(t.metrics[size], _value(t)) for t in done]
     shown, thinned = style.thinned(pairs, "trials")
     style.points(axes, shown, 5, "trials")
-    best = [t.metrics[size] for t in front], [_value(t) for t in front]
     how: style.Look = {"color": style.color(0), "linewidth": 1.4, "marker": "o", "markersize": 3, "zorder": 3}
     how["rasterized"] = len(front) > style.MANY
-    axes.plot(*best, drawstyle="steps-post", label="not beaten in both", **how)
-    sizes = sorted(t.metrics[size] for t in done)
+    axes.plot(*zip(*front, strict=True), drawstyle="steps-post", label="not beaten in both", **how)
     if sizes[0] > 0 and sizes[-1] / sizes[0] > 20:
         axes.set_xscale("log")
     axes.set_ylim(*style.frame([value for _, value in pairs], study.objective.goal))
     across = "parameters" if size == "params" else "floating-point operations of one image"
     style.finish(axes, across, study.objective.metric)
     style.magnitudes(axes)
-    text = f"{len(front):,} of {len(done):,} trials are not beaten by another that is both smaller and better.{thinned}"
+    text = (
+        f"{len(front):,} of {len(pairs):,} trials are not beaten by another that is both smaller and better.{thinned}"
+    )
     return [Drawn("size", "Value and size", text, figure)]
-
-
-def _value(trial: StudyTrial) -> float:
-    assert trial.value is not None
-    return trial.value
 
 
 def found_among(study: Study) -> int:

@@ -25,7 +25,7 @@ WIDTH = 4.9
 """Width of a figure in inches: its letters are legible on a telephone, where it is as wide as the page."""
 MANY = 2000
 """More marks than this are drawn as pixels, also in SVG and PDF."""
-MOST = 10_000
+MOST = 5_000
 """Most marks of a kind that are drawn."""
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u2028\u2029]")
 

@@ -6,7 +6,6 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
 from typing import Any
 
 from nastool.analysis.figures.results import curve_metric
@@ -22,6 +21,8 @@ CURVE_POINTS = 60
 """At most so many steps of a learning curve are on the page."""
 CURVES = 150_000
 """Numbers in all learning curves together; beyond that only the best and the last trials have theirs."""
+ROWS, STRINGS = 100_000, 20_000
+"""Most trials in the table, and most of which it has the string form, which their decisions say, too."""
 LISTED = Listed.name
 """The strategy of a folder of trainings, which searched nothing."""
 DRAWN = 6
@@ -75,14 +76,29 @@ def delivered(study: Study) -> StudyTrial | None:
 
     None: there is no result yet, or it is of no trial here.
     """
-    document = study.document or {}
-    same = [trial for trial in study.ranked if trial.arch.key == document.get("key")]
-    return next((trial for trial in same if trial.id == document.get("trial")), same[0] if same else None)
+    key, number = ((study.document or {}).get(name) for name in ("key", "trial"))
+    if isinstance(number, int) and 0 <= number < len(study.trials) and study.trials[number].arch.key == key:
+        return study.trials[number]
+    return None if key is None else next((trial for trial in study.ranked if trial.arch.key == key), None)
 
 
-def rows(study: Study, drawn: Mapping[int, str]) -> dict[str, Any]:
-    """The table of all trials, as the page's script reads it. drawn: trial -> id of the element with its drawing."""
-    trials = study.trials
+def listed(study: Study) -> Sequence[StudyTrial]:
+    """The trials in the table: all; of very many, the best half and the latest."""
+    if len(study.trials) <= ROWS:
+        return study.trials
+    wanted = {t.id for t in study.ranked[: ROWS // 2]} | {t.id for t in study.trials[-ROWS // 2 :]}
+    return [t for t in study.trials if t.id in wanted]
+
+
+def rows(study: Study, drawn: Mapping[int, str], result: StudyTrial | None) -> dict[str, Any]:
+    """The table of trials, as the page's script reads it.
+
+    Args:
+        study: The run.
+        drawn: Trial -> id of the element with its drawing.
+        result: As of `delivered`.
+    """
+    trials = listed(study)
     columns: list[dict[str, object]] = [{"name": "trial", "kind": "id"}, {"name": "state", "kind": "text"}]
     values: list[list[object]] = [[t.id for t in trials], [state(t) for t in trials]]
 
@@ -105,8 +121,8 @@ def rows(study: Study, drawn: Mapping[int, str]) -> dict[str, Any]:
     add("attempts", "count", [t.attempts if t.attempts > 1 else None for t in trials])
     add("error", "text", [t.error for t in trials])
     add("key", "code", [t.arch.key for t in trials])
-    string = cache(partial(archfile.to_string, study.space))  # the same architecture may come again and again
-    add("architecture", "code", [string(t.arch) for t in trials])
+    if len(trials) <= STRINGS:
+        add("architecture", "code", [archfile.to_string(study.space, t.arch) for t in trials])
     return {
         "columns": columns,
         "values": values,
@@ -114,7 +130,7 @@ def rows(study: Study, drawn: Mapping[int, str]) -> dict[str, Any]:
         "choices": [list(column) for column in zip(*(t.arch.choices for t in trials), strict=True)],
         "curves": curves(study),
         "curve": curve_metric(study),
-        "delivered": None if (result := delivered(study)) is None else result.id,
+        "delivered": None if result is None else result.id,
         "drawn": {str(trial): identifier for trial, identifier in drawn.items()},
     }
 

@@ -79,20 +79,20 @@ class Section:
 
 def of(study: Study, prefix: str) -> list[Section]:
     """All sections of a run. prefix: of the ids in them."""
-    best = data.best_drawn(study)
-    if (result := data.delivered(study)) is not None and result not in best:
+    best, result = data.best_drawn(study), data.delivered(study)
+    if result is not None and result not in best:
         best.append(result)
     listed = study.strategy == data.LISTED
     begun = _progress([study], prefix, "learning-curves", "size")
     found: list[tuple[str, str, Sequence[Block | Facts | Cards | Trials]]] = [
         ("progress", "Progress", begun or [Lines(("No trial has finished yet.",))]),
-        ("best", "Best architectures", _best(study, best, prefix)),
+        ("best", "Best architectures", _best(study, best, result, prefix)),
         ("scratch", "Results" if listed else "After the search", [*_retrained(study, prefix), *_after(study)]),
         ("options", "What was chosen", _plots(("operations", "best-decisions"), [study], prefix)),
         ("beliefs", "What the strategy believes", _plots(BELIEFS, [study], prefix)),
         ("lineage", "Genealogy", _lineage(study, prefix)),
         ("failures", "Failures", _failures(study)),
-        ("trials", "All trials", [_trials(study, best, prefix)]),
+        ("trials", "All trials", [_trials(study, best, result, prefix)]),
         ("setup", "Configuration and setup", _setup(study)),
     ]
     return [Section(f"{prefix}{name}", title, blocks) for name, title, blocks in found if blocks]
@@ -184,10 +184,12 @@ def warnings(study: Study) -> str:
     return "; ".join(map(str, found)) if isinstance(found, list) else ""
 
 
-def _best(study: Study, best: Sequence[StudyTrial], prefix: str) -> list[Block | Facts | Cards | Trials]:
+def _best(
+    study: Study, best: Sequence[StudyTrial], result: StudyTrial | None, prefix: str
+) -> list[Block | Facts | Cards | Trials]:
     if not best:
         return []
-    cards, result = [], data.delivered(study)
+    cards = []
     mark = "the result" if study.retrained is None else "the result, trained from scratch"
     for trial in best:
         place = study.ranked.index(trial) + 1
@@ -210,9 +212,11 @@ def _best(study: Study, best: Sequence[StudyTrial], prefix: str) -> list[Block |
     return [_lines(text), Cards(cards)]
 
 
-def _trials(study: Study, best: Sequence[StudyTrial], prefix: str) -> Trials:
-    rows = data.rows(study, {trial.id: f"{prefix}drawing-{trial.id}" for trial in best})
+def _trials(study: Study, best: Sequence[StudyTrial], result: StudyTrial | None, prefix: str) -> Trials:
+    rows = data.rows(study, {trial.id: f"{prefix}drawing-{trial.id}" for trial in best}, result)
     hint = "Words are looked for in every column and among the options; name>number compares. A row opens."
+    if (there := len(rows["values"][0])) < len(study.trials):
+        hint += f" Of {len(study.trials):,} trials the best and the latest are here, {there:,}; trials.csv has all."
     if len(rows["curves"]) < sum(bool(trial.curve) for trial in study.trials):
         hint += f" Only the best and the latest, {len(rows['curves']):,} trials, bring their learning curves."
     shown = [*study.ranked[:WITHOUT_SCRIPT], *study.failed[-10:]]

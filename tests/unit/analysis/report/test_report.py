@@ -400,6 +400,15 @@ def test_too_many_curves_are_those_of_the_best_and_the_last(monkeypatch: pytest.
     assert "learning curves." not in html([study])
 
 
+def test_a_table_of_very_many_trials_has_the_best_and_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "ROWS", 4)
+    monkeypatch.setattr(data, "STRINGS", 3)
+    found = check(html([made_runs.study([0.9, 0.1, 0.8, 0.2, 0.3, 0.4])]))
+    assert found.rows()["values"][0] == [0, 2, 4, 5]
+    assert "Of 6 trials the best and the latest are here, 4; trials.csv has all." in found.text
+    assert "architecture" not in [column["name"] for column in found.rows()["columns"]]
+
+
 def test_what_next(tmp_path: Path) -> None:
     path = tmp_path / "a run"
     path.mkdir()
