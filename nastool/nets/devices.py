@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from nastool.core.errors import InputError, one_line, short
 from nastool.core.processes import WorkerProcess, settle_in
+from nastool.nets import driver
+from nastool.nets.driver import Gpu as Gpu
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -25,23 +27,6 @@ NONE = ("", "-1", "NoDevFiles")
 ASK_SECONDS = 120.0
 """Seconds that CUDA may take to say what is there."""
 ROOT = Path("/")
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A CUDA device. index: torch's number of it. names: how CUDA_VISIBLE_DEVICES names it.
-
-    memory, free: bytes; None: not asked for. problem: why this torch cannot compute on it, in words.
-    """
-
-    index: int
-    names: str
-    model: str
-    uuid: str | None
-    capability: tuple[int, int]
-    memory: int
-    free: int | None = None
-    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -263,7 +248,8 @@ def _answer(connection: Connection, free: bool, unset: bool) -> None:
     if unset:
         os.environ.pop(VARIABLE, None)
     try:
-        connection.send(seen(free))
+        told = None if free else driver.gpus()
+        connection.send(seen(free) if told is None else _named(told))
     except Exception as error:
         connection.send(one_line(error))
 
@@ -285,29 +271,30 @@ def seen(free: bool = False) -> Cuda:
             reason = str(told[0].message) if told and not count else ""
         except (RuntimeError, torch.cuda.DeferredCudaCallError) as error:
             count, reason = 0, str(error)
-    given = os.environ.get(VARIABLE)
     if not count:
+        given = os.environ.get(VARIABLE)
         problem = _problem(reason) if given not in NONE else None
         return Cuda((), problem, None if problem else _hidden(given, 0))
-    entries, architectures = _entries(given), torch.cuda.get_arch_list()
-    gpus = []
+    architectures, gpus = torch.cuda.get_arch_list(), []
     for i in range(count):
         about = torch.cuda.get_device_properties(i)
-        capability = about.major, about.minor
+        capability, uuid = (about.major, about.minor), getattr(about, "uuid", None)
         fits = torch.version.cuda is None or runs_on(capability, architectures)
-        name, uuid = entries[i] if i < len(entries) else str(i), getattr(about, "uuid", None)
-        gpu = Gpu(
-            i,
-            name,
-            about.name,
-            None if uuid is None else f"{'MIG' if name.startswith('MIG-') else 'GPU'}-{uuid}",
-            capability,
-            about.total_memory,
-            _free(i) if free else None,
-            None if fits else _misfit(about.name, capability, architectures),
-        )
-        gpus.append(gpu)
-    return Cuda(tuple(gpus), None, _hidden(given, count))
+        problem = None if fits else _misfit(about.name, capability, architectures)
+        free_bytes = _free(i) if free else None
+        gpus.append(Gpu(i, "", about.name, uuid and str(uuid), capability, about.total_memory, free_bytes, problem))
+    return _named(gpus)
+
+
+def _named(gpus: Sequence[Gpu]) -> Cuda:
+    """All GPUs that CUDA shows, with the names that CUDA_VISIBLE_DEVICES has for them."""
+    given, found = os.environ.get(VARIABLE), []
+    names = _entries(given)
+    for i, gpu in enumerate(gpus):
+        name = names[i] if i < len(names) else str(i)
+        kind = "MIG" if name.startswith("MIG-") else "GPU"
+        found.append(replace(gpu, names=name, uuid=gpu.uuid and f"{kind}-{gpu.uuid}"))
+    return Cuda(tuple(found), None, _hidden(given, len(gpus)))
 
 
 def _free(index: int) -> int | None:

@@ -188,7 +188,7 @@ E cuDeviceGet(int *d, int o) { if (o < 0 || o >= count()) return INVALID_DEVICE;
 E cuDeviceGetName(char *s, int size, int d) { snprintf(s, size, "Fake GPU %d", physical[d]); return OK; }
 E cuDeviceTotalMem_v2(size_t *z, int d) { *z = total(); return OK; }
 E cuDeviceGetUuid(char *u, int d) { memset(u, 0, 16); *u = physical[d]; return OK; }
-E cuDeviceGetUuid_v2(char *u, int d) { return cuDeviceGetUuid(u, d); }
+E cuDeviceGetUuid_v2(char *u, int d) { memset(u, 0, 16); *u = physical[d]; return OK; }
 E cuDeviceGetAttribute(int *v, int a, int d) { return cudaDeviceGetAttribute(v, a, d); }
 E cuDevicePrimaryCtxGetState(int d, unsigned *f, int *a) { *f = 0; *a = 1; return OK; }
 E cuCtxGetCurrent(void **c) { *c = (void *)8; return OK; }

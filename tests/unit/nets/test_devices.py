@@ -189,12 +189,14 @@ def test_a_gpu_without_a_driver_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pat
 SEEN = """
 import json, os, sys, pathlib
 import torch
-from nastool.nets import devices
+from nastool.nets import devices, driver
 for environment in json.loads(sys.argv[1]):
     if os.fork() == 0:
         os.environ.update(environment)
         devices.ROOT = pathlib.Path(environment.get("ROOT", "/"))
         found = devices.seen()
+        quick = driver.gpus()  # says the same without torch, or nothing
+        assert devices._named(quick) == found if quick else environment or sys.exit("no driver")
         told = [[(gpu.names, gpu.model, gpu.problem) for gpu in found.gpus], found.problem, found.hidden]
         print(json.dumps(told), flush=True)
         os._exit(0)
