@@ -7,130 +7,80 @@ NastoolError says that the work itself failed.
 
 from __future__ import annotations
 
+import inspect
 import os
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from nastool.core import defaults, invocation, registry
+from nastool.core import invocation, registry
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, RunInterrupted, Stopped, hint, short
 from nastool.core.errors import NastoolError as NastoolError
 from nastool.core.files import Limit, target, write_atomic
 from nastool.core.values import SpaceRef
 from nastool.engine import arguments, evaluation, sources
-from nastool.engine.arguments import Architecture
-from nastool.engine.events import Listener, Note, nobody
-from nastool.engine.executors.base import Setting
+from nastool.engine.command_options import (
+    RANGES,
+    EvaluateOptions,
+    FinishOptions,
+    ResumeOptions,
+    RetrainOptions,
+    SearchOptions,
+    Stoppable,
+    described,
+    nobody,
+)
+from nastool.engine.events import Listener, Note
 from nastool.engine.prediction import Predictions
 from nastool.engine.retrain_run import RetrainRun
 from nastool.engine.run import Watch
-from nastool.engine.search_options import SearchOptions, check_integer
 from nastool.engine.search_run import SearchRun
 from nastool.engine.sources import Given
 from nastool.engine.study import Study
 
 if TYPE_CHECKING:
     from nastool.deploy.models import Model
+    from nastool.engine.command_options import Architecture, Scale
 
-Scale = Mapping[str, int] | str
-"""Size of networks, such as {"channels": 16, "cells": 5}, or "channels=16,cells=5"."""
-
-
-def page(study: Study) -> str:
-    """Return the HTML page that a run leaves behind."""
-    from nastool.analysis.report import html
-
-    return html([study])
+P = ParamSpec("P")
+O = TypeVar("O")  # noqa: E741
+R = TypeVar("R")
 
 
-def _never() -> bool:
-    return False
+def _taking(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
+    """Decorate a function of an object of options so that it takes the object's fields as arguments."""
+
+    def decorate(function: Callable[[O], R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return function(options(*args, **kwargs))
+
+        kind: Any = options
+        about, found = described(kind), inspect.signature(kind).parameters
+        empty = {each.name: each.replace(default={}) for each in found.values() if each.name.endswith("_options")}
+        ordered = sorted(({**found, **empty}[name] for name in about), key=lambda each: each.kind)
+        returns = inspect.signature(function).return_annotation
+        setattr(call, "__signature__", inspect.Signature(ordered, return_annotation=returns))  # noqa: B010  # for mypy
+        for name, (low, high) in RANGES.items():
+            if name in about:
+                about[name] = f"{about[name].rstrip('.')} ({f'>= {low}' if high is None else f'{low} to {high:,}'})."
+        lines = (textwrap.fill(f"{name}: {text}", 112, subsequent_indent=" " * 4) for name, text in about.items())
+        head, returned, tail = (function.__doc__ or "").partition("    Returns:")
+        call.__doc__ = f"{head}    Args:\n{textwrap.indent(chr(10).join(lines), ' ' * 8)}\n\n{returned}{tail}"
+        return call
+
+    return decorate
 
 
-def search(
-    strategy: str = defaults.STRATEGY,
-    *,
-    strategy_options: Mapping[str, object] | None = None,
-    space: str | None = None,
-    space_options: Mapping[str, object] | None = None,
-    evaluator: str | None = None,
-    evaluator_options: Mapping[str, object] | None = None,
-    data: str | None = None,
-    data_dir: str | Path | None = None,
-    download: bool | None = None,
-    recipe: str | Path | None = None,
-    epochs: int | None = None,
-    scale: Scale | None = None,
-    device: str | None = None,
-    trials: int | None = None,
-    objective: str | None = None,
-    seed: int = 0,
-    workers: int = 1,
-    out: str | Path | None = None,
-    force: bool = False,
-    keep: int = 10,
-    trial_timeout: float | None = None,
-    max_failures: int = 10,
-    retrain: int | None = None,
-    retrain_recipe: str | None = None,
-    retrain_scale: Scale | None = None,
-    baseline: bool = True,
-    with_baseline: bool = False,
-    check_ranking: int = 0,
-    ranking_table: Mapping[str, object] | str | None = None,
-    ensemble: bool = False,
-    report: bool = True,
-    log: str | Sequence[str] = (),
-    executor: str | None = None,
-    on_event: Listener = nobody,
-    stop: Callable[[], bool] = _never,
-) -> Study:
+@_taking(SearchOptions)
+def search(options: SearchOptions) -> Study:
     """Search for an architecture.
 
-    The same call continues a search that was interrupted (Ctrl-C raises KeyboardInterrupt once the running trials have
-    finished), and more trials extend it.
-
-    Args:
-        strategy: Name of the search strategy.
-        strategy_options: Its options, such as {"population": 50}.
-        space: Name of the search space; None: the strategy's own, or nasbench201.
-        space_options: Its options.
-        evaluator: Name of how architectures are measured; None: the strategy's own, or train.
-        evaluator_options: Its options; data to device are some of them that most evaluators have.
-        data: Data set: a name, npz:FILE or folder:DIR.
-        data_dir: Folder with the data sets.
-        download: Download the data set if it is missing.
-        recipe: How to train: a name or a file.
-        epochs: Length of a training; None: the recipe's.
-        scale: Size of the networks.
-        device: auto, cpu, cuda or cuda:N.
-        trials: Number of trials in all, those of earlier calls included, >= 1; None: the strategy's own number, or 20
-            and at least three times what it begins with at random.
-        objective: METRIC or METRIC:min or METRIC:max to optimise; None: the evaluator's own.
-        seed: Of strategy and trials, in [0, 2^63).
-        workers: Number of trials at a time, >= 1; GPUs are dealt out in turn.
-        out: Folder of the run; None: one under runs/ named after the search.
-        force: Replace another search in the folder.
-        keep: Number of best trials whose weights are kept, >= 1.
-        trial_timeout: Seconds after which a trial is given up, > 0; None: never.
-        max_failures: Number of failed trials in a row after which the search gives up, >= 1.
-        retrain: Number of best architectures to train from scratch at the end, in [0, 10000]; None: 3 where scores come
-            from shared weights, else 0.
-        retrain_recipe: Recipe for that; None: the one that the search's recipe names.
-        retrain_scale: Size of the networks then; None: the recipe's, or the search's.
-        baseline: With shared weights, train as many random architectures beside them.
-        with_baseline: Afterwards search at random with the same budget and compare the results.
-        check_ranking: Number of random architectures to train and to compare with their scores, in [0, 100000].
-        ranking_table: Options of the evaluator of tables: look their accuracies up instead.
-        ensemble: At the end, average the predictions of the strategy's path of networks.
-        report: At the end, write report.html into the folder.
-        log: Loggers, each NAME or NAME:KEY=VALUE,...
-        executor: Name of who carries out the trials; None: worker processes, or this process for what costs next to
-            nothing.
-        on_event: Called with every event, in this thread.
-        stop: Called between events; once it returns true, the search ends after the running trials.
+    `resume` continues a search that was interrupted (Ctrl-C raises KeyboardInterrupt once the running trials have
+    finished), and so does the same call; more trials extend it.
 
     Returns:
         The run.
@@ -140,71 +90,29 @@ def search(
         NastoolError: The search failed.
         KeyboardInterrupt: It was interrupted.
     """
-    given = dict(locals())
-    for name in ("on_event", "stop"):
-        del given[name]
-    words = arguments.words("search", search, given)
-    given["evaluator_options"] = arguments.evaluator_options(given)
-    given["log"] = [log] if isinstance(log, str) else list(log)
-    known = {field.name for field in fields(SearchOptions)}
-    options = SearchOptions(
-        **{name: value for name, value in arguments.plain(given).items() if name in known and value is not None}
-    )
-    with invocation.of(words):
-        run = SearchRun.of(options, page)
-        _carry_out(run.carry_out, Watch(on_event, stop))
-    return Study.read(run.folder.path)
+    with invocation.of(arguments.words("search", options)):
+        return _carry_out(SearchRun.of(options, page), options)
 
 
-def resume(
-    run: str | Path | Study,
-    *,
-    trials: int | None = None,
-    workers: int | None = None,
-    data_dir: str | Path | None = None,
-    download: bool | None = None,
-    device: str | None = None,
-    trial_timeout: float | None = None,
-    log: str | Sequence[str] | None = None,
-    report: bool | None = None,
-    on_event: Listener = nobody,
-    stop: Callable[[], bool] = _never,
-) -> Study:
+@_taking(ResumeOptions)
+def resume(options: ResumeOptions) -> Study:
     """Go on with a search that was interrupted, with the options that it has had; more trials extend it.
 
-    Args:
-        run: The run, or its folder.
-        trials: Number of trials in all, not less than there are; None: as many as were asked for last.
-        workers, data_dir, download, device, trial_timeout, log, report, on_event, stop: As for `search`; None: as
-            before.
-
     Returns:
         The run.
 
     Raises:
         InputError, NastoolError, KeyboardInterrupt: As of `search`.
     """
-    return _again("resume", resume, dict(locals()))
+    return _again("resume", options)
 
 
-def finish(
-    run: str | Path | Study,
-    *,
-    workers: int | None = None,
-    data_dir: str | Path | None = None,
-    download: bool | None = None,
-    device: str | None = None,
-    report: bool | None = None,
-    on_event: Listener = nobody,
-    stop: Callable[[], bool] = _never,
-) -> Study:
+@_taking(FinishOptions)
+def finish(options: FinishOptions) -> Study:
     """Do what follows a search with the trials that an interrupted one has: the best network, trainings, report.
 
-    Afterwards it may still be resumed. "unfinished" in best.json says how many trials were made of how many.
-
-    Args:
-        run: The run, or its folder; at least one of its trials has finished.
-        workers, data_dir, download, device, report, on_event, stop: As for `search`; None: as before.
+    At least one of them has to be done. Afterwards the run may still be resumed. "unfinished" in best.json says how
+    many trials were made of how many.
 
     Returns:
         The run.
@@ -212,61 +120,18 @@ def finish(
     Raises:
         InputError, NastoolError, KeyboardInterrupt: As of `search`.
     """
-    return _again("finish", finish, dict(locals()))
+    return _again("finish", options)
 
 
-def _again(command: str, function: Callable[..., Study], given: dict[str, Any]) -> Study:
+def _again(command: str, options: FinishOptions) -> Study:
     """Resume or finish a run."""
-    from nastool.analysis.report import html
-
-    watch = Watch(given.pop("on_event"), given.pop("stop"))
-    folder = Path(arguments.word(given.pop("run")))
-    folder = folder.parent if folder.name == "run.db" else folder
-    words = arguments.words(command, function, given, str(folder))
-    options = {name: value for name, value in arguments.plain(given).items() if value is not None}
-    where = {name: options.pop(name) for name in ("data_dir", "download", "device") if name in options}
-    with invocation.of(words):
-        run = SearchRun.again(folder, options, where, lambda study: html([study]), finishes=command == "finish")
-        _carry_out(run.carry_out, watch)
-    return Study.read(folder)
+    with invocation.of(arguments.words(command, options, arguments.word(options.run))):
+        return _carry_out(SearchRun.again(options, page), options)
 
 
-def evaluate(
-    architectures: Architecture | Iterable[Architecture],
-    *,
-    evaluator: str | None = None,
-    evaluator_options: Mapping[str, object] | None = None,
-    data: str | None = None,
-    data_dir: str | Path | None = None,
-    download: bool | None = None,
-    recipe: str | Path | None = None,
-    epochs: int | None = None,
-    scale: Scale | None = None,
-    device: str | None = None,
-    from_checkpoint: str | Path | None = None,
-    space: str | None = None,
-    seeds: int | str | Iterable[int] = 0,
-    workers: int = 1,
-    save: str | Path | None = None,
-    force: bool = False,
-    trial_timeout: float | None = None,
-    executor: str | None = None,
-    on_event: Listener = nobody,
-) -> list[dict[str, Any]]:
+@_taking(EvaluateOptions)
+def evaluate(options: EvaluateOptions) -> list[dict[str, Any]]:
     """Evaluate architectures: train each from scratch and test it, or look it up in a table.
-
-    Args:
-        architectures: One, or several.
-        evaluator: Name of how they are measured; None: train.
-        evaluator_options: Its options; data to from_checkpoint are some of them, as for `search`.
-        data, data_dir, download, recipe, epochs, scale, device: As for `search`; None: as a line of a search says.
-        from_checkpoint: Weights to begin with instead of from scratch.
-        space: Space of architectures in their own string form.
-        seeds: One evaluation with each.
-        workers: Number of evaluations at a time, >= 1.
-        save: Folder to keep the trained weights in; None: they are not kept.
-        force: Evaluate although the data are not those that a line was measured with.
-        trial_timeout, executor, on_event: As for `search`.
 
     Returns:
         An arch.json object for each, in order. "metrics" are those of the first seed's network, "mean" and "std" those
@@ -275,68 +140,20 @@ def evaluate(
     Raises:
         InputError: Something is wrong with the arguments, an architecture or the data.
     """
-    given = dict(locals())
-    several: Any = architectures
+    several: Any = options.architectures
     if isinstance(several, str | bytes | Mapping) or not isinstance(several, Iterable):
         several = [several]
-    of_space = registry.make_space(SpaceRef(space)) if space else None
+    of_space = registry.make_space(SpaceRef(options.space)) if options.space else None
     documents = (each for one in several for each in arguments.documents(one, of_space))
-    return list(
-        evaluation.evaluating(
-            documents,
-            evaluator=evaluator,
-            evaluator_options=arguments.evaluator_options(given),
-            seeds=arguments.seeds(seeds),
-            workers=workers,
-            save=save,
-            force=force,
-            trial_timeout=trial_timeout,
-            executor=executor,
-            on_event=on_event,
-        )
-    )
+    return list(evaluation.evaluating(documents, options))
 
 
-def retrain(
-    architecture: Architecture | ArchDocument,
-    *,
-    evaluator_options: Mapping[str, object] | None = None,
-    data: str | None = None,
-    data_dir: str | Path | None = None,
-    download: bool | None = None,
-    recipe: str | Path | None = None,
-    epochs: int | None = None,
-    scale: Scale | None = None,
-    device: str | None = None,
-    trial: int | None = None,
-    space: str | None = None,
-    seeds: int | str | Iterable[int] = (0, 1, 2),
-    validation: bool = False,
-    workers: int = 1,
-    out: str | Path | None = None,
-    force: bool = False,
-    report: bool = True,
-    executor: str | None = None,
-    on_event: Listener = nobody,
-    stop: Callable[[], bool] = _never,
-) -> Study:
+@_taking(RetrainOptions)
+def retrain(options: RetrainOptions) -> Study:
     """Train what was found for use: all training images, the final recipe, several seeds, one look at the test set.
 
-    The same call continues trainings that were interrupted, and more seeds extend them.
-
-    Args:
-        architecture: What to train.
-        evaluator_options: Options of the evaluator that trains; data to device are some of them, as for `search`.
-        data, data_dir, download, recipe, epochs, scale, device: As for `search`; None: those of the run it comes from,
-            and the recipe that its recipe names for the end.
-        trial: Of a run, the number of the trial that is trained; None: its best.
-        space: Space of an architecture in its own string form.
-        seeds: One training with each; the network that counts is the first one's.
-        validation: Keep the validation images out of the training, and measure on them.
-        workers: Number of trainings at a time, >= 1.
-        out: Folder; None: RUN/retrained, or one under runs/.
-        force: Train although the data are not those of the run any more, and in place of other trainings there.
-        report, executor, on_event, stop: As for `search`.
+    The same call continues trainings that were interrupted, and more seeds extend them. The evaluator's options are
+    those of the run that the architecture comes from, unless they are given.
 
     Returns:
         The run of these trainings.
@@ -344,30 +161,12 @@ def retrain(
     Raises:
         InputError, NastoolError, KeyboardInterrupt: As of `search`.
     """
-    given = dict(locals())
-    for name in ("on_event", "stop"):
-        del given[name]
-    check_integer("workers", workers, 1, None)
-    named = "-" if isinstance(architecture, ArchDocument) else arguments.word(architecture)
-    words = arguments.words("retrain", retrain, {**given, "architecture": None}, named)
-    with invocation.of(words):
-        document = architecture
+    document = options.architecture
+    named = "-" if isinstance(document, ArchDocument) else arguments.word(document)
+    with invocation.of(arguments.words("retrain", options, named)):
         if not isinstance(document, ArchDocument):
-            document = sources.only_architecture(named, space, Given(trial, say=lambda text: on_event(Note(text))))
-        run = RetrainRun.of(
-            document,
-            sources.run_folder(named),
-            arguments.evaluator_options(given),
-            seeds=arguments.seeds(seeds),
-            validation=validation,
-            out=out,
-            setting=Setting(workers),
-            force=force,
-            report=page if report else None,
-            executor=executor,
-        )
-        _carry_out(run.carry_out, Watch(on_event, stop))
-    return Study.read(run.folder.path)
+            document = sources.only_architecture(named, options.space, _given(options.trial, options.on_event))
+        return _carry_out(RetrainRun.of(options, document, sources.run_folder(named), page), options)
 
 
 def load(model: Architecture, *, trial: int | None = None) -> Model:
@@ -408,7 +207,6 @@ def predict(
     Raises:
         InputError: There are no weights, or no image in a folder.
     """
-    check_integer("top", top, 1, None)
     named = [images] if isinstance(images, str | Path) else images
     found = Predictions(load(model, trial=trial), top, Limit(max_gigabytes, "max_gigabytes="), on_event)
     return list(found.of(named))
@@ -458,11 +256,14 @@ def export(
     name = f"model{exports.SUFFIXES[to]}"
     path = target(os.fspath(name if out is None else out), name, force)
     given = "-" if isinstance(model, ArchDocument) else arguments.word(model)
-    also = Given(trial, say=lambda text: on_event(Note(text)))
     if given.endswith(".safetensors") and trial is None:
         trained = models.load(given)
     else:
-        document = model if isinstance(model, ArchDocument) else sources.only_architecture(given, space, also)
+        document = (
+            model
+            if isinstance(model, ArchDocument)
+            else sources.only_architecture(given, space, _given(trial, on_event))
+        )
         if "weights" not in document.extra or input is not None:
             if to != "python":
                 raise InputError(
@@ -555,11 +356,23 @@ def show(
     return writers[to](document.space, document.arch, task, size)
 
 
-def _carry_out(run: Callable[[Watch], bool], watch: Watch) -> None:
+def _given(trial: int | None, on_event: Listener) -> Given:
+    return Given(trial, say=lambda text: on_event(Note(text)))
+
+
+def page(study: Study) -> str:
+    """Return the HTML page that a run leaves behind."""
+    from nastool.analysis.report import html
+
+    return html([study])
+
+
+def _carry_out(run: SearchRun | RetrainRun, options: Stoppable | FinishOptions) -> Study:
     """RunInterrupted, a KeyboardInterrupt: it was interrupted by Ctrl-C."""
     try:
-        done = run(watch)
+        done = run.carry_out(Watch(options.on_event, options.stop))
     except Stopped as error:
         raise RunInterrupted(error.exit_code) from None
-    if not done and not watch.stop():
+    if not done and not options.stop():
         raise RunInterrupted()
+    return Study.read(run.folder.path)

@@ -6,12 +6,11 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nastool.core import defaults
 from nastool.core.errors import InputError
 from nastool.core.wording import describe_metrics as describe_metrics
 from nastool.core.wording import format_number as format_number
@@ -19,14 +18,9 @@ from nastool.core.wording import format_seconds as format_seconds
 from nastool.core.wording import visible
 
 if TYPE_CHECKING:
-    from nastool.core.space import SearchSpace
     from nastool.engine.sources import Given
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-EVALUATOR_FLAGS = ("data", "data_dir", "download", "recipe", "epochs", "scale", "device")
-"""Evaluator options common enough to have flags of their own; `-E key=value` reaches them all."""
-
 
 SEED = click.IntRange(min=0, max=2**63 - 1)
 
@@ -78,59 +72,6 @@ class Command(click.Command):
         return [*params[:-1], debug, params[-1]]  # before --help
 
 
-def space_options(function: F) -> F:
-    """--space and -P, for a command that has to know the space."""
-    for option in (
-        click.option(
-            "-P", "--space-options", multiple=True, metavar="KEY=VALUE", help="Option of the space; repeat it."
-        ),
-        click.option("--space", default=defaults.SPACE, metavar="NAME", help="Search space (`nastool list spaces`)."),
-    ):
-        function = option(function)
-    return function
-
-
-def evaluator_options(function: F) -> F:
-    """--evaluator, and all of `training_options`."""
-    return click.option(
-        "--evaluator",
-        default=defaults.EVALUATOR,
-        metavar="NAME",
-        help="How architectures are measured (`nastool list evaluators`).",
-    )(training_options(function))
-
-
-def training_options(function: F) -> F:
-    """-E and the flags for the common ones among the evaluator's options."""
-    for option in (
-        click.option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N."),
-        click.option("--scale", metavar="KEY=N,...", help="Size of the networks, such as channels=16,cells=5."),
-        click.option("--epochs", type=int, help="Length of a training; the recipe's by default."),
-        click.option("--recipe", metavar="NAME|FILE", help="How to train; see `nastool list recipes`."),
-        click.option("--download", is_flag=True, default=None, help="Download the data set if it is missing."),
-        click.option("--data-dir", metavar="DIR", help="Folder with the data sets."),
-        click.option("--data", metavar="NAME", help="Data set: a name (`nastool list data`), npz:FILE or folder:DIR."),
-        click.option(
-            "-E", "--evaluator-options", multiple=True, metavar="KEY=VALUE", help="Option of the evaluator; repeat it."
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def again_options(function: F) -> F:
-    """Options for a run that there is, which is to go on elsewhere or otherwise."""
-    for option in (
-        click.option("--report/--no-report", default=None, help="At the end, write report.html into the run folder."),
-        click.option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N."),
-        click.option("--download", is_flag=True, default=None, help="Download the data set if it is missing."),
-        click.option("--data-dir", metavar="DIR", help="Folder with the data sets."),
-        click.option("--workers", type=click.IntRange(min=1), help="Trials at a time; GPUs are dealt out in turn."),
-    ):
-        function = option(function)
-    return function
-
-
 def network_options(what_for: str) -> Callable[[F], F]:
     """--input, --classes and --scale, for a command that builds a network outside of a run; see `task_and_scale`."""
 
@@ -144,42 +85,6 @@ def network_options(what_for: str) -> Callable[[F], F]:
         return function
 
     return decorate
-
-
-def layered(ctx: click.Context, name: str, flags: Sequence[str] = ()) -> dict[str, object]:
-    """The plugin options of `--{name}`: config file < environment < command line, key by key.
-
-    Args:
-        ctx: The command's.
-        name: Such as "strategy_options".
-        flags: Names of the command's own flags that set an option of the same name.
-
-    Raises:
-        InputError: The command line says a thing twice.
-    """
-    from nastool.core import options
-
-    values: dict[str, object] = dict(ctx.meta.get("nastool.config", {}).get(name, {}))
-    default_map = click.core.ParameterSource.DEFAULT_MAP
-    given = {flag: ctx.params[flag] for flag in flags if ctx.params.get(flag) is not None}
-    values.update({flag: v for flag, v in given.items() if ctx.get_parameter_source(flag) is default_map})
-    letter = {"space_options": "-P", "strategy_options": "-S", "evaluator_options": "-E"}[name]
-    pairs = options.parse(ctx.params[name], letter)
-    now = {flag: v for flag, v in given.items() if ctx.get_parameter_source(flag) is not default_map}
-    for key in pairs.keys() & now.keys():
-        raise InputError(f"both --{key.replace('_', '-')} and {letter} {key}= are given: keep one")
-    return {**values, **pairs, **now}
-
-
-def space_from(ctx: click.Context) -> SearchSpace:
-    """The space that --space and -P name."""
-    from nastool.core import options, registry
-
-    name = ctx.params["space"]
-    cls = registry.load("space", name)
-    given = options.resolve(f"space {name}", cls, layered(ctx, "space_options"))
-    space: SearchSpace = registry.make("space", name, given=given)
-    return space
 
 
 def stdin() -> Iterator[str]:

@@ -162,9 +162,9 @@ def _metrics_of_run(run: object) -> set[str]:
 
 def _chosen(ctx: click.Context, kind: Plugin) -> Any:
     """The class of the strategy, space or evaluator that the command will take."""
-    from nastool.core import registry
+    from nastool.core import defaults, registry
 
-    name = str(ctx.params.get(kind) or "")
+    name = str(ctx.params.get(kind) or getattr(defaults, kind.upper()))
     by_default = ctx.get_parameter_source(kind) is not click.core.ParameterSource.COMMANDLINE
     if kind != "strategy" and by_default and isinstance(strategy := ctx.params.get("strategy"), str):
         name = registry.load("strategy", strategy).goes_with.get(kind, name)

@@ -7,24 +7,13 @@ from typing import Any
 
 import click
 
-from nastool.cli import common, configfile
+from nastool.cli import common, configfile, generated
+from nastool.engine.command_options import EvaluateOptions
 
 
 @click.command("eval", cls=common.Command)
 @click.argument("architectures", nargs=-1, metavar="[ARCH|RUN|-]...")
-@common.evaluator_options
-@click.option("--from-checkpoint", metavar="FILE", help="Begin with these trained weights instead of from scratch.")
-@click.option("--space", metavar="NAME", help="Space of architectures in their own string form.")
-@click.option("--seeds", default="0", metavar="N,...", help="Evaluate once with each of these seeds.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, help="Evaluations at a time.")
-@click.option("--save", metavar="DIR", help="Keep the trained weights under DIR/checkpoints.")
-@click.option("--force", is_flag=True, help="Evaluate although the data are not those that a line was measured with.")
-@click.option(
-    "--trial-timeout",
-    type=common.Seconds(),
-    metavar="SECONDS",
-    help="Give up on a longer one. Time in which the command was stopped or its machine asleep does not count.",
-)
+@generated.options(EvaluateOptions)
 @common.json_option
 @configfile.option
 @click.pass_context
@@ -48,19 +37,12 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     from nastool.core.values import SpaceRef
     from nastool.engine import evaluation, sources
 
-    space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
-    lines = evaluation.evaluating(
-        sources.read_architectures(given["architectures"] or ["-"], space, common.given()),
-        evaluator=given["evaluator"],
-        evaluator_options=common.layered(ctx, "evaluator_options", (*common.EVALUATOR_FLAGS, "from_checkpoint")),
-        seeds=sources.seeds(given["seeds"]),
-        workers=given["workers"],
-        save=given["save"],
-        force=given["force"],
-        trial_timeout=given["trial_timeout"],
-        on_event=say_notes,
-    )
-    show = common.emit if common.as_json(given["json_flag"]) else listing.Growing().add
+    json_flag = given.pop("json_flag")
+    options = EvaluateOptions(**given | generated.layered(ctx, EvaluateOptions), on_event=say_notes)
+    space = registry.make_space(SpaceRef(options.space)) if options.space else None
+    documents = sources.read_architectures(given["architectures"] or ["-"], space, common.given())
+    lines = evaluation.evaluating(documents, options)
+    show = common.emit if common.as_json(json_flag) else listing.Growing().add
     failures = 0
     with closing(lines):
         for line in lines:

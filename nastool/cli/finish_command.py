@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
-from nastool.cli import common
+from nastool.cli import common, generated
+from nastool.engine.command_options import FinishOptions
 
 
 @click.command("finish", cls=common.Command)
 @click.argument("run", metavar="RUN")
-@common.again_options
+@generated.options(FinishOptions)
 @common.result_option
 def command(run: str, json_flag: bool | None, **given: Any) -> int:
     """Do what follows a search with the trials that an interrupted one has: the best network, trainings, report.
@@ -24,6 +25,8 @@ def command(run: str, json_flag: bool | None, **given: Any) -> int:
     """
     from nastool import api
     from nastool.cli.listener import Listener, say_search_ended
+    from nastool.engine.run import Watch
+    from nastool.engine.search_run import SearchRun
 
-    api.finish(run, **given, on_event=Listener(say_search_ended, json_flag))
-    return 0
+    search = SearchRun.again(FinishOptions(run, **given), api.page)
+    return 0 if search.carry_out(Watch(Listener(say_search_ended, json_flag))) else 130

@@ -6,25 +6,13 @@ from typing import Any
 
 import click
 
-from nastool.cli import common
+from nastool.cli import common, generated
+from nastool.engine.command_options import ResumeOptions
 
 
 @click.command("resume", cls=common.Command)
 @click.argument("run", metavar="RUN")
-@click.option(
-    "-n",
-    "--trials",
-    type=click.IntRange(min=1),
-    help="Trials in all, not less than there are; by default as many as were asked for last.",
-)
-@common.again_options
-@click.option("--trial-timeout", type=common.Seconds(), metavar="SECONDS", help="Give up on a longer trial.")
-@click.option(
-    "--log",
-    multiple=True,
-    metavar="NAME[:KEY=VALUE,...]",
-    help="Also send the trials to a logger (`nastool list loggers`).",
-)
+@generated.options(ResumeOptions)
 @common.result_option
 def command(run: str, json_flag: bool | None, **given: Any) -> int:
     """Go on with a search that was interrupted, however it was; more --trials extend it.
@@ -39,7 +27,8 @@ def command(run: str, json_flag: bool | None, **given: Any) -> int:
     """
     from nastool import api
     from nastool.cli.listener import Listener, say_search_ended
+    from nastool.engine.run import Watch
+    from nastool.engine.search_run import SearchRun
 
-    given["log"] = given["log"] or None
-    api.resume(run, **given, on_event=Listener(say_search_ended, json_flag))
-    return 0
+    search = SearchRun.again(ResumeOptions(run, **given), api.page)
+    return 0 if search.carry_out(Watch(Listener(say_search_ended, json_flag))) else 130

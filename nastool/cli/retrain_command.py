@@ -6,24 +6,13 @@ from typing import Any
 
 import click
 
-from nastool.cli import common, configfile
+from nastool.cli import common, configfile, generated
+from nastool.engine.command_options import RetrainOptions
 
 
 @click.command("retrain", cls=common.Command)
 @click.argument("source", metavar="RUN|ARCH|-", default="-")
-@common.training_options
-@common.trial_option
-@click.option("--space", metavar="NAME", help="Space of an architecture in its own string form.")
-@click.option("--seeds", default="0,1,2", metavar="N,...", help="Train once with each of these seeds.")
-@click.option("--validation", is_flag=True, help="Keep the validation images out of the training, and measure on them.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, help="Trainings at a time; GPUs are dealt out.")
-@click.option("-o", "--out", metavar="DIR", help="Folder; by default RUN/retrained, or one under runs/.")
-@click.option(
-    "--force",
-    is_flag=True,
-    help="Train although the data are not those of the run any more, and in place of other trainings in the folder.",
-)
-@click.option("--report/--no-report", default=True, help="At the end, write report.html into the folder.")
+@generated.options(RetrainOptions)
 @common.result_option
 @configfile.option
 @click.pass_context
@@ -49,9 +38,7 @@ def command(ctx: click.Context, /, source: str, **given: Any) -> int:
     from nastool.engine import sources
 
     json_flag = given.pop("json_flag")
-    for name in common.EVALUATOR_FLAGS:
-        del given[name]
-    given["evaluator_options"] = common.layered(ctx, "evaluator_options", common.EVALUATOR_FLAGS)
+    given |= generated.layered(ctx, RetrainOptions)
     found = sources.only_architecture(source, given["space"], common.given()) if source == "-" else source
     api.retrain(found, **given, on_event=Listener(say_retrain_ended, json_flag))
     return 0

@@ -6,11 +6,13 @@ from typing import Any
 
 import click
 
-from nastool.cli import common
+from nastool.cli import common, generated
+from nastool.core import defaults
 
 
 @click.command("sample", cls=common.Command)
-@common.space_options
+@click.option("--space", default=defaults.SPACE, metavar="NAME", help="Search space (`nastool list spaces`).")
+@click.option("-P", "--space-options", multiple=True, metavar="KEY=VALUE", help="Option of the space; repeat it.")
 @click.option("-n", "--number", type=click.IntRange(min=1), default=1, help="How many.")
 @click.option("--seed", type=common.SEED, default=0, help="Seed.")
 @click.option(
@@ -36,10 +38,12 @@ def command(ctx: click.Context, /, number: int, seed: int, dedup: bool, to: str,
 
     import numpy as np
 
-    from nastool.core import archfile
+    from nastool.core import archfile, registry
     from nastool.core.errors import InputError
+    from nastool.core.values import SpaceRef
 
-    space = common.space_from(ctx)
+    own = {name: str(value) for name, value in generated.plugin_options(ctx, "space_options").items()}
+    space = registry.make_space(SpaceRef.of(given["space"], own))
     rng = np.random.default_rng(seed)
     seen: set[str] = set()
     for done in range(number):

@@ -31,7 +31,7 @@ from nastool.engine.verdict import verdict
 from nastool.learners import sharing
 
 if TYPE_CHECKING:
-    from nastool.engine.search_options import SearchOptions
+    from nastool.engine.command_options import Scale, SearchOptions
 
 _SAMPLE = 0x72616E6B
 """Keeps the sample of random architectures apart from other draws with the same seed."""
@@ -49,9 +49,9 @@ class Settings:
     retrain: int
     baseline: bool
     recipe: str | None
-    scale: str | None
+    scale: Scale | None
     ranking: int
-    table: str | None
+    table: Mapping[str, object] | str | None
 
     @classmethod
     def read(cls, given: SearchOptions, evaluator: Evaluator) -> Settings:
@@ -418,7 +418,7 @@ def _accuracies(metrics: Mapping[str, float]) -> str:
     return describe_metrics({name: metrics[name] for name in ("val_acc", "test_acc") if name in metrics})
 
 
-def _table(space: SearchSpace, text: str) -> Evaluator:
+def _table(space: SearchSpace, text: Mapping[str, object] | str) -> Evaluator:
     target = registry.tabular()
     try:
         given = options.mapping(text, str)

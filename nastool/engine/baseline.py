@@ -21,7 +21,7 @@ from nastool.engine.search import test_best
 from nastool.engine.store import Store
 
 if TYPE_CHECKING:
-    from nastool.engine.search_options import SearchOptions
+    from nastool.engine.command_options import SearchOptions
 
 
 class Baseline:

@@ -16,13 +16,13 @@ from nastool.core.errors import InputError, short, why
 from nastool.core.registry import misfits
 from nastool.core.values import Proposal
 from nastool.core.wording import as_typed
+from nastool.engine.arguments import seeds as seeds_of
+from nastool.engine.command_options import EvaluateOptions
 from nastool.engine.config import said
-from nastool.engine.events import Listener, nobody
 from nastool.engine.executors.base import Drive, Executor, Setting
 from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job
 from nastool.engine.results import of_seeds
 from nastool.engine.run import Watch, check_data, make_executor, said_of_data, scale_of
-from nastool.engine.search_options import check_integer, check_seconds
 from nastool.nets import checkpoints
 from nastool.tasks.images.data import notes
 from nastool.training.evaluator import TrainingEvaluator
@@ -240,39 +240,25 @@ def prepare_folder(folder: Path) -> None:
         raise InputError(f"cannot write {short(checkpoints)}: {why(error)}; give --save another folder") from None
 
 
-def evaluating(
-    documents: Iterator[ArchDocument],
-    *,
-    evaluator: str | None,
-    evaluator_options: Mapping[str, object],
-    seeds: Sequence[int],
-    workers: int = 1,
-    save: str | Path | None = None,
-    force: bool = False,
-    trial_timeout: float | None = None,
-    executor: str | None = None,
-    on_event: Listener = nobody,
-) -> Generator[dict[str, Any]]:
+def evaluating(documents: Iterator[ArchDocument], options: EvaluateOptions) -> Generator[dict[str, Any]]:
     """Evaluate a stream of architectures; yield each one's object as soon as those before it are done.
 
-    Args and errors are as for `nastool.evaluate`.
+    Errors are as of `nastool.evaluate`. What the options say of architectures is not looked at.
     """
-    check_integer("workers", workers, 1, None)
-    check_seconds("trial_timeout", trial_timeout)
-    if save is not None:
-        prepare_folder(Path(save))
-    watch = Watch(on_event)
+    if options.save is not None:
+        prepare_folder(Path(options.save))
+    watch = Watch(options.on_event)
     with tempfile.TemporaryDirectory(prefix="nastool-") as scratch:
         at_work = Evaluations(
-            evaluator or defaults.EVALUATOR,
-            evaluator_options,
-            seeds,
-            Setting(workers, trial_timeout, say=watch.note),
-            Path(save or scratch),
-            save is not None,
-            force,
+            options.evaluator or defaults.EVALUATOR,
+            options.of_evaluator,
+            seeds_of(options.seeds),
+            Setting(options.workers, options.trial_timeout, say=watch.note),
+            Path(options.save or scratch),
+            options.save is not None,
+            options.force,
             watch,
-            executor,
+            options.executor,
         )
         with closing(at_work):
             yield from at_work.run(documents)

@@ -111,7 +111,3 @@ class Ended:
 
 Event = Note | RunBegun | TrialsBegun | Reported | TrialFinished | Waiting | TrialsEnded | Interrupted | Ended
 Listener = Callable[[Event], None]
-
-
-def nobody(event: Event) -> None:
-    """Listen to nothing."""

@@ -15,7 +15,8 @@ import numpy as np
 from nastool.core.errors import InputError, one_line, short
 from nastool.core.files import Limit
 from nastool.deploy.models import Model
-from nastool.engine.events import Listener, Note, nobody
+from nastool.engine.command_options import nobody
+from nastool.engine.events import Listener, Note
 from nastool.tasks.images.data import read_image
 from nastool.tasks.images.reading import suffixes
 from nastool.tasks.images.task import ImageTask
@@ -49,6 +50,10 @@ class Predictions:
     failed: int = 0
     judged: int = 0
     right: int = 0
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise InputError(f"top: need an integer >= 1, got {self.top}")
 
     def of(self, sources: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
         """Yield an object for each picture: "image", "class", "probability"; "truth" where a folder's name says it.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from nastool.core.registry import misfits
 from nastool.core.values import Scalar
 from nastool.core.yaml_files import read_yaml
 from nastool.engine import results, retraining
+from nastool.engine.arguments import seeds as seeds_of
+from nastool.engine.command_options import RetrainOptions
 from nastool.engine.config import RETRAINED, Plugged, RunConfig, RunFolder
 from nastool.engine.events import Ended, Interrupted
 from nastool.engine.executors.base import Setting
@@ -51,45 +53,39 @@ class RetrainRun:
     config: RunConfig
     folder: RunFolder
     seeds: list[int]
-    setting: Setting = field(default_factory=Setting)
-    force: bool = False
-    report: Report | None = None
-    executor: str | None = None
+    setting: Setting
+    force: bool
+    report: Report | None
+    executor: str | None
 
     @classmethod
-    def of(
-        cls,
-        document: ArchDocument,
-        run: Path | None,
-        evaluator_options: Mapping[str, object],
-        *,
-        seeds: Sequence[int],
-        validation: bool = False,
-        out: str | Path | None = None,
-        **further: Any,
-    ) -> RetrainRun:
+    def of(cls, options: RetrainOptions, document: ArchDocument, run: Path | None, report: Report) -> RetrainRun:
         """Return the trainings that the options describe.
 
         Args:
+            options: The evaluator's among them come before those of the run.
             document: The architecture.
             run: Folder of the run that it comes from; None: it comes from a file.
-            evaluator_options: Those that the user gives; they come before those of the run.
-            seeds: One training with each.
-            validation: Keep the validation images out of the training, and measure on them.
-            out: Folder; None: below the run's, or one under runs/.
-            further: Other attributes.
+            report: As of `SearchRun.of`.
 
         Raises:
             InputError: Something is wrong with them.
         """
-        evaluator = _evaluator(run, document, dict(evaluator_options), validation)
+        evaluator = _evaluator(run, document, options.of_evaluator, options.validation)
         space = document.space
         base = RunConfig(Plugged("", {}), Plugged(space.name, dict(space.ref.options)), evaluator, 0, None)
         config = retraining.listed(base, evaluator, [document.arch])
-        if out is None:
-            named = Path("runs") / f"retrain-{document.arch.key}-{config.digest}"
-            out = named if run is None else run / RETRAINED
-        return cls(document, config, RunFolder(Path(out)), list(seeds), **further)
+        named = Path("runs") / f"retrain-{document.arch.key}-{config.digest}" if run is None else run / RETRAINED
+        return cls(
+            document,
+            config,
+            RunFolder(Path(options.out or named)),
+            seeds_of(options.seeds),
+            Setting(options.workers),
+            options.force,
+            report if options.report else None,
+            options.executor,
+        )
 
     def carry_out(self, watch: Watch) -> bool:
         """Train, test each network once, and write what the run leaves behind.

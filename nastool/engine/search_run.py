@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nastool.core import registry
+from nastool.core import defaults, registry
 from nastool.core.errors import InputError, NastoolError, Stopped
 from nastool.core.evaluator import Evaluator, Stateful, most_workers, rounds_of
 from nastool.core.options import split
@@ -18,9 +18,10 @@ from nastool.core.strategy import Strategy, planned_trials, random_trials
 from nastool.core.values import Trial
 from nastool.core.wording import describe_cost
 from nastool.core.yaml_files import read_yaml
-from nastool.engine import after_search, baseline, logs, results, snapshots
+from nastool.engine import after_search, arguments, baseline, logs, results, snapshots
 from nastool.engine.after_search import AfterSearch, Outcome
 from nastool.engine.baseline import Baseline
+from nastool.engine.command_options import FinishOptions, ResumeOptions, SearchOptions
 from nastool.engine.config import RunConfig, RunFolder
 from nastool.engine.events import Ended, Interrupted, RunBegun
 from nastool.engine.executors.base import Setting
@@ -30,10 +31,11 @@ from nastool.engine.results import Product, Report, Result
 from nastool.engine.retraining import Listed
 from nastool.engine.run import Run, Watch, open_run
 from nastool.engine.search import Search, test_best
-from nastool.engine.search_options import SearchOptions
 from nastool.engine.store import Store
+from nastool.training.recipes import default_recipe
 
-_NAMES = {field.name for field in fields(SearchOptions)}
+_NAMES = {field.name for field in fields(SearchOptions)} - {"out", "force", "on_event", "stop"}
+"""Options that a run keeps."""
 
 
 @dataclass
@@ -63,27 +65,18 @@ class SearchRun:
     finishes: bool = False
 
     @classmethod
-    def again(
-        cls,
-        folder: Path,
-        changes: Mapping[str, Any],
-        of_evaluator: Mapping[str, object],
-        report: Report,
-        *,
-        finishes: bool = False,
-    ) -> SearchRun:
+    def again(cls, options: FinishOptions, report: Report) -> SearchRun:
         """Return the search in a folder, with the options that its last command had.
 
         Args:
-            folder: The run's.
-            changes: Other options, of those that do not make it another search.
-            of_evaluator: Other options of its evaluator, of those that say where things are on this machine.
+            options: The folder, and others, which come before these. Unless they resume it, a result is made of what it has.
             report: As of `of`.
-            finishes: As of the class.
 
         Raises:
-            InputError: There is no search, or the changes do not fit it.
+            InputError: There is no search, or the options do not fit it.
         """
+        folder = Path(arguments.word(options.run))
+        folder = folder.parent if folder.name == "run.db" else folder
         with Store.read(folder / "run.db") as store:
             found, counts = store.get("options"), store.count()
             wanted, strategy = store.get("trials"), store.get("config").get("strategy", {}).get("name")
@@ -93,10 +86,12 @@ class SearchRun:
         if not isinstance(found, dict):
             raise InputError(f"{folder / 'run.yaml'} does not say how the search began: give its command again")
         given = {name: value for key, value in found.items() if (name := key.replace("-", "_")) in _NAMES}
-        given |= {"log": logs.given((), given.get("log") or {}), "trials": wanted or given.get("trials"), **changes}
-        given["evaluator_options"] = {**(given.get("evaluator_options") or {}), **of_evaluator}
+        given |= {"log": logs.given((), given.get("log") or {}), "trials": wanted or given.get("trials")}
+        changes = {name: value for name, value in vars(options).items() if value is not None and name != "run"}
+        local = {name: changes.pop(name) for name in options.LOCAL if name in changes}
+        given |= {**changes, "evaluator_options": {**(given.get("evaluator_options") or {}), **local}}
         made = counts["done"] + counts["failed"]
-        command = shlex.quote(str(folder))
+        command, finishes = shlex.quote(str(folder)), not isinstance(options, ResumeOptions)
         if finishes:
             given["trials"] = made
             if not counts["done"]:
@@ -120,7 +115,7 @@ class SearchRun:
         Raises:
             InputError: Something is wrong with them, or with the folder that they lead to.
         """
-        config = options.config()
+        config = _config(options)
         space = config.make_space()
         strategy = config.make_strategy(space)
         folder = RunFolder(Path(options.out) if options.out else config.default_folder)
@@ -161,6 +156,7 @@ class SearchRun:
         found = {key: value for key, value in sorted(found.items()) if key not in identity}
         if self.after.settings.any or "shared-weights" in self.evaluator.provides:
             found |= self.after.settings.as_options()
+        found.pop("log", None)
         if self.options.log:
             found["log"] = dict(split(text, "--log") for text in self.options.log)
         return found
@@ -383,6 +379,23 @@ class SearchRun:
             cost, _, _ = store.spent()
             trials = sum(store.count().values())
         return f"  cost of {trials:,} trials: {describe_cost(cost, simulated='simulated' in self.evaluator.provides)}"
+
+
+def _config(options: SearchOptions) -> RunConfig:
+    """What identifies the search. InputError: unknown names or options, or a strategy, ... that do not go together."""
+    goes_with = registry.load("strategy", options.strategy).goes_with
+    space = options.space or goes_with.get("space", defaults.SPACE)
+    evaluator, found = options.evaluator or goes_with.get("evaluator", defaults.EVALUATOR), options.of_evaluator
+    target = registry.load("evaluator", evaluator)
+    if "recipes" in goes_with and "recipe" not in found and getattr(target, "recipe_prefix", None) == "":
+        found["recipe"] = default_recipe(str(found.get("data", "digits")), goes_with["recipes"])
+    return RunConfig.resolve(
+        (options.strategy, options.strategy_options),
+        (space, options.space_options),
+        (evaluator, found),
+        options.seed,
+        options.objective,
+    )
 
 
 def _check(options: SearchOptions, config: RunConfig, strategy: Strategy, evaluator: Evaluator) -> None:

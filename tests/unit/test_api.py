@@ -22,6 +22,7 @@ from nastool.core.errors import InputError, NastoolError
 from nastool.core.values import Trial
 from nastool.engine import arguments
 from nastool.engine import search as runner
+from nastool.engine.command_options import SearchOptions
 from nastool.engine.events import Ended, Event, RunBegun, TrialFinished, TrialsBegun, TrialsEnded
 from nastool.engine.study import Study
 from tests.helpers.running import Run
@@ -54,7 +55,7 @@ def test_every_option_of_the_command(function: Callable[..., object], name: str)
     flags = {p.name for p in command.params if isinstance(p, click.Option)} - {"dry_run", "json_flag", "config"}
     parameters = inspect.signature(function).parameters.values()
     arguments = {p.name for p in parameters} - {"architectures", "architecture", "run", "model", "images"}
-    assert arguments - flags == {"executor", "on_event", "stop"} & arguments and flags <= arguments
+    assert arguments - flags == {"on_event", "stop"} & arguments and flags <= arguments
     documented = inspect.getdoc(function) or ""
     for argument in arguments:
         assert f"    {argument}: " in documented or f" {argument}, " in documented or f", {argument}: " in documented
@@ -214,12 +215,12 @@ def test_equal_calls_mean_the_same_folder(here: Path, macro_table: str) -> None:
 
 def test_words() -> None:
     """What is recorded as a run's command."""
-    given = {"scale": {"channels": 8, "cells": 2}, "objective": None, "seed": 4, "report": False, "download": True}
-    more = {"strategy_options": {"dedup": True, "lr": 1e-3}, "log": "csv", "force": False}
-    words = arguments.words("search", api.search, {**given, **more})
+    given: dict[str, Any] = {"scale": {"channels": 8, "cells": 2}, "objective": None, "seed": 4, "report": False}
+    more: dict[str, Any] = {"strategy_options": {"dedup": True, "lr": 1e-3}, "log": "csv", "force": False}
+    words = arguments.words("search", SearchOptions(**given, **more, download=True))
     assert shlex.join(words) == (
-        "search --strategy-options dedup=true --strategy-options lr=0.001 --download --scale=channels=8,cells=2 "
-        "--seed=4 --no-report --log csv"
+        "search --no-report --strategy-options dedup=true --strategy-options lr=0.001 --download "
+        "--scale=channels=8,cells=2 --seed=4 --log csv"
     )
 
 

@@ -124,7 +124,7 @@ def test_names_of_every_kind(run: Run) -> None:
     ("words", "message"),
     [
         (["serch"], "no command 'serch'; did you mean 'search'?"),
-        (["xyzzy"], "no command 'xyzzy'; there are search, eval"),
+        (["xyzzy"], "no command 'xyzzy'; there are search, resume"),
         (["list", "strategie"], "no kind 'strategie'; did you mean 'strategies'?"),
         (["list", "strategies", "sapces"], "no strategy 'sapces'; did you mean 'spaces'?"),
         (["list", "strategies", "evolutoin"], "no strategy 'evolutoin'; did you mean 'evolution'?"),

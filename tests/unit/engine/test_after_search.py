@@ -28,11 +28,10 @@ from nastool.core import archfile
 from nastool.core.errors import InputError
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
 from nastool.engine.after_search import AfterSearch, Outcome, Settings
+from nastool.engine.command_options import SearchOptions, nobody
 from nastool.engine.config import RunConfig, RunFolder
-from nastool.engine.events import nobody
 from nastool.engine.run import Watch
 from nastool.engine.search import trial_seed
-from nastool.engine.search_options import SearchOptions
 from nastool.engine.store import Store
 from nastool.engine.verdict import verdict
 from nastool.evaluators.supernet import Supernet
