@@ -25,8 +25,7 @@ def command(ctx: click.Context, /, **given: Any) -> int:
 
     `nastool resume` goes on with a run that was interrupted, and so does the same command; more --trials extend it.
     Ends with the best architecture as one JSON line on stdout; the run folder keeps every trial and the best one's
-    weights.
-    A strategy may bring its own default space and evaluator: enas takes macro-cnn and supernet.
+    weights. A strategy may bring its own default space and evaluator: enas takes macro-cnn and supernet.
 
     \b
     Examples:

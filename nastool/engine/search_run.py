@@ -69,7 +69,8 @@ class SearchRun:
         """Return the search in a folder, with the options that its last command had.
 
         Args:
-            options: The folder, and others, which come before these. Unless they resume it, a result is made of what it has.
+            options: The folder, and others, which come before these. Those of `resume` go on with it, others make a
+                result of what it has.
             report: As of `of`.
 
         Raises:
@@ -87,7 +88,7 @@ class SearchRun:
             raise InputError(f"{folder / 'run.yaml'} does not say how the search began: give its command again")
         given = {name: value for key, value in found.items() if (name := key.replace("-", "_")) in _NAMES}
         given |= {"log": logs.given((), given.get("log") or {}), "trials": wanted or given.get("trials")}
-        changes = {name: value for name, value in vars(options).items() if value is not None and name != "run"}
+        changes = {name: value for name, value in vars(options).items() if value not in (None, ()) and name != "run"}
         local = {name: changes.pop(name) for name in options.LOCAL if name in changes}
         given |= {**changes, "evaluator_options": {**(given.get("evaluator_options") or {}), **local}}
         made = counts["done"] + counts["failed"]
