@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -135,15 +135,20 @@ def as_json(json_flag: bool | None) -> bool:
     return not sys.stdout.isatty() if json_flag is None else json_flag
 
 
-def labelled(label: str, text: str, *, gap: str = " ") -> str:
-    """A line for stdout that ends with its label's text; on a terminal that is too narrow for it several.
+def labelled(label: str, text: str, *, gap: str = " ", stream: TextIO | None = None) -> str:
+    """A line that ends with its label's text; on a terminal that is too narrow for it several.
 
     Args:
         label: Begins the line; further lines are indented by it.
         text: Text beside it.
         gap: Where the text may be broken.
+        stream: Stream that it is for; None: stdout.
     """
-    room = shutil.get_terminal_size().columns - len(label) if sys.stdout.isatty() else sys.maxsize
+    stream = stream or sys.stdout
+    room = sys.maxsize
+    if stream.isatty():
+        with suppress(OSError, ValueError):
+            room = int(os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns) - len(label)
     lines: list[str] = []
     for word in text.split(gap):
         if lines and len(lines[-1]) + len(gap) + len(word) <= room:

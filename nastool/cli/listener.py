@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable
 
 from nastool.cli import common, results
 from nastool.cli.common import say
 from nastool.cli.progress import Progress
 from nastool.core.values import Trial
-from nastool.core.wording import describe_metrics, format_seconds
-from nastool.engine.config import Plugged
+from nastool.core.wording import as_typed, describe_metrics, format_seconds
 from nastool.engine.events import (
     Ended,
     Event,
@@ -85,16 +85,21 @@ class Listener:
 
 def _say_begun(event: RunBegun) -> None:
     config = event.config
-    what = f"{_of(config.strategy)} on {_of(config.space)}, {config.evaluator.name} evaluator"
-    say(f"searching in {event.folder}: {what}")
-    say("  " + "  ".join(f"{key} {value}" for key, value in event.facts.items() if key != "read"))
+    say(f"searching in {event.folder}")
+    for kind, plugged in (("strategy", config.strategy), ("space", config.space)):
+        say(
+            common.labelled(
+                f"  {kind:<10} ", f"{plugged.name}  {as_typed(plugged.options)}".rstrip(), stream=sys.stderr
+            )
+        )
+    facts = "  ".join(f"{key} {value}" for key, value in event.facts.items() if key != "read")
+    say(
+        common.labelled(
+            f"  {'evaluator':<10} ", f"{config.evaluator.name}  {facts}".rstrip(), gap="  ", stream=sys.stderr
+        )
+    )
     for note in notes(event.facts):
         say(note)
-
-
-def _of(plugged: Plugged) -> str:
-    shown = ", ".join(f"{key}={value}" for key, value in plugged.options.items() if value is not None)
-    return f"{plugged.name}({shown})" if shown else plugged.name
 
 
 def say_search_ended(event: Ended) -> None:

@@ -121,8 +121,8 @@ def _running(view: View, width: int, most: int) -> list[Text]:
         pieces: list[Piece] = [(f"trial {running.id}", "cyan")]
         if running.silent is not None:
             pieces.append((f"{running.silent[0]} for {format_seconds(running.silent[1])}", "yellow"))
-        if running.step is not None:
-            pieces.append((f"step {running.step}", ""))
+        if running.progress:
+            pieces.append((running.progress, ""))
         if running.curve:
             pieces.append((f"{clean(running.metric)[:20]} {running.curve[-1]:.4g}", ""))
         if len(running.curve) > 1:

@@ -36,9 +36,15 @@ class Recent(Store):
         """The rounds of a policy, in order."""
         return list(self._select(f"WHERE told IS NOT NULL AND {_POLICY} IS NOT NULL ORDER BY told"))
 
-    def running(self) -> list[tuple[int, float]]:
-        """The running trials, and when each began, in seconds since 1970."""
-        return [(int(i), float(at)) for i, at in self._query("SELECT id, started FROM trials WHERE state='running'")]
+    def running(self) -> list[tuple[int, float, int | None]]:
+        """The running trials, when each began, in seconds since 1970, and how many epochs it trains, where it does."""
+        recipe = (self.get("config").get("resolved") or {}).get("recipe")
+        epochs = recipe.get("epochs") if isinstance(recipe, dict) else None
+        found = "SELECT id, started, json_extract(proposal, '$.budget') FROM trials WHERE state = 'running'"
+        return [
+            (int(i), float(at), None if epochs is None else round(epochs if budget is None else budget))
+            for i, at, budget in self._query(found)
+        ]
 
     def per_trial(self, k: int, rounds: bool) -> float | None:
         """Seconds from one result to the next, over the last k; of rounds only, or only of what is none.
@@ -120,7 +126,7 @@ class Followed:
         with Recent.read(self.folder / "run.db") as store:
             assert isinstance(store, Recent)
             found: list[dict[str, Any]] = []
-            for trial_id, _ in store.running():
+            for trial_id, *_ in store.running():
                 reports = store.reports(trial_id)
                 last = {"step": reports[-1][0], "metrics": reports[-1][1]} if reports else {}
                 found.append({"trial": trial_id, **last})
@@ -137,8 +143,8 @@ class Followed:
         except OSError:
             begun = 0.0
         return [
-            running(trial_id, now - max(asked, begun), store.reports(trial_id), objective, silent.get(trial_id))
-            for trial_id, asked in store.running()
+            running(trial_id, now - max(asked, begun), store.reports(trial_id), objective, silent.get(trial_id), epochs)
+            for trial_id, asked, epochs in store.running()
         ]
 
 
@@ -148,13 +154,14 @@ def running(
     reports: Sequence[tuple[int, Mapping[str, float]]],
     objective: str,
     silence: Silence | None = None,
+    epochs: int | None = None,
 ) -> Running:
     """A trial at work. Its curve is that of the objective or, where it is not reported, of the first metric."""
     step, last = reports[-1] if reports else (None, {})
     metric = objective if objective in last else next(iter(last), "")
     curve = tuple(metrics[metric] for _, metrics in reports[-CURVE:] if metric in metrics)
     silent = None if silence is None else (silence.how, max(0.0, time.time() - silence.since))
-    return Running(trial_id, max(0.0, seconds), step, metric, curve, silent)
+    return Running(trial_id, max(0.0, seconds), step, metric, curve, silent, epochs)
 
 
 def rounds_of(evaluations: Sequence[Evaluation]) -> Rounds | None:

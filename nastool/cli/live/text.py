@@ -92,5 +92,5 @@ def line(view: View) -> str:
 
 def at_work(view: View) -> str:
     """The running trials, for the end of such a line; "": there are none."""
-    parts = [f"#{r.id}" + ("" if r.step is None else f" step {r.step}") for r in view.running]
+    parts = [f"#{r.id} {r.progress}".rstrip() for r in view.running]
     return f"  running {', '.join(parts)}" if parts else ""

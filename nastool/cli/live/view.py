@@ -33,6 +33,7 @@ class Best:
 class Running:
     """A trial at work. step, metric, curve: what it reported so far; step is None before the first report.
 
+    epochs: how many it trains, of which steps are the numbers then; None: steps are anything.
     silent: how it makes no progress, in words, and for how many seconds; None: it does.
     """
 
@@ -42,6 +43,14 @@ class Running:
     metric: str = ""
     curve: Sequence[float] = ()
     silent: tuple[str, float] | None = None
+    epochs: int | None = None
+
+    @property
+    def progress(self) -> str:
+        """ "epoch 8/10", "step 8"; "" before the first report."""
+        if self.step is None:
+            return ""
+        return f"step {self.step}" if self.epochs is None else f"epoch {self.step}/{self.epochs}"
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,15 @@ from hypothesis import strategies as st
 from rich.cells import cell_len, get_character_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 
+from nastool.cli import listener
 from nastool.cli.live import frame, machine, screen, stored, text
 from nastool.cli.live.stored import Followed
 from nastool.cli.live.view import Best, Rounds, Row, Running, View
 from nastool.cli.progress import Progress
 from nastool.core.strategy import Strategy
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
+from nastool.engine.config import RunConfig
+from nastool.engine.events import RunBegun
 from nastool.engine.executors.inline import Inline
 from nastool.engine.executors.jobs import Finished, Job, JobEvent, Reported
 from nastool.engine.interrupts import undisturbed
@@ -111,7 +114,11 @@ def example(**more: Any) -> View:
         "left": 540.0,
         "best": Best(last[7], "0123456789ab", lambda width: drawn),
         "last": last,
-        "running": [Running(20, 12.0, 3, "val_acc", (0.1, 0.5, 0.9)), Running(21, 2.0)],
+        "running": [
+            Running(20, 12.0, 3, "val_acc", (0.1, 0.5, 0.9)),
+            Running(21, 2.0),
+            Running(22, 5.0, 8, epochs=10),
+        ],
         "failed": 2,
         "failure": (9, "out of memory"),
         "rounds": Rounds(3, 10, {"shared_acc": (0.1, 0.3), "entropy": (12.0, 11.0)}),
@@ -127,12 +134,45 @@ def test_a_view_shows_everything_that_it_knows() -> None:
     shown = "\n".join(drawn([example()], 100, 40))
     for fact in (
         "20/40", "9 min left", "184 trials/h", "val_acc 0.9070", "trial 7", "73,306 params", "0123456789ab",
-        "2=skip(0)+conv(1)", "trial 20  step 3  val_acc 0.9  ▁▅█  12 s", "trial 21",
+        "2=skip(0)+conv(1)", "trial 20  step 3  val_acc 0.9  ▁▅█  12 s", "trial 21", "trial 22  epoch 8/10",
         "2, the last trial 9: out of memory",
         "3/10", "shared_acc 0.3 ▁█", "entropy 11 █▁", "812 MiB in 2 workers", "trial  val_acc   cost  params  parent",
     ):  # fmt: skip
         assert fact in shown
     assert re.search(r"^ +19 +0\.9190 +20 s +73,306 +18$", shown, flags=re.MULTILINE)
+
+
+def test_a_training_counts_epochs(tmp_path: Path) -> None:
+    """Of the recipe, or of the proposal's budget; what is no training counts steps."""
+    training, other = folder(tmp_path / "a", [0.5]), folder(tmp_path / "b", [0.5], resolved={})
+    for path in (training, other):
+        with Store.open(path / "run.db") as store:
+            for i, budget in ((1, None), (2, 8.0)):
+                store.begin()
+                store.add(Trial(i, Proposal(NasBench201().arch([0] * 6), budget=budget)))
+                store.commit()
+                store.report(i, 1, {"val_acc": 0.25})
+    assert [running.progress for running in Followed(training).view().running] == ["epoch 1/2", "epoch 1/8"]
+    assert text.at_work(Followed(training).view()) == "  running #1 epoch 1/2, #2 epoch 1/8"
+    assert [running.progress for running in Followed(other).view().running] == ["step 1", "step 1"]
+
+
+def test_the_first_lines_break_no_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "40")
+    options = {"population": 20, "mutation_rate": 0.0, "dedup": True, "inherit": False}
+    config = RunConfig.resolve(("evolution", options), ("nasbench201", {}), ("train", {}), 0, None)
+    listener._say_begun(RunBegun(config, Path("runs/a"), {"device": "cpu, 1 threads", "train_images": 1079}))
+    lines = terminal.getvalue().splitlines()
+    assert all(len(line) <= 40 for line in lines), lines
+    words = "searching in runs/a strategy evolution population=20 mutation_rate=0.0 dedup=true inherit=false space"
+    assert " ".join(lines).split()[:10] == words.split()
+    assert lines[-3:] == ["  evaluator  train", "             device cpu, 1 threads", "             train_images 1079"]
 
 
 @pytest.mark.parametrize("width, height", [(80, 24), (200, 50), (40, 10), (40, 12), (20, 5), (10, 3), (3, 2), (1, 1)])
@@ -545,7 +585,10 @@ def test_a_search_on_a_terminal(tmp_path: Path) -> None:
         is_clean(tty)
         assert "keys" not in tty.text() and "\x1b[2J" not in tty.text()
         shown = "\n".join(tty.screen())
-        assert re.match(r"searching in run: .*\n\n+3 trials, 1 failed, in .*\nbest: trial 2, ", shown)
+        assert re.match(
+            r"searching in run\n(  (strategy|space|evaluator) .*\n){3}\n*3 trials, 1 failed, in .*\nbest: trial 2, ",
+            shown,
+        )
         assert re.search(r"\x1b\[(1;)?3\dm", tty.text())
         assert json.loads(search.out.read_text())["trial"] == 2
 
