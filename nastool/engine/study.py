@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from nastool.core import archfile, registry
 from nastool.core.errors import InputError, InvalidArchError
 from nastool.core.values import Objective, Trial
-from nastool.core.yaml_files import read_yaml
 from nastool.engine.rows import is_number
 from nastool.engine.store import Store
 from nastool.nets import checkpoints
@@ -144,6 +143,7 @@ class Study:
         Raises:
             InputError: There is no run, or it is damaged.
         """
+        from nastool.core.yaml_files import read_yaml
         from nastool.engine.config import RunFolder
 
         path = Path(folder)
