@@ -270,7 +270,7 @@ def _tensors(path: Path, framework: str, device: str = "cpu") -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise InputError(f"there is no {short(path)}")
+        raise InputError(f"there is no {short(path, 1000)}")
     try:
         with open(path, "rb") as file:
             # safetensors takes no name that is not UTF-8
@@ -278,7 +278,7 @@ def _tensors(path: Path, framework: str, device: str = "cpu") -> Iterator[Any]:
             with safe_open(name, framework=framework, device=device) as tensors:
                 yield tensors
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{short(path)} is damaged ({short(error, 120)})") from None
+        raise InputError(f"{short(path, 1000)} is damaged ({short(error, 120)})") from None
 
 
 def target(out: str, example: str, force: bool) -> Path:
