@@ -42,7 +42,7 @@ SUFFIXES = {".txt": "text", ".md": "md", ".json": "json", ".html": "html", ".htm
 @common.force_option
 @click.pass_context
 def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
-    """Compare runs: which strategy found more at equal cost, and how sure that is.
+    """Compare runs: what found more at equal cost, and how surely.
 
     Runs that are equal but for the seed are one method. Each has the mean of the best objective so far with 95%
     intervals, and its held-out test accuracy beside it; each pair a difference with interval, test, effect size and

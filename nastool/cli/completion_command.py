@@ -11,7 +11,7 @@ from nastool.cli import common
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(ctx: click.Context, /, shell: str) -> None:
-    """Print the script with which a shell completes what you type after `nastool`.
+    """Print the script with which a shell completes commands.
 
     Tab then offers commands, options and their values: strategies, spaces, recipes, data sets, run folders, metrics,
     and the keys of -S, -P and -E. Put one of these lines where your shell reads it:

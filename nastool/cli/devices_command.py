@@ -21,7 +21,7 @@ TOOL_SECONDS = 10.0
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="As of a search.")
 @common.json_option
 def command(device: str, workers: int, json_flag: bool | None) -> None:
-    """Show the GPUs and the CPU: memory, who uses them, and which a search would take.
+    """Show GPUs and CPU, and which of them a search would take.
 
     GPUs are those that CUDA shows, in its order, so CUDA_VISIBLE_DEVICES counts; MIG instances are devices, too. Who
     uses them is what nvidia-smi knows.

@@ -18,7 +18,7 @@ from nastool.engine.command_options import EvaluateOptions
 @configfile.option
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> int:
-    """Evaluate architectures: train each from scratch and test it, or look it up in a table.
+    """Train and test architectures, or look them up in a table.
 
     ARCH is an arch.json file, a file of JSON lines, a run folder (its best), or - for stdin (the default).
     Prints each line again, in the order read: metrics of the first seed's network, their mean and standard deviation

@@ -15,9 +15,10 @@ from nastool.engine.command_options import FinishOptions
 @generated.options(FinishOptions)
 @common.result_option
 def command(run: str, json_flag: bool | None, **given: Any) -> int:
-    """Do what follows a search with the trials that an interrupted one has: the best network, trainings, report.
+    """Make a result of the trials that a search has so far.
 
-    The run may still be resumed afterwards (`nastool resume`).
+    All that follows a search is done with them: the best network, trainings, report. The run may still be resumed
+    afterwards (`nastool resume`).
 
     \b
     Example:

@@ -34,10 +34,11 @@ _FLAGS = {"strategy": "-S NAME=VALUE", "space": "-P NAME=VALUE", "evaluator": "-
 @common.json_option
 @click.pass_context
 def command(ctx: click.Context, /, what: tuple[str, ...], json_flag: bool | None) -> None:
-    """List strategies, spaces, evaluators and what goes with what; recipes, data, published architectures, loggers.
+    """List strategies, spaces, evaluators, data, recipes and more.
 
-    KIND is strategies, spaces, evaluators, recipes, data, zoo or loggers; by default all. With NAMEs of this kind each
-    is shown in full, with its options and what they mean.
+    Strategies, spaces and evaluators come with what goes with what. KIND is strategies, spaces, evaluators,
+    recipes, data, zoo or loggers; by default all. With NAMEs of this kind each is shown in full, with its options
+    and what they mean.
 
     \b
     Examples:

@@ -41,7 +41,7 @@ def command(
     listing: bool,
     json_flag: bool | None,
 ) -> None:
-    """Write the figures of a report as files, for papers and slides.
+    """Write the figures of a report as files.
 
     Curves of the best so far show several runs in one figure, the mean over seeds where runs differ in nothing else;
     all other figures are drawn of each run. Prints a line for each file. A figure that a run has nothing for is left

@@ -23,7 +23,7 @@ from nastool.cli import common
 def command(
     model: str, images: tuple[str, ...], trial: int | None, top: int, max_gigabytes: float, json_flag: bool | None
 ) -> int:
-    """Say what images show, with a network that a search has found.
+    """Say what images show, with a network that was found.
 
     RUN is a run folder (its best network; of a run that has not finished the best so far), WEIGHTS a .safetensors file
     of nastool's, ARCH a file with a line of JSON that names its weights, such as best.json; - is stdin. Each image is

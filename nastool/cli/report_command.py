@@ -20,10 +20,11 @@ from nastool.core.errors import InputError, why
 @click.option("--live", is_flag=True, help="Serve the page on this machine instead, refreshed while searches run.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port for --live; by default any that is free.")
 def command(runs: tuple[str, ...], out: str | None, force: bool, live: bool, port: int | None) -> int:
-    """Write a run as one HTML file, which needs no network: curves, architectures, all trials, what to do next.
+    """Write a run as one HTML file, which needs no network.
 
-    Several runs make one page, with their curves side by side and a checklist for comparing them. A run need not
-    have finished. Prints the name of the file, or with --live the address.
+    It has curves, architectures, all trials, and what to do next. Several runs make one page, with their curves
+    side by side and a checklist for comparing them. A run need not have finished. Prints the name of the file, or
+    with --live the address.
 
     \b
     Examples:

@@ -15,10 +15,10 @@ from nastool.engine.command_options import ResumeOptions
 @generated.options(ResumeOptions)
 @common.result_option
 def command(run: str, json_flag: bool | None, **given: Any) -> int:
-    """Go on with a search that was interrupted, however it was; more --trials extend it.
+    """Go on with a search that was interrupted, or extend it.
 
-    All options are those that it has had, unless another is given here. `nastool finish` makes a result of the trials
-    that there are instead.
+    It goes on however it was interrupted, and more --trials extend it. All options are those that it has had,
+    unless another is given here. `nastool finish` makes a result of the trials that there are instead.
 
     \b
     Examples:

@@ -41,7 +41,7 @@ FORMS = ("svg", "png", "dot", "text", "decisions")
 @common.json_option
 @click.pass_context
 def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given: Any) -> None:
-    """Show an architecture, or a training recipe to copy and change.
+    """Show an architecture, or a training recipe to copy.
 
     On a terminal it is drawn in characters, with what is known of it. A drawing shows a cell as a graph, a network
     layer by layer. With --input it also has the shapes, parameters and FLOPs of the layers, and the network that is

@@ -34,7 +34,7 @@ POLL_SECONDS = 0.5
 @common.json_option
 @click.pass_context
 def command(ctx: click.Context, /, runs: tuple[str, ...], follow: bool, json_flag: bool | None) -> None:
-    """Show how far a run is: trials, best so far, failures, time. It may be running meanwhile.
+    """Show how far a run is: trials, best, failures, time. It may be running meanwhile.
 
     \b
     Examples:

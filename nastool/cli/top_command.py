@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @common.json_option
 @click.pass_context
 def command(ctx: click.Context, /, source: str, number: int, objective: str | None, json_flag: bool | None) -> None:
-    """Print the best architectures of a run, or of JSON lines with metrics, best first.
+    """Print the best architectures of a run or of JSON lines.
 
     Equal ones are ordered by validation loss, then by the number of parameters, and the earlier comes first.
     After a search with shared weights these are its scores; what was trained from scratch at its end is a run of its

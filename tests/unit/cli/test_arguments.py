@@ -371,3 +371,11 @@ def test_no_key_takes_the_last_of_two(run: Run, arguments: str, said: str) -> No
     outcome = run(*arguments.split())
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith(f"nastool: {said}") and outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_command_is_said_in_a_line(name: str) -> None:
+    """`nastool --help` has no more room."""
+    command = cli.cli.get_command(click.Context(cli.cli), name)
+    assert command is not None and len(command.get_short_help_str(60)) <= 60
+    assert not command.get_short_help_str(60).endswith("...")
