@@ -67,7 +67,8 @@ class Evaluator(ABC):
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
         """Measure. Same arguments, same device model: same metrics.
 
-        Any exception means that this trial failed, and the search goes on; TrialFailed for expected ones.
+        Any exception means that this trial failed, and the search goes on; TrialFailed for expected ones. Before any
+        trial has succeeded, one that shows a mistake in the evaluator, such as a TypeError, ends the search at once.
         """
 
     def test(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, float]:
