@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from nastool.core.errors import InputError
 from nastool.learners.controller import Controller, Scored, one_thread
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class PolicyGradient:
@@ -76,7 +80,9 @@ class PolicyGradient:
         self.grad_clip = grad_clip
         self.eps = eps
         self.eps_outside = eps_outside
-        self.adam = torch.optim.Adam(controller.parameters(), lr=lr, betas=betas, eps=eps, fused=True)
+        self.adam = {"lr": lr, "beta1": betas[0], "beta2": betas[1], "eps": eps}
+        """Adam's values for the last step; its class imports torch's compiler, which takes as long as torch."""
+        self._moments: dict[str, dict[str, Tensor]] = {}
         self._average = torch.zeros((), dtype=torch.float64)  # of the rewards, from 0
         self._weight = torch.zeros((), dtype=torch.float64)  # of all rewards in it: 1 - decay^(their number)
 
@@ -107,15 +113,14 @@ class PolicyGradient:
             for _ in range(self.ppo_epochs):
                 scored = self.controller.score(choices, forced=forced, switch_target=self.switch_target)
                 first = first or Scored(*(value.detach() for value in scored))
-                self.adam.zero_grad()
+                self.controller.zero_grad()
                 self._loss(scored, first.log_prob, advantages).backward()  # type: ignore[no-untyped-call]
                 if self.grad_clip is not None:
                     nn.utils.clip_grad_norm_(self.controller.parameters(), self.grad_clip)
                 if self.eps_outside:
-                    steps = 1 + max((int(state["step"]) for state in self.adam.state.values()), default=0)
-                    for group in self.adam.param_groups:
-                        group["eps"] = self.eps / math.sqrt(1 - group["betas"][1] ** steps)
-                self.adam.step()
+                    steps = 1 + max((int(state["step"]) for state in self._moments.values()), default=0)
+                    self.adam["eps"] = self.eps / math.sqrt(1 - self.adam["beta2"] ** steps)
+                self._step()
         assert first is not None
         keep = self.baseline_decay ** len(rewards)
         self._average = keep * self._average + (1 - keep) * rewards.double().mean()
@@ -136,12 +141,23 @@ class PolicyGradient:
             loss = loss + self.switch_weight * scored.switch_kl
         return loss.mean()
 
+    def _step(self) -> None:
+        moved = {name: p for name, p in self.controller.named_parameters() if p.grad is not None}
+        for name, p in moved.items():
+            if name not in self._moments:
+                begin = torch.zeros((), device=p.device), torch.zeros_like(p), torch.zeros_like(p)
+                self._moments[name] = dict(zip(MOMENTS, begin, strict=True))
+        steps, means, squares = ([self._moments[name][key] for name in moved] for key in MOMENTS)
+        grads = [p.grad for p in moved.values()]
+        fixed: dict[str, Any] = {"fused": True, "amsgrad": False, "maximize": False, "weight_decay": 0.0}
+        with torch.no_grad():
+            adam(list(moved.values()), grads, means, squares, [], steps, **fixed, **self.adam)  # type: ignore[arg-type]
+
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that changes, as copies: the controller's parameters, Adam's moments, the baseline."""
         state = {f"controller.{name}": value.clone() for name, value in self.controller.state_dict().items()}
-        for name, parameter in self.controller.named_parameters():
-            for key, value in self.adam.state[parameter].items():
-                state[f"adam.{key}.{name}"] = value.clone()
+        for name, moments in self._moments.items():
+            state |= {f"adam.{key}.{name}": value.clone() for key, value in moments.items()}
         state["plan"] = torch.tensor(self.controller.fingerprint)
         return {**state, "baseline.average": self._average.clone(), "baseline.weight": self._weight.clone()}
 
@@ -158,9 +174,9 @@ class PolicyGradient:
             )
         prefix = "controller."
         self.controller.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        self.adam.state.clear()
-        for name, parameter in self.controller.named_parameters():
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"adam.{key}.{name}" in state:
-                    self.adam.state[parameter][key] = state[f"adam.{key}.{name}"].clone()
+        self._moments = {
+            name: {key: state[f"adam.{key}.{name}"].clone() for key in MOMENTS}
+            for name, _ in self.controller.named_parameters()
+            if f"adam.step.{name}" in state
+        }
         self._average, self._weight = state["baseline.average"].clone(), state["baseline.weight"].clone()

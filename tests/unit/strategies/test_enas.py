@@ -141,8 +141,7 @@ class TestOptions:
         controller, learner = policy.learner.controller, policy.learner
         assert (controller.hidden, controller.temperature) == (8, 5)
         assert (controller.tanh_constant, controller.op_tanh_reduce) == (2, 3)
-        group = learner.adam.param_groups[0]
-        assert (group["lr"], group["betas"], group["eps"]) == (0.5, (0, 0.999), 0.001)
+        assert learner.adam == {"lr": 0.5, "beta1": 0, "beta2": 0.999, "eps": 0.001}
         assert (learner.switch_target, learner.switch_weight) == (0.4, 0.8)
 
     @pytest.mark.parametrize(

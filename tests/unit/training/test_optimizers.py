@@ -59,6 +59,11 @@ def test_a_training_imports_no_compiler() -> None:
         "proposal = Proposal(space.from_string('|nor_conv_1x1~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|'))\n"
         "evaluation = evaluator.evaluate(0, proposal, seed=0, report=lambda step, metrics: None)\n"
         "assert evaluation.metrics['params']\n"
+        "from nastool.core.values import Trial\n"
+        "from nastool.strategies.reinforce import Reinforce\n"
+        "strategy = Reinforce(space, hidden=4)\n"
+        "for i in range(3):\n"
+        "    strategy.tell(Trial(i, strategy.ask(), 'done', evaluation, (0.5,)))\n"
         "print(*{'torch._dynamo', 'sympy', 'sklearn', 'scipy', 'torchvision'} & set(sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
