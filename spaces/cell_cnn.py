@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2s
 from itertools import pairwise
@@ -322,16 +322,14 @@ class CellCNN(SearchSpace):
         `skip_connect` with stride 2). The auxiliary classifier reads the second reduction cell (ENAS: the cell after
         it; NASNet: the one before).
         """
-        from nastool.nets.definitions.cells import Network
+        from nastool.nets.definitions.cells import Network, WithAuxiliary
 
-        return Network(
-            choose,
-            self.cells,
-            task.channels,
-            task.classes,
-            width=scale.channels,
-            cells=scale.cells,
-            stem=scale.stem * scale.channels,
-            twice=bool(scale.twice),
-            auxiliary=(task.height, task.width) if scale.auxiliary else None,
-        )
+        sizes = {"width": scale.channels, "cells": scale.cells, "stem": scale.stem * scale.channels}
+        more: dict[str, Any] = {**sizes, "twice": bool(scale.twice)}
+        if scale.auxiliary:
+            image = task.height, task.width
+            return WithAuxiliary(choose, self.cells, task.channels, task.classes, image=image, **more)
+        return Network(choose, self.cells, task.channels, task.classes, **more)
+
+    def lean(self, scale: Scale) -> Scale:
+        return replace(scale, auxiliary=0)

@@ -284,6 +284,15 @@ class Ordered(Protocol):
         ...
 
 
+@runtime_checkable
+class Lean(Protocol):
+    """A space whose networks may have parts that only training needs."""
+
+    def lean(self, scale: Any) -> Any:
+        """The same scale without them."""
+        ...
+
+
 def mattering(space: SearchSpace, choices: Choices) -> NDArray[np.bool_]:
     """Which decisions matter, as of `Conditional`; of other spaces all."""
     return space.active_many(choices) if isinstance(space, Conditional) else np.ones(choices.shape, dtype=np.bool_)

@@ -67,6 +67,7 @@ def python(model: Model, *, raw: bool = False) -> str:
         mean=model.mean,
         std=model.std,
         raw=raw,
+        more=model.more,
     )
 
 

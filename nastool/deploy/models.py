@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nastool import __version__
 from nastool.core import archfile, files, registry
 from nastool.core.errors import InputError, short
-from nastool.core.space import make_scale
+from nastool.core.space import Lean, make_scale
 from nastool.core.task import FAMILY, Task
 from nastool.nets import checkpoints
 from nastool.tasks.images.task import ImageTask
@@ -47,6 +47,8 @@ class Model:
     path: Path
     document: Mapping[str, Any]
     """What a line says that names these weights, such as the run's best.json; {}: there is none."""
+    more: bool = False
+    """Whether the file may have weights that only training needed; the network is without."""
 
     @property
     def takes_pixels(self) -> bool:
@@ -229,10 +231,12 @@ def _read(path: Path, document: ArchDocument | None) -> Model:
         raise InputError(f"{path} is no checkpoint of nastool: it does not say of which network ({error})") from error
     weights = checkpoints.read(path, found.space, scale, task).weights
     with torch.random.fork_rng(devices=[]):
-        network = build(found.space, found.arch, task, scale)
-    network.load_state_dict(weights)
+        size = found.space.lean(scale) if isinstance(found.space, Lean) else scale
+        network = build(found.space, found.arch, task, size)
+    network.load_state_dict(weights, strict=size == scale)
     said = _said(path) if document is None else document.to_json()
-    return Model(network.eval(), found.space, found.arch, scale, task, classes, mean, std, path, said)
+    more = size != scale
+    return Model(network.eval(), found.space, found.arch, size, task, classes, mean, std, path, said, more)
 
 
 def _said(path: Path) -> Mapping[str, Any]:

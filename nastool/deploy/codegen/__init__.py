@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from nastool.core.task import Task
 from nastool.deploy.codegen import use
 from nastool.deploy.codegen.flat import flat
 from nastool.deploy.codegen.layout import WIDTH, call, display, lines, literal
+from nastool.deploy.codegen.pruning import Lines, Ran, watched
 from nastool.deploy.codegen.recipe import Recipe, Unwritable, recorded
 from nastool.deploy.codegen.source import Sources
 from nastool.nets.networks import evaluating, example
@@ -57,6 +60,7 @@ def python(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     raw: bool = False,
+    more: bool = False,
 ) -> str:
     """Source of a module with a class `Model` and a function `load`.
 
@@ -70,21 +74,26 @@ def python(
         classes, mean, std: become constants; with them `Model` takes pixels from 0 to 255 and normalises them by the
             last two, and as a program it classifies files of images.
         raw: `Model` is the bare network all the same.
+        more: Files of weights hold others besides, which are not loaded.
 
     Raises:
         InputError: The network can be written in no way.
     """
     pixels = bool(classes and mean and std) and not raw
     with torch.random.fork_rng(devices=[]):
-        network, made = recorded(build)
+        network, made, made_by = recorded(build)
+        used: Lines = set()
+        with torch.no_grad(), evaluating(network), suppress(Exception):  # the check will say what is wrong
+            _, used = watched(lambda: network(*example(network, task, 2)))
     trained = network if trained is None else trained
     given = task.example(1, "meta")
     zeros = (f"torch.zeros({tuple(x.shape)}{'' if x.is_floating_point() else f', dtype={x.dtype}'})" for x in given)
-    tail = use.tail(", ".join(zeros), given[0].shape[1:], pixels)
+    tail = use.tail(", ".join(zeros), given[0].shape[1:], pixels, more)
     problems = []
-    for write in (_from_source, _from_export):
+    pruned, whole = (partial(_from_source, made=made, ran=which) for which in ((made_by, used), None))
+    for write in (pruned, whole, _from_export):
         try:
-            imports, body = write(network, made, task, pixels)
+            imports, body = write(network, task, pixels)
             head = [*_docstring(title, facts, task, pixels, bool(mean))]
             constants = _constants(classes, mean, std)
             text = "\n".join([*head, "", *_imports(f"{body}\n{tail}", imports), *constants, "", "", body, "", "", tail])
@@ -92,26 +101,24 @@ def python(
             return text
         except Unwritable as error:
             problems.append(one_line(error))
-    raise InputError(f"no code could be written for this network: {problems[0]}; {problems[1]}")
+    raise InputError(f"no code could be written for this network: {problems[0]}; {problems[-1]}")
 
 
 def _from_source(
-    network: nn.Module, made: Mapping[nn.Module, Any], task: Task, pixels: bool
+    network: nn.Module, task: Task, pixels: bool, made: Mapping[nn.Module, Any], ran: tuple[Lines, Lines] | None
 ) -> tuple[Iterable[tuple[str, str]], str]:
     """Imports and definitions."""
     recipe = Recipe(made)
     arguments = call("super().__init__", *recipe.arguments(network))
     base = recipe.name(type(network))
-    sources = Sources(recipe.used, RESERVED)
+    sources = Sources(recipe.used, RESERVED, ran and Ran(*ran, recipe.chosen))
     model = [f"class Model({base}):", f'    """{_about(task, pixels)}"""', ""]
     model += [*use.CONSTANTS, ""] if pixels else []
     model += ["    def __init__(self) -> None:", *lines(arguments, 8), *(use.FORWARD if pixels else ())]
     return sources.imports, "\n\n\n".join([*sources.joined(), *recipe.choices, "\n".join(model)])
 
 
-def _from_export(
-    network: nn.Module, made: Mapping[nn.Module, Any], task: Task, pixels: bool
-) -> tuple[Iterable[tuple[str, str]], str]:
+def _from_export(network: nn.Module, task: Task, pixels: bool) -> tuple[Iterable[tuple[str, str]], str]:
     with evaluating(network):
         body = flat(network, task, _about(task, False))
     if pixels:

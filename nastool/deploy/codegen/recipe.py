@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 from types import FrameType, FunctionType
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from nastool.deploy.codegen.layout import WIDTH, Brackets, Doc, Prefixed, call, display, flat, literal
+from nastool.deploy.codegen.pruning import Lines, watched
 from nastool.nets.chosen import Chosen
 
 CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
@@ -26,13 +26,13 @@ class Unwritable(Exception):
     """Something has no source, or depends on what has none."""
 
 
-def recorded(build: Callable[[], nn.Module]) -> tuple[nn.Module, Mapping[nn.Module, Arguments]]:
-    """A network that is built, and what the constructor of each module in it was called with."""
+def recorded(build: Callable[[], nn.Module]) -> tuple[nn.Module, Mapping[nn.Module, Arguments], Lines]:
+    """A network that is built, what the constructor of each module in it was called with, and the lines that ran."""
     made: dict[nn.Module, Arguments] = {}
 
-    def watch(frame: FrameType, event: str, _: Any) -> None:
+    def watch(frame: FrameType) -> None:
         code = frame.f_code
-        if event == "call" and code.co_name == "__init__" and code.co_argcount:
+        if code.co_name == "__init__" and code.co_argcount:
             names, rest, more, values = inspect.getargvalues(frame)
             module = values[names[0]]
             if isinstance(module, nn.Module) and module not in made:  # else a base class' constructor
@@ -44,25 +44,22 @@ def recorded(build: Callable[[], nn.Module]) -> tuple[nn.Module, Mapping[nn.Modu
                     by_position = (*(values[name] for name in given), *values[rest])
                     made[module] = by_position, by_name | values.get(more or "", {})
 
-    before = sys.getprofile()
-    sys.setprofile(watch)
-    try:
-        network = build()
-    finally:
-        sys.setprofile(before)
-    return network, made
+    network, lines = watched(build, watch)
+    return network, made, lines
 
 
 class Recipe:
     """Writes values as expressions.
 
     used: the classes and functions that these name, and torch has not. choices: definitions of `CHOICES`, at most one.
+    chosen: the options in it.
     """
 
     def __init__(self, made: Mapping[nn.Module, Arguments]) -> None:
         self.made = made
         self.used: dict[Callable[..., Any], None] = {}
         self.choices: list[str] = []
+        self.chosen: Collection[str] = ()
         self._written: set[nn.Module] = set()
 
     def arguments(self, module: nn.Module) -> Iterator[Doc]:
@@ -143,6 +140,7 @@ class Recipe:
         """An instance of a class whose constructor's arguments are attributes of the same names."""
         if isinstance(value, Chosen) and not self.choices:
             self.choices.append("\n".join(_choices(value.options)))
+            self.chosen = set(value.options.values())
             return call(self.name(Chosen), "CHOICES")
         try:
             values = {name: getattr(value, name) for name in inspect.signature(type(value)).parameters}
@@ -160,7 +158,7 @@ class Recipe:
 
 def _choices(options: Mapping[str, str]) -> Iterator[str]:
     """A line for each place."""
-    yield from ("# Other options make another network of the same space.", "# fmt: off", "CHOICES = {")
+    yield from ("# fmt: off", "CHOICES = {")
     for _, names in groupby(options, key=lambda name: name.rpartition(".")[0] or name):
         line = "   "
         for item in (f" {literal(name)}: {literal(options[name])}," for name in names):

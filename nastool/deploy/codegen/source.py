@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, TypeGuard
 
 from nastool.core.space import Choose, Members
+from nastool.deploy.codegen.pruning import Edit, Ran, pruned
 from nastool.deploy.codegen.recipe import Unwritable
 from nastool.nets import chosen
 from nastool.nets.chosen import Chosen
@@ -26,16 +27,22 @@ from nastool.nets.depthwise import faster
 from nastool.nets.launches import are_few
 from nastool.nets.networks import active
 
-Edit = tuple[int, int, str]
-"""Bytes from, to: by what they are replaced."""
-
 
 class Sources:
     """imports: lines. pieces: texts of definitions by name, each after those that it uses."""
 
-    def __init__(self, used: Iterable[Callable[..., Any]], reserved: Collection[str]) -> None:
-        """reserved: names that no definition may have. Unwritable: something has no source."""
-        used, self._unused = list(used), set[str]()
+    def __init__(self, used: Iterable[Callable[..., Any]], reserved: Collection[str], ran: Ran | None) -> None:
+        """Collects all that `used` need.
+
+        Args:
+            used: Classes and functions.
+            reserved: Names that no definition may have.
+            ran: By what is left out that has no part in the network; None: nothing is.
+
+        Raises:
+            Unwritable: Something has no source.
+        """
+        used, self._unused, self._ran = list(used), set[str](), ran
         while True:
             self.imports: set[tuple[str, str]] = set()
             self._problem = ""  # it may be in a method that is left out next time
@@ -86,7 +93,7 @@ class Sources:
             return  # a builtin
         if name not in self._homes:
             self._homes[name] = home
-            text = self._edited(definitions[name], home)
+            text = self._edited(*definitions[name], home)
             self._note(ast.parse(text), "", own=home.__name__.startswith("nastool."))
             for other in _globals(text):
                 self._add(other, chosen if other in (Chosen.__name__, Members.__name__) else home)
@@ -103,7 +110,8 @@ class Sources:
                 self._called.setdefault(inner, set())
             self._note(child, inner, own)
 
-    def _edited(self, text: str, home: ModuleType) -> str:
+    def _edited(self, text: str, first: int, home: ModuleType) -> str:
+        """first: the line in which it begins."""
         own = home.__name__.startswith("nastool.")
         tree = ast.parse(text)
         starts = [0, *accumulate(len(line.encode()) for line in text.splitlines(keepends=True))]
@@ -114,7 +122,7 @@ class Sources:
         def is_(node: ast.expr, value: Any) -> bool:
             return isinstance(node, ast.Name) and vars(home).get(node.id) is value
 
-        edits: list[Edit] = []
+        edits = list(pruned(text, str(home.__file__), first, self._ran)) if self._ran else []
 
         def drop(node: ast.stmt) -> None:
             first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
@@ -129,9 +137,9 @@ class Sources:
                     if (_is_method(part) and part.name in self._unused) or any(is_(mark, faster) for mark in marks):
                         drop(part)
             elif isinstance(node, ast.Call) and (is_(node.func, deferred) or is_(node.func, active)):
-                first, after = node.args[0], node.args[1:]
-                end = place(first.end_lineno, first.end_col_offset)
-                edits.append((place(node.lineno, node.col_offset), place(first.lineno, first.col_offset), ""))
+                what, after = node.args[0], node.args[1:]
+                end = place(what.end_lineno, what.end_col_offset)
+                edits.append((place(node.lineno, node.col_offset), place(what.lineno, what.col_offset), ""))
                 stop = place(node.end_lineno, node.end_col_offset)
                 edits.append((end, place(after[0].lineno, after[0].col_offset), "(") if after else (end, stop, ""))
             elif isinstance(node, ast.Name) and is_(node, Choose):
@@ -171,22 +179,23 @@ def _is_everywhere(module: str) -> bool:
 
 
 @cache
-def _top(module: ModuleType) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
-    """The text of what a module defines, and what it imports, by name: module and name there; "": all of it."""
+def _top(module: ModuleType) -> tuple[dict[str, tuple[str, int]], dict[str, tuple[str, str]]]:
+    """Text and first line of what a module defines; what it imports, module and name there; "": all of it. By name."""
     try:
-        text = inspect.getsource(module)
+        source = inspect.getsource(module)
     except (OSError, TypeError):
         raise Unwritable(f"{module.__name__} has no source") from None
-    definitions: dict[str, str] = {}
+    definitions: dict[str, tuple[str, int]] = {}
     imports: dict[str, tuple[str, str]] = {}
-    rows = text.splitlines()
-    for statement in ast.parse(text).body:
+    rows = source.splitlines()
+    for statement in ast.parse(source).body:
         if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign):
             targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
             names = [target.id for target in targets if isinstance(target, ast.Name)]
             names += [statement.name] if isinstance(statement, ast.ClassDef | ast.FunctionDef) else []
             first = min([statement.lineno, *(mark.lineno for mark in getattr(statement, "decorator_list", []))])
-            definitions |= dict.fromkeys(names, "\n".join(rows[first - 1 : statement.end_lineno]) + "\n")
+            text = "\n".join(rows[first - 1 : statement.end_lineno]) + "\n"
+            definitions |= dict.fromkeys(names, (text, first))
         for node in statement.body if isinstance(statement, ast.If) else [statement]:
             for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
                 as_ = f" as {alias.asname}" if alias.asname else ""

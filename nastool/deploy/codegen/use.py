@@ -24,7 +24,7 @@ def load(path: {path}) -> Model:
         values = torch.frombuffer(data[start:end], dtype=DTYPES[entry["dtype"]])
         weights[name] = values.reshape(entry["shape"])
     model = Model()
-    model.load_state_dict(weights)
+    model.load_state_dict({weights})
 {about}    return model.eval()
 '''
 
@@ -131,15 +131,17 @@ _TO_COLOUR = """    x = x.expand(1, {channels}, *x.shape[2:])
 """
 
 
-def tail(inputs: str, shape: Sequence[int], pixels: bool) -> str:
+def tail(inputs: str, shape: Sequence[int], pixels: bool, more: bool = False) -> str:
     """Everything after the classes.
 
     Args:
         inputs: An expression for those of one example.
         shape: Of one.
         pixels: The model takes pixels, and so files of images can be shown to it.
+        more: Files of weights hold others besides, which are not loaded.
     """
-    load = _LOAD.format(about=_ABOUT if pixels else "", path="str | Path" if pixels else "str")
+    weights = "{name: weights[name] for name in model.state_dict()}" if more else "weights"
+    load = _LOAD.format(about=_ABOUT if pixels else "", path="str | Path" if pixels else "str", weights=weights)
     if not pixels:
         load = load.replace("    about = entries.pop", "    entries.pop")
         return f"{load.strip()}\n\n\n{_SIZE.format(inputs=inputs).strip()}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -75,10 +76,12 @@ class Block(nn.Module):
     def __init__(self, choose: Choose, form: Cells, kind: str, block: int, c: int, drop: nn.Module) -> None:
         super().__init__()
         self.first, self.second = (edge(choose, form, kind, block, slot, c, drop) for slot in (1, 2))
-        options: dict[str, Callable[[], nn.Module]] = {"add": Add}
-        options["concat"] = lambda: Concat(relu_conv_bn(2 * c, c, 1))
-        searched = form.combine == "search"
-        self.combine = choose.layer(f"{kind}{block}.combine", options) if searched else options[form.combine]()
+        options: dict[str, Callable[[], nn.Module]] = {}
+        if form.combine != "concat":
+            options["add"] = Add
+        if form.combine != "add":
+            options["concat"] = lambda: Concat(relu_conv_bn(2 * c, c, 1))
+        self.combine = choose.layer(f"{kind}{block}.combine", options) if len(options) > 1 else options[form.combine]()
 
     def forward(self, states: Mapping[str, Tensor]) -> Tensor:
         out: Tensor = self.combine(self.first(states), self.second(states))
@@ -204,10 +207,9 @@ def auxiliary_head(weights: Members, height: int, width: int, classes: int) -> n
 
 
 class Network(nn.Module):
-    """3x3 convolution and BN; N normal cells, reduction, N normal, reduction, N normal; ReLU, pooling, linear.
+    """3x3 convolution and BN; N normal cells, reduction, N normal, reduction, N normal; ReLU, pooling, linear."""
 
-    In training, with an auxiliary classifier, it returns (logits, auxiliary logits).
-    """
+    stack: Stack
 
     def __init__(
         self,
@@ -220,62 +222,55 @@ class Network(nn.Module):
         cells: int,
         stem: int,
         twice: bool = False,
-        auxiliary: tuple[int, int] | None = None,
+        also: Collection[int] = (),
     ) -> None:
         """channels: of the images. width: of a state in the first stage. cells: normal ones of each of three stages.
 
-        stem: channels of the stem. twice: see `Cell`. auxiliary: images' height and width, for a second classifier.
+        stem: channels of the stem. twice: see `Cell`. also: cells that something reads besides the last one.
         """
         super().__init__()
         kinds = ("normal",) * cells + (("reduce",) + ("normal",) * cells) * 2
-        stack = Stack(form, kinds, width, stem)
-        self.cell_count = len(kinds)
-        self.auxiliary_after = 2 * cells + 1 if auxiliary else None  # the second reduction cell
-        read = {len(kinds) - 1, *([self.auxiliary_after] if self.auxiliary_after else [])}
+        self.stack = stack = Stack(form, kinds, width, stem)
         self.stem = conv_bn(channels, stem, 3)
         self.cells = choose.subset(
-            partial(form.live_cells, kinds=kinds, read=read),
+            partial(form.live_cells, kinds=kinds, read={len(kinds) - 1, *also}),
             {str(index): partial(Cell, choose, stack, index, twice) for index in range(len(kinds))},
         )
         pooling = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Dropout(0.0))
         bias = nn.Parameter(torch.zeros(classes))
         self.classifier = Join(stack.weights(choose, len(kinds) - 1, classes), pooling, bias=bias)
-        if auxiliary and self.auxiliary_after:
-            height, width = (-(-n // 4) for n in auxiliary)
-            self.auxiliary = auxiliary_head(stack.weights(choose, self.auxiliary_after, 128), height, width, classes)
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> Any:
+        (last,) = deque(self.outputs(images), maxlen=1)
+        return self.classifier(last).flatten(1)
+
+    def outputs(self, images: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Those of each cell, in order; {} where nothing reads them."""
         before: dict[str, Tensor] = {"stem": self.stem(images)}
         last = before
         if are_few():
-            return self._run_together(last)
+            yield from self._run_together(last)
+            return
         cells = self.cells.active
-        auxiliary: Tensor | None = None
-        for index in range(self.cell_count):
+        for index in range(len(self.stack.kinds)):
             before, last = last, cells[str(index)](before, last) if str(index) in cells else {}
-            if index == self.auxiliary_after and self.training:
-                auxiliary = self.auxiliary(last)
-        logits: Tensor = self.classifier(last).flatten(1)
-        return logits if auxiliary is None else (logits, auxiliary)
+            yield last
 
-    def _run_together(self, last: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+    def _run_together(self, last: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """The same with what reads a cell's outputs run as one. last: the stem's output."""
         cells: dict[str, Any] = self.cells.active
-        given: dict[int, dict[str, Tensor]] = {index: {} for index in range(self.cell_count + 2)}
+        count = len(self.stack.kinds)
+        given: dict[int, dict[str, Tensor]] = {index: {} for index in range(count + 2)}
         self._adapt(-1, last, given)
-        auxiliary: Tensor | None = None
-        for index in range(self.cell_count):
+        for index in range(count):
             last = cells[str(index)].run_together(given[index]) if str(index) in cells else {}
             if last:
                 self._adapt(index, last, given)
-            if index == self.auxiliary_after and self.training:
-                auxiliary = self.auxiliary(last)
-        logits: Tensor = self.classifier(last).flatten(1)
-        return logits if auxiliary is None else (logits, auxiliary)
+            yield last
 
     def joins(self) -> list[list[nn.Module]]:
         """See `launches.few_launches`."""
-        readers = [self._readers(index) for index in range(-1, self.cell_count)]
+        readers = [self._readers(index) for index in range(-1, len(self.stack.kinds))]
         adapts = [[(adapt[0], adapt[1]) for *_, adapt in each] for each in readers]
         return [group for each in adapts for group in together.adapt_joins(each)]
 
@@ -292,3 +287,31 @@ class Network(nn.Module):
             found = together.adapt([(adapt[0], adapt[1]) for *_, adapt in readers], outputs)
             for (reader, state, adapt), x in zip(readers, found, strict=True):
                 given[reader][state] = adapt[2:](x)
+
+
+class WithAuxiliary(Network):
+    """With a second classifier after the second reduction cell: in training it returns (logits, auxiliary logits)."""
+
+    def __init__(
+        self,
+        choose: Choose,
+        form: Cells,
+        channels: int,
+        classes: int,
+        *,
+        cells: int,
+        image: tuple[int, int],
+        **more: Any,
+    ) -> None:
+        """image: height and width. more: as of `Network`."""
+        self.after = 2 * cells + 1
+        super().__init__(choose, form, channels, classes, cells=cells, also=(self.after,), **more)
+        height, width = (-(-n // 4) for n in image)
+        self.auxiliary = auxiliary_head(self.stack.weights(choose, self.after, 128), height, width, classes)
+
+    def forward(self, images: Tensor) -> Any:
+        for index, last in enumerate(self.outputs(images)):
+            if index == self.after and self.training:
+                auxiliary = self.auxiliary(last)
+        logits = self.classifier(last).flatten(1)
+        return (logits, auxiliary) if self.training else logits

@@ -30,8 +30,7 @@ class Cells:
 
     def outputs(self, chosen: Mapping[str, str], kind: str) -> Collection[str]:
         """The states that a cell concatenates. chosen: decision -> option."""
-        fixed = self.fixed[kind]
-        if fixed is not None:
+        if (fixed := self.fixed[kind]) is not None:
             return fixed
         used = set().union(*(self.inputs(chosen, kind, block) for block in range(1, self.blocks + 1)))
         return [state for state in self.states if state not in used]

@@ -14,20 +14,21 @@ from nastool.nets.definitions.macro_form import merged, read_after, reductions
 from nastool.nets.launches import are_few
 
 
+def separable(c: int, kernel: int) -> list[nn.Module]:
+    return [Separable(c, c, kernel), nn.BatchNorm2d(c), nn.ReLU()]
+
+
 def operation(choose: Choose, layer: int, c: int, first: bool) -> nn.Module:
     """first: a ReLU before all else."""
 
     def after_1x1(*body: nn.Module) -> nn.Module:
         return nn.Sequential(*([nn.ReLU()] if first else []), *conv_bn_relu(c, c, 1), *body)
 
-    def separable(kernel: int) -> nn.Module:
-        return after_1x1(Separable(c, c, kernel), nn.BatchNorm2d(c), nn.ReLU())
-
     options: dict[str, Callable[[], nn.Module]] = {
         "conv_3x3": lambda: after_1x1(*conv_bn_relu(c, c, 3)),
-        "sep_conv_3x3": lambda: separable(3),
+        "sep_conv_3x3": lambda: after_1x1(*separable(c, 3)),
         "conv_5x5": lambda: after_1x1(*conv_bn_relu(c, c, 5)),
-        "sep_conv_5x5": lambda: separable(5),
+        "sep_conv_5x5": lambda: after_1x1(*separable(c, 5)),
         "avg_pool_3x3": lambda: after_1x1(pool("avg", 3)),
         "max_pool_3x3": lambda: after_1x1(pool("max", 3)),
     }

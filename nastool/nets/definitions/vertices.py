@@ -22,8 +22,7 @@ def vertex_channels(sources: Mapping[int, Sequence[int]], channels: int) -> dict
     feeding = [x for x in sources[OUTPUT] if x]
     width = {x: channels // len(feeding) + (i < channels % len(feeding)) for i, x in enumerate(feeding)}
     for x in reversed(range(1, OUTPUT)):
-        targets = [y for y in range(x + 1, OUTPUT) if x in sources[y]]
-        if x not in width and targets:
+        if x not in width and (targets := [y for y in range(x + 1, OUTPUT) if x in sources[y]]):
             width[x] = max(width[y] for y in targets)
     return dict(sorted(width.items()))
 

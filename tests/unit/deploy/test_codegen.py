@@ -223,7 +223,7 @@ def test_the_network_stays_as_it_was() -> None:
     [("nasbench201", {}, [3, 2, 0, 2, 0, 0]), ("cell-cnn", {"blocks": 2, "ops": "darts"}, [1, 4] * 8)],
 )
 def test_weights_are_loaded(name: str, options: dict[str, Any], choices: list[int], tmp_path: Path) -> None:
-    """All of them: also those of edges that lead to nothing, and of what only training needs."""
+    """All of them: also those of edges that lead to nothing, and, where the network has them, of an auxiliary head."""
     space = make_space(name, options)
     scale = {"channels": 4, "cells": 1} | ({"auxiliary": 1} if name == "cell-cnn" else {})
     network = build(space, space.arch(choices), TASKS[0], scale)
@@ -246,19 +246,66 @@ def test_nothing_of_supernets_is_written(name: str, options: dict[str, Any], sca
     )
 
 
-def test_other_choices_make_another_network() -> None:
+def test_nothing_that_is_not_chosen_is_written() -> None:
+    """Neither options nor what they alone are made of, nor branches that are never taken."""
     space = make_space("nasbench201", {})
-    one, two = space.arch([3] * 6), space.arch([3, 3, 1, 3, 4, 3])
-    text = write(partial(build, space, one, TASKS[0], {"channels": 4}), TASKS[0])
-    lines = dict.fromkeys(('"2<-1": "nor_conv_3x3"', '"3<-1": "nor_conv_3x3"'))
-    assert all(text.count(line) == 1 for line in lines)
-    text = text.replace('"2<-1": "nor_conv_3x3"', '"2<-1": "skip_connect"')
-    text = text.replace('"3<-1": "nor_conv_3x3"', '"3<-1": "avg_pool_3x3"')
-    model, network = run(text)["Model"](), build(space, two, TASKS[0], {"channels": 4})
-    model.load_state_dict(network.state_dict())
-    images = torch.rand(2, 3, 8, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(model.eval()(images), network.eval()(images), rtol=1e-5, atol=1e-5)
+    text = write(partial(build, space, space.arch([3] * 6), TASKS[0], {"channels": 4}), TASKS[0])
+    assert '"nor_conv_3x3": partial(' in text
+    assert not re.search(r'"(none|skip_connect|nor_conv_1x1|avg_pool_3x3)"', text)
+    cells = zoo.document("darts-v2")
+    document = archfile.from_json(cells)
+    text = write(partial(build, document.space, document.arch, TASKS[0], {"channels": 4, "cells": 2}), TASKS[0])
+    assert not re.search(r"cross_conv|class Zero|class Concat|AvgPool2d\(kernel|uxiliary|sep_conv_5x5\(", text)
+    assert len(text.splitlines()) < 520
+
+
+class Choosing(nn.Module):
+    """Branches of all kinds, of which some are taken."""
+
+    def __init__(self, kind: str, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        made: list[nn.Module] = []
+        for size in sizes:
+            if size == 0:
+                made.append(nn.Conv2d(4, 4, 7))
+            elif size == 1:
+                made.append(nn.Conv2d(4, 4, 1))
+            elif size == 2:
+                made.append(nn.Conv2d(4, 4, 2))
+            else:
+                made.append(nn.Conv2d(4, 4, size, padding=size // 2))
+        if kind == "never":
+            made.append(nn.Tanh())
+        if kind == "no":
+            made.append(nn.Tanh())
+        elif kind == "neither":
+            made.append(nn.Sigmoid())
+        else:
+            if kind == "inner":
+                for _ in range(3):
+                    if kind == "never":
+                        made.append(nn.Hardtanh())
+            made.append(
+                nn.LeakyReLU(0.2),
+            )
+        self.parts = nn.Sequential(*made)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] > 100_000:
+            x = x.abs()
+        out: Tensor = self.parts(x)
+        return out
+
+
+def test_branches_that_were_not_taken_are_left_out() -> None:
+    for sizes, there in (((3, 1), ("size == 1", "else:")), ((3,), ()), ((1, 2), ("size == 1", "size == 2"))):
+        text = check(lambda sizes=sizes: Around(Choosing("inner", sizes)), ImageTask(3, 8, 8, 6))  # type: ignore[misc]
+        assert "class Choosing" in text and "PARAMETERS" not in text
+        assert not re.search(r"Conv2d\(4, 4, 7\)|Tanh|Sigmoid|Hardtanh", text), text
+        assert all(condition in text for condition in there) and text.count("size ==") == len(there) - (
+            "else:" in there
+        )
+        assert "abs()" in text, "what depends on the inputs stays"
 
 
 def test_constants_and_docstring(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from nastool.core.space import SearchSpace, make_scale
 from nastool.core.values import Arch, Proposal
 from nastool.deploy import exports, models
 from nastool.evaluators.train import Train
+from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images.data import load, read_image
@@ -53,6 +55,31 @@ def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 # --- a model
+
+
+def test_what_only_training_needs_is_left_behind(tmp_path: Path) -> None:
+    """An auxiliary head, and cells that it alone reads; the run's weights fit the code all the same."""
+    space = CellCNN(blocks=1)
+    scale = {"channels": 4, "cells": 1, "auxiliary": 1}
+    train = Train(space, data="digits", epochs=1, train_size=100, scale=scale, device="cpu")
+    train.workdir = tmp_path
+    arch = space.arch([0] * len(space.decisions))
+    evaluation = train.evaluate(0, Proposal(arch), seed=0, report=lambda step, metrics: None)
+    path = tmp_path / str(evaluation.checkpoint)
+    model = models.load(str(path))
+    assert any("auxiliary" in name for name in files.read_tensors(path)[0])
+    assert not any("auxiliary" in name for name in model.network.state_dict())
+    (tmp_path / "model.py").write_text(exports.python(model))
+    assert not re.search(r"uxiliary(?!=0)", (tmp_path / "model.py").read_text())
+    code: dict[str, Any] = {"__name__": "model"}
+    exec(compile((tmp_path / "model.py").read_text(), "model.py", "exec", dont_inherit=True), code)
+    x = digits()[0]
+    probabilities = code["load"](path)(torch.from_numpy(x.copy())).softmax(1)
+    torch.testing.assert_close(probabilities, torch.from_numpy(model.predict(x)), rtol=1e-4, atol=1e-5)
+    test = train.test(Proposal(arch), evaluation)
+    assert (model.predict(x).argmax(1) == digits()[1]).mean() == test["test_acc"]
+    bare = exports.untrained_python(space, arch, ImageTask(1, 8, 8, 10), make_scale(space, scale))
+    assert "self.auxiliary = " in bare, "the network as it is asked for"
 
 
 def test_a_model_gives_the_accuracy_that_was_reported(checkpoint: tuple[Path, dict[str, float]]) -> None:
