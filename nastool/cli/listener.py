@@ -121,9 +121,9 @@ def say_search_ended(event: Ended) -> None:
 
 
 def _say_counts(search: Search, seconds: float) -> None:
-    if search.exhausted and search.told < search.trials:
-        say(f"the strategy has nothing left to propose after {search.told} trials")
-    say(f"{search.told} trials, {search.failed} failed, in {format_seconds(seconds)}")
+    if search.exhausted and search.finished < search.trials:
+        say(f"the strategy has nothing left to propose after {search.finished} trials")
+    say(f"{search.finished} trials, {search.failed} failed, in {format_seconds(seconds)}")
 
 
 def say_retrain_ended(event: Ended) -> None:

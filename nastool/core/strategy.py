@@ -72,7 +72,7 @@ class Strategy(ABC):
     def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         """Continue as if never interrupted.
 
-        trials: all that were asked: the finished ones in the order told, then the running ones by id. Rebuilds
+        trials: all that were asked: the finished ones in the order finished, then the running ones by id. Rebuilds
         from them by `remember` and `tell`; a strategy whose `tell` draws random numbers or learns overrides it.
         """
         for trial in trials:

@@ -117,7 +117,7 @@ class Baseline:
             search = run.search(
                 strategy, trials, noun="random trials", keep=options.keep, max_failures=options.max_failures
             )
-            if search.told < trials and not search.exhausted:
+            if search.finished < trials and not search.exhausted:
                 results.write(self.folder.path, run.store)
                 return None
             if search.best is None:
@@ -126,7 +126,7 @@ class Baseline:
             if problem is not None:
                 watch.note(f"note: the best random trial, {search.best.id}, could not be tested: {problem}")
             found = results.Result(self.space, search.best, self.folder.path, run.store.origin, tested)
-            run.finish(search.told, found.write(self.folder.path), exhausted=search.exhausted)
+            run.finish(search.finished, found.write(self.folder.path), exhausted=search.exhausted)
             results.write(self.folder.path, run.store)
             return self._facts(run.store, run.store.get("final"))
 

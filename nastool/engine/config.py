@@ -50,7 +50,7 @@ class Plugged:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What makes a search this search. Two sittings with equal `identity` are the same run."""
+    """What makes a search this search. Two calls with equal `identity` are the same run."""
 
     strategy: Plugged
     space: Plugged

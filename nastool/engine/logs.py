@@ -56,7 +56,7 @@ class Loggers:
 
     @contextmanager
     def opened(self, store: Store, space: SearchSpace, folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
-        """Meanwhile the loggers are open. What they lack of earlier sittings, they are sent first. InputError.
+        """Meanwhile the loggers are open. What they lack of earlier calls, they are sent first. InputError.
 
         warn: Called with what goes wrong, a line each.
         """
@@ -135,7 +135,7 @@ class Loggers:
                 self._loggers.remove(logger)
                 self._warn(
                     f"warning: logger {logger.name} failed and is switched off: {_said(error, logger)}; "
-                    "the search goes on, and a later sitting with --log sends what is missing"
+                    "the search goes on, and a later call with --log sends what is missing"
                 )
 
 

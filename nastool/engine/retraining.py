@@ -197,7 +197,7 @@ def trained(
             keep=len(archs),
             seeds=seeds,
         )
-        if search.told < len(archs):
+        if search.finished < len(archs):
             yield None
             return
         final = run.store.get("final")

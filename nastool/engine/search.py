@@ -30,7 +30,7 @@ def trial_seed(seed: int, trial_id: int) -> int:
 class Search:
     """A search in progress. `run` drives it; everything it learns goes to the store at once.
 
-    trials: the number of trials after which it ends, those of earlier sittings included; >= 1.
+    trials: the number of trials after which it ends, those of earlier calls included; >= 1.
     one_commit: ask, evaluation and tell in one transaction, for evaluations that cost next to nothing.
     keep: how many of the best trials' checkpoints stay on disk, beside those that the strategy builds on. Of these
         alone stays what their optimiser remembers.
@@ -39,7 +39,7 @@ class Search:
     max_failures: give up after so many failed trials in a row.
     seeds: of each trial, at least `trials` of them; None: they follow from `seed`.
     stop: asked between events; True ends the search after the running trials.
-    watch: told of every report and every told trial and, at least every WAIT_SECONDS, of None; for displays.
+    watch: told of every report and every finished trial and, at least every WAIT_SECONDS, of None; for displays.
     """
 
     store: Store
@@ -59,7 +59,7 @@ class Search:
     watch: Callable[[Search, Reported | Trial | None], None] = lambda search, event: None
 
     asked: int = 0
-    told: int = 0
+    finished: int = 0
     failed: int = 0
     best: Trial | None = None
     exhausted: bool = False
@@ -155,7 +155,7 @@ class Search:
     def _finish(self, trial: Trial, fault: Fault | None = None) -> None:
         self.store.begin()
         self.strategy.tell(trial)
-        self.store.finish(trial, self.told)
+        self.store.finish(trial, self.finished)
         self._count(trial, fault)
         self._take_checkpoint(trial)
         self._prune()
@@ -182,10 +182,10 @@ class Search:
     def _trial(self, event: Finished) -> Trial:
         """The finished trial: an evaluation without a usable objective is a failure, too."""
         job, evaluation, error = event.job, event.evaluation, event.error
-        if event.bug and self.failed == self.told:  # why should the next fare better?
+        if event.bug and self.failed == self.finished:  # why should the next fare better?
             raise NastoolError(error or "no result")
         if evaluation is not None:
-            if not self.told and self.objective.metric not in evaluation.all_metrics:
+            if not self.finished and self.objective.metric not in evaluation.all_metrics:
                 raise InputError(
                     f"{self.evaluator} gives no {self.objective.metric!r} to optimise, only "
                     f"{', '.join(evaluation.all_metrics)}: choose with --objective"
@@ -204,7 +204,7 @@ class Search:
         return Trial(job.trial_id, job.proposal, "failed", error=error or "no result")
 
     def _count(self, trial: Trial, fault: Fault | None = None) -> None:
-        self.told += 1
+        self.finished += 1
         if trial.state == "failed":
             self.failed += 1
             self._failures_in_row += fault != "device"

@@ -290,8 +290,8 @@ class SearchRun:
             if self.options.ensemble:
                 snapshots.members(self.strategy, run.store, self.folder.path)  # for its error, before any training
             if search.asked and not self.finishes:
-                left = search.asked - search.told
-                run.watch.note(f"continuing {self.folder.path}: {search.told} trials done, {left} to repeat")
+                left = search.asked - search.finished
+                run.watch.note(f"continuing {self.folder.path}: {search.finished} trials done, {left} to repeat")
             for note in self.strategy.notes:
                 run.watch.note(f"note: {note}")
             if self.trials <= (random := random_trials(self.strategy)) and not self.finishes:
@@ -323,14 +323,14 @@ class SearchRun:
         None: interrupted; the same options go on.
         """
         if search.best is None:
-            if not search.told:
+            if not search.finished:
                 raise NastoolError(f"{registry.whose(type(search.strategy))} proposed nothing")
             raise NastoolError(f"all {search.failed} trials failed; see `nastool status {self.folder.path}`")
         facts: dict[str, Any] = {}
         beside: dict[str, Any] | None = None
         if self.beside is not None:
             run.executor.close()  # its processes are started again when there is something to test
-            trials = search.told if search.exhausted else self.trials
+            trials = search.finished if search.exhausted else self.trials
             beside = self.beside.run(run, trials, search.best, self.options)
             if beside is None:
                 return None
@@ -360,10 +360,10 @@ class SearchRun:
         if beside is not None:
             lines.append(f"  {baseline.describe(beside)}")
         wanted = run.store.get("trials") or 0
-        if self.finishes and search.told < wanted:
-            facts["unfinished"] = {"trials": search.told, "of": wanted}
+        if self.finishes and search.finished < wanted:
+            facts["unfinished"] = {"trials": search.finished, "of": wanted}
         document = replace(result, facts=facts).write(self.folder.path)
-        run.finish(search.told, document, exhausted=search.exhausted, finale=self.after.identity())
+        run.finish(search.finished, document, exhausted=search.exhausted, finale=self.after.identity())
         return document, lines, problem
 
     def _tested(self, run: Run, best: Trial) -> tuple[Result, NastoolError | None]:

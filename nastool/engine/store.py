@@ -357,7 +357,7 @@ class Store:
         return {**counts, **found}
 
     def history(self) -> Iterator[Trial]:
-        """All trials: the finished ones in the order told, then the running ones by id."""
+        """All trials: the finished ones in the order finished, then the running ones by id."""
         return self._select("ORDER BY told IS NULL, told, id")
 
     def whole_history(self) -> list[Trial]:

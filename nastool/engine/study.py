@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 class StudyTrial:
     """One trial of a run, with all that its database says of it.
 
-    told: 0, 1, 2, ... in the order in which results came; None: it is still running.
+    order: 0, 1, 2, ... in the order in which results came; None: it is still running.
     started, finished: seconds since 1970; finished is None while it runs. attempts: how often it was started, >= 1.
     curve: (step, metrics) of what was reported meanwhile, by step; steps are epochs for trainings.
     """
 
     trial: Trial
     objective: Objective
-    told: int | None
+    order: int | None
     started: float
     finished: float | None
     attempts: int
@@ -232,9 +232,9 @@ class Study:
         return self.ranked[0] if self.ranked else None
 
     @cached_property
-    def told(self) -> list[StudyTrial]:
+    def finished(self) -> list[StudyTrial]:
         """Finished and failed trials in the order in which results came."""
-        return sorted((t for t in self.trials if t.told is not None), key=lambda t: t.told or 0)
+        return sorted((t for t in self.trials if t.order is not None), key=lambda t: t.order or 0)
 
     @cached_property
     def measured(self) -> list[str]:
@@ -246,9 +246,9 @@ class Study:
         return [trial for trial in self.trials if trial.state == "failed"]
 
     def best_so_far(self) -> list[float]:
-        """For each of `told`, the best value until then; NaN before the first one that is done."""
+        """For each of `finished`, the best value until then; NaN before the first one that is done."""
         found, best = [], math.inf
-        for trial in self.told:
+        for trial in self.finished:
             best = min(best, trial.trial.loss)
             found.append(self.objective.value(best) if math.isfinite(best) else math.nan)
         return found

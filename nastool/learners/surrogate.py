@@ -40,7 +40,7 @@ class SurrogateStrategy(Strategy):
         self.init = self.random_trials = init
         self.batch = batch
         self.seen: set[str] = set()
-        self.told: list[Trial] = []
+        self.finished: list[Trial] = []
         self.running: dict[tuple[int, ...], None] = {}  # a set that keeps its order
         self._planned: deque[Proposal] = deque()
 
@@ -64,7 +64,7 @@ class SurrogateStrategy(Strategy):
         return None if arch is None else Proposal(arch)
 
     def _informed(self) -> bool:
-        losses = (trial.loss for trial in self.told if trial.state == "done")
+        losses = (trial.loss for trial in self.finished if trial.state == "done")
         first = next(losses, None)
         return any(loss != first for loss in losses)
 
@@ -75,7 +75,7 @@ class SurrogateStrategy(Strategy):
 
     def tell(self, trial: Trial) -> None:
         self.running.pop(trial.proposal.arch.choices)
-        self.told.append(trial)
+        self.finished.append(trial)
 
     def state_dict(self) -> dict[str, Any]:
         planned = [[list(proposal.arch.choices), proposal.notes.get("expected")] for proposal in self._planned]
@@ -98,21 +98,21 @@ class SurrogateStrategy(Strategy):
         return Proposal(arch, notes={"expected": float(loss)} if math.isfinite(loss) else {})
 
     def losses(self) -> NDArray[np.float64]:
-        """Losses (n,) of the finished trials, in the order told.
+        """Losses (n,) of the finished trials, in the order finished.
 
         A failed trial counts as the worst loss there is: what made it fail, such as its size, is worth avoiding.
         """
-        losses = np.array([trial.loss for trial in self.told])
+        losses = np.array([trial.loss for trial in self.finished])
         losses[np.isinf(losses)] = losses[np.isfinite(losses)].max()
         return losses
 
     def choices(self, which: NDArray[np.intp]) -> Choices:
-        """Option indices (m, decisions) of some finished trials, given by their places in the order told."""
-        return np.array([self.told[i].proposal.arch.choices for i in which])
+        """Option indices (m, decisions) of some finished trials, given by their places in the order finished."""
+        return np.array([self.finished[i].proposal.arch.choices for i in which])
 
     def best_trials(self, count: int) -> list[Trial]:
         """The best finished trials, best first, the earlier first where equal."""
-        done = (trial for trial in self.told if trial.state == "done")
+        done = (trial for trial in self.finished if trial.state == "done")
         return heapq.nsmallest(count, done, key=lambda trial: trial.loss)
 
     def new_mutants(self, parents: Sequence[Arch], count: int, draws: int, rate: float = 0.0) -> list[Arch]:

@@ -31,8 +31,8 @@ class Run:
     """One run, as far as it is compared.
 
     setting: what has to be equal for runs to be comparable, and strategy: its name and options.
-    losses: (n,) in the order told, infinity for failed trials; without rounds of a policy. objective: what they are.
-    spent: of each axis, how much had been spent once each trial was told, (n,); an axis is missing where unknown.
+    losses: (n,) in the order finished, infinity for failed ones; without rounds of a policy. objective: what they are.
+    spent: of each axis, how much had been spent once each trial had finished, (n,); an axis is missing where unknown.
     ended: the strategy had nothing left to propose, so that its result holds for any larger budget.
     final: metrics of its result (best.json's, held-out tests among them); {} before it has one.
     final_loss: of that result, by `objective`; None: it has none.
@@ -153,7 +153,7 @@ def read(path: Path) -> Run:
     with Store.read(path / "run.db") as store:
         fingerprint, after = store.get("fingerprint"), (store.get("final") or {}).get("finale") or {}
     config, document = study.config, study.document or {}
-    told = [trial for trial in study.told if not trial.is_round]
+    told = [trial for trial in study.finished if not trial.is_round]
     shares = any(trial.is_round for trial in study.trials) or _shares_weights(study.evaluator)
     objective, final = study.objective, _numbers(document.get("metrics"))
     final_loss = study.best.trial.loss if study.best is not None else None

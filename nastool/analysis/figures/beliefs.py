@@ -19,8 +19,8 @@ Frequencies = Sequence[Sequence[float]]
 
 
 def rounds(study: Study) -> list[StudyTrial]:
-    """Finished rounds of a policy, in the order told."""
-    return [trial for trial in study.told if trial.is_round and trial.state == "done"]
+    """Finished rounds of a policy, in the order finished."""
+    return [trial for trial in study.finished if trial.is_round and trial.state == "done"]
 
 
 def frequencies(study: Study) -> list[tuple[int, Frequencies]]:

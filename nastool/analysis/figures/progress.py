@@ -20,19 +20,19 @@ ALIKE = 0.02
 
 
 def over_trials(study: Study) -> list[float]:
-    """Number of trials that were finished by each of `told`."""
-    return [float(i + 1) for i in range(len(study.told))]
+    """Number of trials that were finished by each of `finished`."""
+    return [float(i + 1) for i in range(len(study.finished))]
 
 
 def over_time(study: Study) -> list[float]:
     """Seconds since the first start; pauses count."""
     start = min((trial.started for trial in study.trials), default=0.0)
-    return [max(0.0, (trial.finished or start) - start) for trial in study.told]
+    return [max(0.0, (trial.finished or start) - start) for trial in study.finished]
 
 
 def over_cost(study: Study) -> list[float]:
     """Seconds of all evaluations until then, failed ones included."""
-    return list(accumulate(trial.seconds for trial in study.told))
+    return list(accumulate(trial.seconds for trial in study.finished))
 
 
 def label(study: Study, among: Sequence[Study]) -> str:
@@ -60,8 +60,8 @@ def _steps(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[fl
 def _one(study: Study, x: Sequence[float], name: str, title: str, across: str) -> Drawn:
     """The trials of one run as points, and the best so far as a line."""
     metric, goal = style.clean(study.objective.metric), study.objective.goal
-    done = [(at, t.value, t.is_round) for at, t in zip(x, study.told, strict=True) if t.value is not None]
-    failed = [(at, 0.025) for at, trial in zip(x, study.told, strict=True) if trial.state == "failed"]
+    done = [(at, t.value, t.is_round) for at, t in zip(x, study.finished, strict=True) if t.value is not None]
+    failed = [(at, 0.025) for at, trial in zip(x, study.finished, strict=True) if trial.state == "failed"]
     figure, (axes,) = style.new()
     low, high = style.frame([value for _, value, _ in done], goal)
     shown, thinned = style.thinned(done, "trials")
@@ -126,7 +126,7 @@ def _mean(curves: Sequence[tuple[Values, Values]]) -> tuple[Values, Values]:
 
 def _kind(name: str, title: str, measure: Callable[[Study], list[float]], across: str, timed: bool) -> Kind:
     def draw(studies: Sequence[Study]) -> list[Drawn]:
-        begun = [study for study in studies if study.told]
+        begun = [study for study in studies if study.finished]
         if not begun:
             return []
         unit, called = style.duration(max(measure(study)[-1] for study in begun)) if timed else (1.0, "")
@@ -162,7 +162,7 @@ def alike(studies: Sequence[Study]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     shapes: dict[str, Values] = {}
     for name, (measure, _) in _OVER.items():
-        x = [np.array(measure(study)) for study in studies if study.told]
+        x = [np.array(measure(study)) for study in studies if study.finished]
         shape = np.concatenate(x) / (max(each[-1] for each in x) or 1.0) if x else np.zeros(0)
         same = next((kept for kept, other in shapes.items() if np.allclose(shape, other, rtol=0, atol=ALIKE)), None)
         if same is None:

@@ -261,7 +261,7 @@ def _failures(study: Study) -> list[Block]:
     for failure in found[:50]:
         trials = ", ".join(map(str, failure.trials[:20])) + (", …" if len(failure.trials) > 20 else "")
         rows.append((f"{len(failure.trials):,}", failure.reason, trials))
-    failed, told = len(study.failed), len(study.told)
+    failed, told = len(study.failed), len(study.finished)
     text = f"{failed:,} of {told:,} trials failed ({failed / max(1, told):.0%}), for {len(found):,} different reasons."
     return [_lines(text), Table(("times", "reason", "trials"), rows, numeric=False)]
 
@@ -376,7 +376,7 @@ def overview(studies: Sequence[Study]) -> list[Block]:
                 study.config["space"]["name"],
                 str(study.seed),
                 study.state,
-                f"{len(study.told):,}",
+                f"{len(study.finished):,}",
                 f"{study.objective.metric} {number(best.value)}" if best is not None else MISSING,
                 number(tested if isinstance(tested, int | float) else None),
                 data.cost_text(study),

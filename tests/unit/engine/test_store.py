@@ -100,7 +100,7 @@ def test_a_note_that_is_no_json_is_the_strategys_fault(folder: Path, store: Stor
         def tell(self, trial: Trial) -> None: ...
 
     search = Search(store, Odd(SPACE), Inline(Files(SPACE)), Objective("val_acc", "max"), 0, 9, folder)
-    search.asked = search.told = 1
+    search.asked = search.finished = 1
     with pytest.raises(NastoolError, match="strategy odd proposed what is no proposal"):
         search.run()
     assert sum(store.count().values()) == 1

@@ -186,7 +186,7 @@ def test_bananas_is_trained_on_no_more_than_max_points(monkeypatch: pytest.Monke
         assert len(seen[-1]) == most and set(best) <= set(seen[-1].tolist()) and seen[-1].min() < best[0]
     strategy = Bananas(NasBench101(), seed=0, init=300, epochs=1)
     run(strategy, 301)
-    np.testing.assert_array_equal(seen[-1], [-trial.loss for trial in strategy.told[:300]])
+    np.testing.assert_array_equal(seen[-1], [-trial.loss for trial in strategy.finished[:300]])
     with pytest.raises(ValueError, match="10 <= max_points <= 5,000, got 9"):
         Bananas(NasBench101(), max_points=9)
 
