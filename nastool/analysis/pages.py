@@ -60,10 +60,11 @@ def _plain(value: object) -> object:
 
 
 def tokens(value: object) -> Markup:
-    """Text in which an option, a name or a path is broken only if no line is long enough for it."""
+    """Text in which an option, a name or a path is broken only if no line is long enough for it, first at | and +."""
     parts = re.split(r"(\s+)", printable(value))
     whole = Markup('<span class="token">{}</span>')
-    return Markup().join(whole.format(part) if _TOKEN.search(part) else part for part in parts)
+    pieces = (Markup("<wbr>").join(re.split(r"(?<=[|+])(?=[^|+])", part)) for part in parts)
+    return Markup().join(whole.format(piece) if _TOKEN.search(piece) else piece for piece in pieces)
 
 
 def policy(live: bool = False) -> str:

@@ -95,8 +95,8 @@ def _bench(
         if strategy.id not in content.strategies:
             content.strategies[strategy.id] = strategy
             journal.add_strategy(strategy)
-    if count or not content.calls or content.calls[-1]["view"] != view.to_json():
-        call = {**provenance.call(), "view": view.to_json()}
+    if count or not content.calls or content.calls[-1].view != view:
+        call = provenance.Call.now(view)
         content.calls.append(call)
         journal.add_call(call)
     _say_plan(journal, content, items, view)
@@ -186,7 +186,7 @@ def _report_only(journal: Journal, given: Mapping[str, Any]) -> int:
     content = journal.read()
     if not content.calls or not content.runs:
         raise InputError(f"{journal.path} has no finished runs: give --strategy and --table")
-    view = _view(given, View.from_json(content.calls[-1]["view"]))
+    view = _view(given, content.calls[-1].view)
     view.check(list(content.tables.values()))
     _finish(journal, content, view, given)
     return 0

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from nastool.core.folders import is_within
+from nastool.core.typed import fields, fitted, is_number
 from nastool.core.values import Arch, Evaluation, Objective, Proposal, SpaceRef, Trial
 from nastool.nets import checkpoints
 
@@ -28,9 +27,9 @@ def to_text(value: Proposal | Evaluation) -> str:
         TypeError, ValueError: some of it is no JSON.
     """
     found: dict[str, object] = {"choices": value.arch.choices} if isinstance(value, Proposal) else {}
-    fields = vars(value)
+    values = vars(value)
     for name, default in _DEFAULTS[type(value)]:
-        each = fields[name]
+        each = values[name]
         if each is not default and each != default:
             found[name] = each
     return encode(found)
@@ -58,24 +57,14 @@ def trial_of(space: SpaceRef, row: tuple[Any, ...]) -> Trial:
         AttributeError, LookupError, TypeError, ValueError, RecursionError: it is no trial.
     """
     number, state, proposed, evaluated, losses, error = row
-    fields = _read(proposed)
-    arch = Arch(space, tuple(fields.pop("choices")))
-    proposal = Proposal(arch, **_fitted(fields, _FITS[Proposal]))
-    evaluation = None if evaluated is None else Evaluation(**_fitted(_read(evaluated), _FITS[Evaluation]))
+    found = _read(proposed)
+    arch = Arch(space, tuple(found.pop("choices")))
+    proposal = Proposal(arch, **fitted(found, fields(Proposal)))
+    evaluation = None if evaluated is None else Evaluation(**fitted(_read(evaluated), fields(Evaluation)))
     trial = Trial(number, proposal, state, evaluation, () if losses is None else tuple(_read(losses)), error)
     if not _is_whole(trial):
         raise ValueError("no trial")
     return trial
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a finite one."""
-    if type(value) is float:
-        return -math.inf < value < math.inf
-    try:
-        return isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:  # an integer too large for any computation
-        return False
 
 
 def _is_whole(trial: Trial) -> bool:
@@ -98,55 +87,15 @@ def _is_whole(trial: Trial) -> bool:
     )
 
 
-_Fit = Callable[[Any], Any]
-"""Makes of a JSON value what an annotation promises; numbers are finite. TypeError, ValueError: it is another."""
-
-
-def _fit(hint: object) -> _Fit:
-    """The function for an annotation: a type, X | None, a tuple or a mapping."""
-    kind: Any = get_origin(hint) or hint
-    inner = list(map(_fit, get_args(hint))) if kind in (UnionType, tuple, Mapping) else []
-
-    def number(value: Any) -> Any:
-        if not is_number(value):
-            raise ValueError(value)
-        return value
-
-    def plain(value: Any) -> Any:
-        if not isinstance(value, kind):
-            raise ValueError(value)
-        return value
-
-    def several(value: list[Any]) -> Any:
-        return tuple(fit(each) for fit, each in zip(inner, value, strict=True))
-
-    def mapping(value: dict[str, Any]) -> Any:
-        fit = inner[1]
-        for each in value.values():
-            fit(each)
-        return value
-
-    if kind is UnionType:
-        return lambda value: None if value is None else inner[0](value)
-    return {float: number, tuple: several, Mapping: mapping}.get(kind, plain)
-
-
-_FITS: Mapping[type, Mapping[str, _Fit]] = {
-    kind: {name: _fit(hint) for name, hint in get_type_hints(kind).items()} for kind in (Proposal, Evaluation)
-}
 _DEFAULTS: Mapping[type, Sequence[tuple[str, object]]] = {
     kind: [
         (field.name, field.default if field.default_factory is dataclasses.MISSING else field.default_factory())
         for field in dataclasses.fields(kind)
         if field.name != "arch"
     ]
-    for kind in _FITS
+    for kind in (Proposal, Evaluation)
 }
 """Each field that is written as it is, and its default; of one without a default something that equals nothing else."""
-
-
-def _fitted(found: Any, fits: Mapping[str, _Fit]) -> dict[str, Any]:
-    return {name: fits[name](value) for name, value in found.items()}
 
 
 # --- facts about the run

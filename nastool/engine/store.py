@@ -20,10 +20,10 @@ from urllib.parse import quote
 
 from nastool.core.errors import InputError, one_line, short, why
 from nastool.core.folders import file_at
+from nastool.core.typed import is_number
 from nastool.core.values import Silence, SpaceRef, Trial, loads
 from nastool.engine import rows
 from nastool.engine.migrations import MIGRATIONS, SCHEMA, TABLES, migrate
-from nastool.engine.rows import is_number
 
 _TRIAL = "id, state, proposal, evaluation, losses, error"
 

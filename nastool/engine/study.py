@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from nastool.core import archfile, registry
 from nastool.core.errors import InputError, InvalidArchError
+from nastool.core.typed import is_number
 from nastool.core.values import Objective, Trial
-from nastool.engine.rows import is_number
 from nastool.engine.store import Store
 from nastool.nets import checkpoints
 

@@ -36,6 +36,10 @@ class Facts:
     worst: float
     mean_seconds: float | None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.worst <= self.optimum <= 1 or not 1 <= self.judged <= self.rows:
+            raise ValueError(self)
+
 
 class Benchmark:
     """One table, read once and used for many runs. InputError: the file says what is wrong with it."""

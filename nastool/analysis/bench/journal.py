@@ -1,29 +1,29 @@
 """The folder of a comparison: runs.jsonl holds everything that cannot be computed again in a moment.
 
 One JSON object a line, appended when it is known: a `format` line first; a `table` and a `strategy` before their first
-run; a `run` when it has finished; a `sitting` for each call. A line that is torn at the end, by a kill, is ignored.
+run; a `run` when it has finished; a `call` for each command. A line that is torn at the end, by a kill, is ignored.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
 from nastool.analysis.bench.benchmark import Facts
-from nastool.analysis.bench.loop import Best, Budget, Run
+from nastool.analysis.bench.loop import Run
+from nastool.analysis.bench.provenance import Call
 from nastool.analysis.bench.specs import StrategySpec
-from nastool.analysis.bench.view import View
-from nastool.core import folders, options
+from nastool.core import folders
 from nastool.core.errors import InputError, short, why
+from nastool.core.typed import fields, fitted, taken
 
-FORMAT = "nastool.bench/1"
+FORMAT = "nastool.bench/2"
+FORMATS = ("nastool.bench/1", FORMAT)
+"""Those that are read."""
 FIRST = json.dumps({"format": FORMAT}, separators=(",", ":")).encode() + b"\n"
 
 
@@ -70,7 +70,7 @@ class Content:
     tables: dict[str, Facts] = field(default_factory=dict)
     strategies: dict[str, Strategy] = field(default_factory=dict)
     runs: dict[Key, Record] = field(default_factory=dict)
-    calls: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
 
 
 class Journal:
@@ -168,16 +168,15 @@ class Journal:
     def add_strategy(self, strategy: Strategy) -> None:
         self._write({"kind": "strategy", **asdict(strategy)})
 
-    def add_call(self, document: Mapping[str, object]) -> None:
-        self._write({"kind": "sitting", **document})
+    def add_call(self, call: Call) -> None:
+        self._write({"kind": "call", **asdict(call)})
 
     def add_run(self, key: Key, record: Record) -> None:
-        document = {"kind": "run", **asdict(key), **vars(record.run), **vars(record)}
+        run = record.run
+        document = {"kind": "run", **asdict(key), **vars(run), **vars(record), "budget": asdict(run.budget)}
         del document["run"]
-        spent = record.run.spent
-        document["budget"] = asdict(record.run.budget)
-        document["best"] = [list(vars(best).values()) for best in record.run.best]
-        document["spent"] = None if spent is None else spent.tolist()
+        document["best"] = [list(vars(best).values()) for best in run.best]
+        document["spent"] = None if run.spent is None else run.spent.tolist()
         self._write(document)
 
     def _write(self, document: Mapping[str, object]) -> None:
@@ -193,95 +192,37 @@ class Journal:
             raise InputError(f"cannot write {self.file}: {why(error)}; what was there is kept") from None
 
 
-# What follows raises ValueError, KeyError, TypeError, AttributeError or OverflowError where a line is not what was
-# written: whoever edits one must not meet an error elsewhere, or a wrong result.
-
-
 def _no_number(text: str) -> None:
     raise ValueError(text)
 
 
 def _check_format(document: Any) -> None:
     """InputError: it is of another version."""
-    found = _text(document["format"])
-    if found != FORMAT and found.startswith("nastool.bench/"):
+    found = document["format"]
+    if found not in FORMATS and found.startswith("nastool.bench/"):
         raise InputError(f"has format {short(found)}, this nastool reads {FORMAT}: use the version that wrote it")
-    if found != FORMAT:
+    if found not in FORMATS:
         raise ValueError(found)
 
 
 def _take(document: Any, content: Content) -> None:
-    """Add what a line says."""
+    """Add what a line says. ValueError, KeyError, TypeError or AttributeError: it is not what was written."""
     kind = document.pop("kind")
-    if kind == "table":
-        facts = Facts(**options.check("table", Facts, document))  # type: ignore[arg-type]  # it checks the types
-        _text(facts.id + facts.label + facts.fingerprint + facts.metric + facts.truth)
-        if not 0 <= facts.worst <= facts.optimum <= 1 or not 1 <= facts.judged <= facts.rows:
-            raise ValueError(facts)
-        content.tables[facts.id] = facts
-    elif kind == "strategy":
-        strategy = Strategy(**document)
-        _text(strategy.id + strategy.label + strategy.name)
-        strategy.options.keys()
-        content.strategies[strategy.id] = strategy
-    elif kind == "sitting":
-        _check_call(document)
-        content.calls.append(document)
-    elif kind == "run":
-        key, record = _record(document)
+    if kind == "run":
+        key = Key(**taken(document, fields(Key)))
+        run = Run(**taken(document, fields(Run)))
         if key.strategy in content.strategies and key.table in content.tables:  # else their line was deleted
-            content.runs[key] = record
+            content.runs[key] = Record(run, **fitted(document, fields(Record)))
+        return
+    found = _LINES[kind](**fitted(document, fields(_LINES[kind])))
+    if isinstance(found, Call):
+        content.calls.append(found)
+    elif isinstance(found, Facts):
+        content.tables[found.id] = found
     else:
-        raise ValueError(kind)
+        content.strategies[found.id] = found
 
 
-def _check_call(document: Mapping[str, Any]) -> None:
-    View.from_json(document["view"])
-    for name in ("date", "nastool", "python", "platform", "cpu"):
-        _text(document[name])
-    for word in document["command"]:
-        _text(word)
-    for name, number in document["packages"].items():
-        _text(name if number is None else name + number)
-    _count(0 if document["cores"] is None else document["cores"])
-
-
-def _record(document: Mapping[str, Any]) -> tuple[Key, Record]:
-    if document["ended"] not in ("trials", "seconds", "exhausted"):
-        raise ValueError(document["ended"])
-    budget, queries, spent = Budget(**document["budget"]), _count(document["queries"]), document["spent"]
-    _count(0 if budget.trials is None else budget.trials)
-    _number(0 if budget.seconds is None else budget.seconds)
-    best = tuple(Best(_count(q), _number(label), _number(v), _count(rank)) for q, label, v, rank in document["best"])
-    failed = tuple(_count(query) for query in document["failed"])
-    if not all(0 <= each.value <= 1 for each in best):
-        raise ValueError(best)
-    for numbers in ([each.query for each in best], failed):
-        if not all(a < b for a, b in pairwise((0, *numbers, queries + 1))):
-            raise ValueError(numbers)
-    if spent is not None:
-        spent = array("d", map(_number, spent))
-        if len(spent) != queries or not all(a <= b for a, b in pairwise((0.0, *spent))):
-            raise ValueError(len(spent))
-    run = Run(budget, document["ended"], queries, best, spent, failed)
-    key = Key(_text(document["strategy"]), _text(document["table"]), _count(document["seed"]))
-    return key, Record(run, _number(document["cpu_seconds"]), _text(document["nastool"]), _text(document["source"]))
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(value)
-    value.encode()
-    return value
-
-
-def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise TypeError(value)
-    return value
-
-
-def _number(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise TypeError(value)
-    return value
+_LINES: Mapping[str, Any] = {
+    "table": Facts, "strategy": Strategy, "call": Call, "sitting": Call  # as format 1 calls it
+}  # fmt: skip

@@ -10,7 +10,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from nastool.analysis.bench.benchmark import Benchmark
 from nastool.core.errors import TrialFailed
@@ -18,6 +19,10 @@ from nastool.core.strategy import Strategy
 from nastool.core.values import Proposal, Trial
 from nastool.engine.search import trial_seed
 
+if TYPE_CHECKING:
+    Doubles: TypeAlias = array[float]
+else:
+    Doubles = array  # it takes no parameters before Python 3.12
 Ended = Literal["trials", "seconds", "exhausted"]
 """Why a run ended: its budget was used up, or the strategy had nothing left to propose."""
 
@@ -57,8 +62,18 @@ class Run:
     ended: Ended
     queries: int
     best: tuple[Best, ...]
-    spent: array[float] | None
+    spent: Doubles | None
     failed: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        times, spent = ([best.query for best in self.best], self.failed), (0.0, *(self.spent or ()))
+        if (
+            not all(a < b for queries in times for a, b in pairwise((0, *queries, self.queries + 1)))
+            or not all(0 <= best.value <= 1 and best.rank > 0 for best in self.best)
+            or not all(a <= b for a, b in pairwise(spent))
+            or (self.spent is not None and len(self.spent) != self.queries)
+        ):
+            raise ValueError("what a run is said to have found is none of it")
 
     def covers(self, budget: Budget) -> bool:
         """True if it tells what a run with that budget would have found."""

@@ -6,27 +6,56 @@ import inspect
 import os
 import platform
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import blake2s
 from pathlib import Path
 
 from nastool import __version__
+from nastool.analysis.bench.view import View
 from nastool.core import invocation, machine, registry
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch")
 
 
-def call() -> dict[str, object]:
-    """Facts about this call: command, versions, machine, time. JSON only; torch is not imported to ask for its own."""
-    return {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": ["nastool", *invocation.words()],
-        "nastool": __version__,
-        "python": platform.python_version(),
-        "packages": machine.versions(PACKAGES),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": machine.processor(),
-        "cores": os.cpu_count(),
-    }
+@dataclass(frozen=True)
+class Call:
+    """One call of the command: when, by which versions and where; view: what it asked for."""
+
+    date: str
+    command: tuple[str, ...]
+    nastool: str
+    python: str
+    packages: Mapping[str, str | None]
+    platform: str
+    cpu: str
+    cores: int | None
+    view: View
+
+    def __post_init__(self) -> None:
+        view = self.view
+        limits = [limit for limit in (view.budget.trials, view.budget.seconds) if limit is not None]
+        if (
+            not limits
+            or min(limits) <= 0
+            or View.of(view.seeds, view.budget, view.at, view.at_seconds, view.target) != view
+        ):
+            raise ValueError(view)
+
+    @classmethod
+    def now(cls, view: View) -> Call:
+        """This call. torch is not imported to ask for its version."""
+        return cls(
+            date=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            command=("nastool", *invocation.words()),
+            nastool=__version__,
+            python=platform.python_version(),
+            packages=machine.versions(PACKAGES),
+            platform=f"{platform.system()} {platform.machine()}",
+            cpu=machine.processor(),
+            cores=os.cpu_count(),
+            view=view,
+        )
 
 
 def source(strategy: str) -> str:

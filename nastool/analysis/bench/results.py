@@ -326,7 +326,7 @@ METHOD = (
 
 def _head(content: Content, view: View) -> list[Block]:
     last = content.calls[-1]
-    packages = ", ".join(f"{name} {number}" for name, number in last["packages"].items() if number)
+    packages = ", ".join(f"{name} {number}" for name, number in last.packages.items() if number)
     versions = Counter(record.nastool for record in content.runs.values())
     made = ", ".join(f"{count:,} by nastool {version}" for version, count in versions.items())
     trials, seconds = view.budget.trials, view.budget.seconds
@@ -334,11 +334,11 @@ def _head(content: Content, view: View) -> list[Block]:
     budget += [f"{seconds:,.10g} simulated seconds of training"] if seconds is not None else []
     seeds = parse_seeds(view.seeds)
     which = f"{len(seeds):,} seeds" + (f" ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f" ({seeds[0]})")
-    where = f"nastool {last['nastool']}, Python {last['python']}, {packages}; {last['cpu']}, {last['cores']} cores"
+    where = f"nastool {last.nastool}, Python {last.python}, {packages}; {last.cpu}, {last.cores} cores"
     return [
         Heading("Comparison of strategies", 1),
-        Listing("\n".join(dict.fromkeys(shlex.join(call["command"]) for call in content.calls))),
-        Lines((f"{last['date']}; {where}, {last['platform']}. Runs: {made}.",)),
+        Listing("\n".join(dict.fromkeys(shlex.join(call.command) for call in content.calls))),
+        Lines((f"{last.date}; {where}, {last.platform}. Runs: {made}.",)),
         Lines((f"{which}, at most {' and '.join(budget)} a run. {METHOD}",)),
     ]
 

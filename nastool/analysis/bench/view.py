@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from nastool.analysis.bench.benchmark import Facts
 from nastool.analysis.bench.loop import Budget
@@ -69,22 +69,6 @@ class View:
     @property
     def marks(self) -> tuple[Mark, ...]:
         return (*(Mark(at, "queries") for at in self.at), *(Mark(at, "seconds") for at in self.at_seconds))
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> View:
-        """ValueError, KeyError, TypeError, ...: it is none that `to_json` gave."""
-        budget = Budget(**document["budget"])
-        whole = document["at"] if budget.trials is None else [*document["at"], budget.trials]
-        limits = [limit for limit in (budget.trials, budget.seconds) if limit is not None]
-        if not limits or not all(limit > 0 for limit in limits) or not all(isinstance(count, int) for count in whole):
-            raise ValueError(limits)
-        view = cls.of(document["seeds"], budget, document["at"], document["at_seconds"], float(document["target"]))
-        if list(view.at) != document["at"] or list(view.at_seconds) != document["at_seconds"]:
-            raise ValueError(view)
-        return view
 
     @classmethod
     def of(
