@@ -31,7 +31,7 @@ from nastool.engine.study import Study
 from tests.helpers import made_runs
 from tests.helpers.running import Run
 
-VOID = {"meta", "img", "input", "br", "link"}
+VOID = {"meta", "img", "input", "br", "link", "wbr"}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`&amp;<!-- \u2028\x00\x1b\ud800"
 
 
