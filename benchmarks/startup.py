@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -27,10 +28,10 @@ NASTOOL = str(Path(sys.executable).with_name("nastool"))
 TINY = "--data digits --epochs 1 --scale channels=4,cells=1 --device cpu"
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """Seconds that a command takes, and the most megabytes that its own process holds, as Linux counts them."""
+def measure(command: list[str]) -> tuple[float, float, float]:
+    """Seconds that a command takes, those of processors, and the most megabytes that its own process holds (Linux)."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    start, held = time.perf_counter(), 0
+    start, before, held = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN), 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
         status = Path(f"/proc/{process.pid}/status")
         while process.poll() is None:
@@ -38,7 +39,9 @@ def measure(command: list[str]) -> tuple[float, float]:
             held = max([held, *(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))])
             time.sleep(0.002)
     assert process.returncode == 0, command
-    return time.perf_counter() - start, held / 1024
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start, processor, held / 1024
 
 
 def main() -> None:
@@ -64,14 +67,15 @@ def main() -> None:
         for line in (*lines, f"search -s random -n 2 {TINY} --force --out s{{i}}"):
             for i, program in enumerate(args.nastool):
                 commands[f"{program} {line.format(i=i)}"] = [program, *line.format(i=i).split()]
-        found: dict[str, list[tuple[float, float]]] = {label: [] for label in commands}
+        found: dict[str, list[tuple[float, float, float]]] = {label: [] for label in commands}
         for _ in range(args.runs + 1):
             for label, command in commands.items():
                 found[label].append(measure(command))
     for label, (_, *values) in found.items():  # the first does not count
-        seconds, held = zip(*values, strict=True)
+        seconds, processor, held = zip(*values, strict=True)
         spread = f"({min(seconds):.3f} to {max(seconds):.3f}, {args.runs} runs)"
-        print(f"{statistics.median(seconds):7.3f} s {spread}  {statistics.median(held):5.0f} MB  {label}")
+        middle = [statistics.median(each) for each in (seconds, processor, held)]
+        print("{:7.3f} s {}  {:6.2f} s of processors  {:4.0f} MB  {}".format(middle[0], spread, *middle[1:], label))
 
 
 if __name__ == "__main__":

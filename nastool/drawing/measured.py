@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from nastool.core.diagram import Cost, Edge, Node, Section, kind_of, times
 from nastool.core.errors import InputError, one_line
@@ -22,7 +21,7 @@ from nastool.core.task import Task
 from nastool.core.values import Arch
 from nastool.drawing.scene import compact
 from nastool.nets import networks
-from nastool.nets.networks import evaluating
+from nastool.nets.networks import Flops, evaluating
 
 MOST = 400
 """Nodes of a traced network's section; what comes after is left out."""
@@ -69,11 +68,12 @@ class Costs:
         self.calls: list[Call] = []
         running: list[Call] = []
         hooks = []
-        with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluating(network):
+        counter = Flops()
+        with counter, torch.no_grad(), evaluating(network):
 
             def enter(path: str) -> object:
                 def hook(*_: object) -> None:
-                    call = Call(path, -counter.get_total_flops())
+                    call = Call(path, -counter.total)
                     self.calls.append(call)
                     running.append(call)
 
@@ -81,7 +81,7 @@ class Costs:
 
             def leave(module: nn.Module, inputs: object, output: object) -> None:
                 call = running.pop()
-                call.flops += counter.get_total_flops()
+                call.flops += counter.total
                 tensors = _tensors(output)
                 call.shape = tuple(tensors[-1].shape[1:]) if tensors else ()
 
@@ -94,7 +94,7 @@ class Costs:
             finally:
                 for handle in hooks:
                     handle.remove()
-            self.flops = int(counter.get_total_flops())
+            self.flops = counter.total
 
     def filled(self, section: Section) -> Section:
         """The section with the costs of its nodes."""

@@ -272,7 +272,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub
+class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub
     """Counts what is computed meanwhile. torch's FlopCounterMode imports its compiler, which takes as long as torch."""
 
     def __init__(self) -> None:
@@ -304,7 +304,7 @@ def count_flops(network: nn.Module, task: Task) -> int:
     Counted by the formulas of torch.utils.flop_counter, on the network's own device (the meta device computes nothing).
     """
     inputs = example(network, task, 1)
-    counter = _Flops()
+    counter = Flops()
     with torch.no_grad(), evaluating(network), counter:
         network(*inputs)
     return counter.total

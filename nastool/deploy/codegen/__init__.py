@@ -206,8 +206,7 @@ def _check(text: str, network: nn.Module, task: Task, pixels: bool) -> None:
         exec(compile(text, "model.py", "exec", dont_inherit=True), variables)  # what a file said is quoted in it
         with torch.device("meta"):
             model: nn.Module = variables["Model"]().eval()
-        model.to_empty(device=inputs[0].device).to(next(network.parameters(), inputs[0]).dtype)
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=True)
         with torch.no_grad():
             bare: Any = type(model).__mro__[1] if pixels else type(model)
             found = bare.forward(model, *inputs)
