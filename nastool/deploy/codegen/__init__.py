@@ -32,20 +32,7 @@ from nastool.deploy.codegen.recipe import Recipe, Unwritable, recorded
 from nastool.deploy.codegen.source import Sources
 from nastool.nets.networks import evaluating, example
 
-RESERVED = (
-    "BUFFERS",
-    "CHOICES",
-    "CLASSES",
-    "DTYPES",
-    "F",
-    "MEAN",
-    "Model",
-    "PARAMETERS",
-    "STD",
-    "load",
-    "main",
-    "read",
-)
+RESERVED = frozenset("BUFFERS CHOICES CLASSES DTYPES F MEAN Model PARAMETERS STD load main read".split())
 """Names that the file uses by itself."""
 
 
@@ -83,8 +70,9 @@ def python(
     with torch.random.fork_rng(devices=[]):
         network, made, made_by = recorded(build)
         used: Lines = set()
-        with torch.no_grad(), evaluating(network), suppress(Exception):  # the check will say what is wrong
-            _, used = watched(lambda: network(*example(network, task, 2)))
+        for training in (True, False):
+            with suppress(Exception):  # the check will say what is wrong
+                used |= watched(partial(network.train(training), *example(network, task, 2)))[1]
     trained = network if trained is None else trained
     given = task.example(1, "meta")
     zeros = (f"torch.zeros({tuple(x.shape)}{'' if x.is_floating_point() else f', dtype={x.dtype}'})" for x in given)

@@ -1,7 +1,7 @@
 """The source of classes and functions, with that of all that they use, as it is needed without nastool.
 
 Left out is what does the same in less time or for a supernet: statements `if are_few(): ...`, methods marked as
-`faster`, methods of nastool's classes that nothing calls then. `deferred(f, x)` becomes `f(x)`, `active(x)` x.
+`faster`, methods of nastool's classes that never ran. `deferred(f, x)` becomes `f(x)`, `active(x)` x.
 """
 
 from __future__ import annotations
@@ -42,29 +42,15 @@ class Sources:
         Raises:
             Unwritable: Something has no source.
         """
-        used, self._unused, self._ran = list(used), set[str](), ran
-        while True:
-            self.imports: set[tuple[str, str]] = set()
-            self._problem = ""  # it may be in a method that is left out next time
-            self.pieces: dict[str, str] = {}
-            self._homes: dict[str, ModuleType | None] = dict.fromkeys(reserved)
-            self._called: dict[str, set[str]] = {"": set()}
-            """Attributes that methods read, by the method's name, and that all else does."""
-            for value in used:
-                home = inspect.getmodule(value)
-                if home is None or vars(home).get(value.__name__) is not value:
-                    raise Unwritable(f"{value.__qualname__} is not defined at the top of a module")
-                self._add(value.__name__, home)
-            live, left = set[str](), [""]
-            while left:
-                new = self._called[left.pop()] - live
-                live |= new
-                left += new & set(self._called)
-            if set(self._called) - live <= self._unused | {""}:
-                if self._problem:
-                    raise Unwritable(self._problem)
-                return
-            self._unused |= set(self._called) - live
+        self.imports: set[tuple[str, str]] = set()
+        self.pieces: dict[str, str] = {}
+        self._ran = ran
+        self._homes: dict[str, ModuleType | None] = dict.fromkeys(reserved)
+        for value in used:
+            home = inspect.getmodule(value)
+            if home is None or vars(home).get(value.__name__) is not value:
+                raise Unwritable(f"{value.__qualname__} is not defined at the top of a module")
+            self._add(value.__name__, home)
 
     def joined(self) -> Iterator[str]:
         """The pieces; constants that follow each other are one."""
@@ -85,35 +71,23 @@ class Sources:
             elif imported == name and name in vars(home):
                 self._add(name, sys.modules[module])
             elif name in vars(home):
-                self._problem = f"{module} is imported whole, or {imported} as {name}"
+                raise Unwritable(f"{module} is imported whole, or {imported} as {name}")
             return  # otherwise something for type checkers
         if name not in definitions or self._homes.get(name, home) is not home:
             if name in definitions or name in vars(home):
-                self._problem = f"{home.__name__} has no source of {name}, or there are two"
+                raise Unwritable(f"{home.__name__} has no source of {name}, or there are two")
             return  # a builtin
         if name not in self._homes:
             self._homes[name] = home
             text = self._edited(*definitions[name], home)
-            self._note(ast.parse(text), "", own=home.__name__.startswith("nastool."))
             for other in _globals(text):
                 self._add(other, chosen if other in (Chosen.__name__, Members.__name__) else home)
             self.pieces[name] = text
 
-    def _note(self, node: ast.AST, method: str, own: bool) -> None:
-        """Which attributes are read where. own: only in nastool's classes unused methods are left out."""
-        if isinstance(node, ast.Attribute):
-            self._called.setdefault(method, set()).add(node.attr)
-        for child in ast.iter_child_nodes(node):
-            inner = method
-            if own and isinstance(node, ast.ClassDef) and _is_method(child):
-                inner = child.name
-                self._called.setdefault(inner, set())
-            self._note(child, inner, own)
-
     def _edited(self, text: str, first: int, home: ModuleType) -> str:
         """first: the line in which it begins."""
-        own = home.__name__.startswith("nastool.")
-        tree = ast.parse(text)
+        tree, file = ast.parse(text), str(home.__file__)
+        ran = self._ran if home.__name__.startswith("nastool.") else None
         starts = [0, *accumulate(len(line.encode()) for line in text.splitlines(keepends=True))]
 
         def place(line: int | None, column: int | None) -> int:
@@ -122,19 +96,21 @@ class Sources:
         def is_(node: ast.expr, value: Any) -> bool:
             return isinstance(node, ast.Name) and vars(home).get(node.id) is value
 
-        edits = list(pruned(text, str(home.__file__), first, self._ran)) if self._ran else []
+        edits = list(pruned(text, file, first, self._ran)) if self._ran else []
 
         def drop(node: ast.stmt) -> None:
-            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-            edits.append((starts[first - 1], starts[node.end_lineno or 0], ""))
+            top = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+            edits.append((starts[top - 1], starts[node.end_lineno or 0], ""))
 
         for node in ast.walk(tree):
             if isinstance(node, ast.If) and isinstance(node.test, ast.Call) and is_(node.test.func, are_few):
                 drop(node)
-            elif isinstance(node, ast.ClassDef) and own:
-                for part in node.body:
-                    marks = part.decorator_list if isinstance(part, ast.FunctionDef) else []
-                    if (_is_method(part) and part.name in self._unused) or any(is_(mark, faster) for mark in marks):
+            elif isinstance(node, ast.FunctionDef) and any(is_(mark, faster) for mark in node.decorator_list):
+                drop(node)
+            elif isinstance(node, ast.ClassDef) and ran:
+                for part in filter(_is_method, node.body):
+                    lines = range(first + part.body[0].lineno - 1, first + (part.end_lineno or 0))
+                    if not any((file, line) in ran.made or (file, line) in ran.used for line in lines):
                         drop(part)
             elif isinstance(node, ast.Call) and (is_(node.func, deferred) or is_(node.func, active)):
                 what, after = node.args[0], node.args[1:]
