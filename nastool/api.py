@@ -144,7 +144,7 @@ def evaluate(options: EvaluateOptions) -> list[dict[str, Any]]:
     if isinstance(several, str | bytes | Mapping) or not isinstance(several, Iterable):
         several = [several]
     of_space = registry.make_space(SpaceRef(options.space)) if options.space else None
-    documents = (each for one in several for each in arguments.documents(one, of_space))
+    documents = (each for one in several for each in sources.read_architectures([arguments.word(one)], of_space))
     return list(evaluation.evaluating(documents, options))
 
 

@@ -24,7 +24,7 @@ from nastool.engine.executors.base import Setting
 from nastool.engine.executors.jobs import EvaluatorSpec
 from nastool.engine.retraining import Trained
 from nastool.engine.run import Run, Watch, scale_of
-from nastool.engine.search import evaluate_all, test_best
+from nastool.engine.search import evaluate_all
 from nastool.engine.store import Store
 from nastool.engine.study import derive
 from nastool.engine.verdict import verdict
@@ -298,8 +298,8 @@ class AfterSearch:
             objective = Objective.parse(trained.run.store.get("objective"))
             if not self._conclude(trained, len(heads), scores, objective, outcome):
                 return False
-            trained.finish(outcome.report)
-            outcome.run, outcome.origin = folder.path, trained.origin
+            trained.run.finish(len(archs), outcome.report)
+            outcome.run, outcome.origin = folder.path, trained.run.store.origin
         return True
 
     def _conclude(
@@ -328,13 +328,14 @@ class AfterSearch:
                     continue
                 if watch.stop():
                     return False
-                metrics, problem = self._test(trained, trial)
+                metrics, problem = trained.test(trial, self.config.seed)
                 if problem is not None and trial is best:
                     raise NastoolError(f"the retrained architecture could not be tested: {problem}")
                 if problem is not None:
                     watch.note(f"note: architecture {trial.proposal.arch.key} could not be tested: {problem}")
                 tested[trial.id] = {**trial.evaluation.metrics, **metrics}
-            outcome.best, outcome.tested = best, trained.tested(best.id) or {}
+                outcome.tested = metrics if trial is best else outcome.tested
+            outcome.best = best
             outcome.lines.append(f"best of {len(heads)} retrained: {_accuracies(tested[best.id])}")
             rivals = others[: len(heads)]
             rival = min(rivals, key=lambda trial: trial.rank, default=None)
@@ -353,15 +354,6 @@ class AfterSearch:
             pairs = [(score, -trial.loss) for score, trial in zip(scores, beside, strict=False) if trial.losses]
             self._ranking([a for a, _ in pairs], [b for _, b in pairs], "accuracy when trained from scratch", outcome)
         return True
-
-    def _test(self, trained: Trained, trial: Trial) -> tuple[Mapping[str, float], str | None]:
-        """`test_best`, unless it was tested before."""
-        if (known := trained.tested(trial.id)) is not None:
-            return known, None
-        metrics, problem = test_best(trained.executor, trial, self.config.seed)
-        if problem is None:
-            trained.keep_test(trial.id, metrics)
-        return metrics, problem
 
     def _look_up(self, ranked: list[Arch], scores: list[float], best: Trial, outcome: Outcome) -> None:
         """Compare with the table."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
-from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, short
-from nastool.core.space import SearchSpace
 from nastool.engine import sources
 from nastool.engine.command_options import Options, plain
 from nastool.engine.study import Study
@@ -61,12 +59,6 @@ def _text(name: str, value: Any) -> str:
     raise InputError(f"{name}: need text, a number, a path, or several of them, got {short(repr(value))}")
 
 
-def _json(value: Any) -> Any:
-    if not hasattr(value, "tolist"):
-        raise TypeError(f"it holds a {type(value).__name__}")
-    return value.tolist()
-
-
 def word(architecture: Architecture) -> str:
     """An architecture as an argument of a command. InputError: it is none."""
     if isinstance(architecture, Study):
@@ -79,11 +71,6 @@ def word(architecture: Architecture) -> str:
             f"got {short(repr(architecture))}"
         )
     try:
-        return json.dumps(dict(architecture), default=_json)
+        return json.dumps(dict(architecture), default=plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"an architecture's object is no JSON: {error}") from None
-
-
-def documents(architecture: Architecture, space: SearchSpace | None) -> Iterator[ArchDocument]:
-    """Yield what an argument names. InputError: it names no architecture."""
-    yield from sources.read_architectures([word(architecture)], space)

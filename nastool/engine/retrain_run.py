@@ -9,7 +9,7 @@ from typing import Any
 
 from nastool.core import defaults, invocation, options, registry
 from nastool.core.archfile import ArchDocument
-from nastool.core.errors import InputError, NastoolError, Stopped
+from nastool.core.errors import InputError, NastoolError
 from nastool.core.recipe import Recipe
 from nastool.core.registry import misfits
 from nastool.core.values import Scalar
@@ -18,13 +18,11 @@ from nastool.engine import results, retraining
 from nastool.engine.arguments import seeds as seeds_of
 from nastool.engine.command_options import RetrainOptions
 from nastool.engine.config import RETRAINED, Plugged, RunConfig, RunFolder
-from nastool.engine.events import Ended, Interrupted
+from nastool.engine.events import Ended
 from nastool.engine.executors.base import Setting
-from nastool.engine.interrupts import Interrupts
 from nastool.engine.results import Report, Result, of_seeds
 from nastool.engine.retraining import Trained
-from nastool.engine.run import Watch, check_data
-from nastool.engine.search import test_best
+from nastool.engine.run import Watch, check_data, interruptible
 from nastool.engine.store import Store
 from nastool.nets import checkpoints
 from nastool.training.evaluator import TrainingEvaluator
@@ -117,28 +115,24 @@ class RetrainRun:
                 watch.note(f"note: {read}")
 
         again = f"continue with: {invocation.shown()}"
-        with Interrupts(lambda: watch.tell(Interrupted(path, again))) as interrupts:
+        with interruptible(watch, path, again, lambda: "what is trained") as stoppable:
             trainings = retraining.trained(
                 self.config,
                 self.document.space,
                 [self.document.arch] * len(self.seeds),
                 self.folder,
                 self.setting,
-                Watch(watch.tell, lambda: interrupts.stopping or watch.stop()),
+                stoppable,
                 executor=self.executor,
                 seeds=self.seeds,
                 force=self.force,
                 accept=accept,
                 ready=ready,
             )
-            try:
-                with trainings as trained:
-                    if trained is not None:
-                        self._conclude(trained, watch)
-                    return trained is not None
-            except Stopped:
-                watch.note(f"stopped; what is trained is saved in {path}; {again}")
-                raise
+            with trainings as trained:
+                if trained is not None:
+                    self._conclude(trained, watch)
+                return trained is not None
 
     def _conclude(self, trained: Trained, watch: Watch) -> None:
         """Test each network once and write the result; what an earlier call has found is found again."""
@@ -158,9 +152,9 @@ class RetrainRun:
         spread: dict[str, Any] = {key: summary[key] for key in ("mean", "std") if key in summary}
         facts: dict[str, Any] = {"seeds": self.seeds, "runs": runs, **spread}
         best = trained.trials[chosen]
-        origin = trained.origin
+        origin = trained.run.store.origin
         found = Result(self.document.space, best, path, origin, summary["metrics"], facts).write(path)
-        trained.finish(found)
+        trained.run.finish(len(trained.trials), found)
         if failed := [run["error"] for run in runs if "error" in run]:
             watch.note(f"note: {len(failed)} of {len(runs)} trainings failed; the last: {failed[-1]}")
         written = results.write(path, trained.run.store, self.report)
@@ -174,14 +168,9 @@ class RetrainRun:
             if trial.evaluation is None:
                 runs.append({"seed": seed, "error": trial.error})
                 continue
-            known = trained.tested(trial.id)
-            if known is None:
-                known, problem = test_best(trained.executor, trial, seed)
-                if problem is not None:
-                    raise NastoolError(
-                        f"the network of seed {seed} could not be tested: {problem}; --force trains anew"
-                    )
-                trained.keep_test(trial.id, known)
+            known, problem = trained.test(trial, seed)
+            if problem is not None:
+                raise NastoolError(f"the network of seed {seed} could not be tested: {problem}; --force trains anew")
             runs.append({"seed": seed, "metrics": {**trial.evaluation.all_metrics, **known}})
             if trial.evaluation.checkpoint is not None:
                 runs[-1] |= checkpoints.named(self.folder.path / trial.evaluation.checkpoint)

@@ -16,8 +16,9 @@ from nastool.core.space import SearchSpace, make_scale
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Scalar, Trial
 from nastool.engine.config import Plugged, RunConfig, RunFolder
-from nastool.engine.executors.base import Executor, Setting
+from nastool.engine.executors.base import Setting
 from nastool.engine.run import Run, Watch, open_run
+from nastool.engine.search import test_best
 from nastool.engine.store import Store
 from nastool.training.recipes import load_recipe
 
@@ -100,36 +101,28 @@ class Listed(Strategy):
 
 @dataclass
 class Trained:
-    """All are trained: what is left is to test them. `trials` are in the order given.
+    """All are trained: what is left is to test them.
 
-    origin: what a line of such a result says of its evaluator. finished: the document that `finish` was given earlier.
+    Attributes:
+        run: Of these trainings.
+        trials: In the order given.
+        finished: The result that an earlier call has kept.
     """
 
     run: Run
     trials: list[Trial]
     finished: Mapping[str, Any] | None
 
-    @property
-    def executor(self) -> Executor:
-        return self.run.executor
-
-    @property
-    def origin(self) -> Mapping[str, Any]:
-        return self.run.store.origin
-
-    def tested(self, trial_id: int) -> Mapping[str, float] | None:
-        """What the test of this trial's network gave, if it has been tested."""
-        found: Mapping[str, float] | None = (self.run.store.get("tested") or {}).get(str(trial_id))
-        return found
-
-    def keep_test(self, trial_id: int, metrics: Mapping[str, float]) -> None:
-        """Keep it, so that no network is tested twice."""
+    def test(self, trial: Trial, seed: int) -> tuple[Mapping[str, float], str | None]:
+        """`test_best`, but no network is tested twice: what was found is kept."""
         store = self.run.store
-        store.write({"tested": {**(store.get("tested") or {}), str(trial_id): dict(metrics)}})
-
-    def finish(self, document: Mapping[str, Any]) -> None:
-        """Keep the result, so that it is not made again."""
-        self.run.finish(len(self.trials), document)
+        known: Mapping[str, Mapping[str, float]] = store.get("tested") or {}
+        if str(trial.id) in known:
+            return known[str(trial.id)], None
+        metrics, problem = test_best(self.run.executor, trial, seed)
+        if problem is None:
+            store.write({"tested": {**known, str(trial.id): dict(metrics)}})
+        return metrics, problem
 
 
 def listed(config: RunConfig, evaluator: Plugged, archs: Sequence[Arch]) -> RunConfig:

@@ -7,20 +7,22 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from nastool.core import registry
 from nastool.core.archfile import ArchDocument
-from nastool.core.errors import InputError, hint, short
+from nastool.core.errors import InputError, Stopped, hint, short
 from nastool.core.evaluator import Evaluator, Scaled, settled_options
 from nastool.core.strategy import Strategy
 from nastool.core.values import Objective, Scalar, Trial
 from nastool.core.yaml_files import read_yaml
 from nastool.engine import results
 from nastool.engine.config import RunConfig, RunFolder, differences, said
-from nastool.engine.events import Listener, Note, TrialFinished, TrialsBegun, TrialsEnded, Waiting
+from nastool.engine.events import Interrupted, Listener, Note, TrialFinished, TrialsBegun, TrialsEnded, Waiting
 from nastool.engine.executors.base import Executor, Setting
 from nastool.engine.executors.jobs import EvaluatorSpec, Reported
+from nastool.engine.interrupts import Interrupts
 from nastool.engine.search import Search
 from nastool.engine.store import Store
 from nastool.engine.written import Written
@@ -41,6 +43,24 @@ class Watch:
     def note(self, text: str) -> None:
         """Tell a line for people."""
         self.tell(Note(text))
+
+
+@contextmanager
+def interruptible(watch: Watch, folder: Path, then: str, saved: Callable[[], str]) -> Iterator[Watch]:
+    """Let Ctrl-C end a run: the first after what is running, the second at once.
+
+    Args:
+        watch: Who is told of it.
+        folder: The run's.
+        then: What to do with it afterwards, in words.
+        saved: Returns what is saved, in words.
+    """
+    with Interrupts(lambda: watch.tell(Interrupted(folder, then))) as interrupts:
+        try:
+            yield Watch(watch.tell, lambda: interrupts.stopping or watch.stop())
+        except Stopped:
+            watch.note(f"stopped with {saved()} saved in {folder}; {then}")
+            raise
 
 
 @dataclass

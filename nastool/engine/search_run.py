@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nastool.core import defaults, registry
-from nastool.core.errors import InputError, NastoolError, Stopped
+from nastool.core.errors import InputError, NastoolError
 from nastool.core.evaluator import Evaluator, Stateful, most_workers, rounds_of
 from nastool.core.options import split
 from nastool.core.space import SearchSpace
@@ -23,13 +23,12 @@ from nastool.engine.after_search import AfterSearch, Outcome
 from nastool.engine.baseline import Baseline
 from nastool.engine.command_options import FinishOptions, ResumeOptions, SearchOptions
 from nastool.engine.config import RunConfig, RunFolder
-from nastool.engine.events import Ended, Interrupted, RunBegun
+from nastool.engine.events import Ended, RunBegun
 from nastool.engine.executors.base import Setting
-from nastool.engine.interrupts import Interrupts
 from nastool.engine.logs import Loggers
 from nastool.engine.results import Product, Report, Result
 from nastool.engine.retraining import Listed
-from nastool.engine.run import Run, Watch, open_run
+from nastool.engine.run import Run, Watch, interruptible, open_run
 from nastool.engine.search import Search, test_best
 from nastool.engine.store import Store
 from nastool.training.recipes import default_recipe
@@ -86,7 +85,7 @@ class SearchRun:
         found = found or read_yaml(folder / "run.yaml").get("search")  # of a version that did not keep them
         if not isinstance(found, dict):
             raise InputError(f"{folder / 'run.yaml'} does not say how the search began: give its command again")
-        given = {name: value for key, value in found.items() if (name := key.replace("-", "_")) in _NAMES}
+        given = {name: value for key, value in found.items() if (name := str(key).replace("-", "_")) in _NAMES}
         given |= {"log": logs.given((), given.get("log") or {}), "trials": wanted or given.get("trials")}
         changes = {name: value for name, value in vars(options).items() if value not in (None, ()) and name != "run"}
         local = {name: changes.pop(name) for name in options.LOCAL if name in changes}
@@ -194,15 +193,9 @@ class SearchRun:
         with opened as run, self.loggers.opened(run.store, self.space, self.folder.path, watch.note):
             if not run.continued:
                 watch.tell(RunBegun(self.config, self.folder.path, run.facts))
-            with Interrupts(lambda: watch.tell(Interrupted(self.folder.path, self._next))) as interrupts:
-                run.watch = Watch(watch.tell, lambda: interrupts.stopping or watch.stop())
-                try:
-                    return self._go(run)
-                except Stopped:
-                    counts = run.store.count()
-                    done = f"{counts['done'] + counts['failed']} trials saved in {self.folder.path}"
-                    watch.note(f"stopped with {done}; {self._next}")
-                    raise
+            saved = lambda: f"{sum(run.store.count().values()) - run.store.count()['running']} trials"  # noqa: E731
+            with interruptible(watch, self.folder.path, self._next, saved) as run.watch:
+                return self._go(run)
 
     @property
     def _next(self) -> str:

@@ -144,7 +144,6 @@ class Study:
             InputError: There is no run, or it is damaged.
         """
         from nastool.core.yaml_files import read_yaml
-        from nastool.engine.config import RunFolder
 
         path = Path(folder)
         if path.name == "run.db":
@@ -156,7 +155,7 @@ class Study:
                 raise InputError(f"{path} is damaged: its configuration is incomplete")
             space = registry.make_space(store.space)
             wanted, final = store.get("trials"), store.get("final")
-            counts = store.count()
+            state = state_of(path, store, ours=ours)
             reported: dict[int, list[tuple[int, Mapping[str, float]]]] = {}
             for trial_id, step, metrics in store.all_reports() if curves else ():
                 reported.setdefault(trial_id, []).append((step, metrics))
@@ -171,9 +170,6 @@ class Study:
         for trial in trials:
             _check(space, trial.trial, path)
         inner = retrained_in(path, final)
-        busy = not ours and RunFolder(path).busy()
-        enough = final is not None and (final.get("exhausted") or final["trials"] >= (wanted or 0))
-        done = enough and not counts["running"]
         try:
             about = read_yaml(path / "run.yaml") if (path / "run.yaml").is_file() else {}
         except InputError:
@@ -185,7 +181,7 @@ class Study:
             space=space,
             trials=trials,
             wanted=wanted,
-            state="running" if busy else "finished" if done else "interrupted",
+            state=state,
             exhausted=bool(final and final.get("exhausted")),
             origin=origin,
             document=None if final is None else final["document"],
@@ -328,6 +324,17 @@ class Study:
             else f", best {self.objective.metric}={self.best.value:.4f}"
         )
         return f"<study {self.path}: {self.strategy}, {self.state}, {len(self.trials)} trials{best}>"
+
+
+def state_of(folder: Path, store: Store, *, ours: bool = False) -> str:
+    """ "running", "finished" or "interrupted". ours: whoever is at work on it asks."""
+    from nastool.engine.config import RunFolder
+
+    if not ours and RunFolder(folder).busy():
+        return "running"
+    wanted, final = store.get("trials"), store.get("final")
+    enough = final is not None and (final.get("exhausted") or final["trials"] >= (wanted or 0))
+    return "finished" if enough and not store.count()["running"] else "interrupted"
 
 
 def is_simulated(evaluator: str) -> bool:

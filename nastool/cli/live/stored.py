@@ -13,6 +13,7 @@ from nastool.core import registry
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Objective, Silence, Trial
 from nastool.engine.store import Store
+from nastool.engine.study import state_of
 
 LAST = 40
 """Most of the last trials that are shown."""
@@ -207,17 +208,6 @@ def _drawn(space: SearchSpace, arch: Arch, width: int) -> tuple[str, ...]:
         return tuple(drawing.small(space, arch, width, lines=DRAWN))[:DRAWN]
     except Exception:
         return ()
-
-
-def state_of(folder: Path, store: Store) -> str:
-    """ "running", "finished" or "interrupted"."""
-    from nastool.engine.config import RunFolder
-
-    if RunFolder(folder).busy():
-        return "running"
-    wanted, final = store.get("trials"), store.get("final")
-    enough = final is not None and (final.get("exhausted") or final["trials"] >= (wanted or 0))
-    return "finished" if enough and not store.count()["running"] else "interrupted"
 
 
 def inner_runs(folder: Path) -> list[Path]:

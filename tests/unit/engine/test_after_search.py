@@ -30,6 +30,7 @@ from nastool.core.values import Evaluation, Objective, Proposal, Trial
 from nastool.engine.after_search import AfterSearch, Outcome, Settings
 from nastool.engine.command_options import SearchOptions, nobody
 from nastool.engine.config import RunConfig, RunFolder
+from nastool.engine.retraining import Trained
 from nastool.engine.run import Watch
 from nastool.engine.search import trial_seed
 from nastool.engine.store import Store
@@ -461,20 +462,20 @@ def test_networks_are_tested_once_however_often_it_is_stopped(monkeypatch: pytes
         calls.append(trial.id)
         return ({}, "broken") if trial.id == 5 else ({"test_acc": 0.9 - trial.id / 10}, None)
 
+    class Facts(dict[str, object]):
+        write = dict.update
+
     class Kept:
+        test = Trained.test
         trials: ClassVar = [
             Trial(i, Proposal(SPACE.arch([i] * 6)), "done", Evaluation({"val_acc": 0.5}, 1.0), (-0.5,))
             for i in [0, 1, 2, 3, 4, 0]
         ]
-        executor = None
-        run: ClassVar[Any] = SimpleNamespace(watch=None)
-        tests: ClassVar[dict[int, dict[str, float]]] = {}
-        tested, keep_test = tests.get, tests.__setitem__
+        run: ClassVar[Any] = SimpleNamespace(watch=None, executor=None, store=Facts())
 
     Kept.trials[5] = replace(Kept.trials[5], id=5)
-    monkeypatch.setattr("nastool.engine.after_search.test_best", test_once)
+    monkeypatch.setattr("nastool.engine.retraining.test_best", test_once)
     alone: Any = SimpleNamespace(settings=SimpleNamespace(baseline=True), config=SimpleNamespace(seed=0))
-    alone._test = lambda trained, trial: AfterSearch._test(alone, trained, trial)
     objective = Objective.parse("val_acc")
     trained: Any = Kept()
     for number in range(6):

@@ -189,7 +189,7 @@ class TestRetrain:
             tested.append(seed)
             return real(pool, trial, seed)
 
-        monkeypatch.setattr("nastool.engine.retrain_run.test_best", counted)
+        monkeypatch.setattr("nastool.engine.retraining.test_best", counted)
         (first,) = run("retrain", "a", *QUICK, "--seeds", "0").accepted()
         (both,) = run("retrain", "a", *QUICK, "--seeds", "0,1").accepted()
         assert both["runs"][0] == first["runs"][0] and len(both["runs"]) == 2
