@@ -43,7 +43,7 @@ def run(given: Mapping[str, Any]) -> int:
     check(strategies, tables)
     view = _view(given, None)
     journal.exists()
-    with closing(Pool(given["workers"])) as pool:
+    with closing(Pool(given["workers"], tables[0])) as pool:
         known = _facts(pool, tables, view)
         if given["dry_run"]:
             return _dry_run(missing(journal.read(), strategies, known, view, given["force"]), given["json_flag"])

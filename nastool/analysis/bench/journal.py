@@ -172,12 +172,8 @@ class Journal:
         self._write({"kind": "call", **asdict(call)})
 
     def add_run(self, key: Key, record: Record) -> None:
-        run = record.run
-        document = {"kind": "run", **asdict(key), **vars(run), **vars(record), "budget": asdict(run.budget)}
-        del document["run"]
-        document["best"] = [list(vars(best).values()) for best in run.best]
-        document["spent"] = None if run.spent is None else run.spent.tolist()
-        self._write(document)
+        made = {name: value for name, value in vars(record).items() if name != "run"}
+        self._write({"kind": "run", **asdict(key), **record.run.to_json(), **made})
 
     def _write(self, document: Mapping[str, object]) -> None:
         self._write_line(json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n")

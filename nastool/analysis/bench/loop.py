@@ -75,6 +75,11 @@ class Run:
         ):
             raise ValueError("what a run is said to have found is none of it")
 
+    def to_json(self) -> dict[str, object]:
+        spent = None if self.spent is None else self.spent.tolist()
+        best = [list(vars(best).values()) for best in self.best]
+        return {**vars(self), "budget": vars(self.budget), "best": best, "spent": spent}
+
     def covers(self, budget: Budget) -> bool:
         """True if it tells what a run with that budget would have found."""
         if self.ended == "exhausted" or (budget.trials is not None and budget.trials <= self.queries):

@@ -692,7 +692,7 @@ class Threads(RandomSearch):
         if os.path.isdir("/proc/self/task"):
             import numpy
             numpy.ones((300, 300)) @ numpy.ones((300, 300))
-            assert len(os.listdir("/proc/self/task")) <= 2, "the worker and what watches its parent"
+            assert len(os.listdir("/proc/self/task")) <= 3, "it, what watches its parent, what says that it lives"
 '''
     points = {"nastool.strategies": "threads = threads_plugin:Threads"}
     environment = install(tmp_path / "plugin", "threads_plugin", source, points)
