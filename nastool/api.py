@@ -15,12 +15,11 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from nastool.core import invocation, registry
+from nastool.core import invocation
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, RunInterrupted, Stopped, hint, short
 from nastool.core.errors import NastoolError as NastoolError
 from nastool.core.files import Limit, target, write_atomic
-from nastool.core.values import SpaceRef
 from nastool.engine import arguments, evaluation, sources
 from nastool.engine.command_options import (
     RANGES,
@@ -143,8 +142,7 @@ def evaluate(options: EvaluateOptions) -> list[dict[str, Any]]:
     several: Any = options.architectures
     if isinstance(several, str | bytes | Mapping) or not isinstance(several, Iterable):
         several = [several]
-    of_space = registry.make_space(SpaceRef(options.space)) if options.space else None
-    documents = (each for one in several for each in sources.read_architectures([arguments.word(one)], of_space))
+    documents = sources.read_architectures(map(arguments.word, several), options.space)
     return list(evaluation.evaluating(documents, options))
 
 
@@ -341,19 +339,11 @@ def show(
     from nastool import drawing
 
     document = sources.only_architecture(arguments.word(architecture), space, Given(trial))
-    if input is None:
-        task, size = sources.trained_for(document)
-    else:
-        task, size = sources.built_for(document, input, classes, scale)
-    writers: Mapping[str, Callable[..., str | bytes]] = {
-        "text": drawing.text,
-        "svg": drawing.svg,
-        "dot": drawing.dot,
-        "png": drawing.png,
-    }
-    if to not in writers:
-        raise InputError(f"no form {short(to)!r}; {hint(to, writers)}")
-    return writers[to](document.space, document.arch, task, size)
+    forms = ("text", "svg", "dot", "png")
+    if to not in forms:
+        raise InputError(f"no form {short(to)!r}; {hint(to, forms)}")
+    drawn: str | bytes = getattr(drawing, to)(*sources.sized(document, input, classes, scale))
+    return drawn
 
 
 def _given(trial: int | None, on_event: Listener) -> Given:

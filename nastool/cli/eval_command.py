@@ -33,14 +33,11 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     """
     from nastool.cli import listing
     from nastool.cli.listener import say_notes
-    from nastool.core import registry
-    from nastool.core.values import SpaceRef
     from nastool.engine import evaluation, sources
 
     json_flag = given.pop("json_flag")
     options = EvaluateOptions(**given | generated.layered(ctx, EvaluateOptions), on_event=say_notes)
-    space = registry.make_space(SpaceRef(options.space)) if options.space else None
-    documents = sources.read_architectures(given["architectures"] or ["-"], space, common.given())
+    documents = sources.read_architectures(given["architectures"] or ["-"], options.space, common.given())
     lines = evaluation.evaluating(documents, options)
     show = common.emit if common.as_json(json_flag) else listing.Growing().add
     failures = 0

@@ -14,7 +14,7 @@ import click
 
 from nastool.cli import common
 from nastool.core import files
-from nastool.core.errors import InputError, short
+from nastool.core.errors import InputError
 
 if TYPE_CHECKING:
     from nastool.core.archfile import ArchDocument
@@ -66,12 +66,9 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
 
         common.show(recipe_text(source.removeprefix("recipe:")), nl=False)
         return
-    from nastool.core import registry
-    from nastool.core.values import SpaceRef
     from nastool.engine import sources
 
-    space = registry.make_space(SpaceRef(given["space"])) if given["space"] else None
-    documents = map(_located, sources.read_architectures([source], space, common.given(given["trial"])))
+    documents = map(_located, sources.read_architectures([source], given["space"], common.given(given["trial"])))
     if given["form"] is not None:
         if json_flag:
             raise InputError("--to gives a drawing and no JSON: leave out one of the two")
@@ -88,6 +85,7 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
 def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any]) -> None:
     """Write the drawing to the file or stdout; several only as text, and to stdout."""
     from nastool import drawing
+    from nastool.engine import sources
 
     form = given["form"]
     out = _out(form, given)
@@ -96,22 +94,8 @@ def _draw(source: str, documents: Iterator[ArchDocument], given: dict[str, Any])
             shown = _drawn(document, given) if form == "text" else _decisions(document)
             common.show(("\n" if number else "") + shown, nl=False)
         return
-    first, *others = list(documents)
-    if others:
-        raise InputError(
-            f"{short(Path(source))} holds {1 + len(others)} architectures: give one, as `nastool top - -k 1` does"
-        )
-    what = _what(first, given)
-    if form == "decisions":
-        content: str | bytes = _decisions(first)
-    elif form == "png":
-        content = drawing.png(*what)
-    elif form == "text":
-        content = drawing.text(*what)
-    elif form == "svg":
-        content = drawing.svg(*what)
-    else:
-        content = drawing.dot(*what)
+    first = sources.only(source, documents)
+    content: str | bytes = _decisions(first) if form == "decisions" else getattr(drawing, form)(*_what(first, given))
     if out is None:
         click.echo(content.encode() if isinstance(content, str) else content, nl=False)
         return
@@ -142,17 +126,9 @@ def _out(form: str, given: dict[str, Any]) -> Path | None:
 
 
 def _what(document: ArchDocument, given: dict[str, Any]) -> tuple[SearchSpace, Arch, Task | None, object]:
-    """Space, architecture, task and scale: as --input and --scale say, else those of the weights that there are."""
-    task, scale = None, None
     from nastool.engine import sources
 
-    if given["shape"]:
-        task, scale = sources.built_for(document, given["shape"], given["classes"], given["scale"])
-    elif given["scale"]:
-        raise InputError("--scale is the size of a network: say what it is for, such as --input 3x32x32")
-    else:
-        task, scale = sources.trained_for(document)
-    return document.space, document.arch, task, scale
+    return sources.sized(document, given["shape"], given["classes"], given["scale"])
 
 
 def _located(document: ArchDocument) -> ArchDocument:

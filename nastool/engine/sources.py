@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, short, why
 from nastool.core.space import SearchSpace, make_scale
 from nastool.core.task import FAMILY, Task
-from nastool.core.values import SpaceRef
+from nastool.core.values import Arch, SpaceRef
 from nastool.deploy import models
 from nastool.deploy.models import Model
 from nastool.engine.store import Store
@@ -44,44 +44,55 @@ class Given:
 _NOTHING = Given()
 
 
-def read_architectures(
-    sources: Sequence[str], space: SearchSpace | None, given: Given = _NOTHING
-) -> Iterator[ArchDocument]:
-    """Architectures from files, run folders (their best), "-" for stdin, zoo:NAME, string forms of the given space."""
+def read_architectures(sources: Iterable[str], space: str | None, given: Given = _NOTHING) -> Iterator[ArchDocument]:
+    """Return architectures as users name them.
+
+    Args:
+        sources: Files, run folders (their best), "-" for stdin, zoo:NAME, string forms of the space.
+        space: Name of it; None: no string form can be read.
+        given: What goes with them.
+
+    Raises:
+        InputError: There is no such space; while they are read, no such architecture.
+    """
+    of_space = registry.make_space(SpaceRef(space)) if space else None
+    return (document for source in sources for document in _read(source, of_space, given))
+
+
+def _read(source: str, space: SearchSpace | None, given: Given) -> Iterator[ArchDocument]:
     if given.trial is not None:
-        yield from (of_run(Path(source), given) for source in sources)
+        yield of_run(Path(source), given)
         return
-    for source in sources:
-        if source.startswith("zoo:"):
-            yield archfile.from_json(zoo.document(source.removeprefix("zoo:")), space)
-            continue
-        path = Path(source)
-        try:
-            exists, is_folder = path.exists(), path.is_dir()
-        except (OSError, ValueError) as error:
-            if space is None:
-                raise InputError(f"cannot read {short(path)}: {why(error)}") from None
-            exists = is_folder = False  # too long for a name: a string form
-        if source == "-":
-            yield from archfile.read_lines(given.stdin(), "stdin", space)
-        elif not source.strip():
-            raise InputError("an empty name is no architecture: give a file, a run folder or -")
-        elif source.lstrip().startswith("{"):
-            yield archfile.read_text(source, space)
-        elif is_folder:
-            if (path / "best.json").is_file():
-                yield from archfile.read_file(path / "best.json", space)
-            elif run_folder(source) is not None:
-                yield of_run(path, given)
-            else:
-                raise InputError(f"{path} has no best.json, nor run.db: give an arch.json, or a run folder")
-        elif exists or path.suffix:
-            yield from archfile.read_file(path, space)
-        elif space is not None:
-            yield archfile.read_text(source, space)
+    if source.startswith("zoo:"):
+        yield archfile.from_json(zoo.document(source.removeprefix("zoo:")), space)
+        return
+    path = Path(source)
+    try:
+        exists, is_folder = path.exists(), path.is_dir()
+    except (OSError, ValueError) as error:
+        if space is None:
+            raise InputError(f"cannot read {short(path)}: {why(error)}") from None
+        exists = is_folder = False  # too long for a name: a string form
+    if source == "-":
+        yield from archfile.read_lines(given.stdin(), "stdin", space)
+    elif not source.strip():
+        raise InputError("an empty name is no architecture: give a file, a run folder or -")
+    elif source.lstrip().startswith("{"):
+        yield archfile.read_text(source, space)
+    elif is_folder:
+        if (path / "best.json").is_file():
+            yield from archfile.read_file(path / "best.json", space)
+        elif run_folder(source) is not None:
+            yield of_run(path, given)
         else:
-            hint = "for a space's own string form give --space NAME"
-            raise InputError(f"cannot read {short(path)}: no such file; {hint}")
+            raise InputError(f"{path} has no best.json, nor run.db: give an arch.json, or a run folder")
+    elif exists or path.suffix:
+        yield from archfile.read_file(path, space)
+    elif space is not None:
+        yield archfile.read_text(source, space)
+    else:
+        hint = "for a space's own string form give --space NAME"
+        raise InputError(f"cannot read {short(path)}: no such file; {hint}")
 
 
 def of_run(folder: Path, given: Given) -> ArchDocument:
@@ -93,10 +104,10 @@ def of_run(folder: Path, given: Given) -> ArchDocument:
         space, counts = registry.make_space(store.space), store.count()
         made, wanted = counts["done"] + counts["failed"], store.get("trials") or sum(counts.values())
         trials = best_trials(store, space, 1) if given.trial is None else store.numbered(given.trial)
-        if not trials and given.trial is None:
-            raise InputError(f"{folder} has no finished trial yet: `nastool resume {run}` goes on")
         if not trials:
-            raise InputError(f"--trial {given.trial}: {folder} has trials 0 to {sum(counts.values()) - 1}")
+            there = f"{folder} has trials 0 to {sum(counts.values()) - 1}"
+            none = f"{folder} has no finished trial yet: `nastool resume {run}` goes on"
+            raise InputError(none if given.trial is None else f"--trial {given.trial}: {there}")
         line = line_of(folder, store, space, trials[0])
     if given.trial is None:
         so_far = f"{folder} has not finished ({made} of {wanted} trials): this is the best so far, trial {trials[0].id}"
@@ -106,12 +117,17 @@ def of_run(folder: Path, given: Given) -> ArchDocument:
 
 def only_architecture(source: str, space: str | None, given: Given = _NOTHING) -> ArchDocument:
     """The only architecture that the source holds."""
-    documents = list(read_architectures([source], registry.make_space(SpaceRef(space)) if space else None, given))
-    if len(documents) > 1:
+    return only(source, read_architectures([source], space, given))
+
+
+def only(source: str, documents: Iterable[ArchDocument]) -> ArchDocument:
+    """The only one of the architectures of a source. InputError: they are several."""
+    first, *others = list(documents)
+    if others:
         raise InputError(
-            f"{short(Path(source))} holds {len(documents)} architectures: give one, as `nastool top - -k 1` does"
+            f"{short(Path(source))} holds {1 + len(others)} architectures: give one, as `nastool top - -k 1` does"
         )
-    return documents[0]
+    return first
 
 
 def model(source: str, given: Given = _NOTHING) -> Model:
@@ -172,6 +188,19 @@ def built_for(document: ArchDocument, input: object, classes: int, scale: object
         return task.from_json({name: given[name] for name in names}), size
     except ValueError as error:
         raise InputError(str(error)) from None
+
+
+def sized(
+    document: ArchDocument, input: object, classes: int, scale: object
+) -> tuple[SearchSpace, Arch, Task | None, object]:
+    """Return what is drawn of an architecture: it, with task and scale as they are given, else those of its weights.
+
+    Args and errors are as of `built_for`; None as the input: it is not given.
+    """
+    if input is None and scale:
+        raise InputError("--scale is the size of a network: say what it is for, such as --input 3x32x32")
+    found = trained_for(document) if input is None else built_for(document, input, classes, scale)
+    return document.space, document.arch, *found
 
 
 def trained_for(document: ArchDocument) -> tuple[Task | None, Any]:
