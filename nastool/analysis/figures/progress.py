@@ -124,21 +124,26 @@ def _mean(curves: Sequence[tuple[Values, Values]]) -> tuple[Values, Values]:
     return at, np.mean([y[np.searchsorted(x, at, side="right") - 1] for x, y in whole], axis=0)
 
 
+def _shown(studies: Sequence[Study]) -> list[Study]:
+    """Those that one figure can show: begun, and with the objective of the first."""
+    begun = [study for study in studies if study.finished]
+    return [study for study in begun if study.objective == begun[0].objective]
+
+
 def _kind(name: str, title: str, measure: Callable[[Study], list[float]], across: str, timed: bool) -> Kind:
     def draw(studies: Sequence[Study]) -> list[Drawn]:
-        begun = [study for study in studies if study.finished]
-        if not begun:
+        shown = _shown(studies)
+        if not shown:
             return []
-        unit, called = style.duration(max(measure(study)[-1] for study in begun)) if timed else (1.0, "")
+        unit, called = style.duration(max(measure(study)[-1] for study in shown)) if timed else (1.0, "")
         text = f"{across} ({called})" if timed else across
 
         def xs(study: Study) -> list[float]:
             return [at / unit for at in measure(study)]
 
-        if len(begun) == 1:
-            return [_one(begun[0], xs(begun[0]), name, title, text)]
-        first = [study for study in begun if study.objective == begun[0].objective]
-        return [_compare(first, xs, name, title, text)] if any(s.best for s in first) else []
+        if sum(bool(study.finished) for study in studies) == 1:
+            return [_one(shown[0], xs(shown[0]), name, title, text)]
+        return [_compare(shown, xs, name, title, text)] if any(study.best for study in shown) else []
 
     return Kind(name, title, draw, shared=True)
 
@@ -161,8 +166,9 @@ def alike(studies: Sequence[Study]) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     shapes: dict[str, Values] = {}
+    shown = _shown(studies)
     for name, (measure, _) in _OVER.items():
-        x = [np.array(measure(study)) for study in studies if study.finished]
+        x = [np.array(measure(study)) for study in shown]
         shape = np.concatenate(x) / (max(each[-1] for each in x) or 1.0) if x else np.zeros(0)
         same = next((kept for kept, other in shapes.items() if np.allclose(shape, other, rtol=0, atol=ALIKE)), None)
         if same is None:

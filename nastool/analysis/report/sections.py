@@ -21,8 +21,8 @@ from nastool.engine.study import Study, StudyTrial
 
 WITHOUT_SCRIPT = 50
 """Rows of the table for readers without JavaScript."""
-CHANGES = 12
-"""Changes between two networks that are listed."""
+CHANGES, STEPS = 12, 50
+"""Changes between two networks that are listed, and networks on the path to the best."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,8 @@ def _lineage(study: Study, prefix: str) -> list[Block]:
         return []
     path = path_to(study, study.best)
     rows: list[list[Cell]] = []
-    for before, trial in zip([None, *path], path, strict=False):
+    first = max(0, len(path) - STEPS)
+    for before, trial in list(zip([None, *path], path, strict=False))[first:]:
         change: Cell = "the first network"
         if before is not None:
             differing = changes(study, before, trial)
@@ -249,7 +250,9 @@ def _lineage(study: Study, prefix: str) -> list[Block]:
     found = _plots(("genealogy",), [study], prefix)
     if len(path) > 1:
         heads = ("network", study.objective.metric, "parameters", "what changed")
-        found += [Heading("The path to the best", 3), Table(heads, rows, numeric=False)]
+        found.append(Heading("The path to the best", 3))
+        found += [_lines(f"The last {len(rows):,} of {len(path):,} networks.")] if first else []
+        found.append(Table(heads, rows, numeric=False))
     return found
 
 

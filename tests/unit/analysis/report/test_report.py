@@ -22,8 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nastool.analysis import pages
+from nastool.analysis.blocks import Table
 from nastool.analysis.figures import style
-from nastool.analysis.report import checklist, data, html, write
+from nastool.analysis.report import checklist, data, html, sections, write
 from nastool.core.errors import InputError
 from nastool.core.space import SearchSpace
 from nastool.core.values import Decision
@@ -251,6 +252,14 @@ def test_no_picture_comes_twice() -> None:
     study = replace(study, trials=tuple(alike))
     assert titles(study) == ["Best so far, over trials"]
     assert "Over time and cost the picture is the same as over trials." in html([study])
+
+
+def test_a_long_path_to_the_best_shows_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sections, "STEPS", 3)
+    study = made_runs.study([0.1 * i for i in range(8)], parents={i: i - 1 for i in range(1, 8)})
+    assert "The last 3 of 8 networks." in html([study])
+    (table,) = [block for block in sections._lineage(study, "") if isinstance(block, Table)]
+    assert [row[0] for row in table.rows] == ["trial 5", "trial 6", "trial 7"]
 
 
 def test_the_checklist_of_a_single_run_is_folded() -> None:
