@@ -23,7 +23,7 @@ OPEN = "open"
 MOST_FOLDERS = 1000
 """Most folders that are looked into for runs."""
 
-Plugin = Literal["strategy", "space", "evaluator"]
+Plugin = Literal["strategy", "space", "evaluator", "executor"]
 Offer = Callable[[click.Context, str], Iterable[Item]]
 """Items that may stand at a place, of a command as far as it is typed and the beginning of the word there."""
 
@@ -48,15 +48,15 @@ def _item(value: str, about: str | None = None, kind: str = "plain") -> Item:
 
 
 def _names(kind: Plugin) -> Offer:
-    """Offer of strategies, spaces or evaluators; known without importing any."""
+    """Offer of a kind of plugins; known without importing any."""
     return lambda ctx, typed: map(_item, _registered(kind))
 
 
 def _registered(kind: Plugin) -> list[str]:
     from importlib.metadata import entry_points
 
-    group = {"strategy": "strategies", "space": "spaces", "evaluator": "evaluators"}[kind]
-    return sorted({point.name for point in entry_points(group=f"nastool.{group}")})
+    kinds = "strategies" if kind == "strategy" else f"{kind}s"
+    return sorted({point.name for point in entry_points(group=f"nastool.{kinds}")})
 
 
 def _devices(ctx: click.Context, typed: str) -> Iterable[Item]:
@@ -258,6 +258,7 @@ _OFFERS: Mapping[str, Offer] = {
     "strategy": _names("strategy"),
     "space": _names("space"),
     "evaluator": _names("evaluator"),
+    "executor": _names("executor"),
     "strategy_options": _options("strategy"),
     "space_options": _options("space"),
     "evaluator_options": _options("evaluator"),

@@ -60,6 +60,8 @@ def test_commands_and_options() -> None:
         ("nastool search -s ", registry.plugins("strategy").keys()),
         ("nastool search --space ", registry.plugins("space").keys()),
         ("nastool search --evaluator ", registry.plugins("evaluator").keys()),
+        ("nastool search --executor ", registry.plugins("executor").keys()),
+        ("nastool resume runs/o", {"runs/one"}),
         ("nastool search --strategy=ev", {"--strategy=evolution"}),
         ("nastool search --recipe enas-mi", {"enas-micro-cifar10", "enas-micro-cifar10-final"}),
         ("nastool search --data ", {"digits", "cifar10", "npz:", "folder:"}),
