@@ -84,9 +84,9 @@ class Settings:
     def any(self) -> bool:
         return bool(self.retrain or self.ranking)
 
-    def as_options(self) -> dict[str, Any]:
+    def as_options(self) -> dict[str, object]:
         """As part of a configuration file's `search` section: what differs from doing nothing, and all that matters."""
-        found: dict[str, Any] = {"retrain": self.retrain}
+        found: dict[str, object] = {"retrain": self.retrain}
         if self.retrain:
             found["baseline"] = self.baseline
         if self.ranking:
@@ -94,7 +94,7 @@ class Settings:
         found.update({"retrain-recipe": self.recipe, "retrain-scale": self.scale})
         return {key: value for key, value in found.items() if value is not None}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return dict(vars(self))
 
 
@@ -108,7 +108,7 @@ class Outcome:
     best: Trial | None = None
     tested: Mapping[str, float] = field(default_factory=dict)
     run: Path | None = None
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, object] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
@@ -143,7 +143,7 @@ class AfterSearch:
         if self.table is not None:
             self.table.prepare()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What a result depends on beside the search: the same flags may name a recipe that has changed."""
         training = None if self.training is None else replace(self.config, evaluator=self.training).identity
         return {**self.settings.to_json(), "training": training and [training["evaluator"], training["resolved"]]}

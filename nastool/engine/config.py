@@ -42,9 +42,9 @@ class Plugged:
     """A registered name and all its options, defaults included."""
 
     name: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"name": self.name, "options": dict(self.options)}
 
 
@@ -132,7 +132,7 @@ class RunConfig:
         """The same command always means the same folder, so that it continues what it began."""
         return Path("runs") / f"{self.strategy.name}-{self.space.name}-{self.digest}"
 
-    def as_options(self) -> dict[str, Any]:
+    def as_options(self) -> dict[str, object]:
         """As a configuration file's `search` section."""
         found = {
             "strategy": self.strategy.name,
@@ -284,7 +284,7 @@ class RunFolder:
             hidden.unlink(missing_ok=True)
 
     def describe(
-        self, config: RunConfig, objective: Objective, facts: Mapping[str, Any], more: Mapping[str, Any]
+        self, config: RunConfig, objective: Objective, facts: Mapping[str, object], more: Mapping[str, object]
     ) -> None:
         """Write run.yaml: the resolved configuration, and where and with what it ran. more: other options."""
         document = {
@@ -307,13 +307,13 @@ class RunFolder:
         write_atomic(self.path / "run.yaml", dump_yaml(document))
 
 
-def portable(evaluator: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def portable(evaluator: str, options: Mapping[str, object]) -> dict[str, object]:
     """An evaluator with its resolved options, less those that say where things are on this machine."""
     local = registry.load("evaluator", evaluator).local_options
     return {"name": evaluator, "options": {key: value for key, value in options.items() if key not in local}}
 
 
-def said(evaluator: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def said(evaluator: str, options: Mapping[str, object]) -> dict[str, Any]:
     """What an architecture's line says of the evaluator that measured it: `portable`, as JSON, without what is None."""
     plain: dict[str, Any] = json.loads(json.dumps(portable(evaluator, options)))
     return {**plain, "options": {key: value for key, value in plain["options"].items() if value is not None}}
@@ -322,7 +322,7 @@ def said(evaluator: str, options: Mapping[str, Any]) -> dict[str, Any]:
 MOST_DIFFERENCES = 4
 
 
-def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def _differing(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:
     """What a person would have to change to come from one identity to the other, in a few words."""
     lines = []
     for key in ("strategy", "space", "evaluator", "seed", "objective"):
@@ -335,7 +335,7 @@ def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return "; ".join([*lines[:MOST_DIFFERENCES], *more])
 
 
-def differences(found: Any, wanted: Any, where: str = "configuration") -> list[str]:
+def differences(found: object, wanted: object, where: str = "configuration") -> list[str]:
     """Where two configurations differ: "seed is 0, not 1"."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         lines = []

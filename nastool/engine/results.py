@@ -54,9 +54,9 @@ class Result:
     space: SearchSpace
     trial: Trial
     run: Path
-    origin: Mapping[str, Any]
+    origin: Mapping[str, object]
     metrics: Mapping[str, float] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write best.json and best.safetensors into a folder; return the object in the former.
@@ -71,7 +71,7 @@ class Result:
         return result(folder, {**found, **self.facts}, None if checkpoint is None else self.run / checkpoint)
 
 
-def result(folder: Path, said: Mapping[str, Any], checkpoint: Path | None) -> dict[str, Any]:
+def result(folder: Path, said: Mapping[str, object], checkpoint: Path | None) -> dict[str, Any]:
     """Write best.json, and the checkpoint as best.safetensors; None: there is none, nor one of an earlier result then.
 
     Returns what best.json says: `said` and its weights. It comes first: until the weights are there, their digest
@@ -143,7 +143,7 @@ def write(folder: Path, store: Store, report: Report | None = None) -> Product:
     return product
 
 
-def whole(folder: Path, document: Mapping[str, Any], *, report: bool = True) -> bool:
+def whole(folder: Path, document: Mapping[str, object], *, report: bool = True) -> bool:
     """Whether all is there that belongs to a result (best.json's object), and the folder is where it was.
 
     Not after a kill while it was written, nor where files were lost or the folder was moved since.
@@ -160,14 +160,14 @@ def whole(folder: Path, document: Mapping[str, Any], *, report: bool = True) -> 
     return bool(said == document) and ("weights" not in document or _holds(folder, document))
 
 
-def _holds(folder: Path, document: Mapping[str, Any]) -> bool:
+def _holds(folder: Path, document: Mapping[str, object]) -> bool:
     """Whether best.safetensors has the weights of a result; of one without a digest, whether it is there."""
     best = folder / "best.safetensors"
     digest = document.get("weights_digest")
     return best.is_file() and digest in (None, checkpoints.named(best).get("weights_digest"))
 
 
-def held(folder: Path, document: Mapping[str, Any]) -> Path | None:
+def held(folder: Path, document: Mapping[str, object]) -> Path | None:
     """The file in a run's folder with the weights of its result: best.safetensors, or the checkpoint it is a copy of.
 
     None: neither is there any more.
@@ -178,7 +178,7 @@ def held(folder: Path, document: Mapping[str, Any]) -> Path | None:
     return kept if digest is not None and checkpoints.named(kept).get("weights_digest") == digest else None
 
 
-def put_back(folder: Path, document: Mapping[str, Any]) -> None:
+def put_back(folder: Path, document: Mapping[str, object]) -> None:
     """Where the checkpoint of a run's result was lost, make it of best.safetensors, so that a search can go on."""
     if "weights_digest" not in document or not isinstance(document.get("trial"), int):
         return
@@ -188,7 +188,7 @@ def put_back(folder: Path, document: Mapping[str, Any]) -> None:
         write_bytes(kept, (folder / "best.safetensors").read_bytes())
 
 
-def _run(folder: Path, document: Mapping[str, Any]) -> Path:
+def _run(folder: Path, document: Mapping[str, object]) -> Path:
     """The folder of the trainings that a result is of: the run's, or that of the last ones, from scratch, below it."""
     name = below(document)
     return folder if name is None else folder / name
@@ -198,7 +198,7 @@ def _kept(folder: Path, document: Mapping[str, Any]) -> Path:
     return _run(folder, document) / checkpoints.name_of(document["trial"])
 
 
-def moved(folder: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+def moved(folder: Path, document: Mapping[str, object]) -> dict[str, Any]:
     """The same result with the paths that it has in this folder."""
     found = {**document, "run": str(_run(folder, document))}
     if "weights" in document:
@@ -216,7 +216,7 @@ def _lines(study: Study) -> str:
     return "".join(line + "\n" for line in study.texts())
 
 
-def _table(columns: Mapping[str, Sequence[Any]]) -> str:
+def _table(columns: Mapping[str, Sequence[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(csv_cell, columns))

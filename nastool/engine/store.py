@@ -47,7 +47,7 @@ class Store:
     # --- opening
 
     @classmethod
-    def create(cls, path: Path, facts: Mapping[str, Any], *, durable: bool = True) -> Store:
+    def create(cls, path: Path, facts: Mapping[str, object], *, durable: bool = True) -> Store:
         """A new run. facts: JSON values to `get` later ("config", "space", ...)."""
         store = cls._connect(path, durable)
         with store._errors:
@@ -231,11 +231,11 @@ class Store:
         except (ValueError, TypeError, RecursionError):
             raise InputError(f"{self.path} is damaged: {short(text)!r} is no JSON") from None
 
-    def put(self, key: str, value: Any) -> None:
+    def put(self, key: str, value: object) -> None:
         with self._errors:
             self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
 
-    def write(self, values: Mapping[str, Any]) -> None:
+    def write(self, values: Mapping[str, object]) -> None:
         """Put several values in one transaction of their own."""
         self.begin()
         for key, value in values.items():
@@ -337,9 +337,9 @@ class Store:
     # --- reading
 
     @property
-    def origin(self) -> Mapping[str, Any]:
+    def origin(self) -> Mapping[str, object]:
         """How its trials are measured, as lines of architectures say it; {}: it does not say."""
-        found: Mapping[str, Any] = self.get("origin") or {}
+        found: Mapping[str, object] = self.get("origin") or {}
         return found
 
     @property
@@ -412,7 +412,7 @@ class Store:
                     self._read[trial.id] = trial
             yield trial
 
-    def _damaged(self, trial_id: Any) -> InputError:
+    def _damaged(self, trial_id: object) -> InputError:
         return InputError(f"{self.path} is damaged: what it says of trial {short(trial_id)} is no trial")
 
     def _query(self, statement: str, *values: object) -> Iterator[Any]:

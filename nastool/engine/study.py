@@ -124,7 +124,7 @@ class Study:
     wanted: int | None
     state: str
     exhausted: bool
-    origin: Mapping[str, Any]
+    origin: Mapping[str, object]
     document: Mapping[str, Any] | None
     about: Mapping[str, Any]
     retrained: Study | None = None
@@ -292,13 +292,13 @@ class Study:
             found["curve"] = [{"step": step, **metrics} for step, metrics in trial.curve]
         return found
 
-    def columns(self) -> dict[str, list[Any]]:
+    def columns(self) -> dict[str, list[object]]:
         """All trials as columns of equal length, for `pandas.DataFrame(...)` or `polars.DataFrame(...)`.
 
         trial, state, key, parent, budget, expected, attempts, started, finished, error, a column for each metric
         ("seconds" among them), and "choice.NAME" for each decision. None where there is no value.
         """
-        found: dict[str, list[Any]] = {
+        found: dict[str, list[object]] = {
             "trial": [t.id for t in self.trials],
             "state": [t.state for t in self.trials],
             "key": [t.arch.key for t in self.trials],
@@ -345,7 +345,7 @@ def is_simulated(evaluator: str) -> bool:
         return False
 
 
-def document(space: SearchSpace, trial: Trial, more: Mapping[str, Any]) -> dict[str, Any]:
+def document(space: SearchSpace, trial: Trial, more: Mapping[str, object]) -> dict[str, Any]:
     """A trial as an arch.json object with its metrics. InputError: it is no member of the space."""
     _check(space, trial, more.get("run", "the run"))
     return {**archfile.about(space), **_measured(space, trial), **more}
@@ -372,7 +372,7 @@ def line_of(folder: Path, store: Store, space: SearchSpace, trial: Trial) -> dic
     return document(space, trial, {"run": str(folder), **store.origin, **kept(folder, trial, result)})
 
 
-def kept(folder: Path, trial: Trial, result: Mapping[str, Any] | None) -> dict[str, str]:
+def kept(folder: Path, trial: Trial, result: Mapping[str, object] | None) -> dict[str, str]:
     """What a trial's line says of its weights, if the run in the folder still has them; else {}.
 
     result: best.json's object; if it is of this trial, best.safetensors has them, too.
@@ -403,7 +403,7 @@ def retrained_in(path: Path, final: Mapping[str, Any] | None) -> Path | None:
     return path / name if name is not None and (path / name / "run.db").is_file() else None
 
 
-def below(result: Mapping[str, Any]) -> str | None:
+def below(result: Mapping[str, object]) -> str | None:
     """The folder, below the run's, of the trainings that a result (best.json's object) is of; None: the run's own."""
     run = result.get("run")
     name = Path(run).name if isinstance(run, str) else ""  # the folder may have been moved since
