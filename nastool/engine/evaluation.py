@@ -42,7 +42,7 @@ class _Line:
 
     document: ArchDocument
     first_job: int
-    said: Mapping[str, Any]
+    said: Mapping[str, object]
     results: dict[int, Finished] = field(default_factory=dict)
 
 

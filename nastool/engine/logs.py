@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nastool.core import options, registry
 from nastool.core.errors import InputError, one_line
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nastool.engine.store import Store
 
 
-def given(flags: Sequence[str], file: Mapping[str, Any]) -> list[str]:
+def given(flags: Sequence[str], file: Mapping[str, object]) -> list[str]:
     """Specs of --log and of a configuration file's `log: {NAME: {KEY: VALUE}}`; a flag wins over the file's."""
     named = {text.partition(":")[0].strip() for text in flags}
     found = []
@@ -111,7 +111,7 @@ class Loggers:
 
         return both
 
-    def close(self, document: Mapping[str, Any] | None) -> None:
+    def close(self, document: Mapping[str, object] | None) -> None:
         """The search has ended with this result; None: it will be continued. Only the first call counts."""
         self._send(self._loggers, "close", document)
         self._loggers = []

@@ -83,7 +83,7 @@ def _learnt(policy: Any) -> dict[str, Any]:
     return {"policy": policy}
 
 
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(values: Mapping[str, object]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 

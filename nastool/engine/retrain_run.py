@@ -209,7 +209,7 @@ def _evaluator(run: Path | None, document: ArchDocument, given: dict[str, object
     return final.training("retrain", {**given, "all_data": not validation})
 
 
-def _searched(evaluator: object, before: Mapping[str, Any]) -> Recipe | None:
+def _searched(evaluator: object, before: Mapping[str, object]) -> Recipe | None:
     """The recipe of the search; None: there was none. InputError: it is not there any more."""
     if not isinstance(evaluator, str) or evaluator not in registry.plugins("evaluator") or "data" not in before:
         return None

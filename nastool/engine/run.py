@@ -309,7 +309,7 @@ def scale_of(evaluator: Evaluator) -> dict[str, int] | None:
     return dataclasses.asdict(evaluator.scale) if isinstance(evaluator, Scaled) else None
 
 
-def said_of_data(facts: Mapping[str, Any]) -> dict[str, Any]:
+def said_of_data(facts: Mapping[str, object]) -> dict[str, Any]:
     """Return what an architecture's line says of the data, from what its evaluator says of itself."""
     return {key: facts[key] for key in ("data_digest",) if facts.get(key)}
 
