@@ -269,7 +269,8 @@ def export(
                     "or train it with `nastool retrain`"
                 )
             if input is None:
-                raise InputError("this architecture names no weights: say what it is for, such as --input 3x32x32")
+                what = "names no weights: say what it is for, such as --input 3x32x32"
+                raise InputError(f"{models.described(document)} {what}")
             task, size = sources.built_for(document, input, classes, scale)
             write_atomic(path, exports.untrained_python(document.space, document.arch, task, size))
             return path

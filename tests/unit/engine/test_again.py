@@ -169,6 +169,9 @@ class TestUse:
         path = nastool.export("a", "safetensors", trial=first.id)
         assert path.is_file() and nastool.load(path).arch == first.arch
         run("export", "a", "--trial", str(lost.id), "--to", "pt2").refused(f"trial {lost.id} of a names none")
+        run("export", "a", "--trial", str(lost.id), "--to", "python").refused(
+            f"trial {lost.id} of a names no", "--input"
+        )
         run("predict", "a", "x.png", "--trial", str(lost.id)).refused(f"trial {lost.id} of a names no weights")
         run("show", "a", "--trial", "99").refused("--trial 99: a has trials 0 to 3")
         Path("one.json").write_text(json.dumps(line))
