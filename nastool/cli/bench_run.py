@@ -14,15 +14,16 @@ from nastool.analysis import blocks
 from nastool.analysis.bench import provenance, results
 from nastool.analysis.bench.benchmark import Facts
 from nastool.analysis.bench.journal import Content, Journal, Key, Record, Strategy
-from nastool.analysis.bench.loop import Budget
+from nastool.analysis.bench.loop import Budget, Run
 from nastool.analysis.bench.plan import Item, missing, tasks
-from nastool.analysis.bench.pool import Play, Played, Pool, describe
+from nastool.analysis.bench.pool import Play, Pool, describe
 from nastool.analysis.bench.specs import StrategySpec, TableSpec, check
 from nastool.analysis.bench.view import View, numbers, parse_seeds, whole_numbers
 from nastool.cli import common
 from nastool.cli.common import say
 from nastool.core import invocation
 from nastool.core.errors import InputError, NastoolError, Stopped
+from nastool.core.typed import fields, fitted
 from nastool.engine.interrupts import Interrupts
 
 MAX_REASONS = 5
@@ -125,19 +126,20 @@ def _make(journal: Journal, content: Content, items: Sequence[Item], view: View,
         try:
             for event in pool.run(tasks(items, view.budget), lambda: interrupts.stopping):
                 if event is not None:
-                    task, result = event
+                    task, finished = event
                     assert isinstance(task, Play)
-                    if isinstance(result, Played):
+                    if (evaluation := finished.evaluation) is not None:
                         key = Key(task.strategy.id, task.facts.id, task.seed)
-                        seconds, source = round(result.cpu_seconds, 6), sources[task.strategy.name]
-                        content.runs[key] = Record(result.run, seconds, __version__, source)
+                        run = Run(**fitted(evaluation.notes, fields(Run)))
+                        seconds, source = round(evaluation.seconds, 6), sources[task.strategy.name]
+                        content.runs[key] = Record(run, seconds, __version__, source)
                         journal.add_run(key, content.runs[key])
                         done += 1
                     else:
                         broken += 1
                         if broken <= MAX_REASONS:
                             what = f"{task.strategy.label} on {task.facts.label}, seed {task.seed}"
-                            say(f"no result of {what}: {getattr(result, 'reason', result)}")
+                            say(f"no result of {what}: {finished.error}")
                 progress.update(done + broken)
         except Stopped as stop:
             progress.__exit__(None, None, None)

@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from nastool.analysis.bench.benchmark import Benchmark, Facts
-from nastool.analysis.bench.loop import Budget, Run, play
+from nastool.analysis.bench.loop import Budget, play
 from nastool.analysis.bench.specs import StrategySpec, TableSpec
 from nastool.core import registry
-from nastool.core.errors import CannotGoOn, InputError, NastoolError, one_line
+from nastool.core.errors import CannotGoOn, InputError, NastoolError, TrialFailed, one_line
 from nastool.core.evaluator import Evaluator, Report
 from nastool.core.typed import fields, fitted
 from nastool.core.values import Evaluation, Proposal
@@ -45,23 +45,7 @@ class Play:
     budget: Budget
 
 
-@dataclass(frozen=True)
-class Played:
-    """cpu_seconds: of the strategy and the loop together, its construction included, reading the table excluded."""
-
-    run: Run
-    cpu_seconds: float
-
-
-@dataclass(frozen=True)
-class Broken:
-    """The task has no result, for this reason."""
-
-    reason: str
-
-
 Task = Describe | Play
-Result = Facts | Played | Broken
 
 
 class Player(Evaluator):
@@ -74,7 +58,7 @@ class Player(Evaluator):
         self._benchmarks = []
 
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
-        """The result is among the notes."""
+        """The notes are what came of it, a `Run` or `Facts`; seconds: the strategy's and the loop's, of processor time."""
         task = proposal.notes["task"]
         assert isinstance(task, Task)
         try:
@@ -95,7 +79,7 @@ class Player(Evaluator):
         except BaseException as error:  # also of a strategy that calls sys.exit
             if "--debug" in sys.argv:  # a worker has its coordinator's
                 traceback.print_exc()
-            return Evaluation({}, 0.0, notes={"broken": one_line(error)})
+            raise TrialFailed(one_line(error)) from error
 
 
 class _Spec(EvaluatorSpec):
@@ -110,8 +94,8 @@ class Pool:
         self._executor = Processes(_Spec(table.space, Player.name, {}), [dict.fromkeys(THREADS, "1")] * workers)
         self._arch = registry.make_space(table.space).arch(())
 
-    def run(self, tasks: Iterable[Task], stop: Callable[[], bool]) -> Iterator[tuple[Task, Result] | None]:
-        """Each task with its result, in the order they finish; None at least every quarter of a second meanwhile.
+    def run(self, tasks: Iterable[Task], stop: Callable[[], bool]) -> Iterator[tuple[Task, Finished] | None]:
+        """Each task with what came of it, in the order they finish; None at least every quarter of a second meanwhile.
 
         stop: once true, no further task is begun. InputError: a worker found what only the user can mend.
         """
@@ -126,7 +110,7 @@ class Pool:
 
         for event in Drive(self._executor, jobs, stop=stop):
             if isinstance(event, Finished):
-                yield given[event.job.trial_id], _result(event)
+                yield given[event.job.trial_id], event
             else:
                 yield None
 
@@ -138,25 +122,14 @@ class Pool:
         self._executor.close()
 
 
-def _result(finished: Finished) -> Result:
-    if finished.evaluation is None:
-        return Broken(finished.error or "no result")
-    found: Mapping[str, object] = finished.evaluation.notes
-    if "broken" in found:
-        return Broken(str(found["broken"]))
-    if "queries" in found:
-        return Played(Run(**fitted(found, fields(Run))), finished.evaluation.seconds)
-    return Facts(**fitted(found, fields(Facts)))
-
-
 def describe(pool: Pool, tables: Sequence[TableSpec]) -> list[Facts]:
     """Facts about the tables, in their order. InputError: one cannot be used; NastoolError: memory ran out, say."""
     found: dict[int, Facts] = {}
     tasks = [Describe(table) for table in tables]
     for event in pool.run(tasks, lambda: False):
         if event is not None:
-            task, result = event
-            if not isinstance(result, Facts):
-                raise NastoolError(f"--table {task.table.text}: {getattr(result, 'reason', result)}")
-            found[next(i for i, own in enumerate(tasks) if own is task)] = result
-    return [found[i] for i in range(len(tables))]
+            task, finished = event
+            if finished.evaluation is None:
+                raise NastoolError(f"--table {task.table.text}: {finished.error}")
+            found[id(task)] = Facts(**fitted(finished.evaluation.notes, fields(Facts)))
+    return [found[id(task)] for task in tasks]
