@@ -58,7 +58,7 @@ class Player(Evaluator):
         self._benchmarks = []
 
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
-        """The notes are what came of it, a `Run` or `Facts`; seconds: the strategy's and the loop's, of processor time."""
+        """The notes are what came of it, a `Run` or `Facts`; seconds: of processor time, by strategy and loop."""
         task = proposal.notes["task"]
         assert isinstance(task, Task)
         try:
