@@ -60,10 +60,10 @@ def _plain(value: object) -> object:
 
 
 def tokens(value: object) -> Markup:
-    """Text in which an option, a name or a path is broken only if no line is long enough for it, first at | and +."""
+    """Text in which an option, a name or a path is broken only if no line is long enough for it, first after |."""
     parts = re.split(r"(\s+)", printable(value))
     whole = Markup('<span class="token">{}</span>')
-    pieces = (Markup("<wbr>").join(re.split(r"(?<=[|+])(?=[^|+])", part)) for part in parts)
+    pieces = (Markup("<wbr>").join(re.split(r"(?<=\|)(?=[^|])", part)) for part in parts)
     return Markup().join(whole.format(piece) if _TOKEN.search(piece) else piece for piece in pieces)
 
 

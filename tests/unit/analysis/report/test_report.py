@@ -271,7 +271,7 @@ def test_options_and_names_are_whole() -> None:
     text = html([made_runs.study([0.5], about={"provenance": {"command": ["nastool", "search", "--data-dir", "x"]}})])
     assert '<span class="token">--data-dir</span> x' in text
     assert "overflow-wrap: anywhere" not in text
-    assert re.search(r'<code><span class="token">\|<wbr>[a-z0-9_]+~0\|\+\|<wbr>[a-z0-9_]+~0\|<wbr>', text)
+    assert re.search(r'<code><span class="token">\|<wbr>[a-z0-9_]+~0\|<wbr>\+\|<wbr>[a-z0-9_]+~0\|<wbr>', text)
 
 
 def test_many_trials_are_compressed_and_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
