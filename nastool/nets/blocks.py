@@ -16,17 +16,17 @@ from nastool.nets.launches import are_few
 from nastool.nets.networks import active
 
 
-def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
+def conv(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """Convolution without bias, padded so that output = ceil(input / stride)."""
-    return nn.Conv2d(c_in, c_out, kernel, stride, dilation * (kernel // 2), dilation, groups, bias=False)
+    return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
 
 
-def conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    return nn.Sequential(conv(c_in, c_out, kernel, stride, groups), nn.BatchNorm2d(c_out))
+def conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(conv(c_in, c_out, kernel, stride), nn.BatchNorm2d(c_out))
 
 
-def conv_bn_relu(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    return nn.Sequential(*conv_bn(c_in, c_out, kernel, stride, groups), nn.ReLU())
+def conv_bn_relu(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(*conv_bn(c_in, c_out, kernel, stride), nn.ReLU())
 
 
 def relu_conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:

@@ -9,13 +9,14 @@ from torch import nn
 
 from nastool.core.space import Choose
 from nastool.nets.blocks import GlobalPool, Residual, conv_bn, conv_bn_relu
+from nastool.nets.depthwise import DepthwiseConv2d
 
 
 def inverted_residual(c_in: int, c_out: int, stride: int, kernel: int, expansion: int) -> nn.Module:
     hidden = expansion * c_in
     body = nn.Sequential(
         conv_bn_relu(c_in, hidden, 1),
-        conv_bn_relu(hidden, hidden, kernel, stride, groups=hidden),
+        nn.Sequential(DepthwiseConv2d(hidden, kernel, stride), nn.BatchNorm2d(hidden), nn.ReLU()),
         conv_bn(hidden, c_out, 1),
     )
     return Residual(body) if stride == 1 and c_in == c_out else body

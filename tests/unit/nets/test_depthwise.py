@@ -88,3 +88,13 @@ def test_gradients_in_bfloat16(kernel: int, stride: int, dilation: int) -> None:
             gradients.append(module.weight.grad)
         exact, rounded = gradients
         assert (rounded - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 2, 8), (5, 2, 8), (5, 1, 4), (7, 1, 4)])
+def test_what_is_slow_in_bfloat16_is_computed_in_float32(kernel: int, stride: int, size: int) -> None:
+    """oneDNN's gradient with a stride takes up to 70 times as long in bfloat16."""
+    module = DepthwiseConv2d(4, kernel, stride).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 4, size, size).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = module(x)
+    assert torch.equal(out, module(x).bfloat16())
