@@ -57,6 +57,7 @@ class Supernet(TrainingEvaluator):
     metrics = frozenset({"shared_acc", "shared_loss"})
     prefix = "shared"
     recipe_prefix = "supernet-"
+    epochs_are_free = False  # they are the rounds
 
     def __init__(self, space: SearchSpace, *, seed: int = 0, weights: str | None = None, **training: Any) -> None:
         """Makes an evaluator; data and device are looked at in `prepare`.
@@ -69,6 +70,8 @@ class Supernet(TrainingEvaluator):
                 then not trained any further.
         """
         super().__init__(space, **training)
+        self._fits = self._fits and weights is None  # with those, it is their batch_size
+        self._batch_given = training.get("batch_size") is not None
         if self.recipe.average:
             raise InputError("average: shared weights are not averaged; give 0")
         self.seed = seed
@@ -336,7 +339,9 @@ class Supernet(TrainingEvaluator):
                         f"{path} holds shared weights of another {key}: give the options they were made with"
                     )
             try:
-                shared.restore(tensors, json.loads(facts["state"]))
+                shared.restore(tensors, state := json.loads(facts["state"]))
+                if self.weights is not None and not self._batch_given:
+                    self.recipe = self.recipe.replace(batch_size=state.get("batch_size"))
             except (RuntimeError, KeyError, ValueError) as error:
                 if fault_of(error) is not None:
                     raise

@@ -92,7 +92,7 @@ def _say_begun(event: RunBegun) -> None:
                 f"  {kind:<10} ", f"{plugged.name}  {as_typed(plugged.options)}".rstrip(), stream=sys.stderr
             )
         )
-    facts = "  ".join(f"{key} {value}" for key, value in event.facts.items() if key != "read")
+    facts = "  ".join(f"{key} {value}" for key, value in event.facts.items() if key not in ("read", "fitted"))
     say(
         common.labelled(
             f"  {'evaluator':<10} ", f"{config.evaluator.name}  {facts}".rstrip(), gap="  ", stream=sys.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -13,6 +13,7 @@ from nastool.core.errors import InputError
 Schedule = Literal["cosine", "constant"]
 
 RANGES: Mapping[str, tuple[float, float]] = {
+    "steps": (0, 1_000_000),
     "epochs": (1, 100_000),
     "batch_size": (2, 65_536),
     "lr": (1e-9, 1000),
@@ -41,6 +42,9 @@ OPTIMIZER_RANGES: Mapping[str, tuple[float, float]] = {
     "lambd": (0, 1),
 }
 """The same of its section `optimizer`."""
+
+SMALLEST_BATCH = 16
+"""Minibatches are made no smaller than that for the sake of `steps`."""
 
 LATER = frozenset({"decay_norms", "decay_off_path", "train_auxiliary", "reward_dropout", "optimizer", "average"})
 """Fields that recipes did not have at first; at their defaults they mean what was done before."""
@@ -82,6 +86,8 @@ class Recipe:
 
     optimizer: the rule of the steps, by default SGD.
     average: what comes out has the mean of the weights after each step of so many last epochs; 0: the last weights.
+    steps: fewest steps of a training; where few images make fewer, batch_size is halved, down to 16, and then there
+        are more epochs (`on_few`), but no more rounds of shared weights; 0: never.
     epochs: passes over the training images.
     batch_size: images a step, >= 2 (batch normalisation needs more than one).
     lr: learning rate at its highest.
@@ -111,6 +117,7 @@ class Recipe:
     retrain: the recipe by which what a search found with this one is trained afterwards; "" for the data's default.
     """
 
+    steps: int = 0
     epochs: int = 20
     batch_size: int = 128
     lr: float = 0.1
@@ -161,13 +168,29 @@ class Recipe:
         """A copy with the changes that are not None; InputError as for the constructor."""
         return dataclasses.replace(self, **{key: value for key, value in changes.items() if value is not None})
 
+    def on_few(self, steps_of: Callable[[int], int], longer: bool = True) -> Recipe:
+        """A copy whose batch_size and epochs make at least `steps` steps of few examples.
+
+        Args:
+            steps_of: Number of steps of an epoch with a batch size.
+            longer: There may be more epochs.
+        """
+        size = self.batch_size
+        while size > SMALLEST_BATCH and self.epochs * steps_of(size) < self.steps:
+            size = max(SMALLEST_BATCH, size // 2)
+        epochs = max(self.epochs, math.ceil(self.steps / steps_of(size))) if longer else self.epochs
+        return self.replace(batch_size=size, epochs=epochs)
+
     def values(self) -> dict[str, Any]:
-        """What it says, less its description, and less `LATER` fields at their defaults: a run's identity stays."""
+        """What it says, less its description and `steps`, and less `LATER` fields at their defaults.
+
+        So a run's identity stays; what steps come to is among the values that a run keeps (`settled_options`).
+        """
         defaults = dataclasses.asdict(Recipe())
         return {
             name: value
             for name, value in dataclasses.asdict(self).items()
-            if name != "description" and not (name in LATER and value == defaults[name])
+            if name not in ("description", "steps") and not (name in LATER and value == defaults[name])
         }
 
     def scale_for(self, scale: type[Any]) -> dict[str, int]:

@@ -240,16 +240,16 @@ def _settled(config: RunConfig, evaluator: Evaluator, folder: RunFolder) -> dict
             if differences(store.get("config"), config.identity):
                 return {}
             found = store.get("settled")
+        recipe = config.identity["resolved"].get("recipe", {})
         if found is None and "precision" in settled_options(evaluator):  # of a version that did not keep them
             facts = dict(read_yaml(folder.path / "run.yaml")["provenance"]["evaluator"])
             found = {"precision": facts["precision"]}
             if found["precision"] == "fp32" and not str(facts["device"]).startswith("cpu"):
                 found["precision"] = "tf32"  # so it was, under the other name
-    except (InputError, KeyError, TypeError, ValueError):
+        found = {**recipe, **found}  # runs of versions that did not fit recipes to the data keep theirs
+    except (InputError, AttributeError, KeyError, TypeError, ValueError):
         return {}
-    return (
-        {name: found[name] for name in settled_options(evaluator) if name in found} if isinstance(found, dict) else {}
-    )
+    return {name: found[name] for name in settled_options(evaluator) if name in found}
 
 
 def _continue(evaluator: Evaluator, folder: RunFolder, facts: Mapping[str, Scalar], watch: Watch) -> Store:

@@ -39,8 +39,10 @@ class TrainingEvaluator(Evaluator):
 
     needs = frozenset({"network"})
     local_options = frozenset({"data_dir", "download", "max_gigabytes", "device", "fuse"})
-    settled_options = frozenset({"precision"})
+    settled_options = frozenset({"precision", "batch_size", "epochs"})
     micro_batches = 1
+    epochs_are_free: ClassVar[bool] = True
+    """Nothing is planned with the recipe's epochs before the data are read."""
     recipe_prefix: ClassVar[str] = ""
     """Of the names of the recipes that are taken unless told otherwise."""
     prefix: ClassVar[str] = "val"
@@ -78,13 +80,16 @@ class TrainingEvaluator(Evaluator):
             data_dir: Folder where torchvision's files are or go, by default ~/.cache/nastool.
             download: Fetch what is missing there.
             split_seed: Seed of the choice of the training images that are for validation, >= 0.
-            val_fraction: Fraction of the training images for validation, in (0, 1); by default 0.1, and 0.25 for
-                digits.
+            val_fraction: Fraction of the training images for validation, in (0, 1); by default 0.1, of fewer than 500
+                images so much that 50 are for validation, but at most 0.25; and 0.25 for digits.
             train_size: Number of training images that are kept, >= 2, drawn after the split.
-            image_size: Height and width in pixels that images are resized to, from 1 to 1024.
+            image_size: Height and width in pixels that images are resized to, from 1 to 1024; by default those of a
+                folder that have several sizes are, to the median of their sides, from 8 to 32.
             max_gigabytes: Most memory (10^9 bytes) that the user's own images may take, and 32 times what one of them
                 may before it is resized.
-            recipe: A name (`nastool list recipes`) or a file; by default the data set's.
+            recipe: A name (`nastool list recipes`) or a file; by default the data set's. Where few images make fewer
+                steps than it wants (200, mostly), batch_size is halved, down to 16, and then there are more epochs; not
+                so where epochs or batch_size are given.
             epochs: Number of epochs instead of the recipe's.
             batch_size: Images of a minibatch instead of the recipe's.
             lr: Learning rate instead of the recipe's.
@@ -118,13 +123,15 @@ class TrainingEvaluator(Evaluator):
         self.family.check(data, **self._data_options)
         name = recipe or default_recipe(data, self.recipe_prefix)
         self.recipe = load_recipe(name).replace(epochs=epochs, batch_size=batch_size, lr=lr)
+        """In `prepare` it is fitted to few examples, unless epochs or batch_size are given."""
+        self._fits = epochs is None and batch_size is None
+        self._fitted = ""
         self.scale = make_scale(space, {**self.recipe.scale_for(space.Scale), **(scale or {})})
         devices.check(device)
         if fuse not in ("auto", "off"):
             raise InputError(f"fuse: need auto or off, got {fuse!r}")
         if precision not in ("auto", "fp32", "tf32", "bf16"):
             raise InputError(f"precision: need auto, fp32, tf32 or bf16, got {precision!r}")
-        self.max_micro_batches = min(MAX_MICRO_BATCHES, max(1, self.recipe.batch_size // 2))
         self._device_option = device
         self._precision = precision
         self.fuse = fuse == "auto"
@@ -167,7 +174,22 @@ class TrainingEvaluator(Evaluator):
             assert train is not None and val is not None
             self.train_batches, self.val_batches = train, val
             self.test_batches = self.data.batches("test", self.device)
+        if self._fits:
+            self._fit_recipe()
         self._prepared = True
+
+    def _fit_recipe(self) -> None:
+        """Fits the recipe to few examples (`Recipe.on_few`)."""
+        read = self.recipe
+        self.recipe = own = read.on_few(self.train_batches.steps, self.epochs_are_free)
+        pairs = (("batch_size", read.batch_size, own.batch_size), ("epochs", read.epochs, own.epochs))
+        if changes := [f"{name} {now} instead of {before}" for name, before, now in pairs if now != before]:
+            few = f"{len(self.train_batches):,} training examples make few steps by the recipe"
+            self._fitted = f"{few}, so {', '.join(changes)}; give either, and both are as you say"
+
+    @property
+    def max_micro_batches(self) -> int:
+        return min(MAX_MICRO_BATCHES, max(1, self.recipe.batch_size // 2))
 
     @contextmanager
     def _room_for_data(self) -> Iterator[None]:
@@ -206,11 +228,16 @@ class TrainingEvaluator(Evaluator):
         import torch
 
         gpu = self.device.type == "cuda"
+        recipe = self.recipe
         return {
             "device": torch.cuda.get_device_name(self.device) if gpu else f"cpu, {torch.get_num_threads()} threads",
             "precision": self.precision,
+            "batch_size": recipe.batch_size,
+            "epochs": recipe.epochs,
+            "training_steps": recipe.epochs * self.train_batches.steps(recipe.batch_size),
             "data": self.data.name,
             **self.data.describe(),
+            **({"fitted": self._fitted} if self._fitted else {}),
         }
 
     def choose_threads(self, most: int) -> Mapping[str, Scalar]:

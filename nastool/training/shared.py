@@ -263,7 +263,9 @@ class SharedWeights:
         tensors.update({f"momentum.{name}": value for name, value in self.training.memory().items()})
         policy = self._policy_state if self.policy is None else self.policy.state_dict()
         tensors.update({f"policy.{name}": value for name, value in policy.items()})
-        return tensors, {"steps": self.training.done, "told": self.told, "micro_batches": self.training.micro_batches}
+        training = self.training
+        state = {"steps": training.done, "told": self.told, "micro_batches": training.micro_batches}
+        return tensors, {**state, "batch_size": training.recipe.batch_size}
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from what `capture` gave.

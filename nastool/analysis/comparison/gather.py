@@ -235,6 +235,8 @@ def _flops(study: Study, told: Sequence[StudyTrial]) -> tuple[list[float] | None
     resolved, facts = study.config.get("resolved"), study.provenance.get("evaluator")
     recipe = resolved.get("recipe") if isinstance(resolved, dict) else None
     by_default = recipe.get("epochs") if isinstance(recipe, dict) else None
+    if isinstance(facts, dict):
+        by_default = facts.get("epochs", by_default)
     budgets = [trial.trial.proposal.budget for trial in told]
     text, scale, epochs = "forward FLOPs (2 x multiply-adds) of one image", 1.0, [1.0] * len(told)
     images = None

@@ -40,7 +40,8 @@ class Recent(Store):
     def running(self) -> list[tuple[int, float, int | None]]:
         """The running trials, when each began, in seconds since 1970, and how many epochs it trains, where it does."""
         recipe = (self.get("config").get("resolved") or {}).get("recipe")
-        epochs = recipe.get("epochs") if isinstance(recipe, dict) else None
+        own = {**(recipe if isinstance(recipe, dict) else {}), **(self.get("settled") or {})}
+        epochs = own.get("epochs")
         found = "SELECT id, started, json_extract(proposal, '$.budget') FROM trials WHERE state = 'running'"
         return [
             (int(i), float(at), None if epochs is None else round(epochs if budget is None else budget))

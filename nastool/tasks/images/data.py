@@ -25,7 +25,7 @@ from nastool.core.task import Part
 from nastool.core.values import Scalar
 from nastool.tasks.images import arrays as imagearrays
 from nastool.tasks.images import folder as imagefolder
-from nastool.tasks.images.reading import as_grey, digits, read_pixels, resize
+from nastool.tasks.images.reading import as_grey, digits, read_pixels, resize, size_of
 from nastool.tasks.images.task import ImageTask
 from nastool.tasks.splitting import draw, held_out
 from nastool.tasks.tensors import Arrays, TensorData
@@ -170,10 +170,11 @@ def load(
     data_dir: where torchvision's files are or go, by default ~/.cache/nastool (XDG_CACHE_HOME is obeyed).
     download: fetch what is missing there.
     split_seed: >= 0; decides which training images are for validation and which `train_size` keeps.
-    val_fraction: in (0, 1), of the training images; by default 0.1, and 0.25 for digits. Not to be given
-        where the source brings its own validation images.
+    val_fraction: in (0, 1), of the training images; by default 0.1, of fewer than 500 images so much that 50 are for
+        validation, but at most 0.25; and 0.25 for digits. Not to be given where the source brings its own.
     train_size: keep only so many training images, at least 2, drawn after the split.
-    image_size: resize to so many pixels squared, 1 .. 1024 (bilinear, antialiased).
+    image_size: resize to so many pixels squared, 1 .. 1024 (bilinear, antialiased); by default only a folder of images
+        of several sizes is, see `_common_size`.
     max_gigabytes: how much memory (10^9 bytes) the user's own files may unpack to in all, and 32 times what one image
         may, before it is resized.
     all_data: the validation images are training images, too, and none is left for validation.
@@ -214,7 +215,8 @@ def load(
         rest, drawn = held_out(train.y, _TEST_FRACTION, np.random.default_rng(_TEST_SEED))
         train, test = train[rest], train[drawn]
     if val is None:
-        fraction = val_fraction or (0.25 if name == "digits" else 0.1)
+        of_few = min(0.25, max(0.1, FEW / len(train)))
+        fraction = val_fraction or (0.25 if name == "digits" else of_few)
         rest, drawn = held_out(train.y, fraction, np.random.default_rng([split_seed, 0]))
         train, val = train[rest], train[drawn]
     elif val_fraction is not None:
@@ -253,14 +255,20 @@ def _digest(parts: Mapping[str, Images], classes: tuple[str, ...]) -> str:
 
 def notes(facts: Mapping[str, object]) -> Iterator[str]:
     """What the user should know of the data before anything is trained. facts: of an evaluator's `describe`."""
-    if (read := facts.get("read")) is not None:
-        yield f"note: {read}"
+    for key in ("read", "fitted"):
+        if (said := facts.get(key)) is not None:
+            yield f"note: {said}"
     if note := note_on_few(facts.get("val_images")):
         yield note
+    if isinstance(steps := facts.get("training_steps"), int) and steps < FEW_STEPS:
+        few = f"{steps} step{'s' * (steps != 1)}"
+        yield f"note: a training has only {few}: little is learnt in so few; give more epochs, or a smaller batch_size"
 
 
 FEW = 50
 """Fewer validation images hardly tell architectures apart."""
+FEW_STEPS = 50
+"""In fewer steps most networks learn next to nothing."""
 
 
 def note_on_few(val_images: object) -> str | None:
@@ -392,7 +400,13 @@ def _folder(path: str, image_size: int | None, limit: Limit) -> _Noted:
         raise InputError(f"no folder {path}: give folder:DIR, with one folder of images a class")
     found = imagefolder.scan(root)
     files = [file for part in found.parts.values() for file, _ in part]
-    pixels, several = _read_images(root, files, image_size, limit)
+    try:
+        pixels, several = _read_images(root, files, image_size, limit)
+    except _SizesDiffer:
+        image_size = _common_size(files)
+        pixels, several = _read_images(root, files, image_size, limit)
+        size = f"{image_size}x{image_size}"
+        found.remarks.append(f"of several sizes, so all are resized to {size}: -E image_size=N decides")
     parts = {}
     start = 0
     for part, labelled in found.parts.items():
@@ -421,15 +435,21 @@ def _read_images(root: Path, paths: list[Path], image_size: int | None, limit: L
         if number == 0:
             x = np.empty((len(paths), *array.shape), dtype=np.uint8)
         elif array.shape[1:] != x.shape[2:]:
-            (h, w), (first_h, first_w) = array.shape[1:], x.shape[2:]
-            raise InputError(
-                f"{path} is {w}x{h} pixels but {paths[0]} {first_w}x{first_h}: resize all to NxN with "
-                "-E image_size=N (in Python evaluator_options={'image_size': N})"
-            )
+            raise _SizesDiffer
         elif len(array) > x.shape[1]:
             x = np.repeat(x, len(array), 1)
         x[number] = array
     return x, several
+
+
+class _SizesDiffer(Exception):
+    """Images of one folder, not to be resized, have several sizes."""
+
+
+def _common_size(paths: list[Path]) -> int:
+    """Height and width in pixels for images of several sizes: the median of their sides, from 8 to 32, in eights."""
+    sides = [side for path in paths for side in size_of(path)]
+    return int(np.clip(8 * round(float(np.median(sides)) / 8), 8, 32))
 
 
 def read_image(path: Path, task: ImageTask, limit: Limit | None = None) -> NDArray[np.uint8]:

@@ -82,6 +82,14 @@ def read_pixels(path: Path, limit: Limit) -> tuple[NDArray[np.uint8], bool]:
         raise _damaged(path, error) from None
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height in pixels of an image that `read_pixels` reads, as it is stored."""
+    from PIL import Image
+
+    with Image.open(path, formats=_formats()) as image:
+        return image.size
+
+
 def _damaged(path: Path, error: Exception) -> InputError:
     """What is wrong with a file that PIL cannot read."""
     try:

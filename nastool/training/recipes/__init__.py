@@ -35,7 +35,8 @@ def recipe_text(name: str) -> str:
 def load_recipe(name_or_path: str) -> Recipe:
     """A shipped recipe by name, or one's own by path (anything with a / or ending in .yaml or .yml).
 
-    What a file leaves out is as in the recipe `default`. InputError names file, key, value and allowed range.
+    What a file leaves out is as in the recipe `default`, but for steps: 0. InputError names file, key, value and
+    allowed range.
     """
     if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
         path = path_of(name_or_path)

@@ -17,7 +17,9 @@ from nastool.core.errors import InputError
 from nastool.core.recipe import RANGES, Recipe, Schedule
 from nastool.evaluators.train import Train
 from nastool.spaces.nasbench201 import NasBench201
+from nastool.tasks.images.data import notes
 from nastool.training.recipes import default_recipe, load_recipe, recipe_names, recipe_text
+from tests.helpers import pictures
 from tests.helpers.fuzz import FUZZ, JSON
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
@@ -36,6 +38,7 @@ def test_shipped_names() -> None:
 
 SPECIAL = {"restart_epochs", "restart_factor", "dropout", "drop_path", "drop_path_by_depth", "auxiliary_weight"}
 SPECIAL |= {
+    "steps",
     "optimizer",
     "average",
     "scale",
@@ -61,7 +64,7 @@ def test_a_shipped_recipe_says_what_it_does_and_can_be_copied(name: str, tmp_pat
 
 
 def test_the_defaults_are_the_recipe_default() -> None:
-    assert dataclasses.replace(load_recipe("default"), description="") == Recipe()
+    assert dataclasses.replace(load_recipe("default"), description="", steps=0) == Recipe()
 
 
 def test_a_field_that_came_later_changes_no_earlier_search() -> None:
@@ -123,7 +126,7 @@ def test_yaml_text_that_means_a_number(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("epoch: 3", "recipe {}: no key 'epoch'; did you mean 'epochs'?"),
-        ("zzzzzz: 3", "recipe {}: no key 'zzzzzz'; there are epochs, batch_size, lr,"),
+        ("zzzzzz: 3", "recipe {}: no key 'zzzzzz'; there are steps, epochs, batch_size,"),
         ("epochs: 0", "recipe {}: epochs: need a whole number from 1 to 100000, got 0"),
         ("epochs: 2.5", "recipe {}: epochs: need a whole number from 1 to 100000, got 2.5"),
         ("epochs: 5.0", "recipe {}: epochs: need a whole number from 1 to 100000, got 5.0"),
@@ -349,3 +352,36 @@ def test_fuzz_recipe(tmp_path: Path, data: bytes) -> None:
         assert str(path) in str(error)
     else:
         assert 0 <= recipe.learning_rate(0, 10) <= recipe.lr
+
+
+def test_few_examples_make_small_batches_and_then_more_epochs() -> None:
+    """And many change nothing, nor do few in a recipe that wants no number of steps."""
+    recipe = load_recipe("default")
+
+    def fitted(n: int, longer: bool = True) -> tuple[int, int]:
+        own = recipe.on_few(lambda size: max(1, n // size), longer)
+        return own.batch_size, own.epochs
+
+    assert recipe.steps == 200 and fitted(1280) == (128, 20) and fitted(1279) == (64, 20)
+    assert fitted(300) == (16, 20) and fitted(64) == (16, 50) and fitted(2) == (16, 200)
+    assert fitted(64, longer=False) == (16, 20)
+    digits = load_recipe("digits")
+    assert digits.on_few(lambda size: 1078 // size) == digits
+    assert recipe.replace(steps=0).on_few(lambda size: 1) == recipe.replace(steps=0)
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, (16, 50, True)), ({"epochs": 1}, (128, 1, False))])
+def test_a_training_on_few_images_is_fitted_said_and_kept(
+    given: dict[str, int], expected: tuple[int, int, bool], tmp_path: Path
+) -> None:
+    """What was given stays as it is; what a run began with is given when it goes on."""
+    folder = pictures.write(tmp_path / "shapes")
+    own = Train(NasBench201(), data=f"folder:{folder}", device="cpu", scale={"channels": 2, "cells": 1}, **given)  # type: ignore[arg-type]
+    own.prepare()
+    facts = own.describe()
+    assert (own.recipe.batch_size, own.recipe.epochs, "fitted" in facts) == expected
+    assert {"batch_size", "epochs"} <= own.settled_options and facts["epochs"] == expected[1]
+    assert (facts["train_images"], facts["val_images"], facts["images"]) == (64, 22, "3x32x32, 3 classes")
+    said = "\n".join(notes(facts))
+    assert ("batch_size 16 instead of 128, epochs 50 instead of 20" in said) == expected[2]
+    assert ("a training has only 1 step:" in said) == ("epochs" in given)
