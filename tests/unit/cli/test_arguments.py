@@ -296,7 +296,8 @@ def test_bad_checkpoint_to_begin_with(run: Run, trained: Path, monkeypatch: pyte
     damage(Path("a.safetensors"))
     scale = [] if "--scale" in arguments else ["--scale", "channels=2"]
     command = ["eval", "arch.json", "--data", "digits", *scale, "--epochs", "1", "--device", "cpu"]
-    run(*command, "-E", "train_size=200", "-E", "batch_size=4", "--from-checkpoint", "a.safetensors", *arguments).refused(fragment)
+    command += ["-E", "train_size=200", "-E", "batch_size=4", "--from-checkpoint", "a.safetensors"]
+    run(*command, *arguments).refused(fragment)
 
 
 @pytest.mark.parametrize(
