@@ -83,11 +83,14 @@ def read_pixels(path: Path, limit: Limit) -> tuple[NDArray[np.uint8], bool]:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Width and height in pixels of an image that `read_pixels` reads, as it is stored."""
+    """Width and height in pixels of an image, as it is stored. InputError: it is none, or damaged."""
     from PIL import Image
 
-    with Image.open(path, formats=_formats()) as image:
-        return image.size
+    try:
+        with _bounded(Limit()), Image.open(path, formats=_formats()) as image:
+            return image.size
+    except Exception as error:
+        raise _damaged(path, error) from None
 
 
 def _damaged(path: Path, error: Exception) -> InputError:

@@ -534,3 +534,11 @@ def test_gzip_is_no_npz(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"x" * 1000))
     with pytest.raises(InputError, match=r"is no \.npz file"):
         load(f"npz:{path}")
+
+
+def test_a_damaged_image_among_several_sizes_is_named(tmp_path: Path) -> None:
+    flat(tmp_path)
+    picture(tmp_path / "ant" / "big.png", (60, 40))
+    (tmp_path / "bee" / "zzz.png").write_text("x")
+    with pytest.raises(InputError, match=r"zzz\.png: cannot be read as an image; remove or replace it"):
+        load(f"folder:{tmp_path}")
