@@ -6,7 +6,6 @@ import errno
 import math
 import os
 import re
-import threading
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nastool.core.errors import InputError, short, why
+from nastool.core.options import PARSING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nastool.core.arrays import Columns
 
-_ONE_THREAD = threading.Lock()
-"""Held while .npz files are read: numpy parses their headers, which Python 3.11 cannot do in two threads at a time."""
 UNFINISHED = ".nastool-new"
 """End of the names of files that are being written."""
 
@@ -117,7 +115,7 @@ def read_npz(path: str | Path, wanted: Collection[str] | None = None, limit: Lim
     import numpy as np
 
     limit = limit or Limit()
-    with _npz(path) as archive, _ONE_THREAD:
+    with _npz(path) as archive, PARSING:
         members = {name: member for name, member in _members(path, archive).items() if wanted is None or name in wanted}
         total = 0
         for name, member in members.items():

@@ -8,6 +8,7 @@ import math
 import re
 import sys
 import textwrap
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -87,12 +88,22 @@ def _constructors(target: Callable[..., object]) -> Iterator[Callable[..., objec
             return
 
 
+PARSING = threading.Lock()
+"""Held by whoever parses Python, as numpy does with the headers of .npz files: 3.11 cannot in two threads at a time."""
+
+
+def parsed(source: str) -> ast.Module:
+    """The syntax tree of a module. SyntaxError: it is none."""
+    with PARSING:
+        return ast.parse(source)
+
+
 def written(target: Any) -> str:
     """The docstring of a class or function; where Python was told to forget it (-OO), as its source has it."""
     if target.__doc__ is not None or sys.flags.optimize < 2:
         return target.__doc__ or ""
     try:
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(target))).body
+        (definition,) = parsed(textwrap.dedent(inspect.getsource(target))).body
         return ast.get_docstring(definition) or ""  # type: ignore[arg-type]  # TypeError where it has none
     except (OSError, SyntaxError, TypeError, ValueError):
         return ""

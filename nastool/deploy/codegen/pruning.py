@@ -10,6 +10,8 @@ from itertools import accumulate
 from types import FrameType
 from typing import Any, TypeVar
 
+from nastool.core.options import parsed
+
 Edit = tuple[int, int, str]
 """Bytes from, to: by what they are replaced."""
 Lines = set[tuple[str, int]]
@@ -121,7 +123,7 @@ def pruned(text: str, file: str, first: int, ran: Ran) -> Iterator[Edit]:
                 for n in range(after + 1, end):
                     yield starts[n - 1] + column, starts[n - 1] + column + 4 * bool(rows[n - 1]), ""
 
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(text)):
         if isinstance(node, ast.FunctionDef):
             made, used = (any(among(part, lines) for part in node.body) for lines in (ran.made, ran.used))
             if made and not used:

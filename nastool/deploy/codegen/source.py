@@ -17,6 +17,7 @@ from itertools import accumulate, groupby
 from types import ModuleType
 from typing import Any, TypeGuard
 
+from nastool.core.options import parsed
 from nastool.core.space import Choose, Members
 from nastool.deploy.codegen.pruning import Edit, Ran, pruned
 from nastool.deploy.codegen.recipe import Unwritable
@@ -86,7 +87,7 @@ class Sources:
 
     def _edited(self, text: str, first: int, home: ModuleType) -> str:
         """first: the line in which it begins."""
-        tree, file = ast.parse(text), str(home.__file__)
+        tree, file = parsed(text), str(home.__file__)
         ran = self._ran if home.__name__.startswith("nastool.") else None
         starts = [0, *accumulate(len(line.encode()) for line in text.splitlines(keepends=True))]
 
@@ -164,7 +165,7 @@ def _top(module: ModuleType) -> tuple[dict[str, tuple[str, int]], dict[str, tupl
     definitions: dict[str, tuple[str, int]] = {}
     imports: dict[str, tuple[str, str]] = {}
     rows = source.splitlines()
-    for statement in ast.parse(source).body:
+    for statement in parsed(source).body:
         if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign):
             targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
             names = [target.id for target in targets if isinstance(target, ast.Name)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -85,3 +88,34 @@ class TestOptions:
         """What a YAML file says typed, the command line says as text."""
         kind = type(value)
         assert options.convert(str(value), kind) == options.convert(value, kind) == value
+
+
+def test_python_is_parsed_in_several_threads() -> None:
+    """With collections of garbage in between, Python 3.11's parser loses count of its depth."""
+    source, problems = "\n".join("f(a, [b, (c, {d: e})])" for _ in range(1500)), []
+
+    def work() -> None:
+        try:
+            for _ in range(3):
+                options.parsed(source)
+        except SystemError as error:
+            problems.append(error)
+
+    def collected(phase: str, facts: Mapping[str, int]) -> None:
+        sum(range(200))  # long enough for another thread to have its turn
+
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    gc.callbacks.append(collected)
+    gc.set_threshold(50, 2, 2)
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.callbacks.remove(collected)
+        gc.set_threshold(*threshold)
+        sys.setswitchinterval(interval)
+    assert not problems
