@@ -25,7 +25,7 @@ from nastool.core.task import Part
 from nastool.core.values import Scalar
 from nastool.tasks.images import arrays as imagearrays
 from nastool.tasks.images import folder as imagefolder
-from nastool.tasks.images.reading import as_grey, digits, read_pixels, resize, size_of
+from nastool.tasks.images.reading import SizesDiffer, as_grey, common_size, digits, read_images, read_pixels, resize
 from nastool.tasks.images.task import ImageTask
 from nastool.tasks.splitting import draw, held_out
 from nastool.tasks.tensors import Arrays, TensorData
@@ -174,7 +174,7 @@ def load(
         validation, but at most 0.25; and 0.25 for digits. Not to be given where the source brings its own.
     train_size: keep only so many training images, at least 2, drawn after the split.
     image_size: resize to so many pixels squared, 1 .. 1024 (bilinear, antialiased); by default only a folder of images
-        of several sizes is, see `_common_size`.
+        of several sizes is, see `common_size`.
     max_gigabytes: how much memory (10^9 bytes) the user's own files may unpack to in all, and 32 times what one image
         may, before it is resized.
     all_data: the validation images are training images, too, and none is left for validation.
@@ -401,10 +401,10 @@ def _folder(path: str, image_size: int | None, limit: Limit) -> _Noted:
     found = imagefolder.scan(root)
     files = [file for part in found.parts.values() for file, _ in part]
     try:
-        pixels, several = _read_images(root, files, image_size, limit)
-    except _SizesDiffer:
-        image_size = _common_size(files)
-        pixels, several = _read_images(root, files, image_size, limit)
+        pixels, several = read_images(root, files, image_size, limit)
+    except SizesDiffer:
+        image_size = common_size(files)
+        pixels, several = read_images(root, files, image_size, limit)
         size = f"{image_size}x{image_size}"
         found.remarks.append(f"of several sizes, so all are resized to {size}: -E image_size=N decides")
     parts = {}
@@ -419,37 +419,6 @@ def _folder(path: str, image_size: int | None, limit: Limit) -> _Noted:
     of_parts = " (" + ", ".join(f"{len(images):,} {part}" for part, images in parts.items()) + ")"
     read = f"{len(files):,} images of {len(found.classes)} classes" + (of_parts if len(parts) > 1 else "")
     return parts, found.classes, "; ".join([f"{path}: {read}", *remarks, *found.remarks])
-
-
-def _read_images(root: Path, paths: list[Path], image_size: int | None, limit: Limit) -> tuple[NDArray[np.uint8], int]:
-    """uint8 (N, C, H, W), C = 1 where all are grey, otherwise 3; and how many have several frames."""
-    x = np.empty((0, 0, 0, 0), dtype=np.uint8)
-    several = 0
-    for number, path in enumerate(paths):
-        array, has_frames = read_pixels(path, limit)
-        several += has_frames
-        if image_size is not None and array.shape[1:] != (image_size, image_size):
-            array = resize(array[None], image_size, image_size)[0]
-        if number == 0 or len(array) > x.shape[1]:  # the first in colour makes all others three channels, too
-            limit.check(f"{root}: {len(paths):,} images of {_size(array[None])}", len(paths) * array.nbytes)
-        if number == 0:
-            x = np.empty((len(paths), *array.shape), dtype=np.uint8)
-        elif array.shape[1:] != x.shape[2:]:
-            raise _SizesDiffer
-        elif len(array) > x.shape[1]:
-            x = np.repeat(x, len(array), 1)
-        x[number] = array
-    return x, several
-
-
-class _SizesDiffer(Exception):
-    """Images of one folder, not to be resized, have several sizes."""
-
-
-def _common_size(paths: list[Path]) -> int:
-    """Height and width in pixels for images of several sizes: the median of their sides, from 8 to 32, in eights."""
-    sides = [side for path in paths for side in size_of(path)]
-    return int(np.clip(8 * round(float(np.median(sides)) / 8), 8, 32))
 
 
 def read_image(path: Path, task: ImageTask, limit: Limit | None = None) -> NDArray[np.uint8]:

@@ -179,6 +179,43 @@ def resize(x: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     return np.concatenate(chunks)
 
 
+def read_images(root: Path, paths: list[Path], image_size: int | None, limit: Limit) -> tuple[NDArray[np.uint8], int]:
+    """Images of a folder as uint8 (N, C, H, W), C = 1 where all are grey, otherwise 3; how many have several frames.
+
+    Raises:
+        SizesDiffer: They have several sizes, and no image_size is given.
+    """
+    x = np.empty((0, 0, 0, 0), dtype=np.uint8)
+    several = 0
+    for number, path in enumerate(paths):
+        array, has_frames = read_pixels(path, limit)
+        several += has_frames
+        if image_size is not None and array.shape[1:] != (image_size, image_size):
+            array = resize(array[None], image_size, image_size)[0]
+        if number == 0 or len(array) > x.shape[1]:  # the first in colour makes all others three channels, too
+            limit.check(
+                f"{root}: {len(paths):,} images of {'x'.join(map(str, array.shape))}", len(paths) * array.nbytes
+            )
+        if number == 0:
+            x = np.empty((len(paths), *array.shape), dtype=np.uint8)
+        elif array.shape[1:] != x.shape[2:]:
+            raise SizesDiffer
+        elif len(array) > x.shape[1]:
+            x = np.repeat(x, len(array), 1)
+        x[number] = array
+    return x, several
+
+
+class SizesDiffer(Exception):
+    """Images of one folder, not to be resized, have several sizes."""
+
+
+def common_size(paths: list[Path]) -> int:
+    """Height and width in pixels for images of several sizes: the median of their sides, from 8 to 32, in eights."""
+    sides = [side for path in paths for side in size_of(path)]
+    return int(np.clip(8 * round(float(np.median(sides)) / 8), 8, 32))
+
+
 def digits() -> NDArray[np.float64]:
     """scikit-learn's digits, (1797, 65): pixels in 0 .. 16, and the label."""
     try:  # its file alone: to import the package takes as long as to import torch

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -141,8 +142,10 @@ def test_a_checkpoint_says_what_it_is_for(tmp_path: Path) -> None:
     assert json.loads(metadata["alphabet"]) == "abcdef"
     found = checkpoints.read(tmp_path / name, evaluator.space, evaluator.scale, evaluator.task)
     assert found.arch == evaluator.space.arch([1])
-    with pytest.raises(InputError, match="holds a network for toy-texts: only those for images"):
-        nastool.load(tmp_path / name)
+    model = nastool.load(tmp_path / name)
+    assert model.task == evaluator.task
+    with pytest.raises(InputError, match="holds a network for toy-texts, not for images"):
+        model.predict(np.zeros((1, 1, 8, 8), np.uint8))
 
 
 def test_shared_weights_of_a_text(tmp_path: Path) -> None:
