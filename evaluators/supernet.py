@@ -17,11 +17,12 @@ from nastool.core import files
 from nastool.core.errors import CannotGoOn, InputError, TrialFailed, fault_of, why
 from nastool.core.evaluator import Report
 from nastool.core.files import path_of
+from nastool.core.recipe import MAX_EPOCHS
 from nastool.core.space import SearchSpace
 from nastool.core.task import Batch
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.training.evaluator import TrainingEvaluator
-from nastool.training.loop import seeds
+from nastool.training.loop import seconds_of_one, seeds
 from nastool.training.shared import Counting, Drawn, Policy, SharedWeights
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Supernet(TrainingEvaluator):
 
         self.prepare()
         network = self.supernet()
-        training = self.training(network, self.recipe, self.seed)
+        training = self.training(network, self.recipe.replace(epochs=MAX_EPOCHS), self.seed)
         generator = torch.Generator().manual_seed(0)
         rng = np.random.default_rng(0)
 
@@ -128,19 +129,9 @@ class Supernet(TrainingEvaluator):
             network.select(arch)
             return arch
 
-        def seconds_of_one(work: Iterator[object]) -> float:
-            """The mean of those in about a second, but for the first, which takes longer."""
-            taken: list[float] = []
-            for _ in work:
-                self.synchronize()
-                taken.append(time.perf_counter())
-                if len(taken) > 2 and taken[-1] - taken[0] > 1:
-                    break
-            return (taken[-1] - taken[0]) / max(1, len(taken) - 1)
-
         with self.reproducible(0):
-            step = seconds_of_one(training.epoch(lambda _: network.select(child())))
-            score = seconds_of_one(self._on_validation(network) for _ in range(4) if child())
+            step = seconds_of_one(training.forever(lambda _: network.select(child())), self.synchronize)
+            score = seconds_of_one((self._on_validation(network) for _ in range(10) if child()), self.synchronize)
             cost = step * training.steps
             if proposal.policy is not None:
                 given: Any = proposal.policy
@@ -157,7 +148,7 @@ class Supernet(TrainingEvaluator):
                     return self.rewards(network, [child() for _ in range(at_once)], batch)
 
                 with self.frozen(network):
-                    cost += seconds_of_one(reward() for _ in range(100)) * sum(asked) / at_once
+                    cost += seconds_of_one((reward() for _ in range(100)), self.synchronize) * sum(asked) / at_once
         return cost, score
 
     # --- one trial

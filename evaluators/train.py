@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from nastool.core import files
 from nastool.core.errors import CannotGoOn, InputError, TrialFailed, short, why
 from nastool.core.evaluator import Report
-from nastool.core.recipe import Recipe
+from nastool.core.recipe import MAX_EPOCHS, Recipe
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.nets import checkpoints
 from nastool.nets.checkpoints import Checkpoint
 from nastool.nets.inheritance import inherited
 from nastool.training.evaluator import TrainingEvaluator
-from nastool.training.loop import Training, seeds
+from nastool.training.loop import Training, seconds_of_one, seeds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,23 +85,19 @@ class Train(TrainingEvaluator):
     """What from_checkpoint names, once prepared."""
 
     def estimate(self, proposal: Proposal) -> float | None:
-        """Seconds, extrapolated from about a second of training and one validation (after `prepare`)."""
+        """Seconds, extrapolated from about a second of training and one of validation (after `prepare`)."""
         self.prepare()
         recipe = self._recipe(proposal)
+        start = time.perf_counter()
         with self.reproducible(0):
             network = self.build(proposal.arch, 0)
-            training = self.training(network, recipe.replace(epochs=1), 0)
-            taken = []
-            for _ in training.epoch():
-                self.synchronize()
-                taken.append(time.perf_counter())
-                if len(taken) > 2 and taken[-1] - taken[0] > 1:
-                    break
-            per_step = (taken[-1] - taken[0]) / (len(taken) - 1) if len(taken) > 1 else 0.0
-            start = time.perf_counter()
+            training = self.training(network, recipe.replace(epochs=MAX_EPOCHS), 0)
+            once = time.perf_counter() - start
+            epoch = training.steps * seconds_of_one(training.forever(), self.synchronize)
             if len(self.val_batches):
-                self.measure(network, self.val_batches, self.prefix)
-            return recipe.epochs * (training.steps * per_step + time.perf_counter() - start)
+                validations = (self.measure(network, self.val_batches, self.prefix) for _ in range(100))
+                epoch += seconds_of_one(validations, self.synchronize)
+            return once + recipe.epochs * epoch
 
     # --- one trial
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ from nastool.cli.common import say
 from nastool.engine.command_options import SearchOptions
 
 if TYPE_CHECKING:
+    from nastool.core.values import Proposal
     from nastool.engine.search_run import SearchRun
 
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 @generated.options(SearchOptions)
 @common.result_option
 @configfile.option
-@click.option("--dry-run", is_flag=True, help="Show what would be searched and what it would cost.")
+@click.option("--dry-run", is_flag=True, help="Show on stderr what would be searched and what it would cost.")
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> int:
     """Search for an architecture.
@@ -45,15 +47,14 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     given["log"] = logs.given(given["log"], ctx.meta.get("nastool.config", {}).get("log", {}))
     run = SearchRun.of(SearchOptions(**given), api.page)
     if dry_run:
-        _dry_run(run, json_flag)
+        _dry_run(run)
         return 0
     return 0 if run.carry_out(Watch(Listener(say_search_ended, json_flag))) else 130
 
 
-def _dry_run(run: SearchRun, json_flag: bool | None) -> None:
-    """Resolved configuration, size of the space, the first architectures, an estimate of the cost."""
-    from nastool.core import archfile
-    from nastool.core.evaluator import estimate, most_workers
+def _dry_run(run: SearchRun) -> None:
+    """Resolved configuration, size of the space, an estimate of the cost; nothing on stdout."""
+    from nastool.core.evaluator import EstimatingAll, estimate, most_workers
     from nastool.core.yaml_files import dump_yaml
     from nastool.nets import devices
 
@@ -66,23 +67,28 @@ def _dry_run(run: SearchRun, json_flag: bool | None) -> None:
     say(dump_yaml({"search": {**run.config.as_options(), **run.recorded}}).rstrip())
     say(f"# run folder: {run.folder.path}" + (" (exists)" if run.folder.path.exists() else ""))
     say(f"# size of the space: {space.size:,} combinations of {len(space.decisions)} decisions")
+    start = time.perf_counter()
     evaluator.prepare()
-    first = None
-    for _ in range(min(3, trials)):
-        proposal = strategy.ask()
-        if proposal is None:
-            break
+    start = time.perf_counter() - start
+    first: Proposal | None = None
+    found: list[float | None] = []  # seconds of all trials, if each were like one of the first
+    while len(found) < min(3, trials) and (proposal := strategy.ask()) is not None:
         first = first or proposal
-        if common.as_json(json_flag):
-            common.emit(archfile.to_json(space, proposal.arch))
-    seconds = None if first is None else estimate(evaluator, first, trials)
-    if seconds is None:
+        found.append(estimate(evaluator, proposal, trials))
+        if isinstance(evaluator, EstimatingAll):
+            break
+    costs = [seconds for seconds in found if seconds is not None]
+    if not costs:
         say("# cost: unknown")
     else:
-        kind = "simulated" if "simulated" in evaluator.provides else "measured on the first architecture"
+        kind = "simulated" if "simulated" in evaluator.provides else "measured"
+        if len(costs) > 1:
+            least, most = (common.format_seconds(seconds / trials) for seconds in (min(costs), max(costs)))
+            kind += f" on the first {len(costs)} architectures: {least} to {most}"
         if "inherit" in strategy.needs:
-            kind += ", which is the smallest: later ones take longer"
-        each, whole = common.format_seconds(seconds / trials), common.format_seconds(seconds)
+            kind += ", the first is the smallest: later ones take longer"
+        seconds = sum(costs) / len(costs)
+        each, whole = common.format_seconds(seconds / trials), common.format_seconds(start + seconds)
         say(f"# cost: about {each} a trial ({kind}), {whole} for {trials} on one worker")
     if first is not None and (count := run.after.trainings(trials)):
         each_training = run.after.estimate(first.arch)

@@ -12,25 +12,26 @@ from nastool.core.errors import InputError
 
 Schedule = Literal["cosine", "constant"]
 
+MAX_EPOCHS = 100_000
 RANGES: Mapping[str, tuple[float, float]] = {
     "steps": (0, 1_000_000),
-    "epochs": (1, 100_000),
+    "epochs": (1, MAX_EPOCHS),
     "batch_size": (2, 65_536),
     "lr": (1e-9, 1000),
     "momentum": (0, 0.9999),
     "weight_decay": (0, 1),
-    "warmup_epochs": (0, 100_000),
+    "warmup_epochs": (0, MAX_EPOCHS),
     "final_lr": (0, 1000),
     "label_smoothing": (0, 0.9999),
     "grad_clip": (0, 1e9),
     "crop_padding": (0, 256),
     "cutout": (0, 1024),
-    "restart_epochs": (0, 100_000),
+    "restart_epochs": (0, MAX_EPOCHS),
     "restart_factor": (1, 100),
     "dropout": (0, 0.9999),
     "drop_path": (0, 0.9999),
     "auxiliary_weight": (0, 100),
-    "average": (0, 100_000),
+    "average": (0, MAX_EPOCHS),
 }
 """Smallest and largest value of each number in a recipe."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,22 @@ from nastool.core.task import Batch, Batches, Task
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+
+def seconds_of_one(work: Iterable[object], synchronize: Callable[[], None]) -> float:
+    """Mean seconds of one piece of work, from about a second of it; the first does not count, since it takes longer.
+
+    Args:
+        work: Done as it is iterated over, at least two pieces; endless ones are done until the second is over.
+        synchronize: Waits for the device.
+    """
+    taken: list[float] = []
+    for _ in work:
+        synchronize()
+        taken.append(time.perf_counter())
+        if len(taken) > 2 and taken[-1] - taken[0] > 1:
+            break
+    return (taken[-1] - taken[0]) / (len(taken) - 1)
 
 
 class Training:
@@ -86,6 +103,11 @@ class Training:
             loss = self.backward(batch)
             self.end_step()
             yield loss
+
+    def forever(self, prepare: Callable[[int], None] = lambda step: None) -> Iterator[Tensor]:
+        """As `epoch`, one after the other without end, to see how long steps take."""
+        while True:
+            yield from self.epoch(prepare)
 
     def epoch_batches(self) -> Iterator[Batch]:
         """The batches of one epoch, for whoever takes its steps: `begin_step`, `backward` once or more, `end_step`."""

@@ -698,7 +698,7 @@ class TestFlags:
         command = [*ENAS, *RETRAIN, "-n", str(ROUNDS), "--dry-run"]
         code, out, err = inside(tmp_path, monkeypatch, capsys, *command)
         assert code == 0, err
-        assert json.loads(out)["space"]["name"] == "nasbench201"
+        assert out == ""
         assert f"for {ROUNDS} on one worker" in err and "for up to 4 on one worker" in err
         assert "retrain-recipe: tiny.yaml" in err and "it will end among them" in err
 

@@ -634,6 +634,15 @@ def test_describe_and_estimate(data: str) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_the_estimate_is_of_warm_steps_whatever_an_epoch_has(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it has one step, as with few images: that step alone would be the first, which takes longer."""
+    clock = iter([0.0, 0.0, *np.arange(10.0, 11.3, 0.25), *np.arange(20.0, 21.6, 0.5), *[30.0] * 100])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    evaluator = trainer(data, epochs=7, batch_size=4096)
+    found = evaluator.estimate(Proposal(CELL))
+    assert found == pytest.approx(7 * (1 * 0.25 + 0.5))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_on_a_gpu(data: str, tmp_path: Path, precision: str) -> None:
