@@ -88,7 +88,7 @@ class TrainingEvaluator(Evaluator):
             max_gigabytes: Most memory (10^9 bytes) that the user's own images may take, and 32 times what one of them
                 may before it is resized.
             recipe: A name (`nastool list recipes`) or a file; by default the data set's. Where few images make fewer
-                steps than it wants (200, mostly), batch_size is halved, down to 16, and then there are more epochs; not
+                steps than it wants (150, mostly), batch_size is halved, down to 16, and then there are more epochs; not
                 so where epochs or batch_size are given.
             epochs: Number of epochs instead of the recipe's.
             batch_size: Images of a minibatch instead of the recipe's.

@@ -495,7 +495,7 @@ class TestSearch:
             outcome = command(*TINY, "--out", "a")
             assert outcome.code == 2 and outcome.out == ""
             last = outcome.err.splitlines()[-1]
-            assert last.startswith(f"nastool: {path} is damaged: ")
+            assert last.startswith(f"nastool: {path} is damaged (")
             assert last.endswith(": put the checkpoint of trial 0 back, or begin anew with --force")
             assert [trial.state for trial in trials_of("a")] == ["done"] * 3
         path.write_bytes(good[path])

@@ -362,15 +362,15 @@ def test_few_examples_make_small_batches_and_then_more_epochs() -> None:
         own = recipe.on_few(lambda size: max(1, n // size), longer)
         return own.batch_size, own.epochs
 
-    assert recipe.steps == 200 and fitted(1280) == (128, 20) and fitted(1279) == (64, 20)
-    assert fitted(300) == (16, 20) and fitted(64) == (16, 50) and fitted(2) == (16, 200)
+    assert recipe.steps == 150 and fitted(1024) == (128, 20) and fitted(1023) == (64, 20)
+    assert fitted(150) == (16, 20) and fitted(64) == (16, 38) and fitted(2) == (16, 150)
     assert fitted(64, longer=False) == (16, 20)
     digits = load_recipe("digits")
     assert digits.on_few(lambda size: 1078 // size) == digits
     assert recipe.replace(steps=0).on_few(lambda size: 1) == recipe.replace(steps=0)
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, (16, 50, True)), ({"epochs": 1}, (128, 1, False))])
+@pytest.mark.parametrize(("given", "expected"), [({}, (16, 38, True)), ({"epochs": 1}, (128, 1, False))])
 def test_a_training_on_few_images_is_fitted_said_and_kept(
     given: dict[str, int], expected: tuple[int, int, bool], tmp_path: Path
 ) -> None:
@@ -383,5 +383,5 @@ def test_a_training_on_few_images_is_fitted_said_and_kept(
     assert {"batch_size", "epochs"} <= own.settled_options and facts["epochs"] == expected[1]
     assert (facts["train_images"], facts["val_images"], facts["images"]) == (64, 22, "3x32x32, 3 classes")
     said = "\n".join(notes(facts))
-    assert ("batch_size 16 instead of 128, epochs 50 instead of 20" in said) == expected[2]
+    assert ("batch_size 16 instead of 128, epochs 38 instead of 20" in said) == expected[2]
     assert ("a training has only 1 step:" in said) == ("epochs" in given)
