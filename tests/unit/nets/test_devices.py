@@ -397,7 +397,7 @@ def test_a_run_goes_on_in_its_precision(run: Run) -> None:
     ):
         shutil.copytree("r", name)
         with Store.open(Path(name, "run.db")) as store:
-            assert store.get("settled") == {"precision": "fp32"} and store.get("device").startswith("cpu")
+            assert store.get("settled")["precision"] == "fp32" and store.get("device").startswith("cpu")
             store.begin()
             for key, value in kept.items():
                 store.put(key, value)
