@@ -34,6 +34,8 @@ from nastool.engine.store import Store
 from nastool.training.recipes import default_recipe
 
 _NAMES = {field.name for field in fields(SearchOptions)} - {"out", "force", "on_event", "stop"}
+_SAID = {"out", "force", "log", *SearchOptions.FLAGS}
+"""Options that a run records elsewhere, those of its evaluator for one."""
 """Options that a run keeps."""
 
 
@@ -151,7 +153,7 @@ class SearchRun:
     def recorded(self) -> dict[str, Any]:
         """Options beside the configuration's, as a configuration file's `search` section has them."""
         identity, default = self.config.as_options(), SearchOptions()
-        given = {name.replace("_", "-"): getattr(self.options, name) for name in _NAMES - {"out", "force", "log"}}
+        given = {name.replace("_", "-"): getattr(self.options, name) for name in _NAMES - _SAID}
         found = {key: value for key, value in given.items() if value != getattr(default, key.replace("-", "_"))}
         found = {key: value for key, value in sorted(found.items()) if key not in identity}
         if self.after.settings.any or "shared-weights" in self.evaluator.provides:

@@ -126,7 +126,8 @@ def test_script_without_main_guard(here: Path) -> None:
 @pytest.mark.usefixtures("inline", "one_thread")
 def test_train_evaluate_retrain(here: Path) -> None:
     study = nastool.search(**TINY, strategy="random", trials=1, out="a", report=False)
-    assert study.document is not None
+    study = nastool.resume("a", trials=2, report=False)  # with the data and scale that were arguments
+    assert study.document is not None and len(study.trials) == 2
     first, second = nastool.evaluate([study.path, study.line(study.trials[0])], evaluator_options={"train_size": 60})
     assert first["metrics"]["test_acc"] == second["metrics"]["test_acc"]
     assert nastool.evaluate(study.document)[0]["key"] == first["key"]
