@@ -54,21 +54,25 @@ def command(ctx: click.Context, /, **given: Any) -> int:
 
 def _dry_run(run: SearchRun) -> None:
     """Resolved configuration, size of the space, an estimate of the cost; nothing on stdout."""
-    from nastool.core.evaluator import EstimatingAll, estimate, most_workers
+    from nastool.core.evaluator import EstimatingAll, Threaded, estimate, most_workers
     from nastool.core.yaml_files import dump_yaml
     from nastool.nets import devices
 
     for note in run.notes:
         say(note)
     space, strategy, evaluator, trials = run.space, run.strategy, run.evaluator, run.trials
-    if not evaluator.inline:  # for what it says of the devices
+    threads = None
+    if not evaluator.inline:  # also for what it says of the devices
         device = str(run.config.evaluator.options.get("device") or "auto")
-        devices.slots(run.options.workers, device, None, say, most_workers(evaluator))
+        first_worker, *_ = devices.slots(run.options.workers, device, None, say, most_workers(evaluator))
+        threads = first_worker.get(devices.MOST_THREADS)
     say(dump_yaml({"search": {**run.config.as_options(), **run.recorded}}).rstrip())
     say(f"# run folder: {run.folder.path}" + (" (exists)" if run.folder.path.exists() else ""))
     say(f"# size of the space: {space.size:,} combinations of {len(space.decisions)} decisions")
     start = time.perf_counter()
     evaluator.prepare()
+    if threads is not None and isinstance(evaluator, Threaded):
+        evaluator.choose_threads(int(threads))
     start = time.perf_counter() - start
     first: Proposal | None = None
     found: list[float | None] = []  # seconds of all trials, if each were like one of the first
