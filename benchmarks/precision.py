@@ -1,6 +1,9 @@
 """Does bfloat16 on a CPU cost accuracy, and how much time does it save? The same trainings in both precisions.
 
 usage: precision.py --cifar10 FILE.npz [--only NAME ...] [--seeds 5]
+       precision.py --steps [SPACE ...]
+
+--steps: only the time of training steps, networks of default size, on digits.
 
 FILE has x_train, y_train with at least 16,000 CIFAR-10 training images: 10,000 are trained on, the other 6,000 measure.
 Digits are split as in a search; their validation and test images measure together. Architectures are drawn with seed 0;
@@ -38,12 +41,19 @@ SETTINGS: dict[str, Setting] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cifar10", type=Path, required=True)
+    parser.add_argument("--cifar10", type=Path)
+    parser.add_argument("--steps", nargs="*", metavar="SPACE")
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"python {platform.python_version()}, torch {torch.__version__}, {torch.cpu.get_capabilities()['cpu_name']}")
+    if args.steps is not None:
+        for name in args.steps or registry.plugins("space"):
+            steps(name)
+        return
+    if args.cifar10 is None:
+        parser.error("need --cifar10 or --steps")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cifar10.npz"
         with np.load(args.cifar10) as found:
@@ -94,6 +104,28 @@ def pairs(name: str, setting: Setting, cifar10: str, seeds: int) -> None:
         f"{statistics.mean(differences):+.2f} ± {half:.2f} | {ratio:.2f} |",
         flush=True,
     )
+
+
+def steps(space_name: str) -> None:
+    """Of three architectures medians over up to 60 steps of each precision, in turns, for up to 12 seconds."""
+    space = registry.make("space", space_name, given={})
+    rng = np.random.default_rng(1)
+    for arch in [space.sample(rng) for _ in range(3)]:
+        work = {}
+        for precision in ("fp32", "bf16"):
+            evaluator = Train(space, data="digits", device="cpu", precision=precision)
+            evaluator.prepare()
+            work[precision] = evaluator.training(evaluator.build(arch, 0), evaluator.recipe, 0).forever()
+            next(work[precision])
+        taken: dict[str, list[float]] = {"fp32": [], "bf16": []}
+        end = time.monotonic() + 12
+        while len(taken["fp32"]) < 60 and time.monotonic() < end:
+            for precision, seconds in taken.items():
+                start = time.perf_counter()
+                next(work[precision])
+                seconds.append(time.perf_counter() - start)
+        full, half = (statistics.median(seconds) for seconds in taken.values())
+        print(f"{space_name} {arch.key}: fp32 {1000 * full:.0f} ms, bf16 {1000 * half:.0f} ms, {full / half:.2f}")
 
 
 def trained(evaluator: Train, arch: Arch, seed: int) -> tuple[float, float]:

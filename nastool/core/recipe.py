@@ -206,7 +206,7 @@ class Recipe:
         part: from, to: these epochs are that part of a longer training, whose schedule it is.
         """
         begin, end = part
-        total = self.epochs * steps_per_epoch / (end - begin)
+        total = round(self.epochs * steps_per_epoch / (end - begin), 6)  # what it is but for rounding
         step += round(begin * total)
         warmup = min(self.warmup_epochs * steps_per_epoch, total / 2)
         if step < warmup:

@@ -30,22 +30,16 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """On a CPU in channels_last, training a kernel 5 or 7 wide takes a half to a sixth of `nn.Conv2d`'s time.
 
-        That is so in float32 and bfloat16; with dilation, a stride, or an image smaller than the kernel it runs in
-        float32 on a CPU. The same function and gradients, up to the order of summation.
+        That is so in float32 and bfloat16. The same function and gradients, up to the order of summation.
         """
         weight: Tensor = self.weight
-        rounds = torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and x.dtype != torch.float64
-        if rounds and (self.dilation != (1, 1) or self.stride != (1, 1) or min(x.shape[2:]) < max(self.kernel_size)):
-            # oneDNN's gradient of the weight in bfloat16 is garbage with dilation (torch 2.14, 32x32, stride 1), and
-            # takes 4 to 70 times as long as in float32 with a stride (AVX512_BF16), 3 to 5 times on small images.
-            with torch.autocast("cpu", enabled=False):
-                exact: Tensor = self._conv_forward(x.float(), weight.float(), None)
-                return exact.to(torch.get_autocast_dtype("cpu"))
+        rounds = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
         fast = (
             self.kernel_size in ((5, 5), (7, 7))
             and self.stride == self.dilation == (1, 1)
             and self.in_channels > 1
             and x.device.type == "cpu"
+            and not (rounds and min(x.shape[2:]) < max(self.kernel_size))
             and x.shape[3] % 2 == 0
             and x.is_contiguous(memory_format=torch.channels_last)
             and torch.is_grad_enabled()

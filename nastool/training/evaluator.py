@@ -8,7 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -346,9 +346,9 @@ class TrainingEvaluator(Evaluator):
             yield
 
     def autocast(self) -> AbstractContextManager[object]:
-        import torch
+        from nastool.nets import precision
 
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+        return precision.autocast(self.device.type) if self.bf16 else nullcontext()
 
     def cudnn(self) -> AbstractContextManager[object]:
         """cuDNN's deterministic algorithms, chosen by rule and not by timing; TF32 only where it is wanted."""

@@ -65,36 +65,3 @@ def test_autocast_decides_on_the_type() -> None:
     out.float().sum().backward()
     assert module.weight.grad is not None
     assert module.weight.grad.dtype == torch.float32
-
-
-@pytest.mark.parametrize("dilation", [1, 2])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel", [3, 5, 7])
-def test_gradients_in_bfloat16(kernel: int, stride: int, dilation: int) -> None:
-    """Those of oneDNN are garbage for dilation 2, often 1e30 times too large."""
-    generator = torch.Generator().manual_seed(0)
-    for channels in (2, 3, 4, 8, 16):
-        module = DepthwiseConv2d(channels, kernel, stride, dilation).to(memory_format=torch.channels_last)
-        x = torch.randn(4, channels, 32, 32, generator=generator).contiguous(memory_format=torch.channels_last)
-        gradients: list[Tensor] = []
-        for bf16 in (False, True):
-            module.weight.grad = None
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                out = module(x.bfloat16().float())
-            assert out.dtype == (torch.bfloat16 if bf16 else torch.float32)
-            factors = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
-            (out.float() * factors).sum().backward()
-            assert module.weight.grad is not None
-            gradients.append(module.weight.grad)
-        exact, rounded = gradients
-        assert (rounded - exact).abs().max() < 0.02 * exact.abs().max()
-
-
-@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 2, 8), (5, 2, 8), (5, 1, 4), (7, 1, 4)])
-def test_what_is_slow_in_bfloat16_is_computed_in_float32(kernel: int, stride: int, size: int) -> None:
-    """oneDNN's gradient with a stride takes up to 70 times as long in bfloat16."""
-    module = DepthwiseConv2d(4, kernel, stride).to(memory_format=torch.channels_last)
-    x = torch.randn(2, 4, size, size).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = module(x)
-    assert torch.equal(out, module(x).bfloat16())
