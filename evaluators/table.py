@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from hashlib import blake2s
 
@@ -20,7 +20,7 @@ from nastool.core.evaluator import Evaluator, Report
 from nastool.core.files import Limit, path_of
 from nastool.core.space import SearchSpace
 from nastool.core.tables import Field, Tabular, discover, network_facts, read_columns, training_seconds
-from nastool.core.values import Evaluation, Proposal, Scalar
+from nastool.core.values import Arch, Evaluation, Proposal, Scalar
 
 _NOISE = 0x6E6F697365
 """Keeps the draws of a table's noise apart from a strategy's own, which may have the same seed."""
@@ -210,7 +210,7 @@ class Table(Evaluator):
     # --- evaluating
 
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
-        row = self._row(proposal)
+        row = self._row(proposal.arch)
         value = self._look_up(row, seed)
         if self._noise is not None:
             value += float(self._noise[row])
@@ -241,15 +241,24 @@ class Table(Evaluator):
 
     def true_value(self, proposal: Proposal) -> float:
         """`true_values` of that architecture."""
-        return float(self.true_values[self._row(proposal)])
+        return float(self.true_values[self._row(proposal.arch)])
 
-    def _row(self, proposal: Proposal) -> int:
-        row = self._rows.get(np.array(proposal.arch.choices, dtype=self._choices.dtype).tobytes())
+    def _row(self, arch: Arch) -> int:
+        row = self._rows.get(np.array(arch.choices, dtype=self._choices.dtype).tobytes())
         if row is None:
-            row = self._forms.get(self.space.canonical(proposal.arch))
+            row = self._forms.get(self.space.canonical(arch))
         if row is None:
-            raise TrialFailed(f"the table has no architecture {proposal.arch.choices}")
+            raise TrialFailed(f"the table has no architecture {arch.choices}")
         return row
+
+    @property
+    def known_costs(self) -> frozenset[str]:
+        return frozenset(self._facts)
+
+    def costs_of(self, arch: Arch, names: Collection[str]) -> Mapping[str, float]:
+        row = self._row(arch)
+        values = ((name, float(self._facts[name][row])) for name in names if name in self._facts)
+        return {name: int(value) if value.is_integer() else value for name, value in values if math.isfinite(value)}
 
     def _look_up(self, row: int, seed: int) -> float:
         if self.label == "mean":

@@ -157,22 +157,17 @@ def _unicode_or_ascii() -> tuple[str, bool]:
 
 def _count(document: ArchDocument, given: dict[str, Any]) -> dict[str, Any]:
     """Parameters and FLOPs of the network for a task."""
-    import torch
-
     from nastool.core import options
     from nastool.engine import sources
-    from nastool.nets import networks
+    from nastool.nets.costs import NetworkCosts
 
     task, scale = sources.built_for(document, given["shape"], given["classes"], given["scale"])
     space = document.space
-    with torch.device("meta"):
-        network = networks.build(space, document.arch, task, scale)
     return {
         "input": given["shape"],
         "classes": given["classes"],
         "scale": {name: getattr(scale, name) for name in options.of(space.Scale)},
-        "params": networks.count_params(network),
-        "flops": networks.count_flops(network, task),
+        **NetworkCosts(space, task, scale).of(document.arch, ("params", "flops")),
     }
 
 

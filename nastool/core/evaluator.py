@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from nastool.core.space import SearchSpace
-from nastool.core.values import Evaluation, Proposal, Scalar
+from nastool.core.values import Arch, Evaluation, Proposal, Scalar
 
 Report = Callable[[int, Mapping[str, float]], None]
 """report(step, metrics): an intermediate measurement of the running trial; step counts from 1."""
@@ -111,6 +111,23 @@ class Scaled(Protocol):
 
     scale: Any
     """The instance of the space's Scale that they are built with; travels with every result."""
+
+
+@runtime_checkable
+class Costing(Protocol):
+    """An evaluator that knows what an architecture costs before it measures it, such as a table.
+
+    Of one that is `Scaled`, and has its `task` once prepared, the rest is known, too: from the networks it builds.
+    """
+
+    @property
+    def known_costs(self) -> frozenset[str]:
+        """Names of what it knows, such as params; of one that is `inline`, once prepared."""
+        ...
+
+    def costs_of(self, arch: Arch, names: Collection[str]) -> Mapping[str, float]:
+        """Those of these names that it knows, of one architecture. Once prepared."""
+        ...
 
 
 @runtime_checkable

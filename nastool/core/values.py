@@ -32,6 +32,7 @@ METRICS: Mapping[str, Goal] = {
     "latency_ms": "min",
     "params": "min",  # count
     "flops": "min",  # 2 x multiply-adds
+    "memory_mb": "min",  # 10^6 bytes, of one example's forward pass
     "seconds": "min",
 }
 """Metric names with a fixed unit and the direction in which each is better."""

@@ -7,11 +7,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nastool.core import registry
 from nastool.core.archfile import ArchDocument
+from nastool.core.costs import Costs
 from nastool.core.errors import InputError, Stopped, hint, short
 from nastool.core.evaluator import Evaluator, Scaled, settled_options
 from nastool.core.strategy import Strategy
@@ -19,6 +21,7 @@ from nastool.core.values import Objective, Scalar, Trial
 from nastool.core.yaml_files import read_yaml
 from nastool.engine import results
 from nastool.engine.config import RunConfig, RunFolder, differences, said
+from nastool.engine.costs import costs_of, known
 from nastool.engine.events import Interrupted, Listener, Note, TrialFinished, TrialsBegun, TrialsEnded, Waiting
 from nastool.engine.executors.base import Executor, Setting
 from nastool.engine.executors.jobs import EvaluatorSpec, Reported
@@ -132,6 +135,8 @@ class Run:
             stop=self.watch.stop,
             watch=watch,
         )
+        search.costs = self._costs(search)
+        search.measured = [name for name in (search.objective.metric,) if name in search.costs.names]
         tell(TrialsBegun(search, noun, then))
         try:
             search.restore()
@@ -142,6 +147,12 @@ class Run:
         finally:
             tell(TrialsEnded())
         return search
+
+    def _costs(self, search: Search) -> Costs:
+        """Return what architectures cost by the run's evaluator, which is here or an executor's."""
+        find = partial(costs_of, self.evaluator) if self.evaluator.inline else search.cost
+        at_hand = self.evaluator.inline and not isinstance(self.evaluator, Scaled)
+        return Costs(find, known(self.evaluator), at_hand=at_hand)
 
     def finish(self, trials: int, document: Mapping[str, object], **facts: object) -> None:
         """Keep the result of so many trials, so that it is not made again."""
@@ -281,9 +292,9 @@ def _create(
         objective = Objective.parse(str(config.objective or evaluator.objective))
     except ValueError as error:
         raise InputError(str(error) if config.objective else f"{who}: {error}") from None
-    known = evaluator.metrics | {"seconds"}
-    if evaluator.metrics and objective.metric not in known:
-        near = hint(objective.metric, sorted(known))
+    metrics = evaluator.metrics | known(evaluator) | {"seconds"}
+    if evaluator.metrics and objective.metric not in metrics:
+        near = hint(objective.metric, sorted(metrics))
         raise InputError(f"{who} gives no metric {objective.metric!r}; {near}")
     folder.clear()
     folder.describe(config, objective, facts, options)

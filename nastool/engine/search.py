@@ -6,14 +6,16 @@ import heapq
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2s
 from pathlib import Path
+from typing import Any
 
 from nastool.core import registry
+from nastool.core.costs import NOTE, Costs
 from nastool.core.errors import Fault, InputError, InvalidArchError, NastoolError, one_line, short
 from nastool.core.strategy import Strategy, snapshots, wanted
-from nastool.core.values import Evaluation, Objective, Proposal, Silence, Trial
+from nastool.core.values import Arch, Evaluation, Objective, Proposal, Silence, Trial
 from nastool.engine.executors.base import Drive, Executor, carry_out
 from nastool.engine.executors.jobs import OUTSIDE, Finished, Job, Reported
 from nastool.engine.store import Store
@@ -39,6 +41,8 @@ class Search:
     max_failures: give up after so many failed trials in a row.
     seeds: of each trial, at least `trials` of them; None: they follow from `seed`.
     stop: asked between events; True ends the search after the running trials.
+    costs: what architectures cost; None: nothing is known before they are measured.
+    measured: names of costs that become metrics of every trial.
     watch: told of every report and every finished trial and, at least every WAIT_SECONDS, of None; for displays.
     """
 
@@ -55,6 +59,8 @@ class Search:
     max_failures: int = 10
     evaluator: str = "the evaluator"
     seeds: Sequence[int] | None = None
+    costs: Costs | None = None
+    measured: Sequence[str] = ()
     stop: Callable[[], bool] = lambda: False
     watch: Callable[[Search, Reported | Trial | None], None] = lambda search, event: None
 
@@ -113,6 +119,7 @@ class Search:
         self.store.begin()
         try:
             self._check(proposal)
+            trial = replace(trial, proposal=self._with_costs(proposal))
             self.store.add(trial)
         except (AttributeError, TypeError, ValueError) as error:
             self.store.rollback()
@@ -138,6 +145,18 @@ class Search:
                 raise InvalidArchError(f"choices are {short(proposal.arch.choices)}")
         except InvalidArchError as error:
             raise ValueError(f"no member of {registry.whose(type(self.strategy.space))}: {error}") from None
+
+    def _with_costs(self, proposal: Proposal) -> Proposal:
+        """The proposal, with what its architecture costs among its notes, where that is wanted."""
+        if self.costs is None or not self.measured:
+            return proposal
+        found = dict(self.costs.of(proposal.arch, self.measured))
+        return replace(proposal, notes={**proposal.notes, NOTE: found})
+
+    def cost(self, arch: Arch, names: Sequence[str], threads: int = 1) -> Mapping[str, float]:
+        """What the executor's evaluator says of an architecture, as of `engine.costs`; nothing where that failed."""
+        job = Job(OUTSIDE, Proposal(arch), 0, "costs", costs=tuple(names), threads=threads)
+        return self._drive.aside(job).tested or {}
 
     def _keep_silent(self) -> None:
         """Store which trials make no progress, where that has changed."""
@@ -185,6 +204,7 @@ class Search:
         if event.bug and self.failed == self.finished:  # why should the next fare better?
             raise NastoolError(error or "no result")
         if evaluation is not None:
+            evaluation = self._with_known(job.proposal, evaluation)
             if not self.finished and self.objective.metric not in evaluation.all_metrics:
                 raise InputError(
                     f"{self.evaluator} gives no {self.objective.metric!r} to optimise, only "
@@ -202,6 +222,12 @@ class Search:
                 self._dropped.append(evaluation.checkpoint)
         self._dropped.append(checkpoints.name_of(job.trial_id))  # a worker may have died after it wrote one
         return Trial(job.trial_id, job.proposal, "failed", error=error or "no result")
+
+    def _with_known(self, proposal: Proposal, evaluation: Evaluation) -> Evaluation:
+        """The evaluation, with what was known of the architecture before."""
+        found: Any = proposal.notes.get(NOTE) or {}
+        known = {name: found[name] for name in self.measured if name in found and name not in evaluation.metrics}
+        return replace(evaluation, metrics={**evaluation.metrics, **known}) if known else evaluation
 
     def _count(self, trial: Trial, fault: Fault | None = None) -> None:
         self.finished += 1
@@ -262,6 +288,8 @@ class Search:
         self._restore_strategy(trials)
         for trial in trials:
             self.asked += 1
+            if self.costs is not None and isinstance(found := trial.proposal.notes.get(NOTE), Mapping):
+                self.costs.remember(trial.proposal.arch, found)
             if trial.state == "running":
                 self._unfinished.append(self._job(trial))
                 continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ Selection = Arch | Choice
 
 MOST_CASES = 4096
 """So many combinations of soft choices a rule may depend on."""
+MOST_KNOWN = 100_000
+"""So many operations on shapes are remembered."""
 
 
 class OneOf(nn.Module):
@@ -273,7 +275,14 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub
-    """Counts what is computed meanwhile. torch's FlopCounterMode imports its compiler, which takes as long as torch."""
+    """Counts what is computed meanwhile. torch's FlopCounterMode imports its compiler, which takes as long as torch.
+
+    What an operation makes of shapes alone, on the meta device, is worked out once and remembered: torch takes up to
+    milliseconds, for batch normalisation say.
+    """
+
+    _known: ClassVar[dict[object, tuple[int, list[tuple[Any, ...]], bool]]] = {}
+    """Operation and arguments -> FLOPs, and size, strides and type of the result, or of each of several."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's stub
@@ -285,10 +294,40 @@ class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        key: object = None
+        try:
+            key = func, *map(_shaped, args), *((name, _shaped(value)) for name, value in kwargs.items())
+            known = self._known.get(key)
+        except TypeError:  # there are data, or something that is no key
+            known = None
+        if known is not None:
+            flops, outputs, several = known
+            self.total += flops
+            made = [torch.empty_strided(size, stride, dtype=dtype, device="meta") for size, stride, dtype in outputs]
+            return tuple(made) if several else made[0]
         found = func(*args, **kwargs)
-        if (formula := flop_registry.get(func.overloadpacket)) is not None:
-            self.total += int(formula(*args, **kwargs, out_val=found))
+        formula = flop_registry.get(func.overloadpacket)
+        flops = 0 if formula is None else int(formula(*args, **kwargs, out_val=found))
+        self.total += flops
+        results = found if isinstance(found, tuple) else (found,)
+        fresh = not any(each.alias_info for each in (*func._schema.arguments, *func._schema.returns))
+        if key is not None and fresh and all(isinstance(each, Tensor) and each.is_meta for each in results):
+            if len(self._known) > MOST_KNOWN:
+                self._known.clear()
+            outputs = [(each.size(), each.stride(), each.dtype) for each in results]
+            self._known[key] = flops, outputs, isinstance(found, tuple)
         return found
+
+
+def _shaped(value: Any) -> object:
+    """What an operation on the meta device sees of an argument. TypeError: it has data."""
+    if isinstance(value, Tensor):
+        if not value.is_meta:
+            raise TypeError
+        return value.size(), value.stride(), value.dtype
+    if isinstance(value, list | tuple):
+        return tuple(map(_shaped, value))
+    return value.__class__, value
 
 
 def example(network: nn.Module, task: Task, n: int) -> tuple[Tensor, ...]:

@@ -65,6 +65,24 @@ class ExecutorContract:
         assert carry_out(executor, nonsense).error
         assert carry_out(executor, job).evaluation is not None
 
+    def test_a_job_aside_comes_back_before_others(self, spec: EvaluatorSpec, executor: Executor) -> None:
+        """While the next is asked for, and what happens meanwhile is not lost."""
+        numbers = iter(range(5))
+        found: list[int] = []
+
+        def source() -> Job | None:
+            number = next(numbers, None)
+            if number is None:
+                return None
+            beside = drive.aside(self._job(spec, 100 + number))
+            assert beside.job.trial_id == 100 + number and beside.evaluation is not None
+            return self._job(spec, number)
+
+        drive = Drive(executor, source)
+        for event in drive:
+            found += [event.job.trial_id] if isinstance(event, Finished) else []
+        assert sorted(found) == [0, 1, 2, 3, 4]
+
     def test_can_be_closed_and_used_again(self, spec: EvaluatorSpec, executor: Executor) -> None:
         first = carry_out(executor, self._job(spec, 0)).evaluation
         executor.close()

@@ -18,6 +18,7 @@ from nastool.core.errors import InputError, InvalidArchError
 from nastool.core.space import SearchSpace, mutate_each
 from nastool.core.values import Arch
 from nastool.nets import networks
+from nastool.nets.costs import NetworkCosts
 from nastool.nets.inheritance import Growing, inherited
 from nastool.tasks.images.task import ImageTask
 
@@ -212,6 +213,22 @@ class SpaceContract:
                 torch.testing.assert_close(child(images), supernet(images), rtol=1e-9, atol=1e-9)
             shared = {p.data_ptr() for p in supernet.parameters()}
             assert all(state[name].data_ptr() in shared for name, _ in child.named_parameters())
+
+    def test_costs_are_known_without_each_network(
+        self, space: SearchSpace, archs: list[Arch], small_scale: object
+    ) -> None:
+        """Counted in the supernet, where there is one, they are those of the network itself."""
+        found = NetworkCosts(space, TASK, small_scale)
+        for arch in archs[:8]:
+            with torch.device("meta"):
+                network = networks.build(space, arch, TASK, small_scale)
+            alone = NetworkCosts(space, TASK, small_scale).of(arch, ("params", "flops", "memory_mb"))
+            assert found.of(arch, ("params", "flops", "memory_mb")) == alone
+            assert (alone["params"], alone["flops"]) == (
+                networks.count_params(network),
+                networks.count_flops(network, TASK),
+            )
+        assert (found._supernet is not None) == ("supernet" in space.provides)
 
     def test_flops_and_params_grow_with_channels(
         self, space: SearchSpace, archs: list[Arch], small_scale: object

@@ -147,9 +147,9 @@ class Drive:
                 if job is None:
                     break
                 executor.submit(job)
-            if not executor.busy:
+            if not executor.busy and not self.pending:
                 return
-            self.pending = executor.wait(WAIT_SECONDS)
+            self.pending += executor.wait(0 if self.pending else WAIT_SECONDS)
             if not self.pending:
                 yield None
             while self.pending:
@@ -163,6 +163,26 @@ class Drive:
                         executor.submit(next_try)
                         continue
                 yield event
+
+    def aside(self, job: Job) -> Finished:
+        """Return what becomes of a job that is carried out while the source is asked, and so there is room for it.
+
+        What happens meanwhile to others is yielded afterwards.
+
+        Raises:
+            InputError: Nothing can go on before something else than a trial is mended.
+        """
+        self.executor.submit(job)
+        while True:
+            for event in self.executor.wait(WAIT_SECONDS):
+                if not isinstance(event, Finished) or event.job.trial_id != job.trial_id:
+                    self.pending.append(event)
+                elif event.fatal:
+                    raise InputError(event.error or "no result")
+                elif (next_try := again(event)) is not None:
+                    self.executor.submit(next_try)
+                else:
+                    return event
 
 
 def carry_out(executor: Executor, job: Job) -> Finished:

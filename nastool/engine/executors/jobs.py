@@ -13,6 +13,7 @@ from nastool.core import options, registry
 from nastool.core.errors import CannotGoOn, Fault, InputError, NastoolError, TrialFailed, fault_of, one_line, short
 from nastool.core.evaluator import Ensembling, Splitting
 from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef
+from nastool.engine.costs import costs_of
 from nastool.nets import checkpoints
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class EvaluatorSpec:
 class Job:
     """task: "evaluate" measures the proposal, "test" tests what `evaluation` measured before, "both" does both.
 
-    "ensemble" measures members together.
+    "ensemble" measures members together. "costs" finds what the architecture costs, by the names of `costs`, with so
+    many CPU threads for a latency.
     What it learnt from earlier tries, see `again`: deaths: how many of them ended with their worker. alone: with
     nothing else on the same GPU (of workers without one: nothing else at all). micro_batches: into how many parts each
     batch is split. shunned: the GPU that failed under it.
@@ -62,13 +64,15 @@ class Job:
     trial_id: int
     proposal: Proposal
     seed: int
-    task: Literal["evaluate", "test", "both", "ensemble"] = "evaluate"
+    task: Literal["evaluate", "test", "both", "ensemble", "costs"] = "evaluate"
     evaluation: Evaluation | None = None
     members: tuple[tuple[Proposal, Evaluation], ...] = ()
     deaths: int = 0
     alone: bool = False
     micro_batches: int = 1
     shunned: str | None = None
+    costs: tuple[str, ...] = ()
+    threads: int = 1
 
     def __str__(self) -> str:
         return f"trial {self.trial_id}" if self.trial_id < OUTSIDE else f"architecture {self.proposal.arch.key}"
@@ -136,6 +140,8 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
     if hasattr(evaluator, "micro_batches"):  # as of `Splitting`, of which `isinstance` takes long
         evaluator.micro_batches = job.micro_batches
     try:
+        if job.task == "costs":
+            return Finished(job, tested=plain(costs_of(evaluator, job.proposal.arch, job.costs, job.threads)))
         if job.task == "ensemble":
             assert isinstance(evaluator, Ensembling)
             return Finished(job, tested=plain(evaluator.ensemble(job.members)))

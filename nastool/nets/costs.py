@@ -1,0 +1,204 @@
+"""What a network costs: parameters, FLOPs, latency and memory of one example, before it is trained."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Collection
+from statistics import quantiles
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nastool.core.costs import SPREAD
+from nastool.core.values import Arch
+from nastool.nets import networks
+
+if TYPE_CHECKING:
+    from nastool.core.space import SearchSpace
+    from nastool.core.task import Task
+
+WARM = 3
+"""Runs before the latency is measured."""
+RUNS = (9, 60)
+"""Fewest and most runs of which the latency is the median; no more once they took SECONDS."""
+SECONDS = 0.1
+COMPARED = 3
+"""Architectures whose counts a supernet has to give as their own networks do, before it is believed."""
+
+
+class NetworkCosts:
+    """Costs of a space's networks for a task, at a scale, in fp32 and evaluation mode, of one example.
+
+    - params: trainable parameters, without what only training needs, such as an auxiliary head.
+    - flops: 2 x the multiply-adds of convolutions and linear layers.
+    - memory_mb: most memory that the forward pass needs at a time, in 10^6 bytes: all parameters and buffers, and the
+      tensors that are alive together, the input included. What a kernel needs while it runs (cuDNN's workspaces, say)
+      is not in it, nor what the device takes for itself.
+    - latency_ms: wall time of a forward pass on the device, the median of 9 to 60 runs after 3 others, on the CPU with
+      so many threads; latency_spread_ms: between its quartiles.
+
+    All but the latency are found on the meta device, which computes nothing; networks that cannot run there run on the
+    CPU. Where the space has a supernet, it is built once instead of each network, as that takes longest.
+    """
+
+    def __init__(self, space: SearchSpace, task: Task, scale: Any, device: Any = "cpu", threads: int = 1) -> None:
+        """Nothing is built yet. device, threads: of the latency."""
+        self.space = space
+        self.task = task
+        self.scale = scale
+        self.device = torch.device(device)
+        self.threads = threads
+        self._supernet: networks.Supernet | None = None
+        self._own: dict[int, tuple[int, int]] = {}
+        """Of each module of the supernet, by id: number of its own parameters, bytes with its buffers."""
+        self._before: dict[Arch, dict[str, float]] | None = {} if "supernet" in space.provides else None
+        """What the first architectures cost, to be compared; None: there is no supernet to be believed."""
+
+    def of(self, arch: Arch, names: Collection[str]) -> dict[str, float]:
+        """The costs of these names, of those above; with the latency its spread."""
+        found: dict[str, float] = {}
+        if not {"params", "flops", "memory_mb"}.isdisjoint(names):
+            found = self._counted(arch, names)
+        if "latency_ms" in names:
+            found["latency_ms"], found[SPREAD] = self.latency(arch)
+        return found
+
+    # --- counts
+
+    def _counted(self, arch: Arch, names: Collection[str]) -> dict[str, float]:
+        if self._before is not None and len(self._before) == COMPARED:
+            self._begin_sharing(self._before)
+        if self._supernet is not None:
+            return self._in_supernet(arch, names)
+        try:
+            with torch.device("meta"):
+                network = networks.build(self.space, arch, self.task, self.scale)
+            found = self._run(network, names)
+        except (NotImplementedError, RuntimeError):  # it looks at values, say
+            with torch.random.fork_rng(devices=[]):
+                found = self._run(networks.build(self.space, arch, self.task, self.scale), names)
+        if self._before is not None:
+            self._before[arch] = found
+        return found
+
+    def _run(self, network: nn.Module, names: Collection[str]) -> dict[str, float]:
+        network.eval()
+        own = [_own(module) for module in network.modules() if not getattr(module, "training_only", False)]
+        return self._forward(network, networks.count_params(network), sum(size for _, size in own), names)
+
+    def _forward(self, network: nn.Module, params: int, size: int, names: Collection[str]) -> dict[str, float]:
+        """network: in evaluation mode. params, size: number of its parameters, bytes with its buffers."""
+        found: dict[str, float] = {"params": params}
+        if {"flops", "memory_mb"}.isdisjoint(names):
+            return found
+        inputs = networks.example(network, self.task, 1)
+        flops, live = networks.Flops(), _Live(inputs) if "memory_mb" in names else None
+        with torch.no_grad(), flops:
+            if live is None:
+                network(*inputs)
+            else:
+                with live:
+                    network(*inputs)
+                found["memory_mb"] = (size + live.most) / 1e6
+        found["flops"] = flops.total
+        return found
+
+    def _begin_sharing(self, before: dict[Arch, dict[str, float]]) -> None:
+        """Build the supernet, if it gives what the networks gave."""
+        self._before = None
+        try:
+            with torch.device("meta"):
+                supernet = networks.Supernet(self.space, self.task, self.scale).eval()
+            self._own = {
+                id(module): _own(module) for module in supernet.modules() if not getattr(module, "training_only", False)
+            }
+            self._supernet = supernet
+            if all(self._in_supernet(arch, found) == found for arch, found in before.items()):
+                return
+        except (NotImplementedError, RuntimeError, ValueError):
+            pass
+        self._supernet = None
+
+    def _in_supernet(self, arch: Arch, names: Collection[str]) -> dict[str, float]:
+        assert self._supernet is not None
+        self._supernet.select(arch)
+        own = [self._own[id(each)] for each in networks.active_modules(self._supernet) if id(each) in self._own]
+        return self._forward(self._supernet, sum(n for n, _ in own), sum(size for _, size in own), names)
+
+    # --- latency
+
+    def latency(self, arch: Arch) -> tuple[float, float]:
+        """Median and spread between the quartiles, ms."""
+        with torch.random.fork_rng(devices=[]):
+            network = networks.build(self.space, arch, self.task, self.scale).to(self.device).eval()
+        inputs = networks.example(network, self.task, 1)
+        before, taken = torch.get_num_threads(), list[float]()
+        if self.device.type == "cpu" and before != self.threads:
+            torch.set_num_threads(self.threads)
+        try:
+            with torch.inference_mode():
+                for number in range(WARM + RUNS[1]):
+                    self._wait()
+                    start = time.perf_counter()
+                    network(*inputs)
+                    self._wait()
+                    if number >= WARM:
+                        taken.append(1000 * (time.perf_counter() - start))
+                    if len(taken) >= RUNS[0] and sum(taken) > 1000 * SECONDS:
+                        break
+        finally:
+            if torch.get_num_threads() != before:
+                torch.set_num_threads(before)
+        low, median, high = quantiles(taken, n=4)
+        return median, high - low
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _own(module: nn.Module) -> tuple[int, int]:
+    """Number of a module's own trainable parameters, and bytes of all its parameters and buffers."""
+    parameters = [each for each in module._parameters.values() if each is not None]
+    buffers = [each for each in module._buffers.values() if each is not None]
+    size = sum(each.numel() * each.element_size() for each in (*parameters, *buffers))
+    return sum(each.numel() for each in parameters if each.requires_grad), size
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub
+    """Most bytes of tensors that are alive together, of those made meanwhile and the inputs."""
+
+    def __init__(self, inputs: tuple[Tensor, ...]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's stub
+        self.most = self._now = 0
+        self._there: set[int] = set()
+        self._take(inputs)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here
+
+    def _take(self, tensors: object) -> None:
+        for tensor in tree_leaves(tensors):
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            if (key := storage._cdata) not in self._there:
+                self._there.add(key)
+                self._now += storage.nbytes()
+                weakref.finalize(storage, self._gone, key, storage.nbytes())
+        self.most = max(self.most, self._now)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._there.discard(key)
+        self._now -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if not any(each.alias_info for each in func._schema.returns):  # else it is a view of what is there
+            self._take(found)
+        return found
