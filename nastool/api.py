@@ -15,7 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from nastool.core import invocation
+from nastool.core import invocation, plugin_files
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, RunInterrupted, Stopped, hint, short
 from nastool.core.errors import NastoolError as NastoolError
@@ -55,6 +55,10 @@ def _taking(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P,
     def decorate(function: Callable[[O], R]) -> Callable[P, R]:
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            values = [*args, *kwargs.values()]
+            plugin_files.trust(
+                *values, *(each for value in values if isinstance(value, dict) for each in value.values())
+            )
             return function(options(*args, **kwargs))
 
         kind: Any = options
@@ -253,6 +257,7 @@ def export(
         raise InputError("--raw is for networks: weights are none, leave it out")
     name = f"model{exports.SUFFIXES[to]}"
     path = target(os.fspath(name if out is None else out), name, force)
+    plugin_files.trust(space)
     given = "-" if isinstance(model, ArchDocument) else arguments.word(model)
     if given.endswith(".safetensors") and trial is None:
         trained = models.load(given)
@@ -339,6 +344,7 @@ def show(
     """
     from nastool import drawing
 
+    plugin_files.trust(space)
     document = sources.only_architecture(arguments.word(architecture), space, Given(trial))
     forms = ("text", "svg", "dot", "png")
     if to not in forms:

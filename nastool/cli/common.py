@@ -57,6 +57,10 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
+        sources = click.core.ParameterSource
+        for name, value in ctx.params.items():
+            if ctx.get_parameter_source(name) in (sources.COMMANDLINE, sources.ENVIRONMENT):
+                _trust(value)
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -70,6 +74,15 @@ class Command(click.Command):
         debug = click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
         params = super().get_params(ctx)
         return [*params[:-1], debug, params[-1]]  # before --help
+
+
+def _trust(value: object) -> None:
+    """Let files be executed that are named on the command line, `--space my.py:Net` or `-E data=my.py:Signals`."""
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str) and ":" in text:
+            from nastool.core import plugin_files
+
+            plugin_files.trust(text, text.partition("=")[2])
 
 
 def network_options(what_for: str) -> Callable[[F], F]:

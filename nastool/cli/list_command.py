@@ -75,12 +75,19 @@ def _asked(words: Sequence[str]) -> list[tuple[str, list[str]]]:
         else:
             kind, names = asked[-1]
             known = names_of(kind)
-            if word not in known:
+            if word not in known and not _in_file(kind, word):
                 near = hint(word, [*known, *KINDS])
                 what = SINGULAR.get(kind, {"recipes": "recipe", "data": "data set"}.get(kind, "published architecture"))
                 raise InputError(f"no {what} {word!r}; {near if near.startswith('did') else hint(word, known)}")
             names.append(word)
     return asked or [(kind, []) for kind in KINDS]
+
+
+def _in_file(kind: str, word: str) -> bool:
+    """Whether a word is the name of a plugin in a file."""
+    from nastool.core import registry
+
+    return kind in SINGULAR and ":" in word and registry.is_known(SINGULAR[kind], word)
 
 
 def names_of(kind: str) -> list[str]:
@@ -126,7 +133,8 @@ def plugin_entry(kind: registry.Kind, name: str) -> Entry:
     """Everything known of a strategy, a space, an evaluator or a logger."""
     from nastool.core import registry
 
-    return {"kind": kind, "name": name, **_details(kind, name), "package": registry.plugins(kind)[name].owner}
+    package = plugin.owner if (plugin := registry.plugins(kind).get(name)) else "nastool"
+    return {"kind": kind, "name": name, **_details(kind, name), "package": package}
 
 
 def _details(kind: registry.Kind, name: str) -> Entry:

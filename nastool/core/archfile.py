@@ -216,7 +216,7 @@ def _space(value: object) -> SearchSpace:
     options = value.get("options", {})
     if not isinstance(options, dict) or any(isinstance(v, dict | list) for v in options.values()):
         raise InvalidArchError("the space's 'options' must be an object of plain values")
-    return _make_space(SpaceRef.of(value["name"], options))
+    return _make_space(SpaceRef.of(registry.load("space", value["name"]).name, options))
 
 
 @lru_cache(maxsize=32)

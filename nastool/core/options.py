@@ -164,6 +164,8 @@ def split(text: str, flag: str) -> tuple[str, dict[str, str]]:
         InputError: It is malformed.
     """
     name, colon, rest = text.partition(":")
+    if "." in name and "=" not in (thing := rest.partition(":"))[0]:  # my.py:Object
+        name, (_, colon, rest) = f"{name}:{thing[0]}", thing
     pairs = re.split(r"(?<!\\),", rest) if colon else []
     if not name.strip() or not all("=" in pair for pair in pairs):
         raise InputError(f"{flag} {short(text)!r}: write {flag} NAME or {flag} NAME:KEY=VALUE,KEY=VALUE")

@@ -1,6 +1,7 @@
-"""Finds plugins of every kind: nastool's own and everybody else's, by the same entry points.
+"""Finds plugins of every kind: nastool's own and everybody else's, by the same entry points, or in a file.
 
-Listing names imports nothing; choosing one imports only that one.
+Listing names imports nothing; choosing one imports only that one. Where a registered name stands, `my.py:Net` and
+`package.module:Net` do, too (`nastool.core.plugin_files`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from nastool.core import options
+from nastool.core import options, plugin_files
 from nastool.core.errors import InputError, hint, one_line, short
 from nastool.core.evaluator import Evaluator
 from nastool.core.logger import Logger
@@ -35,6 +36,8 @@ _GROUP: Mapping[Kind, str] = {
     "logger": "nastool.loggers",
     "executor": "nastool.executors",
 }
+_ADAPTERS = "nastool.adapters"
+"""Group of functions, by kind: of an object in a file and its name they make a class of that kind, or None."""
 _BASE: dict[Kind, type] = {
     "strategy": Strategy,
     "space": SearchSpace,
@@ -52,16 +55,20 @@ def declare(kind: Kind, base: type) -> None:
 
 @dataclass(frozen=True)
 class Plugin:
-    """A registered class, not imported yet."""
+    """A registered class, not imported yet, or one in a file, which is."""
 
     kind: Kind
     name: str
     owner: str
-    """The distribution that registers it."""
+    """The distribution that registers it; "": it is in a file."""
     entry_point: EntryPoint
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.name} of package {self.owner}"
+        return f"{self.kind} {self.name}" + (f" of package {self.owner}" if self.owner else "")
+
+
+_in_files: dict[tuple[Kind, str], tuple[Plugin, type[Any]]] = {}
+"""Those that this process has loaded, by kind and recorded name."""
 
 
 @cache
@@ -80,16 +87,25 @@ def plugins(kind: Kind) -> Mapping[str, Plugin]:
     return dict(sorted(found.items()))
 
 
-@cache
 def load(kind: Kind, name: str) -> type[Any]:
-    """The class registered under a name.
+    """The class of a name: a registered one, or that of an object in a file, such as "my.py:Net".
+
+    The class of an object in a file has as its name what is recorded of it, "my.py:Net@3f2a1b9c", by which it is found
+    again.
 
     Raises:
-        InputError: It is unknown (the message suggests the nearest), or broken.
+        InputError: It is unknown (the message suggests the nearest), broken, or a file that is not to be executed.
     """
+    named = plugin_files.parsed(name)
+    return registered(kind, name) if named is None else _of_file(kind, named)
+
+
+@cache
+def registered(kind: Kind, name: str) -> type[Any]:
+    """`load` of a registered name."""
     known = plugins(kind)
     if name not in known:
-        raise InputError(f"no {kind} {name!r}; {hint(name, known)}")
+        raise InputError(f"no {kind} {name!r}; {hint(name, known)}{_of_no_file(name)}")
     plugin = known[name]
     try:
         cls = plugin.entry_point.load()
@@ -97,16 +113,94 @@ def load(kind: Kind, name: str) -> type[Any]:
         raise InputError(f"{plugin} cannot be imported: {one_line(error)}{_place(error)}") from error
     if not (inspect.isclass(cls) and issubclass(cls, _BASE[kind])):
         raise InputError(f"{plugin} is no subclass of {_BASE[kind].__name__}")
-    if inspect.isabstract(cls):
-        raise InputError(f"{whose(cls)} does not define {', '.join(sorted(getattr(cls, '__abstractmethods__', ())))}")
     if getattr(cls, "name", None) != name:
         raise InputError(f"{whose(cls)} is registered under another name than its own, {getattr(cls, 'name', None)!r}")
+    return _checked(kind, cls)
+
+
+def _of_no_file(name: str) -> str:
+    """The end of a message about a name that may have been meant to be a file's."""
+    return f"; of a file give the object, too: {name}:NAME" if name.endswith(".py") else ""
+
+
+def _of_file(kind: Kind, named: plugin_files.Named) -> type[Any]:
+    found = plugin_files.find(named)
+    name = str(found.named)
+    if (kind, name) in _in_files:
+        return _in_files[kind, name][1]
+    module, thing = plugin_files.load(found)
+    cls: Any = thing
+    if not (inspect.isclass(thing) and issubclass(thing, _BASE[kind])):
+        adapters = [point.load() for point in entry_points(group=_ADAPTERS, name=kind)]
+        cls = next((made for adapt in adapters if (made := adapt(thing, name)) is not None), None)
+        if cls is None:
+            raise InputError(f"{_at(thing, found.path)}: {named.object} is {_instead(kind, thing)}")
+    # a class may be registered as well, or be loaded as it was before
+    same = {key: getattr(cls, key) for key in ("__module__", "__doc__", "__qualname__")}
+    own = type(cls)(cls.__name__, (cls,), {**same, "name": name, **(_reading(cls) if kind == "task" else {})})
+    plugin = Plugin(kind, name, "", EntryPoint(name, f"{module.__name__}:{named.object}", _GROUP[kind]))
+    _in_files[kind, name] = plugin, own
+    try:
+        return _checked(kind, own)
+    except InputError:
+        del _in_files[kind, name]
+        raise
+
+
+def _at(thing: object, path: Path) -> str:
+    """Where an object is defined: "my.py, line 3"."""
+    try:
+        return f"{path.name}, line {inspect.getsourcelines(thing)[1]}"  # type: ignore[arg-type]  # TypeError: others
+    except (OSError, TypeError):
+        return path.name
+
+
+def _instead(kind: Kind, thing: object) -> str:
+    """What kind of thing an object is that is not of the kind that was asked for, and what to do."""
+    if not inspect.isclass(thing):
+        what = "a function" if inspect.isfunction(thing) else f"of type {type(thing).__name__}"
+    elif (other := next((kind for kind, base in _BASE.items() if issubclass(thing, base)), None)) is not None:
+        return f"of kind {other}, no {kind}: give it as the {other}"
+    else:
+        what = "a class of its own"
+    base = _BASE[kind]
+    return f"{what}, no {kind}: derive one from {base.__module__}.{base.__name__}"
+
+
+def _checked(kind: Kind, cls: type[Any]) -> type[Any]:
+    """A plugin's class. InputError: something is missing in it, or of the wrong type."""
+    if inspect.isabstract(cls):
+        raise InputError(f"{whose(cls)} does not define {', '.join(sorted(getattr(cls, '__abstractmethods__', ())))}")
     for declared, default in inspect.getmembers(_BASE[kind], lambda value: isinstance(value, frozenset)):
         value = getattr(cls, declared)
         if value is not default and not isinstance(value, property | cached_property):
             if not isinstance(value, Set) or not all(isinstance(each, str) for each in value):
                 raise InputError(f"{whose(cls)}: {declared} is {short(repr(value))}, not a set of names")
     return cls
+
+
+def is_known(kind: Kind, name: str) -> bool:
+    """Whether this is the name of a plugin: a registered one, or an object's in a file."""
+    return name in plugins(kind) or plugin_files.parsed(name) is not None
+
+
+def resolve(kind: Kind, name: str, given: Mapping[str, object], what: str = "") -> tuple[str, dict[str, object]]:
+    """A plugin's name as it is recorded, and all its options, defaults included.
+
+    Args:
+        kind: Such as "strategy".
+        name: The name that was given.
+        given: Its options, text or values.
+        what: Who has these options, in messages; by default kind and name.
+
+    Raises:
+        InputError: The name, or an option, is none.
+    """
+    cls = load(kind, name)
+    values = options.resolve(what or f"{kind} {name}", cls, given)
+    if kind == "evaluator" and isinstance(data := values.get("data"), str):
+        values["data"] = _recorded(data)
+    return cls.name, values
 
 
 def _place(error: BaseException) -> str:
@@ -137,8 +231,9 @@ def blamed(error: BaseException, *instances: object) -> str:
 
 
 def _others() -> dict[str, Plugin]:
-    """Plugins of other packages, by module and name of their class."""
+    """Plugins of other packages and in files, by module and name of their class."""
     found = [plugin for kind in KINDS for plugin in plugins(kind).values() if plugin.owner != "nastool"]
+    found += [plugin for plugin, _ in _in_files.values()]
     return {plugin.entry_point.value.replace(" ", ""): plugin for plugin in found}
 
 
@@ -196,7 +291,7 @@ def tasks() -> list[type[Task]]:
 
 
 def task_for(data: str) -> type[Task]:
-    """The task that reads a data set.
+    """The task that reads a data set: one of its `datasets`; in a file "my.py:Signals" or "my.py:Signals:waves".
 
     Raises:
         InputError: none does.
@@ -204,7 +299,37 @@ def task_for(data: str) -> type[Task]:
     for task in tasks():
         if task.reads(data):
             return task
-    raise InputError(f"no data set {data!r}; {hint(data, datasets())}")
+    name, _ = plugin_files.split(data)
+    if name is None:
+        raise InputError(f"no data set {data!r}; {hint(data, datasets())}{_of_no_file(data)}")
+    found: type[Task] = load("task", name)
+    return found
+
+
+def _recorded(data: str) -> str:
+    """The name of a data set as it is recorded: with a digest of the file whose task reads it, if it is in one."""
+    if any(task.reads(data) for task in tasks()):
+        return data
+    name, own = plugin_files.split(data)
+    return data if name is None else ":".join(filter(None, [task_for(data).name, own]))
+
+
+def _reading(cls: type[Task]) -> dict[str, Any]:
+    """Methods of a task in a file, whose data sets are named after it: "my.py:Signals:waves"; alone it is the first."""
+
+    def own(data: str) -> str:
+        return plugin_files.split(data)[1] or next(iter(cls.datasets), data)
+
+    def reads(cls: type[Task], data: str) -> bool:
+        return plugin_files.split(data)[0] == cls.name
+
+    def passing(name: str) -> Any:
+        def method(cls: type[Any], data: str, /, **given: Any) -> Any:
+            return getattr(super(_in_files["task", cls.name][1], cls), name)(own(data), **given)
+
+        return classmethod(method)
+
+    return {"reads": classmethod(reads), **{name: passing(name) for name in ("recipe_for", "check", "load")}}
 
 
 def datasets() -> dict[str, str]:

@@ -117,7 +117,7 @@ class Measuring(Options):
 
     Args:
         evaluator_options: Options of the evaluator.
-        data: Data set: a name (`nastool list data`), npz:FILE or folder:DIR.
+        data: Data set: a name (`nastool list data`), npz:FILE, folder:DIR or FILE.py:CLASS.
         data_dir: Folder with the data sets.
         download: Download the data set if it is missing.
         recipe: How to train: a name (`nastool list recipes`) or a file.
@@ -156,11 +156,13 @@ class Searching(Stoppable):
     """What is searched.
 
     Args:
-        strategy: Search strategy (`nastool list strategies`).
+        strategy: Search strategy: a name (`nastool list strategies`) or FILE.py:CLASS.
         strategy_options: Options of the strategy.
-        space: Search space (`nastool list spaces`); by default the strategy's own, or nasbench201.
+        space: Search space: a name (`nastool list spaces`) or FILE.py:CLASS; by default the strategy's own, or
+            nasbench201.
         space_options: Options of the space.
-        evaluator: How architectures are measured (`nastool list evaluators`); by default the strategy's own, or train.
+        evaluator: How architectures are measured: a name (`nastool list evaluators`) or FILE.py:CLASS; by default the
+            strategy's own, or train.
     """
 
     strategy: str = field(default=defaults.STRATEGY, kw_only=False)
@@ -271,7 +273,7 @@ class EvaluateOptions(Measuring):
 
     Args:
         architectures: One, or several.
-        evaluator: How they are measured (`nastool list evaluators`); by default train.
+        evaluator: How they are measured: a name (`nastool list evaluators`) or FILE.py:CLASS; by default train.
         from_checkpoint: Begin with these trained weights instead of from scratch.
         space: Space of architectures in their own string form.
         seeds: One evaluation with each of these seeds.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nastool import __version__
-from nastool.core import folders, invocation, machine, options, registry
+from nastool.core import folders, invocation, machine, plugin_files, registry
 from nastool.core.errors import InputError, short
 from nastool.core.evaluator import Resolving
 from nastool.core.files import is_unfinished, write_atomic
@@ -71,9 +71,7 @@ class RunConfig:
         """Check names, options and whether the three go together; nothing is built or read yet. InputError."""
 
         def plug(kind: registry.Kind, given: tuple[str, Mapping[str, object]]) -> Plugged:
-            name, values = given
-            target = registry.load(kind, name)
-            return Plugged(name, options.resolve(f"{kind} {name}", target, values))
+            return Plugged(*registry.resolve(kind, *given))
 
         if objective is not None:
             try:
@@ -103,7 +101,7 @@ class RunConfig:
         return strategy
 
     def evaluator_spec(self, space: SearchSpace, workdir: Path | None) -> EvaluatorSpec:
-        searches = self.strategy.name if self.strategy.name in registry.plugins("strategy") else None
+        searches = self.strategy.name if registry.is_known("strategy", self.strategy.name) else None
         return EvaluatorSpec(space.ref, self.evaluator.name, self.evaluator.options, workdir, self.seed, searches)
 
     @property
@@ -130,7 +128,8 @@ class RunConfig:
     @property
     def default_folder(self) -> Path:
         """The same command always means the same folder, so that it continues what it began."""
-        return Path("runs") / f"{self.strategy.name}-{self.space.name}-{self.digest}"
+        strategy, space = (plugin_files.plain(each.name) for each in (self.strategy, self.space))
+        return Path("runs") / f"{strategy}-{space}-{self.digest}"
 
     def as_options(self) -> dict[str, object]:
         """As a configuration file's `search` section."""
@@ -329,6 +328,9 @@ def _differing(found: Mapping[str, object], wanted: Mapping[str, object]) -> str
         was, now = found.get(key), wanted.get(key)
         if isinstance(was, Mapping) and isinstance(now, Mapping) and was.get("name") != now.get("name"):
             was, now = was.get("name"), now.get("name")  # options of another plugin tell nothing
+            if plugin_files.is_other_version(now, was):
+                lines.append(f"{now.partition('@')[0]} has changed since, `nastool resume` goes on with it as it was")
+                continue
         lines += differences(was, now, key)
     lines = lines or differences(found, wanted)  # the recipe's file says something else, say
     more = [f"and {len(lines) - MOST_DIFFERENCES} more"] if len(lines) > MOST_DIFFERENCES else []

@@ -159,7 +159,7 @@ class Evaluations:
             self._note_unused({key: value for key, value in taken.items() if key not in {**own, **self.options}})
         if document.extra.get("scale") is not None and "scale" in known:
             own["scale"] = document.extra["scale"]
-        return options.resolve(f"evaluator {self.evaluator}", target, {**own, **self.options})
+        return registry.resolve("evaluator", self.evaluator, {**own, **self.options})[1]
 
     def _note_unused(self, asked: Mapping[str, object]) -> None:
         """A line from elsewhere does not decide what is read, loaded or used on this machine."""
@@ -221,7 +221,7 @@ class Evaluations:
 
 def _data_options(origin: object, target: type[Any]) -> tuple[str, ...]:
     """Which options of the evaluator named origin mean the same to another one."""
-    if not isinstance(origin, str) or origin not in registry.plugins("evaluator"):
+    if not isinstance(origin, str) or not registry.is_known("evaluator", origin):
         return ()
     both = (target, registry.load("evaluator", origin))
     return DATA if all(issubclass(cls, TrainingEvaluator) for cls in both) else ()
@@ -250,7 +250,7 @@ def evaluating(documents: Iterator[ArchDocument], options: EvaluateOptions) -> G
     watch = Watch(options.on_event)
     with tempfile.TemporaryDirectory(prefix="nastool-") as scratch:
         at_work = Evaluations(
-            options.evaluator or defaults.EVALUATOR,
+            registry.load("evaluator", options.evaluator or defaults.EVALUATOR).name,
             options.of_evaluator,
             seeds_of(options.seeds),
             Setting(options.workers, options.trial_timeout, say=watch.note),

@@ -211,7 +211,7 @@ def _evaluator(run: Path | None, document: ArchDocument, given: dict[str, object
 
 def _searched(evaluator: object, before: Mapping[str, object]) -> Recipe | None:
     """The recipe of the search; None: there was none. InputError: it is not there any more."""
-    if not isinstance(evaluator, str) or evaluator not in registry.plugins("evaluator") or "data" not in before:
+    if not isinstance(evaluator, str) or not registry.is_known("evaluator", evaluator) or "data" not in before:
         return None
     target = registry.load("evaluator", evaluator)
     if not issubclass(target, TrainingEvaluator):

@@ -53,7 +53,7 @@ class Final:
         given["from_checkpoint"] = None
         given["epochs"] = None  # the search's trainings may have been short ones
         given["scale"] = self._scale(name)
-        return Plugged(defaults.TRAINING, options.resolve(what, target, {**given, **more}))
+        return Plugged(*registry.resolve("evaluator", defaults.TRAINING, {**given, **more}, what))
 
     def _scale(self, recipe: str | None) -> dict[str, Any] | None:
         """The recipe's, else the search's, with the changes. None: the recipe's as it is."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nastool.core import defaults, registry
+from nastool.core import defaults, plugin_files, registry
 from nastool.core.errors import InputError, NastoolError
 from nastool.core.evaluator import Evaluator, Stateful, most_workers, rounds_of
 from nastool.core.options import split
@@ -104,6 +104,9 @@ class SearchRun:
                 "result of them, more --trials extend it"
             )
         run = cls.of(SearchOptions(**{**given, "out": folder, "force": False}), report, finishes=finishes)
+        plugins = (run.config.strategy.name, run.config.space.name, run.config.evaluator.name)
+        for path in plugin_files.changed(*plugins):
+            run.notes.append(f"note: {path} has changed since this search began, which goes on with it as it was")
         if finishes and made < (wanted or 0):
             run.notes.append(
                 f"{folder}: {made} of {wanted} trials were made; `nastool resume {command}` makes the others"

@@ -107,7 +107,7 @@ class TrainingEvaluator(Evaluator):
         super().__init__(space)
         self.family: type[Task] = registry.task_for(data)
         """The task, of no particular shapes yet."""
-        if self.family.name not in space.tasks:
+        if space.tasks.isdisjoint(getattr(cls, "name", "") for cls in self.family.__mro__):
             fit = f"space {space.name} has networks for {', '.join(sorted(space.tasks))}"
             raise InputError(f"{fit}, and {short(data, 100)} is for {self.family.name}: give other data")
         self._data_name = data

@@ -196,7 +196,7 @@ def bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "there" / "sleepy_plugin.py").write_text(SLEEPY)
     monkeypatch.syspath_prepend(tmp_path / "there")
     registry.plugins.cache_clear()
-    registry.load.cache_clear()
+    registry.registered.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -204,7 +204,7 @@ def forget() -> object:
     """Other tests do not see the plugins of this one."""
     yield
     registry.plugins.cache_clear()
-    registry.load.cache_clear()
+    registry.registered.cache_clear()
 
 
 @pytest.mark.parametrize(

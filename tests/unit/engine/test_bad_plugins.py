@@ -109,10 +109,10 @@ def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     install(tmp_path / "there", "odd_plugins", SOURCE, POINTS, "odd-package")
     monkeypatch.syspath_prepend(tmp_path / "there")
     registry.plugins.cache_clear()
-    registry.load.cache_clear()
+    registry.registered.cache_clear()
     yield
     registry.plugins.cache_clear()
-    registry.load.cache_clear()
+    registry.registered.cache_clear()
     del sys.modules["odd_plugins"]
 
 

@@ -41,7 +41,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         registry.plugins.cache_clear()
         yield
     registry.plugins.cache_clear()
-    registry.load.cache_clear()
+    registry.registered.cache_clear()
 
 
 def texts(**options: Any) -> Train:
