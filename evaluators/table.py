@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core.arrays import Columns
-from nastool.core.errors import InputError, TrialFailed, short
+from nastool.core.errors import InputError, TrialFailed, hint, short
 from nastool.core.evaluator import Evaluator, Report
 from nastool.core.files import Limit, path_of
 from nastool.core.space import SearchSpace
@@ -24,6 +24,11 @@ from nastool.core.values import Arch, Evaluation, Proposal, Scalar
 
 _NOISE = 0x6E6F697365
 """Keeps the draws of a table's noise apart from a strategy's own, which may have the same seed."""
+
+
+def whole(value: float) -> int | float:
+    """A count as one."""
+    return int(value) if value == int(value) else float(value)
 
 
 class Table(Evaluator):
@@ -44,6 +49,8 @@ class Table(Evaluator):
         params..., flops, macs..., latency
                                  facts about the network
 
+    Further metrics, such as a device's latency, may stand in a file of their own (`beside`), in the same order.
+
     Which architecture a row is: in a .npz `arch`, the number of the option chosen at each decision, from 0 (rows,
     decisions); for nasbench101 also num_vertices, edge_bits and op_code. In a .json the record's key, a digit for
     each decision; a list in a record has a value for each training seed.
@@ -53,7 +60,7 @@ class Table(Evaluator):
     needs = frozenset({"table"})
     inline = True
     provides = frozenset({"simulated"})
-    local_options = frozenset({"file", "max_gigabytes"})
+    local_options = frozenset({"file", "beside", "max_gigabytes"})
 
     def __init__(
         self,
@@ -65,6 +72,8 @@ class Table(Evaluator):
         label: str = "mean",
         noise: float = 0.0,
         noise_seed: int = 0,
+        beside: str | None = None,
+        columns: str | None = None,
         max_gigabytes: float = 8.0,
     ) -> None:
         """Makes an evaluator; the table is read in `prepare`.
@@ -79,6 +88,9 @@ class Table(Evaluator):
                 in the unit of the accuracies, so 0.002 is 0.2 points; in [0, 1]. The label is not clipped: it may leave
                 [0, 1]. Test accuracies stay clean.
             noise_seed: Seed of these draws, >= 0.
+            beside: A second file, an .npz of columns with the same rows in the same order.
+            columns: Further columns of either file that become metrics, as NAME=COLUMN,...: of latencies in
+                milliseconds latency_ms=1080ti_256. By default all of the file beside, under their own names.
             max_gigabytes: Most memory (10^9 bytes) that the file may unpack to.
         """
         super().__init__(space)
@@ -96,6 +108,10 @@ class Table(Evaluator):
         self.label = label
         self.noise = noise
         self.noise_seed = noise_seed
+        if beside == "" or columns == "":
+            raise ValueError("beside and columns: leave out what is empty")
+        self.beside = beside
+        self.columns = columns
         self.limit = Limit(max_gigabytes)
 
     # --- reading the file
@@ -114,6 +130,8 @@ class Table(Evaluator):
         self._test = tests[-1] if tests else None
         self._seconds = training_seconds(times.get(self.dataset, {}), self._reward.epochs)
         self._facts = network_facts(columns, self.dataset, len(self._rows))
+        further = self._further(columns)
+        self._facts |= further
         self.metrics |= self._facts.keys()
         if self.label.isdecimal() and int(self.label) not in self._reward.seeds:
             have = ", ".join(map(str, self._reward.seeds)) or "none"
@@ -122,13 +140,31 @@ class Table(Evaluator):
             raise InputError(f"{self.file}: {self._field_name()} has no single training seeds; use label=mean")
         first = np.frombuffer(min(self._rows), dtype=self._choices.dtype)
         digest = blake2s(repr([tuple(first.tolist())]).encode(), digest_size=4)
-        for values in (self._reward.mean, *self._reward.seeds.values()):
+        for values in (self._reward.mean, *self._reward.seeds.values(), *further.values()):
             digest.update(np.ascontiguousarray(values).data)
         self._fingerprint = digest.hexdigest()
         # Plain lists: a look-up in a numpy array costs more than everything else here.
         self._mean = self._reward.mean.tolist()
         self._by_seed = {seed: values.tolist() for seed, values in self._reward.seeds.items()}
         self.redraw(self.noise_seed)
+
+    def _further(self, own: Columns) -> dict[str, NDArray[np.float64]]:
+        """Metrics that the user names, and of the file beside all if none are; with NaN where a value is missing."""
+        other = {} if self.beside is None else read_columns(path_of(self.beside), self.limit)
+        where = f"{self.file} and {self.beside}" if self.beside else self.file
+        pairs = [pair.partition("=") for pair in (self.columns or ",".join(other)).split(",") if pair]
+        found: dict[str, NDArray[np.float64]] = {}
+        for name, _, column in ((name.strip(), sign, column.strip() or name.strip()) for name, sign, column in pairs):
+            values = other.get(column, own.get(column))
+            if values is None:
+                raise InputError(f"{where}: no column {short(repr(column))}; {hint(column, sorted({*other, *own}))}")
+            if values.shape != (len(self._rows),) or values.dtype.kind not in "iuf":
+                expected = f"{len(self._rows)} numbers, one per architecture"
+                raise InputError(f"{where}: {column} has shape {values.shape} and type {values.dtype}, not {expected}")
+            if not name or name in found or name in {self.objective, "seconds"}:
+                raise InputError(f"columns={self.columns}: {name or 'a column'} needs a name of its own")
+            found[name] = values.astype(np.float64)
+        return found
 
     def redraw(self, noise_seed: int) -> None:
         """Draw the labels' noise with another seed, without reading the file again. Once prepared."""
@@ -214,7 +250,7 @@ class Table(Evaluator):
         value = self._look_up(row, seed)
         if self._noise is not None:
             value += float(self._noise[row])
-        facts = {name: int(column[row]) for name, column in self._facts.items() if math.isfinite(column[row])}
+        facts = {name: whole(column[row]) for name, column in self._facts.items() if math.isfinite(column[row])}
         seconds = 0.0 if self._seconds is None else float(self._seconds[row])
         return Evaluation({self.objective: value, **facts}, seconds if 0 <= seconds < math.inf else 0.0)
 
@@ -258,7 +294,7 @@ class Table(Evaluator):
     def costs_of(self, arch: Arch, names: Collection[str]) -> Mapping[str, float]:
         row = self._row(arch)
         values = ((name, float(self._facts[name][row])) for name in names if name in self._facts)
-        return {name: int(value) if value.is_integer() else value for name, value in values if math.isfinite(value)}
+        return {name: whole(value) for name, value in values if math.isfinite(value)}
 
     def _look_up(self, row: int, seed: int) -> float:
         if self.label == "mean":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
+from nastool.core.pareto import ordered
 from nastool.core.space import SearchSpace, mutate_each
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Trial
@@ -16,10 +17,12 @@ class RegularizedEvolution(Strategy):
     Follows Algorithm 1: the population starts with random members; each step draws `tournament` individuals
     with replacement, mutates the best of them, and lets the child replace the oldest. Deviations: a trial that
     failed is no individual; with several workers children are bred while others are still being measured; and
-    `dedup` (not in the paper) never spends a trial on an architecture equivalent to an earlier one.
+    `dedup` (not in the paper) never spends a trial on an architecture equivalent to an earlier one. With several
+    objectives the best of a tournament is one that none in it dominates, the most alone of these (as in nsga2).
     """
 
     name = "evolution"
+    several_objectives = True
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class RegularizedEvolution(Strategy):
         if self.asked < self.population or not self.alive:
             arch, parent = self._random(), None
         else:
-            best = min((self.alive[i] for i in self._draw()), key=lambda trial: trial.loss)
+            best = self._best([self.alive[i] for i in self._draw()])
             arch, parent = self._child(best.proposal.arch), best.id
         return None if arch is None else Proposal(arch, parent, inherit=self.inherit)
 
@@ -82,6 +85,12 @@ class RegularizedEvolution(Strategy):
     def tell(self, trial: Trial) -> None:
         if trial.state == "done":
             self.alive.append(trial)
+
+    @staticmethod
+    def _best(drawn: Sequence[Trial]) -> Trial:
+        if len(drawn[0].losses) == 1:
+            return min(drawn, key=lambda trial: trial.loss)
+        return ordered(list({trial.id: trial for trial in drawn}.values()))[0]
 
     def _draw(self) -> list[int]:
         draws: list[int] = self.rng.integers(len(self.alive), size=self.tournament).tolist()

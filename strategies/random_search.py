@@ -15,6 +15,7 @@ class RandomSearch(Strategy):
     """
 
     name = "random"
+    several_objectives = True
 
     def __init__(self, space: SearchSpace, *, seed: int = 0, dedup: bool = True) -> None:
         """Makes a strategy.

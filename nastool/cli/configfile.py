@@ -40,7 +40,10 @@ def load(ctx: click.Context, parameter: click.Parameter, path: str | None) -> No
         assert option.name is not None
         if value is None:
             continue
-        if option.multiple:
+        if option.name == "objective" and option.multiple:
+            texts = value if isinstance(value, list) else [value]
+            defaults[option.name] = [_checked(path, key, each, option) for each in texts]
+        elif option.multiple:
             plugins[option.name] = _mapping(path, key, value)
         elif isinstance(value, dict) and "KEY=" in (option.metavar or ""):
             defaults[option.name] = ",".join(f"{k}={v}" for k, v in value.items())

@@ -66,7 +66,7 @@ def options(of: type[Options]) -> Callable[[F], F]:
             if kind.startswith("bool"):
                 flag += f"/--no{flag[1:]}" if default is True or name == "report" else ""
                 more["is_flag"] = True
-            elif (kind.startswith("Mapping[str, object]") and "str |" not in kind) or name == "log":
+            elif (kind.startswith("Mapping[str, object]") and "str |" not in kind) or name in ("log", "objective"):
                 more = {"multiple": True}
             elif kind.startswith("int") and "str" not in kind:
                 low, high = RANGES.get(name, (None, None))

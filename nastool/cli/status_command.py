@@ -55,9 +55,10 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], follow: bool, json_fla
 
 def _status(folder: Path) -> dict[str, Any]:
     from nastool.core import registry
+    from nastool.engine.ranking import best_trials
     from nastool.engine.results import moved
     from nastool.engine.store import Store
-    from nastool.engine.study import best_trials, document, is_simulated, retrained_in, state_of
+    from nastool.engine.study import document, is_simulated, retrained_in, state_of
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)

@@ -68,13 +68,13 @@ def command(ctx: click.Context, /, source: str, number: int, objective: str | No
 def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Objective, list[dict[str, Any]]]:
     """What they are ordered by, and the lines."""
     from nastool.core import registry
-    from nastool.core.values import Objective
+    from nastool.engine.ranking import best_trials
     from nastool.engine.store import Store
-    from nastool.engine.study import best_trials, line_of
+    from nastool.engine.study import line_of
 
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
-        own = Objective.parse(store.get("objective"))
+        own = store.objectives[0]
         if objective is None or objective == own:
             trials = best_trials(store, space, number)
         else:

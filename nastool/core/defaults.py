@@ -1,6 +1,8 @@
 """Names of plugins that are taken unless the user names others; nothing else knows any by name."""
 
 STRATEGY = "evolution"
+STRATEGY_OF_SEVERAL = "nsga2"
+"""Where there are several objectives."""
 SPACE = "nasbench201"
 EVALUATOR = "train"
 TRAINING = "train"

@@ -98,6 +98,11 @@ def random_trials(strategy: Strategy) -> int:
     return strategy.random_trials if isinstance(strategy, BeginsAtRandom) else 0
 
 
+def takes_several(strategy: Strategy | type[Strategy]) -> bool:
+    """Whether it weighs all losses of a trial, as its attribute `several_objectives` says; else the first alone."""
+    return bool(getattr(strategy, "several_objectives", False))
+
+
 @runtime_checkable
 class Planned(Protocol):
     """A strategy that knows its end."""

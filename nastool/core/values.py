@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2s
@@ -211,6 +211,21 @@ class Objective:
             )
         return cls(metric, "max" if goal == "max" else "min")
 
+    @classmethod
+    def parse_all(cls, given: str | Sequence[str]) -> tuple[Objective, ...]:
+        """Read one, or several of which the first decides between what is else equal.
+
+        Raises:
+            ValueError: One is none, or two are of the same metric.
+        """
+        found = tuple(map(cls.parse, [given] if isinstance(given, str) else given))
+        for number, each in enumerate(found):
+            if each.metric in [other.metric for other in found[:number]]:
+                raise ValueError(f"objective {each.metric!r} is given twice; keep one")
+        if not found:
+            raise ValueError("need an objective")
+        return found
+
     def loss(self, metrics: Mapping[str, float]) -> float:
         """The metric as a loss: lower is better, always finite. ValueError where it is missing or not finite."""
         if self.metric not in metrics:
@@ -229,6 +244,12 @@ class Objective:
 
     def __str__(self) -> str:
         return f"{self.metric}:{self.goal}"
+
+
+def spelt(objectives: Sequence[Objective]) -> str | list[str]:
+    """Objectives as files and databases have them, and `Objective.parse_all` reads them: one alone is text."""
+    found = list(map(str, objectives))
+    return found[0] if len(found) == 1 else found
 
 
 def tie_break(metrics: Mapping[str, object]) -> tuple[float, float]:
@@ -252,7 +273,7 @@ class Trial:
     """One proposal and what became of it.
 
     id: 0, 1, 2, ... in the order asked.
-    losses: one per objective, lower is better; empty unless state is "done".
+    losses: one per objective, lower is better, the first before the others; empty unless state is "done".
     error: the reason, where state is "failed".
     """
 
@@ -269,10 +290,13 @@ class Trial:
         return self.losses[0] if self.losses else math.inf
 
     @property
-    def rank(self) -> tuple[float, float, float, int]:
-        """What trials are ordered by, the best first: the loss; among equal ones `tie_break`, then the earlier one."""
+    def rank(self) -> tuple[float, ...]:
+        """What trials are ordered by, the best first: losses; among equal ones `tie_break`, then the earlier one.
+
+        With several objectives the first counts before the second, and so on: the best is not dominated by any other.
+        """
         metrics = {} if self.evaluation is None else self.evaluation.metrics
-        return (self.loss, *tie_break(metrics), self.id)
+        return (*(self.losses or (math.inf,)), *tie_break(metrics), self.id)
 
 
 @dataclass(frozen=True)

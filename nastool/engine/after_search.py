@@ -22,11 +22,11 @@ from nastool.engine import retraining
 from nastool.engine.config import Plugged, RunConfig, RunFolder
 from nastool.engine.executors.base import Setting
 from nastool.engine.executors.jobs import EvaluatorSpec
+from nastool.engine.ranking import derive
 from nastool.engine.retraining import Trained
 from nastool.engine.run import Run, Watch, scale_of
 from nastool.engine.search import evaluate_all
 from nastool.engine.store import Store
-from nastool.engine.study import derive
 from nastool.engine.verdict import verdict
 from nastool.learners import sharing
 
@@ -254,7 +254,7 @@ class AfterSearch:
     def _scores(self, archs: list[Arch], run: Run) -> list[float]:
         """The score of each, higher is better; fewer where it is to stop. What is found is kept for the next time."""
         store = run.store
-        objective = Objective.parse(store.get("objective"))
+        objective = store.objectives[0]
         known: dict[str, float] = store.get("scores") or {}
         new = [arch for arch in archs if arch.key not in known]
 
@@ -295,7 +295,7 @@ class AfterSearch:
         with trainings as trained:
             if trained is None:
                 return False
-            objective = Objective.parse(trained.run.store.get("objective"))
+            objective = trained.run.store.objectives[0]
             if not self._conclude(trained, len(heads), scores, objective, outcome):
                 return False
             trained.run.finish(len(archs), outcome.report)

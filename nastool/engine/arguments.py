@@ -35,9 +35,9 @@ def words(command: str, options: Options, *arguments: str) -> list[str]:
         elif isinstance(value, Mapping) and name.endswith("_options"):
             for key, each_value in value.items():
                 found += [flag, f"{key}={_text(name, each_value)}"]
-        elif name == "log":
-            for logger in value:
-                found += [flag, logger]
+        elif name == "log" or (name == "objective" and not isinstance(value, str)):
+            for one in value:
+                found += [flag, one]
         else:
             found.append(f"{flag}={_text(name, value)}")
     return [*found, *(["--", *arguments] if arguments else [])]

@@ -81,7 +81,7 @@ class Baseline:
                 facts = {"run": str(self.folder.path), "trials": trials, "error": one_line(error)}
         if facts is None:
             return None
-        objective = Objective.parse(search.store.get("objective"))
+        objective = search.store.objectives[0]
         mine = objective.value(best.loss)
         facts |= {"objective": str(objective), "search": mine, "seeds": 1}
         if "random" in facts:
@@ -137,7 +137,7 @@ class Baseline:
             "trials": counts["done"] + counts["failed"],
             "failed": counts["failed"],
             "exhausted": bool(final["exhausted"]),
-            "random": Objective.parse(store.get("objective")).value(store.best(1)[0].loss),
+            "random": store.objectives[0].value(store.best(1)[0].loss),
             "trial": document["trial"],
             "key": document["key"],
             "metrics": dict(document["metrics"]),

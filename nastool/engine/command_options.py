@@ -13,7 +13,6 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from nastool.core import defaults
 from nastool.core.errors import InputError, short
 
 if TYPE_CHECKING:
@@ -156,7 +155,8 @@ class Searching(Stoppable):
     """What is searched.
 
     Args:
-        strategy: Search strategy: a name (`nastool list strategies`) or FILE.py:CLASS.
+        strategy: Search strategy: a name (`nastool list strategies`) or FILE.py:CLASS; by default evolution, of several
+            objectives nsga2.
         strategy_options: Options of the strategy.
         space: Search space: a name (`nastool list spaces`) or FILE.py:CLASS; by default the strategy's own, or
             nasbench201.
@@ -165,7 +165,7 @@ class Searching(Stoppable):
             strategy's own, or train.
     """
 
-    strategy: str = field(default=defaults.STRATEGY, kw_only=False)
+    strategy: str | None = field(default=None, kw_only=False)
     strategy_options: Mapping[str, object] = field(default_factory=dict)
     space: str | None = None
     space_options: Mapping[str, object] = field(default_factory=dict)
@@ -179,12 +179,13 @@ class SearchOptions(Measuring, Searching):
     Args:
         trials: Number of trials in all, those of earlier calls included; by default the strategy's own number, or 20
             and at least three times what it begins with at random.
-        objective: What to optimise; by default the evaluator's own objective.
+        objective: What to optimise; by default the evaluator's own objective. Several, one each time: a front of
+            networks is searched that no other beats in all of them, and the first says which of these is the best.
         seed: Seed of strategy and trials.
         workers: Number of trials at a time; GPUs are dealt out in turn.
         out: Folder of the run; by default one under runs/ named after the search.
         force: Replace another search in the folder.
-        keep: Number of best trials whose weights are kept.
+        keep: Number of best trials whose weights are kept; with several objectives all of the front are.
         trial_timeout: Seconds after which a trial is given up; time in which the search was stopped or its machine
             asleep does not count.
         max_failures: Number of failed trials in a row after which the search ends.
@@ -203,7 +204,7 @@ class SearchOptions(Measuring, Searching):
     """
 
     trials: int | None = None
-    objective: str | None = None
+    objective: str | Sequence[str] | None = None
     seed: int = 0
     workers: int = 1
     out: str | Path | None = None
@@ -224,6 +225,8 @@ class SearchOptions(Measuring, Searching):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.log = [self.log] if isinstance(self.log, str) else list(self.log)
+        if self.objective is not None and not isinstance(self.objective, str):
+            self.objective = list(self.objective) or None
 
 
 @dataclass(kw_only=True)

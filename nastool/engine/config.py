@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,8 @@ from nastool.core.evaluator import Resolving
 from nastool.core.files import is_unfinished, write_atomic
 from nastool.core.registry import misfits
 from nastool.core.space import SearchSpace
-from nastool.core.strategy import Strategy
-from nastool.core.values import Objective
+from nastool.core.strategy import Strategy, takes_several
+from nastool.core.values import Objective, spelt
 from nastool.core.yaml_files import dump_yaml
 from nastool.engine.executors.jobs import EvaluatorSpec
 from nastool.engine.store import Store
@@ -56,8 +56,8 @@ class RunConfig:
     space: Plugged
     evaluator: Plugged
     seed: int
-    objective: str | None
-    """As the user gave it; None: the evaluator's own."""
+    objective: str | list[str] | None
+    """As the user gave it, or them; None: the evaluator's own."""
 
     @classmethod
     def resolve(
@@ -66,19 +66,24 @@ class RunConfig:
         space: tuple[str, Mapping[str, object]],
         evaluator: tuple[str, Mapping[str, object]],
         seed: int,
-        objective: str | None,
+        objective: str | Sequence[str] | None,
     ) -> RunConfig:
         """Check names, options and whether the three go together; nothing is built or read yet. InputError."""
 
         def plug(kind: registry.Kind, given: tuple[str, Mapping[str, object]]) -> Plugged:
             return Plugged(*registry.resolve(kind, *given))
 
-        if objective is not None:
-            try:
-                objective = str(Objective.parse(objective))
-            except ValueError as error:
-                raise InputError(str(error)) from None
-        config = cls(plug("strategy", strategy), plug("space", space), plug("evaluator", evaluator), seed, objective)
+        try:
+            wanted = None if objective is None else spelt(Objective.parse_all(objective))
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        config = cls(plug("strategy", strategy), plug("space", space), plug("evaluator", evaluator), seed, wanted)
+        if isinstance(wanted, list) and not takes_several(registry.load("strategy", config.strategy.name)):
+            able = ", ".join(n for n in registry.plugins("strategy") if takes_several(registry.load("strategy", n)))
+            raise InputError(
+                f"strategy {config.strategy.name} looks at one objective alone, and {len(wanted)} are given "
+                f"({', '.join(wanted)}): keep one, or take a strategy that weighs several: {able}"
+            )
         reasons = misfits(
             registry.load("strategy", config.strategy.name),
             registry.load("space", config.space.name),
@@ -283,7 +288,7 @@ class RunFolder:
             hidden.unlink(missing_ok=True)
 
     def describe(
-        self, config: RunConfig, objective: Objective, facts: Mapping[str, object], more: Mapping[str, object]
+        self, config: RunConfig, objective: str | list[str], facts: Mapping[str, object], more: Mapping[str, object]
     ) -> None:
         """Write run.yaml: the resolved configuration, and where and with what it ran. more: other options."""
         document = {
@@ -292,7 +297,7 @@ class RunFolder:
             "provenance": {
                 "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "command": ["nastool", *invocation.words()],
-                "objective": str(objective),
+                "objective": objective,
                 "nastool": __version__,
                 "revision": _revision(),
                 "python": platform.python_version(),

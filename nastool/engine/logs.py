@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nastool.core import options, registry
 from nastool.core.errors import InputError, one_line
 from nastool.core.logger import FinishedTrial, LoggedRun, Logger
-from nastool.core.values import Objective, Trial
+from nastool.core.values import Trial
 from nastool.engine.events import Event, Listener, TrialFinished
 from nastool.engine.executors.jobs import Reported
 
@@ -64,9 +64,7 @@ class Loggers:
         if not self._loggers:
             yield
             return
-        self._run = LoggedRun(
-            _id(store), folder, store.get("config"), Objective.parse(store.get("objective")), space.decisions
-        )
+        self._run = LoggedRun(_id(store), folder, store.get("config"), store.objectives[0], space.decisions)
         try:
             self._open(store)
             yield

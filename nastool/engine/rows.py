@@ -105,7 +105,7 @@ def damaged_fact(config: Any, objective: Any, final: Any, origin: Any, trials: A
     """Which of a run's facts, as stored under these keys, is none that was ever put there; None: they are all right."""
     try:
         SpaceRef.of(config["space"]["name"], config["space"]["options"])
-        Objective.parse(objective)
+        Objective.parse_all(objective)
         named = all(
             _is_plugged(config.get(kind, {"name": "", "options": {}})) for kind in ("strategy", "space", "evaluator")
         )

@@ -17,7 +17,7 @@ from nastool.core.costs import Costs
 from nastool.core.errors import InputError, Stopped, hint, short
 from nastool.core.evaluator import Evaluator, Scaled, settled_options
 from nastool.core.strategy import Strategy
-from nastool.core.values import Objective, Scalar, Trial
+from nastool.core.values import Objective, Scalar, Trial, spelt
 from nastool.core.yaml_files import read_yaml
 from nastool.engine import results
 from nastool.engine.config import RunConfig, RunFolder, differences, said
@@ -122,7 +122,7 @@ class Run:
             self.store,
             strategy,
             self.executor,
-            Objective.parse(self.store.get("objective")),
+            self.store.objectives,
             self.config.seed,
             trials,
             self.folder.path,
@@ -136,7 +136,7 @@ class Run:
             watch=watch,
         )
         search.costs = self._costs(search)
-        search.measured = [name for name in (search.objective.metric,) if name in search.costs.names]
+        search.measured = [each.metric for each in search.objectives if each.metric in search.costs.names]
         tell(TrialsBegun(search, noun, then))
         try:
             search.restore()
@@ -289,18 +289,20 @@ def _create(
 ) -> Store:
     who = registry.whose(type(evaluator))
     try:
-        objective = Objective.parse(str(config.objective or evaluator.objective))
+        objectives = Objective.parse_all(config.objective or evaluator.objective)
     except ValueError as error:
         raise InputError(str(error) if config.objective else f"{who}: {error}") from None
     metrics = evaluator.metrics | known(evaluator) | {"seconds"}
-    if evaluator.metrics and objective.metric not in metrics:
-        near = hint(objective.metric, sorted(metrics))
-        raise InputError(f"{who} gives no metric {objective.metric!r}; {near}")
+    for objective in objectives:
+        if evaluator.metrics and objective.metric not in metrics:
+            near = hint(objective.metric, sorted(metrics))
+            raise InputError(f"{who} gives no metric {objective.metric!r}; {near}")
+    written = spelt(objectives)
     folder.clear()
-    folder.describe(config, objective, facts, options)
+    folder.describe(config, written, facts, options)
     about = {
         "config": config.identity,
-        "objective": str(objective),
+        "objective": written,
         Written.KEY: {},
         "fingerprint": facts.get("fingerprint"),
         "threads": facts.get("threads"),

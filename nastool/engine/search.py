@@ -14,6 +14,7 @@ from typing import Any
 from nastool.core import registry
 from nastool.core.costs import NOTE, Costs
 from nastool.core.errors import Fault, InputError, InvalidArchError, NastoolError, one_line, short
+from nastool.core.pareto import dominates
 from nastool.core.strategy import Strategy, snapshots, wanted
 from nastool.core.values import Arch, Evaluation, Objective, Proposal, Silence, Trial
 from nastool.engine.executors.base import Drive, Executor, carry_out
@@ -34,6 +35,7 @@ class Search:
 
     trials: the number of trials after which it ends, those of earlier calls included; >= 1.
     one_commit: ask, evaluation and tell in one transaction, for evaluations that cost next to nothing.
+    objectives: what is optimised; with several, no trial of the front loses its checkpoint either.
     keep: how many of the best trials' checkpoints stay on disk, beside those that the strategy builds on. Of these
         alone stays what their optimiser remembers.
     ensemble: the checkpoints of the strategy's snapshots stay, too.
@@ -49,7 +51,7 @@ class Search:
     store: Store
     strategy: Strategy
     executor: Executor
-    objective: Objective
+    objectives: Sequence[Objective]
     seed: int
     trials: int
     workdir: Path
@@ -74,6 +76,8 @@ class Search:
     _unfinished: list[Job] = field(default_factory=list)
     _kept: list[tuple[list[float], int, str]] = field(default_factory=list)
     """Heap of (what `Trial.rank` has before the id, -id, checkpoint), negative: the worst of those kept first."""
+    _front: list[Trial] = field(default_factory=list)
+    """With several objectives, the trials with checkpoints that no other one dominates; they are not in that heap."""
     _held: dict[int, str] = field(default_factory=dict)
     """Checkpoints that are not among the best, by trial, kept since they are wanted."""
     _with_optimizer: dict[int, str] = field(default_factory=dict)
@@ -205,16 +209,17 @@ class Search:
             raise NastoolError(error or "no result")
         if evaluation is not None:
             evaluation = self._with_known(job.proposal, evaluation)
-            if not self.finished and self.objective.metric not in evaluation.all_metrics:
+            lacking = [each.metric for each in self.objectives if each.metric not in evaluation.all_metrics]
+            if lacking and not self.finished:
                 raise InputError(
-                    f"{self.evaluator} gives no {self.objective.metric!r} to optimise, only "
+                    f"{self.evaluator} gives no {lacking[0]!r} to optimise, only "
                     f"{', '.join(evaluation.all_metrics)}: choose with --objective"
                 )
             bad = [name for name, value in evaluation.all_metrics.items() if not math.isfinite(value)]
             try:
-                loss = self.objective.loss(evaluation.all_metrics)
+                losses = tuple(each.loss(evaluation.all_metrics) for each in self.objectives)
                 if not bad:
-                    return Trial(job.trial_id, job.proposal, "done", evaluation, (loss,))
+                    return Trial(job.trial_id, job.proposal, "done", evaluation, losses)
                 error = f"{bad[0]} is {evaluation.all_metrics[bad[0]]}"
             except ValueError as problem:
                 error = str(problem)
@@ -242,15 +247,19 @@ class Search:
     def _take_checkpoint(self, trial: Trial) -> None:
         if trial.evaluation is None or not (trial.evaluation.checkpoint or trial.evaluation.artifacts):
             return
-        *order, _ = trial.rank
-        checkpoint = trial.evaluation.checkpoint or checkpoints.name_of(trial.id)
-        heapq.heappush(self._kept, ([-value for value in order], -trial.id, checkpoint))
         if trial.proposal.inherit:
-            self._with_optimizer[trial.id] = checkpoint
+            self._with_optimizer[trial.id] = _checkpoint(trial)
+        behind = [trial]
+        if len(self.objectives) > 1 and not any(dominates(other.losses, trial.losses) for other in self._front):
+            behind = [other for other in self._front if dominates(trial.losses, other.losses)]
+            self._front = [other for other in self._front if other not in behind] + [trial]
+        for each in behind:
+            *order, _ = each.rank
+            heapq.heappush(self._kept, ([-value for value in order], -each.id, _checkpoint(each)))
 
     def _prune(self) -> None:
         """Keep the checkpoints of the best `keep` trials and of those that are wanted, forget the others."""
-        while len(self._kept) > self.keep:
+        while self._kept and len(self._front) + len(self._kept) > self.keep:
             _, worst, checkpoint = heapq.heappop(self._kept)
             self._held[-worst] = checkpoint
         if not self._held and not self._with_optimizer:
@@ -318,6 +327,7 @@ class Search:
     def _check_checkpoints(self) -> None:
         """InputError: what the search builds on is gone. Deletes what a crash left of trials that are forgotten."""
         there = {-trial_id: checkpoint for _, trial_id, checkpoint in self._kept}
+        there |= {trial.id: _checkpoint(trial) for trial in self._front}
         parents = self._parents()
         for trial_id in sorted(parents):
             if trial_id not in there or not (self.workdir / there[trial_id]).is_file():
@@ -326,6 +336,11 @@ class Search:
                     f"{checkpoints.name_of(trial_id)} back, or begin anew with --force"
                 )
         checkpoints.sweep(self.workdir, there, parents, self.asked)
+
+
+def _checkpoint(trial: Trial) -> str:
+    """The file that the trial left, or would have."""
+    return (trial.evaluation and trial.evaluation.checkpoint) or checkpoints.name_of(trial.id)
 
 
 def test_best(executor: Executor, best: Trial, seed: int) -> tuple[Mapping[str, float], str | None]:

@@ -382,14 +382,16 @@ class SearchRun:
 
 def _config(options: SearchOptions) -> RunConfig:
     """What identifies the search. InputError: unknown names or options, or a strategy, ... that do not go together."""
-    goes_with = registry.load("strategy", options.strategy).goes_with
+    several = isinstance(options.objective, list) and len(options.objective) > 1
+    strategy = options.strategy or (defaults.STRATEGY_OF_SEVERAL if several else defaults.STRATEGY)
+    goes_with = registry.load("strategy", strategy).goes_with
     space = options.space or goes_with.get("space", defaults.SPACE)
     evaluator, found = options.evaluator or goes_with.get("evaluator", defaults.EVALUATOR), options.of_evaluator
     target = registry.load("evaluator", evaluator)
     if "recipes" in goes_with and "recipe" not in found and getattr(target, "recipe_prefix", None) == "":
         found["recipe"] = default_recipe(str(found.get("data", "digits")), goes_with["recipes"])
     return RunConfig.resolve(
-        (options.strategy, options.strategy_options),
+        (strategy, options.strategy_options),
         (space, options.space_options),
         (evaluator, found),
         options.seed,

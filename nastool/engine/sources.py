@@ -18,8 +18,9 @@ from nastool.core.task import FAMILY, Task
 from nastool.core.values import Arch, SpaceRef
 from nastool.deploy import models
 from nastool.deploy.models import Model
+from nastool.engine.ranking import best_trials
 from nastool.engine.store import Store
-from nastool.engine.study import best_trials, line_of
+from nastool.engine.study import line_of
 
 
 def _no_stdin() -> Iterator[str]:

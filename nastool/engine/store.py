@@ -21,7 +21,7 @@ from urllib.parse import quote
 from nastool.core.errors import InputError, one_line, short, why
 from nastool.core.folders import file_at
 from nastool.core.typed import is_number
-from nastool.core.values import Silence, SpaceRef, Trial, loads
+from nastool.core.values import Objective, Silence, SpaceRef, Trial, loads
 from nastool.engine import rows
 from nastool.engine.migrations import MIGRATIONS, SCHEMA, TABLES, migrate
 
@@ -288,10 +288,6 @@ class Store:
         with self._errors:
             self._db.execute("UPDATE trials SET attempts = attempts + 1 WHERE id = ?", (trial_id,))
 
-    def attempts(self, trial_id: int) -> int:
-        (row,) = self._query("SELECT attempts FROM trials WHERE id = ?", trial_id)
-        return int(row[0])
-
     def drop_checkpoint(self, trial_id: int) -> None:
         """Forget the files that the trial left."""
         rest = "json_remove(evaluation, '$.checkpoint', '$.artifacts')"
@@ -341,6 +337,11 @@ class Store:
         """How its trials are measured, as lines of architectures say it; {}: it does not say."""
         found: Mapping[str, object] = self.get("origin") or {}
         return found
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the run optimises, the first before the others."""
+        return Objective.parse_all(self.get("objective"))
 
     @property
     def space(self) -> SpaceRef:

@@ -6,7 +6,7 @@ Everything comes from the run's folder, which is only read; so it works while th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +17,7 @@ from nastool.core import archfile, registry
 from nastool.core.errors import InputError, InvalidArchError
 from nastool.core.typed import is_number
 from nastool.core.values import Objective, Trial
+from nastool.engine.ranking import front, ranked
 from nastool.engine.store import Store
 from nastool.nets import checkpoints
 
@@ -35,7 +36,7 @@ class StudyTrial:
     """
 
     trial: Trial
-    objective: Objective
+    objectives: tuple[Objective, ...]
     order: int | None
     started: float
     finished: float | None
@@ -45,6 +46,11 @@ class StudyTrial:
     @property
     def id(self) -> int:
         return self.trial.id
+
+    @property
+    def objective(self) -> Objective:
+        """The first of `objectives`."""
+        return self.objectives[0]
 
     @property
     def state(self) -> str:
@@ -66,7 +72,7 @@ class StudyTrial:
 
     @cached_property
     def value(self) -> float | None:
-        """The objective, in its own unit; None unless it is done."""
+        """The first objective, in its own unit; None unless it is done."""
         return self.objective.value(self.trial.loss) if self.trial.losses else None
 
     @property
@@ -118,7 +124,7 @@ class Study:
 
     path: Path
     config: Mapping[str, Any]
-    objective: Objective
+    objectives: tuple[Objective, ...]
     space: SearchSpace
     trials: tuple[StudyTrial, ...]
     wanted: int | None
@@ -150,7 +156,7 @@ class Study:
             path = path.parent
         ours = store is not None
         with nullcontext(store) if store is not None else Store.read(path / "run.db") as store, store.snapshot():
-            config, objective = store.get("config"), Objective.parse(store.get("objective"))
+            config, objectives = store.get("config"), store.objectives
             if not {"strategy", "evaluator", "seed"} <= config.keys():
                 raise InputError(f"{path} is damaged: its configuration is incomplete")
             space = registry.make_space(store.space)
@@ -161,7 +167,7 @@ class Study:
                 reported.setdefault(trial_id, []).append((step, metrics))
             when = store.times()
             trials = tuple(
-                StudyTrial(trial, objective, *when[trial.id], tuple(reported.get(trial.id, ())))
+                StudyTrial(trial, objectives, *when[trial.id], tuple(reported.get(trial.id, ())))
                 for trial in store.trials()
             )
             if trials and trials[-1].id != len(trials) - 1:
@@ -177,7 +183,7 @@ class Study:
         return cls(
             path=path,
             config=config,
-            objective=objective,
+            objectives=objectives,
             space=space,
             trials=trials,
             wanted=wanted,
@@ -221,6 +227,18 @@ class Study:
         return found if isinstance(found, dict) else {}
 
     # --- what it found
+
+    @property
+    def objective(self) -> Objective:
+        """The first of `objectives`, which says what is the best of what no other trial dominates."""
+        return self.objectives[0]
+
+    def front(self) -> list[StudyTrial]:
+        """Trials that no other one beats in all objectives, by the first; with one objective the best alone.
+
+        Of trials with the same values the best alone.
+        """
+        return [self.trials[trial.id] for trial in front([trial.trial for trial in self.ranked])]
 
     @property
     def best(self) -> StudyTrial | None:
@@ -408,42 +426,3 @@ def below(result: Mapping[str, object]) -> str | None:
     run = result.get("run")
     name = Path(run).name if isinstance(run, str) else ""  # the folder may have been moved since
     return name if name.startswith("retrain-") and "seeds" not in result else None
-
-
-# --- the best of a run, also without reading it whole
-
-
-def different(space: SearchSpace, trials: Iterable[Trial], count: int | None = None) -> list[Trial]:
-    """The first so many of them of which no two are equivalent; None: all."""
-    found: dict[str, Trial] = {}
-    for trial in trials:
-        found.setdefault(space.canonical(trial.proposal.arch), trial)
-        if len(found) == count:
-            break
-    return list(found.values())
-
-
-def derive(store: Store, space: SearchSpace, count: int) -> list[Trial]:
-    """The best trials, no two equivalent, best first: of those that were scored after a policy's rounds, if any."""
-    best = store.best(sum(store.count().values()))
-    return different(space, (t for t in best if t.proposal.policy is None), count) or different(space, best, count)
-
-
-def ranked(space: SearchSpace, trials: Sequence[Trial]) -> list[Trial]:
-    """The finished ones, best first; of a search by rounds of a policy those scored afterwards, no two equivalent.
-
-    Args:
-        space: That of the run.
-        trials: All of the run, by id.
-    """
-    best = sorted((trial for trial in trials if trial.losses), key=lambda trial: trial.rank)
-    if not trials or trials[0].proposal.policy is None:
-        return best
-    return different(space, (t for t in best if t.proposal.policy is None)) or different(space, best)
-
-
-def best_trials(store: Store, space: SearchSpace, count: int) -> list[Trial]:
-    """The first so many of the run's `ranked`."""
-    first = next(store.trials(), None)
-    by_rounds = first is not None and first.proposal.policy is not None
-    return derive(store, space, count) if by_rounds else store.best(count)

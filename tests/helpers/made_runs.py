@@ -96,13 +96,13 @@ def study(
             trial = Trial(i, proposal, "done", found, (goal.loss(found.metrics),))
         told = None if value is None else i
         finished = None if value is None else 1000.0 + 10 * i + 5
-        trials.append(StudyTrial(trial, goal, told, 1000.0 + 10 * i, finished, 1, tuple(curve)))
+        trials.append(StudyTrial(trial, (goal,), told, 1000.0 + 10 * i, finished, 1, tuple(curve)))
     scored = [t for t in trials if t.state == "done"]
     candidates = [t for t in scored if not t.is_round] or scored
     return Study(
         path=path,
         config=config_of(strategy, space, evaluator, seed, options),
-        objective=goal,
+        objectives=(goal,),
         space=space,
         trials=tuple(trials),
         wanted=len(values),

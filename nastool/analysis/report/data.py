@@ -195,8 +195,9 @@ def search_command(study: Study, *, strategy: str | None = None, seed: int | Non
     parts += ["--evaluator", study.evaluator]
     resolved = given.get("evaluator-options")
     parts += _flags("-E", resolved if isinstance(resolved, dict) else study.config["evaluator"]["options"])
-    if str(study.objective) != str(study.config.get("objective") or study.objective):
-        parts += ["--objective", str(study.objective)]
+    wanted = study.config.get("objective") or []
+    for objective in [wanted] if isinstance(wanted, str) else wanted:
+        parts += ["--objective", objective]
     trials = len([t for t in study.trials if t.state != "running"])
     parts += ["--trials", str(max(1, study.wanted or trials))]
     parts += ["--seed", str(study.seed if seed is None else seed)]

@@ -98,7 +98,7 @@ class Followed:
         """
         with Recent.read(self.folder / "run.db") as store:
             assert isinstance(store, Recent)
-            objective = Objective.parse(store.get("objective"))
+            objective = store.objectives[0]
             counts = store.count()
             done, total = counts["done"] + counts["failed"], store.get("trials")
             rounds = rounds_of([trial.evaluation for trial in store.rounds() if trial.evaluation is not None])

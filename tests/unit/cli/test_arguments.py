@@ -364,7 +364,7 @@ def test_a_flag_may_be_repeated(run: Run) -> None:
         ("search -s random -E epochs=1 -E epochs=2", "-E epochs: given twice"),
         ("search -s random -P a=1 -P a=2", "-P a: given twice"),
         ("search -s random --epochs 1 -E epochs=2", "both --epochs and -E epochs= are given: keep one"),
-        ("search -s random --objective val_acc --objective params:min", "--objective: given twice"),
+        ("search -s random --device cpu --device cpu", "--device: given twice"),
     ],
     ids=str,
 )

@@ -285,7 +285,7 @@ def searched(
     )
     with store:
         objective = Objective("val_acc", "max")
-        search = Search(store, Given(space, **more), Scripted(), objective, 0, trials, folder, watch=watch)
+        search = Search(store, Given(space, **more), Scripted(), [objective], 0, trials, folder, watch=watch)
         search.restore()
         search.run()
         return search

@@ -223,7 +223,7 @@ class Scene:
             with Store.open(path, durable=False) as store:
                 strategy = RandomSearch(SPACE, seed=0)
                 objective = Objective.parse("val_acc")
-                search = Search(store, strategy, pool, objective, 0, self.trials, self.folder, **more)
+                search = Search(store, strategy, pool, [objective], 0, self.trials, self.folder, **more)
                 search.restore()
                 pool.open()
                 search.run()
@@ -237,7 +237,7 @@ class Scene:
 
     def attempts(self) -> list[int]:
         with Store.read(self.folder / "run.db") as store:
-            return [store.attempts(trial) for trial in range(self.trials)]
+            return [attempts for _, (*_, attempts) in sorted(store.times().items())]
 
     def log(self, trial: object) -> list[tuple[str, int, int]]:
         """(GPU, how many others were busy there, micro-batches) of each try."""

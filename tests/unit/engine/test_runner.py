@@ -111,7 +111,7 @@ def test_a_worker_that_dies_once_is_given_another_try(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert [trial.state for trial in trials(tmp_path)] == ["done"] * 6
     with Store.read(tmp_path / "run" / "run.db") as store:
-        assert [store.attempts(i) for i in range(6)] == [1, 1, 1, 2, 1, 1]
+        assert [attempts for *_, attempts in store.times().values()] == [1, 1, 1, 2, 1, 1]
 
 
 def test_gives_up_when_everything_fails(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_a_pipe_shows_a_long_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     about = {"config": {"space": {"name": "nasbench201", "options": {}}}, "objective": "val_acc:max", "trials": 3}
     with Store.create(tmp_path / "run.db", about) as store:
         strategy = RandomSearch(NasBench201(), seed=0)
-        search = Search(store, strategy, Hands(tmp_path), Objective("val_acc", "max"), 0, 3, tmp_path)
+        search = Search(store, strategy, Hands(tmp_path), [Objective("val_acc", "max")], 0, 3, tmp_path)
         store.begin()
         store.add(Trial(0, Proposal(NasBench201().arch([0] * 6))))
         store.commit()
@@ -489,7 +489,7 @@ class Checked:
                 store,
                 self.strategy(self.space, seed=0, **self.options),
                 pool,
-                Objective.parse("val_loss"),
+                [Objective.parse("val_loss")],
                 0,
                 self.trials,
                 self.folder,

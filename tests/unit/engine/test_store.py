@@ -99,7 +99,7 @@ def test_a_note_that_is_no_json_is_the_strategys_fault(folder: Path, store: Stor
 
         def tell(self, trial: Trial) -> None: ...
 
-    search = Search(store, Odd(SPACE), Inline(Files(SPACE)), Objective("val_acc", "max"), 0, 9, folder)
+    search = Search(store, Odd(SPACE), Inline(Files(SPACE)), [Objective("val_acc", "max")], 0, 9, folder)
     search.asked = search.finished = 1
     with pytest.raises(NastoolError, match="strategy odd proposed what is no proposal"):
         search.run()
@@ -146,7 +146,7 @@ def searched(folder: Path, evaluator: Files, trials: int, keep: int = 2) -> Sear
     facts = {"config": made_runs.config_of("random", SPACE, "files", 0), "objective": "val_acc:max"}
     with Store.create(database, facts) if Store.is_blank(database) else Store.open(database) as store:
         strategy = RandomSearch(SPACE, seed=0)
-        search = Search(store, strategy, Inline(evaluator), Objective("val_acc", "max"), 0, trials, folder, keep=keep)
+        search = Search(store, strategy, Inline(evaluator), [Objective("val_acc", "max")], 0, trials, folder, keep=keep)
         search.restore()
         search.run()
     return search
