@@ -108,11 +108,12 @@ class Supernet(TrainingEvaluator):
         training, score = self._costs(proposal)
         return score if proposal.policy is None else training + score
 
-    def estimate_all(self, first: Proposal, trials: int) -> float | None:
-        """Seconds of a search: rounds and then scores, or all training and then scores."""
-        training, score = self._costs(first)
-        rounds = self.rounds or 0
-        return training * (rounds if first.policy is None else min(rounds, trials)) + score * trials
+    def estimate_all(self, proposals: Sequence[Proposal]) -> list[float]:
+        """Seconds of each: rounds and then scores, or all training with the first score."""
+        training, score = self._costs(proposals[0])
+        if proposals[0].policy is not None:
+            return [score if proposal.policy is None else training + score for proposal in proposals]
+        return [training * (self.rounds or 0) + score, *[score] * (len(proposals) - 1)]
 
     def _costs(self, proposal: Proposal) -> tuple[float, float]:
         """Seconds of a round (with the policy's phase, if any) but for its score, and of a score; from a short look."""

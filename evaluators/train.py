@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nastool.core import files
 from nastool.core.errors import CannotGoOn, InputError, TrialFailed, short, why
 from nastool.core.evaluator import Report
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 CALIBRATION = 512
 """How many training examples the statistics of new channels are taken from."""
+COUNTED = 40
+"""Of so many proposals at most the FLOPs are counted to tell what all of them take."""
+TYPICAL = (0.0, 0.5, 1.0)
+"""Which of these are looked at, by their place in the order of FLOPs: the others' times lie between theirs."""
 
 
 class Train(TrainingEvaluator):
@@ -87,17 +93,41 @@ class Train(TrainingEvaluator):
     def estimate(self, proposal: Proposal) -> float | None:
         """Seconds, extrapolated from about a second of training and one of validation (after `prepare`)."""
         self.prepare()
-        recipe = self._recipe(proposal)
+        once, epoch = self._costs(proposal)
+        return once + self._recipe(proposal).epochs * epoch
+
+    def estimate_all(self, proposals: Sequence[Proposal]) -> list[float]:
+        """Seconds of each: some are looked at that are typical by their FLOPs, and others lie between these."""
+        self.prepare()
+        every = math.ceil(len(proposals) / COUNTED)
+        flops = [self._flops(proposal.arch) for proposal in proposals[::every]]
+        order = np.argsort(flops)
+        looked_at = sorted({int(order[round(share * (len(order) - 1))]) for share in TYPICAL}, key=flops.__getitem__)
+        sizes = [flops[i] for i in looked_at]
+        costs = np.array([self._costs(proposals[every * i]) for i in looked_at])
+        once, epochs = (np.interp([flops[i // every] for i in range(len(proposals))], sizes, each) for each in costs.T)
+        return [float(once[i] + self._recipe(proposal).epochs * epochs[i]) for i, proposal in enumerate(proposals)]
+
+    def _flops(self, arch: Arch) -> int:
+        import torch
+
+        from nastool.nets.networks import build, count_flops
+
+        with torch.device("meta"):
+            return count_flops(build(self.space, arch, self.task, self.scale), self.task)
+
+    def _costs(self, proposal: Proposal) -> tuple[float, float]:
+        """Seconds to begin, and of an epoch with its validation, from a short look."""
         start = time.perf_counter()
         with self.reproducible(0):
             network = self.build(proposal.arch, 0)
-            training = self.training(network, recipe.replace(epochs=MAX_EPOCHS), 0)
+            training = self.training(network, self._recipe(proposal).replace(epochs=MAX_EPOCHS), 0)
             once = time.perf_counter() - start
             epoch = training.steps * seconds_of_one(training.forever(), self.synchronize)
             if len(self.val_batches):
                 validations = (self.measure(network, self.val_batches, self.prefix) for _ in range(100))
                 epoch += seconds_of_one(validations, self.synchronize)
-            return once + recipe.epochs * epoch
+            return once, epoch
 
     # --- one trial
 

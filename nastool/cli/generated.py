@@ -35,6 +35,10 @@ _METAVARS = {
     "recipe": "NAME|FILE",
     "scale": "KEY=N,...",
     "device": "NAME",
+    "time": "LENGTH",
+    "until": "HH:MM",
+    "stop_when": "CONDITION",
+    "patience": "N",
     "objective": "METRIC[:min|max]",
     "seeds": "N,...",
     "out": "DIR",
@@ -51,6 +55,9 @@ _METAVARS = {
     "executor": "NAME",
 }
 
+_SEVERAL = frozenset({"log", "objective", "stop_when"})
+"""Options that may be given several times."""
+
 
 def options(of: type[Options]) -> Callable[[F], F]:
     """Give a command the options of what its function takes, but for what it takes first and what a program says."""
@@ -66,12 +73,16 @@ def options(of: type[Options]) -> Callable[[F], F]:
             if kind.startswith("bool"):
                 flag += f"/--no{flag[1:]}" if default is True or name == "report" else ""
                 more["is_flag"] = True
-            elif (kind.startswith("Mapping[str, object]") and "str |" not in kind) or name in ("log", "objective"):
+            elif (kind.startswith("Mapping[str, object]") and "str |" not in kind) or name in (
+                "log",
+                "objective",
+                "stop_when",
+            ):
                 more = {"multiple": True}
             elif kind.startswith("int") and "str" not in kind:
                 low, high = RANGES.get(name, (None, None))
                 more["type"] = click.IntRange(low, high) if name in RANGES else int
-            elif kind.startswith("float"):
+            elif kind.startswith("float") and "str" not in kind:
                 more["type"] = Seconds()
             elif isinstance(default, tuple | int):
                 more["default"] = ",".join(map(str, default if isinstance(default, tuple) else (default,)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -121,7 +122,7 @@ def say_search_ended(event: Ended) -> None:
 
 
 def _say_counts(search: Search, seconds: float) -> None:
-    if search.exhausted and search.finished < search.trials:
+    if search.exhausted and search.finished < (search.trials or math.inf):
         say(f"the strategy has nothing left to propose after {search.finished} trials")
     say(f"{search.finished} trials, {search.failed} failed, in {format_seconds(seconds)}")
 

@@ -81,6 +81,8 @@ def _status(folder: Path) -> dict[str, Any]:
             "simulated": is_simulated(config.get("evaluator", {}).get("name", "?")),
             "started": started or None,
             "last_finished": finished or None,
+            "time": store.get("time"),
+            "ended": store.get("ended"),
             "best": document(space, best[0], {"run": str(folder)}) if best else None,
             **({} if trained is None else {"trained": trained}),
             "silent": [
@@ -98,11 +100,19 @@ def _text(facts: dict[str, Any]) -> None:
         _line(kind, f"{facts[kind]['name']}  {as_typed(facts[kind]['options'])}".rstrip())
     common.show(f"  objective  {facts['objective']}   seed {facts['seed']}")
     wanted = f" of {facts['trials_wanted']}" if facts["trials_wanted"] else ""
-    common.show(f"  trials     {counts['done']} done, {counts['failed']} failed, {counts['running']} running{wanted}")
+    running = f"{counts['running']} {'to repeat' if counts['running'] and facts['state'] != 'running' else 'running'}"
+    common.show(f"  trials     {counts['done']} done, {counts['failed']} failed, {running}{wanted}")
     if facts["started"]:
         begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
         cost = describe_cost(facts["evaluation_seconds"], simulated=facts["simulated"])
         common.show(f"  time       begun {begun}, {cost}")
+    limits = facts["time"] or {}
+    if (whole := limits.get("whole")) is not None:
+        used, whole = (common.format_seconds(max(0.0, seconds)) for seconds in (limits["used"], whole))
+        ends = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(limits["ends"]))
+        _line("budget", f"{used} of {whole} used" + (f", it ends by {ends}" if facts["state"] == "running" else ""))
+    if facts["ended"] and facts["state"] == "finished" and facts["ended"]["why"] != "trials":
+        _line("ended", f"by --{facts['ended']['why']}, after {facts['ended']['trials']} trials")
     if facts["best"]:
         best = facts["best"]
         shared = " (scored with shared weights)" if facts["objective"].startswith("shared_") else ""

@@ -201,19 +201,26 @@ class Estimating(Protocol):
 
 @runtime_checkable
 class EstimatingAll(Protocol):
-    """An evaluator whose evaluations do not all take as long as the first."""
+    """An evaluator whose evaluations are not all alike, and that need not look at each to tell."""
 
-    def estimate_all(self, first: Proposal, trials: int) -> float | None:
-        """About how many seconds so many take, one after another; None: unknown."""
+    def estimate_all(self, proposals: Sequence[Proposal]) -> Sequence[float]:
+        """About how many seconds each takes here, evaluated in this order."""
         ...
 
 
-def estimate(evaluator: Evaluator, proposal: Proposal, trials: int = 1) -> float | None:
-    """About how many seconds so many evaluations take here, of which this is the first; None: unknown."""
-    if trials > 1 and isinstance(evaluator, EstimatingAll):
-        return evaluator.estimate_all(proposal, trials)
-    seconds = evaluator.estimate(proposal) if isinstance(evaluator, Estimating) else None
-    return None if seconds is None else seconds * trials
+LOOKED_AT = 3
+"""Number of proposals that are looked at to tell what others take."""
+
+
+def estimate_all(evaluator: Evaluator, proposals: Sequence[Proposal]) -> list[float] | None:
+    """About how many seconds each of some evaluations takes here, one after another; None: unknown."""
+    if isinstance(evaluator, EstimatingAll):
+        return list(evaluator.estimate_all(proposals))
+    if not isinstance(evaluator, Estimating):
+        return None
+    found = [evaluator.estimate(proposal) for proposal in proposals[:LOOKED_AT]]
+    known = [seconds for seconds in found if seconds is not None]
+    return [sum(known) / len(known)] * len(proposals) if known else None
 
 
 @runtime_checkable

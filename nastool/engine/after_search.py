@@ -13,15 +13,16 @@ import numpy as np
 
 from nastool.core import defaults, options, registry, statistics
 from nastool.core.errors import InputError, NastoolError, TrialFailed, short
-from nastool.core.evaluator import Evaluator, estimate
+from nastool.core.evaluator import Evaluator
 from nastool.core.registry import misfits
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Objective, Proposal, Trial
 from nastool.core.wording import describe_metrics
-from nastool.engine import retraining
+from nastool.engine import planning, retraining
 from nastool.engine.config import Plugged, RunConfig, RunFolder
-from nastool.engine.executors.base import Setting
+from nastool.engine.executors.base import Executor, Setting
 from nastool.engine.executors.jobs import EvaluatorSpec
+from nastool.engine.planning import Estimate, Timing, Trainings
 from nastool.engine.ranking import derive
 from nastool.engine.retraining import Trained
 from nastool.engine.run import Run, Watch, scale_of
@@ -148,15 +149,17 @@ class AfterSearch:
         training = None if self.training is None else replace(self.config, evaluator=self.training).identity
         return {**self.settings.to_json(), "training": training and [training["evaluator"], training["resolved"]]}
 
-    def trainings(self, trials: int) -> int:
-        """How many are trained from scratch, at most, after so many trials."""
-        found = min(self.settings.retrain, trials)
+    def wanted(self, trials: int | None) -> Trainings:
+        """What is trained from scratch, at most, after so many trials; None: after any number."""
+        found = self.settings.retrain if trials is None else min(self.settings.retrain, trials)
         sampled = self.settings.ranking if self.settings.table is None else 0
-        return found + max(found if self.settings.baseline else 0, sampled)
+        return Trainings(found, found if self.settings.baseline else 0, sampled)
 
-    def estimate(self, arch: Arch) -> float | None:
-        """Seconds of one of these trainings, found out within a few; None: unknown. The search is not running yet."""
-        return None if self.training is None else estimate(self._spec(self.folder.path).build(), Proposal(arch))
+    def estimate(self, executor: Executor, arch: Arch) -> Estimate | None:
+        """What one of these trainings takes, found out in a worker of the search; None: nothing is trained."""
+        if self.training is None:
+            return None
+        return planning.estimate(executor, [Proposal(arch)], self._spec(self.folder.path))
 
     # --- what is trained, and how
 
@@ -215,12 +218,13 @@ class AfterSearch:
 
     # --- doing it
 
-    def run(self, run: Run, setting: Setting, executor: str | None) -> Outcome | None:
+    def run(self, run: Run, setting: Setting, executor: str | None, timing: Timing | None = None) -> Outcome | None:
         """Do it; None: interrupted, and the same command goes on.
 
         Args:
             run: The search's, whose executor is closed before anything is trained.
             setting, executor: Of the trainings.
+            timing: The search's, where it has a limit; None: there is time for all.
         """
         store, watch = run.store, run.watch
         outcome = Outcome()
@@ -246,9 +250,16 @@ class AfterSearch:
             self._look_up(ranked, scores, derived[0], outcome)
         if self.training is None:
             return outcome
+        scores = scores if self.table is None else []
+        plan = Trainings(len(heads), rivals, len(scores))
+        if timing is not None:
+            plan = timing.trainings(run, plan, (heads or sample)[0])
         run.executor.close()
-        beside = sample if self.table is None else sample[:rivals]
-        trained = self._train(heads, beside, scores if self.table is None else [], setting, executor, watch, outcome)
+        scores = scores[: plan.ranked]
+        beside = sample[: max(plan.random, plan.ranked)]
+        if not plan.count:
+            return outcome
+        trained = self._train(heads[: plan.found], beside, scores, plan, setting, executor, watch, outcome, timing)
         return outcome if trained else None
 
     def _scores(self, archs: list[Arch], run: Run) -> list[float]:
@@ -278,27 +289,34 @@ class AfterSearch:
         heads: list[Arch],
         beside: list[Arch],
         scores: list[float],
+        plan: Trainings,
         setting: Setting,
         executor: str | None,
         watch: Watch,
         outcome: Outcome,
+        timing: Timing | None,
     ) -> bool:
         """Train what was found and the random ones as a search of its own in a folder below the run's."""
         assert self.training is not None
         archs = [*heads, *beside]
-        config = retraining.listed(self.config, self.training, archs)
+        changed = {name: value for name in ("epochs", "batch_size") if (value := getattr(plan, name)) is not None}
+        training = replace(self.training, options={**self.training.options, **changed})
+        config = retraining.listed(self.config, training, archs)
         folder = RunFolder(self.folder.path / f"retrain-{config.digest}")
         found = f"{len(heads)} found" if heads else ""
         other = f"{len(beside)} random" if beside else ""
         watch.note(f"training {' and '.join(filter(None, (found, other)))} from scratch in {folder.path}")
-        trainings = retraining.trained(config, self.space, archs, folder, setting, watch, executor=executor)
+        ends = None if timing is None else timing.afterwards()
+        trainings = retraining.trained(
+            config, self.space, archs, folder, setting, watch, executor=executor, stopping=ends
+        )
         with trainings as trained:
             if trained is None:
                 return False
             objective = trained.run.store.objectives[0]
             if not self._conclude(trained, len(heads), scores, objective, outcome):
                 return False
-            trained.run.finish(len(archs), outcome.report)
+            trained.run.finish(sum(trial.state != "running" for trial in trained.trials), outcome.report)
             outcome.run, outcome.origin = folder.path, trained.run.store.origin
         return True
 
@@ -319,9 +337,12 @@ class AfterSearch:
         watch = trained.run.watch
         if heads:
             best = min(heads, key=lambda trial: trial.rank)
+            if best.evaluation is None and any(trial.state == "running" for trial in heads):
+                watch.note("note: the time was up before anything was trained from scratch; more --time does it")
+                return True
             if best.evaluation is None:
                 raise NastoolError(f"none of the {len(heads)} architectures could be trained: {best.error}")
-            others = beside if self.settings.baseline else []
+            others = [trial for trial in beside if trial.state != "running"] if self.settings.baseline else []
             tested: dict[int, Mapping[str, float]] = {}
             for trial in [best, *heads, *others] if others else [best]:
                 if trial.id in tested or trial.evaluation is None:

@@ -35,7 +35,7 @@ def words(command: str, options: Options, *arguments: str) -> list[str]:
         elif isinstance(value, Mapping) and name.endswith("_options"):
             for key, each_value in value.items():
                 found += [flag, f"{key}={_text(name, each_value)}"]
-        elif name == "log" or (name == "objective" and not isinstance(value, str)):
+        elif name in ("log", "objective", "stop_when") and not isinstance(value, str):
             for one in value:
                 found += [flag, one]
         else:

@@ -16,6 +16,7 @@ from nastool.core.wording import format_number
 from nastool.engine import results
 from nastool.engine.config import BASELINE, Plugged, RunConfig, RunFolder
 from nastool.engine.executors.base import Setting
+from nastool.engine.planning import Timing
 from nastool.engine.run import Run, open_run
 from nastool.engine.search import test_best
 from nastool.engine.store import Store
@@ -56,7 +57,9 @@ class Baseline:
         self.folder = RunFolder(folder.path / BASELINE)
         self.folder.check(self.config, force)
 
-    def run(self, search: Run, trials: int, best: Trial, options: SearchOptions) -> dict[str, Any] | None:
+    def run(
+        self, search: Run, trials: int, best: Trial, options: SearchOptions, timing: Timing
+    ) -> dict[str, Any] | None:
         """Search at random; None: interrupted, and the same command goes on.
 
         Args:
@@ -64,6 +67,7 @@ class Baseline:
             trials: Number of trials in all.
             best: The best trial of that search.
             options: Of the command.
+            timing: Of that search.
 
         Returns:
             Facts for best.json. A baseline that fails as a whole is no failure of the search: then "error" is among
@@ -73,7 +77,7 @@ class Baseline:
         facts = self._known(trials)
         if facts is None:
             try:
-                facts = self._search(search, trials, options)
+                facts = self._search(search, trials, options, timing)
             except InputError:
                 raise
             except NastoolError as error:
@@ -98,7 +102,7 @@ class Baseline:
                 return None
             return self._facts(store, final)
 
-    def _search(self, beside: Run, trials: int, options: SearchOptions) -> dict[str, Any] | None:
+    def _search(self, beside: Run, trials: int, options: SearchOptions, timing: Timing) -> dict[str, Any] | None:
         watch = beside.watch
         opened = open_run(
             self.config,
@@ -115,9 +119,15 @@ class Baseline:
             watch.note(f"random search beside it, {trials} trials, in {self.folder.path}")
             strategy = self.config.make_strategy(self.space)
             search = run.search(
-                strategy, trials, noun="random trials", keep=options.keep, max_failures=options.max_failures
+                strategy,
+                trials,
+                noun="random trials",
+                keep=options.keep,
+                max_failures=options.max_failures,
+                stopping=timing.afterwards(),
             )
-            if search.finished < trials and not search.exhausted:
+            ended = search.exhausted or (search.ends.why == "time" and not watch.stop())
+            if search.finished < trials and not ended:
                 results.write(self.folder.path, run.store)
                 return None
             if search.best is None:
@@ -126,7 +136,7 @@ class Baseline:
             if problem is not None:
                 watch.note(f"note: the best random trial, {search.best.id}, could not be tested: {problem}")
             found = results.Result(self.space, search.best, self.folder.path, run.store.origin, tested)
-            run.finish(search.finished, found.write(self.folder.path), exhausted=search.exhausted)
+            run.finish(search.finished, found.write(self.folder.path), exhausted=ended)
             results.write(self.folder.path, run.store)
             return self._facts(run.store, run.store.get("final"))
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 RANGES: Mapping[str, tuple[int, int | None]] = {
     "trials": (1, None),
+    "patience": (1, None),
     "seed": (0, 2**63 - 1),
     "workers": (1, None),
     "keep": (1, None),
@@ -178,7 +179,15 @@ class SearchOptions(Measuring, Searching):
 
     Args:
         trials: Number of trials in all, those of earlier calls included; by default the strategy's own number, or 20
-            and at least three times what it begins with at random.
+            and at least three times what it begins with at random; with time, until or patience, any number.
+        time: Length of time after which it is to have ended, such as 90s, 2m, 8h, or a number of seconds. What
+            follows the trials fits in, and the time of earlier calls counts; of shared weights it decides how many
+            rounds there are.
+        until: The same as an hour, such as 07:30, the next one in local time. With several of these whatever comes
+            first counts.
+        stop_when: Condition such as val_acc>=0.95, in quotes in a shell; a trial that meets it ends the search, with
+            several conditions one that meets them all.
+        patience: Number of trials in a row without a better one after which it ends.
         objective: What to optimise; by default the evaluator's own objective. Several, one each time: a front of
             networks is searched that no other beats in all of them, and the first says which of these is the best.
         seed: Seed of strategy and trials.
@@ -204,6 +213,10 @@ class SearchOptions(Measuring, Searching):
     """
 
     trials: int | None = None
+    time: float | str | None = None
+    until: str | None = None
+    stop_when: str | Sequence[str] = ()
+    patience: int | None = None
     objective: str | Sequence[str] | None = None
     seed: int = 0
     workers: int = 1
@@ -227,6 +240,7 @@ class SearchOptions(Measuring, Searching):
         self.log = [self.log] if isinstance(self.log, str) else list(self.log)
         if self.objective is not None and not isinstance(self.objective, str):
             self.objective = list(self.objective) or None
+        self.stop_when = [self.stop_when] if isinstance(self.stop_when, str) else list(self.stop_when)
 
 
 @dataclass(kw_only=True)
@@ -260,12 +274,21 @@ class ResumeOptions(FinishOptions):
     """What a run goes on with; what is not given is as it was.
 
     Args:
-        trials: Number of trials in all, not less than there are; by default as many as were asked for last.
+        trials: Number of trials in all, not less than there are. By default what ended it or was to end it stays as it
+            was; where something else of these is given, what it has ended by does not count any more.
+        time: Length of time from now on after which it is to have ended, such as 90s, 2m, 8h, or a number of seconds.
+        until: The same as an hour, such as 07:30, the next one in local time.
+        stop_when: Condition such as val_acc>=0.95; a trial that meets it ends the search.
+        patience: Number of trials in a row without a better one after which it ends.
         trial_timeout: Seconds after which a trial is given up.
         log: Also send the trials to a logger (`nastool list loggers`).
     """
 
     trials: int | None = None
+    time: float | str | None = None
+    until: str | None = None
+    stop_when: str | Sequence[str] | None = None
+    patience: int | None = None
     trial_timeout: float | None = None
     log: str | Sequence[str] | None = None
 

@@ -19,6 +19,7 @@ from nastool.engine.config import Plugged, RunConfig, RunFolder
 from nastool.engine.executors.base import Setting
 from nastool.engine.run import Run, Watch, open_run
 from nastool.engine.search import test_best
+from nastool.engine.stopping import Stopping
 from nastool.engine.store import Store
 from nastool.training.recipes import load_recipe
 
@@ -105,7 +106,7 @@ class Trained:
 
     Attributes:
         run: Of these trainings.
-        trials: In the order given.
+        trials: In the order given; those that there was no time for are "running".
         finished: The result that an earlier call has kept.
     """
 
@@ -146,6 +147,7 @@ def trained(
     force: bool = False,
     accept: Callable[[Mapping[str, Scalar]], None] = lambda facts: None,
     ready: Callable[[Mapping[str, Scalar]], None] = lambda facts: None,
+    stopping: Stopping | None = None,
 ) -> Iterator[Trained | None]:
     """Train architectures in a folder, or go on where an earlier call ended; None where it was told to stop.
 
@@ -157,6 +159,7 @@ def trained(
         setting, watch, executor, force, accept: As of `open_run`.
         seeds: One for each, where they are not to follow from the configuration's.
         ready: Called with the evaluator's facts when nothing can be wrong any more.
+        stopping: What ends it before all are trained; the others are "running" then.
 
     Raises:
         InputError: The folder holds something else and `force` is not given, or other seeds.
@@ -189,13 +192,17 @@ def trained(
             facts=None if seeds is None else {"seeds": max(before, list(seeds), key=len)},
             keep=len(archs),
             seeds=seeds,
+            stopping=stopping,
         )
-        if search.finished < len(archs):
+        short_of_time = search.ends.why == "time" and not watch.stop()
+        if search.finished < len(archs) and not short_of_time:
             yield None
             return
         final = run.store.get("final")
         done = final is not None and final["trials"] == len(archs)
-        yield Trained(run, list(run.store.trials())[: len(archs)], final["document"] if done else None)
+        trials = list(run.store.trials())[: len(archs)]
+        trials += [Trial(number, Proposal(archs[number])) for number in range(len(trials), len(archs))]
+        yield Trained(run, trials, final["document"] if done else None)
 
 
 def _check_seeds(folder: RunFolder, config: RunConfig, force: bool, seeds: Sequence[int] | None) -> None:

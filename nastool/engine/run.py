@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from nastool.engine.executors.base import Executor, Setting
 from nastool.engine.executors.jobs import EvaluatorSpec, Reported
 from nastool.engine.interrupts import Interrupts
 from nastool.engine.search import Search
+from nastool.engine.stopping import Stopping
 from nastool.engine.store import Store
 from nastool.engine.written import Written
 
@@ -87,7 +88,7 @@ class Run:
     def search(
         self,
         strategy: Strategy,
-        trials: int,
+        trials: int | None,
         *,
         noun: str = "trials",
         then: str = "",
@@ -98,17 +99,19 @@ class Run:
         max_failures: int = 10,
         seeds: Sequence[int] | None = None,
         as_it_is: bool = False,
+        stopping: Stopping | None = None,
     ) -> Search:
         """Search until there are so many trials, the strategy has nothing left, or it is to stop.
 
         Args:
             strategy: Untouched; what the run knows of it is restored.
-            trials: Number of trials, those of earlier runs of the command included, >= 1.
+            trials: Number of trials, those of earlier runs of the command included, >= 1; None: any.
             noun: What these trials are called. then: what comes after them.
             restored: Called with the search before it goes on.
             facts: Values to store with the number of trials.
             keep, ensemble, max_failures, seeds: As of `Search`.
             as_it_is: Only restore it, with the trials that there are.
+            stopping: What ends it beside their number.
         """
         tell = self.watch.tell
 
@@ -133,17 +136,27 @@ class Run:
             evaluator=registry.whose(type(self.evaluator)),
             seeds=seeds,
             stop=self.watch.stop,
+            stopping=stopping,
             watch=watch,
         )
         search.costs = self._costs(search)
-        search.measured = [each.metric for each in search.objectives if each.metric in search.costs.names]
+        named = [*(each.metric for each in search.objectives), *(each.metric for each in search.ends.rules.conditions)]
+        search.measured = [metric for metric in dict.fromkeys(named) if metric in search.costs.names]
         tell(TrialsBegun(search, noun, then))
         try:
             search.restore()
             restored(search)
             if not as_it_is:
-                self.store.write({"trials": trials, "then": then, "silent": {}, **(facts or {})})
+                rules, before = search.ends.rules.to_json(), self.store.get("ended") or {}
+                if before.get("rules") == rules:  # also where a clock has decided it
+                    search.ends.why = before["why"]
+                else:
+                    before = None
+                begins = {"trials": trials, "then": then, "silent": {}, "ended": before or None}
+                self.store.write({**begins, **(facts or {})})
                 search.run()
+                if search.ends.why and not self.watch.stop():
+                    self.store.write({"ended": {"why": search.ends.why, "trials": search.finished, "rules": rules}})
         finally:
             tell(TrialsEnded())
         return search
@@ -176,6 +189,7 @@ def open_run(
     options: Mapping[str, object],
     check: Callable[[], object] = lambda: None,
     accept: Callable[[Mapping[str, Scalar]], None] = lambda facts: None,
+    pace: Callable[[Executor, Mapping[str, Scalar]], Mapping[str, Scalar]] | None = None,
 ) -> Iterator[Run]:
     """Begin the run in the folder, or go on with it.
 
@@ -190,6 +204,8 @@ def open_run(
         options: Of the command, beside the config's, for run.yaml.
         check: Called with the folder locked, for its errors.
         accept: Called before a run begins with what its evaluator says of itself, for its errors, too.
+        pace: Called before a run begins with its executor and what the evaluator says; returns settled options of the
+            evaluator that come from a clock.
 
     Raises:
         InputError: The folder holds something else, somebody is at work in it, the data are not those that the run
@@ -201,7 +217,8 @@ def open_run(
     threads = None if force else _threads_of(folder, watch)
     setting = replace(setting, threads=threads, logs=folder.path / "logs", say=watch.note)
     at_work = make_executor(executor, spec, evaluator, setting)
-    with folder.locked(), closing(at_work):
+    with folder.locked(), ExitStack() as stack:
+        stack.enter_context(closing(at_work))
         continued = folder.check(config, force)  # nobody else can change it from here on
         check()
         try:
@@ -211,6 +228,13 @@ def open_run(
                     facts = {**facts, "devices": ", ".join(at_work.devices)}
                 if not continued:
                     accept(facts)
+                    if pace is not None and (paced := pace(at_work, facts)):
+                        at_work.close()
+                        chosen = facts.get("threads")
+                        setting = replace(setting, threads=chosen if isinstance(chosen, int) else None)
+                        spec = replace(spec, options={**spec.options, **paced})
+                        at_work = stack.enter_context(closing(make_executor(executor, spec, evaluator, setting)))
+                        facts = at_work.open()
         except InputError:
             at_work.close()
             folder.discard()
@@ -292,11 +316,8 @@ def _create(
         objectives = Objective.parse_all(config.objective or evaluator.objective)
     except ValueError as error:
         raise InputError(str(error) if config.objective else f"{who}: {error}") from None
-    metrics = evaluator.metrics | known(evaluator) | {"seconds"}
     for objective in objectives:
-        if evaluator.metrics and objective.metric not in metrics:
-            near = hint(objective.metric, sorted(metrics))
-            raise InputError(f"{who} gives no metric {objective.metric!r}; {near}")
+        check_metric(evaluator, objective.metric)
     written = spelt(objectives)
     folder.clear()
     folder.describe(config, written, facts, options)
@@ -315,6 +336,23 @@ def _create(
         },
     }
     return Store.create(folder.database, about, durable=not evaluator.inline)
+
+
+def check_metric(evaluator: Evaluator, metric: str, what: str = "") -> None:
+    """Check that trials will have a metric; of an inline evaluator, once it is prepared.
+
+    Args:
+        evaluator: Who measures.
+        metric: Its name.
+        what: Who asks for it, for the error; "": the objective.
+
+    Raises:
+        InputError: They won't.
+    """
+    metrics = evaluator.metrics | known(evaluator) | {"seconds"}
+    if evaluator.metrics and metric not in metrics:
+        who, near = registry.whose(type(evaluator)), hint(metric, sorted(metrics))
+        raise InputError(f"{what}{who} gives no metric {metric!r}; {near}")
 
 
 def scale_of(evaluator: Evaluator) -> dict[str, int] | None:

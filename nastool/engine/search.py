@@ -19,6 +19,7 @@ from nastool.core.strategy import Strategy, snapshots, wanted
 from nastool.core.values import Arch, Evaluation, Objective, Proposal, Silence, Trial
 from nastool.engine.executors.base import Drive, Executor, carry_out
 from nastool.engine.executors.jobs import OUTSIDE, Finished, Job, Reported
+from nastool.engine.stopping import Budget, Rules, Stopping
 from nastool.engine.store import Store
 from nastool.nets import checkpoints
 
@@ -33,7 +34,7 @@ def trial_seed(seed: int, trial_id: int) -> int:
 class Search:
     """A search in progress. `run` drives it; everything it learns goes to the store at once.
 
-    trials: the number of trials after which it ends, those of earlier calls included; >= 1.
+    trials: the number of trials after which it ends, those of earlier calls included; >= 1; None: any.
     one_commit: ask, evaluation and tell in one transaction, for evaluations that cost next to nothing.
     objectives: what is optimised; with several, no trial of the front loses its checkpoint either.
     keep: how many of the best trials' checkpoints stay on disk, beside those that the strategy builds on. Of these
@@ -45,6 +46,7 @@ class Search:
     stop: asked between events; True ends the search after the running trials.
     costs: what architectures cost; None: nothing is known before they are measured.
     measured: names of costs that become metrics of every trial.
+    stopping: what else ends it; None: nothing.
     watch: told of every report and every finished trial and, at least every WAIT_SECONDS, of None; for displays.
     """
 
@@ -53,7 +55,7 @@ class Search:
     executor: Executor
     objectives: Sequence[Objective]
     seed: int
-    trials: int
+    trials: int | None
     workdir: Path
     one_commit: bool = False
     keep: int = 10
@@ -64,6 +66,7 @@ class Search:
     costs: Costs | None = None
     measured: Sequence[str] = ()
     stop: Callable[[], bool] = lambda: False
+    stopping: Stopping | None = None
     watch: Callable[[Search, Reported | Trial | None], None] = lambda search, event: None
 
     asked: int = 0
@@ -91,27 +94,45 @@ class Search:
 
     def __post_init__(self) -> None:
         self._drive = Drive(self.executor, self._next, stop=self.stop, retried=self._retried)
+        self.ends = self.stopping or Stopping(Rules(), Budget(Rules()))
+        self.ends.rules = replace(self.ends.rules, trials=self.trials)
 
     def run(self) -> None:
-        """Search until `trials` have finished, the strategy is exhausted, or `stop`. Call `restore` before."""
+        """Search until something of `ends` ends it, the strategy is exhausted, or `stop`. Call `restore` before.
+
+        Trials that run when its time is up are ended; they stay unfinished, and are repeated when it goes on.
+        """
         for event in self._drive:
+            self.ends.budget.tick()
             self._keep_silent()
             if event is None or isinstance(event, Reported):
                 if event is not None:
                     self.store.report(event.job.trial_id, event.step, event.metrics)
                 self.watch(self, event)
-                continue
-            trial = self._trial(event)
-            self._finish(trial, event.fault)
-            self.watch(self, trial)
+            else:
+                trial = self._trial(event)
+                self._finish(trial, event.fault)
+                self.watch(self, trial)
+            if self.executor.busy and not self._drive.pending and self.ends.overdue(self.finished - self.failed):
+                self.ends.why, self.ends.cut = "time", [job.trial_id for job in self.executor.busy]
+                self.executor.close()
+                return
 
     # --- the steps of a trial
 
     def _next(self) -> Job | None:
         """Return the next job: what an earlier run left over, then what the strategy asks for."""
-        if self._unfinished:
-            return self._unfinished.pop(0)
-        return self._ask() if self.asked < self.trials and not self.exhausted else None
+        if not self._unfinished and not self.exhausted and not self.ends.over(self.asked):
+            self._unfinished += filter(None, [self._ask()])
+        if not self._unfinished:
+            return None
+        if self.ends.hinders(self._unfinished[0].proposal):
+            self.store.begin()
+            self._commit()  # where it was asked just now
+            return None
+        job = self._unfinished.pop(0)
+        self.ends.begins(job.trial_id)
+        return job
 
     def _ask(self) -> Job | None:
         """Ask for one trial. None: another has to finish first, or the strategy is exhausted."""
@@ -239,10 +260,13 @@ class Search:
         if trial.state == "failed":
             self.failed += 1
             self._failures_in_row += fault != "device"
+            self.ends.told(trial, False)
             return
         self._failures_in_row = 0
-        if self.best is None or (trial.loss <= self.best.loss and trial.rank < self.best.rank):
+        better = self.best is None or (trial.loss <= self.best.loss and trial.rank < self.best.rank)
+        if better:
             self.best = trial
+        self.ends.told(trial, better)
 
     def _take_checkpoint(self, trial: Trial) -> None:
         if trial.evaluation is None or not (trial.evaluation.checkpoint or trial.evaluation.artifacts):

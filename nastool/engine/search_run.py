@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from nastool.core.strategy import Strategy, planned_trials, random_trials
 from nastool.core.values import Trial
 from nastool.core.wording import describe_cost
 from nastool.core.yaml_files import read_yaml
-from nastool.engine import after_search, arguments, baseline, logs, results, snapshots
+from nastool.engine import after_search, arguments, baseline, done, logs, results, snapshots
 from nastool.engine.after_search import AfterSearch, Outcome
 from nastool.engine.baseline import Baseline
 from nastool.engine.command_options import FinishOptions, ResumeOptions, SearchOptions
@@ -26,10 +28,12 @@ from nastool.engine.config import RunConfig, RunFolder
 from nastool.engine.events import Ended, RunBegun
 from nastool.engine.executors.base import Setting
 from nastool.engine.logs import Loggers
+from nastool.engine.planning import Timing, paced
 from nastool.engine.results import Product, Report, Result
 from nastool.engine.retraining import Listed
-from nastool.engine.run import Run, Watch, interruptible, open_run
+from nastool.engine.run import Run, Watch, check_metric, interruptible, open_run
 from nastool.engine.search import Search, test_best
+from nastool.engine.stopping import Rules
 from nastool.engine.store import Store
 from nastool.training.recipes import default_recipe
 
@@ -50,6 +54,8 @@ class SearchRun:
         report: Makes the page that it leaves behind; None: it leaves none.
         notes: What to know of it, a line each.
         finishes: Whether it makes a result of the trials that there are; `trials` is their number then.
+        rules: What ends it.
+        begun: When this call began, by `time.monotonic`.
     """
 
     options: SearchOptions
@@ -64,6 +70,8 @@ class SearchRun:
     report: Report | None
     notes: list[str] = field(default_factory=list)
     finishes: bool = False
+    rules: Rules = field(default_factory=Rules)
+    begun: float = field(default_factory=time.monotonic)
 
     @classmethod
     def again(cls, options: FinishOptions, report: Report) -> SearchRun:
@@ -81,6 +89,7 @@ class SearchRun:
         folder = folder.parent if folder.name == "run.db" else folder
         with Store.read(folder / "run.db") as store:
             found, counts = store.get("options"), store.count()
+            ended, used = store.get("ended"), (store.get("time") or {}).get("used", 0.0)
             wanted, strategy = store.get("trials"), store.get("config").get("strategy", {}).get("name")
         if strategy == Listed.name:
             raise InputError(f"{folder} holds trainings and no search: give the command again with which they began")
@@ -90,10 +99,14 @@ class SearchRun:
         given = {name: value for key, value in found.items() if (name := str(key).replace("-", "_")) in _NAMES}
         given |= {"log": logs.given((), given.get("log") or {}), "trials": wanted or given.get("trials")}
         changes = {name: value for name, value in vars(options).items() if value not in (None, ()) and name != "run"}
+        made = counts["done"] + counts["failed"]
+        finishes = not isinstance(options, ResumeOptions)
+        given |= dict.fromkeys(done.ENDS) if finishes else done.dropped(changes, ended, made >= (wanted or 0))
+        if "time" in changes:  # from now on
+            changes["time"] = used + (Rules.read(SearchOptions(time=changes["time"])).seconds or 0.0)
         local = {name: changes.pop(name) for name in options.LOCAL if name in changes}
         given |= {**changes, "evaluator_options": {**(given.get("evaluator_options") or {}), **local}}
-        made = counts["done"] + counts["failed"]
-        command, finishes = shlex.quote(str(folder)), not isinstance(options, ResumeOptions)
+        command = shlex.quote(str(folder))
         if finishes:
             given["trials"] = made
             if not counts["done"]:
@@ -120,14 +133,22 @@ class SearchRun:
         Raises:
             InputError: Something is wrong with them, or with the folder that they lead to.
         """
+        rules, begun = Rules.read(options), time.monotonic()
+        if rules.until is not None:  # the moment that was meant now
+            options = replace(options, until=datetime.fromtimestamp(rules.until).astimezone().isoformat())
         config = _config(options)
         space = config.make_space()
         strategy = config.make_strategy(space)
         folder = RunFolder(Path(options.out) if options.out else config.default_folder)
         evaluator = config.evaluator_spec(space, folder.path).build()
-        planned = planned_trials(strategy, rounds_of(evaluator))
-        options = replace(options, trials=options.trials or planned or max(20, 3 * random_trials(strategy)))
-        assert options.trials is not None
+        rounds, endless = rounds_of(evaluator), rules.timed or rules.patience is not None
+        if paced(rules, config, evaluator):
+            rounds = None
+            with suppress(InputError), Store.read(folder.database) as store:
+                rounds = store.get("rounds")
+        planned = planned_trials(strategy, rounds) or (None if endless else max(20, 3 * random_trials(strategy)))
+        options = replace(options, trials=options.trials or planned)
+        rules = replace(rules, trials=options.trials)
         _check(options, config, strategy, evaluator)
         after = AfterSearch(config, space, evaluator, folder, after_search.Settings.read(options, evaluator))
         beside = None
@@ -135,9 +156,10 @@ class SearchRun:
             beside = Baseline(config, space, strategy, evaluator, folder, options.force)
         loggers = Loggers(options.log)
         page = report if options.report else None
-        run = cls(options, config, space, strategy, evaluator, folder, after, beside, loggers, page, finishes=finishes)
-        rounds = rounds_of(evaluator) if "policy" in strategy.needs and not finishes else None
-        if rounds is not None and options.trials <= rounds:
+        more: dict[str, Any] = {"finishes": finishes, "rules": rules, "begun": begun}
+        run = cls(options, config, space, strategy, evaluator, folder, after, beside, loggers, page, **more)
+        rounds = rounds if "policy" in strategy.needs and not finishes else None
+        if rounds is not None and options.trials is not None and options.trials <= rounds:
             if after.settings.ranking:
                 raise InputError(
                     f"--check-ranking: needs all {rounds} rounds of the search: give more than {rounds} --trials"
@@ -147,10 +169,14 @@ class SearchRun:
         return run
 
     @property
-    def trials(self) -> int:
-        """Number of trials in all, >= 1."""
-        assert self.options.trials is not None
+    def trials(self) -> int | None:
+        """Number of trials in all, >= 1; None: as many as there is time for, or as something else ends it."""
         return self.options.trials
+
+    @property
+    def paced(self) -> bool:
+        """Whether the time that there is decides how many rounds shared weights are trained."""
+        return paced(self.rules, self.config, self.evaluator)
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -180,11 +206,16 @@ class SearchRun:
         for note in self.notes:
             watch.note(note)
         continues = self.folder.check(self.config, self.options.force)
-        if continues and self._finished(watch):
+        if continues and done.finished(self, watch):
             return True
         self.after.prepare()
         if continues:
             self._check_state()
+        used = 0.0
+        if continues:
+            with Store.read(self.folder.database) as store:
+                used = (store.get("time") or {}).get("used", 0.0)
+        timing = Timing(self, used)
         opened = open_run(
             self.config,
             self.evaluator,
@@ -194,13 +225,16 @@ class SearchRun:
             executor=self.options.executor,
             force=self.options.force,
             options=self.recorded,
+            accept=lambda facts: self._check_conditions(),
+            pace=timing.pace if self.paced else None,
         )
         with opened as run, self.loggers.opened(run.store, self.space, self.folder.path, watch.note):
+            self._check_conditions()
             if not run.continued:
                 watch.tell(RunBegun(self.config, self.folder.path, run.facts))
             saved = lambda: f"{sum(run.store.count().values()) - run.store.count()['running']} trials"  # noqa: E731
-            with interruptible(watch, self.folder.path, self._next, saved) as run.watch:
-                return self._go(run)
+            with interruptible(watch, self.folder.path, self._next, saved) as run.watch, timing.at_work(run):
+                return self._go(run, timing)
 
     @property
     def _next(self) -> str:
@@ -208,48 +242,6 @@ class SearchRun:
         folder = shlex.quote(str(self.folder.path))
         ends = "" if self.finishes else f"; or make a result of what it has: nastool finish {folder}"
         return f"continue with: nastool {'finish' if self.finishes else 'resume'} {folder}{ends}"
-
-    def _finished(self, watch: Watch) -> bool:
-        """Whether the run needs nothing more for so many trials; then says so."""
-        path, written = self.folder.path, None
-        with Store.read(self.folder.database) as store:
-            final, complete, count = store.get("final"), store.get("written"), sum(store.count().values())
-        if final is None or min(count, final["trials"]) < (1 if final.get("exhausted") else self.trials):
-            return False
-        if final.get("finale", self.after.identity()) != self.after.identity():
-            return False
-        document: dict[str, Any] = final["document"]
-        if self.options.ensemble and "ensemble" not in document:
-            return False
-        if self.beside is not None and not baseline.covers(document, min(count, self.trials)):
-            return False
-        if complete is not False and results.whole(path, document, report=self.report is not None):
-            watch.note(self._why_done(count, final))
-        else:
-            document = results.moved(path, document)
-            with self.folder.locked(), Store.open(self.folder.database) as store:
-                weights = results.held(path, document) if "weights" in document else None
-                if "weights" in document and weights is None:
-                    return False  # they can be found again
-                watch.note(self._why_done(count, final))
-                document = results.result(path, document, weights)
-                store.write({"final": {**final, "document": document}, "written": False})
-                written = results.write(path, store, self.report)
-                store.write({"written": True})
-        watch.tell(Ended(path, document, written, (self._cost(),)))
-        return True
-
-    def _why_done(self, count: int, final: Mapping[str, Any]) -> str:
-        """Why a run with so many trials needs nothing more."""
-        measured = final["trials"]
-        has = f"{self.folder.path} already has its {count} trials"
-        if count < self.trials:
-            return f"{has}; the strategy has nothing left to propose"
-        if measured < count:
-            asked = f"{self.trials} are asked for: this is the result of the first {measured}"
-            return f"{has}, {asked}; more --trials extend it"
-        asked = f", more than the {self.trials} that are asked for" if count > self.trials else ""
-        return f"{has}{asked}; more --trials extend it"
 
     def _check_state(self) -> None:
         """InputError: the run cannot go on, since what its evaluator left of finished trials is not there any more."""
@@ -262,14 +254,21 @@ class SearchRun:
             except InputError as error:
                 raise InputError(f"{error}: the search cannot go on; begin anew with --force") from None
 
+    def _check_conditions(self) -> None:
+        """InputError: --stop-when names a metric that no trial will have."""
+        for condition in self.rules.conditions:
+            check_metric(self.evaluator, condition.metric, "--stop-when: ")
+
     # --- the parts
 
-    def _go(self, run: Run) -> bool:
+    def _go(self, run: Run, timing: Timing) -> bool:
         """From the first trial to the last file. False: interrupted."""
         started = time.monotonic()
         with_loggers = replace(run, watch=Watch(self.loggers.listening(run.watch.tell), run.watch.stop))
-        search = self._search(with_loggers)
-        end = None if run.watch.stop() else self._end(run, search)
+        search = self._search(with_loggers, timing)
+        if not self.finishes and (why := search.ends.describe(search.finished)):
+            run.watch.note(f"ended {why}")
+        end = None if run.watch.stop() else self._end(run, search, timing)
         if end is None:
             results.write(self.folder.path, run.store)
             return False
@@ -277,13 +276,13 @@ class SearchRun:
         written: Product = results.write(self.folder.path, run.store, self.report)
         run.written()
         took = time.monotonic() - started
-        run.watch.tell(Ended(self.folder.path, document, written, (self._cost(), *lines), took, search))
+        run.watch.tell(Ended(self.folder.path, document, written, (self.cost(), *lines), took, search))
         self.loggers.close(document)
         if problem is not None:
             raise problem
         return True
 
-    def _search(self, run: Run) -> Search:
+    def _search(self, run: Run, timing: Timing) -> Search:
         def restored(search: Search) -> None:
             if self.options.ensemble:
                 snapshots.members(self.strategy, run.store, self.folder.path)  # for its error, before any training
@@ -292,7 +291,8 @@ class SearchRun:
                 run.watch.note(f"continuing {self.folder.path}: {search.finished} trials done, {left} to repeat")
             for note in self.strategy.notes:
                 run.watch.note(f"note: {note}")
-            if self.trials <= (random := random_trials(self.strategy)) and not self.finishes:
+            trials, random = self.trials or math.inf, random_trials(self.strategy)
+            if trials <= random and not self.finishes:
                 begins = f"{self.strategy.name} begins with {random} random trials, and these are all"
                 same = ", which --with-baseline compares with itself" if self.beside is not None else ""
                 run.watch.note(f"note: {begins}, so this is random search{same}: give more than {random} --trials")
@@ -307,20 +307,28 @@ class SearchRun:
             max_failures=self.options.max_failures,
             facts={"options": {**self.config.as_options(), **self.recorded}},
             as_it_is=self.finishes,
+            stopping=timing.stopping,
         )
 
     def _then(self) -> str:
         """What comes after the trials, for who looks at the time that is left; "": nothing that takes long."""
-        random = [f"{self.trials} random trials"] if self.beside is not None else []
-        count = self.after.trainings(self.trials)
+        random = [f"{self.trials or 'as many'} random trials"] if self.beside is not None else []
+        count = self.after.wanted(self.trials).count
         return " and ".join([*random, *([f"{count} training" + "s" * (count > 1)] if count else [])])
 
-    def _end(self, run: Run, search: Search) -> tuple[dict[str, Any], list[str], NastoolError | None] | None:
+    def _end(
+        self, run: Run, search: Search, timing: Timing
+    ) -> tuple[dict[str, Any], list[str], NastoolError | None] | None:
         """From the last trial to best.json: its object, what else there is to say, and what went wrong all the same.
 
         None: interrupted; the same options go on.
         """
         if search.best is None:
+            if not search.finished and search.ends.why == "time":
+                raise NastoolError(
+                    f"the time was up before a trial had finished: nastool resume {shlex.quote(str(self.folder.path))} "
+                    "--time gives it more; or make trials shorter, with --epochs or a smaller --scale"
+                )
             if not search.finished:
                 raise NastoolError(f"{registry.whose(type(search.strategy))} proposed nothing")
             raise NastoolError(f"all {search.failed} trials failed; see `nastool status {self.folder.path}`")
@@ -328,13 +336,14 @@ class SearchRun:
         beside: dict[str, Any] | None = None
         if self.beside is not None:
             run.executor.close()  # its processes are started again when there is something to test
-            trials = search.finished if search.exhausted else self.trials
-            beside = self.beside.run(run, trials, search.best, self.options)
+            trials = self.trials if search.ends.why == "trials" and self.trials else search.finished
+            beside = self.beside.run(run, trials, search.best, self.options, timing)
             if beside is None:
                 return None
         outcome: Outcome | None = Outcome()
         if self.after.settings.any or "shared-weights" in self.evaluator.provides:
-            outcome = self.after.run(run, Setting(self.options.workers), self.options.executor)
+            limited = timing if self.rules.timed else None
+            outcome = self.after.run(run, Setting(self.options.workers), self.options.executor, limited)
             if outcome is None:
                 return None
         assert outcome is not None
@@ -366,13 +375,15 @@ class SearchRun:
 
     def _tested(self, run: Run, best: Trial) -> tuple[Result, NastoolError | None]:
         """The search's own best trial, tested; and what went wrong there."""
+        if type(self.evaluator).test is Evaluator.test:  # it tests nothing, and its worker may have ended
+            return Result(self.space, best, self.folder.path, run.store.origin), None
         tested, reason = test_best(run.executor, best, self.config.seed)
         problem = None
         if reason is not None:
             problem = NastoolError(f"the best trial, {best.id}, could not be tested: {reason}")
         return Result(self.space, best, self.folder.path, run.store.origin, tested), problem
 
-    def _cost(self) -> str:
+    def cost(self) -> str:
         """What all trials cost together."""
         with Store.read(self.folder.database) as store:
             cost, _, _ = store.spent()

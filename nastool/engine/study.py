@@ -350,8 +350,10 @@ def state_of(folder: Path, store: Store, *, ours: bool = False) -> str:
 
     if not ours and RunFolder(folder).busy():
         return "running"
-    wanted, final = store.get("trials"), store.get("final")
-    enough = final is not None and (final.get("exhausted") or final["trials"] >= (wanted or 0))
+    wanted, final, ended = store.get("trials"), store.get("final"), store.get("ended")
+    if final is not None and ended is not None and final["trials"] == ended["trials"]:
+        return "finished"  # trials that were cut off stay unfinished
+    enough = final is not None and (final.get("exhausted") or (wanted is not None and final["trials"] >= wanted))
     return "finished" if enough and not store.count()["running"] else "interrupted"
 
 

@@ -107,6 +107,7 @@ class Followed:
             per_trial = store.per_trial(PACE, in_rounds) if state == "running" else None
             ahead = remaining(done, total, rounds)
             failures = store.failures(1)
+            ends = (store.get("time") or {}).get("ends") if state == "running" else None
             return View(
                 metric=objective.metric,
                 done=done,
@@ -114,6 +115,7 @@ class Followed:
                 title=f"{self.folder}: {state}",
                 per_hour=None if per_trial is None else 3600 / per_trial,
                 left=per_trial * ahead if per_trial and ahead else None,
+                until=None if ends is None else max(0.0, ends - time.time()),
                 then=str(store.get("then") or ""),
                 best=next((self._best(trial, objective) for trial in store.best(1)), None),
                 last=[_row(trial, objective) for trial in store.last(LAST)],

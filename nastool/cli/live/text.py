@@ -72,8 +72,11 @@ def count(view: View) -> str:
 
 
 def time_left(view: View) -> str:
-    """The time to the last trial, and what comes then."""
-    return f"{format_seconds(view.left or 0.0)} left" + (f", then {clean(view.then)}" if view.then else "")
+    """The time to the last trial and what comes then, and the time to the end of everything; "": neither is known."""
+    then = f", then {clean(view.then)}" if view.then else ""
+    parts = [] if view.left is None else [f"{format_seconds(view.left)} left{then}"]
+    parts += [] if view.until is None else [f"ends within {format_seconds(view.until)}"]
+    return "; ".join(parts)
 
 
 def line(view: View) -> str:
@@ -85,8 +88,8 @@ def line(view: View) -> str:
         parts.append(f"{view.failed} failed")
     if view.per_hour is not None:
         parts.append(f"{view.per_hour:,.0f} {view.noun}/h")
-    if view.left is not None:
-        parts.append(time_left(view))
+    if left := time_left(view):
+        parts.append(left)
     return "  ".join(parts)
 
 

@@ -68,6 +68,7 @@ class View:
 
     title: what is shown where several are, else "". noun: what its trials are called. metric: the objective's.
     total: None where nobody knows. per_hour, left: trials in an hour and seconds to the last, as far as known.
+    until: seconds to the end of everything, where there is a limit of time.
     then: what comes after these trials, such as "6 trainings".
     last: the latest last. failure: number and reason of the last failed trial. stopping: no further trial begins.
     machine: facts about the devices.
@@ -80,6 +81,7 @@ class View:
     noun: str = "trials"
     per_hour: float | None = None
     left: float | None = None
+    until: float | None = None
     then: str = ""
     best: Best | None = None
     last: Sequence[Row] = ()

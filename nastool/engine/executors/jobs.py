@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nastool.core import options, registry
 from nastool.core.errors import CannotGoOn, Fault, InputError, NastoolError, TrialFailed, fault_of, one_line, short
-from nastool.core.evaluator import Ensembling, Splitting
+from nastool.core.evaluator import Ensembling, Splitting, estimate_all
 from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef
 from nastool.engine.costs import costs_of
 from nastool.nets import checkpoints
@@ -55,7 +55,7 @@ class Job:
     """task: "evaluate" measures the proposal, "test" tests what `evaluation` measured before, "both" does both.
 
     "ensemble" measures members together. "costs" finds what the architecture costs, by the names of `costs`, with so
-    many CPU threads for a latency.
+    many CPU threads for a latency. "estimate" says what proposals take, by spec's evaluator if there is one.
     What it learnt from earlier tries, see `again`: deaths: how many of them ended with their worker. alone: with
     nothing else on the same GPU (of workers without one: nothing else at all). micro_batches: into how many parts each
     batch is split. shunned: the GPU that failed under it.
@@ -64,9 +64,11 @@ class Job:
     trial_id: int
     proposal: Proposal
     seed: int
-    task: Literal["evaluate", "test", "both", "ensemble", "costs"] = "evaluate"
+    task: Literal["evaluate", "test", "both", "ensemble", "costs", "estimate"] = "evaluate"
     evaluation: Evaluation | None = None
     members: tuple[tuple[Proposal, Evaluation], ...] = ()
+    proposals: tuple[Proposal, ...] = ()
+    spec: EvaluatorSpec | None = None
     deaths: int = 0
     alone: bool = False
     micro_batches: int = 1
@@ -145,6 +147,8 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
         if job.task == "ensemble":
             assert isinstance(evaluator, Ensembling)
             return Finished(job, tested=plain(evaluator.ensemble(job.members)))
+        if job.task == "estimate":
+            return Finished(job, tested=estimated(evaluator if job.spec is None else job.spec.build(), job.proposals))
         if job.task != "test":
             evaluation = evaluator.evaluate(job.trial_id, job.proposal, seed=job.seed, report=report)
             evaluation = checked(evaluation, job.trial_id)
@@ -174,6 +178,14 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
             divisible=isinstance(evaluator, Splitting) and 2 * job.micro_batches <= evaluator.max_micro_batches,
         )
     return Finished(job, evaluation, tested)
+
+
+def estimated(evaluator: Evaluator, proposals: Sequence[Proposal]) -> dict[str, float]:
+    """Seconds of each proposal by its place, "0" first, as far as they are known; and of trainings their "epochs"."""
+    evaluator.prepare()
+    seconds = estimate_all(evaluator, proposals)
+    facts = {name: fact for name, fact in evaluator.describe().items() if name in ("epochs", "batch_size")}
+    return plain({**facts, **{str(number): each for number, each in enumerate(seconds or ())}})
 
 
 def checked(found: Evaluation, trial_id: int) -> Evaluation:

@@ -265,5 +265,6 @@ class Processes(Executor):
                 self._say(f"{slot.job} {how} for {time.time() - since:.0f} s (process {pid})" + (rest and f"; {rest}"))
 
     def close(self) -> None:
+        self._line.clear()
         for slot in self._slots:
             slot.kill()

@@ -547,12 +547,11 @@ class TestEstimate:
         arch = SPACE.arch([0] * 6)
         round_, score = Proposal(arch, policy={"round": 0}), Proposal(arch)
         assert (evaluator.estimate(round_), evaluator.estimate(score)) == (11, 1)
-        assert evaluator.estimate_all(round_, 3 + 100) == 3 * 10 + 103
-        assert evaluator.estimate_all(round_, 2) == 2 * 10 + 2
-        assert evaluator.estimate_all(score, 100) == 3 * 10 + 100, "all training comes before the first score"
+        assert evaluator.estimate_all([round_] * 3 + [score] * 2) == [11, 11, 11, 1, 1]
+        assert evaluator.estimate_all([score] * 3) == [3 * 10 + 1, 1, 1], "all training comes before the first score"
         trained = Supernet(SPACE, weights="some.safetensors", **self.options())
         monkeypatch.setattr(trained, "_costs", lambda proposal: (10.0, 1.0))
-        assert trained.estimate_all(score, 100) == 100
+        assert trained.estimate_all([score] * 3) == [1, 1, 1]
 
     def test_it_is_measured(self) -> None:
         """The policy's phase counts by the children that it looks at."""

@@ -1,0 +1,429 @@
+"""What a search with a limit of time has time for: rounds of shared weights, and trainings at its end.
+
+What is decided here comes from a clock, so it is stored with the run, and a run that goes on takes it from there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nastool.core.errors import InputError
+from nastool.core.evaluator import Evaluator, rounds_of
+from nastool.core.recipe import MAX_EPOCHS
+from nastool.core.strategy import Strategy, planned_trials
+from nastool.core.values import Arch, Evaluation, Proposal, Scalar, Trial
+from nastool.core.wording import format_seconds
+from nastool.engine.executors.base import Executor, carry_out
+from nastool.engine.executors.jobs import OUTSIDE, EvaluatorSpec, Job
+from nastool.engine.stopping import Budget, Rules, Stopping
+
+if TYPE_CHECKING:
+    from nastool.engine.config import RunConfig
+    from nastool.engine.run import Run
+    from nastool.engine.search_run import SearchRun
+
+CLOSING = 4.0
+"""Seconds for the test, the network's code and the report, beside those in which a worker starts, up to these."""
+MOST_OPENING = 8.0
+SHOWN, MOST_SHOWN = 40, 200
+"""Number of trials from which is told what a search costs, and of those that a strategy says the length of."""
+TESTS = 0.05
+"""Share of a trial's time that a test takes."""
+
+MARGIN = 1.15
+"""How much longer things may take than was estimated."""
+AFTER = 0.4
+"""Share of the time that trainings at the end of a search with shared weights may take, and scores of the rest."""
+SCORES = 0.2
+UNSURE = 1.5
+"""How much longer rounds may take after which any number of scores comes, of which there may be fewer."""
+ALONE = 0.2
+"""Share of a recipe's epochs below which time is kept for what was found, and not for random ones beside it."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What was found out by short looks, in a worker.
+
+    Attributes:
+        seconds: Of each proposal; (): unknown.
+        epochs, batch_size: Of its trainings; None: there are none.
+    """
+
+    seconds: Sequence[float] = ()
+    epochs: int | None = None
+    batch_size: int | None = None
+
+
+def estimate(executor: Executor, proposals: Sequence[Proposal], spec: EvaluatorSpec | None = None) -> Estimate:
+    """Estimate what proposals take, one after another.
+
+    Args:
+        executor: Open, and idle.
+        proposals: At least one.
+        spec: Another evaluator, which is built in the same worker; None: its own.
+    """
+    job = Job(OUTSIDE, proposals[0], 0, "estimate", proposals=tuple(proposals), spec=spec)
+    facts = carry_out(executor, job).tested or {}
+    seconds = [facts[str(number)] for number in range(len(proposals)) if str(number) in facts]
+    known = {name: int(facts[name]) for name in ("epochs", "batch_size") if name in facts}
+    return Estimate(seconds if len(seconds) == len(proposals) else (), **known)
+
+
+def rounds(each: float, score: float, scores: int | None, left: float, training: float) -> int:
+    """How many rounds of shared weights there is time for, at least 1.
+
+    Args:
+        each: Seconds of a round.
+        score: Seconds of a score.
+        scores: Number of scores after the rounds; None: as many as there is time for.
+        left: Seconds for rounds, scores and trainings.
+        training: Seconds of the trainings that are wanted at the end.
+    """
+    searching = left - min(training, AFTER * left)
+    scoring = SCORES * searching if scores is None else min(scores * score, SCORES * searching)
+    return max(1, math.floor((searching - scoring) / ((UNSURE if scores is None else MARGIN) * each)))
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """What is trained from scratch at the end of a search.
+
+    Attributes:
+        found: Number of the best.
+        random: Number of random ones beside them.
+        ranked: Number of random ones for the check of the ranking.
+        epochs: Of each; None: the recipe's.
+        batch_size: With these epochs.
+    """
+
+    found: int
+    random: int
+    ranked: int
+    epochs: int | None = None
+    batch_size: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of trainings."""
+        return self.found + max(self.random, self.ranked)
+
+    def describe(self, wanted: Trainings) -> str:
+        """What of the wanted ones there is time for."""
+        parts = []
+        if not self.count:
+            return "there is no time left to train anything from scratch; more --time does it"
+        if (self.found, self.random) != (wanted.found, wanted.random):
+            parts.append(f"of {wanted.found} found and {wanted.random} random ones {self.found} and {self.random}")
+        if self.epochs is not None:
+            parts.append(f"with {self.epochs} epochs each")
+        if self.ranked != wanted.ranked:
+            parts.append(f"the ranking is checked with {self.ranked} instead of {wanted.ranked}")
+        return f"there is time for fewer trainings: {', '.join(parts)}"
+
+    def within(self, seconds: float, each: Estimate, workers: int) -> Trainings:
+        """As many of them as there is time for, or short ones; none where there is no time for an epoch.
+
+        The check of the ranking goes first, then pairs of found and random ones; one of each is trained for fewer
+        epochs, and where these were very few, what was found alone.
+
+        Args:
+            seconds: That there are.
+            each: What one takes, by the recipe.
+            workers: Number of trainings at a time.
+        """
+        if not each.seconds or not self.count:
+            return self
+        one = MARGIN * each.seconds[0]
+
+        def takes(plan: Trainings) -> float:
+            return one * math.ceil(plan.count / workers)
+
+        pairs = [replace(self, found=k, random=min(self.random, k), ranked=0) for k in range(self.found, 0, -1)]
+        plans = [self, *pairs] if self.found else [replace(self, ranked=n) for n in range(self.ranked, 1, -1)]
+        for plan in plans:
+            if takes(plan) <= seconds:
+                return plan
+        last, epochs = plans[-1], each.epochs
+        if not self.found:
+            return replace(self, ranked=0)
+        if epochs is None:
+            return last
+        share = max(0.0, seconds) / takes(last)
+        if share < ALONE and last.random:
+            last = replace(last, random=0)
+            share = max(0.0, seconds) / takes(last)
+        if (short := math.floor(share * epochs)) < 1:
+            return Trainings(0, 0, 0)
+        return replace(last, epochs=min(epochs, short), batch_size=each.batch_size)
+
+
+def paced(rules: Rules, config: RunConfig, evaluator: Evaluator) -> bool:
+    """Whether the time that there is decides how many rounds shared weights are trained."""
+    given = config.evaluator.options
+    shared = "shared-weights" in evaluator.provides and rounds_of(evaluator) is not None
+    return rules.timed and shared and given.get("epochs") is None and "epochs" in given
+
+
+class Timing:
+    """The time of a search: what it has used, and what is kept for what follows its trials."""
+
+    def __init__(self, run: SearchRun, used: float) -> None:
+        """Begins.
+
+        Args:
+            run: The search, whose call has begun before.
+            used: Seconds of earlier calls.
+        """
+        self.run = run
+        self.budget = Budget(run.rules, used, begun=run.begun)
+        self.stopping = Stopping(
+            run.rules,
+            self.budget,
+            self.reserve,
+            self.closing,
+            learns_first="shared-weights" in run.evaluator.provides and "policy" not in run.strategy.needs,
+        )
+        self.opening: float | None = None
+        """Seconds that a worker takes to start."""
+        self.training: Estimate | None = None
+        """Of a training at the end; None: not known yet."""
+        self.rounds: int | None = None
+        """How many were decided on in this call."""
+
+    # --- what is kept
+
+    def closing(self) -> float:
+        """Seconds for the test, the network's code and the report."""
+        return CLOSING + min(self.opening or 0.0, MOST_OPENING) + TESTS * self.stopping.last
+
+    def reserve(self) -> float:
+        """Seconds for all that follows the trials."""
+        kept = self.closing()
+        if self.run.beside is not None:  # as long again
+            kept += max(0.0, self.budget.used - (self.opening or 0.0))
+        return kept + min(self._trainings(), AFTER * max(0.0, self.budget.whole - kept))
+
+    def _trainings(self) -> float:
+        """Seconds of all trainings that are wanted at the end; 0 where there are none, or nobody knows."""
+        if self.training is None or not self.training.seconds:
+            return 0.0
+        times = math.ceil(self.run.after.wanted(self.run.trials).count / self.run.options.workers)
+        return MARGIN * self.training.seconds[0] * times + (self.opening or 0.0)
+
+    def afterwards(self) -> Stopping:
+        """What ends trials after those of the search."""
+        rules = Rules(seconds=self.run.rules.seconds, until=self.run.rules.until)
+        return Stopping(rules, self.budget, self.closing, self.closing)
+
+    @property
+    def for_trainings(self) -> float:
+        """Seconds that there are for trainings at the end, which take a worker of their own."""
+        return self.budget.left - self.closing() - (self.opening or 0.0)
+
+    def trainings(self, run: Run, wanted: Trainings, arch: Arch) -> Trainings:
+        """What there is time for at the end. What an earlier call decided holds while the limits are those it had.
+
+        Args:
+            run: The search, whose trials are over.
+            wanted: What would be trained.
+            arch: One that would be.
+        """
+        rules = self.afterwards().rules.to_json()
+        before = run.store.get("trainings") or {}
+        if before.get("wanted") == vars(wanted) and before.get("rules") == rules:
+            return Trainings(**before["plan"])
+        plan = Trainings(0, 0, 0)
+        if self.for_trainings > 0 and (each := self.run.after.estimate(run.executor, arch)) is not None:
+            plan = wanted.within(self.for_trainings, each, self.run.options.workers)
+        run.store.write({"trainings": {"wanted": vars(wanted), "rules": rules, "plan": vars(plan)}})
+        if plan != wanted:
+            run.watch.note(f"note: {plan.describe(wanted)}")
+        return plan
+
+    # --- while it works
+
+    def pace(self, executor: Executor, facts: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+        """Decide how many rounds there are of shared weights; {}: as many as always, since nothing is known.
+
+        Args:
+            executor: Of the evaluator, open.
+            facts: What it says of itself.
+        """
+        run = self.run
+        self.opening = self.budget.spent
+        strategy = run.config.make_strategy(run.space)
+        first = strategy.ask()
+        always = rounds_of(run.evaluator)
+        if first is None or always is None:
+            return {}
+        found = estimate(executor, [first, Proposal(first.arch)])
+        self._estimate_training(executor, first.arch)
+        if not found.seconds:
+            return {}
+        each, score = found.seconds
+        scores = run.trials
+        if first.policy is None:
+            each = (each - score) / always
+        else:
+            planned = planned_trials(strategy, 1)
+            scores = None if planned is None else planned - 1
+        left = self.budget.left - self.closing() - self.opening
+        count = rounds(each, score, scores, left, self._trainings())
+        if first.policy is not None and run.trials is not None:
+            count = min(count, max(1, run.trials - (scores or 0)))
+        self.rounds = count = min(count, MAX_EPOCHS)
+        return {"epochs": count, **{key: facts[key] for key in ("batch_size",) if key in facts}}
+
+    def _estimate_training(self, executor: Executor, arch: Arch) -> None:
+        self.training = self.run.after.estimate(executor, arch) or Estimate()
+
+    @contextmanager
+    def at_work(self, run: Run) -> Iterator[None]:
+        """While the run is open: what is used is stored."""
+        if self.opening is None:
+            self.opening = self.budget.spent
+        self.budget.keep = lambda facts: run.store.write({"time": facts})
+        if self.run.rules.timed:
+            if self.rounds is not None:
+                run.store.write({"rounds": self.rounds})
+                run.watch.note(f"{self.rounds} rounds, as there is time for (--epochs N decides otherwise)")
+            if self.training is None and (known := run.store.get("estimate")) is not None:
+                self.training = Estimate(**known)
+            elif self.training is None and self.run.after.training is not None:
+                self._estimate_training(run.executor, self.run.space.sample(np.random.default_rng(0)))
+            if self.training is not None:
+                run.store.write({"estimate": vars(self.training)})
+            self.budget.save()
+        try:
+            yield
+        except BaseException:
+            run.store.rollback()
+            with suppress(InputError):
+                self.budget.save()
+            raise
+        self.budget.save()
+
+
+def foreseen(strategy: Strategy, trials: int, rounds: int | None) -> list[Proposal]:
+    """Return the first proposals of a search, as far as they can be known before there are any results.
+
+    Args:
+        strategy: Untouched; it is told of results that are made up.
+        trials: Number of proposals, at most.
+        rounds: Of shared weights.
+    """
+    rng = np.random.default_rng(0)
+    found: list[Proposal] = []
+    told = 0
+    while len(found) < trials:
+        proposal = strategy.ask()
+        if proposal is None and told == len(found):
+            break
+        if proposal is None:
+            for number in range(told, len(found)):
+                strategy.tell(Trial(number, found[number], "done", Evaluation({}, 1.0), (float(rng.random()),)))
+            told = len(found)
+        elif proposal.policy is not None:
+            count = min(trials, rounds or 1)
+            return [*[proposal] * count, *[Proposal(proposal.arch)] * (trials - count)]
+        else:
+            found.append(proposal)
+    return found
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a search will cost.
+
+    Attributes:
+        opening: Seconds until the first trial.
+        each: Seconds of each of the first trials; (): unknown.
+        trials: Number of trials; None: unknown.
+        seconds: Of all trials; None: unknown.
+        rounds: Number of rounds of shared weights that there is time for; None: time does not decide it.
+        trainings: What is trained at the end.
+        training: What one of these takes; None: unknown.
+        closing: Seconds from the last trial to the end, but for trainings.
+    """
+
+    opening: float
+    each: Sequence[float]
+    trials: int | None
+    seconds: float | None
+    rounds: int | None
+    trainings: Trainings
+    training: Estimate | None
+    closing: float
+
+    @classmethod
+    def of(cls, run: SearchRun, executor: Executor, facts: Mapping[str, Scalar]) -> Forecast:
+        """Look at some trials.
+
+        Args:
+            run: Not begun, or to be continued from its beginning.
+            executor: Of its evaluator, open.
+            facts: What that says of itself.
+        """
+        timing = Timing(run, 0.0)
+        opening = timing.opening = timing.budget.spent
+        rounds, trials = rounds_of(run.evaluator), run.trials
+        if run.paced:
+            rounds = int(timing.pace(executor, facts).get("epochs") or 0) or rounds
+            trials = trials or planned_trials(run.strategy, rounds)
+        sized = "budget" in run.strategy.needs or "policy" in run.strategy.needs
+        shown = trials or SHOWN
+        first = foreseen(run.config.make_strategy(run.space), min(shown, MOST_SHOWN if sized else SHOWN), rounds)
+        found = estimate(executor, first).seconds if first else ()
+        if run.paced and timing.rounds is not None and found and first[0].policy is None:
+            found = [found[-1] + (found[0] - found[-1]) * timing.rounds / (rounds_of(run.evaluator) or 1), *found[1:]]
+        if timing.training is None and first:
+            timing.training = run.after.estimate(executor, first[-1].arch)
+        seconds = None
+        if found and trials is not None:
+            seconds = sum(found) + (trials - len(found)) * (found[-1] if sized else sum(found) / len(found))
+        elif found and run.rules.timed:
+            left = timing.stopping.left
+            rest = found[1:] or found
+            trials = max(1, 1 + round((left - found[0]) * len(rest) / sum(rest)))
+            seconds = left
+        wanted = run.after.wanted(trials)
+        if run.rules.timed and timing.training is not None:
+            seconds = None if seconds is None else min(seconds, max(0.0, timing.stopping.left))
+            spare = timing.for_trainings - (seconds or 0.0)
+            wanted = wanted.within(spare, timing.training, run.options.workers)
+        return cls(opening, found, trials, seconds, timing.rounds, wanted, timing.training, timing.closing())
+
+    def lines(self, run: SearchRun) -> Iterator[str]:
+        """The same in words."""
+        if not self.each or self.seconds is None:
+            yield "cost: unknown"
+        else:
+            kind = "simulated" if "simulated" in run.evaluator.provides else "measured"
+            if len({*self.each}) > 1 and "shared-weights" not in run.evaluator.provides:
+                least, most = map(format_seconds, (min(self.each), max(self.each)))
+                kind += f" on the first architectures: {least} to {most}"
+            count = self.trials or len(self.each)
+            each, whole = format_seconds(self.seconds / count), format_seconds(self.opening + self.seconds)
+            about = "about " if run.trials is None else ""
+            yield f"cost: about {each} a trial ({kind}), {whole} for {about}{count} on one worker"
+        if self.rounds is not None:
+            yield f"rounds: {self.rounds}, as there is time for"
+        if (count := self.trainings.count) and self.training is not None and self.training.seconds:
+            seconds, short = self.training.seconds[0], ""
+            if self.trainings.epochs is not None:
+                seconds *= self.trainings.epochs / (self.training.epochs or 1)
+                short = f" with {self.trainings.epochs} epochs instead of {self.training.epochs}"
+            each, whole = format_seconds(seconds), format_seconds(seconds * count)
+            yield f"and then: about {each} a training from scratch{short}, {whole} for up to {count} on one worker"
+        if run.beside is not None:
+            yield "and as much again for random search beside it"
+        if run.rules.timed:
+            left, closing = (format_seconds(each) for each in (Budget(run.rules).left, self.closing))
+            yield f"time: it ends within {left}, of which {closing} are kept for test, code and report"
