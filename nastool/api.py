@@ -171,7 +171,7 @@ def retrain(options: RetrainOptions) -> Study:
         return _carry_out(RetrainRun.of(options, document, sources.run_folder(named), page), options)
 
 
-def load(model: Architecture, *, trial: int | None = None) -> Model:
+def load(model: Architecture, *, trial: int | None = None, pick: str | Sequence[str] = ()) -> Model:
     """Load a trained network: of a run, of a file of weights, or of a line that names its weights.
 
     `nastool.load(run, trial=7)` is the network of any trial whose weights the run has kept. Of a run that has not
@@ -180,7 +180,8 @@ def load(model: Architecture, *, trial: int | None = None) -> Model:
     Raises:
         InputError: It has none, or they are damaged.
     """
-    return sources.model(arguments.word(model), Given(trial))
+    named = arguments.word(model)
+    return sources.model(named, Given(_trial(named, trial, pick)))
 
 
 def predict(
@@ -188,6 +189,7 @@ def predict(
     images: str | Path | Iterable[str | Path],
     *,
     trial: int | None = None,
+    pick: str | Sequence[str] = (),
     top: int = 1,
     max_gigabytes: float = 8.0,
     on_event: Listener = nobody,
@@ -198,6 +200,7 @@ def predict(
         model: A run (its best network), a .safetensors file, or an architecture that names its weights.
         images: Files, and folders with images at any depth.
         trial: Of a run, the number of the trial whose network is taken; None: its best.
+        pick: Of a run, conditions such as "latency_ms<=4" on the best trial that meets them, or "knee".
         top: Number of classes that are named for each, the most probable ones, >= 1.
         max_gigabytes: 32 times the memory (10^9 bytes) that one image may take before it is resized.
         on_event: Called with a `Note` for each image that cannot be read.
@@ -210,7 +213,7 @@ def predict(
         InputError: There are no weights, or no image in a folder.
     """
     named = [images] if isinstance(images, str | Path) else images
-    found = Predictions(load(model, trial=trial), top, Limit(max_gigabytes, "max_gigabytes="), on_event)
+    found = Predictions(load(model, trial=trial, pick=pick), top, Limit(max_gigabytes, "max_gigabytes="), on_event)
     return list(found.of(named))
 
 
@@ -220,6 +223,7 @@ def export(
     out: str | Path | None = None,
     *,
     trial: int | None = None,
+    pick: str | Sequence[str] = (),
     raw: bool = False,
     force: bool = False,
     space: str | None = None,
@@ -236,6 +240,7 @@ def export(
         to: "python", "pt2", "onnx" or "safetensors".
         out: File; None: model.py, model.pt2, ... in the current folder.
         trial: Of a run, the number of the trial that is meant; None: its best.
+        pick: Of a run, conditions such as "latency_ms<=4" on the best trial that meets them, or "knee".
         raw: The bare network, for images that are normalised outside of it.
         force: Replace an existing file.
         space: Space of an architecture in its own string form.
@@ -259,6 +264,7 @@ def export(
     path = target(os.fspath(name if out is None else out), name, force)
     plugin_files.trust(space)
     given = "-" if isinstance(model, ArchDocument) else arguments.word(model)
+    trial = _trial(given, trial, pick)
     if given.endswith(".safetensors") and trial is None:
         trained = models.load(given)
     else:
@@ -351,6 +357,10 @@ def show(
         raise InputError(f"no form {short(to)!r}; {hint(to, forms)}")
     drawn: str | bytes = getattr(drawing, to)(*sources.sized(document, input, classes, scale))
     return drawn
+
+
+def _trial(model: str, trial: int | None, pick: str | Sequence[str]) -> int | None:
+    return sources.picked(model, trial, [pick] if isinstance(pick, str) else list(pick))
 
 
 def _given(trial: int | None, on_event: Listener) -> Given:

@@ -171,9 +171,20 @@ def labelled(label: str, text: str, *, gap: str = " ", stream: TextIO | None = N
     return (label + f"\n{' ' * len(label)}".join(lines)).rstrip()
 
 
-trial_option = click.option(
-    "--trial", type=click.IntRange(min=0), metavar="N", help="Of a run, this trial instead of its best."
-)
+def trial_option(function: F) -> F:
+    """Options that say which trial of a run is meant."""
+    number = click.option(
+        "--trial", type=click.IntRange(min=0), metavar="N", help="Of a run, this trial instead of its best."
+    )
+    condition = click.option(
+        "--pick",
+        multiple=True,
+        metavar="CONDITION|knee",
+        help="Of a run, the best trial that meets it, such as 'latency_ms<=4' (repeat it), or the front's knee.",
+    )
+    return number(condition(function))
+
+
 force_option = click.option("--force", is_flag=True, help="Replace an existing file.")
 json_option = click.option(
     "--json/--text", "json_flag", default=None, help="Output; text on a terminal, JSON lines elsewhere."

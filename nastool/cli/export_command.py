@@ -46,6 +46,7 @@ def command(source: str, form: str, **given: Any) -> None:
       nastool export runs/demo --to python
       nastool export runs/demo --to onnx -o digits.onnx
       nastool export runs/demo --trial 7 --to python
+      nastool export runs/demo --pick 'latency_ms<=4' --to onnx
       nastool sample | nastool eval --save kept | nastool export --to pt2
     """
     from nastool import api

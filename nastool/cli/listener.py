@@ -111,10 +111,15 @@ def say_search_ended(event: Ended) -> None:
     metrics = {k: v for k, v in document["metrics"].items() if k != "seconds"}
     searched = document["run"] == str(event.folder)
     which = f"trial {document['trial']}" if searched else "trained from scratch"
-    say(f"best: {which}, architecture {document['key']}")
+    objectives = search.objectives if search is not None else ()
+    by = f" (by {objectives[0].metric})" if len(objectives) > 1 else ""
+    say(f"best: {which}, architecture {document['key']}{by}")
     say(f"  {describe_metrics(metrics)}")
     for line in event.lines:
         say(line)
+    if "front" in document:
+        run = shlex.quote(str(event.folder))
+        say(f"front: {len(document['front'])} trials that no other beats in all objectives: nastool top {run} --front")
     if event.written is not None:
         results.say_where(event.folder, event.written, unfinished="unfinished" in document)
     else:

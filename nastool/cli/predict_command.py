@@ -21,7 +21,13 @@ from nastool.cli import common
 )
 @common.json_option
 def command(
-    model: str, images: tuple[str, ...], trial: int | None, top: int, max_gigabytes: float, json_flag: bool | None
+    model: str,
+    images: tuple[str, ...],
+    trial: int | None,
+    pick: tuple[str, ...],
+    top: int,
+    max_gigabytes: float,
+    json_flag: bool | None,
 ) -> int:
     """Say what images show, with a network that was found.
 
@@ -46,7 +52,7 @@ def command(
     from nastool.engine import sources
     from nastool.engine.prediction import Predictions
 
-    found = sources.model(model, common.given(trial))
+    found = sources.model(model, common.given(sources.picked(model, trial, pick)))
     predictions = Predictions(found, top, Limit(max_gigabytes, "--max-gigabytes "), say_notes)
     for line in predictions.of(images):
         if common.as_json(json_flag):

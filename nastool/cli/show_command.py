@@ -68,7 +68,8 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
         return
     from nastool.engine import sources
 
-    documents = map(_located, sources.read_architectures([source], given["space"], common.given(given["trial"])))
+    trial = sources.picked(source, given["trial"], given["pick"])
+    documents = map(_located, sources.read_architectures([source], given["space"], common.given(trial)))
     if given["form"] is not None:
         if json_flag:
             raise InputError("--to gives a drawing and no JSON: leave out one of the two")

@@ -55,7 +55,7 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], follow: bool, json_fla
 
 def _status(folder: Path) -> dict[str, Any]:
     from nastool.core import registry
-    from nastool.engine.ranking import best_trials
+    from nastool.engine.ranking import best_trials, described
     from nastool.engine.results import moved
     from nastool.engine.store import Store
     from nastool.engine.study import document, is_simulated, retrained_in, state_of
@@ -64,7 +64,8 @@ def _status(folder: Path) -> dict[str, Any]:
         space = registry.make_space(store.space)
         config, counts = store.get("config"), store.count()
         cost, started, finished = store.spent()
-        best = best_trials(store, space, 1)
+        several = len(store.objectives) > 1
+        best = best_trials(store, space, sum(counts.values()) if several else 1)
         final = store.get("final")
         trained = None if retrained_in(folder, final) is None else moved(folder, final["document"])
         state = state_of(folder, store)
@@ -83,6 +84,7 @@ def _status(folder: Path) -> dict[str, Any]:
             "last_finished": finished or None,
             "time": store.get("time"),
             "ended": store.get("ended"),
+            **({"front": described(best, store.objectives)} if several else {}),
             "best": document(space, best[0], {"run": str(folder)}) if best else None,
             **({} if trained is None else {"trained": trained}),
             "silent": [
@@ -98,7 +100,9 @@ def _text(facts: dict[str, Any]) -> None:
     common.show(f"{facts['run']}: {facts['state']}")
     for kind in ("strategy", "space", "evaluator"):
         _line(kind, f"{facts[kind]['name']}  {as_typed(facts[kind]['options'])}".rstrip())
-    common.show(f"  objective  {facts['objective']}   seed {facts['seed']}")
+    objectives = [facts["objective"]] if isinstance(facts["objective"], str) else facts["objective"]
+    several = "s" if len(objectives) > 1 else " "
+    common.show(f"  objective{several} {'  '.join(objectives)}   seed {facts['seed']}")
     wanted = f" of {facts['trials_wanted']}" if facts["trials_wanted"] else ""
     running = f"{counts['running']} {'to repeat' if counts['running'] and facts['state'] != 'running' else 'running'}"
     common.show(f"  trials     {counts['done']} done, {counts['failed']} failed, {running}{wanted}")
@@ -115,9 +119,15 @@ def _text(facts: dict[str, Any]) -> None:
         _line("ended", f"by --{facts['ended']['why']}, after {facts['ended']['trials']} trials")
     if facts["best"]:
         best = facts["best"]
-        shared = " (scored with shared weights)" if facts["objective"].startswith("shared_") else ""
-        _line("best", f"trial {best['trial']}, architecture {best['key']}{shared}")
+        shared = " (scored with shared weights)" if objectives[0].startswith("shared_") else ""
+        by = f" (by {objectives[0].partition(':')[0]})" if len(objectives) > 1 else ""
+        _line("best", f"trial {best['trial']}, architecture {best['key']}{by}{shared}")
         _line("", common.describe_metrics(best["metrics"]), "  ")
+    if facts.get("front"):
+        run = shlex.quote(facts["run"])
+        _line(
+            "front", f"{len(facts['front'])} trials that no other beats in all objectives: `nastool top {run} --front`"
+        )
     if "trained" in facts:
         _trained(facts["trained"])
     for silent in facts["silent"]:

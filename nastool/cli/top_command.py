@@ -21,24 +21,29 @@ if TYPE_CHECKING:
 
 @click.command("top", cls=common.Command)
 @click.argument("source", metavar="RUN|FILE|-")
-@click.option("-k", "--number", type=click.IntRange(min=1), default=1, help="How many.")
+@click.option("-k", "--number", type=click.IntRange(min=1), help="How many; by default 1.")
 @click.option(
     "--objective",
     metavar="METRIC[:min|max]",
     help="Order by this; by default what the run optimised, or val_acc.",
 )
+@click.option("--front", is_flag=True, help="Those that no other beats in all objectives of the run.")
 @common.json_option
 @click.pass_context
-def command(ctx: click.Context, /, source: str, number: int, objective: str | None, json_flag: bool | None) -> None:
+def command(
+    ctx: click.Context, /, source: str, number: int | None, objective: str | None, front: bool, json_flag: bool | None
+) -> None:
     """Print the best architectures of a run or of JSON lines.
 
-    Equal ones are ordered by validation loss, then by the number of parameters, and the earlier comes first.
+    Equal ones are ordered by a run's further objectives, then by validation loss and the number of parameters, and the
+    earlier comes first. A run with several objectives has a front, of which --front prints all, by the first objective.
     After a search with shared weights these are its scores; what was trained from scratch at its end is a run of its
     own, RUN/retrain-..., which this command takes, too.
 
     \b
     Examples:
       nastool top runs/a -k 3
+      nastool top runs/a --front
       nastool sample -n 8 | nastool eval | nastool top - -k 2 --objective val_loss
     """
     from nastool.core.values import Objective
@@ -48,11 +53,15 @@ def command(ctx: click.Context, /, source: str, number: int, objective: str | No
     except ValueError as error:
         raise InputError(str(error)) from None
     path = Path(source)
+    if front and (number is not None or objective is not None):
+        raise InputError("--front prints all of a front, by the first objective: leave out -k and --objective")
     if source != "-" and (path.is_dir() or path.name == "run.db"):
-        wanted, lines = _of_run(path if path.is_dir() else path.parent, number, wanted)
+        wanted, lines = _of_run(path if path.is_dir() else path.parent, None if front else number or 1, wanted)
+    elif front:
+        raise InputError(f"--front: {source} is no run folder, and lines do not say what was optimised")
     else:
         wanted = wanted or Objective.parse("val_acc")
-        lines = _of_lines(source, number, wanted)
+        lines = _of_lines(source, number or 1, wanted)
     if common.as_json(json_flag):
         for line in lines:
             common.emit(line)
@@ -60,14 +69,16 @@ def command(ctx: click.Context, /, source: str, number: int, objective: str | No
     from nastool.cli import listing
 
     where = "stdin" if source == "-" else source
-    common.show(f"{where}: by {wanted.metric}, {'highest' if wanted.goal == 'max' else 'lowest'} first")
+    these = f"the front, {len(lines)} trials, " if front else ""
+    common.show(f"{where}: {these}by {wanted.metric}, {'highest' if wanted.goal == 'max' else 'lowest'} first")
     for row in listing.ranking(lines, wanted):
         common.show(row)
 
 
-def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Objective, list[dict[str, Any]]]:
-    """What they are ordered by, and the lines."""
+def _of_run(folder: Path, number: int | None, objective: Objective | None) -> tuple[Objective, list[dict[str, Any]]]:
+    """What they are ordered by, and the lines. number: None: the front."""
     from nastool.core import registry
+    from nastool.engine import ranking
     from nastool.engine.ranking import best_trials
     from nastool.engine.store import Store
     from nastool.engine.study import line_of
@@ -75,7 +86,9 @@ def _of_run(folder: Path, number: int, objective: Objective | None) -> tuple[Obj
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
         own = store.objectives[0]
-        if objective is None or objective == own:
+        if number is None:
+            trials = ranking.front(best_trials(store, space, sum(store.count().values())))
+        elif objective is None or objective == own:
             trials = best_trials(store, space, number)
         else:
             scored = []

@@ -6,6 +6,7 @@ Losses are arrays (n, objectives), lower is better; a row of infinities is a tri
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -101,11 +102,52 @@ def _of_many(rows: Floats, reference: Floats) -> float:
     return float(moocore.hypervolume(rows, ref=reference))
 
 
-def knee(losses: ArrayLike) -> int:
-    """Index of the compromise in a front: the least sum of losses, each scaled to the front's range.
+@dataclass(frozen=True)
+class Box:
+    """From the best to the worst value of each objective: what hypervolumes are shares of.
 
-    With two objectives that is the one farthest from the line between both ends. losses: of a front, at least one.
+    Attributes:
+        ideal: The least losses. reference: the largest.
+    """
+
+    ideal: tuple[float, ...]
+    reference: tuple[float, ...]
+
+    @classmethod
+    def around(cls, losses: ArrayLike) -> Box:
+        """The box of what was measured, at least once; rows that are not finite do not count."""
+        rows = np.asarray(losses, dtype=np.float64)
+        rows = rows[np.isfinite(rows).all(axis=1)]
+        return cls(tuple(rows.min(axis=0).tolist()), tuple(rows.max(axis=0).tolist()))
+
+    def share(self, losses: ArrayLike) -> float:
+        """How much of the box these dominate, in [0, 1].
+
+        Raises:
+            InputError: As of `hypervolume`.
+        """
+        whole = float(np.prod(np.subtract(self.reference, self.ideal)))
+        return hypervolume(losses, self.reference) / whole if whole > 0 else 0.0
+
+    def so_far(self, losses: Sequence[tuple[float, ...]]) -> list[float]:
+        """`share` of the first, of the first two, ..."""
+        found: list[float] = []
+        best: list[tuple[float, ...]] = []
+        for row in losses:
+            better = bool(row) and not any(dominates(other, row) or other == row for other in best)
+            if better:
+                best = [other for other in best if not dominates(row, other)] + [row]
+            found.append(self.share(best) if better else found[-1] if found else 0.0)
+        return found
+
+
+def knee(losses: ArrayLike) -> int:
+    """Index of the compromise in a front: the least sum of losses, each in units of the front's interquartile range.
+
+    Not of its whole range: one network that is tiny and useless would draw it to that end. losses: of a front, not
+    empty.
     """
     rows = np.asarray(losses, dtype=np.float64)
-    span = np.ptp(rows, axis=0)
-    return int(np.argmin(((rows - rows.min(axis=0)) / np.where(span > 0, span, 1.0)).sum(axis=1)))
+    low, high = np.quantile(rows, (0.25, 0.75), axis=0)
+    spans = np.where(high > low, high - low, np.ptp(rows, axis=0))
+    return int(np.argmin(((rows - rows.min(axis=0)) / np.where(spans > 0, spans, 1.0)).sum(axis=1)))

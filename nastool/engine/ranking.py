@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from nastool.core import pareto
+from nastool.core.errors import InputError, hint
+from nastool.core.quantities import Condition
 from nastool.core.space import SearchSpace
-from nastool.core.values import Trial
+from nastool.core.values import Objective, Trial
+from nastool.core.wording import format_number
 from nastool.engine.store import Store
 
 
@@ -53,3 +56,52 @@ def front(trials: Sequence[Trial]) -> list[Trial]:
         trials: Finished ones, the best first (`ranked`).
     """
     return [trials[i] for i in pareto.front([trial.losses for trial in trials])] if trials else []
+
+
+def described(ranked: Sequence[Trial], objectives: Sequence[Objective]) -> list[dict[str, object]]:
+    """The front as JSON: each trial's number and key, and the values of the objectives. ranked: as of `front`."""
+    return [
+        {"trial": trial.id, "key": trial.proposal.arch.key}
+        | {each.metric: each.value(loss) for each, loss in zip(objectives, trial.losses, strict=True)}
+        for trial in front(ranked)
+    ]
+
+
+KNEE = "knee"
+
+
+def knee(front: Sequence[Trial]) -> Trial | None:
+    """The compromise of a front, as of `pareto.knee`; None: of fewer than three nothing is in between."""
+    return front[pareto.knee([trial.losses for trial in front])] if len(front) > 2 else None
+
+
+def pick(ranked: Sequence[Trial], wanted: Sequence[str]) -> Trial:
+    """The best trial that meets all conditions; of several objectives it is one of the front.
+
+    Args:
+        ranked: Finished trials, the best first.
+        wanted: Such as "latency_ms<=4"; or, alone, "knee": the front's compromise.
+
+    Raises:
+        InputError: A condition is none, there is no such metric, or no trial meets them.
+    """
+    if KNEE in wanted:
+        found = knee(front(ranked)) if len(wanted) == 1 else None
+        if found is None:
+            raise InputError("--pick knee: stands alone, and is of a front of at least three trials")
+        return found
+    conditions = [Condition.parse(text, "--pick") for text in wanted]
+    measured = [(trial, trial.evaluation.all_metrics) for trial in ranked if trial.evaluation is not None]
+    for trial, metrics in measured:
+        if all(condition.holds(metrics) for condition in conditions):
+            return trial
+    for condition in conditions:
+        values = [metrics[condition.metric] for _, metrics in measured if condition.metric in metrics]
+        if measured and not values:
+            raise InputError(
+                f"--pick {condition}: no metric {condition.metric!r}; {hint(condition.metric, measured[0][1])}"
+            )
+        if values and not any(condition.holds({condition.metric: value}) for value in values):
+            span = f"{condition.metric} is from {format_number(min(values))} to {format_number(max(values))}"
+            raise InputError(f"--pick {condition}: no trial meets it: {span}")
+    raise InputError(f"--pick {' '.join(map(str, conditions))}: no trial meets all of these")

@@ -20,7 +20,7 @@ from nastool.core.strategy import Strategy, planned_trials, random_trials
 from nastool.core.values import Trial
 from nastool.core.wording import describe_cost
 from nastool.core.yaml_files import read_yaml
-from nastool.engine import after_search, arguments, baseline, done, logs, results, snapshots
+from nastool.engine import after_search, arguments, baseline, done, logs, ranking, results, snapshots
 from nastool.engine.after_search import AfterSearch, Outcome
 from nastool.engine.baseline import Baseline
 from nastool.engine.command_options import FinishOptions, ResumeOptions, SearchOptions
@@ -356,6 +356,10 @@ class SearchRun:
             result = Result(self.space, outcome.best, outcome.run, outcome.origin, metrics)
         else:
             result, problem = self._tested(run, self.after.best(search.best, run.store))
+        if len(search.objectives) > 1:
+            facts["front"] = ranking.described(
+                ranking.best_trials(run.store, self.space, search.finished), search.objectives
+            )
         if beside is not None:
             facts["baseline"] = beside
         if self.options.ensemble:

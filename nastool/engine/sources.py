@@ -18,6 +18,7 @@ from nastool.core.task import FAMILY, Task
 from nastool.core.values import Arch, SpaceRef
 from nastool.deploy import models
 from nastool.deploy.models import Model
+from nastool.engine import ranking
 from nastool.engine.ranking import best_trials
 from nastool.engine.store import Store
 from nastool.engine.study import line_of
@@ -94,6 +95,32 @@ def _read(source: str, space: SearchSpace | None, given: Given) -> Iterator[Arch
     else:
         hint = "for a space's own string form give --space NAME"
         raise InputError(f"cannot read {short(path)}: no such file; {hint}")
+
+
+def picked(source: str, trial: int | None, pick: Sequence[str]) -> int | None:
+    """The number of the trial of a run that is meant; None: its best.
+
+    Args:
+        source: The run's folder.
+        trial: Its number, if that is given.
+        pick: Conditions on the best trial, as of `ranking.pick`; empty: none.
+
+    Raises:
+        InputError: Both are given, it is no run's folder, or no trial meets them.
+    """
+    if not pick:
+        return trial
+    if trial is not None:
+        raise InputError("both --trial and --pick are given: keep one")
+    if (folder := run_folder(source)) is None:
+        raise InputError(
+            f"--pick {short(pick[0])}: {short(source)} is no run folder, of whose trials one could be picked"
+        )
+    with Store.read(folder / "run.db") as store:
+        ranked = best_trials(store, registry.make_space(store.space), sum(store.count().values()))
+    if not ranked:
+        raise InputError(f"{folder} has no finished trial yet: `nastool resume {shlex.quote(str(folder))}` goes on")
+    return ranking.pick(ranked, pick).id
 
 
 def of_run(folder: Path, given: Given) -> ArchDocument:

@@ -17,7 +17,7 @@ from nastool.core import archfile, registry
 from nastool.core.errors import InputError, InvalidArchError
 from nastool.core.typed import is_number
 from nastool.core.values import Objective, Trial
-from nastool.engine.ranking import front, ranked
+from nastool.engine.ranking import front, knee, pick, ranked
 from nastool.engine.store import Store
 from nastool.nets import checkpoints
 
@@ -239,6 +239,19 @@ class Study:
         Of trials with the same values the best alone.
         """
         return [self.trials[trial.id] for trial in front([trial.trial for trial in self.ranked])]
+
+    def knee(self) -> StudyTrial | None:
+        """The compromise of the front; None: of fewer than three trials nothing is in between."""
+        found = knee([trial.trial for trial in self.front()])
+        return None if found is None else self.trials[found.id]
+
+    def pick(self, *wanted: str) -> StudyTrial:
+        """The best trial that meets conditions such as "latency_ms<=4"; or the front's "knee".
+
+        Raises:
+            InputError: A condition is none, there is no such metric, or no trial meets them.
+        """
+        return self.trials[pick([trial.trial for trial in self.ranked], wanted).id]
 
     @property
     def best(self) -> StudyTrial | None:

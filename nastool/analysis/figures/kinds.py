@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from nastool.analysis.figures import beliefs, lineage, operations, progress, results, style
+from nastool.analysis.figures import beliefs, fronts, lineage, operations, progress, results, style
 from nastool.analysis.figures.base import Drawn, Kind
 from nastool.core.errors import InputError, hint
 from nastool.engine.study import Study
 
 KINDS: Mapping[str, Kind] = {
-    kind.name: kind for module in (progress, results, operations, beliefs, lineage) for kind in module.KINDS
+    kind.name: kind for module in (progress, fronts, results, operations, beliefs, lineage) for kind in module.KINDS
 }
 
 

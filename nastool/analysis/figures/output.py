@@ -21,7 +21,7 @@ def inline(drawn: Drawn, prefix: str) -> str:
     file = io.StringIO()
     with style.styled(**{"svg.fonttype": "none", "figure.facecolor": "none", "savefig.facecolor": "none"}):
         drawn.figure.savefig(file, format="svg", metadata={"Date": None}, dpi=160)
-    return svg.adapt(file.getvalue(), prefix, drawn.title)
+    return svg.adapt(file.getvalue(), prefix, drawn.title, prefix.removesuffix(f"{drawn.name}-"))
 
 
 def save(drawn: Drawn, path: Path) -> None:

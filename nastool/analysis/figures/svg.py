@@ -20,10 +20,11 @@ _FONT = re.compile(r"'DejaVu Sans'(, [^;]+)?")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
 
-def adapt(text: str, prefix: str, title: str) -> str:
+def adapt(text: str, prefix: str, title: str, page: str = "") -> str:
     """An <svg> element: colours as CSS variables (--text, --muted, --grid, --back, --c0 to --c6), ids with the prefix.
 
-    Its size is its container's. title: for those who cannot see it.
+    Its size is its container's. title: for those who cannot see it. page: prefix of the ids of trials, to which marks
+    with a URL like #trial-7 lead.
     """
     root = ElementTree.fromstring(text)
     for parent in list(root.iter()):
@@ -33,12 +34,16 @@ def adapt(text: str, prefix: str, title: str) -> str:
     wanted = _references(root)
     for element in root.iter():
         element.tag = element.tag.removeprefix(_SVG)
-        attributes = {name.replace(_XLINK, ""): value for name, value in element.attrib.items()}
+        found = ((name.replace(_XLINK, ""), value) for name, value in element.attrib.items())
+        attributes = {name: value for name, value in found if name != "target"}  # links stay in the page
         identifier = attributes.pop("id", None)
         if identifier in wanted:
             attributes["id"] = prefix + identifier
         for name, value in attributes.items():
-            if name == "href" and value.startswith("#"):
+            if name == "href" and value.startswith("#trial-"):
+                attributes[name] = f"#{page}{value[1:]}"
+                ElementTree.SubElement(element, "title").text = value[1:].replace("-", " ")
+            elif name == "href" and value.startswith("#"):
                 attributes[name] = f"#{prefix}{value[1:]}"
             elif name == "style":
                 attributes[name] = _FONT.sub(

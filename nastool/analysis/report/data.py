@@ -62,8 +62,13 @@ def cost_text(study: Study) -> str:
 
 
 def best_drawn(study: Study) -> list[StudyTrial]:
-    """The best trials, no two of equivalent architectures."""
+    """The best trials, no two of equivalent architectures; of a front some that lie evenly along it, and its knee."""
     found: dict[str, StudyTrial] = {}
+    front = study.front() if len(study.objectives) > 1 else []
+    if front:
+        places = {round(i * (len(front) - 1) / (DRAWN - 2)) for i in range(DRAWN - 1)}
+        compromise = study.knee()
+        return [trial for place, trial in enumerate(front) if place in places or trial is compromise]
     for trial in study.ranked:
         found.setdefault(study.space.canonical(trial.arch), trial)
         if len(found) == DRAWN:
@@ -110,8 +115,11 @@ def rows(study: Study, drawn: Mapping[int, str], result: StudyTrial | None) -> d
     goal = study.objective.goal
     add(study.objective.metric, "number", [t.value for t in trials], goal=goal)
     measured = [t.metrics for t in trials]
+    for other in study.objectives[1:]:
+        if other.metric != "seconds":
+            add(other.metric, "number", [metrics.get(other.metric) for metrics in measured], goal=other.goal)
     for name in study.measured:
-        if name not in ("seconds", study.objective.metric):
+        if name not in ("seconds", *(each.metric for each in study.objectives)):
             kind = "count" if name in ("params", "flops") else "number"
             add(name, kind, [metrics.get(name) for metrics in measured])
     add("expected", "number", [t.expected for t in trials], goal=goal)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nastool.analysis.blocks import Block, Cell, Changes, Code, Heading, Lines, Link, Listing, Plots, Table
-from nastool.analysis.figures import kinds, progress
+from nastool.analysis.figures import fronts, kinds, progress
 from nastool.analysis.figures.lineage import changes, path_to
 from nastool.analysis.figures.results import found_among
 from nastool.analysis.report import data, drawings
 from nastool.analysis.report.data import MISSING, comparison, number
 from nastool.core import archfile, defaults
+from nastool.core.errors import InputError
 from nastool.core.wording import format_seconds
 from nastool.engine.baseline import describe
 from nastool.engine.study import Study, StudyTrial
@@ -82,11 +83,12 @@ def of(study: Study, prefix: str) -> list[Section]:
     best, result = data.best_drawn(study), data.delivered(study)
     if result is not None and result not in best:
         best.append(result)
-    listed = study.strategy == data.LISTED
+    listed, several = study.strategy == data.LISTED, len(study.objectives) > 1
     begun = _progress([study], prefix, "learning-curves", "size")
     found: list[tuple[str, str, Sequence[Block | Facts | Cards | Trials]]] = [
         ("progress", "Progress", begun or [Lines(("No trial has finished yet.",))]),
-        ("best", "Best architectures", _best(study, best, result, prefix)),
+        ("front", "The front", _front(study, best, result, prefix)),
+        ("best", "Architectures of the front" if several else "Best architectures", _best(study, best, result, prefix)),
         ("scratch", "Results" if listed else "After the search", [*_retrained(study, prefix), *_after(study)]),
         ("options", "What was chosen", _plots(("operations", "best-decisions"), [study], prefix)),
         ("beliefs", "What the strategy believes", _plots(BELIEFS, [study], prefix)),
@@ -149,10 +151,12 @@ def _best_tiles(study: Study) -> Iterator[tuple[str, str, str]]:
     retrained = finished and study.retrained is not None
     which = f"{document.get('key')}, trained from scratch" if retrained else f"trial {best.id}, {best.arch.key}"
     metric = study.objective.metric
-    yield "best" if finished else "best so far", which, ""
+    by = f" by {metric}" if len(study.objectives) > 1 else ""
+    yield f"best{by}" if finished else f"best{by} so far", which, ""
     tested = [name for name in metrics if name.startswith("test")]
     large = (metric if "val_acc" not in metrics else "val_acc", "test_acc")
-    for name in dict.fromkeys([metric, *(n for n in ("val_acc",) if n in metrics), *tested]):
+    objectives = [each.metric for each in study.objectives]
+    for name in dict.fromkeys([*objectives, *(n for n in ("val_acc",) if n in metrics), *tested]):
         value = metrics.get(name, best.value if name == metric else None)
         if isinstance(value, int | float):
             yield name, number(value), "big" if name in large else ""
@@ -160,8 +164,10 @@ def _best_tiles(study: Study) -> Iterator[tuple[str, str, str]]:
         yield "test", "nothing was tested", ""
     if not finished:
         yield "test", "once, at the end", ""
+    if len(objectives) > 1:
+        yield "front", f"{len(study.front())} trials", ""
     for name, called in (("params", "parameters"), ("flops", "FLOPs")):
-        if isinstance(metrics.get(name), int | float):
+        if name not in objectives and isinstance(metrics.get(name), int | float):
             yield called, number(metrics[name]), ""
 
 
@@ -184,6 +190,34 @@ def warnings(study: Study) -> str:
     return "; ".join(map(str, found)) if isinstance(found, list) else ""
 
 
+def _front(study: Study, drawn: Sequence[StudyTrial], result: StudyTrial | None, prefix: str) -> list[Block]:
+    """With several objectives, the trials that no other one beats: a picture and a table that lead to each."""
+    front = study.front() if len(study.objectives) > 1 else []
+    if not front:
+        return []
+    names = [each.metric for each in study.objectives]
+    costs = [n for n in ("params", "flops", "latency_ms", "memory_mb") if n in study.measured and n not in names]
+    there, compromise = {trial.id for trial in drawn}, study.knee()
+    rows: list[list[Cell]] = []
+    for trial in front:
+        target = f"{prefix}drawing-{trial.id}" if trial.id in there else f"{prefix}trial-{trial.id}"
+        marks = ["the result"] * (trial is result) + ["the knee"] * (trial is compromise)
+        values = [number(trial.metrics.get(name)) for name in [*names, *costs]]
+        rows.append([Link(f"trial {trial.id}", target), *values, ", ".join(marks), Code(trial.arch.key)])
+    text = f"{len(front):,} trials are not beaten by another in all of {', '.join(names)}. The best by {names[0]} is "
+    text += "the result; `nastool export RUN --pick` takes another, by a condition or the knee."
+    box = fronts.box_of([study])
+    assert box is not None
+    try:
+        share = f"{box.share([trial.trial.losses for trial in front]):.4f}"
+        volume = f"Hypervolume: {share} of the box between the best and the worst values that were measured"
+        volume += f" (reference point: {fronts.reference(box, study.objectives)})."
+    except InputError as error:
+        volume = f"No hypervolume: {error}."
+    table = Table(("", *names, *costs, "", "key"), rows, numeric=False)
+    return [_lines(text, volume), *_plots(("front", "hypervolume"), [study], prefix), table]
+
+
 def _best(
     study: Study, best: Sequence[StudyTrial], result: StudyTrial | None, prefix: str
 ) -> list[Block | Facts | Cards | Trials]:
@@ -193,20 +227,24 @@ def _best(
     mark = "the result" if study.retrained is None else "the result, trained from scratch"
     for trial in best:
         place = study.ranked.index(trial) + 1
-        more = [f"{name} {number(trial.metrics[name])}" for name in ("params", "flops") if name in trial.metrics]
+        objectives = [each.metric for each in study.objectives]
+        costs = [name for name in ("params", "flops") if name in trial.metrics and name not in objectives]
+        shown = (f"{name} {number(trial.metrics.get(name))}" for name in [*objectives, *costs])
         cards.append(
             Card(
                 identifier=f"{prefix}drawing-{trial.id}",
                 title=f"{place:,}. trial {trial.id}",
                 mark=mark if trial is result else "",
                 what=f"trial {trial.id}",
-                text=", ".join([f"{study.objective.metric} {number(trial.value)}", *more]),
+                text=", ".join(shown),
                 picture=drawings.picture(study, trial.arch),
                 decisions=drawings.decisions(study, trial.arch),
                 string=archfile.to_string(study.space, trial.arch),
             )
         )
     text = "The best trials, equivalent architectures once."
+    if len(study.objectives) > 1:
+        text = f"Some of the front, from the best {study.objective.metric} on, and its knee."
     if any(trial.is_round for trial in study.trials) and not best[0].is_round:
         text = "The best of those scored after the policy's last round, equivalent ones once."
     return [_lines(text), Cards(cards)]
@@ -339,7 +377,11 @@ def _setup(study: Study) -> list[Block | Facts | Cards | Trials]:
     for kind in ("strategy", "space", "evaluator"):
         shown = _options(study.config[kind]["options"])
         rows.append((kind, " ".join(filter(None, (study.config[kind]["name"], shown)))))
-    rows += [("objective", str(study.objective)), ("seed", str(study.seed)), ("folder", Code(study.path))]
+    rows += [
+        ("objective", ", ".join(map(str, study.objectives))),
+        ("seed", str(study.seed)),
+        ("folder", Code(study.path)),
+    ]
     for key in ("created", "nastool", "revision", "python", "platform", "cores"):
         if about.get(key) is not None:
             rows.append((key, str(about[key])))
@@ -386,4 +428,5 @@ def overview(studies: Sequence[Study]) -> list[Block]:
             )
         )
     heads = ("run", "strategy", "space", "seed", "state", "trials", "best", "test_acc", "cost")
-    return [Table(heads, rows, numeric=False), *_progress(studies, "all-")]
+    more = ("hypervolume",) if any(len(study.objectives) > 1 for study in studies) else ()
+    return [Table(heads, rows, numeric=False), *_progress(studies, "all-", *more)]

@@ -44,7 +44,7 @@ class Trials {
         this.change({ page: Math.min(Math.max(to, 0), last) });
       });
     }
-    this.refresh();
+    this.ready = this.refresh();
   }
 
   async refresh() {
@@ -122,6 +122,17 @@ class Trials {
     if (selects) this.select();
     this.state.page = Math.min(this.state.page, this.pages() - 1);
     this.show();
+  }
+
+  reveal(id) {
+    // Leads to a trial: alone in the table, its row open.
+    const filter = this.box.querySelector(".filter");
+    filter.value = `trial=${id}`;
+    this.box.querySelector(".state-filter").value = "";
+    this.state.open.add(id);
+    this.change({ words: filter.value, wanted: "", page: 0 });
+    this.box.scrollIntoView();
+    filter.focus({ preventScroll: true });
   }
 
   head() {
@@ -275,6 +286,16 @@ function tabs() {
   if (location.hash) follow();
 }
 
+// --- marks and links that lead to a trial: #trial-7, or #run2-trial-7
+
+function lead() {
+  const [, prefix, id] = decodeURIComponent(location.hash).match(/^#(.*)trial-(\d+)$/) || [];
+  const table = id && tables.get(`${prefix}rows`);
+  if (!table) return;
+  history.replaceState(null, "", `#${table.box.closest("section").id}`); // so that the same mark leads there again
+  table.ready.then(() => table.reveal(Number(id)));
+}
+
 // --- a search that goes on
 
 const tables = new Map();
@@ -349,4 +370,6 @@ async function follow(version) {
 document.documentElement.classList.add("scripted");
 start();
 tabs();
+window.addEventListener("hashchange", lead);
+lead();
 if (document.body.dataset.version) follow(document.body.dataset.version);

@@ -21,6 +21,8 @@ def test_published_figures() -> None:
     assert pareto.hypervolume(THREE, (6, 6)) == 17
     assert pareto.crowding(THREE).tolist() == [math.inf, 2, math.inf]
     assert pareto.knee(THREE) == 1
+    assert pareto.knee([(0, 99), (10, 10), (11, 5), (13, 3), (30, 2), (40, 1)]) == 3, "a useless end does not matter"
+    assert pareto.knee([(1, 1)]) == 0 and pareto.knee([(1, 2), (2, 1)]) == 0
     assert pareto.hypervolume([*THREE, (3, 3), (7, 0), (2, 3)], (6, 6)) == 17, "dominated, beyond, and twice"
     assert pareto.hypervolume([(7, 7)], (6, 6)) == 0
 
