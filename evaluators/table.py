@@ -129,10 +129,10 @@ class Table(Evaluator):
         tests = same or sorted((f for f in own.values() if f.part == "test"), key=lambda f: f.epochs or 0)
         self._test = tests[-1] if tests else None
         self._seconds = training_seconds(times.get(self.dataset, {}), self._reward.epochs)
-        self._facts = network_facts(columns, self.dataset, len(self._rows))
+        self.facts = network_facts(columns, self.dataset, len(self._rows))
         further = self._further(columns)
-        self._facts |= further
-        self.metrics |= self._facts.keys()
+        self.facts |= further
+        self.metrics |= self.facts.keys()
         if self.label.isdecimal() and int(self.label) not in self._reward.seeds:
             have = ", ".join(map(str, self._reward.seeds)) or "none"
             raise InputError(f"{self.file}: no training seed {self.label} of {self._field_name()}; there are {have}")
@@ -250,7 +250,7 @@ class Table(Evaluator):
         value = self._look_up(row, seed)
         if self._noise is not None:
             value += float(self._noise[row])
-        facts = {name: whole(column[row]) for name, column in self._facts.items() if math.isfinite(column[row])}
+        facts = {name: whole(column[row]) for name, column in self.facts.items() if math.isfinite(column[row])}
         seconds = 0.0 if self._seconds is None else float(self._seconds[row])
         return Evaluation({self.objective: value, **facts}, seconds if 0 <= seconds < math.inf else 0.0)
 
@@ -289,11 +289,11 @@ class Table(Evaluator):
 
     @property
     def known_costs(self) -> frozenset[str]:
-        return frozenset(self._facts)
+        return frozenset(self.facts)
 
     def costs_of(self, arch: Arch, names: Collection[str]) -> Mapping[str, float]:
         row = self._row(arch)
-        values = ((name, float(self._facts[name][row])) for name in names if name in self._facts)
+        values = ((name, float(self.facts[name][row])) for name in names if name in self.facts)
         return {name: whole(value) for name, value in values if math.isfinite(value)}
 
     def _look_up(self, row: int, seed: int) -> float:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core import encodings as encoding
+from nastool.core import pareto
 from nastool.core.errors import short
 from nastool.core.space import SearchSpace
 from nastool.core.values import Proposal, Trial
-from nastool.learners.predictors.acquisition import Acquisition, score
+from nastool.learners.predictors.acquisition import Acquisition, Floats, hypervolume_improvement, score
 from nastool.learners.surrogate import Choices, SurrogateStrategy, representatives
 
 if TYPE_CHECKING:
-    from nastool.learners.predictors.gaussian_process import GaussianProcess
+    from nastool.learners.predictors.gaussian_process import Belief, GaussianProcess, View
 
 Features = list[NDArray[np.float32]]
 """Vectors of n architectures, (n, d), for each encoding."""
@@ -29,6 +31,8 @@ REFIT = 1.15
 """The hyper-parameters are fitted anew when there are so many times more results."""
 FIT_POINTS = 300
 """Most results that the fit sees."""
+BEYOND = 0.1
+"""How far the reference point is from the worst quantile."""
 
 
 class BayesianOptimisation(SurrogateStrategy):
@@ -44,9 +48,13 @@ class BayesianOptimisation(SurrogateStrategy):
     - With more than `max_points` results the process sees that number (and the fit 300): the best half of it and of
       the others an even choice over the ranks. So a proposal's cost is bounded.
     - A failed trial counts as the worst result.
+    - With several objectives each has a process of its own, and what is maximised is the expected gain in hypervolume
+      of those quantiles; the reference point lies just beyond the worst. There, architectures that compute the same are
+      candidates apart, where the whole space is looked at, since one may cost less.
     """
 
     name = "bo"
+    several_objectives = True
 
     def __init__(
         self,
@@ -65,8 +73,8 @@ class BayesianOptimisation(SurrogateStrategy):
         Args:
             init: Number of random architectures at the start, >= 1.
             batch: Number of architectures selected at a time, in [1, 1000].
-            acquisition: Function that is maximised: expected improvement (ei), Thompson sampling (its), upper
-                confidence bound (ucb) or probability of improvement (pi).
+            acquisition: Function that is maximised with one objective: expected improvement (ei), Thompson sampling
+                (its), upper confidence bound (ucb) or probability of improvement (pi).
             encodings: Some of the space's encodings, joined by +; auto: those it recommends, such as onehot+counts.
             candidates: Number of candidates scored in a large space, in [10, 100000].
             max_points: Most results that the process sees, in [10, 5000].
@@ -87,47 +95,78 @@ class BayesianOptimisation(SurrogateStrategy):
         self.max_points = max_points
         self.theta: list[float] | None = None  # the hyper-parameters, and with how many results they were fitted
         self.fitted = 0
+        self.processes: list[GaussianProcess] = []  # one of each objective
+        self.proposed: set[tuple[int, ...]] = set()
+
+    def remember(self, proposal: Proposal) -> None:
+        super().remember(proposal)
+        self.proposed.add(proposal.arch.choices)
 
     def select(self, count: int) -> list[Proposal]:
-        pool, features, group = self._pool()
+        losses = self.all_losses()
+        objectives = losses.shape[1]
+        pool, features, group = self._pool(objectives > 1)
         if not len(pool):
             return []
-        losses = self.losses()
-        targets = _quantiles(-losses)
+        targets = np.stack([_quantiles(-column) for column in losses.T])
+        order = losses[:, 0] if objectives == 1 else pareto.ranks(losses).astype(np.float64)
+        processes = self._processes(objectives)
         if self.theta is None or len(losses) >= REFIT * self.fitted:
-            keep = representatives(losses, min(self.max_points, FIT_POINTS))
-            self.process.fit(self._encode(self.choices(keep)), targets[keep])
-            self.theta, self.fitted = self.process.theta.tolist(), len(losses)
-        keep = representatives(losses, self.max_points)
-        inputs, targets = self._encode(self.choices(keep)), targets[keep]
+            keep = representatives(order, min(self.max_points, FIT_POINTS))
+            inputs = self._encode(self.choices(keep))
+            for process, target in zip(processes, targets, strict=True):
+                process.fit(inputs, target[keep])
+            self.theta, self.fitted = [each for p in processes for each in p.theta.tolist()], len(losses)
+        keep = representatives(order, self.max_points)
+        inputs, targets = self._encode(self.choices(keep)), targets[:, keep]
         running = np.array(list(self.running), dtype=np.intp).reshape(-1, pool.shape[1])
         there = len(running)
         points = [np.concatenate(pair) for pair in zip(self._encode(running), features, strict=True)]
-        belief = self.process.predict(inputs, targets, points)
-        for i in range(there):
+        beliefs = [p.predict(inputs, target, points) for p, target in zip(processes, targets, strict=True)]
+        taken = list(range(there))
+        for belief, i in product(beliefs, taken):
             belief.believe(i)
-        order = np.argsort(targets, kind="stable")
         found: list[Proposal] = []
         left = np.arange(len(pool))
         while len(left) and len(found) < count:
-            scores = score(self.acquisition, belief.mean, belief.deviation, targets.max(), self.rng)[there:]
+            scores = self._scores(beliefs, targets, taken)[there:]
             chosen = left[np.argmax(scores[left])]
-            expected = np.interp(belief.mean[there + chosen], targets[order], losses[keep][order])  # of a quantile
+            climb = np.argsort(targets[0], kind="stable")
+            first = beliefs[0].mean[there + chosen]
+            expected = np.interp(first, targets[0][climb], losses[keep, 0][climb])  # of a quantile
             found.append(self.expecting(self.space.arch(pool[chosen]), expected))
             left = left[group[left] != group[chosen]]
             if len(found) < count:
-                belief.believe(there + int(chosen))
+                taken.append(there + int(chosen))
+                for belief in beliefs:
+                    belief.believe(taken[-1])
         return found
+
+    def _scores(self, beliefs: Sequence[Belief], targets: NDArray[np.float64], taken: Sequence[int]) -> Floats:
+        """How promising each point is, given targets (objectives, n). taken: points that turn out as predicted."""
+        if len(beliefs) == 1:
+            return score(self.acquisition, beliefs[0].mean, beliefs[0].deviation, targets.max(), self.rng)
+        means, deviations = [b.mean for b in beliefs], [b.deviation for b in beliefs]
+        measured = np.concatenate([targets.T, np.stack(means, axis=1)[taken]])
+        return hypervolume_improvement(means, deviations, measured, targets.min(axis=1) - BEYOND, self.rng)
 
     # --- the model
 
     def _encode(self, choices: Choices) -> Features:
         return [encoding.encode_many(self.space, choices, kind) for kind in self.encodings]
 
+    def _processes(self, objectives: int) -> list[GaussianProcess]:
+        """One of each objective."""
+        from nastool.learners.predictors.gaussian_process import GaussianProcess
+
+        while len(self.processes) < objectives:
+            self.processes.append(GaussianProcess(self._views))
+        return self.processes
+
     @cached_property
-    def process(self) -> GaussianProcess:
-        """Its features are scaled by what a fixed sample of the space looks like."""
-        from nastool.learners.predictors.gaussian_process import GaussianProcess, View
+    def _views(self) -> list[View]:
+        """Features, scaled by what a fixed sample of the space looks like."""
+        from nastool.learners.predictors.gaussian_process import View
 
         rng = np.random.default_rng(0)
         sample = self._encode(np.array([self.space.sample(rng).choices for _ in range(500)]))
@@ -136,7 +175,7 @@ class BayesianOptimisation(SurrogateStrategy):
         views = []
         for kind, features in zip(self.encodings, sample, strict=True):
             views.append(View.of(features, groups.get(kind, np.zeros(features.shape[1], dtype=np.intp))))
-        return GaussianProcess(views)
+        return views
 
     # --- candidates
 
@@ -145,8 +184,16 @@ class BayesianOptimisation(SurrogateStrategy):
         assert self.members is not None
         return self._encode(self.members.choices)
 
-    def _pool(self) -> tuple[Choices, Features, Choices]:
-        """The candidates: option indices (m, decisions), features, and (m,) what equivalent ones share. m may be 0."""
+    def _pool(self, several: bool) -> tuple[Choices, Features, Choices]:
+        """The candidates: option indices (m, decisions), features, and (m,) what equivalent ones share. m may be 0.
+
+        several: with several objectives none are equivalent in a small space.
+        """
+        if self.members is not None and several:
+            fresh = np.ones(len(self.members.choices), dtype=np.bool_)
+            fresh[[self.members.places[choices] for choices in self.proposed]] = False
+            left = np.flatnonzero(fresh)
+            return self.members.choices[left], [f[left] for f in self._encoded_members], left
         if self.members is not None:
             left = self.members.unseen(self.seen)
             return self.members.choices[left], [f[left] for f in self._encoded_members], self.members.group[left]
@@ -164,10 +211,12 @@ class BayesianOptimisation(SurrogateStrategy):
         super().load_state_dict(state, trials)
         self.theta, self.fitted = state["theta"], int(state["fitted"])
         if self.theta is not None:
-            theta = np.array(self.theta, dtype=np.float64)
-            if theta.shape != self.process.theta.shape or not np.isfinite(theta).all():
+            size = len(self._processes(1)[0].theta)
+            theta = np.array(self.theta, dtype=np.float64).reshape(-1, size)
+            if not theta.size or not np.isfinite(theta).all():
                 raise ValueError("theta does not fit")
-            self.process.theta = theta
+            for process, own in zip(self._processes(len(theta)), theta, strict=True):
+                process.theta = own
 
 
 def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float64]:

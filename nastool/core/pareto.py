@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nastool.core.errors import InputError
-from nastool.core.values import Trial
+from nastool.core.values import Objective, Trial
 
 Floats = NDArray[np.float64]
 
@@ -100,6 +100,10 @@ def _of_many(rows: Floats, reference: Floats) -> float:
             f"the hypervolume of {len(reference)} objectives is computed by moocore: pip install 'nastool[objectives]'"
         ) from None
     return float(moocore.hypervolume(rows, ref=reference))
+
+
+HYPERVOLUME = Objective("hypervolume", "max")
+"""What runs with several objectives are compared by: `Box.share` of their trials, in a box around all of them."""
 
 
 @dataclass(frozen=True)

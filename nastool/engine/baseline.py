@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nastool.core import defaults, options, registry
+from nastool.core import defaults, options, pareto, registry
 from nastool.core.errors import InputError, NastoolError, one_line
 from nastool.core.evaluator import Evaluator
 from nastool.core.space import SearchSpace
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class Baseline:
-    """Random search beside one search: same space, evaluator, objective, seed, trials and workers."""
+    """Random search beside one search: same space, evaluator, objectives, seed, trials and workers.
+
+    With several objectives the two are compared by hypervolume.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,8 @@ class Baseline:
                 "random trials are no equal budget; run -s random in another --out, then "
                 "`nastool compare --over seconds`"
             )
+        if (several := len([config.objective] if isinstance(config.objective, str) else config.objective or ())) > 2:
+            pareto.hypervolume([(0.0,) * several], (1.0,) * several)  # for its error, before the search
         given = options.resolve("strategy random", registry.load("strategy", defaults.BASELINE), {})
         self.config = replace(config, strategy=Plugged(defaults.BASELINE, given))
         self.space = space
@@ -85,12 +90,21 @@ class Baseline:
                 facts = {"run": str(self.folder.path), "trials": trials, "error": one_line(error)}
         if facts is None:
             return None
-        objective = search.store.objectives[0]
+        objective, *others = search.store.objectives
         mine = objective.value(best.loss)
+        if others and "random" in facts:
+            objective, (mine, facts["random"]) = pareto.HYPERVOLUME, self._hypervolumes(search.store)
         facts |= {"objective": str(objective), "search": mine, "seeds": 1}
         if "random" in facts:
             facts["difference"] = mine - facts["random"]
         return facts
+
+    def _hypervolumes(self, search: Store) -> tuple[float, float]:
+        """Those of the search and of this one, as shares of the box around both."""
+        with Store.read(self.folder.database) as store:
+            both = [[trial.losses for trial in each.trials() if trial.losses] for each in (search, store)]
+        box = pareto.Box.around(both[0] + both[1])
+        return box.share(both[0]), box.share(both[1])
 
     def _known(self, trials: int) -> dict[str, Any] | None:
         """The facts of a baseline that needs nothing more for so many trials."""

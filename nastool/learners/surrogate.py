@@ -64,9 +64,9 @@ class SurrogateStrategy(Strategy):
         return None if arch is None else Proposal(arch)
 
     def _informed(self) -> bool:
-        losses = (trial.loss for trial in self.finished if trial.state == "done")
+        losses = (trial.losses for trial in self.finished if trial.state == "done")
         first = next(losses, None)
-        return any(loss != first for loss in losses)
+        return any(each != first for each in losses)
 
     def remember(self, proposal: Proposal) -> None:
         super().remember(proposal)
@@ -98,13 +98,17 @@ class SurrogateStrategy(Strategy):
         return Proposal(arch, notes={"expected": float(loss)} if math.isfinite(loss) else {})
 
     def losses(self) -> NDArray[np.float64]:
-        """Losses (n,) of the finished trials, in the order finished.
+        """The first losses (n,) of the finished trials, in the order finished, as of `all_losses`."""
+        return self.all_losses()[:, 0]
 
-        A failed trial counts as the worst loss there is: what made it fail, such as its size, is worth avoiding.
+    def all_losses(self) -> NDArray[np.float64]:
+        """Losses (n, objectives) of the finished trials, in the order finished; once one of them is done.
+
+        A failed trial counts as the worst losses there are: what made it fail, such as its size, is worth avoiding.
         """
-        losses = np.array([trial.loss for trial in self.finished])
-        losses[np.isinf(losses)] = losses[np.isfinite(losses)].max()
-        return losses
+        done = np.array([trial.losses for trial in self.finished if trial.losses])
+        worst = tuple(done.max(axis=0).tolist())
+        return np.array([trial.losses or worst for trial in self.finished])
 
     def choices(self, which: NDArray[np.intp]) -> Choices:
         """Option indices (m, decisions) of some finished trials, given by their places in the order finished."""
@@ -155,6 +159,11 @@ class Members:
         forms = space.canonical_many(self.choices)
         self._number = {form: i for i, form in enumerate(dict.fromkeys(forms))}
         self.group = np.array([self._number[form] for form in forms])
+
+    @cached_property
+    def places(self) -> Mapping[tuple[int, ...], int]:
+        """Where each member stands."""
+        return {tuple(row): i for i, row in enumerate(self.choices.tolist())}
 
     def unseen(self, seen: Collection[str]) -> NDArray[np.intp]:
         """Indices of the members that are not equivalent to one in seen."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,20 @@ def sql(path: Path, *statements: str) -> None:
     with closing(sqlite3.connect(path)) as db, db:
         for statement in statements:
             db.execute(statement)
+
+
+def with_latency(study: Study, latencies: Sequence[float]) -> Study:
+    """The same run with latency_ms as a second objective."""
+    objectives = (study.objective, Objective("latency_ms", "min"))
+
+    def changed(found: StudyTrial, latency: float) -> StudyTrial:
+        trial = found.trial
+        if trial.evaluation is None:
+            return replace(found, objectives=objectives)
+        evaluation = replace(trial.evaluation, metrics={**trial.evaluation.metrics, "latency_ms": latency})
+        more = replace(trial, evaluation=evaluation, losses=(trial.loss, latency))
+        return replace(found, objectives=objectives, trial=more)
+
+    trials = tuple(map(changed, study.trials, latencies))
+    ranked = sorted((trials[trial.id] for trial in study.ranked), key=lambda trial: trial.trial.rank)
+    return replace(study, objectives=objectives, trials=trials, ranked=tuple(ranked))

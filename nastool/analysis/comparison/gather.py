@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import defaults, registry
+from nastool.analysis.figures.fronts import reference
+from nastool.core import defaults, pareto, registry
 from nastool.core.errors import InputError
 from nastool.core.options import told_apart
-from nastool.core.values import Objective, digest
+from nastool.core.values import Objective, digest, spelt
 from nastool.engine.config import BASELINE, differences
 from nastool.engine.store import Store
 from nastool.engine.study import Study, StudyTrial
@@ -31,7 +32,8 @@ class Run:
     """One run, as far as it is compared.
 
     setting: what has to be equal for runs to be comparable, and strategy: its name and options.
-    losses: (n,) in the order finished, infinity for failed ones; without rounds of a policy. objective: what they are.
+    losses: (n,) in the order finished, infinity for failed ones; without rounds of a policy. objective: what they are;
+        with several objectives the hypervolume until then. objectives, values: these, and each trial's losses.
     spent: of each axis, how much had been spent once each trial had finished, (n,); an axis is missing where unknown.
     ended: the strategy had nothing left to propose, so that its result holds for any larger budget.
     final: metrics of its result (best.json's, held-out tests among them); {} before it has one.
@@ -56,6 +58,8 @@ class Run:
     """Metrics of the best random architecture that was trained beside its own; {}: there is none."""
     counted: str = ""
     """Meaning of its FLOPs."""
+    objectives: tuple[Objective, ...] = ()
+    values: tuple[tuple[float, ...], ...] = ()
     made: str = ""
     """Training of its final network: equal where held-out metrics of such networks compare."""
 
@@ -126,7 +130,7 @@ def gather(folders: Sequence[str | Path], *, anyway: bool = False, baselines: bo
         inner = [path / BASELINE for path in found if (path / BASELINE / "run.db").is_file()]
         runs += [read(path) for path in inner if path.resolve() not in {other.resolve() for other in found}]
     notes += _check(runs, anyway)
-    runs = _one_of_each(runs, given, notes)
+    runs = _by_hypervolume(_one_of_each(runs, given, notes), notes)
     runs += [beside for run in runs if (beside := _beside(run)) is not None]
     notes += _states(runs)
     return Gathered(_methods(runs), tuple(notes))
@@ -161,13 +165,15 @@ def read(path: Path) -> Run:
         inner = study.retrained
         objective = Objective("val_acc", "max") if inner is None else inner.objective
         final_loss = None if inner is None else _loss(objective, final)
+    elif len(study.objectives) > 1:
+        objective = pareto.HYPERVOLUME
     spent, counted = _spent(study, told)
     resolved = {key: config[key] for key in ("space", "evaluator", "resolved") if key in config}
     return Run(
         path=path,
         seed=study.seed,
         strategy=config["strategy"],
-        setting={**resolved, "data": fingerprint, "objective": str(study.objective)},
+        setting={**resolved, "data": fingerprint, "objective": spelt(study.objectives)},
         objective=objective,
         losses=np.array([trial.trial.loss for trial in told], dtype=np.float64),
         spent=spent,
@@ -177,6 +183,8 @@ def read(path: Path) -> Run:
         final=final,
         final_loss=final_loss,
         by_scores=shares,
+        objectives=study.objectives,
+        values=tuple(trial.trial.losses for trial in told),
         beside=_numbers(((document.get("comparison") or {}).get("random") or {}).get("metrics")),
         counted=counted,
         made=_made(document, after),
@@ -273,10 +281,9 @@ def _check(runs: Sequence[Run], anyway: bool) -> list[str]:
     first = runs[0]
     ends = [run for run in runs if run.by_scores and run.final_loss is not None]
     for run in runs[1:]:
-        if run.objective != first.objective:
-            raise InputError(
-                f"{first.path} and {run.path} cannot be compared: objective is {first.objective}, not {run.objective}"
-            )
+        if (run.objective, run.setting["objective"]) != (first.objective, first.setting["objective"]):
+            these, those = (", ".join(map(str, each.objectives)) for each in (first, run))
+            raise InputError(f"{first.path} and {run.path} cannot be compared: objective is {these}, not {those}")
         differ = differences(run.setting, first.setting)
         if run in ends and run.made != ends[0].made:
             differ.append(f"its final result is the {run.made}, not the {ends[0].made}")
@@ -307,6 +314,24 @@ def _one_of_each(runs: Sequence[Run], given: int, notes: list[str]) -> list[Run]
             other = best[_key(run), run.seed]
             notes.append(f"{run.path} is the same search with the same seed as {other.path}: a seed counts once")
     return kept
+
+
+def _by_hypervolume(runs: Sequence[Run], notes: list[str]) -> list[Run]:
+    """Runs with several objectives, with the hypervolume in a box around all as what was found. InputError."""
+    if runs[0].objective != pareto.HYPERVOLUME or not any(losses for run in runs for losses in run.values):
+        return list(runs)
+    box = pareto.Box.around([losses for run in runs for losses in run.values if losses])
+    found = []
+    for run in runs:
+        shares = box.so_far(run.values)
+        losses = [-share if values else math.inf for share, values in zip(shares, run.values, strict=True)]
+        done = [loss for loss in losses if loss < math.inf]
+        found.append(replace(run, losses=np.array(losses, dtype=np.float64), final_loss=min(done, default=None)))
+    notes.append(
+        "hypervolume: the share of the box between the best and the worst values of all these runs that a run's trials "
+        f"leave behind; reference point {reference(box, runs[0].objectives)}"
+    )
+    return found
 
 
 def _beside(run: Run) -> Run | None:

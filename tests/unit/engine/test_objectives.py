@@ -61,7 +61,7 @@ def test_a_search_with_two(run: Run, table: list[str], tmp_path: Path) -> None:
     ("more", "said"),
     [
         ([*BOTH, "-s", "local-search"], "strategy local-search looks at one objective alone, and 2 are given"),
-        ([*BOTH, "-s", "reinforce"], "take a strategy that weighs several: evolution, nsga2, random"),
+        ([*BOTH, "-s", "reinforce"], "take a strategy that weighs several: bo, evolution, nsga2, random"),
         (["--objective", "val_acc", "--objective", "val_acc:min"], "objective 'val_acc' is given twice; keep one"),
         (["--objective", "val_acc", "--objective", "fpga:min"], "no metric 'fpga'"),
         (["--objective", "val_acc", "--objective", "energy"], "write METRIC:max or METRIC:min"),
@@ -97,6 +97,51 @@ def test_from_python(table: list[str], tmp_path: Path) -> None:
     one = api.search("random", objective="latency_ms", trials=3, out=tmp_path / "b", **given)
     assert one.best is not None and [trial.id for trial in one.front()] == [one.best.id]
     assert json.loads((tmp_path / "a" / "best.json").read_text())["trial"] == front[0].id
+
+
+def test_what_is_said_of_the_front(run: Run, table: list[str], tmp_path: Path) -> None:
+    search = run("search", *table, *BOTH, "-n", "40", "-o", "a", "--text")
+    study = Study.read(tmp_path / "a")
+    front = study.front()
+    assert search.code == 0 and f"front: {len(front)} trials" in search.err and "(by val_acc)" in search.err
+    assert [line["trial"] for line in run("top", "a", "--front").accepted()] == [trial.id for trial in front]
+    assert f"the front, {len(front)} trials, by val_acc, highest first" in run("top", "a", "--front", "--text").out
+    document = json.loads((tmp_path / "a" / "best.json").read_text())["front"]
+    assert [found["trial"] for found in document] == [trial.id for trial in front]
+    assert document[-1]["latency_ms"] == min(trial.metrics["latency_ms"] for trial in study.trials)
+    (status,) = run("status", "a").accepted()
+    assert status["front"] == document and status["objective"] == ["val_acc:max", "latency_ms:min"]
+    text = run("status", "a", "--text").out
+    assert "objectives val_acc:max  latency_ms:min" in text and f"{len(front)} trials that no other beats" in text
+    run("top", "a", "--front", "-k", "3").refused("leave out -k")
+    run("top", "-", "--front").refused("is no run folder")
+
+
+def test_another_network_than_the_best(run: Run, table: list[str], tmp_path: Path) -> None:
+    assert run("search", *table, *BOTH, "-n", "40", "-o", "a", "--no-report").code == 0
+    study = Study.read(tmp_path / "a")
+    bound = f"latency_ms<={sorted(trial.metrics['latency_ms'] for trial in study.front())[1] + 1e-6:.9f}"
+    (shown,) = run("show", "a", "--pick", bound).accepted()
+    assert shown["trial"] == study.front()[-2].id
+    knee = study.knee()
+    (shown,) = run("show", "a", "--pick", "knee").accepted()
+    assert knee is not None and shown["trial"] == knee.id
+    assert run("export", "a", "--pick", "knee", "--to", "python", "--input", "3x32x32").code == 0
+    path = api.export(tmp_path / "a", "python", tmp_path / "n.py", pick=bound, input="3x32x32")
+    assert path.read_text() != (tmp_path / "model.py").read_text()
+    run("show", "a", "--pick", "latency_ms<=0.1").refused("no trial meets it: latency_ms is from")
+    run("show", "a", "--pick", "knee", "--trial", "1").refused("both --trial and --pick")
+    run("show", "a/best.json", "--pick", "knee").refused("is no run folder")
+
+
+def test_random_search_beside_it_is_compared_by_hypervolume(run: Run, table: list[str], tmp_path: Path) -> None:
+    assert run("search", *table, *BOTH, "-n", "40", "-o", "a", "--no-report", "--with-baseline").code == 0
+    facts = json.loads((tmp_path / "a" / "best.json").read_text())["baseline"]
+    studies = [Study.read(tmp_path / "a"), Study.read(tmp_path / "a" / "baseline")]
+    losses = [[trial.trial.losses for trial in study.trials] for study in studies]
+    box = pareto.Box.around(losses[0] + losses[1])
+    assert facts["objective"] == "hypervolume:max" and facts["search"] == box.share(losses[0]) != facts["random"]
+    assert facts["difference"] == pytest.approx(box.share(losses[0]) - box.share(losses[1]))
 
 
 # --- checkpoints

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -308,3 +309,41 @@ def test_bad_table(run: Run, columns: dict[str, np.ndarray[Any, Any]], kind: str
             Path(path).write_text('{"000000": {"val": ' + "9" * 400 + "}}")
     run("search", "--evaluator", "table", "-E", f"file={path}", "--out", "out").refused(path)
     assert not (Path("out") / "run.db").exists()
+
+
+# --- further metrics
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Path:
+    """A file with the same rows as `small`."""
+    path = tmp_path / "beside.npz"
+    np.savez(path, gpu=[1.5, np.nan], energy=[3, 4], words=np.array(["a", "b"]))
+    return path
+
+
+def test_columns_become_metrics(small: Path, beside: Path) -> None:
+    table = prepared(small, dataset="aa", beside=str(beside), columns="latency_ms=gpu, energy,old=aa_val12")
+    assert table.metrics >= {"latency_ms", "energy", "old"}
+    found = evaluate(table, 0).metrics
+    assert found["latency_ms"] == 1.5 and found["energy"] == 3 and found["old"] == 30
+    assert "latency_ms" not in evaluate(table, 1).metrics, "it is missing"
+    other = prepared(small, dataset="aa", beside=str(beside), columns="latency_ms=energy")
+    assert other.describe()["fingerprint"] != table.describe()["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"columns": "latency_ms=gup"}, "no column 'gup'; did you mean 'gpu'"),
+        ({"columns": "x=words"}, "words has shape (2,) and type <U1, not 2 numbers, one per architecture"),
+        ({}, "words has shape"),
+        ({"columns": "x=gpu,x=energy"}, "x needs a name of its own"),
+        ({"columns": "val_acc=gpu"}, "val_acc needs a name of its own"),
+        ({"columns": "=gpu"}, "needs a name of its own"),
+    ],
+    ids=str,
+)
+def test_columns_that_are_none(small: Path, beside: Path, options: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        prepared(small, dataset="aa", beside=str(beside), **options)

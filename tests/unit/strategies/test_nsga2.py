@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,11 @@ from nastool.strategies.nsga2 import NSGA2
 
 SPACE = NasBenchMacro()
 REFERENCE = (1.0, 17.0)
+
+
+def make(name: str, seed: int) -> Strategy:
+    strategy: Strategy = registry.make("strategy", name, SPACE, given={"seed": seed})
+    return strategy
 
 
 def losses_of(proposal: Proposal) -> tuple[float, ...]:
@@ -42,9 +48,9 @@ def volume(strategy: Strategy, trials: int = 60) -> float:
 
 
 def test_it_finds_more_of_the_front_than_random_search() -> None:
-    random = np.array([volume(registry.make("strategy", "random", SPACE, given={"seed": s})) for s in range(8)])
+    random = np.array([volume(make("random", s)) for s in range(8)])
     for name in ("nsga2", "evolution"):
-        found = np.array([volume(registry.make("strategy", name, SPACE, given={"seed": s})) for s in range(8)])
+        found = np.array([volume(make(name, s)) for s in range(8)])
         assert found.mean() > random.mean() + 0.3, name
 
 
@@ -58,6 +64,34 @@ def test_the_population_is_the_best_of_all_trials() -> None:
     assert min(trial.losses[0] for trial in done) == min(trial.losses[0] for trial in strategy.alive), "the ends stay"
     assert min(trial.losses[1] for trial in done) == min(trial.losses[1] for trial in strategy.alive)
     assert len({trial.proposal.arch for trial in trials}) == 50, "none twice"
+
+
+@pytest.mark.parametrize("third", [False, True])
+def test_bo_finds_more_and_goes_on_exactly(third: bool) -> None:
+    """Also with three objectives, and where it is told in another process."""
+
+    def told(strategy: Strategy, start: int, end: int, known: list[Trial]) -> list[Trial]:
+        for i in range(start, end):
+            proposal = strategy.ask()
+            assert proposal is not None
+            losses = losses_of(proposal)
+            losses = (*losses, float(proposal.arch.choices[0])) if third else losses
+            failed = Trial(i, proposal, "failed", error="no")
+            known.append(failed if i == 4 else Trial(i, proposal, "done", Evaluation({"a": 1.0}, 1.0), losses))
+            strategy.tell(known[-1])
+        return known
+
+    whole = told(make("bo", 3), 0, 24, [])
+    strategy = make("bo", 3)
+    begun = told(strategy, 0, 15, [])
+    again = make("bo", 3)
+    again.load_state_dict(json.loads(json.dumps(strategy.state_dict())), begun)
+    assert again.state_dict() == strategy.state_dict()
+    assert told(again, 15, 24, begun) == whole
+    assert len({trial.proposal.arch for trial in whole}) == 24
+    if not third:
+        found = pareto.hypervolume([trial.losses for trial in whole if trial.losses], REFERENCE)
+        assert found > np.mean([volume(make("random", seed), 24) for seed in range(8)]) + 1
 
 
 @pytest.mark.parametrize(
@@ -81,4 +115,4 @@ def test_a_small_space_is_searched_to_its_end() -> None:
 
 def test_which_strategies_weigh_several() -> None:
     able = {name for name in registry.plugins("strategy") if takes_several(registry.load("strategy", name))}
-    assert able >= {"nsga2", "evolution", "random"} and not able & {"enas", "reinforce", "local-search"}
+    assert able >= {"nsga2", "evolution", "random", "bo"} and not able & {"enas", "reinforce", "local-search"}

@@ -52,7 +52,14 @@ def rounds() -> Study:
     return made_runs.study(values, policies=policies, metrics={"reward": 0.3, "entropy": 5.0}, strategy="enas")
 
 
+def weighed() -> Study:
+    """Two objectives."""
+    study = rich()
+    return made_runs.with_latency(study, [float(40 - trial.id) for trial in study.trials])
+
+
 SUITABLE = {name: rich for name in kinds.KINDS} | {name: rounds for name in kinds.KINDS if "policy" in name}
+SUITABLE |= {"front": weighed, "hypervolume": weighed}
 
 
 def suitable(name: str) -> Study:
@@ -96,7 +103,7 @@ def test_every_figure(name: str) -> None:
         identifiers = [element.get("id") for element in root.iter() if element.get("id")]
         assert len(set(identifiers)) == len(identifiers)
         assert all((identifier or "").startswith("p-") for identifier in identifiers)
-        targets = re.findall(r'(?:href="#|url\(#)([^")]+)', text)
+        targets = re.findall(r'(?:href="#(?!p-trial-|trial-)|url\(#)([^")]+)', text)
         assert set(targets) <= set(identifiers)
         (again,) = [other for other in drawn(name, suitable(name)) if other.name == figure.name]
         assert output.inline(again, "p-") == text
