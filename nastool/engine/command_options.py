@@ -187,7 +187,8 @@ class SearchOptions(Measuring, Searching):
             first counts.
         stop_when: Condition such as val_acc>=0.95, in quotes in a shell; a trial that meets it ends the search, with
             several conditions one that meets them all.
-        patience: Number of trials in a row without a better one after which it ends.
+        patience: Number of trials in a row without a better one after which it ends; with several objectives, without
+            one that joins the front.
         objective: What to optimise; by default the evaluator's own objective. Several, one each time: a front of
             networks is searched that no other beats in all of them, and the first says which of these is the best.
         seed: Seed of strategy and trials.
@@ -279,7 +280,8 @@ class ResumeOptions(FinishOptions):
         time: Length of time from now on after which it is to have ended, such as 90s, 2m, 8h, or a number of seconds.
         until: The same as an hour, such as 07:30, the next one in local time.
         stop_when: Condition such as val_acc>=0.95; a trial that meets it ends the search.
-        patience: Number of trials in a row without a better one after which it ends.
+        patience: Number of trials in a row without a better one after which it ends; with several objectives, without
+            one that joins the front.
         trial_timeout: Seconds after which a trial is given up.
         log: Also send the trials to a logger (`nastool list loggers`).
     """

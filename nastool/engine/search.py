@@ -73,14 +73,16 @@ class Search:
     finished: int = 0
     failed: int = 0
     best: Trial | None = None
+    front: list[Trial] = field(default_factory=list)
+    """With several objectives, the trials that no other one dominates; their checkpoints are not in the heap below."""
     exhausted: bool = False
     """The strategy has nothing left to propose."""
     _failures_in_row: int = 0
     _unfinished: list[Job] = field(default_factory=list)
     _kept: list[tuple[list[float], int, str]] = field(default_factory=list)
     """Heap of (what `Trial.rank` has before the id, -id, checkpoint), negative: the worst of those kept first."""
-    _front: list[Trial] = field(default_factory=list)
-    """With several objectives, the trials with checkpoints that no other one dominates; they are not in that heap."""
+    _behind: list[Trial] = field(default_factory=list)
+    """With several objectives, what the last trial left behind the front: itself, or those of it that it dominates."""
     _held: dict[int, str] = field(default_factory=dict)
     """Checkpoints that are not among the best, by trial, kept since they are wanted."""
     _with_optimizer: dict[int, str] = field(default_factory=dict)
@@ -266,24 +268,32 @@ class Search:
         better = self.best is None or (trial.loss <= self.best.loss and trial.rank < self.best.rank)
         if better:
             self.best = trial
+        if len(self.objectives) > 1:
+            better = self._advances(trial)
         self.ends.told(trial, better)
 
+    def _advances(self, trial: Trial) -> bool:
+        """Take the trial into the front, if it belongs there; whether it brings values that the front did not have."""
+        self._behind = [trial]
+        if any(dominates(other.losses, trial.losses) for other in self.front):
+            return False
+        new = all(other.losses != trial.losses for other in self.front)
+        self._behind = [other for other in self.front if dominates(trial.losses, other.losses)]
+        self.front = [other for other in self.front if other not in self._behind] + [trial]
+        return new
+
     def _take_checkpoint(self, trial: Trial) -> None:
-        if trial.evaluation is None or not (trial.evaluation.checkpoint or trial.evaluation.artifacts):
+        if not _has_files(trial):
             return
         if trial.proposal.inherit:
             self._with_optimizer[trial.id] = _checkpoint(trial)
-        behind = [trial]
-        if len(self.objectives) > 1 and not any(dominates(other.losses, trial.losses) for other in self._front):
-            behind = [other for other in self._front if dominates(trial.losses, other.losses)]
-            self._front = [other for other in self._front if other not in behind] + [trial]
-        for each in behind:
+        for each in filter(_has_files, self._behind if len(self.objectives) > 1 else [trial]):
             *order, _ = each.rank
             heapq.heappush(self._kept, ([-value for value in order], -each.id, _checkpoint(each)))
 
     def _prune(self) -> None:
         """Keep the checkpoints of the best `keep` trials and of those that are wanted, forget the others."""
-        while self._kept and len(self._front) + len(self._kept) > self.keep:
+        while self._kept and len(self.front) + len(self._kept) > self.keep:
             _, worst, checkpoint = heapq.heappop(self._kept)
             self._held[-worst] = checkpoint
         if not self._held and not self._with_optimizer:
@@ -351,7 +361,7 @@ class Search:
     def _check_checkpoints(self) -> None:
         """InputError: what the search builds on is gone. Deletes what a crash left of trials that are forgotten."""
         there = {-trial_id: checkpoint for _, trial_id, checkpoint in self._kept}
-        there |= {trial.id: _checkpoint(trial) for trial in self._front}
+        there |= {trial.id: _checkpoint(trial) for trial in filter(_has_files, self.front)}
         parents = self._parents()
         for trial_id in sorted(parents):
             if trial_id not in there or not (self.workdir / there[trial_id]).is_file():
@@ -360,6 +370,10 @@ class Search:
                     f"{checkpoints.name_of(trial_id)} back, or begin anew with --force"
                 )
         checkpoints.sweep(self.workdir, there, parents, self.asked)
+
+
+def _has_files(trial: Trial) -> bool:
+    return trial.evaluation is not None and bool(trial.evaluation.checkpoint or trial.evaluation.artifacts)
 
 
 def _checkpoint(trial: Trial) -> str:

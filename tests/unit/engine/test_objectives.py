@@ -180,3 +180,15 @@ def test_the_front_keeps_its_checkpoints(tmp_path: Path) -> None:
             kept = {t.id for t in store.trials() if t.evaluation is not None and t.evaluation.checkpoint is not None}
     assert kept == {0, 1, 2, 4, 5, 6, 8}, "all but those that another dominates"
     assert search.best is not None and search.best.id == 8
+    assert {trial.id for trial in search.front} == kept
+
+
+def test_patience_ends_when_the_front_stands_still(run: Run, table: list[str], tmp_path: Path) -> None:
+    """Not when the best by the first objective does."""
+    assert run("search", *table, *BOTH, "--patience", "6", "-o", "a", "--no-report", "--seed", "1").code == 0
+    losses = [trial.trial.losses for trial in Study.read(tmp_path / "a").trials]
+    joined = [i for i in range(len(losses)) if i in pareto.front(losses[: i + 1])]
+    gaps = np.diff([*joined, len(losses)])
+    assert gaps[-1] - 1 == 6 and gaps[:-1].max(initial=0) <= 6
+    best = [min(each[0] for each in losses[: i + 1]) for i in range(len(losses))]
+    assert best[-1] == best[-9], "the best has stood still for longer"
