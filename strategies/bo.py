@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nastool.core import encodings as encoding
 from nastool.core import pareto
 from nastool.core.errors import short
+from nastool.core.limits import whole
 from nastool.core.space import SearchSpace
 from nastool.core.values import Proposal, Trial
 from nastool.learners.predictors.acquisition import Acquisition, Floats, hypervolume_improvement, score
@@ -169,7 +170,8 @@ class BayesianOptimisation(SurrogateStrategy):
         from nastool.learners.predictors.gaussian_process import View
 
         rng = np.random.default_rng(0)
-        sample = self._encode(np.array([self.space.sample(rng).choices for _ in range(500)]))
+        space = whole(self.space)
+        sample = self._encode(np.array([space.sample(rng).choices for _ in range(500)]))
         options = [len(decision.options) for decision in self.space.decisions]
         groups = {"onehot": np.repeat(np.arange(len(options)), options)}
         views = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nastool.core.limits import repaired
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Decision, Learnt, Proposal, Trial
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from nastool.training.shared import Trainer
 
 MIN_STEPS = 10
+MOST_TRIES = 5
+"""So often the policy draws anew what is beyond a limit before that is repaired."""
 Choices = NDArray[np.integer[Any]]
 
 
@@ -167,8 +170,8 @@ class ENAS(Strategy):
             op_bias_learnt=op_bias_learnt or 0.0,
         )
         _check(self.settings)
-        self.guess = space.sample(self.rng)
-        """What looks best so far."""
+        self.guess: Arch | None = None
+        """What looks best so far; None: nothing is known yet."""
         self.rounds = 0
         self.in_round = False
         self.scored = 0
@@ -188,7 +191,7 @@ class ENAS(Strategy):
             if self.in_round:
                 return None
             policy = {"round": self.rounds, "options": dataclasses.asdict(self.settings)}
-            return Proposal(self.guess, policy=policy)
+            return Proposal(self.guess or self.space.sample(self.rng), policy=policy)
         return Proposal(self.candidates[self.scored]) if self.scored < len(self.candidates) else None
 
     def remember(self, proposal: Proposal) -> None:
@@ -197,6 +200,7 @@ class ENAS(Strategy):
             self.scored += 1
         else:
             self.in_round = True
+            self.guess = proposal.arch
 
     def tell(self, trial: Trial) -> None:
         if trial.proposal.policy is None:
@@ -249,11 +253,16 @@ class ENASPolicy:
         self.best: list[int] = []
 
     def sample(self, count: int, generator: torch.Generator) -> Choices:
-        """Members only: what the space's rules forbid is drawn again."""
+        """Members only: what the space's rules forbid is drawn again; what is beyond a limit is repaired at last."""
+        import torch
+
         members: list[Any] = []
-        for _ in range(1000):
+        for tries in range(1000):
             drawn = self.learner.controller.sample(count - len(members), generator).tolist()
-            members += [choices for choices in drawn if self.space.is_member(self.space.arch(choices))]
+            archs = [self.space.arch(choices) for choices in drawn]
+            if tries == MOST_TRIES:
+                archs = repaired(self.space, archs, seed=int(torch.randint(2**62, (), generator=generator)))
+            members += [arch.choices for arch in archs if self.space.is_member(arch)]
             if len(members) == count:
                 return np.array(members)
         raise ValueError("the controller hardly ever draws a member of this space")

@@ -40,7 +40,7 @@ def load(ctx: click.Context, parameter: click.Parameter, path: str | None) -> No
         assert option.name is not None
         if value is None:
             continue
-        if option.name == "objective" and option.multiple:
+        if option.multiple and "KEY=" not in (option.metavar or ""):
             texts = value if isinstance(value, list) else [value]
             defaults[option.name] = [_checked(path, key, each, option) for each in texts]
         elif option.multiple:

@@ -23,6 +23,8 @@ _LETTERS = {
     "trials": "-n",
     "out": "-o",
 }
+_SEVERAL = ("log", "objective", "limits", "stop_when")
+"""Options that are not of plugins and may be repeated."""
 _METAVARS = {
     "strategy": "NAME",
     "strategy_options": "KEY=VALUE",
@@ -53,6 +55,7 @@ _METAVARS = {
     "trial": "N",
     "log": "NAME[:KEY=VALUE,...]",
     "executor": "NAME",
+    "limits": "'METRIC<=VALUE'",
 }
 
 _SEVERAL = frozenset({"log", "objective", "stop_when"})
@@ -73,12 +76,9 @@ def options(of: type[Options]) -> Callable[[F], F]:
             if kind.startswith("bool"):
                 flag += f"/--no{flag[1:]}" if default is True or name == "report" else ""
                 more["is_flag"] = True
-            elif (kind.startswith("Mapping[str, object]") and "str |" not in kind) or name in (
-                "log",
-                "objective",
-                "stop_when",
-            ):
+            elif (kind.startswith("Mapping[str, object]") and "str |" not in kind) or name in _SEVERAL:
                 more = {"multiple": True}
+                flag = "--limit" if name == "limits" else flag
             elif kind.startswith("int") and "str" not in kind:
                 low, high = RANGES.get(name, (None, None))
                 more["type"] = click.IntRange(low, high) if name in RANGES else int
@@ -88,7 +88,8 @@ def options(of: type[Options]) -> Callable[[F], F]:
                 more["default"] = ",".join(map(str, default if isinstance(default, tuple) else (default,)))
             letters = [_LETTERS[name]] if name in _LETTERS else []
             text = about[name].replace(".", ", one each time.") if name.endswith("_options") else about[name]
-            function = click.option(*letters, flag, metavar=_METAVARS.get(name), help=text, **more)(function)
+            names = [name] if name == "limits" else []
+            function = click.option(*letters, flag, *names, metavar=_METAVARS.get(name), help=text, **more)(function)
         return function
 
     return decorate

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from nastool.core.errors import NastoolError
+from nastool.core.limits import limits_of, whole
 from nastool.core.space import SearchSpace
 from nastool.core.values import Proposal, Trial
 
@@ -43,12 +46,34 @@ class Strategy(ABC):
         unchanged.
         """
         before = self.rng.bit_generator.state
-        proposal = self.propose()
+        proposal = self._within()
         if proposal is None:
             self.rng.bit_generator.state = before
         else:
             self.remember(proposal)
         return proposal
+
+    def _within(self) -> Proposal | None:
+        """What is proposed, within the limits that the space has, if any; whatever the strategy knows of these.
+
+        It is asked again for what is beyond them; where that gives the same, or none within, the last is repaired, and
+        the strategy remembers and is told of what that became.
+        """
+        proposal, limits = self.propose(), limits_of(self.space)
+        if limits is None or proposal is None or limits.allow(proposal.arch):
+            return proposal
+        for _ in range(limits.draws):
+            other = self.propose()
+            if other is None or limits.allow(other.arch):
+                return other
+            if other.arch == proposal.arch:
+                break
+            proposal = other
+        arch, excess = limits.repaired(whole(self.space), proposal.arch, self.rng)
+        if excess > 0:
+            raise NastoolError(f"strategy {self.name} proposes nothing within --limit {limits}, nor close to it")
+        notes = {name: note for name, note in proposal.notes.items() if name != "expected"}
+        return replace(proposal, arch=arch, notes={**notes, "instead_of": list(proposal.arch.choices)})
 
     @abstractmethod
     def propose(self) -> Proposal | None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RANGES: Mapping[str, tuple[int, int | None]] = {
     "trials": (1, None),
     "patience": (1, None),
+    "latency_threads": (1, 1024),
     "seed": (0, 2**63 - 1),
     "workers": (1, None),
     "keep": (1, None),
@@ -191,6 +192,9 @@ class SearchOptions(Measuring, Searching):
             one that joins the front.
         objective: What to optimise; by default the evaluator's own objective. Several, one each time: a front of
             networks is searched that no other beats in all of them, and the first says which of these is the best.
+        limits: What an architecture may cost, one each time, checked before it is trained: params<=50k, flops<=50M,
+            latency_ms<=5, memory_mb<=200, of one example.
+        latency_threads: CPU threads with which a latency is measured.
         seed: Seed of strategy and trials.
         workers: Number of trials at a time; GPUs are dealt out in turn.
         out: Folder of the run; by default one under runs/ named after the search.
@@ -219,6 +223,8 @@ class SearchOptions(Measuring, Searching):
     stop_when: str | Sequence[str] = ()
     patience: int | None = None
     objective: str | Sequence[str] | None = None
+    limits: str | Sequence[str] = ()
+    latency_threads: int = 1
     seed: int = 0
     workers: int = 1
     out: str | Path | None = None
@@ -242,6 +248,7 @@ class SearchOptions(Measuring, Searching):
         if self.objective is not None and not isinstance(self.objective, str):
             self.objective = list(self.objective) or None
         self.stop_when = [self.stop_when] if isinstance(self.stop_when, str) else list(self.stop_when)
+        self.limits = [self.limits] if isinstance(self.limits, str) else list(self.limits)
 
 
 @dataclass(kw_only=True)

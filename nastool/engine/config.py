@@ -20,6 +20,7 @@ from nastool.core import folders, invocation, machine, plugin_files, registry
 from nastool.core.errors import InputError, short
 from nastool.core.evaluator import Resolving
 from nastool.core.files import is_unfinished, write_atomic
+from nastool.core.limits import Limits, limited
 from nastool.core.registry import misfits
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy, takes_several
@@ -58,6 +59,10 @@ class RunConfig:
     seed: int
     objective: str | list[str] | None
     """As the user gave it, or them; None: the evaluator's own."""
+    limits: tuple[str, ...] = ()
+    """Conditions on what architectures cost, as of `core.limits`."""
+    latency_threads: int = 1
+    """CPU threads with which a latency is measured."""
 
     @classmethod
     def resolve(
@@ -67,6 +72,8 @@ class RunConfig:
         evaluator: tuple[str, Mapping[str, object]],
         seed: int,
         objective: str | Sequence[str] | None,
+        limits: Sequence[str] = (),
+        latency_threads: int = 1,
     ) -> RunConfig:
         """Check names, options and whether the three go together; nothing is built or read yet. InputError."""
 
@@ -77,7 +84,9 @@ class RunConfig:
             wanted = None if objective is None else spelt(Objective.parse_all(objective))
         except ValueError as error:
             raise InputError(str(error)) from None
-        config = cls(plug("strategy", strategy), plug("space", space), plug("evaluator", evaluator), seed, wanted)
+        conditions = tuple(map(str, Limits.parse(limits).conditions))
+        plugged = plug("strategy", strategy), plug("space", space), plug("evaluator", evaluator)
+        config = cls(*plugged, seed, wanted, conditions, latency_threads)
         if isinstance(wanted, list) and not takes_several(registry.load("strategy", config.strategy.name)):
             able = ", ".join(n for n in registry.plugins("strategy") if takes_several(registry.load("strategy", n)))
             raise InputError(
@@ -94,8 +103,9 @@ class RunConfig:
         return config
 
     def make_space(self) -> SearchSpace:
+        """The space, as the search sees it."""
         space: SearchSpace = registry.make("space", self.space.name, given=self.space.options)
-        return space
+        return limited(space, Limits.parse(self.limits)) if self.limits else space
 
     def make_strategy(self, space: SearchSpace) -> Strategy:
         given = {**self.strategy.options, "seed": self.seed}
@@ -107,7 +117,8 @@ class RunConfig:
 
     def evaluator_spec(self, space: SearchSpace, workdir: Path | None) -> EvaluatorSpec:
         searches = self.strategy.name if registry.is_known("strategy", self.strategy.name) else None
-        return EvaluatorSpec(space.ref, self.evaluator.name, self.evaluator.options, workdir, self.seed, searches)
+        of = self.evaluator.name, self.evaluator.options
+        return EvaluatorSpec(space.ref, *of, workdir, self.seed, searches, self.limits, self.latency_threads)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -120,9 +131,16 @@ class RunConfig:
             "resolved": dict(cls.resolved(self.evaluator.options)) if issubclass(cls, Resolving) else {},
             "seed": self.seed,
             "objective": self.objective,
+            **self._of_costs,
         }
         plain: dict[str, Any] = json.loads(json.dumps(identity))
         return plain
+
+    @property
+    def _of_costs(self) -> dict[str, object]:
+        """What it says of costs, where that is anything."""
+        found = {"limits": list(self.limits), "latency_threads": self.latency_threads}
+        return {name: value for name, value in found.items() if value not in ([], 1)}
 
     @property
     def digest(self) -> str:
@@ -147,6 +165,7 @@ class RunConfig:
             "evaluator-options": dict(self.evaluator.options),
             "seed": self.seed,
             "objective": self.objective,
+            **self._of_costs,
         }
         return {key: value for key, value in found.items() if value not in (None, {})}
 

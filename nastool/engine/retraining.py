@@ -11,6 +11,7 @@ from typing import Any
 
 from nastool.core import defaults, options, registry
 from nastool.core.errors import InputError, short
+from nastool.core.limits import whole
 from nastool.core.recipe import Recipe
 from nastool.core.space import SearchSpace, make_scale
 from nastool.core.strategy import Strategy
@@ -90,7 +91,7 @@ class Listed(Strategy):
     name = "listed"
 
     def __init__(self, space: SearchSpace, archs: Sequence[Arch]) -> None:
-        super().__init__(space)
+        super().__init__(whole(space))  # what is given is trained, also at a scale at which it is beyond a limit
         self.archs = archs
 
     def propose(self) -> Proposal | None:
@@ -130,7 +131,7 @@ def listed(config: RunConfig, evaluator: Plugged, archs: Sequence[Arch]) -> RunC
     """The configuration of their trainings; of how many trainings of each it does not say."""
     named = hashlib.blake2s(json.dumps([arch.key for arch in archs]).encode(), digest_size=8).hexdigest()
     strategy = Plugged(Listed.name, {"architectures": named})
-    return replace(config, strategy=strategy, evaluator=evaluator, objective=None)
+    return replace(config, strategy=strategy, evaluator=evaluator, objective=None, limits=())
 
 
 @contextmanager

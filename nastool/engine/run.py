@@ -16,15 +16,16 @@ from nastool.core.archfile import ArchDocument
 from nastool.core.costs import Costs
 from nastool.core.errors import InputError, Stopped, hint, short
 from nastool.core.evaluator import Evaluator, Scaled, settled_options
+from nastool.core.limits import Limits, limits_of, whole
 from nastool.core.strategy import Strategy
-from nastool.core.values import Objective, Scalar, Trial, spelt
+from nastool.core.values import Arch, Objective, Proposal, Scalar, Trial, spelt
 from nastool.core.yaml_files import read_yaml
 from nastool.engine import results
 from nastool.engine.config import RunConfig, RunFolder, differences, said
 from nastool.engine.costs import costs_of, known
 from nastool.engine.events import Interrupted, Listener, Note, TrialFinished, TrialsBegun, TrialsEnded, Waiting
-from nastool.engine.executors.base import Executor, Setting
-from nastool.engine.executors.jobs import EvaluatorSpec, Reported
+from nastool.engine.executors.base import Executor, Setting, carry_out
+from nastool.engine.executors.jobs import OUTSIDE, EvaluatorSpec, Job, Reported
 from nastool.engine.interrupts import Interrupts
 from nastool.engine.search import Search
 from nastool.engine.stopping import Stopping
@@ -141,6 +142,9 @@ class Run:
         )
         search.costs = self._costs(search)
         named = [*(each.metric for each in search.objectives), *(each.metric for each in search.ends.rules.conditions)]
+        if (limits := limits_of(strategy.space)) is not None:
+            limits.costs = search.costs
+            named += limits.names
         search.measured = [metric for metric in dict.fromkeys(named) if metric in search.costs.names]
         tell(TrialsBegun(search, noun, then))
         try:
@@ -163,9 +167,11 @@ class Run:
 
     def _costs(self, search: Search) -> Costs:
         """Return what architectures cost by the run's evaluator, which is here or an executor's."""
-        find = partial(costs_of, self.evaluator) if self.evaluator.inline else search.cost
-        at_hand = self.evaluator.inline and not isinstance(self.evaluator, Scaled)
-        return Costs(find, known(self.evaluator), at_hand=at_hand)
+        threads = self.config.latency_threads
+        if not self.evaluator.inline:
+            return Costs(partial(search.cost, threads=threads), known(self.evaluator))
+        at_hand = not isinstance(self.evaluator, Scaled)
+        return Costs(partial(costs_of, self.evaluator, threads=threads), known(self.evaluator), at_hand=at_hand)
 
     def finish(self, trials: int, document: Mapping[str, object], **facts: object) -> None:
         """Keep the result of so many trials, so that it is not made again."""
@@ -228,6 +234,7 @@ def open_run(
                     facts = {**facts, "devices": ", ".join(at_work.devices)}
                 if not continued:
                     accept(facts)
+                    _check_limits(config, evaluator, at_work)
                     if pace is not None and (paced := pace(at_work, facts)):
                         at_work.close()
                         chosen = facts.get("threads")
@@ -245,6 +252,33 @@ def open_run(
             begun = _create(config, evaluator, folder, facts, options)
         with begun as store:
             yield Run(config, evaluator, folder, at_work, store, facts, continued, watch)
+
+
+def check_names(config: RunConfig, evaluator: Evaluator) -> None:
+    """Check that what the limits are on is known before an architecture is measured. InputError."""
+    names = known(evaluator)
+    for condition in Limits.parse(config.limits).conditions:
+        if condition.metric not in names:
+            who = registry.whose(type(evaluator))
+            near = hint(condition.metric, sorted(names))
+            raise InputError(f"--limit {condition}: {who} knows no such cost before it measures; {near}")
+
+
+def _check_limits(config: RunConfig, evaluator: Evaluator, executor: Executor) -> None:
+    """Check that there are architectures within the limits. InputError."""
+    if not config.limits:
+        return
+    check_names(config, evaluator)
+
+    def find(arch: Arch, names: Sequence[str]) -> Mapping[str, float]:
+        if evaluator.inline:
+            return costs_of(evaluator, arch, names)
+        job = Job(OUTSIDE, Proposal(arch), 0, "costs", costs=tuple(names), threads=config.latency_threads)
+        return carry_out(executor, job).tested or {}
+
+    limits = Limits.parse(config.limits)
+    limits.costs = Costs(find, known(evaluator), at_hand=evaluator.inline)
+    limits.check(whole(evaluator.space))
 
 
 def make_executor(name: str | None, spec: EvaluatorSpec, evaluator: Evaluator, setting: Setting) -> Executor:

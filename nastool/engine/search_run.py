@@ -31,7 +31,7 @@ from nastool.engine.logs import Loggers
 from nastool.engine.planning import Timing, paced
 from nastool.engine.results import Product, Report, Result
 from nastool.engine.retraining import Listed
-from nastool.engine.run import Run, Watch, check_metric, interruptible, open_run
+from nastool.engine.run import Run, Watch, check_metric, check_names, interruptible, open_run
 from nastool.engine.search import Search, test_best
 from nastool.engine.stopping import Rules
 from nastool.engine.store import Store
@@ -411,11 +411,15 @@ def _config(options: SearchOptions) -> RunConfig:
         (evaluator, found),
         options.seed,
         options.objective,
+        options.limits,
+        options.latency_threads,
     )
 
 
 def _check(options: SearchOptions, config: RunConfig, strategy: Strategy, evaluator: Evaluator) -> None:
     """InputError: these options do not go together."""
+    if not evaluator.inline:
+        check_names(config, evaluator)
     if "policy" in strategy.needs and rounds_of(evaluator) is None:
         raise InputError(f"strategy {strategy.name} trains shared weights of its own: leave out -E weights=")
     if "budget" in strategy.needs and config.evaluator.options.get("epochs") is not None:

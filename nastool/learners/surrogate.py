@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nastool.core.limits import enumerable
 from nastool.core.space import SearchSpace, mutate_each
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Trial
@@ -148,7 +149,7 @@ class SurrogateStrategy(Strategy):
     @cached_property
     def members(self) -> Members | None:
         """The whole space, where it is small enough."""
-        return Members(self.space) if self.space.size <= ENUMERABLE else None
+        return Members(self.space) if self.space.size <= ENUMERABLE and enumerable(self.space) else None
 
 
 class Members:

@@ -6,14 +6,17 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nastool.core import options, registry
+from nastool.core.costs import Costs
 from nastool.core.errors import CannotGoOn, Fault, InputError, NastoolError, TrialFailed, fault_of, one_line, short
 from nastool.core.evaluator import Ensembling, Splitting, estimate_all
+from nastool.core.limits import Limits, limited
 from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef
-from nastool.engine.costs import costs_of
+from nastool.engine.costs import costs_of, known
 from nastool.nets import checkpoints
 
 if TYPE_CHECKING:
@@ -39,11 +42,18 @@ class EvaluatorSpec:
     """The run's, for an evaluator that has a use for one beyond each trial's own."""
     strategy: str | None = None
     """Name of the strategy that searches, whose policy the evaluator may train; None: nobody searches."""
+    limits: tuple[str, ...] = ()
+    """Within which an evaluator draws architectures itself, where it trains weights that they share."""
+    latency_threads: int = 1
 
     def build(self) -> Evaluator:
         space = registry.make_space(self.space)
         own = {"seed": self.seed} if options.accepts(registry.load("evaluator", self.name), "seed") else {}
         evaluator: Evaluator = registry.make("evaluator", self.name, space, given={**self.options, **own})
+        if self.limits:
+            limits = Limits.parse(self.limits)
+            limits.costs = Costs(partial(costs_of, evaluator, threads=self.latency_threads), known(evaluator))
+            evaluator.space = limited(space, limits)
         evaluator.workdir = self.workdir
         if self.strategy is not None and hasattr(evaluator, "make_policy"):
             evaluator.make_policy = getattr(registry.load("strategy", self.strategy), "make_policy", None)

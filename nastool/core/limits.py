@@ -1,0 +1,211 @@
+"""Limits on what an architecture costs, and a space as a search within them sees it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from nastool.core.costs import Costs
+from nastool.core.errors import InputError, NastoolError
+from nastool.core.quantities import Condition
+from nastool.core.space import MANY, SearchSpace
+from nastool.core.values import Arch
+from nastool.core.wording import describe_metrics
+
+_K = TypeVar("_K")
+
+
+class Limits:
+    """Conditions on the costs of architectures, which are known before these are measured.
+
+    Attributes:
+        conditions: All of them hold.
+        names: Of the costs that they are on.
+        costs: What architectures cost; None: not known yet, and every architecture is within.
+    """
+
+    def __init__(self, conditions: Sequence[Condition], costs: Costs | None = None) -> None:
+        self.conditions = tuple(conditions)
+        self.names = tuple(dict.fromkeys(condition.metric for condition in conditions))
+        self.costs = costs
+
+    @classmethod
+    def parse(cls, texts: Sequence[object]) -> Limits:
+        """Read "params<=50k", ...; what is said twice counts once. InputError."""
+        conditions = {str(each): each for each in (Condition.parse(text, "--limit") for text in texts)}
+        return cls([conditions[text] for text in sorted(conditions)])
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.conditions))
+
+    @property
+    def costly(self) -> bool:
+        """Whether one is on the latency, which has to be measured: then as few architectures as can be are judged."""
+        return "latency_ms" in self.names and not (self.costs is not None and self.costs.at_hand)
+
+    @property
+    def draws(self) -> int:
+        """Number of draws of which one should be within, before one that is not is repaired."""
+        return 10 if self.costly else 100 if self.costs is None or not self.costs.at_hand else 1000
+
+    def excess(self, arch: Arch) -> float:
+        """By how much it is beyond the bounds, in parts of them, all together; infinity where its cost is unknown."""
+        if self.costs is None:
+            return 0.0
+        found = self.costs.of(arch, self.names)
+        return sum(each.violation(found) / (abs(each.bound) or 1.0) for each in self.conditions)
+
+    def allow(self, arch: Arch) -> bool:
+        return self.excess(arch) == 0
+
+    def repaired(self, space: SearchSpace, arch: Arch, rng: np.random.Generator) -> tuple[Arch, float]:
+        """An architecture within, by steps to neighbors that are less beyond; else the nearest found, and its excess.
+
+        Each step goes to the first neighbor, in a random order, that is less beyond.
+
+        Args:
+            space: Of the architecture, without limits.
+            arch: Where it begins.
+            rng: Draws the order.
+        """
+        excess, left = self.excess(arch), 20 * self.draws
+        while excess > 0 and left > 0:
+            around = list(space.neighbors(arch))
+            for i in rng.permutation(len(around)):
+                left -= 1
+                if (less := self.excess(around[i])) < excess:
+                    arch, excess = around[i], less
+                    break
+                if left == 0:
+                    break
+            else:
+                break
+        return arch, excess
+
+    def draw(self, space: SearchSpace, rng: np.random.Generator) -> tuple[Arch, float]:
+        """One drawn within, by rejection, or else repaired; of none the nearest found, and its excess."""
+        nearest: Arch | None = None
+        least = math.inf
+        for _ in range(self.draws):
+            arch = space.sample(rng)
+            excess = self.excess(arch)
+            if excess == 0:
+                return arch, 0.0
+            if nearest is None or excess < least:
+                nearest, least = arch, excess
+        assert nearest is not None
+        return self.repaired(space, nearest, rng)
+
+    def check(self, space: SearchSpace) -> None:
+        """Raise InputError where nothing is found within, with what the nearest has."""
+        rng = np.random.default_rng(0)
+        nearest, least = self.draw(space, rng)
+        for _ in range(0 if self.costly else 4):
+            if least > 0:
+                arch, excess = self.draw(space, rng)
+                nearest, least = (arch, excess) if excess < least else (nearest, least)
+        if least > 0:
+            assert self.costs is not None
+            found = self.costs.of(nearest, self.names)
+            has = describe_metrics({name: found[name] for name in self.names if name in found})
+            raise InputError(
+                f"--limit {self}: no architecture of space {space.name} was found within; the nearest has "
+                f"{has or 'no such cost'}: give more room, or smaller networks (--scale)"
+            )
+
+
+class _Within(SearchSpace):
+    """A space of which those members are seen that are within limits.
+
+    `sample` and `mutate` give no others. Where judging one takes long (`Limits.costly`), `is_member`, `neighbors` and
+    the like judge none, and a strategy that proposes one that is not within is asked for another.
+    """
+
+    whole: SearchSpace
+    limits: Limits
+
+    def is_member(self, arch: Arch) -> bool:
+        return self.whole.is_member(arch) and (self.limits.costly or self.limits.allow(arch))
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        arch, excess = self.limits.draw(self.whole, rng)
+        if excess > 0:
+            raise NastoolError(f"no architecture of space {self.name} was found within --limit {self.limits}")
+        return arch
+
+    def sample_new(self, rng: np.random.Generator, seen: Container[_K], key: Callable[[Arch], _K]) -> Arch | None:
+        """As of every space; but where all that it draws was seen, it goes through those alone that are at hand."""
+        for _ in range(30 if self.limits.costly else 1000):
+            arch = self.sample(rng)
+            if key(arch) not in seen:
+                return arch
+        if not enumerable(self) or self.size > MANY:
+            return None
+        left = [arch for arch in self.members() if key(arch) not in seen]
+        return left[int(rng.integers(len(left)))] if left else None
+
+    def members(self) -> Iterator[Arch]:
+        return filter(self.limits.allow, self.whole.members())
+
+    def neighbors(self, arch: Arch) -> Iterator[Arch]:
+        return filter(self._seen, self.whole.neighbors(arch))
+
+    def mutate(self, arch: Arch, rng: np.random.Generator) -> Arch:
+        for _ in range(self.limits.draws):
+            other = self.whole.mutate(arch, rng)
+            if self.limits.allow(other):
+                return other
+        others = list(self.neighbors(arch))
+        if not others or self.limits.costly:
+            raise ValueError(f"no member of {self.ref} within {self.limits} is one decision away from {arch.choices}")
+        return others[int(rng.integers(len(others)))]
+
+    def _seen(self, arch: Arch) -> bool:
+        return self.limits.costly or self.limits.allow(arch)
+
+    def _morphisms(self, arch: Arch) -> dict[str, list[Arch]]:
+        whole: Any = self.whole  # it grows, as of `inheritance.Growing`
+        return {kind: list(filter(self._seen, found)) for kind, found in whole.morphisms(arch).items()}
+
+
+def limited(space: SearchSpace, limits: Limits) -> SearchSpace:
+    """The space as a search within limits sees it: all else, also what it can do beyond the minimum, is as it was."""
+    cls = type(space)
+    more = {"morphisms": _Within._morphisms} if hasattr(space, "morphisms") else {}
+    seen: Any = copy.copy(space)
+    seen.__class__ = type(cls.__name__, (_Within, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__, **more})
+    seen.whole, seen.limits = space, limits
+    return seen  # type: ignore[no-any-return]
+
+
+def limits_of(space: SearchSpace) -> Limits | None:
+    """Those that it is seen within; None: there are none."""
+    return space.limits if isinstance(space, _Within) else None
+
+
+def whole(space: SearchSpace) -> SearchSpace:
+    """The space without limits."""
+    return space.whole if isinstance(space, _Within) else space
+
+
+def enumerable(space: SearchSpace) -> bool:
+    """Whether going through all members takes no longer than their number says."""
+    return not isinstance(space, _Within) or (space.limits.costs is not None and space.limits.costs.at_hand)
+
+
+def repaired(space: SearchSpace, archs: Sequence[Arch], seed: int) -> list[Arch]:
+    """Architectures as they are; of a space that is seen within limits its members, repaired as far as can be.
+
+    Args:
+        space: As a search sees it.
+        archs: Perhaps no members.
+        seed: Of the orders in which neighbors are looked at.
+    """
+    limits, own, rng = limits_of(space), whole(space), np.random.default_rng(seed)
+    if limits is None:
+        return list(archs)
+    return [limits.repaired(own, arch, rng)[0] for arch in archs if own.is_member(arch)]
