@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,9 +15,11 @@ from nastool.core.errors import InputError, NastoolError
 from nastool.core.quantities import Condition
 from nastool.core.space import MANY, SearchSpace
 from nastool.core.values import Arch
-from nastool.core.wording import describe_metrics
+from nastool.core.wording import format_number
 
 _K = TypeVar("_K")
+FAR = 1e6
+"""More than a latency is beyond its bound, in parts of that."""
 
 
 class Limits:
@@ -53,11 +56,23 @@ class Limits:
         return 10 if self.costly else 100 if self.costs is None or not self.costs.at_hand else 1000
 
     def excess(self, arch: Arch) -> float:
-        """By how much it is beyond the bounds, in parts of them, all together; infinity where its cost is unknown."""
+        """By how much it is beyond the bounds, in parts of them, all together; infinity where its cost is unknown.
+
+        What has to be measured is looked at last, and counts as far beyond as long as something else is beyond.
+        """
         if self.costs is None:
             return 0.0
-        found = self.costs.of(arch, self.names)
-        return sum(each.violation(found) / (abs(each.bound) or 1.0) for each in self.conditions)
+        for names in (quick, self.names) if self.costly and (quick := self._quick) else (self.names,):
+            found = self.costs.of(arch, names)
+            held = [each for each in self.conditions if each.metric in names]
+            excess = sum(each.violation(found) / (abs(each.bound) or 1.0) for each in held)
+            if excess > 0:
+                return excess if names == self.names else excess + FAR
+        return 0.0
+
+    @property
+    def _quick(self) -> tuple[str, ...]:
+        return tuple(name for name in self.names if name != "latency_ms")
 
     def allow(self, arch: Arch) -> bool:
         return self.excess(arch) == 0
@@ -111,7 +126,7 @@ class Limits:
         if least > 0:
             assert self.costs is not None
             found = self.costs.of(nearest, self.names)
-            has = describe_metrics({name: found[name] for name in self.names if name in found})
+            has = ", ".join(f"{name} {format_number(found[name])}" for name in self.names if name in found)
             raise InputError(
                 f"--limit {self}: no architecture of space {space.name} was found within; the nearest has "
                 f"{has or 'no such cost'}: give more room, or smaller networks (--scale)"
@@ -139,14 +154,17 @@ class _Within(SearchSpace):
 
     def sample_new(self, rng: np.random.Generator, seen: Container[_K], key: Callable[[Arch], _K]) -> Arch | None:
         """As of every space; but where all that it draws was seen, it goes through those alone that are at hand."""
-        for _ in range(30 if self.limits.costly else 1000):
+        listed = enumerable(self) and self.size <= MANY
+        for _ in range(30 if self.limits.costly or listed else 1000):
             arch = self.sample(rng)
             if key(arch) not in seen:
                 return arch
-        if not enumerable(self) or self.size > MANY:
-            return None
-        left = [arch for arch in self.members() if key(arch) not in seen]
+        left = [arch for arch in self._listed if key(arch) not in seen] if listed else []
         return left[int(rng.integers(len(left)))] if left else None
+
+    @cached_property
+    def _listed(self) -> list[Arch]:
+        return list(self.members())
 
     def members(self) -> Iterator[Arch]:
         return filter(self.limits.allow, self.whole.members())
