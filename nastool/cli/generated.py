@@ -11,7 +11,7 @@ import click
 from nastool.cli.common import Seconds
 from nastool.core.errors import InputError
 from nastool.engine import command_options
-from nastool.engine.command_options import RANGES, Measuring, Options
+from nastool.engine.command_options import RANGES, SEVERAL, Measuring, Options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,8 +23,6 @@ _LETTERS = {
     "trials": "-n",
     "out": "-o",
 }
-_SEVERAL = ("log", "objective", "limits", "stop_when")
-"""Options that are not of plugins and may be repeated."""
 _METAVARS = {
     "strategy": "NAME",
     "strategy_options": "KEY=VALUE",
@@ -58,9 +56,6 @@ _METAVARS = {
     "limits": "'METRIC<=VALUE'",
 }
 
-_SEVERAL = frozenset({"log", "objective", "stop_when"})
-"""Options that may be given several times."""
-
 
 def options(of: type[Options]) -> Callable[[F], F]:
     """Give a command the options of what its function takes, but for what it takes first and what a program says."""
@@ -72,13 +67,12 @@ def options(of: type[Options]) -> Callable[[F], F]:
             if "Callable" in kind or "Listener" in kind or (not found[name].kw_only and default is MISSING):
                 continue
             more: dict[str, Any] = {"default": None if default is MISSING else default}
-            flag = f"--{name.replace('_', '-')}"
+            flag = SEVERAL.get(name, f"--{name.replace('_', '-')}")
             if kind.startswith("bool"):
                 flag += f"/--no{flag[1:]}" if default is True or name == "report" else ""
                 more["is_flag"] = True
-            elif (kind.startswith("Mapping[str, object]") and "str |" not in kind) or name in _SEVERAL:
+            elif (kind.startswith("Mapping[str, object]") and "str |" not in kind) or name in SEVERAL:
                 more = {"multiple": True}
-                flag = "--limit" if name == "limits" else flag
             elif kind.startswith("int") and "str" not in kind:
                 low, high = RANGES.get(name, (None, None))
                 more["type"] = click.IntRange(low, high) if name in RANGES else int
@@ -88,8 +82,7 @@ def options(of: type[Options]) -> Callable[[F], F]:
                 more["default"] = ",".join(map(str, default if isinstance(default, tuple) else (default,)))
             letters = [_LETTERS[name]] if name in _LETTERS else []
             text = about[name].replace(".", ", one each time.") if name.endswith("_options") else about[name]
-            names = [name] if name == "limits" else []
-            function = click.option(*letters, flag, *names, metavar=_METAVARS.get(name), help=text, **more)(function)
+            function = click.option(*letters, flag, name, metavar=_METAVARS.get(name), help=text, **more)(function)
         return function
 
     return decorate

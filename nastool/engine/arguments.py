@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nastool.core.errors import InputError, short
 from nastool.engine import sources
-from nastool.engine.command_options import Options, plain
+from nastool.engine.command_options import SEVERAL, Options, plain
 from nastool.engine.study import Study
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def words(command: str, options: Options, *arguments: str) -> list[str]:
         default = each.default_factory() if each.default_factory is not MISSING else each.default
         if value is None or default is MISSING or callable(default) or value == default:
             continue
-        flag = f"--{name.replace('_', '-')}"
+        flag = SEVERAL.get(name, f"--{name.replace('_', '-')}")
         if isinstance(value, bool):
             found.append(flag if value else flag.replace("--", "--no-", 1))
         elif isinstance(value, Mapping) and name.endswith("_options"):
             for key, each_value in value.items():
                 found += [flag, f"{key}={_text(name, each_value)}"]
-        elif name in ("log", "objective", "stop_when") and not isinstance(value, str):
+        elif name in SEVERAL and not isinstance(value, str):
             for one in value:
                 found += [flag, one]
         else:

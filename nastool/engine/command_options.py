@@ -40,6 +40,15 @@ RANGES: Mapping[str, tuple[int, int | None]] = {
 """The least and the greatest value of options that are integers; None: there is none."""
 
 
+SEVERAL: Mapping[str, str] = {
+    "log": "--log",
+    "objective": "--objective",
+    "limits": "--limit",
+    "stop_when": "--stop-when",
+}
+"""Options that are no plugin's and may be given several times, and what each time is called on a command line."""
+
+
 def nobody(event: Event) -> None:
     """Listen to nothing."""
 
