@@ -143,6 +143,7 @@ class Train(TrainingEvaluator):
         with self.saying_what_helps(), self.reproducible(seed):
             training = self._begin(proposal, recipe, seed)
             found = self._fit(training, report)
+            notes = self.notes(training.network, self.val_batches)
         network = training.network
         checkpoint = None
         if self.workdir is not None:
@@ -154,7 +155,7 @@ class Train(TrainingEvaluator):
         metrics |= {"params": count_params(network), "flops": count_flops(network, self.task)}
         if training.micro_batches > 1:
             metrics["micro_batches"] = training.micro_batches
-        return Evaluation(metrics, time.perf_counter() - start, checkpoint)
+        return Evaluation(metrics, time.perf_counter() - start, checkpoint, notes=notes)
 
     def test(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, float]:
         """test_acc and test_loss of the checkpoint; {} without checkpoint or test images.

@@ -328,8 +328,8 @@ class CellCNN(SearchSpace):
         more: dict[str, Any] = {**sizes, "twice": bool(scale.twice)}
         if scale.auxiliary:
             image = task.height, task.width
-            return WithAuxiliary(choose, self.cells, task.channels, task.classes, image=image, **more)
-        return Network(choose, self.cells, task.channels, task.classes, **more)
+            return WithAuxiliary(choose, self.cells, task.channels, task.outputs, image=image, **more)
+        return Network(choose, self.cells, task.channels, task.outputs, **more)
 
     def lean(self, scale: Scale) -> Scale:
         return replace(scale, auxiliary=0)

@@ -196,4 +196,4 @@ class LayerwiseCNN(SearchSpace):
         for number, layer in enumerate(layers, 1):
             if (c_in := sum(channels[j] for j in layer.inputs or (0,))) > MAX_CHANNELS:
                 raise TrialFailed(f"layer {number} reads {c_in:,} channels, more than {MAX_CHANNELS:,}")
-        return Network(layers, task.channels, task.classes)
+        return Network(layers, task.channels, task.outputs)

@@ -102,7 +102,7 @@ class MacroCNN(SearchSpace):
         return Network(
             choose,
             task.channels,
-            task.classes,
+            task.outputs,
             layers=self.layers,
             width=scale.channels,
             widen=bool(scale.widen),

@@ -258,7 +258,7 @@ class MorphCNN(SearchSpace):
         from nastool.nets.definitions.morph import Network
 
         chosen = {decision.name: choose.option(decision.name) for decision in self.decisions}
-        return Network(tuple(self.read(chosen, scale.channels)), task.channels, task.classes)
+        return Network(tuple(self.read(chosen, scale.channels)), task.channels, task.outputs)
 
 
 class _Heredity:
@@ -289,8 +289,8 @@ class _Heredity:
             else:
                 self._insert(layer, now)
             now = [channel for name in value_of(layer) for channel in self.channels[name]]
-        self._weight("classifier", range(task.classes), was, now)
-        self._copy("classifier.bias", range(task.classes))
+        self._weight("classifier", range(task.outputs), was, now)
+        self._copy("classifier.bias", range(task.outputs))
 
     def _keep(self, old: Layer, new: Layer, now: list[Channel | None]) -> None:
         """A layer that the parent has, too. now: the channels that it reads."""

@@ -351,7 +351,7 @@ class NasBench101(SearchSpace):
         graph = prune(sum(1 << i for i, (x, y) in enumerate(EDGES) if choose.option(f"edge {x}->{y}") == "yes"))
         ops = {v: choose.option(f"op {v}") for v in INNER}
         sizes = {"width": scale.channels, "stacks": scale.stacks, "cells": scale.cells}
-        return Network(ops, sources_of(graph), task.channels, task.classes, **sizes)
+        return Network(ops, sources_of(graph), task.channels, task.outputs, **sizes)
 
 
 def _is_cell(graph: int) -> bool:

@@ -149,7 +149,7 @@ class NasBench201(SearchSpace):
         """The published skeleton: 3 stages of `cells` cells, residual reductions between, any input size."""
         from nastool.nets.definitions.edges import Network
 
-        return Network(choose, EDGES, task.channels, task.classes, width=scale.channels, cells=scale.cells)
+        return Network(choose, EDGES, task.channels, task.outputs, width=scale.channels, cells=scale.cells)
 
 
 _CUT, _LEFT_OUT = -2, -1

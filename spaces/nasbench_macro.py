@@ -97,4 +97,4 @@ class NasBenchMacro(SearchSpace):
         from nastool.nets.definitions.chain import Network
 
         scales = {"width": scale.channels, "cells": scale.cells, "head": scale.head}
-        return Network(choose, STAGES, task.channels, task.classes, **scales)
+        return Network(choose, STAGES, task.channels, task.outputs, **scales)

@@ -24,7 +24,7 @@ from nastool.engine.events import (
 )
 from nastool.engine.executors.jobs import Reported
 from nastool.engine.search import Search
-from nastool.tasks.images.data import notes
+from nastool.tasks.tensors import notes
 
 
 class Listener:
@@ -136,8 +136,8 @@ def say_retrain_ended(event: Ended) -> None:
     """Say what the tests of trained networks gave, and what to do with the one that counts."""
     found = event.document
     measured = [run for run in found["runs"] if "metrics" in run]
-    for name in ("test_acc", "test_loss"):
-        if name in found["mean"]:
+    for name in found["mean"]:
+        if name.startswith("test_"):
             over = ""
             if len(measured) > 1:
                 over = f"; over {len(measured)} seeds {found['mean'][name]:.4f} ± {found['std'][name]:.4f}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import click
 
 from nastool.cli import common
@@ -9,7 +12,7 @@ from nastool.cli import common
 
 @click.command("predict", cls=common.Command)
 @click.argument("model", metavar="RUN|WEIGHTS|ARCH|-")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE|FOLDER...")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE|FOLDER|TABLE...")
 @common.trial_option
 @click.option("-k", "--top", type=click.IntRange(min=1), default=1, help="Name the K most probable classes.")
 @click.option(
@@ -17,7 +20,7 @@ from nastool.cli import common
     type=float,
     default=8.0,
     show_default=True,
-    help="32 times the memory (10^9 bytes) that one image may take before it is resized.",
+    help="Memory (10^9 bytes) that a file may take; 32 times that of one image before it is resized.",
 )
 @common.json_option
 def command(
@@ -29,7 +32,7 @@ def command(
     max_gigabytes: float,
     json_flag: bool | None,
 ) -> int:
-    """Say what images show, with a network that was found.
+    """Say what images, rows of a table or signals show, with a network that was found.
 
     RUN is a run folder (its best network; of a run that has not finished the best so far), WEIGHTS a .safetensors file
     of nastool's, ARCH a file with a line of JSON that names its weights, such as best.json; - is stdin. Each image is
@@ -40,9 +43,13 @@ def command(
     Of a FOLDER these are all its pictures, those in sub-folders included, in the order of their names. Where
     sub-folders are named after classes, the accuracy is said, too; pictures that cannot be read are named and counted.
 
+    A TABLE is a .csv file with a line of names, as for training (the target may be missing), or an .npz file with an
+    array x of examples. Prints a line for each row; where the target is there, the accuracy or the error is said, too.
+
     \b
     Examples:
       nastool predict runs/a cat.jpg dog.png
+      nastool predict runs/houses new.csv | jq .price
       nastool predict runs/a photos --trial 7
       nastool predict runs/a photos/*.jpg | jq -r '[.image, .class] | @tsv'
       nastool top runs/a | nastool predict - cat.jpg
@@ -58,10 +65,19 @@ def command(
         if common.as_json(json_flag):
             common.emit(line)
             continue
-        best = line.get("top", [line])
-        wrong = f"  wrong: {line['truth']}" if line.get("truth", line["class"]) != line["class"] else ""
-        shown = "  ".join(f"{each['class']} {each['probability']:.4f}" for each in best)
-        common.show(f"{line['image']}  {shown}{wrong}")
+        common.show(_shown(line, found.targets))
     if predictions.summary:
         common.say(predictions.summary)
     return 2 if predictions.failed else 0
+
+
+def _shown(line: dict[str, Any], targets: Sequence[str]) -> str:
+    """A prediction as text."""
+    name = line["image"] if "image" in line else f"{line['file']}:{line['row']}"
+    truth = line.get("truth")
+    if targets:
+        said = "  ".join(f"{target} {line[target]:.6g}" for target in targets)
+        return f"{name}  {said}" + (f"  truth: {truth}" if truth is not None else "")
+    wrong = f"  wrong: {truth}" if truth not in (None, line["class"]) else ""
+    shown = "  ".join(f"{each['class']} {each['probability']:.4f}" for each in line.get("top", [line]))
+    return f"{name}  {shown}{wrong}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common
-from nastool.core.wording import as_typed, describe_cost
+from nastool.core.wording import as_typed, describe_cost, qualities
 
 if TYPE_CHECKING:
     from nastool.cli.live.stored import Followed
@@ -147,8 +147,8 @@ def _trained(document: Mapping[str, Any]) -> None:
     _line("", common.describe_metrics(metrics), "  ")
     comparison = document.get("comparison", {})
     if (random := comparison.get("random")) is not None:
-        accuracies = {k: v for k, v in random["metrics"].items() if k in ("val_acc", "test_acc")}
-        _line("", f"the best of {random['architectures']} random ones {common.describe_metrics(accuracies)}")
+        shown = common.describe_metrics(qualities(random["metrics"]))
+        _line("", f"the best of {random['architectures']} random ones {shown}")
     if (verdict := comparison.get("verdict")) is not None:
         _line("", verdict["says"])
 

@@ -332,6 +332,22 @@ def _reading(cls: type[Task]) -> dict[str, Any]:
     return {"reads": classmethod(reads), **{name: passing(name) for name in ("recipe_for", "check", "load")}}
 
 
+def space_for(data: str, preferred: str) -> str:
+    """Name of the space that is searched for networks for a data set: the preferred one, or the first that has some.
+
+    nastool's own come first. The preferred one where no space has any, or none reads the data.
+    """
+    task = None
+    with suppress(InputError):
+        task = task_for(data).name
+    others = sorted(plugins("space").values(), key=lambda plugin: plugin.owner != "nastool")
+    for name in (preferred, *(plugin.name for plugin in others)):
+        with suppress(InputError):  # one that is broken is no reason to do without the others
+            if task in load("space", name).tasks:
+                return name
+    return preferred
+
+
 def datasets() -> dict[str, str]:
     """The data of all tasks: name to a line about it."""
     return {name: text for task in tasks() for name, text in task.datasets.items()}

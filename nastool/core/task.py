@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
+from nastool.core.errors import InputError
 from nastool.core.recipe import Recipe
 from nastool.core.values import Goal, Scalar
 
@@ -51,14 +52,18 @@ class Task(ABC):
     """The one of `metrics` that a search optimises unless told otherwise."""
     noun: ClassVar[str] = "example"
     """What it calls an example."""
+    file: ClassVar[str] = "FILE"
+    """What `nastool predict` takes for its networks, as a usage line has it."""
     channels_last: ClassVar[bool] = False
     """Networks for it are faster with tensors (N, C, H, W) in torch's memory format channels_last."""
     datasets: ClassVar[Mapping[str, str]] = {}
     """Names of the data that `load` reads, each with a line about it; "npz:FILE" stands for npz: and any path."""
 
+    exact: bool = False
+    """Whether its networks' outputs are numbers for which bfloat16 is too coarse, so that "auto" does not take it."""
     data_options: ClassVar[frozenset[str]] = frozenset()
     """Those of a training evaluator's options about data that `load` takes: data_dir, download, split_seed,
-    val_fraction, train_size, image_size, max_gigabytes, all_data."""
+    val_fraction, train_size, image_size, max_gigabytes, all_data, target, predict, balance."""
 
     # --- data
 
@@ -79,6 +84,15 @@ class Task(ABC):
     def check(cls, data: str, **options: Any) -> None:
         """Raises InputError for what is wrong with `load`'s arguments whatever the files hold. Reads nothing."""
         return
+
+    @classmethod
+    def goals(cls, data: str, **options: Any) -> tuple[Mapping[str, Goal], str]:
+        """What `measure` finds of networks for this data, and which of it is optimised: `metrics` and `objective`.
+
+        Where that depends on the data, it may look at files, quickly and without torch; of files that cannot be read
+        `load` will say so.
+        """
+        return cls.metrics, cls.objective
 
     @classmethod
     @abstractmethod
@@ -123,6 +137,23 @@ class Task(ABC):
             network: in evaluation mode, without gradients.
             batches: in order; one that carries a state carries it from one to the next.
         """
+
+    def notes(self, network: Network, batches: Iterable[Batch]) -> Mapping[str, object]:
+        """What reports show of a network besides its metrics, as JSON (`Evaluation.notes`). Arguments as `measure`."""
+        return {}
+
+    def read(self, path: str, about: Mapping[str, Any], max_gigabytes: float) -> tuple[Any, Sequence[Any] | None]:
+        """The examples in a file, not normalised, and what each should say, where the file says it, for `predict`.
+
+        Args:
+            path: The file.
+            about: What a network's file says of its data (`Data.metadata`).
+            max_gigabytes: Memory (10^9 bytes) that the file may take.
+
+        Raises:
+            InputError: It holds none.
+        """
+        raise InputError(f"task {self.name} reads no files to predict: use the network from Python")
 
     def rewards(self, outputs: Sequence[Any], batch: Batch) -> Tensor:
         """How well each of m networks did on one batch, (m,) float64, higher is better: what policies learn from.

@@ -27,6 +27,14 @@ METRICS: Mapping[str, Goal] = {
     "test_loss": "min",  # nats
     "train_loss": "min",  # nats
     "shared_loss": "min",  # nats, as shared_acc
+    "val_balanced_acc": "max",  # in [0, 1]: the mean over the classes of the accuracy on each
+    "test_balanced_acc": "max",  # in [0, 1]
+    "val_rmse": "min",  # in the target's units, as the next
+    "test_rmse": "min",
+    "val_mae": "min",
+    "test_mae": "min",
+    "val_r2": "max",  # at most 1
+    "test_r2": "max",
     "val_ppl": "min",
     "test_ppl": "min",
     "latency_ms": "min",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 """Characters that move a cursor, change colours or the direction of its text; no tabs, no ends of lines."""
@@ -20,6 +21,12 @@ def visible(text: object) -> str:
 def describe_metrics(metrics: Mapping[str, float]) -> str:
     """ "val_acc 0.9721  params 1,073,466"."""
     return "  ".join(f"{name} {format_number(value)}" for name, value in metrics.items())
+
+
+def qualities(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What says how good a network is on validation and test data: val_acc, test_rmse; losses where that is all."""
+    found = {name: value for name, value in metrics.items() if name.startswith(("val_", "test_"))}
+    return {name: value for name, value in found.items() if not name.endswith("_loss")} or found
 
 
 def format_number(value: float) -> str:

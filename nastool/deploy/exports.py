@@ -35,18 +35,29 @@ def takes(model: Model, raw: bool) -> str:
     found = []
     for x in model.task.example(1, "meta"):
         found.append(f"{str(x.dtype).removeprefix('torch.')} ({', '.join(map(str, ('N', *x.shape[1:])))})")
-    if not model.takes_pixels:
+    if model.takes_pixels:
+        return (
+            f"{found[0]}: (pixel / 255 - mean) / std" if raw else f"uint8{found[0][7:]}: pixels from 0 (black) to 255"
+        )
+    if not model.normalises:
         return " and ".join(found)
-    return f"{found[0]}: (pixel / 255 - mean) / std" if raw else f"uint8{found[0][7:]}: pixels from 0 (black) to 255"
+    missing = ", NaN where one is missing" if "columns" in model.about and not raw else ""
+    return f"{found[0]}: {'(x - mean) / std' if raw else f'numbers as they are{missing}'}"
 
 
 def facts(model: Model, raw: bool) -> dict[str, str]:
     """What a file says of its network, as text."""
     about = {"arch": model.arch.key, "space": str(model.space.ref), "input": takes(model, raw)}
-    if not model.takes_pixels:
+    if not model.normalises:
         return {**about, "task": model.task.name, **{key: str(value) for key, value in model.task.to_json().items()}}
-    data = {"mean": json.dumps(model.mean), "std": json.dumps(model.std), "classes": json.dumps(model.classes)}
-    return {**about, "output": f"logits (N, {len(model.classes)})", **data}
+    data: dict[str, Any] = {"mean": model.mean, "std": model.std}
+    output = f"logits (N, {len(model.classes)})"
+    if model.targets:
+        output = f"{'(y - target_mean) / target_std' if raw else 'numbers'} (N, {len(model.targets)})"
+        data |= {"targets": model.targets, "target_mean": model.shift, "target_std": model.spread}
+    else:
+        data["classes"] = model.classes
+    return {**about, "output": output, **{key: json.dumps(value) for key, value in (data | dict(model.about)).items()}}
 
 
 def python(model: Model, *, raw: bool = False) -> str:
@@ -55,6 +66,7 @@ def python(model: Model, *, raw: bool = False) -> str:
     raw: the bare network, which takes normalised images, not pixels; so for the others.
     """
     from nastool.deploy.codegen import python
+    from nastool.deploy.codegen.use import Around
     from nastool.nets.networks import build
 
     return python(
@@ -63,10 +75,17 @@ def python(model: Model, *, raw: bool = False) -> str:
         trained=model.network,
         title=f"A network of nastool's search space {model.space.name}.",
         facts=model.facts,
-        classes=model.classes,
-        mean=model.mean,
-        std=model.std,
-        raw=raw,
+        around=Around(
+            model.task,
+            model.classes,
+            model.mean,
+            model.std,
+            model.targets,
+            model.shift,
+            model.spread,
+            model.about.get("columns", ()),
+            raw,
+        ),
         more=model.more,
     )
 
@@ -92,7 +111,10 @@ def examples(model: Model) -> tuple[Any, str]:
 
         torch_rng = torch.Generator().manual_seed(0)
         given = model.task.example(COUNT)
-        drawn = (torch.randn(x.shape, generator=torch_rng) if x.is_floating_point() else x for x in given)
+        drawn = [torch.randn(x.shape, generator=torch_rng) if x.is_floating_point() else x for x in given]
+        if model.normalises:
+            mean, std = (torch.tensor(v).reshape(-1, *[1] * (drawn[0].ndim - 2)) for v in (model.mean, model.std))
+            return (drawn[0] * std + mean).numpy(), "random examples"
         return tuple(drawn), "random examples"
     from nastool.tasks.images import data
 
@@ -100,7 +122,7 @@ def examples(model: Model) -> tuple[Any, str]:
     try:
         document = model.document or json.loads((run / "best.json").read_text(encoding="utf-8"))
         options = document["evaluator"]["options"]
-        names = ("split_seed", "val_fraction", "train_size", "image_size")
+        names = ("split_seed", "val_fraction", "train_size", "image_size", "predict")
         found = data.load(options["data"], **{name: options[name] for name in names if name in options})
         if found.task == model.task and document.get("data_digest", found.digest) == found.digest:
             return (found.val.x[:COUNT], "validation images") if len(found.val) else (found.train.x[:COUNT], "images")
@@ -115,31 +137,41 @@ def _exported(model: Model, given: Any, raw: bool) -> tuple[nn.Module, tuple[Ten
     import torch
     from torch import nn
 
-    if raw or not model.takes_pixels:
+    if raw or not model.normalises:
         return model.network, _seen(model, given)
-    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (model.mean, model.std))
 
-    class WithPixels(nn.Module):
-        """The network, and before it the normalisation as `Model.inputs` has it."""
+    class Whole(nn.Module):
+        """The network, and around it what `Model.predict` has."""
 
+        mean: Tensor
+        std: Tensor
         shift: Tensor
-        factor: Tensor
+        spread: Tensor
 
         def __init__(self) -> None:
             super().__init__()
             self.network = model.network
-            self.register_buffer("shift", -mean / std)
-            self.register_buffer("factor", 1 / (255 * std))
+            for name in ("mean", "std", "shift", "spread"):
+                self.register_buffer(name, torch.tensor(getattr(model, name)))
 
-        def forward(self, images: Tensor) -> Any:
-            return self.network(torch.addcmul(self.shift, images.float(), self.factor))
+        def forward(self, examples: Tensor) -> Any:
+            output = self.network(model.normalised(examples.float(), self.mean, self.std))
+            return output * self.spread + self.shift if model.targets else output
 
-    return WithPixels().eval(), (torch.from_numpy(np.array(given, order="C")),)
+    return Whole().eval(), (torch.from_numpy(np.array(given, order="C")),)
 
 
 def _seen(model: Model, given: Any) -> tuple[Tensor, ...]:
     """What the bare network takes of examples."""
-    return (model.inputs(given),) if model.takes_pixels else given
+    return (model.inputs(given),) if model.normalises else given
+
+
+def _wanted(model: Model, inputs: tuple[Tensor, ...], raw: bool) -> Tensor:
+    """What an export should say of what the bare network takes."""
+    import torch
+
+    output: Tensor = model.network(*inputs)
+    return output * torch.tensor(model.spread) + torch.tensor(model.shift) if model.targets and not raw else output
 
 
 def pt2(model: Model, path: Path, given: Any, *, raw: bool = False) -> float:
@@ -155,7 +187,7 @@ def pt2(model: Model, path: Path, given: Any, *, raw: bool = False) -> float:
         content.seek(0)
         again = torch.export.load(content).module()
         with torch.inference_mode():
-            difference = _compare(model, [again(*x) for x in (inputs, _first(inputs))], given, path)
+            difference = _compare(model, [again(*x) for x in (inputs, _first(inputs))], given, path, raw)
     write_bytes(path, content.getvalue())
     return difference
 
@@ -171,13 +203,13 @@ def onnx(model: Model, path: Path, given: Any, *, raw: bool = False) -> float:
     import torch
 
     network, inputs = _exported(model, given, raw)
-    names = ["images"] if model.takes_pixels else [f"input{i}" for i in range(len(inputs))]
+    names = [f"{model.task.noun}s"] if model.normalises else [f"input{i}" for i in range(len(inputs))]
     with _quiet(path):
         program = torch.onnx.export(
             network,
             inputs,
             input_names=names,
-            output_names=["logits"],
+            output_names=["numbers" if model.targets else "logits"],
             dynamic_shapes=[{0: torch.export.Dim("batch", min=1)}] * len(inputs),
             dynamo=True,
             verbose=False,
@@ -193,7 +225,7 @@ def onnx(model: Model, path: Path, given: Any, *, raw: bool = False) -> float:
         for x in (inputs, _first(inputs)):
             fed = dict(zip(names, (part.numpy() for part in x), strict=True))
             found.append(torch.from_numpy(np.asarray(session.run(None, fed)[0])))
-        difference = _compare(model, found, given, path)
+        difference = _compare(model, found, given, path, raw)
     write_bytes(path, content)
     return difference
 
@@ -202,7 +234,7 @@ def _first(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(x[:1] for x in inputs)
 
 
-def _compare(model: Model, found: Sequence[Tensor], given: Any, path: Path) -> float:
+def _compare(model: Model, found: Sequence[Tensor], given: Any, path: Path, raw: bool) -> float:
     """found: outputs for all examples, and for the first. NastoolError: they are not the network's."""
     import torch
 
@@ -210,7 +242,7 @@ def _compare(model: Model, found: Sequence[Tensor], given: Any, path: Path) -> f
     inputs = _seen(model, given)
     for output, x in zip(found, (inputs, _first(inputs)), strict=True):
         with torch.inference_mode():
-            wanted = model.network(*x)
+            wanted = _wanted(model, x, raw)
         difference = (output - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
         worst = max(worst, difference)
     if not worst <= TOLERANCE:
@@ -253,7 +285,7 @@ def write(model: Model, form: str, path: Path, *, raw: bool = False) -> list[str
     given, which = examples(model)
     difference = (pt2 if form == "pt2" else onnx)(model, path, given, raw=raw)
     return [
-        f"loaded again: on {len(given if model.takes_pixels else given[0])} {which}, outputs differ by at most "
+        f"loaded again: on {len(given if model.normalises else given[0])} {which}, outputs differ by at most "
         f"{difference:.1e}",
         f"takes {model.task.noun}s: {takes(model, raw)}",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from nastool.core.space import Lean, make_scale
 from nastool.core.task import FAMILY, Task
 from nastool.nets import checkpoints
 from nastool.tasks.images.task import ImageTask
+from nastool.tasks.supervised import Supervised
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,8 +33,14 @@ if TYPE_CHECKING:
 class Model:
     """A trained network, in evaluation mode.
 
-    classes: the name of each class. mean, std: of each channel, of pixels in [0, 1]; what the network sees is
-    (pixel - mean) / std. All three are () where it is not for images.
+    Attributes:
+        classes: Name of each class; () where it says numbers.
+        mean, std: Of each channel or feature; what the network sees is (x - mean) / std, of pixels (x / 255 - mean) /
+            std. () where nothing is known to stand before it.
+        targets: Name of each number that it says; () where it says classes.
+        shift, spread: Of each target: what is said is output x spread + shift.
+        columns: Of a table, as `tasks.tabular.table.Column` has them.
+        about: What else its file says of the data.
     """
 
     network: nn.Module
@@ -47,12 +54,21 @@ class Model:
     path: Path
     document: Mapping[str, Any]
     """What a line says that names these weights, such as the run's best.json; {}: there is none."""
+    targets: tuple[str, ...] = ()
+    shift: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
     more: bool = False
     """Whether the file may have weights that only training needed; the network is without."""
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether it is for images, so that there is something to be done before it."""
+        """Whether it is for images."""
+        return isinstance(self.task, ImageTask)
+
+    @property
+    def normalises(self) -> bool:
+        """Whether it is known what stands before the network, so that it can be given what the data hold."""
         return bool(self.mean)
 
     @property
@@ -73,29 +89,53 @@ class Model:
     def __repr__(self) -> str:
         return f"<model {self.path}: {self.arch.key} of {self.space.ref}, for {self.task}>"
 
-    def inputs(self, images: NDArray[np.uint8]) -> Tensor:
-        """uint8 (N, C, H, W) -> float32, normalised."""
+    def inputs(self, examples: NDArray[Any]) -> Tensor:
+        """Examples as the data hold them, such as uint8 (N, C, H, W) -> float32, normalised."""
         import torch
 
-        mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (self.mean, self.std))
-        pixels = torch.from_numpy(np.array(images, order="C")).float()  # a copy: images may be read-only, or a view
-        return torch.addcmul(-mean / std, pixels, 1 / (255 * std))
+        x = torch.from_numpy(np.array(examples, order="C")).float()  # a copy: it may be read-only, or a view
+        return self.normalised(x, *(torch.tensor(values) for values in (self.mean, self.std)))
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The probability of each class, (N, classes). images: uint8 (N, C, H, W). InputError: they are no such."""
+    def normalised(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """The same of a float32 tensor. mean, std: the model's."""
         import torch
 
-        if not self.takes_pixels:
-            raise InputError(f"{self.path} holds a network for {self.task.name}, not for images: call its .network")
-        channels = len(self.mean)
-        if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[1] != channels:
-            found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
-            raise InputError(
-                f"need images as a numpy array, uint8 (N, {channels}, H, W) with values from 0 to 255; got {found}"
-            )
+        mean, std = (each.reshape(-1, *[1] * (x.ndim - 2)) for each in (mean, std))
+        if self.takes_pixels:
+            return torch.addcmul(-mean / std, x, 1 / (255 * std))
+        found = (x - mean) / std
+        return torch.where(found.isnan(), 0.0, found) if "columns" in self.about else found
+
+    def predict(self, examples: NDArray[Any]) -> NDArray[np.float32]:
+        """The probability of each class, (N, classes), or the numbers that are said, (N, targets).
+
+        Args:
+            examples: Images as uint8 (N, C, H, W); signals (N, C, L) as the data have them; of a table what
+                `Task.read` makes of it.
+
+        Raises:
+            InputError: They are no such.
+        """
+        import torch
+
+        task, shape = self.task, tuple(self.task.example(1, "meta")[0].shape[1:])
+        if not self.normalises:
+            raise InputError(f"{self.path} holds a network for {task.name}, which is given tensors: call its .network")
+        wanted = np.uint8 if self.takes_pixels else np.floating
+        fixed = slice(0, 1) if self.takes_pixels else slice(None)  # images of other sizes are seen as they are
+        array = examples if isinstance(examples, np.ndarray) else np.empty(0, dtype=object)
+        fits = array.ndim == len(shape) + 1 and array.shape[1:][fixed] == shape[fixed]
+        if not np.issubdtype(array.dtype, wanted) or not fits:
+            got = f"{array.dtype} {array.shape}" if array is examples else type(examples).__name__
+            sizes = ", ".join(("C", "H", "W") if self.takes_pixels else map(str, shape)).replace("C", str(shape[0]), 1)
+            kind = "uint8" if self.takes_pixels else "float32"
+            values = " with values from 0 to 255" if self.takes_pixels else ""
+            raise InputError(f"need {task.noun}s as a numpy array, {kind} (N, {sizes}){values}; got {got}")
         with torch.inference_mode():
-            probabilities: NDArray[np.float32] = self.network(self.inputs(images)).softmax(1).numpy()
-        return probabilities
+            output = self.network(self.inputs(array))
+            said = output * torch.tensor(self.spread) + torch.tensor(self.shift) if self.targets else output.softmax(1)
+            found: NDArray[np.float32] = said.float().numpy()
+        return found
 
 
 DEPTH = 5
@@ -217,16 +257,10 @@ def _read(path: Path, document: ArchDocument | None) -> Model:
         found = archfile.from_json(archfile.loads(metadata["arch"]))
         task: Task = registry.load("task", metadata.get("family", FAMILY)).from_json(archfile.loads(metadata["task"]))
         scale = make_scale(found.space, dict(archfile.loads(metadata["scale"])))
-        classes: tuple[str, ...] = ()
-        mean: tuple[float, ...] = ()
-        std: tuple[float, ...] = ()
-        if isinstance(task, ImageTask):
-            classes, mean, std = (tuple(archfile.loads(metadata[key])) for key in ("classes", "mean", "std"))
-            if len(classes) != task.classes or not len(mean) == len(std) == task.channels:
-                raise ValueError("names or statistics are not as many as classes or channels")
-            mean, std = tuple(map(float, mean)), tuple(map(float, std))
-            if min(std) < 1e-20 or not all(isinstance(each, str) for each in classes):
-                raise ValueError("a standard deviation is 0, or a class's name no text")
+        about = {}
+        if isinstance(task, Supervised):
+            about = {key: archfile.loads(text) for key, text in metadata.items() if key in ABOUT}
+            _check_about(task, about)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no checkpoint of nastool: it does not say of which network ({error})") from error
     weights = checkpoints.read(path, found.space, scale, task).weights
@@ -236,7 +270,44 @@ def _read(path: Path, document: ArchDocument | None) -> Model:
     network.load_state_dict(weights, strict=size == scale)
     said = _said(path) if document is None else document.to_json()
     more = size != scale
-    return Model(network.eval(), found.space, found.arch, size, task, classes, mean, std, path, said, more)
+    classes, mean, std, targets, shift, spread = (tuple(about.pop(key, ())) for key in ABOUT[:6])
+    return Model(
+        network.eval(),
+        found.space,
+        found.arch,
+        size,
+        task,
+        classes,
+        mean,
+        std,
+        path,
+        said,
+        targets,
+        shift,
+        spread,
+        about,
+        more,
+    )
+
+
+ABOUT = ("classes", "mean", "std", "targets", "target_mean", "target_std", "columns", "target")
+"""What a file says of the data of a `Supervised` task."""
+
+
+def _check_about(task: Supervised, about: dict[str, Any]) -> None:
+    """Makes numbers of numbers. Raises ValueError, KeyError or TypeError: what a file says cannot be right."""
+    for key in ("mean", "std", "target_mean", "target_std"):
+        about[key] = tuple(map(float, about.get(key, ())))
+    if len(about["mean"]) != len(about["std"]) or len(about.get("classes", ())) != task.classes:
+        raise ValueError("names or statistics are not as many as classes or channels")
+    if len(about["mean"]) != task.example(1, "meta")[0].shape[1]:
+        raise ValueError("statistics are not as many as channels")
+    if not len(about.get("targets", ())) == len(about["target_mean"]) == len(about["target_std"]) == task.targets:
+        raise ValueError("names or statistics are not as many as targets")
+    if min(*about["std"], *about["target_std"], 1.0) < 1e-20:
+        raise ValueError("a standard deviation is 0")
+    if not all(isinstance(each, str) for each in (*about.get("classes", ()), *about.get("targets", ()))):
+        raise ValueError("a name is no text")
 
 
 def _said(path: Path) -> Mapping[str, Any]:

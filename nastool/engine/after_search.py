@@ -17,7 +17,7 @@ from nastool.core.evaluator import Evaluator
 from nastool.core.registry import misfits
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Objective, Proposal, Trial
-from nastool.core.wording import describe_metrics
+from nastool.core.wording import describe_metrics, qualities
 from nastool.engine import planning, retraining
 from nastool.engine.config import Plugged, RunConfig, RunFolder
 from nastool.engine.executors.base import Executor, Setting
@@ -357,12 +357,14 @@ class AfterSearch:
                 tested[trial.id] = {**trial.evaluation.metrics, **metrics}
                 outcome.tested = metrics if trial is best else outcome.tested
             outcome.best = best
-            outcome.lines.append(f"best of {len(heads)} retrained: {_accuracies(tested[best.id])}")
+            outcome.lines.append(f"best of {len(heads)} retrained: {describe_metrics(qualities(tested[best.id]))}")
             rivals = others[: len(heads)]
             rival = min(rivals, key=lambda trial: trial.rank, default=None)
             if rival is not None and rival.evaluation is not None:
                 theirs = tested[rival.id]
-                outcome.lines.append(f"best of {len(rivals)} random ones, trained the same: {_accuracies(theirs)}")
+                outcome.lines.append(
+                    f"best of {len(rivals)} random ones, trained the same: {describe_metrics(qualities(theirs))}"
+                )
                 outcome.report["random"] = {
                     "architectures": len(rivals),
                     "key": rival.proposal.arch.key,
@@ -425,10 +427,6 @@ def _rounds_left(store: Store) -> int:
         if trial.evaluation is not None and (learnt := trial.evaluation.learnt) is not None:
             left = learnt.rounds_left
     return left
-
-
-def _accuracies(metrics: Mapping[str, float]) -> str:
-    return describe_metrics({name: metrics[name] for name in ("val_acc", "test_acc") if name in metrics})
 
 
 def _table(space: SearchSpace, text: Mapping[str, object] | str) -> Evaluator:

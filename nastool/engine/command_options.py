@@ -127,7 +127,8 @@ class Measuring(Options):
 
     Args:
         evaluator_options: Options of the evaluator.
-        data: Data set: a name (`nastool list data`), npz:FILE, folder:DIR or FILE.py:CLASS.
+        data: Data set: a name (`nastool list data`), folder:DIR, npz:FILE, csv:FILE, tabular:FILE, signals:FILE or
+            FILE.py:CLASS.
         data_dir: Folder with the data sets.
         download: Download the data set if it is missing.
         recipe: How to train: a name (`nastool list recipes`) or a file.
@@ -170,7 +171,7 @@ class Searching(Stoppable):
             objectives nsga2.
         strategy_options: Options of the strategy.
         space: Search space: a name (`nastool list spaces`) or FILE.py:CLASS; by default the strategy's own, or
-            nasbench201.
+            nasbench201; for data that are no images, the first that has networks for them.
         space_options: Options of the space.
         evaluator: How architectures are measured: a name (`nastool list evaluators`) or FILE.py:CLASS; by default the
             strategy's own, or train.

@@ -24,7 +24,7 @@ from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job
 from nastool.engine.results import of_seeds
 from nastool.engine.run import Watch, check_data, make_executor, said_of_data, scale_of
 from nastool.nets import checkpoints
-from nastool.tasks.images.data import notes
+from nastool.tasks.tensors import notes
 from nastool.training.evaluator import TrainingEvaluator
 
 STALE = (

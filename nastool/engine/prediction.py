@@ -1,4 +1,4 @@
-"""What a trained network says of pictures in files and folders."""
+"""What a trained network says of pictures, rows of tables and other examples in files and folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from nastool.tasks.images.reading import suffixes
 from nastool.tasks.images.task import ImageTask
 
 BATCH = 256
-"""Images at a time."""
+"""Examples at a time."""
+TABLES = (".csv", ".tsv", ".txt", ".npz")
+"""Suffixes of files that hold many examples."""
 
 
 @dataclass
@@ -37,8 +39,9 @@ class Predictions:
         pictures: Number of those that were read.
         unreadable: Number of those in folders that were not.
         failed: Number of those named one by one that were not.
-        judged: Number of those that lie in a folder named after a class.
+        judged: Number of those of which it is known what should be said, as from a folder named after a class.
         right: Number of these that were taken for that class.
+        square: Sum of the squared errors of numbers, over examples and targets.
     """
 
     model: Model
@@ -50,28 +53,45 @@ class Predictions:
     failed: int = 0
     judged: int = 0
     right: int = 0
+    square: float = 0.0
 
     def __post_init__(self) -> None:
         if self.top < 1:
             raise InputError(f"top: need an integer >= 1, got {self.top}")
 
     def of(self, sources: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
-        """Yield an object for each picture: "image", "class", "probability"; "truth" where a folder's name says it.
+        """Yield an object for each picture: "image", "class", "probability"; "truth" where it is known.
+
+        Of an example in a file of many it has "file" and "row", counted from 1, in place of "image"; where numbers are
+        said, these by the names of the targets.
 
         Args:
             sources: Files, and folders with pictures at any depth, which come in the order of their names.
 
         Raises:
-            InputError: There is no picture in a folder.
+            InputError: There is no picture in a folder; a file of many examples cannot be read.
         """
-        every = itertools.chain.from_iterable(map(self._in, map(Path, sources)))
+        sources = list(sources)
+        many = [each for each in sources if Path(each).suffix.lower() in TABLES]
+        for source in many:
+            yield from self._rows(str(source))
+        pictures = [each for each in sources if each not in many]
+        every = itertools.chain.from_iterable(map(self._in, map(Path, pictures)))
         while batch := list(itertools.islice(every, BATCH)):
             there = [(path, truth, pixels) for path, truth, named in batch if (pixels := self._read(path, named))]
             if not there:
                 continue
             found = self.model.predict(np.stack([pixels for _, _, (pixels,) in there]))
             for (path, truth, _), row in zip(there, found, strict=True):
-                yield self._said(path, truth, row)
+                yield self._said({"image": str(path)}, truth, row)
+
+    def _rows(self, path: str) -> Iterator[dict[str, Any]]:
+        """The examples in a file of many."""
+        model = self.model
+        x, truth = model.task.read(path, {**model.about, "classes": model.classes}, self.limit.gigabytes)
+        for start in range(0, len(x), BATCH):
+            for i, said in enumerate(model.predict(x[start : start + BATCH]), start):
+                yield self._said({"file": path, "row": i + 1}, None if truth is None else truth[i], said)
 
     def _in(self, source: Path) -> Iterator[tuple[Path, str | None, bool]]:
         """The files that a source names, with the class that a folder says, and whether it names the file itself."""
@@ -99,7 +119,10 @@ class Predictions:
         """Its pixels, as the only element; (): it cannot be read."""
         task = self.model.task
         if not isinstance(task, ImageTask):
-            raise InputError(f"{self.model.path} holds a network for {task.name}, not for images: use it from Python")
+            files = (
+                f"give a file of {task.noun}s ({', '.join(TABLES)})" if self.model.normalises else "use it from Python"
+            )
+            raise InputError(f"{self.model.path} holds a network for {task.name}, not for images: {files}")
         try:
             pixels = (read_image(path, task, self.limit),)
         except InputError as error:
@@ -109,11 +132,19 @@ class Predictions:
         self.pictures += 1
         return pixels
 
-    def _said(self, path: Path, truth: str | None, row: Any) -> dict[str, Any]:
+    def _said(self, what: dict[str, Any], truth: Any, row: Any) -> dict[str, Any]:
+        """An object for an example. what: names it. truth: a class, or numbers; None: unknown."""
+        if self.model.targets:
+            found = what | {name: float(number) for name, number in zip(self.model.targets, row, strict=True)}
+            if truth is not None and not np.isnan(truth).any():
+                self.judged += 1
+                self.square += float(np.square(np.subtract(truth, row)).mean())
+                found["truth"] = truth[0] if len(truth) == 1 else truth
+            return found
         order = np.argsort(-row, kind="stable")[: self.top]
         best = [{"class": self.model.classes[i], "probability": float(row[i])} for i in order]
-        found: dict[str, Any] = {"image": str(path), **best[0]}
-        if truth is not None:
+        found = what | best[0]
+        if truth:
             found["truth"] = truth
             self.judged, self.right = self.judged + 1, self.right + (truth == found["class"])
         return found | ({"top": best} if len(best) > 1 else {})
@@ -122,6 +153,8 @@ class Predictions:
     def summary(self) -> str:
         """Accuracy and what could not be read, in words; "": there is nothing to say."""
         said = [f"accuracy {self.right / self.judged:.4f} ({self.right} of {self.judged})"] if self.judged else []
+        if self.model.targets and self.judged:
+            said = [f"rmse {(self.square / self.judged) ** 0.5:.6g} (of {self.judged})"]
         if self.unreadable:
             said.append(f"{self.unreadable} of {self.unreadable + self.pictures} pictures could not be read")
         return "; ".join(said)

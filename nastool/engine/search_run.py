@@ -400,8 +400,10 @@ def _config(options: SearchOptions) -> RunConfig:
     several = isinstance(options.objective, list) and len(options.objective) > 1
     strategy = options.strategy or (defaults.STRATEGY_OF_SEVERAL if several else defaults.STRATEGY)
     goes_with = registry.load("strategy", strategy).goes_with
-    space = options.space or goes_with.get("space", defaults.SPACE)
     evaluator, found = options.evaluator or goes_with.get("evaluator", defaults.EVALUATOR), options.of_evaluator
+    space = options.space or goes_with.get("space", defaults.SPACE)
+    if options.space is None and "data" in found:
+        space = registry.space_for(str(found["data"]), space)
     target = registry.load("evaluator", evaluator)
     if "recipes" in goes_with and "recipe" not in found and getattr(target, "recipe_prefix", None) == "":
         found["recipe"] = default_recipe(str(found.get("data", "digits")), goes_with["recipes"])

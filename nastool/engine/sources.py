@@ -200,7 +200,7 @@ def built_for(document: ArchDocument, input: object, classes: int, scale: object
     """
     tasks = document.space.tasks
     task: type[Task] = registry.load("task", FAMILY if FAMILY in tasks else min(tasks))
-    names = list(inspect.signature(task).parameters)
+    names = [name for name, each in inspect.signature(task).parameters.items() if each.default is each.empty]
     sizes = [name for name in names if name != "classes"]
     text = input if isinstance(input, str) else "x".join(map(str, input)) if isinstance(input, Sequence) else str(input)
     if not re.fullmatch("x".join([r"\d{1,6}"] * len(sizes)), text):

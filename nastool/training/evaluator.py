@@ -23,11 +23,12 @@ from nastool.core.space import SearchSpace, make_scale
 from nastool.core.task import Batches, Data, Task
 from nastool.core.values import METRICS, Arch, Scalar
 from nastool.nets import checkpoints, devices
+from nastool.tasks.supervised import Balance, Predicts
+from nastool.training.hardware import device_of, precision_of
 from nastool.training.loop import Training, seeds
 from nastool.training.recipes import default_recipe, load_recipe
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 MAX_MICRO_BATCHES = 8
@@ -64,6 +65,9 @@ class TrainingEvaluator(Evaluator):
         train_size: int | None = None,
         image_size: int | None = None,
         max_gigabytes: float = 8.0,
+        target: str | None = None,
+        predict: Predicts = "auto",
+        balance: Balance = "no",
         recipe: str | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
@@ -79,19 +83,25 @@ class TrainingEvaluator(Evaluator):
             data: Data set, as `nastool list data` has it.
             data_dir: Folder where torchvision's files are or go, by default ~/.cache/nastool.
             download: Fetch what is missing there.
-            split_seed: Seed of the choice of the training images that are for validation, >= 0.
-            val_fraction: Fraction of the training images for validation, in (0, 1); by default 0.1, of fewer than 500
-                images so much that 50 are for validation, but at most 0.25; and 0.25 for digits.
-            train_size: Number of training images that are kept, >= 2, drawn after the split.
+            split_seed: Seed of the choice of the training examples that are for validation, >= 0.
+            val_fraction: Fraction of the training examples for validation, in (0, 1); by default 0.1, of fewer than 500
+                so much that 50 are for validation, but at most 0.25; and 0.25 for digits.
+            train_size: Number of training examples that are kept, >= 2, drawn after the split.
             image_size: Height and width in pixels that images are resized to, from 1 to 1024; by default those of a
                 folder that have several sizes are, to the median of their sides, from 8 to 32.
-            max_gigabytes: Most memory (10^9 bytes) that the user's own images may take, and 32 times what one of them
+            max_gigabytes: Most memory (10^9 bytes) that the user's own files may take, and 32 times what one image
                 may before it is resized.
-            recipe: A name (`nastool list recipes`) or a file; by default the data set's. Where few images make fewer
+            target: Name of the column of a table that is to be said of each row; by default one that is called so
+                (target, label, class, y), or the last.
+            predict: What is said of an example: its class, or numbers; "auto" is what the data look like: numbers with
+                fractions, and of a table's column also more than 20 different ones, are numbers.
+            balance: "measure" makes balanced accuracy the objective, the mean over the classes of the accuracy on each;
+                "weigh" also counts each class alike in the training loss, however many examples it has.
+            recipe: A name (`nastool list recipes`) or a file; by default the data set's. Where few examples make fewer
                 steps than it wants (150, mostly), batch_size is halved, down to 16, and then there are more epochs; not
                 so where epochs or batch_size are given.
             epochs: Number of epochs instead of the recipe's.
-            batch_size: Images of a minibatch instead of the recipe's.
+            batch_size: Examples of a minibatch instead of the recipe's.
             lr: Learning rate instead of the recipe's.
             scale: Fields of the space's `Scale`, such as channels and cells; the others keep their defaults.
             device: "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:N".
@@ -109,7 +119,7 @@ class TrainingEvaluator(Evaluator):
         """The task, of no particular shapes yet."""
         if space.tasks.isdisjoint(getattr(cls, "name", "") for cls in self.family.__mro__):
             fit = f"space {space.name} has networks for {', '.join(sorted(space.tasks))}"
-            raise InputError(f"{fit}, and {short(data, 100)} is for {self.family.name}: give other data")
+            raise InputError(f"{fit}, and {short(data, 100)} is for {self.family.name}: give other data, or no --space")
         self._data_name = data
         self._data_options = self._checked(
             data_dir=data_dir,
@@ -119,6 +129,9 @@ class TrainingEvaluator(Evaluator):
             train_size=train_size,
             image_size=image_size,
             max_gigabytes=max_gigabytes,
+            target=target,
+            predict=predict,
+            balance=balance,
         )
         self.family.check(data, **self._data_options)
         name = recipe or default_recipe(data, self.recipe_prefix)
@@ -136,10 +149,11 @@ class TrainingEvaluator(Evaluator):
         self._precision = precision
         self.fuse = fuse == "auto"
         self._prepared = False
-        self.metrics = frozenset({f"{self.prefix}_{name}" for name in self.family.metrics}) | self.also_measured
-        self.objective = f"{self.prefix}_{self.family.objective}"
+        goals, objective = self.family.goals(data, **self._data_options)
+        self.metrics = frozenset({f"{self.prefix}_{name}" for name in goals}) | self.also_measured
+        self.objective = f"{self.prefix}_{objective}"
         if self.objective not in METRICS:
-            self.objective += f":{self.family.metrics[self.family.objective]}"
+            self.objective += f":{goals[objective]}"
 
     def _checked(self, **given: Any) -> dict[str, Any]:
         """Those of a task's options that are not as by default. InputError: the task of the data has no such option."""
@@ -162,13 +176,15 @@ class TrainingEvaluator(Evaluator):
         """Find the device, read the data and put it there. The second time: nothing."""
         if self._prepared:
             return
-        self.device = _device(self._device_option)
+        self.device = device_of(self._device_option)
         if self.device.type == "cpu":
             devices.keep_memory()
-        self.precision = _precision(self._precision, self.device)
+        self.precision = precision_of(self._precision, self.device)
         self.bf16 = self.precision == "bf16"
         self.data = self.family.load(self._data_name, **self._data_options)
         self.task = self.data.task
+        if self._precision == "auto" and self.task.exact and self.bf16:
+            self.precision, self.bf16 = ("tf32" if self.device.type == "cuda" else "fp32"), False
         with self._room_for_data():
             train, val = (self.data.batches(part, self.device) for part in ("train", "val"))
             assert train is not None and val is not None
@@ -331,6 +347,13 @@ class TrainingEvaluator(Evaluator):
             batches = part.in_order(parts=self.micro_batches) if mixed is None else part.mixed(mixed)
             return {f"{prefix}_{name}": value for name, value in self.task.measure(network, batches).items()}
 
+    def notes(self, network: nn.Module, part: Batches) -> Mapping[str, object]:
+        """What reports show of the network besides; {}: nothing, as where there are no examples. See `Task.notes`."""
+        if not len(part):
+            return {}
+        with self.measuring(network):
+            return self.task.notes(network, part.in_order(parts=self.micro_batches))
+
     def predictions(self, network: nn.Module, part: Batches) -> Tensor:
         """What the network says of each example, on the CPU; see `Task.predict`."""
         with self.measuring(network):
@@ -414,34 +437,3 @@ def _median_step(training: Training) -> float:
         if len(times) > 2 and times[-1] - times[0] > 1:
             break
     return statistics.median(np.diff(times[1:]) if len(times) > 2 else np.diff(times))
-
-
-def _device(option: str) -> torch.device:
-    """The device an option means, found to be there."""
-    import torch
-
-    gpus = devices.usable(devices.seen(), option) if option != "cpu" else []
-    return torch.device("cuda", gpus[0].index) if gpus else torch.device("cpu")
-
-
-def _precision(option: str, device: torch.device) -> str:
-    """What an option means on the device: "bf16", "tf32" or "fp32". InputError: the device does not have that.
-
-    Before compute capability 8.0 GPUs have neither bf16 nor TF32. They have fp16, but that takes scaled gradients in
-    all trainings, for machines that get fewer; so there "auto" is fp32.
-    """
-    import torch
-
-    gpu = device.type == "cuda"
-    capability = torch.cuda.get_device_capability(device) if gpu else None
-    if option == "auto":
-        return devices.auto_precision(capability)
-    if (capability or (0, 0)) < (8, 0) and (option == "tf32" or (option == "bf16" and gpu)):
-        here = "this is the CPU"
-        if capability is not None:
-            here = f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}"
-        other = "fp32" if gpu else "fp32 or bf16"
-        raise InputError(
-            f"precision={option} is for GPUs of compute capability 8.0 or higher, and {here}: give precision={other}"
-        )
-    return option

@@ -23,17 +23,17 @@ from tests.helpers import plugins
 from tests.helpers.examples import EXAMPLES
 from tests.helpers.running import Run
 
-pytestmark = pytest.mark.usefixtures("one_thread", "signals")
-POINTS = {"nastool.tasks": "signals = signals:Signals", "nastool.spaces": "signal-cnn = signal_space:SignalCNN"}
-SEARCH = "search --space signal-cnn --data waves --device cpu --seed 1 --keep 2 --retrain 0 --no-baseline".split()
+pytestmark = pytest.mark.usefixtures("one_thread", "series")
+POINTS = {"nastool.tasks": "series = series:Series", "nastool.spaces": "series-cnn = series_space:SeriesCNN"}
+SEARCH = "search --space series-cnn --data waves --device cpu --seed 1 --keep 2 --retrain 0 --no-baseline".split()
 
 
 @pytest.fixture(scope="module")
-def signals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def series(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The examples as a package of somebody else's."""
     folder = tmp_path_factory.mktemp("examples")
-    plugins.install(folder, "signals", (EXAMPLES / "signals.py").read_text(), POINTS)
-    shutil.copy(EXAMPLES / "signal_space.py", folder)
+    plugins.install(folder, "series", (EXAMPLES / "series.py").read_text(), POINTS)
+    shutil.copy(EXAMPLES / "series_space.py", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         patch.setattr(Train, "inline", True)
@@ -69,7 +69,7 @@ def test_its_networks_are_drawn_and_exported(run: Run) -> None:
     signals = torch.randn(4, 1, 64)
     expected = trained.network(signals)
     drawn = run("show", "a", "--to", "text")
-    assert drawn.code == 0 and "signals of channels=1, length=64, classes=3" in drawn.out and "FLOPs" in drawn.out
+    assert drawn.code == 0 and "series of channels=1, length=64, classes=3" in drawn.out and "FLOPs" in drawn.out
     assert run("show", "a", "--to", "svg", "-o", "a.svg").code == 0
     code: dict[str, Any] = {"__name__": "model"}
     assert run("export", "a", "--to", "python", "-o", "model.py").code == 0
@@ -83,16 +83,16 @@ def test_its_networks_are_drawn_and_exported(run: Run) -> None:
     line = json.dumps({key: json.loads(Path("a/best.json").read_text())[key] for key in ("format", "space", "choices")})
     assert run("export", "-", "--to", "python", "--input", "1x64", "--classes", "3", "-o", "b.py", stdin=line).code == 0
     run("show", "-", "--input", "1x8x8", stdin=line).refused("write CHANNELSxLENGTH")
-    run("predict", "a", "cat.png").refused("holds a network for signals, not for images")
-    with pytest.raises(InputError, match="for signals, not for images"):
+    run("predict", "a", "cat.png").refused("holds a network for series, not for images")
+    with pytest.raises(InputError, match="for series, which is given tensors"):
         trained.predict(np.zeros((1, 1, 8, 8), np.uint8))
 
 
 def test_its_policy_is_trained(run: Run) -> None:
     command = [*SEARCH, "--strategy", "enas", "--epochs", "2", "-S", "steps=2", "-S", "candidates=3"]
     assert run(*command, "--out", "a").code == 0
-    assert json.loads((Path("a") / "best.json").read_text())["space"]["name"] == "signal-cnn"
+    assert json.loads((Path("a") / "best.json").read_text())["space"]["name"] == "series-cnn"
 
 
 def test_an_option_of_images_is_refused(run: Run) -> None:
-    run(*SEARCH, "--out", "a", "-E", "image_size=8").refused("image_size: data for signals has no such option")
+    run(*SEARCH, "--out", "a", "-E", "image_size=8").refused("image_size: data for series has no such option")

@@ -13,10 +13,11 @@ from nastool.analysis.figures import fronts, kinds, progress
 from nastool.analysis.figures.lineage import changes, path_to
 from nastool.analysis.figures.results import found_among
 from nastool.analysis.report import data, drawings
+from nastool.analysis.report.confusion import confusion
 from nastool.analysis.report.data import MISSING, comparison, number
 from nastool.core import archfile, defaults
 from nastool.core.errors import InputError
-from nastool.core.wording import format_seconds
+from nastool.core.wording import format_seconds, qualities
 from nastool.engine.baseline import describe
 from nastool.engine.study import Study, StudyTrial
 
@@ -89,6 +90,7 @@ def of(study: Study, prefix: str) -> list[Section]:
         ("progress", "Progress", begun or [Lines(("No trial has finished yet.",))]),
         ("front", "The front", _front(study, best, result, prefix)),
         ("best", "Architectures of the front" if several else "Best architectures", _best(study, best, result, prefix)),
+        ("confusion", "Classes", confusion(study.retrained or study, None if study.retrained else result)),
         ("scratch", "Results" if listed else "After the search", [*_retrained(study, prefix), *_after(study)]),
         ("options", "What was chosen", _plots(("operations", "best-decisions"), [study], prefix)),
         ("beliefs", "What the strategy believes", _plots(BELIEFS, [study], prefix)),
@@ -154,9 +156,10 @@ def _best_tiles(study: Study) -> Iterator[tuple[str, str, str]]:
     by = f" by {metric}" if len(study.objectives) > 1 else ""
     yield f"best{by}" if finished else f"best{by} so far", which, ""
     tested = [name for name in metrics if name.startswith("test")]
-    large = (metric if "val_acc" not in metrics else "val_acc", "test_acc")
+    large = {metric.replace("shared_", "val_"), metric.replace("shared_", "test_").replace("val_", "test_")}
+    large |= {metric} if not large & metrics.keys() else set()
     objectives = [each.metric for each in study.objectives]
-    for name in dict.fromkeys([*objectives, *(n for n in ("val_acc",) if n in metrics), *tested]):
+    for name in dict.fromkeys([*objectives, *(name for name in sorted(large) if name in metrics), *tested]):
         value = metrics.get(name, best.value if name == metric else None)
         if isinstance(value, int | float):
             yield name, number(value), "big" if name in large else ""
@@ -323,12 +326,11 @@ def _retrained(study: Study, prefix: str) -> Iterator[Block]:
         first += ", the result" if trial.id == (study.document or {}).get("trial") else ""
         rows.append((first, Code(trial.arch.key), trial.state, *values, format_seconds(trial.seconds)))
     yield Heading("Trained from scratch", 3)
-    tested = {k: v for k, v in (study.document or {}).get("metrics", {}).items() if k.startswith("test")}
-    if tested:
+    if tested := _tests(study):
         yield _lines(f"The best of {found} found, on the test set: {_metrics(tested)}.")
     rival = comparison(study).get("random")
     if isinstance(rival, dict):
-        metrics = {k: v for k, v in rival.get("metrics", {}).items() if k.startswith(("val_acc", "test"))}
+        metrics = qualities(rival.get("metrics", {}))
         which = f"The best of {rival.get('architectures')} random ones ({rival.get('key')})"
         yield _lines(f"{which}, trained the same: {_metrics(metrics)}.")
     yield from _plots(("retrained",), [study], prefix)
@@ -363,6 +365,12 @@ def _after(study: Study) -> Iterator[Block]:
         yield Heading("Ensemble", 3)
         text = f"The mean of the predictions of trials {', '.join(map(str, given.get('trials', ())))}"
         yield _lines(f"{text}: {_metrics(metrics)}. The best alone: {_metrics(single)}.")
+
+
+def _tests(study: Study) -> dict[str, float]:
+    """What was measured of the result on the test data."""
+    found = (study.document or {}).get("metrics", {})
+    return {k: v for k, v in found.items() if k.startswith("test") and isinstance(v, int | float)}
 
 
 def _metrics(metrics: Mapping[str, object]) -> str:
@@ -413,7 +421,7 @@ def overview(studies: Sequence[Study]) -> list[Block]:
     rows = []
     for place, study in enumerate(studies, 1):
         best = study.best
-        tested = (study.document or {}).get("metrics", {}).get("test_acc")
+        tested = next((each for each in _tests(study).items()), ("", None))
         rows.append(
             (
                 Link(study.name, f"run{place}"),
@@ -423,10 +431,10 @@ def overview(studies: Sequence[Study]) -> list[Block]:
                 study.state,
                 f"{len(study.finished):,}",
                 f"{study.objective.metric} {number(best.value)}" if best is not None else MISSING,
-                number(tested if isinstance(tested, int | float) else None),
+                f"{tested[0]} {number(tested[1])}" if tested[0] else MISSING,
                 data.cost_text(study),
             )
         )
-    heads = ("run", "strategy", "space", "seed", "state", "trials", "best", "test_acc", "cost")
+    heads = ("run", "strategy", "space", "seed", "state", "trials", "best", "test", "cost")
     more = ("hypervolume",) if any(len(study.objectives) > 1 for study in studies) else ()
     return [Table(heads, rows, numeric=False), *_progress(studies, "all-", *more)]

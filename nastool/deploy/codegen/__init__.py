@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -30,9 +30,17 @@ from nastool.deploy.codegen.layout import WIDTH, call, display, lines, literal
 from nastool.deploy.codegen.pruning import Lines, Ran, watched
 from nastool.deploy.codegen.recipe import Recipe, Unwritable, recorded
 from nastool.deploy.codegen.source import Sources
+from nastool.deploy.codegen.use import Around
 from nastool.nets.networks import evaluating, example
+from nastool.tasks.images.task import ImageTask
+from nastool.tasks.tabular.table import MISSING
 
-RESERVED = frozenset("BUFFERS CHOICES CLASSES DTYPES F MEAN Model PARAMETERS STD load main read".split())
+RESERVED = frozenset(
+    [
+        *"ABSENT BUFFERS CHOICES CLASSES COLUMNS DTYPES F MEAN Model PARAMETERS SHIFT SPREAD STD TARGETS".split(),
+        *"features load main read".split(),
+    ]
+)
 """Names that the file uses by itself."""
 
 
@@ -43,10 +51,7 @@ def python(
     title: str,
     facts: Mapping[str, str],
     trained: nn.Module | None = None,
-    classes: Sequence[str] = (),
-    mean: Sequence[float] = (),
-    std: Sequence[float] = (),
-    raw: bool = False,
+    around: Around | None = None,
     more: bool = False,
 ) -> str:
     """Source of a module with a class `Model` and a function `load`.
@@ -58,15 +63,14 @@ def python(
         title: begins the docstring.
         facts: stand in the docstring, such as {"val_acc": "0.94"}.
         trained: a network that was built so, with other weights.
-        classes, mean, std: become constants; with them `Model` takes pixels from 0 to 255 and normalises them by the
-            last two, and as a program it classifies files of images.
-        raw: `Model` is the bare network all the same.
+        around: What stands around the network: `Model` takes what the data hold, such as pixels from 0 to 255, and as a
+            program it says what files of images, or rows of tables, show. None: nothing.
         more: Files of weights hold others besides, which are not loaded.
 
     Raises:
         InputError: The network can be written in no way.
     """
-    pixels = bool(classes and mean and std) and not raw
+    around = around or use.Around(task)
     with torch.random.fork_rng(devices=[]):
         network, made, made_by = recorded(build)
         used: Lines = set()
@@ -76,16 +80,16 @@ def python(
     trained = network if trained is None else trained
     given = task.example(1, "meta")
     zeros = (f"torch.zeros({tuple(x.shape)}{'' if x.is_floating_point() else f', dtype={x.dtype}'})" for x in given)
-    tail = use.tail(", ".join(zeros), given[0].shape[1:], pixels, more)
+    tail = use.tail(", ".join(zeros), around, more)
     problems = []
     pruned, whole = (partial(_from_source, made=made, ran=which) for which in ((made_by, used), None))
     for write in (pruned, whole, _from_export):
         try:
-            imports, body = write(network, task, pixels)
-            head = [*_docstring(title, facts, task, pixels, bool(mean))]
-            constants = _constants(classes, mean, std)
+            imports, body = write(network, around)
+            head = [*_docstring(title, facts, around)]
+            constants = _constants(around)
             text = "\n".join([*head, "", *_imports(f"{body}\n{tail}", imports), *constants, "", "", body, "", "", tail])
-            _check(text, trained, task, pixels)
+            _check(text, trained, around)
             return text
         except Unwritable as error:
             problems.append(one_line(error))
@@ -93,25 +97,25 @@ def python(
 
 
 def _from_source(
-    network: nn.Module, task: Task, pixels: bool, made: Mapping[nn.Module, Any], ran: tuple[Lines, Lines] | None
+    network: nn.Module, around: Around, made: Mapping[nn.Module, Any], ran: tuple[Lines, Lines] | None
 ) -> tuple[Iterable[tuple[str, str]], str]:
     """Imports and definitions."""
     recipe = Recipe(made)
     arguments = call("super().__init__", *recipe.arguments(network))
     base = recipe.name(type(network))
     sources = Sources(recipe.used, RESERVED, ran and Ran(*ran, recipe.chosen))
-    model = [f"class Model({base}):", f'    """{_about(task, pixels)}"""', ""]
-    model += [*use.CONSTANTS, ""] if pixels else []
-    model += ["    def __init__(self) -> None:", *lines(arguments, 8), *(use.FORWARD if pixels else ())]
+    model = [f"class Model({base}):", f'    """{_about(around)}"""', ""]
+    model += [around.attributes, ""] if around.there else []
+    model += ["    def __init__(self) -> None:", *lines(arguments, 8), *(around.forward if around.there else ())]
     return sources.imports, "\n\n\n".join([*sources.joined(), *recipe.choices, "\n".join(model)])
 
 
-def _from_export(network: nn.Module, task: Task, pixels: bool) -> tuple[Iterable[tuple[str, str]], str]:
+def _from_export(network: nn.Module, around: Around) -> tuple[Iterable[tuple[str, str]], str]:
     with evaluating(network):
-        body = flat(network, task, _about(task, False))
-    if pixels:
+        body = flat(network, around.task, _about(use.Around(around.task)))
+    if around.there:
         body = body.replace("class Model(nn.Module):", "class Network(nn.Module):")
-        model = ["class Model(Network):", f'    """{_about(task, True)}"""', "", *use.CONSTANTS, *use.FORWARD]
+        model = ["class Model(Network):", f'    """{_about(around)}"""', "", around.attributes, *around.forward]
         body += "\n\n\n" + "\n".join(model)
     return {("operator", "")} if "operator." in body else (), body
 
@@ -124,22 +128,34 @@ def _shapes(task: Task, *first: str) -> str:
     return " and ".join(f"({', '.join(map(str, (*first, *x.shape[1:])))})" for x in task.example(1, "meta"))
 
 
-def _about(task: Task, pixels: bool) -> str:
+def _about(around: Around) -> str:
     """What `Model` takes and returns, in a line."""
-    takes = f"{task.noun.capitalize()}s {_shapes(task, 'N')}{', pixels from 0 to 255 as uint8 or float,' * pixels}"
-    classes = task.to_json().get("classes")
+    task = around.task
+    values = ", pixels from 0 to 255 as uint8 or float," if around.pixels else ""
+    takes = f"{task.noun.capitalize()}s {_shapes(task, 'N')}{values}"
+    fields = task.to_json()
+    if around.targets and around.there:
+        return f"{takes} to {', '.join(map(_quoted, around.targets))} (N, {len(around.targets)})."
+    classes = fields.get("classes") or None
     return f"{takes} to {'outputs' if classes is None else f'logits (N, {classes})'}."
 
 
-def _docstring(title: str, facts: Mapping[str, str], task: Task, pixels: bool, normalised: bool) -> Iterator[str]:
+def _docstring(title: str, facts: Mapping[str, str], around: Around) -> Iterator[str]:
+    task = around.task
     yield from (f'"""{_quoted(title)}', "")
     for key, value in facts.items():
         yield from textwrap.wrap(f"{_quoted(key)}: {_quoted(value)}", WIDTH, subsequent_indent="    ")
     yield from [""] if facts else []
-    values = " and pixels from 0 to 255" if pixels else ", in [0, 1], less MEAN, divided by STD" if normalised else ""
+    values = ""
+    if around.pixels:
+        values = " and pixels from 0 to 255"
+    elif around.mean and not around.there:
+        values = (", in [0, 1]" if isinstance(task, ImageTask) else "") + ", less MEAN, divided by STD"
     yield f"For {task.noun}s of shape {_shapes(task)}{values}. Modules have the names that the weights have."
-    if pixels:
+    if around.pixels:
         yield "As a program it says what images show: python model.py [WEIGHTS.safetensors] IMAGE..."
+    elif around.rows:
+        yield "As a program it says what rows show: python model.py [WEIGHTS.safetensors] TABLE.csv..."
     yield '"""'
 
 
@@ -152,6 +168,7 @@ def _quoted(text: str) -> str:
 def _imports(body: str, needed: Iterable[tuple[str, str]]) -> list[str]:
     """Lines. needed: modules and names; name "": the module itself."""
     found = {("json", ""), ("sys", ""), ("torch", ""), ("torch", "nn"), *needed}
+    found |= {("csv", "")} if "csv." in body else set()
     usual = {"suppress": "contextlib", "Path": "pathlib", "Tensor": "torch"}
     found |= {(module, name) for name, module in usual.items() if re.search(rf"\b{name}\b", body)}
     found |= {("torch.nn", "functional as F")} if re.search(r"\bF\.", body) else set()
@@ -172,22 +189,33 @@ def _rank(name: str) -> tuple[bool, bool, str]:
     return not name.isupper(), not name[0].isupper(), name
 
 
-def _constants(classes: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> list[str]:
-    numbers = [[str(np.float32(value)) for value in values] for values in (mean, std)]
+def _constants(around: Around) -> list[str]:
     found = ['DTYPES = {"F32": torch.float32, "I64": torch.int64}']
-    for name, texts in zip(("CLASSES", "MEAN", "STD"), (list(map(literal, classes)), *numbers), strict=True):
+    for name, values in around.constants():
+        texts = [literal(value) if isinstance(value, str) else str(np.float32(value)) for value in values]
         found += lines(display("(", tuple(texts), ")"), 0, f"{name} = ") if texts else []
+    if around.rows:
+        absent = display("{", tuple(map(literal, sorted(MISSING))), "}")
+        columns = [
+            display(
+                "(",
+                (literal(c["name"]), display("(", tuple(map(literal, c["categories"])), ")"), str(c["missing"])),
+                ")",
+            )
+            for c in around.columns
+        ]
+        found += [*lines(absent, 0, "ABSENT = "), *lines(display("(", tuple(columns), ")"), 0, "COLUMNS = ")]
     return ["", *found]
 
 
 # --- the check
 
 
-def _check(text: str, network: nn.Module, task: Task, pixels: bool) -> None:
+def _check(text: str, network: nn.Module, around: Around) -> None:
     """Unwritable: the text is not the network."""
     weights = network.state_dict()
     generator = torch.Generator().manual_seed(0)
-    given = example(network, task, 2)
+    given = example(network, around.task, 2)
     inputs = [torch.rand(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in given]
     variables: dict[str, Any] = {"__name__": "model"}
     try:
@@ -196,7 +224,7 @@ def _check(text: str, network: nn.Module, task: Task, pixels: bool) -> None:
             model: nn.Module = variables["Model"]().eval()
         model.load_state_dict(weights, assign=True)
         with torch.no_grad():
-            bare: Any = type(model).__mro__[1] if pixels else type(model)
+            bare: Any = type(model).__mro__[1] if around.there else type(model)
             found = bare.forward(model, *inputs)
     except Exception as error:
         raise Unwritable(f"what was written cannot be run: {one_line(error)}") from error

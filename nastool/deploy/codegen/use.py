@@ -1,15 +1,98 @@
-"""What stands around the classes of a `model.py`: reading weights and images, and saying what they show."""
+"""What stands around the classes of a `model.py`: reading weights and data, and saying what they show."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-CONSTANTS = ["    pixel_mean, pixel_std, class_names = MEAN, STD, CLASSES"]
-FORWARD = """
-    def forward(self, x: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v, device=x.device).reshape(-1, 1, 1) for v in (self.pixel_mean, self.pixel_std))
-        return super().forward((x / 255 - mean) / std)
-""".rstrip().split("\n")
+from nastool.core.task import Task
+from nastool.tasks.images.task import ImageTask
+
+
+@dataclass(frozen=True)
+class Around:
+    """What is put around a network: the constants of a `Model` that takes what the data hold, and says what they mean.
+
+    Attributes:
+        task: The network's.
+        classes, mean, std, targets, shift, spread: As of `nastool.deploy.models.Model`; they become constants where
+            they are not empty.
+        columns: Those of a table, as JSON; (): it is for none.
+        raw: `Model` is the bare network all the same.
+    """
+
+    task: Task
+    classes: Sequence[str] = ()
+    mean: Sequence[float] = ()
+    std: Sequence[float] = ()
+    targets: Sequence[str] = ()
+    shift: Sequence[float] = ()
+    spread: Sequence[float] = ()
+    columns: Sequence[Mapping[str, Any]] = ()
+    raw: bool = False
+
+    @property
+    def there(self) -> bool:
+        """Whether anything is."""
+        return bool(self.mean and (self.classes or self.targets)) and not self.raw
+
+    @property
+    def pixels(self) -> bool:
+        """Whether `Model` takes pixels, so that files of images can be shown to it."""
+        return self.there and isinstance(self.task, ImageTask)
+
+    @property
+    def rows(self) -> bool:
+        """Whether rows of a CSV file can be shown to it."""
+        return self.there and bool(self.columns)
+
+    @property
+    def _attributes(self) -> list[tuple[str, str, str]]:
+        """Names in `Model`, of the constants, and in files of weights."""
+        kind = "pixel" if self.pixels else "input"
+        found = [(f"{kind}_mean", "MEAN", "mean"), (f"{kind}_std", "STD", "std")]
+        if self.targets:
+            return [*found, ("target_mean", "SHIFT", "target_mean"), ("target_std", "SPREAD", "target_std")]
+        return [*found, ("class_names", "CLASSES", "classes")]
+
+    def constants(self) -> Iterator[tuple[str, Sequence[Any]]]:
+        """Those of the module, by name; what is not empty."""
+        yield from (("CLASSES", self.classes), ("MEAN", self.mean), ("STD", self.std))
+        yield from (("TARGETS", self.targets), ("SHIFT", self.shift), ("SPREAD", self.spread))
+
+    @property
+    def attributes(self) -> str:
+        """A line of `Model`."""
+        names, constants = (", ".join(each[i] for each in self._attributes) for i in (0, 1))
+        return f"    {names} = {constants}"
+
+    @property
+    def forward(self) -> list[str]:
+        """A method of `Model`."""
+        dims = self.task.example(1, "meta")[0].ndim - 2
+        reshape = f".reshape({', '.join(['-1', *['1'] * dims])})" if dims else ""
+        kind = self._attributes[0][0].removesuffix("_mean")
+        value = "x / 255 - mean" if self.pixels else "x - mean"
+        constant = f"torch.tensor(v, device=x.device){reshape}"
+        lines = ["", "    def forward(self, x: Tensor) -> Tensor:"]
+        lines += [f"        mean, std = ({constant} for v in (self.{kind}_mean, self.{kind}_std))"]
+        network = f"super().forward(({value}) / std)"
+        if self.columns:
+            lines += ["        x = (x - mean) / std"]
+            network = "super().forward(torch.where(x.isnan(), 0.0, x))"
+        if self.targets:
+            names = "(self.target_mean, self.target_std)"
+            lines += [f"        shift, spread = (torch.tensor(v, device=x.device) for v in {names})"]
+            network += " * spread + shift"
+        return [*lines, f"        return {network}"]
+
+    @property
+    def from_file(self) -> str:
+        """Lines of `load` that take constants from a file of weights."""
+        pairs = ", ".join(f'("{name}", "{key}")' for name, _, key in self._attributes)
+        return _ABOUT.replace("PAIRS", pairs)
+
 
 _LOAD = '''
 def load(path: {path}) -> Model:
@@ -28,7 +111,7 @@ def load(path: {path}) -> Model:
 {about}    return model.eval()
 '''
 
-_ABOUT = """    for name, key in (("pixel_mean", "mean"), ("pixel_std", "std"), ("class_names", "classes")):
+_ABOUT = """    for name, key in (PAIRS):
         if key in about:  # of the data that these very weights were trained on
             setattr(model, name, tuple(json.loads(about[key])))
 """
@@ -105,20 +188,73 @@ def main(arguments: list[str]) -> int:
     for path in images:
         try:
             with torch.inference_mode():
-                probabilities = model(read(path)).softmax(1)[0]
+                {said} = model(read(path)){softmax}[0]
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             print(f"{{path}}: cannot be read as an image: {{error}}", file=sys.stderr)
             failed = True
             continue
-        best = int(probabilities.argmax())
-        name = "".join(c if c.isprintable() else "?" for c in model.class_names[best])
-        print(f"{{path}}  {{name}} {{probabilities[best]:.4f}}")
-    return 2 if failed else 0
+{say}    return 2 if failed else 0
 
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 '''
+
+_SAY_CLASS = """        best = int(probabilities.argmax())
+        name = "".join(c if c.isprintable() else "?" for c in model.class_names[best])
+        print(f"{path}  {name} {probabilities[best]:.4f}")
+"""
+_SAY_NUMBERS = """        print(f"{path}  " + "  ".join(f"{number:.6g}" for number in numbers.tolist()))
+"""
+
+_ROWS = '''
+def features(row: dict[str, str]) -> list[float]:
+    """What the network reads of a row of a table, by the names of its columns."""
+    found = []
+    for name, categories, may_be_missing in COLUMNS:
+        text = (row[name] or "").strip()
+        missing = text.lower() in ABSENT
+        number = float("nan") if missing or categories else float(text)
+        found += [float(text == each and not missing) for each in categories] or [number]
+        found += [float(missing)] * may_be_missing
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Say what rows of CSV files show. The weights are the argument that ends in .safetensors, or beside this file."""
+    tables = [path for path in arguments if not path.endswith(".safetensors")]
+    given = [Path(path) for path in arguments if path.endswith(".safetensors")]
+    here = Path(__file__)
+    beside = [here.with_suffix(".safetensors"), here.with_name("best.safetensors")]
+    there = [path for path in given or beside if path.is_file()]
+    if not there or not tables:
+        print(f"python {sys.argv[0]} [WEIGHTS.safetensors] TABLE.csv...", file=sys.stderr)
+        return 2
+    model = load(there[0])
+    for path in tables:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            head = file.readline()
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=max(",;\\t|", key=head.count), skipinitialspace=True)
+            try:
+                x = torch.tensor([features(row) for row in reader])
+            except (KeyError, ValueError) as error:
+                print(f"{path}, line {reader.line_num}: {error}", file=sys.stderr)
+                return 2
+        with torch.inference_mode():
+            outputs = model(x)
+        for row, output in enumerate(outputs, 1):
+SAY
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+'''
+_ROW_CLASS = """            probabilities = output.softmax(0)
+            best = int(probabilities.argmax())
+            print(f"{path}:{row}  {model.class_names[best]} {probabilities[best]:.4f}")"""
+_ROW_NUMBERS = """            print(f"{path}:{row}  " + "  ".join(f"{number:.6g}" for number in output.tolist()))"""
 
 _TO_GREY = """    if x.shape[1] == 3:  # ITU-R 601
         red, green, blue = x.int().unbind(1)
@@ -131,26 +267,35 @@ _TO_COLOUR = """    x = x.expand(1, {channels}, *x.shape[2:])
 """
 
 
-def tail(inputs: str, shape: Sequence[int], pixels: bool, more: bool = False) -> str:
+def tail(inputs: str, around: Around, more: bool = False) -> str:
     """Everything after the classes.
 
     Args:
         inputs: An expression for those of one example.
-        shape: Of one.
-        pixels: The model takes pixels, and so files of images can be shown to it.
+        around: What is around the network.
         more: Files of weights hold others besides, which are not loaded.
     """
     weights = "{name: weights[name] for name in model.state_dict()}" if more else "weights"
-    load = _LOAD.format(about=_ABOUT if pixels else "", path="str | Path" if pixels else "str", weights=weights)
-    if not pixels:
+    program = around.pixels or around.rows
+    load = _LOAD.format(
+        about=around.from_file if around.there else "", path="str | Path" if program else "str", weights=weights
+    )
+    if not around.there:
         load = load.replace("    about = entries.pop", "    entries.pop")
+    if around.rows:
+        say = _ROW_NUMBERS if around.targets else _ROW_CLASS
+        return f"{load.strip()}\n\n\n{_ROWS.replace('SAY', say).strip()}\n"
+    if not program:
         return f"{load.strip()}\n\n\n{_SIZE.format(inputs=inputs).strip()}\n"
-    colours, height, width = shape
+    colours, height, width = around.task.example(1, "meta")[0].shape[1:]
     channels = _TO_GREY if colours == 1 else ("" if colours == 3 else _TO_OTHER) + _TO_COLOUR
     main = _MAIN.format(
         channels=channels if colours == 1 else channels.format(channels=colours),
         shape=f"{colours}, {height}, {width}",
         height=height,
         width=width,
+        said="numbers" if around.targets else "probabilities",
+        softmax="" if around.targets else ".softmax(1)",
+        say=_SAY_NUMBERS if around.targets else _SAY_CLASS,
     )
     return f"{load.strip()}\n\n\n{main.strip()}\n"

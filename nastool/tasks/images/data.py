@@ -19,16 +19,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core.errors import InputError, hint, one_line, short
-from nastool.core.files import Limit, npz_names, path_of, read_npz
+from nastool.core.errors import InputError, hint, one_line
+from nastool.core.files import Limit, path_of
 from nastool.core.task import Part
 from nastool.core.values import Scalar
+from nastool.tasks import splitting
+from nastool.tasks.arrays import Arrays as FileArrays
+from nastool.tasks.arrays import statistics_of, target_of, uneven
 from nastool.tasks.images import arrays as imagearrays
 from nastool.tasks.images import folder as imagefolder
 from nastool.tasks.images.reading import SizesDiffer, as_grey, common_size, digits, read_images, read_pixels, resize
 from nastool.tasks.images.task import ImageTask
-from nastool.tasks.splitting import draw, held_out
-from nastool.tasks.tensors import Arrays, TensorData
+from nastool.tasks.splitting import Examples
+from nastool.tasks.supervised import Balance, Predicts
+from nastool.tasks.tensors import Arrays, TensorData, about_target
 
 if TYPE_CHECKING:
     import torch
@@ -42,22 +46,12 @@ _TORCHVISION = {
     "fashion-mnist": "FashionMNIST",
     "svhn": "SVHN",
 }
-_TEST_FRACTION = 0.2
-_TEST_SEED = 20_240_229  # fixed: the held-out test images must not depend on any option
 
 
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Labelled images. x: uint8 (N, C, H, W), 0 black .. 255 white; y: int64 (N,), 0 <= y < classes."""
+class Images(Examples):
+    """Images. x: uint8 (N, C, H, W), 0 black .. 255 white; y: see `Examples`."""
 
     x: NDArray[np.uint8]
-    y: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def __getitem__(self, indices: NDArray[np.intp]) -> Images:
-        return Images(self.x[indices], self.y[indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +68,8 @@ class ImageData(TensorData):
     test: Images | None
     classes: tuple[str, ...]
     task: ImageTask
+    targets: tuple[str, ...] = ()
+    """Names of the numbers that are said of an image; (): its class is."""
     digest: str = ""
     """16 hexadecimal digits that name all images of the source, their labels and classes, however they are split."""
     note: str = ""
@@ -96,7 +92,7 @@ class ImageData(TensorData):
         """Facts for run.yaml and the screen."""
         task = self.task
         return {
-            "images": f"{task.channels}x{task.height}x{task.width}, {task.classes} classes",
+            "images": f"{task.channels}x{task.height}x{task.width}, {task.said}",
             "train_images": len(self.train),
             "val_images": len(self.val),
             "test_images": len(self.test) if self.test is not None else 0,
@@ -107,7 +103,8 @@ class ImageData(TensorData):
 
     def metadata(self) -> dict[str, Any]:
         """What a network's file says so that pixels can be fed to it, and its answers named."""
-        return {"classes": self.classes, "mean": self.mean.tolist(), "std": self.std.tolist()}
+        about = about_target(self.task.statistics, self.classes, self.targets)
+        return {**about, "mean": self.mean.tolist(), "std": self.std.tolist()}
 
     def batches(self, part: Part, device: torch.device) -> ImageBatches | None:
         """A part on a device, in the memory format channels_last; None: there is no such part."""
@@ -127,29 +124,13 @@ class ImageData(TensorData):
         return mean.astype(np.float32), np.maximum(np.sqrt(variance), 1 / 255).astype(np.float32)
 
 
-def check_options(
-    name: str,
-    *,
-    data_dir: str | None = None,
-    download: bool = False,
-    split_seed: int = 0,
-    val_fraction: float | None = None,
-    train_size: int | None = None,
-    image_size: int | None = None,
-    max_gigabytes: float = 8.0,
-) -> None:
+def check_options(name: str, *, image_size: int | None = None, **options: Any) -> None:
     """Raise InputError for what is wrong with `load`'s arguments whatever the files hold. Reads nothing."""
     if not ImageTask.reads(name):
         raise InputError(f"no data set {name!r}; {hint(name, ImageTask.datasets)}")
-    if split_seed < 0:
-        raise InputError(f"need split_seed >= 0, got {split_seed}")
-    if val_fraction is not None and not 0 < val_fraction < 1:
-        raise InputError(f"need 0 < val_fraction < 1, got {val_fraction}")
-    if train_size is not None and train_size < 2:
-        raise InputError(f"need train_size >= 2, got {train_size}")
+    splitting.check_options(**options)
     if image_size is not None and not 1 <= image_size <= 1024:
         raise InputError(f"need 1 <= image_size <= 1024 (pixels), got {image_size}")
-    Limit(max_gigabytes)
 
 
 def load(
@@ -163,6 +144,8 @@ def load(
     image_size: int | None = None,
     max_gigabytes: float = 8.0,
     all_data: bool = False,
+    predict: Predicts = "auto",
+    balance: Balance = "no",
 ) -> ImageData:
     """Read a data set and split it.
 
@@ -178,6 +161,7 @@ def load(
     max_gigabytes: how much memory (10^9 bytes) the user's own files may unpack to in all, and 32 times what one image
         may, before it is resized.
     all_data: the validation images are training images, too, and none is left for validation.
+    predict, balance: see `nastool.tasks.supervised`.
 
     The test images are the source's, or else a fifth of its images, the same ones whatever the options.
     All draws are stratified: each class in proportion, and in every part where it has the images for it.
@@ -193,51 +177,45 @@ def load(
     )
     limit = Limit(max_gigabytes)
     note = ""
+    targets: tuple[str, ...] = ()
     kind, _, path = name.partition(":")
     path = str(path_of(path))
     if name == "digits":
         parts, classes = _digits()
     elif kind == "npz":
-        parts, classes, note = _npz(path, limit)
+        parts, classes, targets, note = _npz(path, limit, predict)
     elif kind == "folder":
         parts, classes, note = _folder(path, image_size, limit)
     else:
         parts, classes = _torchvision(name, data_dir, download)
+    if predict == "numbers" and not targets:
+        raise InputError(f"predict=numbers: {name} has classes; numbers are read of npz:FILE")
     if image_size is not None:
         size = (image_size, image_size)
         parts = {p: i if i.x.shape[2:] == size else Images(resize(i.x, *size), i.y) for p, i in parts.items()}
     digest = _digest(parts, classes)
-
-    train, val, test = parts["train"], parts.get("val"), parts.get("test")
-    if len(train) < 2:
-        raise InputError(f"{name}: need at least 2 training images, found {len(train)}")
-    if test is None:
-        rest, drawn = held_out(train.y, _TEST_FRACTION, np.random.default_rng(_TEST_SEED))
-        train, test = train[rest], train[drawn]
-    if val is None:
-        of_few = min(0.25, max(0.1, FEW / len(train)))
-        fraction = val_fraction or (0.25 if name == "digits" else of_few)
-        rest, drawn = held_out(train.y, fraction, np.random.default_rng([split_seed, 0]))
-        train, val = train[rest], train[drawn]
-    elif val_fraction is not None:
-        raise InputError(f"{name} brings its own validation images: leave out val_fraction")
-    if not len(val):
-        raise InputError(f"{name}: no image is left for validation; give more images of each class")
-    if all_data:
-        train = Images(np.concatenate([train.x, val.x]), np.concatenate([train.y, val.y]))
-        val = val[np.empty(0, dtype=np.intp)]
-    if train_size is not None:
-        if train_size > len(train):
-            raise InputError(f"{name}: need train_size <= {len(train)} (its training images), got {train_size}")
-        train = train[draw(train.y, train_size, np.random.default_rng([split_seed, 1]))]
+    train, val, test = splitting.split(
+        name,
+        parts,
+        "image",
+        split_seed=split_seed,
+        val_fraction=val_fraction,
+        usual_fraction=0.25 if name == "digits" else None,
+        train_size=train_size,
+        all_data=all_data,
+    )
+    statistics = statistics_of(train.y, len(classes), balance)
+    if classes and balance == "no" and (known := uneven(train.y, classes)):
+        note = "; ".join(filter(None, [note, known]))
     _, channels, height, width = train.x.shape
     return ImageData(
         name=name,
-        train=train,
-        val=val,
-        test=test if len(test) else None,
+        train=train.scaled(statistics),
+        val=val.scaled(statistics),
+        test=None if test is None else test.scaled(statistics),
         classes=classes,
-        task=ImageTask(channels, height, width, len(classes)),
+        task=ImageTask(channels, height, width, len(classes), len(targets), statistics),
+        targets=targets,
         digest=digest,
         note=note,
     )
@@ -251,34 +229,6 @@ def _digest(parts: Mapping[str, Images], classes: tuple[str, ...]) -> str:
         digest.update(np.ascontiguousarray(part.x).data)
         digest.update(np.ascontiguousarray(part.y).data)
     return digest.hexdigest()
-
-
-def notes(facts: Mapping[str, object]) -> Iterator[str]:
-    """What the user should know of the data before anything is trained. facts: of an evaluator's `describe`."""
-    for key in ("read", "fitted"):
-        if (said := facts.get(key)) is not None:
-            yield f"note: {said}"
-    if note := note_on_few(facts.get("val_images")):
-        yield note
-    if isinstance(steps := facts.get("training_steps"), int) and steps < FEW_STEPS:
-        few = f"{steps} step{'s' * (steps != 1)}"
-        yield f"note: a training has only {few}: little is learnt in so few; give more epochs, or a smaller batch_size"
-
-
-FEW = 50
-"""Fewer validation images hardly tell architectures apart."""
-FEW_STEPS = 50
-"""In fewer steps most networks learn next to nothing."""
-
-
-def note_on_few(val_images: object) -> str | None:
-    """What the user of so few validation images should know before a search; None: nothing."""
-    if not isinstance(val_images, int) or not 0 < val_images < FEW:
-        return None
-    return (
-        f"note: only {val_images} validation images, so accuracies move in steps of {1 / val_images:.2g}: "
-        "give more, or a larger part of the training images with -E val_fraction="
-    )
 
 
 # --- sources: each returns its parts ("train", perhaps "val" and "test") and the names of its classes
@@ -327,68 +277,22 @@ def _torchvision(name: str, data_dir: str | None, download: bool) -> _Source:
     return {"train": train, "test": test}, classes
 
 
-def _npz(path: str, limit: Limit) -> _Noted:
-    names, left_out = imagearrays.roles(path, npz_names(path))
-    found = read_npz(path, names.values(), limit)
-    arrays = {role: found[name] for role, name in names.items()}
-    for key in ("x_train", "y_train"):
-        if key not in arrays:
-            there = ", ".join([*names.values(), *left_out]) or "nothing"
-            raise InputError(f"{path}: no array {key!r}; need x_train and y_train, found {there}")
-    layout = arrays.pop("layout", None)
-    for key in arrays:
-        twin = ("y" if key.startswith("x") else "x") + key[1:]
-        if key != "classes" and twin not in arrays:
-            raise InputError(f"{path}: {key} is there without {twin}")
-    parts = {
-        key[2:]: Images(
-            imagearrays.pixels(f"{path}: {names[key]}", array, layout),
-            imagearrays.labels(f"{path}: {names['y' + key[1:]]}", arrays["y" + key[1:]]),
-        )
-        for key, array in arrays.items()
-        if key.startswith("x_")
-    }
-    train = parts["train"]
-    for part, images in parts.items():
-        if len(images.x) != len(images.y):
-            raise InputError(f"{path}: x_{part} has {len(images.x)} images but y_{part} {len(images.y)} labels")
-        if not len(images):
-            raise InputError(f"{path}: x_{part} holds no image")
-        if images.x.shape[1:] != train.x.shape[1:]:
-            raise InputError(f"{path}: images of x_{part} are {_size(images.x)}, those of x_train {_size(train.x)}")
-
-    present = np.unique(train.y)
-    if "classes" in arrays:
-        classes = imagearrays.class_names(path, arrays["classes"])
-        source = f"{path}: classes names {len(classes)}"
-    else:
-        missing = np.flatnonzero(present != np.arange(len(present)))
-        if missing.size:
-            raise InputError(
-                f"{path}: no training image has label {missing[0]}, but there are higher ones; number the "
-                "labels 0, 1, 2, ... without gaps, or name all in an array 'classes'"
-            )
-        classes = tuple(map(str, range(len(present))))
-        source = f"{path}: y_train has {len(classes)}"
-    if len(classes) < 2:
-        raise InputError(f"{source}; need at least 2 classes")
-    for part, images in parts.items():
-        if images.y.max() >= len(classes):
-            raise InputError(f"{source}: need labels < {len(classes)}, got {images.y.max()} in y_{part}")
-    others = [name for name in names.values() if name not in names]
-    read = f"{sum(map(len, parts.values())):,} images of {len(classes)} classes"
-    remarks = [f"read from {', '.join(others)}"] * bool(others)
-    remarks += [f"left out: array {', '.join(short(name, 30) for name in left_out)}"] * bool(left_out)
-    return parts, classes, "; ".join([f"{path}: {read}", *remarks])
+def _npz(path: str, limit: Limit, predict: Predicts) -> tuple[dict[str, Images], tuple[str, ...], tuple[str, ...], str]:
+    """Parts, the names of classes or of targets, and what was read."""
+    found = FileArrays.read(path, ["layout"], limit)
+    layout = found.others.pop("layout", None)
+    for part, x in found.x.items():
+        found.x[part] = imagearrays.pixels(f"{path}: {found.names[f'x_{part}']}", x, layout)
+    found.check("image")
+    target = target_of(found, predict)
+    parts = {part: Images(x, target.y[part]) for part, x in found.x.items()}
+    read = f"{sum(map(len, parts.values())):,} images of {target.said}"
+    return parts, target.classes, target.names, "; ".join([f"{path}: {read}", *found.remarks])
 
 
 def _channels(x: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
     for channel in range(x.shape[1]):
         yield x[:, channel]
-
-
-def _size(x: NDArray[np.uint8]) -> str:
-    return "x".join(map(str, x.shape[1:]))
 
 
 # --- folders of images

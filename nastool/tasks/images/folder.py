@@ -11,19 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nastool.core.errors import InputError, hint, short, why
+from nastool.tasks.arrays import PARTS
 from nastool.tasks.images.reading import suffixes
-
-PARTS: Mapping[str, str] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""What folders (and arrays) of a part are called, in lower case, and the part."""
 
 _SYSTEM = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}

@@ -1,14 +1,14 @@
-"""Image classification: networks that say which class an image is of."""
+"""Images: networks that say which class an image is of, or numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from nastool.core.recipe import Recipe
-from nastool.core.task import Batch, Batches, Network, Step, Task
-from nastool.core.values import Goal
+from nastool.core.errors import InputError
+from nastool.core.files import Limit, path_of
+from nastool.tasks.supervised import NONE, OPTIONS, Statistics, Supervised
 
 if TYPE_CHECKING:
     import torch
@@ -18,32 +18,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ImageTask(Task):
-    """Image classification: networks that say which class an image is of.
+class ImageTask(Supervised):
+    """Images: networks that say which class an image is of, or numbers.
 
-    A batch is images (N, channels, height, width) float32 and labels (N,) int64, 0 .. classes - 1; a network's output
-    is logits (N, classes), in training with auxiliary classifiers a tuple, theirs last.
+    They read images (N, channels, height, width) float32; see `Supervised` for what they say.
 
     Args:
         channels: Number of channels of an image.
         height: Height in pixels.
         width: Width in pixels.
-        classes: Number of classes, at least 2.
+        classes: Number of classes, at least 2; 0 where numbers are said.
+        targets: Number of numbers that are said; 0 where it is a class.
+        statistics: Facts of the training data.
     """
 
     channels: int
     height: int
     width: int
     classes: int
+    targets: int = 0
+    statistics: Statistics = field(default=NONE, compare=False, repr=False)
 
     name = "images"
-    metrics: ClassVar[Mapping[str, Goal]] = {"acc": "max", "loss": "min"}
-    objective = "acc"
     noun = "image"
+    file = "IMAGE"
     channels_last = True
-    data_options = frozenset(
-        {"data_dir", "download", "split_seed", "val_fraction", "train_size", "image_size", "max_gigabytes", "all_data"}
-    )
+    largest = 255.0
+    data_options = OPTIONS | {"data_dir", "download", "image_size"}
     datasets: ClassVar[Mapping[str, str]] = {
         "digits": "1,797 handwritten digits, 1x8x8, 10 classes; built in (scikit-learn)",
         "cifar10": "60,000 photographs, 3x32x32, 10 classes (torchvision)",
@@ -51,24 +52,33 @@ class ImageTask(Task):
         "mnist": "70,000 handwritten digits, 1x28x28, 10 classes (torchvision)",
         "fashion-mnist": "70,000 pieces of clothing, 1x28x28, 10 classes (torchvision)",
         "svhn": "99,289 house numbers, 3x32x32, 10 classes (torchvision)",
-        "npz:FILE": "arrays x_train, y_train and optionally x_val, y_val, x_test, y_test, classes",
+        "npz:FILE": "images as arrays x_train, y_train and optionally x_val, y_val, x_test, y_test, classes",
         "folder:DIR": "one folder of images a class: DIR/CLASS/*.png or DIR/{train,val,test}/CLASS/*.png",
     }
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.height, self.width)
-        if min(sizes) < 1 or max(sizes) > 65_536 or not 2 <= self.classes <= 1_000_000:
+        if min(sizes) < 1 or max(sizes) > 65_536:
             raise ValueError(
-                "an image task needs channels, height, width from 1 to 65,536 and classes from 2 to 1,000,000, got "
-                f"{self.channels}x{self.height}x{self.width}, {self.classes} classes"
+                "an image task needs channels, height, width from 1 to 65,536, got "
+                f"{self.channels}x{self.height}x{self.width}"
             )
+        self._check_outputs()
 
     def __str__(self) -> str:
-        return f"images of {self.channels}x{self.height}x{self.width}, {self.classes:,} classes"
+        return f"images of {self.channels}x{self.height}x{self.width}, {self.said}"
 
     @classmethod
     def recipe_for(cls, data: str) -> str:
         return {"digits": "digits", "cifar10": "cifar10-quick", "cifar100": "cifar10-quick"}.get(data, "default")
+
+    @classmethod
+    def says(cls, data: str, **options: Any) -> Literal["classes", "numbers"]:
+        if options.get("predict", "auto") != "auto" or not data.startswith("npz:"):
+            return super().says(data, **options)
+        from nastool.tasks.arrays import says
+
+        return says(str(path_of(data.removeprefix("npz:"))))
 
     @classmethod
     def check(cls, data: str, **options: Any) -> None:
@@ -87,53 +97,13 @@ class ImageTask(Task):
 
         return (torch.zeros(n, self.channels, self.height, self.width, device=device),)
 
-    def step(self, network: Network, batch: Batch, carry: object, recipe: Recipe) -> Step:
-        """Mean cross-entropy in nats, smoothed as the recipe says; auxiliary classifiers' count for less."""
-        from torch.nn.functional import cross_entropy
+    def read(self, path: str, about: Mapping[str, Any], max_gigabytes: float) -> tuple[Any, Sequence[Any] | None]:
+        """Images x in an .npz file, as for training, and y, where it is there."""
+        from nastool.tasks.arrays import read_examples
+        from nastool.tasks.images.arrays import pixels
 
-        x, y = batch
-        output = network(x)
-        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
-        loss = cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
-        extra = None
-        for other in auxiliary:
-            more = recipe.auxiliary_weight * cross_entropy(other.float(), y, label_smoothing=recipe.label_smoothing)
-            extra = more if extra is None else extra + more
-        return Step(loss, extra=extra)
-
-    def measure(self, network: Network, batches: Iterable[Batch]) -> dict[str, float]:
-        """Accuracy in [0, 1] and mean cross-entropy in nats, without label smoothing."""
-        import torch
-        from torch.nn.functional import cross_entropy
-
-        correct: Any = 0
-        loss: Any = 0
-        count = 0
-        for x, y in batches:
-            logits = network(x).float()
-            correct = correct + (logits.argmax(1) == y).sum()
-            loss = loss + cross_entropy(logits, y, reduction="sum").to(torch.float64)
-            count += len(y)
-        return {"acc": correct.item() / count, "loss": loss.item() / count}
-
-    def rewards(self, outputs: Sequence[Any], batch: Batch) -> Tensor:
-        """The accuracy of each, in [0, 1]."""
-        import torch
-
-        y = batch[-1]
-        right = torch.stack(tuple(outputs)).argmax(2) == y
-        return right.sum(1).double() / len(y)
-
-    def predict(self, network: Network, batches: Iterable[Batch]) -> Tensor:
-        """The probability of each class, (n, classes) float32, on the CPU."""
-        import torch
-
-        return torch.cat([network(x).float().softmax(1).cpu() for x, _ in batches])
-
-    def measure_mean(self, predictions: Sequence[Tensor], batches: Batches) -> dict[str, float]:
-        import torch
-
-        labels = torch.cat([y for _, y in batches.in_order()]).cpu()
-        mean = torch.stack([each.double() for each in predictions]).mean(0)
-        of_label = mean.gather(1, labels[:, None]).clamp_min(torch.finfo(torch.float32).tiny)
-        return {"acc": (mean.argmax(1) == labels).double().mean().item(), "loss": -of_label.log().mean().item()}
+        x, others, truth = read_examples(path, about, ["layout"], Limit(max_gigabytes, "--max-gigabytes "))
+        images = pixels(path, x, others.get("layout"))
+        if images.shape[1] != self.channels:
+            raise InputError(f"{path}: its images have {images.shape[1]} channels, the network needs {self.channels}")
+        return images, truth

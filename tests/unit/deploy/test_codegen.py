@@ -29,6 +29,7 @@ from nastool.core.errors import InputError
 from nastool.core.space import SearchSpace, make_scale
 from nastool.core.values import Arch
 from nastool.deploy import codegen
+from nastool.deploy.codegen import use
 from nastool.nets import networks
 from nastool.tasks.images.task import ImageTask
 
@@ -137,7 +138,8 @@ def test_code_computes_the_same(name: str, options: dict[str, Any], scale: dict[
         (tmp_path / f"model{i}.py").write_text(written(space, arch, task, scale))
         data: dict[str, Any] = {"mean": [0.4] * task.channels, "std": [0.2] * task.channels}
         make = partial(build, space, arch, task, scale)
-        text = codegen.python(make, task, title="With pixels", facts={}, classes=["a"] * task.classes, **data)
+        around = use.Around(task, ["a"] * task.classes, **data)
+        text = codegen.python(make, task, title="With pixels", facts={}, around=around)
         (tmp_path / f"pixels{i}.py").write_text(text)
     command = ruff()
     assert subprocess.run([command, "check", "--isolated", "--quiet", str(tmp_path)]).returncode == 0
@@ -187,9 +189,12 @@ def example() -> str:
         task,
         title=f"NAS-Bench-201 {text}",
         facts={"val_acc": "0.912", "trained": "200 epochs, seed 0"},
-        classes=["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
-        mean=[0.4914, 0.4822, 0.4465],
-        std=[0.247, 0.2435, 0.2616],
+        around=use.Around(
+            task,
+            ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
+            [0.4914, 0.4822, 0.4465],
+            [0.247, 0.2435, 0.2616],
+        ),
     )
 
 
@@ -317,9 +322,7 @@ def test_constants_and_docstring(capsys: pytest.CaptureFixture[str], monkeypatch
         ImageTask(3, 8, 8, 6),
         title='"""quoted""" \\N{x} "',
         facts={"from": 'a "b"\nc\\', "long": "word " * 60},
-        classes=names,
-        mean=[0.1, 0.2, 1 / 3],
-        std=[0.25, 1.0, 1e-7],
+        around=use.Around(ImageTask(3, 8, 8, 6), names, [0.1, 0.2, 1 / 3], [0.25, 1.0, 1e-7]),
     )
     variables = run(text)
     assert list(variables["CLASSES"]) == names

@@ -113,7 +113,7 @@ def test_the_evaluator_takes_every_option_of_the_data(tmp_path: Path) -> None:
         "val_fraction": 0.2,
         "train_size": 50,
     }
-    given |= {"image_size": 14, "max_gigabytes": 1.0, "all_data": True}
+    given |= {"image_size": 14, "max_gigabytes": 1.0, "all_data": True, "predict": "classes", "balance": "weigh"}
     assert given.keys() == ImageTask.data_options
     for name in given.keys() - {"all_data"}:
         Train(NasBench201(), data="mnist", **{name: given[name]})

@@ -25,7 +25,7 @@ from nastool.evaluators.train import Train
 from nastool.nets import devices
 from nastool.nets.devices import Cuda, Gpu
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.training import evaluator as training
+from nastool.training import hardware
 from tests.helpers.running import Run
 
 Machine = Callable[..., dict[str, str]]
@@ -117,7 +117,7 @@ def test_missing_devices(device: str, found: Cuda, message: str, monkeypatch: py
     assert str(caught.value) == message
     monkeypatch.setattr(devices, "seen", lambda: found)
     with pytest.raises(InputError) as caught:
-        training._device(device)
+        hardware.device_of(device)
     assert str(caught.value) == message
 
 
@@ -132,7 +132,7 @@ def test_auto_device(monkeypatch: pytest.MonkeyPatch) -> None:
         (one, "cpu", "cpu"),
     ):
         monkeypatch.setattr(devices, "seen", lambda found=found: found)
-        assert str(training._device(option)) == expected
+        assert str(hardware.device_of(option)) == expected
 
 
 # --- what is there
@@ -346,10 +346,10 @@ def test_precision(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     device = torch.device("cpu" if capability is None else "cuda")
     if "precision=" not in expected:
-        assert training._precision(option, device) == expected
+        assert hardware.precision_of(option, device) == expected
         return
     with pytest.raises(InputError) as caught:
-        training._precision(option, device)
+        hardware.precision_of(option, device)
     assert str(caught.value).startswith(expected)
 
 

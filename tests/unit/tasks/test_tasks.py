@@ -144,7 +144,7 @@ def test_a_checkpoint_says_what_it_is_for(tmp_path: Path) -> None:
     assert found.arch == evaluator.space.arch([1])
     model = nastool.load(tmp_path / name)
     assert model.task == evaluator.task
-    with pytest.raises(InputError, match="holds a network for toy-texts, not for images"):
+    with pytest.raises(InputError, match="holds a network for toy-texts, which is given tensors"):
         model.predict(np.zeros((1, 1, 8, 8), np.uint8))
 
 

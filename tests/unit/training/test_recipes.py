@@ -17,7 +17,7 @@ from nastool.core.errors import InputError
 from nastool.core.recipe import RANGES, Recipe, Schedule
 from nastool.evaluators.train import Train
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.tasks.images.data import notes
+from nastool.tasks.tensors import notes
 from nastool.training.recipes import default_recipe, load_recipe, recipe_names, recipe_text
 from tests.helpers import pictures
 from tests.helpers.fuzz import FUZZ, JSON

@@ -20,8 +20,9 @@ from PIL import Image
 
 from nastool.core.errors import InputError
 from nastool.tasks.images import data
-from nastool.tasks.images.data import ImageData, Images, load, note_on_few
+from nastool.tasks.images.data import ImageData, Images, load
 from nastool.tasks.images.task import ImageTask
+from nastool.tasks.tensors import note_on_few
 from tests.helpers.running import Run
 
 RNG = np.random.default_rng
@@ -221,13 +222,13 @@ X, Y = A["x_train"], A["y_train"]
         ),
         ({"y_train": Y.astype(object)}, "y_train holds Python objects"),
         ({"y_train": Y - 1}, "y_train: need labels >= 0, got -1"),
-        ({"y_train": Y * 0.5}, "y_train: need whole numbers of shape (N,), got float64 (20,)"),
+        ({"y_train": Y * 1.0}, "y_train: need whole numbers of shape (N,), got float64 (20,); save y.astype(int)"),
         ({"y_train": Y[:, None] * [1, 1]}, "y_train: need whole numbers of shape (N,), got int64 (20, 2)"),
         (
             {"y_train": Y * 3},
-            "no training image has label 1, but there are higher ones; number the labels 0, 1,",
+            "no training example has label 1, but there are higher ones; number the labels 0, 1,",
         ),
-        ({"y_train": Y + 1}, "no training image has label 0, but"),
+        ({"y_train": Y + 1}, "no training example has label 0, but"),
         ({"y_train": Y.astype(np.int64) * 2**40}, "y_train: need labels <= 1000000, got 1099511627776"),
         ({"y_train": Y * 0}, "y_train has 1; need at least 2 classes"),
         ({"x_test": X, "y_test": Y + 1}, "y_train has 2: need labels < 2, got 2 in y_test"),

@@ -14,11 +14,11 @@ def conv(width: int, kernel: int, dilation: int) -> nn.Module:
     )
 
 
-class SignalCNN(SearchSpace):
-    """Convolutional networks for signals: in each of 3 layers one of 4 operations, 64 architectures."""
+class SeriesCNN(SearchSpace):
+    """Convolutional networks for series: in each of 3 layers one of 4 operations, 64 architectures."""
 
-    name = "signal-cnn"
-    tasks = frozenset({"signals"})
+    name = "series-cnn"
+    tasks = frozenset({"series"})
     provides = frozenset({"network", "supernet"})
 
     @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A task and its data: which class a signal, a series of numbers in several channels, is of."""
+"""A task and its data: which class a series of numbers in several channels is of."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,8 +13,8 @@ from nastool.tasks.tensors import TensorData
 
 
 @dataclass(frozen=True)
-class Signals(Task):
-    """Classification of signals: networks map (N, channels, length) float32 to logits (N, classes).
+class Series(Task):
+    """Classification of series: networks map (N, channels, length) float32 to logits (N, classes).
 
     Args:
         channels: Number of channels.
@@ -26,14 +26,14 @@ class Signals(Task):
     length: int
     classes: int
 
-    name = "signals"
+    name = "series"
     metrics: ClassVar = {"acc": "max", "loss": "min"}
     objective = "acc"
-    datasets: ClassVar = {"waves": "600 noisy sines, 3 classes", "signals:FILE": "x_train, y_train, x_val, y_val"}
+    datasets: ClassVar = {"waves": "600 noisy sines, 3 classes", "series:FILE": "x_train, y_train, x_val, y_val"}
 
     @classmethod
     def load(cls, data: str, **options: object) -> TensorData:
-        arrays = waves() if data == "waves" else read_npz(data.removeprefix("signals:"))
+        arrays = waves() if data == "waves" else read_npz(data.removeprefix("series:"))
         train, val = ([arrays[f"x_{part}"], arrays[f"y_{part}"]] for part in ("train", "val"))
         return TensorData(data, cls(*train[0].shape[1:], int(train[1].max()) + 1), train, val)
 
