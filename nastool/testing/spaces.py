@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -13,17 +14,32 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from nastool.core import archfile, encodings, options
+from nastool.core import archfile, encodings, options, registry
 from nastool.core.errors import InputError, InvalidArchError
 from nastool.core.space import SearchSpace, mutate_each
+from nastool.core.task import FAMILY, Task
 from nastool.core.values import Arch
 from nastool.nets import networks
 from nastool.nets.costs import NetworkCosts
 from nastool.nets.inheritance import Growing, inherited
-from nastool.tasks.images.task import ImageTask
 
-TASK = ImageTask(3, 8, 8, 5)
-TASKS = (ImageTask(3, 32, 32, 10), ImageTask(1, 8, 8, 10), ImageTask(2, 7, 5, 3), ImageTask(1, 1, 1, 2))
+SIZES = {"channels": 3, "classes": 5}
+"""Sizes of the task that networks are built for here; others are 8."""
+ODD = ({"channels": 1}, {"channels": 2, "height": 7, "width": 5, "length": 5, "classes": 3})
+"""Other sizes that they have to fit, besides images of 32x32 and of one pixel, and numbers instead of classes."""
+
+
+def task_of(space: SearchSpace, **sizes: int) -> Task:
+    """A task that the space has networks for. sizes: fields of it; what it has not is left out."""
+    family: type[Task] = registry.load("task", FAMILY if FAMILY in space.tasks else min(space.tasks))
+    parameters = inspect.signature(family).parameters.items()
+    fields = {name: SIZES.get(name, 8) for name, each in parameters if each.default is each.empty}
+    return family(**fields | {name: size for name, size in sizes.items() if name in dict(parameters)})
+
+
+def inputs_of(task: Task, n: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    """Examples whose numbers are drawn at random from [0, 1)."""
+    return tuple(torch.rand(x.shape, dtype=dtype) if x.is_floating_point() else x for x in task.example(n))
 
 
 class SpaceContract:
@@ -39,6 +55,11 @@ class SpaceContract:
         fields = options.of(space.Scale)
         low = {name: 4 if name == "channels" else 2 for name in fields}
         return space.Scale(**{n: min(low[n], o.default) for n, o in fields.items() if isinstance(o.default, int)})
+
+    @pytest.fixture
+    def task(self, space: SearchSpace) -> Task:
+        """What networks are built for."""
+        return task_of(space)
 
     @pytest.fixture
     def archs(self, space: SearchSpace) -> list[Arch]:
@@ -182,58 +203,65 @@ class SpaceContract:
 
     # --- networks
 
-    @pytest.mark.parametrize("task", TASKS, ids=str)
+    @pytest.mark.parametrize(
+        "sizes",
+        [*ODD, {"height": 32, "width": 32}, {"height": 1, "width": 1, "length": 1}, {"classes": 0, "targets": 2}],
+    )
     def test_networks_fit_any_task(
-        self, space: SearchSpace, archs: list[Arch], small_scale: object, task: ImageTask
+        self, space: SearchSpace, archs: list[Arch], small_scale: object, sizes: Mapping[str, int]
     ) -> None:
+        try:
+            task = task_of(space, **sizes)
+        except ValueError as error:  # it has no targets
+            pytest.skip(str(error))
+        wanted = getattr(task, "outputs", getattr(task, "classes", None))
         for arch in archs[:3]:
             network = networks.build(space, arch, task, small_scale).eval()
-            logits = network(torch.rand(2, task.channels, task.height, task.width))
-            assert logits.shape == (2, task.classes)
-            assert logits.isfinite().all()
+            output = network(*inputs_of(task, 2))
+            assert wanted is None or output.shape == (2, wanted), "task.outputs wide: classes, or numbers"
+            assert output.isfinite().all()
 
     def test_child_equals_supernet_with_its_weights(
-        self, space: SearchSpace, archs: list[Arch], small_scale: object
+        self, space: SearchSpace, archs: list[Arch], small_scale: object, task: Task
     ) -> None:
         """The same weights give the same function, in training mode too; and the shared parts are shared."""
         try:
-            supernet = networks.Supernet(space, TASK, small_scale).double()
+            supernet = networks.Supernet(space, task, small_scale).double()
         except InputError as error:
             assert "supernet" not in space.provides
             pytest.skip(f"{space.name}: {error}")
-        images = torch.rand(4, 3, 8, 8, dtype=torch.float64)
+        inputs = inputs_of(task, 4, torch.float64)
         for arch in archs[:6]:
             supernet.select(arch)
             state = supernet.child_state(arch)
-            child = networks.build(space, arch, TASK, small_scale).double()
+            child = networks.build(space, arch, task, small_scale).double()
             child.load_state_dict(state)
             for training in (False, True):
                 supernet.train(training)
                 child.train(training)
-                torch.testing.assert_close(child(images), supernet(images), rtol=1e-9, atol=1e-9)
+                torch.testing.assert_close(child(*inputs), supernet(*inputs), rtol=1e-9, atol=1e-9)
             shared = {p.data_ptr() for p in supernet.parameters()}
             assert all(state[name].data_ptr() in shared for name, _ in child.named_parameters())
 
     def test_costs_are_known_without_each_network(
-        self, space: SearchSpace, archs: list[Arch], small_scale: object
+        self, space: SearchSpace, archs: list[Arch], small_scale: object, task: Task
     ) -> None:
         """Counted in the supernet, where there is one, they are those of the network itself."""
-        found = NetworkCosts(space, TASK, small_scale)
+        found = NetworkCosts(space, task, small_scale)
         for arch in archs[:8]:
             with torch.device("meta"):
-                network = networks.build(space, arch, TASK, small_scale)
-            alone = NetworkCosts(space, TASK, small_scale).of(arch, ("params", "flops", "memory_mb"))
+                network = networks.build(space, arch, task, small_scale)
+            alone = NetworkCosts(space, task, small_scale).of(arch, ("params", "flops", "memory_mb"))
             assert found.of(arch, ("params", "flops", "memory_mb")) == alone
             assert (alone["params"], alone["flops"]) == (
                 networks.count_params(network),
-                networks.count_flops(network, TASK),
+                networks.count_flops(network, task),
             )
         assert (found._supernet is not None) == ("supernet" in space.provides)
 
     def test_flops_and_params_grow_with_channels(
-        self, space: SearchSpace, archs: list[Arch], small_scale: object
+        self, space: SearchSpace, archs: list[Arch], small_scale: object, task: Task
     ) -> None:
-        task = ImageTask(3, 16, 16, 10)
         with torch.device("meta"):
             small = networks.build(space, archs[0], task, small_scale)
             large = networks.build(space, archs[0], task, space.Scale())
@@ -248,30 +276,30 @@ class SpaceContract:
     # --- weights that are handed down
 
     def test_a_network_inherits_everything_from_itself(
-        self, space: SearchSpace, archs: list[Arch], small_scale: object
+        self, space: SearchSpace, archs: list[Arch], small_scale: object, task: Task
     ) -> None:
         for arch in archs[:2]:
-            inheritance = inherited(space, arch, arch, TASK, small_scale)
+            inheritance = inherited(space, arch, arch, task, small_scale)
             assert inheritance.exact
             assert not inheritance.identity and not inheritance.fresh, "nothing is new"
-            parent, child = (networks.build(space, arch, TASK, small_scale).double() for _ in range(2))
-            images = train_a_little(parent)
+            parent, child = (networks.build(space, arch, task, small_scale).double() for _ in range(2))
+            inputs = train_a_little(parent, task)
             inheritance.apply(child, parent.state_dict())
             same(child.state_dict(), parent.state_dict())
-            assert torch.equal(child.eval()(images), parent.eval()(images))
+            assert torch.equal(child.eval()(*inputs), parent.eval()(*inputs))
             momentum = {name: torch.randn_like(value) for name, value in parent.named_parameters()}
             same(inheritance.expand(momentum, child), momentum)
 
     def test_a_network_inherits_from_any_other(
-        self, space: SearchSpace, archs: list[Arch], small_scale: object
+        self, space: SearchSpace, archs: list[Arch], small_scale: object, task: Task
     ) -> None:
         for before, after in zip(archs[:3], archs[3:6], strict=True):
-            parent, child = (networks.build(space, arch, TASK, small_scale) for arch in (before, after))
-            images = train_a_little(parent)
-            inheritance = inherited(space, before, after, TASK, small_scale)
+            parent, child = (networks.build(space, arch, task, small_scale) for arch in (before, after))
+            inputs = train_a_little(parent, task)
+            inheritance = inherited(space, before, after, task, small_scale)
             inheritance.apply(child, parent.state_dict())
-            inheritance.calibrate(child, images)
-            assert child.train()(images).isfinite().all()
+            inheritance.calibrate(child, *inputs)
+            assert child.train()(*inputs).isfinite().all()
             memory = inheritance.expand(dict(parent.named_parameters()), child)
             assert {n: v.shape for n, v in memory.items()} == {n: v.shape for n, v in child.named_parameters()}
 
@@ -290,20 +318,22 @@ class SpaceContract:
                     space.validate(other)
                     assert space.canonical(other) != space.canonical(arch)
 
-    def test_morphisms_keep_the_function(self, space: SearchSpace, archs: list[Arch], small_scale: object) -> None:
+    def test_morphisms_keep_the_function(
+        self, space: SearchSpace, archs: list[Arch], small_scale: object, task: Task
+    ) -> None:
         """One of each kind at every step of a chain, before and after calibration, and the chain as a whole."""
         rng, grows = np.random.default_rng(2), growing(space)
         for first in (grows.start(), *archs[:2]):
-            beginning = parent = networks.build(space, first, TASK, small_scale).double()
-            images = train_a_little(parent)
+            beginning = parent = networks.build(space, first, task, small_scale).double()
+            inputs = train_a_little(parent, task)
             arch = first
             for _ in range(4):
                 steps = [others[int(rng.integers(len(others)))] for others in grows.morphisms(arch).values() if others]
-                children = [(step, exact_child(space, arch, step, parent, images, small_scale)) for step in steps]
+                children = [(step, exact_child(space, arch, step, parent, task, inputs, small_scale)) for step in steps]
                 if children:
                     arch, parent = children[int(rng.integers(len(children)))]
-                    train_a_little(parent)
-            exact_child(space, first, arch, beginning, images, small_scale)
+                    train_a_little(parent, task)
+            exact_child(space, first, arch, beginning, task, inputs, small_scale)
 
 
 def differing(one: Arch, other: Arch) -> int:
@@ -319,32 +349,38 @@ def growing(space: SearchSpace) -> Growing:
     return space
 
 
-def train_a_little(network: nn.Module) -> Tensor:
-    """The images, of `TASK`, on which it was."""
-    images = torch.rand(4, 3, 8, 8, dtype=next(network.parameters()).dtype)
+def train_a_little(network: nn.Module, task: Task) -> tuple[Tensor, ...]:
+    """The inputs on which it was."""
+    inputs = inputs_of(task, 4, next(network.parameters()).dtype)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     network.train()
     for _ in range(3):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(images), torch.arange(4)).backward()  # type: ignore[no-untyped-call]  # torch's stub
+        nn.functional.cross_entropy(network(*inputs), torch.arange(4)).backward()  # type: ignore[no-untyped-call]  # torch's stub
         optimizer.step()
-    return images
+    return inputs
 
 
 def exact_child(
-    space: SearchSpace, before: Arch, after: Arch, parent: nn.Module, images: Tensor, scale: object
+    space: SearchSpace,
+    before: Arch,
+    after: Arch,
+    parent: nn.Module,
+    task: Task,
+    inputs: tuple[Tensor, ...],
+    scale: object,
 ) -> nn.Module:
     """The parent's child, once it has turned out to compute the same in evaluation mode, calibrated or not."""
-    inheritance = inherited(space, before, after, TASK, scale)
+    inheritance = inherited(space, before, after, task, scale)
     assert inheritance.exact
-    child = networks.build(space, after, TASK, scale).double()
+    child = networks.build(space, after, task, scale).double()
     inheritance.apply(child, parent.state_dict())
     with torch.no_grad():
-        expected = parent.eval()(images)
-        uncalibrated = child.eval()(images)
-        inheritance.calibrate(child, images)
+        expected = parent.eval()(*inputs)
+        uncalibrated = child.eval()(*inputs)
+        inheritance.calibrate(child, *inputs)
         bound = 1e-10 * expected.abs().max().item()
-        for found in (uncalibrated, child(images)):
+        for found in (uncalibrated, child(*inputs)):
             torch.testing.assert_close(found, expected, rtol=0, atol=bound)
     return child
 

@@ -54,5 +54,5 @@ class Network(nn.Sequential):
                 "skip": nn.Identity,
             }
             found.append(choose.layer(f"layer{number + 1}", options))
-        end = (nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Dropout(), nn.Linear(width, outputs))
+        end = (nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Dropout(0.0), nn.Linear(width, outputs))
         super().__init__(*found, *end)

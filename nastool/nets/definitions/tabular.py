@@ -13,7 +13,7 @@ class Block(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.BatchNorm1d(width), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(), nn.Linear(hidden, width)
+            nn.BatchNorm1d(width), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.0), nn.Linear(hidden, width)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def mlp(features: int, width: int, blocks: int, outputs: int) -> nn.Sequential:
     widths = [features] + [width] * blocks
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout()]
+        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(0.0)]
     return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
 

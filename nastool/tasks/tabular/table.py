@@ -6,7 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,25 @@ class Table:
     Attributes:
         path: Where it is from, for messages.
         columns: Cells by name, in order, as many each.
-        first_line: Number of the line of the first row; 0: it has no lines.
+        lines: Number of the line where each row ends; (): it has no lines.
+        note: What was left out of it, in words.
     """
 
     path: str
     columns: Mapping[str, Cells]
-    first_line: int = 0
+    lines: Sequence[int] = ()
+    note: str = ""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
     def place(self, row: int) -> str:
         """Where a row stands, for messages."""
-        return f"{self.path}, line {self.first_line + row}" if self.first_line else f"{self.path}, row {row}"
+        return f"{self.path}, line {self.lines[row]}" if self.lines else f"{self.path}, row {row}"
+
+    def without(self, name: str) -> Table:
+        """The same without a column."""
+        return replace(self, columns={key: cells for key, cells in self.columns.items() if key != name})
 
 
 def read_csv(path: str, limit: Limit | None = None) -> Table:
@@ -84,8 +90,9 @@ def read_csv(path: str, limit: Limit | None = None) -> Table:
             raise InputError(f"{path}, line {line}: {len(row)} values, but the first line names {len(names)} columns")
     if not rows:
         raise InputError(f"{path} holds no rows: need the names of the columns in line 1 and rows below")
-    columns = {name: _cells([row[i] for row in rows], delimiter == ";") for i, name in enumerate(names)}
-    table = Table(path, columns, lines[0])
+    columns = {name: _cells([row[i] for row in rows], delimiter == ";") for i, name in enumerate(names) if name}
+    unnamed = ", ".join(str(i) for i, name in enumerate(names, 1) if not name)
+    table = Table(path, columns, lines, f"left out, as it has no name: column {unnamed}" if unnamed else "")
     for name, cells in columns.items():
         if cells.dtype != object and (bad := np.flatnonzero(np.isinf(cells))).size:
             raise InputError(
@@ -96,13 +103,14 @@ def read_csv(path: str, limit: Limit | None = None) -> Table:
 
 def _check_names(path: str, names: Sequence[str]) -> None:
     """Raises InputError: these are no names of columns."""
-    if len(names) < 2:
-        raise InputError(f"{path}, line 1: found {len(names)} column: need at least 2, separated by commas")
-    if all(_number(name, False) is not None for name in names):
+    named = [name for name in names if name]
+    if len(named) < 2:
+        found = f"found the names of {len(named)} column{'s' * (len(named) != 1)}"
+        raise InputError(f"{path}, line 1: {found}: need at least 2, separated by commas")
+    if all(_number(name, False) is not None for name in named):
         raise InputError(f"{path}, line 1: holds numbers: put the names of the columns there")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        what = "two columns have no name" if not twice[0] else f"two columns are called {short(twice[0])!r}"
-        raise InputError(f"{path}, line 1: {what}: give each a name of its own")
+    if twice := [name for name, count in Counter(named).items() if count > 1]:
+        raise InputError(f"{path}, line 1: two columns are called {short(twice[0])!r}: give each a name of its own")
 
 
 def of_matrix(path: str, x: NDArray[Any], names: Sequence[str] | None = None) -> Table:

@@ -111,11 +111,8 @@ class TabularTask(Supervised):
             return cls.of(data, Arrays.read(path, ["columns"], limit), predict=predict, **options)
         table = read_csv(path, limit)
         name, said, how = _target(table, target, predict)
-        rest = {key: cells for key, cells in table.columns.items() if key != name}
-        if not rest:
-            raise InputError(f"{path} has no column beside the target {name!r}")
         note = f"target {short(name)!r}{how}, {said.said}"
-        return _loaded(data, cls, type(table)(path, rest, table.first_line), said, note, name, **options)
+        return _loaded(data, cls, table.without(name), said, note, name, **options)
 
     @classmethod
     def of(cls, data: str, found: Arrays, *, predict: Predicts = "auto", **options: Any) -> TensorData:
@@ -249,7 +246,7 @@ def _loaded(
             np.where(numbers, mean, 0),
             np.where(numbers & (std > 0), std, 1),
             {"columns": [column.to_json() for column in columns], **({"target": name} if name else {})},
-            "; ".join([read, *without]),
+            "; ".join(filter(None, [read, table.note, *without])),
         )
 
     start, parts = 0, {}

@@ -32,6 +32,9 @@ from nastool.deploy import codegen
 from nastool.deploy.codegen import use
 from nastool.nets import networks
 from nastool.tasks.images.task import ImageTask
+from nastool.tasks.signals import SignalTask
+from nastool.tasks.supervised import Supervised
+from nastool.tasks.tabular.task import TabularTask
 
 EXAMPLE = Path(__file__).parents[2] / "reference" / "nasbench201_model.txt"
 TASKS = [ImageTask(3, 8, 8, 5), ImageTask(1, 16, 16, 10), ImageTask(2, 7, 5, 3), ImageTask(1, 1, 1, 2)]
@@ -48,6 +51,8 @@ SPACES: list[tuple[str, dict[str, Any], dict[str, int]]] = [
     ("nasbench101", {}, {"channels": 4, "cells": 2}),
     ("nasbench201", {}, {"channels": 4, "cells": 3}),
     ("nasbench-macro", {}, {"channels": 4, "head": 8}),
+    ("signal-cnn", {}, {"channels": 4}),
+    ("tabular-net", {}, {"width": 50}),
 ]
 
 
@@ -56,7 +61,14 @@ def make_space(name: str, options: Mapping[str, Any]) -> SearchSpace:
     return space
 
 
-def build(space: SearchSpace, arch: Arch, task: ImageTask, scale: Mapping[str, int]) -> nn.Module:
+def task_for(space: SearchSpace, i: int) -> Supervised:
+    """One of several tasks that a space has networks for."""
+    if "tabular" in space.tasks:
+        return TabularTask(5 + i, 3)
+    return SignalTask(1 + i, 20, 4) if "signals" in space.tasks else TASKS[i % len(TASKS)]
+
+
+def build(space: SearchSpace, arch: Arch, task: Supervised, scale: Mapping[str, int]) -> nn.Module:
     """A network with numbers in all its weights and statistics, as after a training."""
     if "cells" in scale or space.name != "cell-cnn":
         made = make_scale(space, scale)
@@ -76,11 +88,11 @@ def build(space: SearchSpace, arch: Arch, task: ImageTask, scale: Mapping[str, i
     return network
 
 
-def write(build: Callable[[], nn.Module], task: ImageTask, trained: nn.Module | None = None) -> str:
+def write(build: Callable[[], nn.Module], task: Supervised, trained: nn.Module | None = None) -> str:
     return codegen.python(build, task, title="A network", facts={"val_acc": "0.9"}, trained=trained)
 
 
-def written(space: SearchSpace, arch: Arch, task: ImageTask, scale: Mapping[str, int]) -> str:
+def written(space: SearchSpace, arch: Arch, task: Supervised, scale: Mapping[str, int]) -> str:
     """Checked code for a network of a space."""
     trained = build(space, arch, task, scale)
     return check(lambda: build(space, arch, task, scale), task, trained)
@@ -99,16 +111,16 @@ def run(text: str) -> dict[str, Any]:
     return variables
 
 
-def check(make: Callable[[], nn.Module], task: ImageTask, network: nn.Module | None = None) -> str:
+def check(make: Callable[[], nn.Module], task: Supervised, network: nn.Module | None = None) -> str:
     """Write code for a network and compare them; the code."""
     network = make() if network is None else network
     text = write(make, task, network)
     model: nn.Module = run(text)["Model"]()
     model.load_state_dict(network.state_dict())
-    images = torch.rand(4, task.channels, task.height, task.width)
+    images = torch.rand(task.example(4)[0].shape)
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(images), network.eval()(images), rtol=1e-5, atol=1e-5)
-    if task.height > 1:
+    if images.numel() > 4:
         output, expected = model.train()(images), network.train()(images)
         torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
         (output[0] if isinstance(output, tuple) else output).sum().backward()
@@ -134,9 +146,10 @@ def ruff() -> str:
 def test_code_computes_the_same(name: str, options: dict[str, Any], scale: dict[str, int], tmp_path: Path) -> None:
     space = make_space(name, options)
     for i, arch in enumerate(samples(space, 3)):
-        task = TASKS[i]
+        task = task_for(space, i)
         (tmp_path / f"model{i}.py").write_text(written(space, arch, task, scale))
-        data: dict[str, Any] = {"mean": [0.4] * task.channels, "std": [0.2] * task.channels}
+        channels = task.example(1, "meta")[0].shape[1]
+        data: dict[str, Any] = {"mean": [0.4] * channels, "std": [0.2] * channels}
         make = partial(build, space, arch, task, scale)
         around = use.Around(task, ["a"] * task.classes, **data)
         text = codegen.python(make, task, title="With pixels", facts={}, around=around)
@@ -152,8 +165,7 @@ def test_code_computes_the_same(name: str, options: dict[str, Any], scale: dict[
 def test_code_computes_the_same_for_many(name: str, options: dict[str, Any], scale: dict[str, int]) -> None:
     space = make_space(name, options)
     for i, arch in enumerate(samples(space, 100)):
-        task = TASKS[i % len(TASKS)]
-        written(space, arch, task, scale)
+        written(space, arch, task_for(space, i), scale)
 
 
 def test_every_space_is_there() -> None:
@@ -245,7 +257,8 @@ def test_weights_are_loaded(name: str, options: dict[str, Any], choices: list[in
 @pytest.mark.parametrize(("name", "options", "scale"), SPACES, ids=lambda value: str(value) if value else "")
 def test_nothing_of_supernets_is_written(name: str, options: dict[str, Any], scale: dict[str, int]) -> None:
     space = make_space(name, options)
-    text = write(partial(build, space, next(samples(space, 1)), TASKS[0], scale), TASKS[0])
+    task = task_for(space, 0)
+    text = write(partial(build, space, next(samples(space, 1)), task, scale), task)
     assert not re.search(
         r"are_few|few_launches|together|deferred|OneOf|nastool\.(?!.*space)|def joins|type: ignore", text
     )
