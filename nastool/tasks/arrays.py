@@ -150,14 +150,14 @@ def statistics_of(train: NDArray[Any], classes: int, balance: Balance) -> Statis
     if train.ndim == 1:
         counts = np.maximum(np.bincount(train, minlength=classes), 1)
         weights = tuple((len(train) / classes / counts).tolist()) if balance == "weigh" else ()
-        return Statistics(weights, balance != "no")
+        return Statistics(weights, balance is not None)
     std = train.std(0)
     return Statistics(mean=tuple(train.mean(0).tolist()), std=tuple(np.where(std > 0, std, 1).tolist()))
 
 
 def are_numbers(y: NDArray[Any], predict: Predicts) -> bool:
     """Whether a target is numbers, and not classes: any that are no whole numbers, unless predict says so."""
-    if predict != "auto":
+    if predict is not None:
         return predict == "numbers"
     return bool(y.dtype.kind == "f" and y.size and not (y == np.rint(y)).all())
 
@@ -256,7 +256,7 @@ def says(path: str) -> Literal["classes", "numbers"]:
     """What the target in an .npz file is; of a file that cannot be read it is not known, and said to be classes."""
     with suppress(InputError):
         names, _ = roles(path, npz_names(path))
-        if "y_train" in names and are_numbers(read_npz(path, [names["y_train"]])[names["y_train"]], "auto"):
+        if "y_train" in names and are_numbers(read_npz(path, [names["y_train"]])[names["y_train"]], None):
             return "numbers"
     return "classes"
 

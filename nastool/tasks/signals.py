@@ -63,7 +63,7 @@ class SignalTask(Supervised):
 
     @classmethod
     def says(cls, data: str, **options: Any) -> Literal["classes", "numbers"]:
-        if options.get("predict", "auto") != "auto":
+        if options.get("predict") is not None:
             return super().says(data, **options)
         from nastool.tasks.arrays import says
 
@@ -84,7 +84,7 @@ class SignalTask(Supervised):
 
     @classmethod
     def of(
-        cls, data: str, found: Arrays, *, predict: Predicts = "auto", balance: Balance = "no", **options: Any
+        cls, data: str, found: Arrays, *, predict: Predicts = None, balance: Balance = None, **options: Any
     ) -> TensorData:
         """Arrays as signals, split. data: their name. options: of `splitting.split`. InputError: they are none."""
         import numpy as np

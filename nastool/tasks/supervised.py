@@ -15,10 +15,10 @@ from nastool.core.values import Goal, Scalar
 if TYPE_CHECKING:
     from torch import Tensor
 
-Predicts = Literal["auto", "classes", "numbers"]
-"""What is said of an example; "auto": what the data look like."""
-Balance = Literal["no", "measure", "weigh"]
-"""What is done about classes of different sizes: nothing, balanced accuracy, or that and a weighted loss."""
+Predicts = Literal["classes", "numbers"] | None
+"""What is said of an example; None: what the data look like."""
+Balance = Literal["measure", "weigh"] | None
+"""What is done about classes of different sizes: balanced accuracy, that and a weighted loss, or nothing."""
 OPTIONS = frozenset({"split_seed", "val_fraction", "train_size", "max_gigabytes", "all_data", "predict", "balance"})
 """Options of data for all such tasks."""
 MOST_SHOWN = 30
@@ -101,7 +101,7 @@ class Supervised(Task):
         """Of numbers their errors, and the first is the objective; with balance, balanced accuracy is."""
         if cls.says(data, **options) == "numbers":
             return cls.of_numbers, "rmse"
-        if options.get("balance", "no") != "no":
+        if options.get("balance") is not None:
             return {**cls.metrics, "balanced_acc": "max"}, "balanced_acc"
         return cls.metrics, cls.objective
 

@@ -130,7 +130,7 @@ def supervised(
     learn: Callable[[NDArray[Any]], Encoded],
     content: Iterable[NDArray[Any]],
     *,
-    balance: Balance = "no",
+    balance: Balance = None,
     **options: Any,
 ) -> TensorData:
     """Examples as data, split, and normalised by what the training part says.
@@ -162,7 +162,7 @@ def supervised(
 
     train_arrays, val, test = (None if part is None else arrays(part) for part in split)
     assert train_arrays is not None and val is not None
-    known = uneven(train.y, target.classes) if target.classes and balance == "no" else ""
+    known = uneven(train.y, target.classes) if target.classes and balance is None else ""
     digest = blake2b("\0".join([*target.classes, *target.names]).encode(errors="surrogatepass"), digest_size=8)
     for array in (*content, *target.y.values()):
         plain = "\0".join(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).data

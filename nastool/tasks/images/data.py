@@ -144,8 +144,8 @@ def load(
     image_size: int | None = None,
     max_gigabytes: float = 8.0,
     all_data: bool = False,
-    predict: Predicts = "auto",
-    balance: Balance = "no",
+    predict: Predicts = None,
+    balance: Balance = None,
 ) -> ImageData:
     """Read a data set and split it.
 
@@ -205,7 +205,7 @@ def load(
         all_data=all_data,
     )
     statistics = statistics_of(train.y, len(classes), balance)
-    if classes and balance == "no" and (known := uneven(train.y, classes)):
+    if classes and balance is None and (known := uneven(train.y, classes)):
         note = "; ".join(filter(None, [note, known]))
     _, channels, height, width = train.x.shape
     return ImageData(

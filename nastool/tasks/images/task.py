@@ -74,7 +74,7 @@ class ImageTask(Supervised):
 
     @classmethod
     def says(cls, data: str, **options: Any) -> Literal["classes", "numbers"]:
-        if options.get("predict", "auto") != "auto" or not data.startswith("npz:"):
+        if options.get("predict") is not None or not data.startswith("npz:"):
             return super().says(data, **options)
         from nastool.tasks.arrays import says
 

@@ -69,7 +69,7 @@ class TabularTask(Supervised):
 
     @classmethod
     def says(cls, data: str, **options: Any) -> Literal["classes", "numbers"]:
-        if options.get("predict", "auto") != "auto":
+        if options.get("predict") is not None:
             return super().says(data, **options)
         from nastool.tasks import arrays
 
@@ -80,7 +80,7 @@ class TabularTask(Supervised):
 
         try:
             table = read_csv(str(path_of(path)))
-            return "classes" if _target(table, options.get("target"), "auto")[1].classes else "numbers"
+            return "classes" if _target(table, options.get("target"), None)[1].classes else "numbers"
         except InputError:
             return "classes"
 
@@ -99,7 +99,7 @@ class TabularTask(Supervised):
         *,
         max_gigabytes: float = 8.0,
         target: str | None = None,
-        predict: Predicts = "auto",
+        predict: Predicts = None,
         **options: Any,
     ) -> TensorData:
         from nastool.tasks.arrays import Arrays
@@ -115,7 +115,7 @@ class TabularTask(Supervised):
         return _loaded(data, cls, table.without(name), said, note, name, **options)
 
     @classmethod
-    def of(cls, data: str, found: Arrays, *, predict: Predicts = "auto", **options: Any) -> TensorData:
+    def of(cls, data: str, found: Arrays, *, predict: Predicts = None, **options: Any) -> TensorData:
         """Arrays as rows, split. data: their name. InputError: they are none."""
         import numpy as np
 
@@ -183,7 +183,7 @@ def _target(table: Table, given: str | None, predict: Predicts) -> tuple[str, Ta
         raise InputError(f"{table.path}: predict=numbers, but the target {short(given)!r} holds texts")
     if not texts:
         whole = bool((cells == np.rint(cells)).all())
-        if predict == "numbers" or (predict == "auto" and not (whole and len(np.unique(cells)) <= MOST_CLASSES)):
+        if predict == "numbers" or (predict is None and not (whole and len(np.unique(cells)) <= MOST_CLASSES)):
             return given, Target({"train": cells[:, None]}, names=(given,)), how
         cells = np.array([_class_of(cell) for cell in cells], dtype=object)
     classes = sorted(set(cells.tolist()), key=lambda each: (0, float(each), "") if not texts else (1, 0.0, each))
@@ -213,7 +213,7 @@ def _loaded(
     note: str,
     name: str = "",
     *,
-    balance: Balance = "no",
+    balance: Balance = None,
     **options: Any,
 ) -> TensorData:
     """A table as data, split: what its columns are is learnt from the training rows. name: the target column's."""

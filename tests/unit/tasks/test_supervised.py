@@ -35,7 +35,7 @@ def batches(x: Any, y: Any) -> TensorBatches:
 def test_numbers_are_measured_as_scikit_learn_does_in_units_of_the_target() -> None:
     rng = RNG(0)
     y, said = rng.normal(50, 20, (40, 1)), rng.normal(50, 20, (40, 1))
-    statistics = statistics_of(y, 0, "no")
+    statistics = statistics_of(y, 0, None)
     scaled = ((each - statistics.mean) / statistics.std for each in (said, y))
     outputs, targets = (each.astype(np.float32) for each in scaled)
     task = TabularTask(1, 0, 1, statistics)
@@ -107,7 +107,7 @@ def test_what_a_task_is_has_no_statistics_in_it() -> None:
             TabularTask(4, classes, targets)
 
 
-def said(y: Any, predict: Any = "auto", **others: Any) -> Any:
+def said(y: Any, predict: Any = None, **others: Any) -> Any:
     x = np.zeros((len(y), 2))
     return target_of(Arrays.of("f.npz", {"x_train": x, "y_train": np.asarray(y)}, {"y_train": "y_train"}), predict)
 
