@@ -93,7 +93,7 @@ class TrainingEvaluator(Evaluator):
                 may before it is resized.
             target: Name of the column of a table that is to be said of each row; by default one that is called so
                 (target, label, class, y), or the last.
-            predict: What is said of an example: "classes" or "numbers"; by default what the data look like: numbers with
+            predict: What is said of each example, classes or numbers; by default what the data look like: numbers with
                 fractions, and of a table's column also more than 20 different ones, are numbers.
             balance: "measure" makes balanced accuracy the objective, the mean over the classes of the accuracy on each;
                 "weigh" also counts each class alike in the training loss, however many examples it has.
