@@ -57,7 +57,7 @@ def _dry_run(run: SearchRun) -> None:
     """Resolved configuration, size of the space, an estimate of the cost; nothing on stdout."""
     from nastool.core.yaml_files import dump_yaml
     from nastool.engine.executors.base import Setting
-    from nastool.engine.planning import Forecast
+    from nastool.engine.forecast import Forecast
     from nastool.engine.run import make_executor
 
     for note in run.notes:

@@ -16,23 +16,22 @@ import numpy as np
 from nastool.core.errors import InputError
 from nastool.core.evaluator import Evaluator, rounds_of
 from nastool.core.recipe import MAX_EPOCHS
-from nastool.core.strategy import Strategy, planned_trials
-from nastool.core.values import Arch, Evaluation, Proposal, Scalar, Trial
-from nastool.core.wording import format_seconds
-from nastool.engine.executors.base import Executor, carry_out
+from nastool.core.strategy import planned_trials
+from nastool.core.values import Arch, Proposal, Scalar
+from nastool.engine.executors.base import Executor, Setting, carry_out
 from nastool.engine.executors.jobs import OUTSIDE, EvaluatorSpec, Job
+from nastool.engine.run import make_executor
 from nastool.engine.stopping import Budget, Rules, Stopping
 
 if TYPE_CHECKING:
     from nastool.engine.config import RunConfig
     from nastool.engine.run import Run
+    from nastool.engine.search import Search
     from nastool.engine.search_run import SearchRun
 
 CLOSING = 4.0
 """Seconds for the test, the network's code and the report, beside those in which a worker starts, up to these."""
 MOST_OPENING = 8.0
-SHOWN, MOST_SHOWN = 40, 200
-"""Number of trials from which is told what a search costs, and of those that a strategy says the length of."""
 TESTS = 0.05
 """Share of a trial's time that a test takes."""
 
@@ -41,6 +40,8 @@ MARGIN = 1.15
 AFTER = 0.4
 """Share of the time that trainings at the end of a search with shared weights may take, and scores of the rest."""
 SCORES = 0.2
+GRACE = 0.05
+"""Share of the time for scores where rounds took longer than was thought."""
 UNSURE = 1.5
 """How much longer rounds may take after which any number of scores comes, of which there may be fewer."""
 ALONE = 0.2
@@ -164,10 +165,15 @@ class Trainings:
         return replace(last, epochs=min(epochs, short), batch_size=each.batch_size)
 
 
+def shares(evaluator: Evaluator) -> bool:
+    """Whether architectures share weights."""
+    return "shared-weights" in evaluator.provides
+
+
 def paced(rules: Rules, config: RunConfig, evaluator: Evaluator) -> bool:
     """Whether the time that there is decides how many rounds shared weights are trained."""
     given = config.evaluator.options
-    shared = "shared-weights" in evaluator.provides and rounds_of(evaluator) is not None
+    shared = shares(evaluator) and rounds_of(evaluator) is not None
     return rules.timed and shared and given.get("epochs") is None and "epochs" in given
 
 
@@ -183,13 +189,18 @@ class Timing:
         """
         self.run = run
         self.budget = Budget(run.rules, used, begun=run.begun)
+        learns_first = shares(run.evaluator) and "policy" not in run.strategy.needs
         self.stopping = Stopping(
             run.rules,
             self.budget,
             self.reserve,
-            self.closing,
-            learns_first="shared-weights" in run.evaluator.provides and "policy" not in run.strategy.needs,
+            self.reserve
+            if (learns_first := shares(run.evaluator) and "policy" not in run.strategy.needs)
+            else self.closing,
+            learns_first=learns_first,
         )
+        self.grace = 0.0
+        """Seconds of what is kept that trials may have after all."""
         self.opening: float | None = None
         """Seconds that a worker takes to start."""
         self.training: Estimate | None = None
@@ -208,7 +219,8 @@ class Timing:
         kept = self.closing()
         if self.run.beside is not None:  # as long again
             kept += max(0.0, self.budget.used - (self.opening or 0.0))
-        return kept + min(self._trainings(), AFTER * max(0.0, self.budget.whole - kept))
+        trainings = min(self._trainings(), AFTER * max(0.0, self.budget.whole - kept))
+        return kept + max(0.0, trainings - self.grace)
 
     def _trainings(self) -> float:
         """Seconds of all trainings that are wanted at the end; 0 where there are none, or nobody knows."""
@@ -284,6 +296,40 @@ class Timing:
     def _estimate_training(self, executor: Executor, arch: Arch) -> None:
         self.training = self.run.after.estimate(executor, arch) or Estimate()
 
+    def with_fewer_rounds(self, run: Run, search: Search) -> Executor | None:
+        """Return an executor for the rounds that were made, where there was no time for the first score after all.
+
+        So many rounds there are from now on. None: there is a score, or no round was made.
+
+        Args:
+            run: With an executor that is closed.
+            search: What has ended.
+        """
+        late = self.stopping.learns_first and search.ends.why == "time" and not search.finished and self.run.paced
+        reports = run.store.reports(0) if late else []
+        if not reports:
+            return None
+        made = reports[-1][0]
+        settled = {**(run.store.get("settled") or {}), "epochs": made}
+        run.store.write({"rounds": made, "settled": settled, "ended": None})
+        run.watch.note(f"note: there was time for {made} rounds: what has been trained by now is scored")
+        options, path = self.run.options, run.folder.path
+        spec = run.config.evaluator_spec(self.run.space, path)
+        threads = run.facts.get("threads")
+        setting = Setting(
+            options.workers,
+            options.trial_timeout,
+            threads if isinstance(threads, int) else None,
+            path / "logs",
+            run.watch.note,
+        )
+        spec = replace(spec, options={**spec.options, **settled})
+        executor = make_executor(options.executor, spec, spec.build(), setting)
+        executor.open()
+        self.grace = GRACE * self.budget.whole
+        self.stopping.why, self.stopping.cut, self.stopping.least = "", (), self.closing
+        return executor
+
     @contextmanager
     def at_work(self, run: Run) -> Iterator[None]:
         """While the run is open: what is used is stored."""
@@ -309,121 +355,3 @@ class Timing:
                 self.budget.save()
             raise
         self.budget.save()
-
-
-def foreseen(strategy: Strategy, trials: int, rounds: int | None) -> list[Proposal]:
-    """Return the first proposals of a search, as far as they can be known before there are any results.
-
-    Args:
-        strategy: Untouched; it is told of results that are made up.
-        trials: Number of proposals, at most.
-        rounds: Of shared weights.
-    """
-    rng = np.random.default_rng(0)
-    found: list[Proposal] = []
-    told = 0
-    while len(found) < trials:
-        proposal = strategy.ask()
-        if proposal is None and told == len(found):
-            break
-        if proposal is None:
-            for number in range(told, len(found)):
-                strategy.tell(Trial(number, found[number], "done", Evaluation({}, 1.0), (float(rng.random()),)))
-            told = len(found)
-        elif proposal.policy is not None:
-            count = min(trials, rounds or 1)
-            return [*[proposal] * count, *[Proposal(proposal.arch)] * (trials - count)]
-        else:
-            found.append(proposal)
-    return found
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a search will cost.
-
-    Attributes:
-        opening: Seconds until the first trial.
-        each: Seconds of each of the first trials; (): unknown.
-        trials: Number of trials; None: unknown.
-        seconds: Of all trials; None: unknown.
-        rounds: Number of rounds of shared weights that there is time for; None: time does not decide it.
-        trainings: What is trained at the end.
-        training: What one of these takes; None: unknown.
-        closing: Seconds from the last trial to the end, but for trainings.
-    """
-
-    opening: float
-    each: Sequence[float]
-    trials: int | None
-    seconds: float | None
-    rounds: int | None
-    trainings: Trainings
-    training: Estimate | None
-    closing: float
-
-    @classmethod
-    def of(cls, run: SearchRun, executor: Executor, facts: Mapping[str, Scalar]) -> Forecast:
-        """Look at some trials.
-
-        Args:
-            run: Not begun, or to be continued from its beginning.
-            executor: Of its evaluator, open.
-            facts: What that says of itself.
-        """
-        timing = Timing(run, 0.0)
-        opening = timing.opening = timing.budget.spent
-        rounds, trials = rounds_of(run.evaluator), run.trials
-        if run.paced:
-            rounds = int(timing.pace(executor, facts).get("epochs") or 0) or rounds
-            trials = trials or planned_trials(run.strategy, rounds)
-        sized = "budget" in run.strategy.needs or "policy" in run.strategy.needs
-        shown = trials or SHOWN
-        first = foreseen(run.config.make_strategy(run.space), min(shown, MOST_SHOWN if sized else SHOWN), rounds)
-        found = estimate(executor, first).seconds if first else ()
-        if run.paced and timing.rounds is not None and found and first[0].policy is None:
-            found = [found[-1] + (found[0] - found[-1]) * timing.rounds / (rounds_of(run.evaluator) or 1), *found[1:]]
-        if timing.training is None and first:
-            timing.training = run.after.estimate(executor, first[-1].arch)
-        seconds = None
-        if found and trials is not None:
-            seconds = sum(found) + (trials - len(found)) * (found[-1] if sized else sum(found) / len(found))
-        elif found and run.rules.timed:
-            left = timing.stopping.left
-            rest = found[1:] or found
-            trials = max(1, 1 + round((left - found[0]) * len(rest) / sum(rest)))
-            seconds = left
-        wanted = run.after.wanted(trials)
-        if run.rules.timed and timing.training is not None:
-            seconds = None if seconds is None else min(seconds, max(0.0, timing.stopping.left))
-            spare = timing.for_trainings - (seconds or 0.0)
-            wanted = wanted.within(spare, timing.training, run.options.workers)
-        return cls(opening, found, trials, seconds, timing.rounds, wanted, timing.training, timing.closing())
-
-    def lines(self, run: SearchRun) -> Iterator[str]:
-        """The same in words."""
-        if not self.each or self.seconds is None:
-            yield "cost: unknown"
-        else:
-            kind = "simulated" if "simulated" in run.evaluator.provides else "measured"
-            if len({*self.each}) > 1 and "shared-weights" not in run.evaluator.provides:
-                least, most = map(format_seconds, (min(self.each), max(self.each)))
-                kind += f" on the first architectures: {least} to {most}"
-            count = self.trials or len(self.each)
-            each, whole = format_seconds(self.seconds / count), format_seconds(self.opening + self.seconds)
-            about = "about " if run.trials is None else ""
-            yield f"cost: about {each} a trial ({kind}), {whole} for {about}{count} on one worker"
-        if self.rounds is not None:
-            yield f"rounds: {self.rounds}, as there is time for"
-        if (count := self.trainings.count) and self.training is not None and self.training.seconds:
-            seconds, short = self.training.seconds[0], ""
-            if self.trainings.epochs is not None:
-                seconds *= self.trainings.epochs / (self.training.epochs or 1)
-                short = f" with {self.trainings.epochs} epochs instead of {self.training.epochs}"
-            each, whole = format_seconds(seconds), format_seconds(seconds * count)
-            yield f"and then: about {each} a training from scratch{short}, {whole} for up to {count} on one worker"
-        if run.beside is not None:
-            yield "and as much again for random search beside it"
-        if run.rules.timed:
-            left, closing = (format_seconds(each) for each in (Budget(run.rules).left, self.closing))
-            yield f"time: it ends within {left}, of which {closing} are kept for test, code and report"

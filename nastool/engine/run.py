@@ -222,7 +222,7 @@ def open_run(
     spec = replace(spec, options={**spec.options, **settled})
     threads = None if force else _threads_of(folder, watch)
     setting = replace(setting, threads=threads, logs=folder.path / "logs", say=watch.note)
-    at_work = make_executor(executor, spec, evaluator, setting)
+    at_work = make_executor(executor, spec, spec.build() if settled else evaluator, setting)
     with folder.locked(), ExitStack() as stack:
         stack.enter_context(closing(at_work))
         continued = folder.check(config, force)  # nobody else can change it from here on
@@ -240,6 +240,7 @@ def open_run(
                         chosen = facts.get("threads")
                         setting = replace(setting, threads=chosen if isinstance(chosen, int) else None)
                         spec = replace(spec, options={**spec.options, **paced})
+                        evaluator = spec.build()
                         at_work = stack.enter_context(closing(make_executor(executor, spec, evaluator, setting)))
                         facts = at_work.open()
         except InputError:

@@ -118,6 +118,8 @@ class Search:
             if self.executor.busy and not self._drive.pending and self.ends.overdue(self.finished - self.failed):
                 self.ends.why, self.ends.cut = "time", [job.trial_id for job in self.executor.busy]
                 self.executor.close()
+                self.store.begin()
+                self._commit()
                 return
 
     # --- the steps of a trial

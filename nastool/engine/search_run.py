@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -265,10 +265,15 @@ class SearchRun:
         """From the first trial to the last file. False: interrupted."""
         started = time.monotonic()
         with_loggers = replace(run, watch=Watch(self.loggers.listening(run.watch.tell), run.watch.stop))
-        search = self._search(with_loggers, timing)
-        if not self.finishes and (why := search.ends.describe(search.finished)):
-            run.watch.note(f"ended {why}")
-        end = None if run.watch.stop() else self._end(run, search, timing)
+        with ExitStack() as opened:
+            search = self._search(with_loggers, timing)
+            if (executor := timing.with_fewer_rounds(run, search)) is not None:
+                run.executor = with_loggers.executor = opened.enter_context(closing(executor))
+                self.strategy = self.config.make_strategy(self.space)
+                search = self._search(with_loggers, timing)
+            if not self.finishes and (why := search.ends.describe(search.finished)):
+                run.watch.note(f"ended {why}")
+            end = None if run.watch.stop() else self._end(run, search, timing)
         if end is None:
             results.write(self.folder.path, run.store)
             return False

@@ -16,7 +16,7 @@ from nastool.core.errors import InputError
 from nastool.core.values import Arch, Evaluation, Proposal, SpaceRef, Trial
 from nastool.engine import planning
 from nastool.engine.executors.base import Executor
-from nastool.engine.executors.jobs import Finished, Job, JobEvent
+from nastool.engine.executors.jobs import Finished, Job, JobEvent, Reported
 from nastool.engine.planning import Estimate, Trainings, rounds
 from nastool.engine.stopping import Budget, Rules, Stopping, moment
 from nastool.engine.store import Store
@@ -335,3 +335,107 @@ class TestPlan:
         assert wanted.within(0.2, each, 1).count == 0 == wanted.within(-5, each, 1).count
         assert Trainings(0, 0, 10).within(50, each, 1) == Trainings(0, 0, 5)
         assert wanted.within(1, Estimate(), 1) == wanted, "nobody knows what one takes"
+
+
+class TestShared:
+    """Shared weights on digits, small; what a round, a score and a training take, the test says."""
+
+    @pytest.fixture
+    def search(self, run: Run, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+        from nastool.evaluators.supernet import Supernet
+        from nastool.evaluators.train import Train
+
+        for evaluator in (Supernet, Train):
+            monkeypatch.setattr(evaluator, "inline", True)
+        self.says(monkeypatch, 10.0)
+        Path("tiny.yaml").write_text("epochs: 2\nbatch_size: 50\nlr: 0.1\ncrop_padding: 0\n")
+
+        def search(strategy: str, *options: str) -> Any:
+            small = ["--space", "nasbench201", "--evaluator", "supernet", "-E", "train_size=200", "--no-report"]
+            small += ["--scale", "channels=4,cells=1", "--device", "cpu"]
+            small += [] if "0" in options else ["--retrain-recipe", "tiny.yaml"]
+            return run("search", "-s", strategy, *small, "--out", "a", *options)
+
+        return search
+
+    def says(self, monkeypatch: pytest.MonkeyPatch, each: float) -> None:
+        def estimate(executor: Executor, proposals: Sequence[Proposal], spec: object = None) -> Estimate:
+            if spec is not None:
+                return Estimate([4.0], 2, 50)
+            return Estimate([each, 0.1] if proposals[0].policy is not None else [30 * each + 0.1, 0.1])
+
+        monkeypatch.setattr(planning, "estimate", estimate)
+
+    def facts(self, *keys: str, folder: str = "a") -> list[Any]:
+        with Store.read(Path(folder) / "run.db") as store:
+            return [store.get(key) for key in keys]
+
+    def test_rounds_are_chosen_once(
+        self, search: Callable[..., Any], run: Run, monkeypatch: pytest.MonkeyPatch, clock: Clock
+    ) -> None:
+        """What came from the clock stands in run.db; who goes on does as it says, whatever the clock says then."""
+        small = ["-S", "steps=2", "-S", "children=3", "-S", "candidates=4", "--retrain", "1"]
+        outcome = search("enas", "--time", "60s", *small)
+        (line,) = outcome.accepted()
+        assert "4 rounds, as there is time for (--epochs N decides otherwise)" in outcome.err
+        rounds, settled, plan = self.facts("rounds", "settled", "trainings")
+        assert rounds == settled["epochs"] == 4 and (plan["plan"]["found"], plan["plan"]["epochs"]) == (1, None)
+        assert [trial.proposal.policy is not None for trial in made()] == [True] * 4 + [False] * 4
+        assert line["metrics"]["val_acc"] and line["comparison"]["random"]["architectures"] == 1
+        whole = [(trial.proposal, trial.losses) for trial in made()]
+        Path("a").rename("whole")
+
+        clock.takes = lambda trial: 0.0
+        from nastool.evaluators.supernet import Supernet
+
+        evaluate = Supernet.evaluate
+
+        def killed(self: Supernet, trial_id: int, *more: Any, **named: Any) -> Evaluation:
+            if trial_id == 2:
+                raise KeyboardInterrupt
+            return evaluate(self, trial_id, *more, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Supernet, "evaluate", killed)
+            assert search("enas", "--time", "60s", *small).code == 130
+        self.says(monkeypatch, 1.0)  # it would be 40 rounds by now
+        run("resume", "a").accepted()
+        assert [(trial.proposal, trial.losses) for trial in made()] == whole
+
+    def test_rounds_that_are_asked_for_stay(self, search: Callable[..., Any], clock: Clock) -> None:
+        search("random", "--time", "60s", "--epochs", "3", "-n", "2", "--retrain", "0").accepted()
+        assert self.facts("rounds") == [None] and self.facts("settled")[0]["epochs"] == 3
+
+    def test_rounds_that_take_longer(
+        self, search: Callable[..., Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All rounds come before the first score: those that were made are what is scored."""
+        self.says(monkeypatch, 3.0)
+        executors: list[Workers] = []
+
+        def late(name: str | None, spec: Any, evaluator: Any, setting: Any) -> Executor:
+            """Five rounds are reported, then nothing comes any more."""
+            if spec.options.get("epochs") in (None, 5) or spec.name == "train":
+                return real(name, spec, evaluator, setting)
+            executors.append(Late(clock))
+            return executors[-1]
+
+        class Late(Workers):
+            def open(self) -> dict[str, Any]:
+                return {"epochs": 8, "batch_size": 50}
+
+            def wait(self, seconds: float) -> list[JobEvent]:
+                self.clock.now += 3
+                step = round((self.clock.now - 1000) / 3)
+                return [Reported(self.jobs[0], step, {"shared_acc": 0.1})] if self.jobs and step <= 5 else []
+
+        from nastool.engine import run as run_module
+
+        real = run_module.make_executor
+        monkeypatch.setattr(run_module, "make_executor", late)
+        monkeypatch.setattr(planning, "make_executor", late)
+        outcome = search("random", "--time", "60s", "--retrain", "1", "-n", "6")
+        outcome.accepted()
+        assert executors and "there was time for 5 rounds: what has been trained by now is scored" in outcome.err
+        assert self.facts("rounds") == [5] and made()[0].state == "done"
+        assert clock.now <= 1060
