@@ -38,8 +38,9 @@ TESTS = 0.05
 MARGIN = 1.15
 """How much longer things may take than was estimated."""
 AFTER = 0.4
-"""Share of the time that trainings at the end of a search with shared weights may take, and scores of the rest."""
+"""Most of the time that is kept for trainings at the end."""
 SCORES = 0.2
+"""Most of the time of a search with shared weights that is kept for scores."""
 GRACE = 0.05
 """Share of the time for scores where rounds took longer than was thought."""
 UNSURE = 1.5
@@ -77,19 +78,17 @@ def estimate(executor: Executor, proposals: Sequence[Proposal], spec: EvaluatorS
     return Estimate(seconds if len(seconds) == len(proposals) else (), **known)
 
 
-def rounds(each: float, score: float, scores: int | None, left: float, training: float) -> int:
+def rounds(each: float, score: float, scores: int | None, left: float) -> int:
     """How many rounds of shared weights there is time for, at least 1.
 
     Args:
         each: Seconds of a round.
         score: Seconds of a score.
         scores: Number of scores after the rounds; None: as many as there is time for.
-        left: Seconds for rounds, scores and trainings.
-        training: Seconds of the trainings that are wanted at the end.
+        left: Seconds for rounds and scores.
     """
-    searching = left - min(training, AFTER * left)
-    scoring = SCORES * searching if scores is None else min(scores * score, SCORES * searching)
-    return max(1, math.floor((searching - scoring) / ((UNSURE if scores is None else MARGIN) * each)))
+    scoring = SCORES * left if scores is None else min(scores * score, SCORES * left)
+    return max(1, math.floor((left - scoring) / ((UNSURE if scores is None else MARGIN) * each)))
 
 
 @dataclass(frozen=True)
@@ -199,8 +198,8 @@ class Timing:
             else self.closing,
             learns_first=learns_first,
         )
-        self.grace = 0.0
-        """Seconds of what is kept that trials may have after all."""
+        self.trained_in = 0.0
+        """Seconds that are kept for trainings at the end."""
         self.opening: float | None = None
         """Seconds that a worker takes to start."""
         self.training: Estimate | None = None
@@ -219,15 +218,22 @@ class Timing:
         kept = self.closing()
         if self.run.beside is not None:  # as long again
             kept += max(0.0, self.budget.used - (self.opening or 0.0))
-        trainings = min(self._trainings(), AFTER * max(0.0, self.budget.whole - kept))
-        return kept + max(0.0, trainings - self.grace)
+        return kept + self.trained_in
 
-    def _trainings(self) -> float:
-        """Seconds of all trainings that are wanted at the end; 0 where there are none, or nobody knows."""
+    def keep_for_trainings(self, more: float = 0.0) -> float:
+        """Settle how much is kept for trainings at the end. Returns how much is left for trials.
+
+        Args:
+            more: Seconds that something else takes before the trials.
+        """
+        left = self.budget.left - self.closing() - more
         if self.training is None or not self.training.seconds:
-            return 0.0
+            return left
+        opening = self.opening or 0.0
         times = math.ceil(self.run.after.wanted(self.run.trials).count / self.run.options.workers)
-        return MARGIN * self.training.seconds[0] * times + (self.opening or 0.0)
+        wanted = MARGIN * self.training.seconds[0] * times
+        self.trained_in = opening + min(wanted, AFTER * max(0.0, left - opening))
+        return left - self.trained_in
 
     def afterwards(self) -> Stopping:
         """What ends trials after those of the search."""
@@ -286,8 +292,7 @@ class Timing:
         else:
             planned = planned_trials(strategy, 1)
             scores = None if planned is None else planned - 1
-        left = self.budget.left - self.closing() - self.opening
-        count = rounds(each, score, scores, left, self._trainings())
+        count = rounds(each, score, scores, self.keep_for_trainings(self.opening))  # a worker begins anew with them
         if first.policy is not None and run.trials is not None:
             count = min(count, max(1, run.trials - (scores or 0)))
         self.rounds = count = min(count, MAX_EPOCHS)
@@ -326,7 +331,7 @@ class Timing:
         spec = replace(spec, options={**spec.options, **settled})
         executor = make_executor(options.executor, spec, spec.build(), setting)
         executor.open()
-        self.grace = GRACE * self.budget.whole
+        self.trained_in = max(0.0, self.trained_in - (self.opening or 0.0) - GRACE * self.budget.whole)
         self.stopping.why, self.stopping.cut, self.stopping.least = "", (), self.closing
         return executor
 
@@ -346,6 +351,8 @@ class Timing:
                 self._estimate_training(run.executor, self.run.space.sample(np.random.default_rng(0)))
             if self.training is not None:
                 run.store.write({"estimate": vars(self.training)})
+            if not self.trained_in:
+                self.keep_for_trainings()
             self.budget.save()
         try:
             yield

@@ -207,9 +207,16 @@ def moved(folder: Path, document: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _code(folder: Path) -> str:
+    import torch
+
     from nastool.deploy import exports, models
 
-    return exports.python(models.load(str(folder)))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for so little several take longer, many times so on a machine that is busy
+    try:
+        return exports.python(models.load(str(folder)))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _lines(study: Study) -> str:
