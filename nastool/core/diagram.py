@@ -170,16 +170,16 @@ def sections(space: SearchSpace, arch: Arch, scale: object = None) -> Sequence[S
 
 
 def by_decisions(space: SearchSpace, arch: Arch) -> Section:
-    """Diagram for spaces that say nothing more: the options chosen, and the places that they stand for.
+    """Diagram for spaces that say nothing more: the options chosen that matter, and the places that they stand for.
 
     A place (layer, block) is a node with its options, and so is a decision without one.
     """
-    chosen = [
-        (decision, decision.options[choice]) for decision, choice in zip(space.decisions, arch.choices, strict=True)
-    ]
+    from nastool.core.space import chosen  # late: with numpy
+
     details: dict[str, list[str]] = {}
     refers: list[tuple[str, str]] = []
-    for (decision, option), choice in zip(chosen, arch.choices, strict=True):
+    for decision, choice in chosen(space, arch):
+        option = decision.options[choice]
         place = decision.place or decision.name
         lines = details.setdefault(place, [])
         if decision.refers:

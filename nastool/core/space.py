@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _K = TypeVar("_K")
+_V = TypeVar("_V", int, float, str)
 MANY = 100_000
 """Larger spaces are not gone through one by one."""
 
@@ -42,14 +43,36 @@ class Members(Protocol):
 
 
 class Choose(Protocol):
-    """How a network definition asks for what is searched (see `nastool.nets.networks`)."""
+    """How a network definition asks for what is searched (see `nastool.nets.networks`).
 
-    def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
+    Bound to an architecture it answers with what is chosen; unbound, with modules that hold every option and run the
+    active one, for a supernet. tied, for `nastool.choices.Space`: one decision stands in several places.
+    """
+
+    def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]], *, tied: bool = False) -> nn.Module:
         """The module for `decision`.
 
         options: one factory for each option of the decision. Bound to an architecture, the one chosen is built
         and returned; unbound, a module holding all of them that runs only the active one.
         """
+        ...
+
+    def inputs(self, decision: str, sources: Sequence[str], *, several: bool = False, tied: bool = False) -> nn.Module:
+        """A module that is called with as many tensors as there are sources, and returns the one that is chosen.
+
+        sources: names of places, such as earlier layers. several: any of them may be on, a decision each named
+        "DECISION.SOURCE", and the module returns their sum.
+        """
+        ...
+
+    def value(self, decision: str, values: Sequence[_V], *, tied: bool = False) -> _V:
+        """A number or a word. A supernet has the modules of the largest, or last, and runs parts of their weights."""
+        ...
+
+    def repeat(
+        self, decision: str, low: int, high: int, make: Callable[[int], nn.Module], *, tied: bool = False
+    ) -> nn.Sequential:
+        """From low to high modules one after another, each made of its number, from 0."""
         ...
 
     def subset(
@@ -296,6 +319,18 @@ class Lean(Protocol):
 def mattering(space: SearchSpace, choices: Choices) -> NDArray[np.bool_]:
     """Which decisions matter, as of `Conditional`; of other spaces all."""
     return space.active_many(choices) if isinstance(space, Conditional) else np.ones(choices.shape, dtype=np.bool_)
+
+
+def chosen(space: SearchSpace, arch: Arch) -> list[tuple[Decision, int]]:
+    """The decisions that matter in an architecture, with the indices of the options chosen."""
+    matter = mattering(space, np.array([arch.choices]))[0]
+    return [pair for pair, here in zip(zip(space.decisions, arch.choices, strict=True), matter, strict=True) if here]
+
+
+def said(space: SearchSpace, arch: Arch) -> str:
+    """What matters in an architecture, for messages: "width=16, depth=2, op0=conv"."""
+    pairs = (f"{decision.name}={decision.options[choice]}" for decision, choice in chosen(space, arch))
+    return short(", ".join(pairs), 120)
 
 
 def check_scale(scale: Any, switches: Collection[str] = ()) -> None:

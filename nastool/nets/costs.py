@@ -126,7 +126,9 @@ class NetworkCosts:
     def _in_supernet(self, arch: Arch, names: Collection[str]) -> dict[str, float]:
         assert self._supernet is not None
         self._supernet.select(arch)
-        own = [self._own[id(each)] for each in networks.active_modules(self._supernet) if id(each) in self._own]
+        modules = [each for each in networks.active_modules(self._supernet) if id(each) in self._own]
+        cut = self._supernet.cutting is not None  # what a module has depends on the architecture
+        own = [_own(each) if cut else self._own[id(each)] for each in modules]
         return self._forward(self._supernet, sum(n for n, _ in own), sum(size for _, size in own), names)
 
     # --- latency
@@ -163,8 +165,10 @@ class NetworkCosts:
 
 def _own(module: nn.Module) -> tuple[int, int]:
     """Number of a module's own trainable parameters, and bytes of all its parameters and buffers."""
-    parameters = [each for each in module._parameters.values() if each is not None]
-    buffers = [each for each in module._buffers.values() if each is not None]
+    parameters, buffers = (
+        [part for name in names if (part := getattr(module, name)) is not None]
+        for names in (module._parameters, module._buffers)
+    )
     size = sum(each.numel() * each.element_size() for each in (*parameters, *buffers))
     return sum(each.numel() for each in parameters if each.requires_grad), size
 

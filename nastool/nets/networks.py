@@ -8,8 +8,10 @@ executes the active one. Both therefore compute the same function from the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -20,7 +22,8 @@ from torch.utils.flop_counter import flop_registry
 
 from nastool.core.errors import InputError
 from nastool.core.values import Arch
-from nastool.nets.chosen import Chosen, Members, Rule
+from nastool.nets.chosen import Added, Chosen, Members, Rule, Take, switches
+from nastool.nets.cutting import Cutting, cut
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
@@ -41,12 +44,19 @@ MOST_KNOWN = 100_000
 class OneOf(nn.Module):
     """All options of one decision at one place of a supernet; executes the active one, or sums weighted ones."""
 
-    def __init__(self, decision: str, options: Mapping[str, nn.Module], chosen: Choice) -> None:
-        """chosen: shared by all OneOf of a supernet and changed in place."""
+    def __init__(
+        self, decision: str, options: Mapping[str, nn.Module], chosen: Choice, names: Mapping[str, str] | None = None
+    ) -> None:
+        """chosen: shared by all OneOf of a supernet and changed in place. names: of an option's module, if others."""
         super().__init__()
         self.decision = decision
         self.options = nn.ModuleDict(options)
         self.chosen = chosen
+        self.names = names or {}
+
+    def of(self, option: str) -> nn.Module:
+        """The module of an option."""
+        return self.options[self.names.get(option, option)]
 
     @property
     def soft(self) -> bool:
@@ -58,14 +68,14 @@ class OneOf(nn.Module):
         """The only one that runs."""
         option = self.chosen[self.decision]
         assert isinstance(option, str), "several options are mixed"
-        return self.options[option]
+        return self.of(option)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         option = self.chosen[self.decision]
         if isinstance(option, str):
-            output: Tensor = self.options[option](*inputs)
+            output: Tensor = self.of(option)(*inputs)
             return output
-        terms: list[Tensor] = [weight * self.options[name](*inputs) for name, weight in option.items()]
+        terms: list[Tensor] = [weight * self.of(name)(*inputs) for name, weight in option.items()]
         mixed = terms[0]
         for term in terms[1:]:
             mixed = mixed + term
@@ -148,14 +158,61 @@ def detached(selection: Selection) -> Selection:
     }
 
 
-class _All:
-    """Choose: build every option."""
+class Repeat(nn.Sequential):
+    """Modules one after another in a supernet, of which the first ones run; the others are `OneOf` with an identity."""
 
-    def __init__(self, chosen: Choice) -> None:
+    def __init__(self, decision: str, modules: Sequence[nn.Module], chosen: Choice) -> None:
+        super().__init__(*modules)
+        self.decision = decision
         self.chosen = chosen
 
-    def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
+    def __len__(self) -> int:
+        option = self.chosen.get(self.decision)
+        return int(option) if isinstance(option, str) else len(self._modules)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return islice(super().__iter__(), len(self))
+
+
+class All:
+    """Choose: build every option."""
+
+    def __init__(self, chosen: Choice, values: Mapping[str, str] | None = None) -> None:
+        """values: options of decisions for values, of others than the largest."""
+        self.chosen = chosen
+        self.values = values or {}
+        self.asked: dict[str, tuple[str, ...]] = {}
+        """Decisions for values, with their options, the largest first."""
+        self.repeats = False
+
+    def layer(self, decision: str, options: Mapping[str, Callable[[], nn.Module]], *, tied: bool = False) -> nn.Module:
         return OneOf(decision, {name: make() for name, make in options.items()}, self.chosen)
+
+    def inputs(self, decision: str, sources: Sequence[str], *, several: bool = False, tied: bool = False) -> nn.Module:
+        if not several:
+            options = {source: Take(number) for number, source in enumerate(sources)}
+            return OneOf(decision, options, self.chosen)
+        rule = partial(switches, name=decision, sources=sources)
+        return Added(self.subset(rule, dict.fromkeys(sources, nn.Identity)), sources)
+
+    def value(self, decision: str, values: Sequence[Any], *, tied: bool = False) -> Any:
+        numbers = all(isinstance(value, int | float) for value in values)
+        first = max(values) if numbers else values[-1]
+        self.asked[decision] = tuple(dict.fromkeys(map(str, (first, *values))))
+        return next((value for value in values if str(value) == self.values.get(decision)), first)
+
+    def repeat(
+        self, decision: str, low: int, high: int, make: Callable[[int], nn.Module], *, tied: bool = False
+    ) -> nn.Sequential:
+        self.repeats = True
+        modules = []
+        for i in range(high):
+            module = make(i)
+            if i >= low:
+                names = {str(n): "on" if n > i else "off" for n in range(low, high + 1)}
+                module = OneOf(decision, {"off": nn.Identity(), "on": module}, self.chosen, names)
+            modules.append(module)
+        return Repeat(decision, modules, self.chosen)
 
     def subset(self, rule: Rule, options: Mapping[str, Callable[[], nn.Module]]) -> Subset:
         return Subset(rule, {name: make() for name, make in options.items()}, self.chosen)
@@ -171,11 +228,21 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         self.chosen: dict[str, str | Mapping[str, Tensor]] = {}
-        self.network = space.network(_All(self.chosen), task, scale)
+        self._build: Callable[[Arch], nn.Module] = lambda arch: build(space, arch, task, scale)
+        choose = All(self.chosen)
+        self.network = space.network(choose, task, scale)
+        self._named_otherwise = choose.repeats or bool(choose.asked)
+        self.cutting: Cutting | None = None
+        """Where weights depend on values, what fits them to a child."""
+        if choose.asked:
+            make = lambda values: space.network(All({}, values), task, scale)  # noqa: E731
+            self.cutting = Cutting(self.network, make, choose.asked)
 
     def select(self, selection: Selection) -> None:
         """Make it what `forward` executes."""
         self.chosen.update(chosen_options(self.space, selection) if isinstance(selection, Arch) else selection)
+        if self.cutting is not None:
+            self.cutting.fit(self.chosen)
 
     def forward(self, *inputs: Any) -> Any:
         """What the selected network makes of the task's inputs. Call `select` before."""
@@ -185,7 +252,15 @@ class Supernet(nn.Module):
         """The weights of arch under the names that `build(space, arch, ...)` gives them; the tensors are shared."""
         chosen = chosen_options(self.space, arch)
         named = ((_child_key(self.network, key, chosen), value) for key, value in self.network.state_dict().items())
-        return {key: value for key, value in named if key is not None}
+        found = {key: value for key, value in named if key is not None}
+        if self._named_otherwise:
+            with torch.device("meta"):
+                child: dict[str, Tensor] = self._build(arch).state_dict()
+            if len(child) != len(found):
+                raise InputError(f"space {self.space.name}: its supernet has other parameters than its networks")
+            pairs = zip(child.items(), found.values(), strict=True)  # both as the definition makes them
+            found = {key: value[cut(value.shape, own.shape)] for (key, own), value in pairs}
+        return found
 
 
 def _child_key(network: nn.Module, key: str, chosen: Mapping[str, str]) -> str | None:
@@ -196,7 +271,7 @@ def _child_key(network: nn.Module, key: str, chosen: Mapping[str, str]) -> str |
     for part in parts:
         if isinstance(module, OneOf):  # the part is "options", the next the option's name: a child has neither
             option = next(parts)
-            if option != chosen[module.decision]:
+            if module.options[option] is not module.of(chosen[module.decision]):
                 return None
             module = module.options[option]
         elif isinstance(module, Subset):
@@ -225,11 +300,18 @@ def active_modules(network: nn.Module) -> Iterator[nn.Module]:
             left += (part for part in module._modules.values() if part is not None)
 
 
+class _Options(dict[str, str]):
+    def __missing__(self, decision: str) -> str:
+        raise InputError(
+            f"{decision!r} is no decision of the space: its definition asks for the same ones whatever the task, the "
+            "scale and its values are; `repeat` makes a number of layers"
+        )
+
+
 def chosen_options(space: SearchSpace, arch: Arch) -> dict[str, str]:
     """Decision name -> option name."""
-    return {
-        decision.name: decision.options[choice] for decision, choice in zip(space.decisions, arch.choices, strict=True)
-    }
+    pairs = zip(space.decisions, arch.choices, strict=True)
+    return _Options((decision.name, decision.options[choice]) for decision, choice in pairs)
 
 
 def build(space: SearchSpace, arch: Arch, task: Task, scale: Any) -> nn.Module:

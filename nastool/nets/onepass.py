@@ -60,7 +60,9 @@ class OnePass:
         self.network = network
         parameter = next(network.parameters())
         self.grouped = parameter.device.type == "cuda" if grouped is None else grouped
-        self.apart = False
+        self.apart = (
+            getattr(network, "cutting", None) is not None
+        )  # what is recorded runs later, with other parts of the weights
         """One child after the other: what the network does is not to be recorded, or changes tensors in place."""
         self.most: int | None = None
         """How many children fit the memory at once, once that is known."""

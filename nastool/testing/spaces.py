@@ -240,8 +240,8 @@ class SpaceContract:
                 supernet.train(training)
                 child.train(training)
                 torch.testing.assert_close(child(*inputs), supernet(*inputs), rtol=1e-9, atol=1e-9)
-            shared = {p.data_ptr() for p in supernet.parameters()}
-            assert all(state[name].data_ptr() in shared for name, _ in child.named_parameters())
+            shared = {p.untyped_storage().data_ptr() for p in supernet.parameters()}
+            assert all(state[name].untyped_storage().data_ptr() in shared for name, _ in child.named_parameters())
 
     def test_costs_are_known_without_each_network(
         self, space: SearchSpace, archs: list[Arch], small_scale: object, task: Task
@@ -262,6 +262,8 @@ class SpaceContract:
     def test_flops_and_params_grow_with_channels(
         self, space: SearchSpace, archs: list[Arch], small_scale: object, task: Task
     ) -> None:
+        if not options.of(space.Scale):
+            pytest.skip(f"networks of {space.name} have one size")
         with torch.device("meta"):
             small = networks.build(space, archs[0], task, small_scale)
             large = networks.build(space, archs[0], task, space.Scale())

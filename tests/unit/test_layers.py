@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
     ("core",),
     ("nets",),
+    ("choices",),
     ("tasks",),
     ("training", "learners"),
     ("spaces", "strategies", "evaluators"),

@@ -15,6 +15,7 @@ from nastool.core.costs import Costs
 from nastool.core.errors import CannotGoOn, Fault, InputError, NastoolError, TrialFailed, fault_of, one_line, short
 from nastool.core.evaluator import Ensembling, Splitting, estimate_all
 from nastool.core.limits import Limits, limited
+from nastool.core.space import said
 from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef
 from nastool.engine.costs import costs_of, known
 from nastool.nets import checkpoints
@@ -179,7 +180,7 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
             job = replace(job, task="test", evaluation=evaluation)
         return Finished(
             job,
-            error=f"{short(one_line(error), 180)}; see {who}" if who else one_line(error),
+            error=f"{short(one_line(error), 180)}{_with(job, evaluator, who)}; see {who}" if who else one_line(error),
             bug=bool(who) and isinstance(error, BUGS),
             retry=retry,
             # An error that is not ours may leave a device in a bad state (after some, CUDA answers nothing else).
@@ -196,6 +197,11 @@ def estimated(evaluator: Evaluator, proposals: Sequence[Proposal]) -> dict[str, 
     seconds = estimate_all(evaluator, proposals)
     facts = {name: fact for name, fact in evaluator.describe().items() if name in ("epochs", "batch_size")}
     return plain({**facts, **{str(number): each for number, each in enumerate(seconds or ())}})
+
+
+def _with(job: Job, evaluator: Evaluator, who: str) -> str:
+    """What a network was built of that a space is blamed for."""
+    return f", with {said(evaluator.space, job.proposal.arch)}" if who.startswith("space ") else ""
 
 
 def checked(found: Evaluation, trial_id: int) -> Evaluation:
