@@ -34,7 +34,7 @@ from nastool.core.values import Arch, Scalar
 _Found = tuple[list[Any], list[list[list[tuple[int, list[int]]]]]]
 """Decisions; and for each the places where it stands: which other decisions have to have which options."""
 _found: dict[Any, _Found] = {}
-SHAPE = {"channels": 3, "height": 32, "width": 32, "classes": 10, "outputs": 1}
+SHAPE = {"channels": 3, "height": 32, "width": 32, "classes": 10}
 """What a definition is run for, unless its space says it; other fields of tasks are 16."""
 
 
@@ -128,4 +128,5 @@ def _example(tasks: frozenset[str]) -> Task:
         task: type[Task] = registry.load("task", name)
     except InputError as error:
         raise InputError(f"{error}; or give the space an `example`, a task that its definition is run for") from None
-    return task(**{field: SHAPE.get(field, 16) for field in inspect.signature(task).parameters})
+    needed = [each.name for each in inspect.signature(task).parameters.values() if each.default is each.empty]
+    return task(**{name: SHAPE.get(name, 16) for name in needed})

@@ -33,4 +33,4 @@ class Net(c.Space):
 
         blocks = choose.repeat("depth", 1, 4, block)
         read = choose.inputs("read", ["stem", "blocks", "both"])
-        return Network(conv(task.channels, width, 3), blocks, read, nn.Linear(width, task.classes))
+        return Network(conv(task.channels, width, 3), blocks, read, nn.Linear(width, task.outputs))

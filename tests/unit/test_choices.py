@@ -65,7 +65,7 @@ class Wide(c.Space):
         several = choose.repeat("depth", 0, 2, lambda i: choose.layer("op", ops, tied=True))
         two = nn.Sequential(conv(width, inner * width), *several_of(several, inner * width, width))
         sum = choose.inputs("sum", ["stem", "one", "two"], several=True)
-        return Switched(conv(task.channels, width), one, two, sum, head(width, task.classes))
+        return Switched(conv(task.channels, width), one, two, sum, head(width, task.outputs))
 
 
 def several_of(blocks: nn.Sequential, c_in: int, width: int) -> list[nn.Module]:
@@ -285,7 +285,7 @@ def test_decisions_that_depend_on_a_value() -> None:
         def network(self, choose: c.Choose, task: Any, scale: Any) -> nn.Module:
             n = choose.value("n", [1, 2])
             return nn.Sequential(
-                conv(3, 8), *(choose.layer(f"op{i}", OPS) for i in range(3 - n)), head(8, task.classes)
+                conv(3, 8), *(choose.layer(f"op{i}", OPS) for i in range(3 - n)), head(8, task.outputs)
             )
 
     space = Grows()
