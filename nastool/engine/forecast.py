@@ -100,14 +100,11 @@ class Forecast:
         seconds = None
         if found and trials is not None:
             seconds = sum(found) + (trials - len(found)) * (found[-1] if sized else sum(found) / len(found))
-        elif found and run.rules.timed:
-            left = timing.stopping.left
-            rest = found[1:] or found
-            trials = max(1, 1 + round((left - found[0]) * len(rest) / sum(rest)))
-            seconds = left
+        if found and run.rules.timed and (seconds is None or seconds > timing.stopping.left):
+            rest, seconds = found[1:] or found, max(0.0, timing.stopping.left)
+            trials = max(1, 1 + int((seconds - found[0]) * len(rest) / sum(rest)))
         wanted = run.after.wanted(trials)
         if run.rules.timed and timing.training is not None:
-            seconds = None if seconds is None else min(seconds, max(0.0, timing.stopping.left))
             spare = timing.for_trainings - (seconds or 0.0)
             wanted = wanted.within(spare, timing.training, run.options.workers)
         return cls(opening, found, trials, seconds, timing.rounds, wanted, timing.training, timing.closing())
@@ -123,7 +120,7 @@ class Forecast:
                 kind += f" on the first architectures: {least} to {most}"
             count = self.trials or len(self.each)
             each, whole = format_seconds(self.seconds / count), format_seconds(self.opening + self.seconds)
-            about = "about " if run.trials is None else ""
+            about = "about " if count != run.trials else ""
             yield f"cost: about {each} a trial ({kind}), {whole} for {about}{count} on one worker"
         if self.rounds is not None:
             yield f"rounds: {self.rounds}, as there is time for"
