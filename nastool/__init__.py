@@ -1,7 +1,7 @@
 """nastool: neural architecture search on the command line, and from Python.
 
-`nastool.search`, `resume`, `finish`, `evaluate`, `retrain`, `export`, `predict`, `compare` and `show` do what the
-commands do, and the command line calls them; `nastool.load` is a trained network, `nastool.Study` reads a run.
+`nastool.search`, `resume`, `finish`, `ask`, `tell`, `evaluate`, `retrain`, `export`, `predict`, `compare` and `show` do
+what the commands do, and the command line calls them; `nastool.load` is a trained network, `nastool.Study` reads a run.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ __all__ = [
     "InputError",
     "NastoolError",
     "Study",
+    "ask",
     "compare",
     "evaluate",
     "export",
@@ -21,10 +22,24 @@ __all__ = [
     "retrain",
     "search",
     "show",
+    "tell",
 ]
 
 if TYPE_CHECKING:
-    from nastool.api import compare, evaluate, export, finish, load, predict, resume, retrain, search, show
+    from nastool.api import (
+        ask,
+        compare,
+        evaluate,
+        export,
+        finish,
+        load,
+        predict,
+        resume,
+        retrain,
+        search,
+        show,
+        tell,
+    )
     from nastool.core.errors import InputError, NastoolError
     from nastool.engine.study import Study
 

@@ -20,7 +20,7 @@ from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, RunInterrupted, Stopped, hint, short
 from nastool.core.errors import NastoolError as NastoolError
 from nastool.core.files import Limit, target, write_atomic
-from nastool.engine import arguments, evaluation, sources
+from nastool.engine import arguments, evaluation, outside, sources
 from nastool.engine.command_options import (
     RANGES,
     EvaluateOptions,
@@ -124,6 +124,68 @@ def finish(options: FinishOptions) -> Study:
         InputError, NastoolError, KeyboardInterrupt: As of `search`.
     """
     return _again("finish", options)
+
+
+def ask(
+    run: str | Path | Study, *, count: int = 1, again: bool = False, on_event: Listener = nobody
+) -> list[dict[str, Any]]:
+    """Ask a search whose trials are measured elsewhere (evaluator external) what to measure next.
+
+    Args:
+        run: The run, or its folder.
+        count: Number of further trials to hand out, >= 0.
+        again: Return those, too, that were handed out before and have no result yet.
+        on_event: Called with every event.
+
+    Returns:
+        An arch.json object for each, with "trial", its number, and a "seed". Fewer than `count`: the search has no
+        more trials, or its strategy wants results first.
+
+    Raises:
+        InputError: There is no such run, or another process has been at work on it for a minute.
+    """
+    found: list[dict[str, Any]] = []
+    if not isinstance(count, int) or count < 0:
+        raise InputError(f"count: need an integer >= 0, got {short(repr(count))}")
+    _outside(run, (), on_event, slots=count, repeats=again, out=lambda line: found.append(dict(line)))
+    return found
+
+
+def tell(
+    run: str | Path | Study, results: Mapping[str, Any] | Iterable[Mapping[str, Any]], *, on_event: Listener = nobody
+) -> Study:
+    """Tell a search whose trials are measured elsewhere what came of them; the last one's result ends it as usual.
+
+    Args:
+        run: The run, or its folder.
+        results: One or several, such as {"trial": 3, "metrics": {"val_acc": 0.9}, "seconds": 60} or {"trial": 3,
+            "error": "why"}; lines of `ask` with "metrics" are some, too. Those without "trial", with "choices", are
+            proposals of strategy external.
+        on_event: Called with every event.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: One is no result, so none is taken, or of no trial that is open: those before it are kept.
+    """
+    several = [results] if isinstance(results, Mapping) else results
+    lines = [(f"result {number}", each) for number, each in enumerate(several, 1)]
+    return _outside(run, lines, on_event, slots=0, repeats=False, told=True)
+
+
+def _outside(
+    run: str | Path | Study, lines: Iterable[tuple[str, Mapping[str, Any]]], on_event: Listener, **more: Any
+) -> Study:
+    """Let a run go on as far as these lines from outside go."""
+    search = SearchRun.again(ResumeOptions(run), page)
+    search.folder.patience = 60
+    executor = outside.given(search, lines, **more)
+    try:
+        search.carry_out(Watch(on_event), executor)
+    finally:  # it says more than that the strategy proposed nothing
+        executor.check_all_taken()
+    return Study.read(search.folder.path)
 
 
 def _again(command: str, options: FinishOptions) -> Study:

@@ -33,6 +33,8 @@ COMMANDS = (
     "search",
     "resume",
     "finish",
+    "ask",
+    "tell",
     "eval",
     "retrain",
     "export",

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from nastool.cli import common, results
 from nastool.cli.common import say
 from nastool.cli.progress import Progress
+from nastool.core import archfile
+from nastool.core.strategy import Fed
 from nastool.core.values import Trial
 from nastool.core.wording import as_typed, describe_metrics, format_seconds
 from nastool.engine.events import (
@@ -58,6 +60,8 @@ class Listener:
                 self._ended(event)
                 if common.as_json(self._json_flag):
                     common.emit(event.document)
+            case TrialFinished(trial) if self._begun is not None and isinstance(self._begun.search.strategy, Fed):
+                common.emit(_answer(trial, self._begun.search))
             case _:
                 happened: Reported | Trial | None = None
                 if isinstance(event, TrialFinished):
@@ -82,6 +86,14 @@ class Listener:
             running = len(executor.busy)  # 0: one may be about to start
             what = f"{running} running {kind}s" if running > 1 else f"the running {kind}" if running else "what runs"
             say(f"finishing {what}; Ctrl-C again stops at once, to be repeated later")
+
+
+def _answer(trial: Trial, search: Search) -> dict[str, object]:
+    """What who proposed an architecture is told of it."""
+    found = archfile.to_json(search.strategy.space, trial.proposal.arch)
+    if trial.evaluation is not None:
+        found["metrics"] = trial.evaluation.all_metrics
+    return {**found, "trial": trial.id, **({"error": trial.error} if trial.error else {})}
 
 
 def _say_begun(event: RunBegun) -> None:

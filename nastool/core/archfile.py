@@ -184,13 +184,18 @@ def read_lines(lines: Iterable[str], source: str, space: SearchSpace | None = No
 
 
 def read_file(path: Path, space: SearchSpace | None = None) -> Iterator[ArchDocument]:
+    for document in read_lines(lines_of(path), short(path), space):
+        yield replace(document, file=path)
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of a file, as of `bounded`. InputError: it cannot be read."""
     try:
         file = open(path, encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {short(path)}: {why(error)}") from None
     with file:
-        for document in read_lines(bounded(file), short(path), space):
-            yield replace(document, file=path)
+        yield from bounded(file)
 
 
 def bounded(file: TextIO) -> Iterator[str]:

@@ -106,6 +106,21 @@ def settled_options(evaluator: Evaluator) -> frozenset[str]:
 
 
 @runtime_checkable
+class CarriedOut(Protocol):
+    """An evaluator whose jobs are for one executor."""
+
+    executor: ClassVar[str]
+    """The name it is registered under."""
+
+
+def executor_of(evaluator: Evaluator) -> str:
+    """As of `CarriedOut`; of others worker processes, or this one for what costs next to nothing."""
+    if isinstance(evaluator, CarriedOut):
+        return evaluator.executor
+    return "inline" if evaluator.inline else "processes"
+
+
+@runtime_checkable
 class Scaled(Protocol):
     """An evaluator that builds the space's networks."""
 

@@ -51,13 +51,14 @@ def within(folder: Path, name: str) -> Path:
 
 
 @contextmanager
-def locked(path: Path, lock_name: str, taken: str) -> Iterator[None]:
+def locked(path: Path, lock_name: str, taken: str, patience: float = 0.1) -> Iterator[None]:
     """Creates the folder, and holds the lock file in it meanwhile.
 
     Args:
         path: The folder.
         taken: Message where another process holds it, with {holder} for the number of that process.
         lock_name: Name of the lock file.
+        patience: Seconds to wait for another process that holds it.
 
     Raises:
         InputError: Another process holds it, or it cannot be created.
@@ -69,7 +70,7 @@ def locked(path: Path, lock_name: str, taken: str) -> Iterator[None]:
         raise InputError(f"cannot write {short(path)}: {why(error)}; give another --out") from None
     with file:
         try:
-            alone = _lock(file)
+            alone = _lock(file, patience)
         except OSError as error:
             what = f"{short(path)} lies on a file system without locks ({why(error)})"
             raise InputError(f"{what}, so that two searches could write to it: give an --out elsewhere") from None
@@ -85,14 +86,16 @@ def locked(path: Path, lock_name: str, taken: str) -> Iterator[None]:
         yield
 
 
-def _lock(file: IO[bytes]) -> bool:
+def _lock(file: IO[bytes], patience: float) -> bool:
     """Lock a file for this process. Whoever asks whether it is locked may hold it for an instant: try a few times."""
-    for _ in range(5):
+    end = time.monotonic() + patience
+    while True:
         with suppress(BlockingIOError):
             lock(file)
             return True
+        if time.monotonic() > end:
+            return False
         time.sleep(0.02)
-    return False
 
 
 def file_at(path: Path | int) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ import numpy as np
 from nastool.core.errors import NastoolError
 from nastool.core.limits import limits_of, whole
 from nastool.core.space import SearchSpace
-from nastool.core.values import Proposal, Trial
+from nastool.core.values import Arch, Proposal, Trial
 
 
 class Strategy(ABC):
@@ -154,6 +154,14 @@ class HandingDown(Protocol):
 def wanted(strategy: Strategy) -> Collection[int]:
     """As of `HandingDown`; of others none."""
     return strategy.wanted() if isinstance(strategy, HandingDown) else ()
+
+
+@runtime_checkable
+class Fed(Protocol):
+    """A strategy whose proposals come from elsewhere."""
+
+    feed: Callable[[bool], Arch | None]
+    """Returns the next that somebody proposes; None: there is none now, or no more if it was told to wait for one."""
 
 
 @runtime_checkable

@@ -177,6 +177,9 @@ class RunFolder:
     BEFORE = frozenset({*DATABASE, "run.yaml", "run.lock", "logs"})
     """What a search may leave before its first trial is asked."""
 
+    patience: float = 0.1
+    """Seconds to wait for another coordinator's end."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -242,7 +245,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Meanwhile this process is the folder's coordinator; creates the folder. InputError: another is at work."""
         taken = f"{self.path} is being searched by process {{holder}}: see `nastool status {self.path}`"
-        with folders.locked(self.path, "run.lock", taken):
+        with folders.locked(self.path, "run.lock", taken, self.patience):
             yield
 
     def busy(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from nastool.core.strategy import Fed
 from nastool.engine import baseline, results
 from nastool.engine.events import Ended
 from nastool.engine.run import Watch
@@ -46,7 +47,8 @@ def finished(run: SearchRun, watch: Watch) -> bool:
     if final is None:
         return False
     so = ended.get("rules") == run.rules.to_json() and ended["trials"] == final["trials"]
-    enough = 1 if final.get("exhausted") or so else run.trials
+    exhausted = final.get("exhausted") and not isinstance(run.strategy, Fed)
+    enough = 1 if exhausted or so else run.trials
     if enough is None or min(count, final["trials"]) < enough:
         return False
     if final.get("finale", run.after.identity()) != run.after.identity():

@@ -15,7 +15,7 @@ from nastool.core import registry
 from nastool.core.archfile import ArchDocument
 from nastool.core.costs import Costs
 from nastool.core.errors import InputError, Stopped, hint, short
-from nastool.core.evaluator import Evaluator, Scaled, settled_options
+from nastool.core.evaluator import Evaluator, Scaled, executor_of, settled_options
 from nastool.core.limits import Limits, limits_of, whole
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Objective, Proposal, Scalar, Trial, spelt
@@ -136,7 +136,7 @@ class Run:
             max_failures=max_failures,
             evaluator=registry.whose(type(self.evaluator)),
             seeds=seeds,
-            stop=self.watch.stop,
+            stop=lambda: self.watch.stop() or self.executor.ended,
             stopping=stopping,
             watch=watch,
         )
@@ -190,7 +190,7 @@ def open_run(
     setting: Setting,
     watch: Watch,
     *,
-    executor: str | None = None,
+    executor: str | Executor | None = None,
     force: bool = False,
     options: Mapping[str, object],
     check: Callable[[], object] = lambda: None,
@@ -205,7 +205,7 @@ def open_run(
         folder: The run's; nothing is left there where the run cannot begin.
         setting: Workers and timeout.
         watch: Who is told of it.
-        executor: Name of one; None: this process for an evaluator that costs next to nothing, else worker processes.
+        executor: Or its name; None: this process for an evaluator that costs next to nothing, else worker processes.
         force: Replace what else is in the folder.
         options: Of the command, beside the config's, for run.yaml.
         check: Called with the folder locked, for its errors.
@@ -222,7 +222,8 @@ def open_run(
     spec = replace(spec, options={**spec.options, **settled})
     threads = None if force else _threads_of(folder, watch)
     setting = replace(setting, threads=threads, logs=folder.path / "logs", say=watch.note)
-    at_work = make_executor(executor, spec, spec.build() if settled else evaluator, setting)
+    built = spec.build() if settled else evaluator
+    at_work = executor if isinstance(executor, Executor) else make_executor(executor, spec, built, setting)
     with folder.locked(), ExitStack() as stack:
         stack.enter_context(closing(at_work))
         continued = folder.check(config, force)  # nobody else can change it from here on
@@ -284,7 +285,7 @@ def _check_limits(config: RunConfig, evaluator: Evaluator, executor: Executor) -
 
 def make_executor(name: str | None, spec: EvaluatorSpec, evaluator: Evaluator, setting: Setting) -> Executor:
     """Return an executor, not open yet. name: None: the one that suits the evaluator."""
-    cls: type[Executor] = registry.load("executor", name or ("inline" if evaluator.inline else "processes"))
+    cls: type[Executor] = registry.load("executor", name or executor_of(evaluator))
     return cls.make(spec, evaluator, setting)
 
 

@@ -16,17 +16,17 @@ from nastool.core.errors import InputError, NastoolError
 from nastool.core.evaluator import Evaluator, Stateful, most_workers, rounds_of
 from nastool.core.options import split
 from nastool.core.space import SearchSpace
-from nastool.core.strategy import Strategy, planned_trials, random_trials
+from nastool.core.strategy import Fed, Strategy, planned_trials, random_trials
 from nastool.core.values import Trial
 from nastool.core.wording import describe_cost
 from nastool.core.yaml_files import read_yaml
-from nastool.engine import after_search, arguments, baseline, done, logs, ranking, results, snapshots
+from nastool.engine import after_search, arguments, baseline, done, logs, outside, ranking, results, snapshots
 from nastool.engine.after_search import AfterSearch, Outcome
 from nastool.engine.baseline import Baseline
 from nastool.engine.command_options import FinishOptions, ResumeOptions, SearchOptions
 from nastool.engine.config import RunConfig, RunFolder
 from nastool.engine.events import Ended, RunBegun
-from nastool.engine.executors.base import Setting
+from nastool.engine.executors.base import Executor, Setting
 from nastool.engine.logs import Loggers
 from nastool.engine.planning import Timing, paced
 from nastool.engine.results import Product, Report, Result
@@ -141,7 +141,7 @@ class SearchRun:
         strategy = config.make_strategy(space)
         folder = RunFolder(Path(options.out) if options.out else config.default_folder)
         evaluator = config.evaluator_spec(space, folder.path).build()
-        rounds, endless = rounds_of(evaluator), rules.timed or rules.patience is not None
+        rounds, endless = rounds_of(evaluator), rules.timed or rules.patience is not None or isinstance(strategy, Fed)
         if paced(rules, config, evaluator):
             rounds = None
             with suppress(InputError), Store.read(folder.database) as store:
@@ -192,11 +192,15 @@ class SearchRun:
             found["log"] = dict(split(text, "--log") for text in self.options.log)
         return found
 
-    def carry_out(self, watch: Watch) -> bool:
+    def carry_out(self, watch: Watch, executor: Executor | None = None) -> bool:
         """Search, and do all that comes afterwards.
 
+        Args:
+            watch: Who is told of it.
+            executor: Who carries out the trials, instead of who the options name.
+
         Returns:
-            Whether there is a result now; False: it was interrupted, and is continued by the same options.
+            False: it was interrupted, and is continued by the same options. True: it did what there was to do.
 
         Raises:
             InputError: Something is wrong with data, devices or the folder.
@@ -222,7 +226,7 @@ class SearchRun:
             self.folder,
             Setting(self.options.workers, self.options.trial_timeout),
             watch,
-            executor=self.options.executor,
+            executor=executor or self.options.executor,
             force=self.options.force,
             options=self.recorded,
             accept=lambda facts: self._check_conditions(),
@@ -273,10 +277,16 @@ class SearchRun:
                 search = self._search(with_loggers, timing)
             if not self.finishes and (why := search.ends.describe(search.finished)):
                 run.watch.note(f"ended {why}")
-            end = None if run.watch.stop() else self._end(run, search, timing)
+            left = search.asked - search.finished
+            ended = run.executor.ended and (left > 0 or not search.ends.over(search.asked))
+            end = None if ended or run.watch.stop() else self._end(run, search, timing)
         if end is None:
             results.write(self.folder.path, run.store)
-            return False
+            if ended:
+                folder, of = shlex.quote(str(self.folder.path)), f" of {self.trials}" if self.trials else ""
+                how = f"`nastool tell {folder}` takes their results, `nastool ask {folder}` hands out more"
+                run.watch.note(f"{search.finished}{of} trials, {left} open: {how}")
+            return ended
         document, lines, problem = end
         written: Product = results.write(self.folder.path, run.store, self.report)
         run.written()
@@ -288,6 +298,9 @@ class SearchRun:
         return True
 
     def _search(self, run: Run, timing: Timing) -> Search:
+        if isinstance(self.strategy, Fed):
+            self.strategy.feed = outside.feed(run.executor, self.space, run.watch.stop)
+
         def restored(search: Search) -> None:
             if self.options.ensemble:
                 snapshots.members(self.strategy, run.store, self.folder.path)  # for its error, before any training

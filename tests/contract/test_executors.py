@@ -16,8 +16,9 @@ from tests.helpers.examples import example
 
 
 def executors() -> list[str]:
+    """Those that evaluate; what "external" answers is as whoever is outside makes it."""
     own = registry.plugins("executor").values()
-    return [plugin.name for plugin in own if plugin.owner == "nastool"]
+    return [plugin.name for plugin in own if plugin.owner == "nastool" and plugin.name != "external"]
 
 
 class TestExecutors(ExecutorContract):

@@ -80,6 +80,11 @@ class Executor(ABC):
         """
 
     @property
+    def ended(self) -> bool:
+        """Whether what is open stays so, since no more results come now: the run goes on another time."""
+        return False
+
+    @property
     @abstractmethod
     def free(self) -> int:
         """Number of jobs that can be submitted now."""
