@@ -43,7 +43,7 @@ def command(run: str, results: str, json_flag: bool | None) -> int:
     events: list[Event] = []
     study = api.tell(run, told, on_event=events.append)
     took = sum(isinstance(event, TrialFinished) for event in events)
-    counts = f"{len(study.finished)} of {study.wanted} trials"
+    counts = f"{len(study.finished)}{f' of {study.wanted}' if study.wanted else ''} trials"
     still = sum(trial.state == "running" for trial in study.trials)
     say(f"{took} result{'s' * (took != 1)} taken: {counts}, {still} open")
     for event in events:

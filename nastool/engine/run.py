@@ -223,7 +223,7 @@ def open_run(
     threads = None if force else _threads_of(folder, watch)
     setting = replace(setting, threads=threads, logs=folder.path / "logs", say=watch.note)
     built = spec.build() if settled else evaluator
-    at_work = executor if isinstance(executor, Executor) else make_executor(executor, spec, built, setting)
+    at_work = make_executor(executor, spec, built, setting)
     with folder.locked(), ExitStack() as stack:
         stack.enter_context(closing(at_work))
         continued = folder.check(config, force)  # nobody else can change it from here on
@@ -283,8 +283,10 @@ def _check_limits(config: RunConfig, evaluator: Evaluator, executor: Executor) -
     limits.check(whole(evaluator.space))
 
 
-def make_executor(name: str | None, spec: EvaluatorSpec, evaluator: Evaluator, setting: Setting) -> Executor:
-    """Return an executor, not open yet. name: None: the one that suits the evaluator."""
+def make_executor(name: str | Executor | None, spec: EvaluatorSpec, evaluator: Evaluator, setting: Setting) -> Executor:
+    """Return an executor, not open yet. name: or it itself; None: the one that suits the evaluator."""
+    if not isinstance(name, str | None):
+        return name
     cls: type[Executor] = registry.load("executor", name or executor_of(evaluator))
     return cls.make(spec, evaluator, setting)
 

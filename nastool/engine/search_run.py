@@ -283,9 +283,8 @@ class SearchRun:
         if end is None:
             results.write(self.folder.path, run.store)
             if ended:
-                folder, of = shlex.quote(str(self.folder.path)), f" of {self.trials}" if self.trials else ""
-                how = f"`nastool tell {folder}` takes their results, `nastool ask {folder}` hands out more"
-                run.watch.note(f"{search.finished}{of} trials, {left} open: {how}")
+                how = "`nastool tell {0}` takes results, `nastool ask {0}` hands out more"
+                run.watch.note(f"{left} trials open; {how.format(shlex.quote(str(self.folder.path)))}")
             return ended
         document, lines, problem = end
         written: Product = results.write(self.folder.path, run.store, self.report)
