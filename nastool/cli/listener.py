@@ -124,7 +124,7 @@ def say_search_ended(event: Ended) -> None:
     searched = document["run"] == str(event.folder)
     which = f"trial {document['trial']}" if searched else "trained from scratch"
     objectives = search.objectives if search is not None else ()
-    by = f" (by {objectives[0].metric})" if len(objectives) > 1 else ""
+    by = f" (by {objectives[0].metric})" if len(objectives) > 1 and searched else ""
     say(f"best: {which}, architecture {document['key']}{by}")
     say(f"  {describe_metrics(metrics)}")
     for line in event.lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from nastool.core import pareto
 from nastool.core.errors import InputError, hint
@@ -11,6 +12,8 @@ from nastool.core.space import SearchSpace
 from nastool.core.values import Objective, Trial
 from nastool.core.wording import format_number
 from nastool.engine.store import Store
+
+T = TypeVar("T")
 
 
 def different(space: SearchSpace, trials: Iterable[Trial], count: int | None = None) -> list[Trial]:
@@ -24,8 +27,14 @@ def different(space: SearchSpace, trials: Iterable[Trial], count: int | None = N
 
 
 def derive(store: Store, space: SearchSpace, count: int) -> list[Trial]:
-    """The best trials, no two equivalent, best first: of those that were scored after a policy's rounds, if any."""
+    """The best trials, no two equivalent, best first: of those that were scored after a policy's rounds, if any.
+
+    With several objectives some that lie evenly along the front; if these are too few, the best of the others, too.
+    """
     best = store.best(sum(store.count().values()))
+    if len(store.objectives) > 1:
+        first = along(front(different(space, best)), count)
+        best = [*first, *(trial for trial in best if trial not in first)]
     return different(space, (t for t in best if t.proposal.policy is None), count) or different(space, best, count)
 
 
@@ -58,12 +67,22 @@ def front(trials: Sequence[Trial]) -> list[Trial]:
     return [trials[i] for i in pareto.front([trial.losses for trial in trials])] if trials else []
 
 
+def along(front: Sequence[T], count: int) -> list[T]:
+    """So many of a front, evenly from one end to the other; the best by the first objective is among them."""
+    places = [round(i * (len(front) - 1) / max(1, count - 1)) for i in range(count)] if front else []
+    return [front[place] for place in dict.fromkeys(places)]
+
+
 def described(ranked: Sequence[Trial], objectives: Sequence[Objective]) -> list[dict[str, object]]:
     """The front as JSON: each trial's number and key, and the values of the objectives. ranked: as of `front`."""
+    found = ((trial, trial.evaluation.all_metrics) for trial in front(ranked) if trial.evaluation is not None)
     return [
-        {"trial": trial.id, "key": trial.proposal.arch.key}
-        | {each.metric: each.value(loss) for each, loss in zip(objectives, trial.losses, strict=True)}
-        for trial in front(ranked)
+        {
+            "trial": trial.id,
+            "key": trial.proposal.arch.key,
+            **{each.metric: metrics[each.metric] for each in objectives},
+        }
+        for trial, metrics in found
     ]
 
 
@@ -86,9 +105,9 @@ def pick(ranked: Sequence[Trial], wanted: Sequence[str]) -> Trial:
         InputError: A condition is none, there is no such metric, or no trial meets them.
     """
     if KNEE in wanted:
-        found = knee(front(ranked)) if len(wanted) == 1 else None
-        if found is None:
-            raise InputError("--pick knee: stands alone, and is of a front of at least three trials")
+        these = front(ranked)
+        if len(wanted) > 1 or (found := knee(these)) is None:
+            raise InputError(f"--pick knee: stands alone, and needs a front of three trials or more, not {len(these)}")
         return found
     conditions = [Condition.parse(text, "--pick") for text in wanted]
     measured = [(trial, trial.evaluation.all_metrics) for trial in ranked if trial.evaluation is not None]

@@ -12,6 +12,7 @@ from nastool.analysis.figures.results import curve_metric
 from nastool.analysis.pages import printable
 from nastool.core import archfile
 from nastool.core.wording import format_number, format_seconds
+from nastool.engine.ranking import along
 from nastool.engine.retraining import Listed
 from nastool.engine.study import Study, StudyTrial
 
@@ -66,9 +67,8 @@ def best_drawn(study: Study) -> list[StudyTrial]:
     found: dict[str, StudyTrial] = {}
     front = study.front() if len(study.objectives) > 1 else []
     if front:
-        places = {round(i * (len(front) - 1) / (DRAWN - 2)) for i in range(DRAWN - 1)}
-        compromise = study.knee()
-        return [trial for place, trial in enumerate(front) if place in places or trial is compromise]
+        chosen = [*along(front, DRAWN - 1), study.knee()]
+        return [trial for trial in front if trial in chosen]
     for trial in study.ranked:
         found.setdefault(study.space.canonical(trial.arch), trial)
         if len(found) == DRAWN:

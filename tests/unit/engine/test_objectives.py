@@ -12,7 +12,8 @@ import pytest
 from nastool import api
 from nastool.core import pareto
 from nastool.core.evaluator import Evaluator, Report
-from nastool.core.values import Evaluation, Objective, Proposal
+from nastool.core.values import Evaluation, Objective, Proposal, Trial
+from nastool.engine import ranking
 from nastool.engine.executors.inline import Inline
 from nastool.engine.search import Search
 from nastool.engine.store import Store
@@ -192,3 +193,22 @@ def test_patience_ends_when_the_front_stands_still(run: Run, table: list[str], t
     assert gaps[-1] - 1 == 6 and gaps[:-1].max(initial=0) <= 6
     best = [min(each[0] for each in losses[: i + 1]) for i in range(len(losses))]
     assert best[-1] == best[-9], "the best has stood still for longer"
+
+
+def test_along_a_front() -> None:
+    """From end to end; what is trained again at the end of a search with shared weights, say."""
+    assert ranking.along(range(9), 3) == [0, 4, 8]
+    assert ranking.along(range(9), 1) == [0] and ranking.along([], 3) == [] and ranking.along(range(2), 5) == [0, 1]
+
+
+def test_what_is_trained_again_lies_along_the_front(tmp_path: Path) -> None:
+    facts = {"config": made_runs.config_of("nsga2", SPACE, "weighed", 0), "objective": ["val_acc:max", "params:min"]}
+    archs = [SPACE.arch([i, 0, 1, 2, 3, 3]) for i in range(5)]
+    with Store.create(tmp_path / "run.db", facts) as store:
+        store.begin()
+        for i, losses in enumerate([(-0.9, 9.0), (-0.8, 8.0), (-0.7, 8.5), (-0.6, 7.0), (-0.5, 3.0)]):
+            store.add(Trial(i, Proposal(archs[i])))
+            store.finish(Trial(i, Proposal(archs[i]), "done", Evaluation({}, 1.0), losses), i)
+        store.commit()
+        assert [trial.id for trial in ranking.derive(store, SPACE, 2)] == [0, 4]
+        assert [trial.id for trial in ranking.derive(store, SPACE, 9)] == [0, 1, 3, 4, 2]
