@@ -229,7 +229,8 @@ def retrain(options: RetrainOptions) -> Study:
     named = "-" if isinstance(document, ArchDocument) else arguments.word(document)
     with invocation.of(arguments.words("retrain", options, named)):
         if not isinstance(document, ArchDocument):
-            document = sources.only_architecture(named, options.space, _given(options.trial, options.on_event))
+            trial = _trial(named, options.trial, options.pick)
+            document = sources.only_architecture(named, options.space, _given(trial, options.on_event))
         return _carry_out(RetrainRun.of(options, document, sources.run_folder(named), page), options)
 
 

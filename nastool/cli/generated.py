@@ -38,6 +38,7 @@ _METAVARS = {
     "time": "LENGTH",
     "until": "HH:MM",
     "stop_when": "CONDITION",
+    "pick": "CONDITION|knee",
     "patience": "N",
     "objective": "METRIC[:min|max]",
     "seeds": "N,...",

@@ -44,6 +44,7 @@ SEVERAL: Mapping[str, str] = {
     "log": "--log",
     "objective": "--objective",
     "limits": "--limit",
+    "pick": "--pick",
     "stop_when": "--stop-when",
 }
 """Options that are no plugin's and may be given several times, and what each time is called on a command line."""
@@ -347,6 +348,7 @@ class RetrainOptions(Measuring, Stoppable):
     Args:
         architecture: What to train.
         trial: Of a run, the number of the trial that is trained instead of its best.
+        pick: Of a run, the best trial that meets it, such as 'latency_ms<=4' (repeat it), or the front's knee.
         space: Space of an architecture in its own string form.
         seeds: One training with each of these seeds; the network that counts is the first one's.
         validation: Keep the validation images out of the training, and measure on them.
@@ -357,6 +359,7 @@ class RetrainOptions(Measuring, Stoppable):
 
     architecture: Architecture | ArchDocument = field(kw_only=False)
     trial: int | None = None
+    pick: str | Sequence[str] = ()
     space: str | None = None
     seeds: int | str | Iterable[int] = (0, 1, 2)
     validation: bool = False

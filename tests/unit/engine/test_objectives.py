@@ -85,6 +85,8 @@ def test_a_configuration_file_names_one_or_several(run: Run, table: list[str], t
         (tmp_path / "c.yaml").write_text(f"search:\n  objective: {text}\n")
         outcome = run("search", *table, "--config", "c.yaml", "--dry-run")
         assert outcome.code == 0 and f"strategy: {strategy}\n" in outcome.err, outcome.err
+    (tmp_path / "c.yaml").write_text("search:\n  objective: latency_ms\n  stop-when: latency_ms<=9\n")
+    assert run("search", *table, "--config", "c.yaml", "--dry-run").code == 0
     (tmp_path / "c.yaml").write_text("search:\n  objective: [1]\n")
     run("search", *table, "--config", "c.yaml").refused("objective must be text")
 
@@ -133,6 +135,7 @@ def test_another_network_than_the_best(run: Run, table: list[str], tmp_path: Pat
     run("show", "a", "--pick", "latency_ms<=0.1").refused("no trial meets it: latency_ms is from")
     run("show", "a", "--pick", "knee", "--trial", "1").refused("both --trial and --pick")
     run("show", "a/best.json", "--pick", "knee").refused("is no run folder")
+    run("retrain", "a", "--pick", "latency_ms<=0.1").refused("no trial meets it")
 
 
 def test_random_search_beside_it_is_compared_by_hypervolume(run: Run, table: list[str], tmp_path: Path) -> None:
