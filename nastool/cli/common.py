@@ -79,7 +79,7 @@ class Command(click.Command):
 def _trust(value: object) -> None:
     """Let files be executed that are named on the command line, `--space my.py:Net` or `-E data=my.py:Signals`."""
     for text in value if isinstance(value, tuple) else (value,):
-        if isinstance(text, str) and ":" in text:
+        if isinstance(text, str) and (":" in text or ".csv" in text):
             from nastool.core import plugin_files
 
             plugin_files.trust(text, text.partition("=")[2])

@@ -87,7 +87,7 @@ def _in_file(kind: str, word: str) -> bool:
     """Whether a word is the name of a plugin in a file."""
     from nastool.core import registry
 
-    return kind in SINGULAR and ":" in word and registry.is_known(SINGULAR[kind], word)
+    return kind in SINGULAR and registry.is_known(SINGULAR[kind], word)
 
 
 def names_of(kind: str) -> list[str]:

@@ -27,10 +27,14 @@ from nastool.core import options
 from nastool.core.errors import InputError, hint, one_line, short, why
 from nastool.core.files import write_atomic
 
-_FORM = re.compile(r"(?P<source>.+\.py|[A-Za-z_]\w*(\.\w+)*):(?P<object>[A-Za-z_]\w*)(@(?P<digest>[0-9a-f]{8}))?")
+_FORM = re.compile(
+    r"(?P<table>.+\.csv)(@(?P<content>[0-9a-f]{8}))?|"
+    r"(?P<source>.+\.py|[A-Za-z_]\w*(\.\w+)*):(?P<object>[A-Za-z_]\w*)(@(?P<digest>[0-9a-f]{8}))?"
+)
 VARIABLE = "NASTOOL_PLUGINS"
 """Environment variable with the files that may be executed whoever names them, as PATH separates them."""
 MOST_BYTES = 10_000_000
+"""Of a file that is executed, at most."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,8 @@ class Named:
     """What a text names.
 
     Attributes:
-        source: A path that ends with .py, or the dotted name of a module.
-        object: Name of the object in it.
+        source: A path that ends with .py or .csv, or the dotted name of a module.
+        object: Name of the object in it; "": it is a table, which is not executed.
         digest: 8 hexadecimal digits that name the file's content; "": as it is now.
     """
 
@@ -49,14 +53,15 @@ class Named:
 
     @property
     def is_module(self) -> bool:
-        return not self.source.endswith(".py")
+        return not self.source.endswith((".py", ".csv"))
 
     def at(self, digest: str) -> Named:
         """The same as records have it."""
         return Named(self.source if self.is_module else Path(self.source).name, self.object, digest)
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.object}" + (f"@{self.digest}" if self.digest else "")
+        name = f"{self.source}:{self.object}" if self.object else self.source
+        return name + (f"@{self.digest}" if self.digest else "")
 
 
 @dataclass(frozen=True)
@@ -77,19 +82,23 @@ class Found:
 def parsed(text: str) -> Named | None:
     """What names an object in a file or module; None: the text has no such form, and is the name of something else."""
     match = _FORM.fullmatch(text)
-    return Named(match["source"], match["object"], match["digest"] or "") if match else None
+    if match is None:
+        return None
+    if match["table"]:
+        return Named(match["table"], "", match["content"] or "")
+    return Named(match["source"], match["object"], match["digest"] or "")
 
 
 def plain(name: str) -> str:
     """A plugin's name as a part of a file's: of "my.py:Net@3f2a1b9c" just "Net"."""
     named = parsed(name)
-    return named.object if named else name
+    return named.object or Path(named.source).stem if named else name
 
 
 def split(text: str) -> tuple[str | None, str]:
     """A name of such form at the beginning of a text, and what follows it after a colon; None: there is none."""
     parts = text.split(":")
-    for end in range(2, len(parts) + 1):
+    for end in range(1, len(parts) + 1):
         if parsed(name := ":".join(parts[:end])):
             return name, ":".join(parts[end:])
     return None, text
@@ -127,7 +136,8 @@ def _keep(digest: str, path: Path, content: bytes) -> None:
     try:
         if not (folder / "origin").is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / path.name).write_bytes(content)
+            if path.suffix == ".py":  # a table may be large
+                (folder / path.name).write_bytes(content)
         write_atomic(folder / "origin", str(path))
     except (OSError, InputError, ValueError):  # no home, or a full one; this process' workers inherit its environment
         listed = os.environ.get(VARIABLE, "").split(os.pathsep)
@@ -149,7 +159,12 @@ def find(named: Named) -> Found:
         path = _path(named)
         content = _read(path)
         digest = digest_of(content)
-        if digest not in _origins and path not in _listed() and not any(map(content.__eq__, _copies(digest))):
+        if (
+            named.object
+            and digest not in _origins
+            and path not in _listed()
+            and not any(map(content.__eq__, _copies(digest)))
+        ):
             raise InputError(_unnamed(named, path))
         return Found(named.at(digest), path, content)
     origin = _origins.get(named.digest)
@@ -198,6 +213,8 @@ def _listed() -> Iterator[Path]:
 
 
 def _unnamed(named: Named, path: Path) -> str:
+    if not named.object:
+        return f"{named}: the file has changed, or is not known here: put it back, or give {VARIABLE}=PATH/{path.name}"
     where = "PATH/" if named.digest else ""
     source = f"{named.source.replace('.', '/')}.py" if named.is_module else named.source
     file = f"{where}{source}" if named.digest else str(path)
@@ -228,7 +245,7 @@ def _path(named: Named) -> Path:
 def _read(path: Path) -> bytes:
     """InputError: it cannot be read."""
     try:
-        if path.stat().st_size > MOST_BYTES:
+        if path.suffix == ".py" and path.stat().st_size > MOST_BYTES:
             raise InputError(f"{short(path)} is larger than {MOST_BYTES:,} bytes: no Python source")
         return path.read_bytes()
     except (OSError, ValueError) as error:

@@ -37,7 +37,8 @@ _GROUP: Mapping[Kind, str] = {
     "executor": "nastool.executors",
 }
 _ADAPTERS = "nastool.adapters"
-"""Group of functions, by kind: of an object in a file and its name they make a class of that kind, or None."""
+"""Group of functions, by kind: of an object in a file and its name they make a class of that kind, or None; and of the
+class of spaces that are tables, "table"."""
 _BASE: dict[Kind, type] = {
     "strategy": Strategy,
     "space": SearchSpace,
@@ -128,6 +129,8 @@ def _of_file(kind: Kind, named: plugin_files.Named) -> type[Any]:
     name = str(found.named)
     if (kind, name) in _in_files:
         return _in_files[kind, name][1]
+    if not named.object:
+        return _of_table(kind, name, found.path)
     module, thing = plugin_files.load(found)
     cls: Any = thing
     if not (inspect.isclass(thing) and issubclass(thing, _BASE[kind])):
@@ -145,6 +148,18 @@ def _of_file(kind: Kind, named: plugin_files.Named) -> type[Any]:
     except InputError:
         del _in_files[kind, name]
         raise
+
+
+def _of_table(kind: Kind, name: str, path: Path) -> type[Any]:
+    """The class of a table's space."""
+    if kind != "space":
+        raise InputError(f"{path.name} is a table, no {kind}: give it as the space, --space {path.name}")
+    (point,) = entry_points(group=_ADAPTERS, name="table")
+    base: Any = point.load()
+    plugin = Plugin(kind, name, "", EntryPoint(name, f"{base.__module__}:{base.__qualname__}", _GROUP[kind]))
+    own: type[Any] = type(base)(base.__name__, (base,), {"name": name, "path": path, "__module__": base.__module__})
+    _in_files[kind, name] = plugin, own
+    return own
 
 
 def _at(thing: object, path: Path) -> str:

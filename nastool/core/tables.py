@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from nastool.core.arrays import Choices, Columns
 from nastool.core.errors import InputError, short, why
 from nastool.core.files import Limit, read_npz
+from nastool.core.values import Arch
 
 
 @runtime_checkable
@@ -36,6 +37,41 @@ class Tabular(Protocol):
             KeyError: names one that is missing.
             ValueError: what is wrong with them.
         """
+        ...
+
+
+GOOD = r"acc|score|auc|f1|precision|recall|r2|psnr|bleu|reward|throughput"
+"""In names of metrics of which more is better."""
+METRIC = (
+    rf"{GOOD}|loss|err|rmse|mse|mae|ppl|perplexity|latency|_ms$|time|seconds|param|flop|macs|madds|energy|_mj$|memory|_mb$|"
+    "^val|^test|^valid"
+)
+"""In names of metrics."""
+
+
+def goal_of(metric: str) -> Literal["max", "min"]:
+    """Which of more and less is better, by a metric's name."""
+    return "max" if re.search(GOOD, metric, re.IGNORECASE) else "min"
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A space whose architectures are the rows of a table with metrics; it provides "rows"."""
+
+    metrics: Mapping[str, NDArray[np.float64]]
+    """Name -> a value for each row, NaN where there is none."""
+    left_out: list[str]
+    """Columns that are neither decisions nor metrics."""
+    repeated: int
+    """Number of rows that have the decisions of an earlier one."""
+
+    @property
+    def objectives(self) -> list[str]:
+        """Names of the metrics, those first that a search would be for."""
+        ...
+
+    def row(self, arch: Arch) -> int:
+        """The number of an architecture's row."""
         ...
 
 

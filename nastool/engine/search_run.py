@@ -417,8 +417,9 @@ def _config(options: SearchOptions) -> RunConfig:
     several = isinstance(options.objective, list) and len(options.objective) > 1
     strategy = options.strategy or (defaults.STRATEGY_OF_SEVERAL if several else defaults.STRATEGY)
     goes_with = registry.load("strategy", strategy).goes_with
-    evaluator, found = options.evaluator or goes_with.get("evaluator", defaults.EVALUATOR), options.of_evaluator
-    space = options.space or goes_with.get("space", defaults.SPACE)
+    space, found = options.space or goes_with.get("space", defaults.SPACE), options.of_evaluator
+    of_space = getattr(registry.load("space", space), "goes_with", goes_with)
+    evaluator = options.evaluator or of_space.get("evaluator", defaults.EVALUATOR)
     if options.space is None and "data" in found:
         space = registry.space_for(str(found["data"]), space)
     target = registry.load("evaluator", evaluator)

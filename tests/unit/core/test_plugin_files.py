@@ -255,16 +255,16 @@ def test_no_folder_for_state_is_no_hindrance(my: Path, monkeypatch: pytest.Monke
 
 def test_data_of_a_task_in_a_file(my: Path, run: Run) -> None:
     examples = Path(__file__).resolve().parents[3] / "docs" / "examples"
-    words = ["--space", f"{examples}/signal_space.py:SignalCNN", "--epochs", "1", "-n", "1", "--executor", "inline"]
-    found = run("search", "-s", "random", *words, "--data", f"{examples}/signals.py:Signals", "--out", "a")
+    words = ["--space", f"{examples}/series_space.py:SeriesCNN", "--epochs", "1", "-n", "1", "--executor", "inline"]
+    found = run("search", "-s", "random", *words, "--data", f"{examples}/series.py:Series", "--out", "a")
     assert found.code == 0, found.err
-    digest = plugin_files.digest_of((examples / "signals.py").read_bytes())
-    assert Study.read("a").config["evaluator"]["options"]["data"] == f"signals.py:Signals@{digest}"
+    digest = plugin_files.digest_of((examples / "series.py").read_bytes())
+    assert Study.read("a").config["evaluator"]["options"]["data"] == f"series.py:Series@{digest}"
     assert "test_acc" not in found.accepted()[0]["metrics"] and found.accepted()[0]["metrics"]["val_acc"] > 0
     exported = run("export", "a", "--to", "pt2", "--out", "m.pt2")
     assert exported.code == 0, exported.err
-    named = f"{examples}/signals.py:Signals:waves"
-    assert registry._recorded(named) == f"signals.py:Signals@{digest}:waves"
+    named = f"{examples}/series.py:Series:waves"
+    assert registry._recorded(named) == f"series.py:Series@{digest}:waves"
 
 
 def test_a_name_with_a_file_can_have_options() -> None:
