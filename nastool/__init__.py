@@ -1,7 +1,8 @@
 """nastool: neural architecture search on the command line, and from Python.
 
-`nastool.search`, `resume`, `finish`, `ask`, `tell`, `evaluate`, `retrain`, `export`, `predict`, `compare` and `show` do
-what the commands do, and the command line calls them; `nastool.load` is a trained network, `nastool.Study` reads a run.
+`nastool.search`, `resume`, `finish`, `ask`, `tell`, `evaluate`, `retrain`, `export`, `predict`, `compare`, `show` and
+`space_stats` do what the commands do, and the command line calls them; `nastool.load` is a trained network,
+`nastool.Study` reads a run.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ __all__ = [
     "retrain",
     "search",
     "show",
+    "space_stats",
     "tell",
 ]
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         retrain,
         search,
         show,
+        space_stats,
         tell,
     )
     from nastool.core.errors import InputError, NastoolError

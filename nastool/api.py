@@ -15,11 +15,12 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from nastool.core import invocation, plugin_files
+from nastool.core import invocation, plugin_files, registry
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, RunInterrupted, Stopped, hint, short
 from nastool.core.errors import NastoolError as NastoolError
 from nastool.core.files import Limit, target, write_atomic
+from nastool.core.values import SpaceRef
 from nastool.engine import arguments, evaluation, outside, sources
 from nastool.engine.command_options import (
     RANGES,
@@ -41,6 +42,7 @@ from nastool.engine.sources import Given
 from nastool.engine.study import Study
 
 if TYPE_CHECKING:
+    from nastool.analysis.space_stats import SpaceStats
     from nastool.deploy.models import Model
     from nastool.engine.command_options import Architecture, Scale
 
@@ -420,6 +422,65 @@ def show(
         raise InputError(f"no form {short(to)!r}; {hint(to, forms)}")
     drawn: str | bytes = getattr(drawing, to)(*sources.sized(document, input, classes, scale))
     return drawn
+
+
+def space_stats(
+    space: str,
+    *,
+    space_options: Mapping[str, object] = {},
+    limits: str | Sequence[str] = (),
+    samples: int = 1000,
+    seed: int = 0,
+    data: str | None = None,
+    input: str | Sequence[int] | None = None,
+    classes: int = 10,
+    scale: Scale | None = None,
+    latency: bool = True,
+    latency_threads: int = 1,
+    device: str = "auto",
+) -> SpaceStats:
+    """Return what a search space holds, and what limits leave of it.
+
+    Args:
+        space: Name of it.
+        space_options: Options of the space.
+        limits: Conditions such as "params<=50k", as of `search`.
+        samples: Number of architectures that are drawn uniformly; of up to 30 of them the latency is measured.
+        seed: Of the draws.
+        data: Data set whose shape the networks are for.
+        input, classes: Shape of an example and number of classes, where no data set is given; of images by default
+            (3, 32, 32) and 10.
+        scale: Size of the networks.
+        latency: Whether it is measured, also where no limit is on it.
+        latency_threads: CPU threads with which it is measured.
+        device: Where it is measured: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        InputError: Something is no such space, limit or shape.
+    """
+    from nastool.analysis import space_stats as stats
+    from nastool.training.hardware import device_of
+
+    plugin_files.trust(space, data)
+    own = registry.make_space(SpaceRef.of(space, {name: str(value) for name, value in space_options.items()}))
+    if data is not None and input is not None:
+        raise InputError("both data and input are given: keep one")
+    document = ArchDocument(own, own.arch([]))
+    shape = "3x32x32" if input is None else input
+    task, size = sources.built_for(document, shape, classes, scale)
+    if data is not None:
+        task = registry.task_for(data).load(data).task
+    return stats.space_stats(
+        own,
+        task,
+        size,
+        limits=[limits] if isinstance(limits, str) else limits,
+        samples=samples,
+        seed=seed,
+        device=str(device_of(device)),
+        threads=latency_threads,
+        latency=latency,
+    )
 
 
 def _trial(model: str, trial: int | None, pick: str | Sequence[str]) -> int | None:

@@ -41,6 +41,7 @@ COMMANDS = (
     "predict",
     "bench",
     "sample",
+    "space",
     "show",
     "top",
     "status",

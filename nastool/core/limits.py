@@ -117,20 +117,24 @@ class Limits:
 
     def check(self, space: SearchSpace) -> None:
         """Raise InputError where nothing is found within, with what the nearest has."""
+        found, has = self.nearest(space)
+        if not found:
+            raise InputError(
+                f"--limit {self}: no architecture of space {space.name} was found within; the nearest has {has}: give "
+                "more room, or smaller networks (--scale)"
+            )
+
+    def nearest(self, space: SearchSpace) -> tuple[bool, str]:
+        """Whether something is found within, by draws and repair, and what that, or the nearest, costs, in words."""
         rng = np.random.default_rng(0)
         nearest, least = self.draw(space, rng)
         for _ in range(0 if self.costly else 4):
             if least > 0:
                 arch, excess = self.draw(space, rng)
                 nearest, least = (arch, excess) if excess < least else (nearest, least)
-        if least > 0:
-            assert self.costs is not None
-            found = self.costs.of(nearest, self.names)
-            has = ", ".join(f"{name} {format_number(found[name])}" for name in self.names if name in found)
-            raise InputError(
-                f"--limit {self}: no architecture of space {space.name} was found within; the nearest has "
-                f"{has or 'no such cost'}: give more room, or smaller networks (--scale)"
-            )
+        found = {} if self.costs is None else self.costs.of(nearest, self.names)
+        has = ", ".join(f"{name} {format_number(found[name])}" for name in self.names if name in found)
+        return least == 0, has or "no such cost"
 
 
 class _Within(SearchSpace):
