@@ -286,7 +286,7 @@ def _executed(found: Found) -> ModuleType:
         try:
             module = importlib.import_module(named.source)
         except Exception as error:
-            raise InputError(_failed(error, path)) from error
+            raise InputError(failed(error, path)) from error
     else:
         module = ModuleType(f"{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{named.digest}")
         module.__file__ = str(path)
@@ -302,12 +302,12 @@ def _executed(found: Found) -> ModuleType:
             exec(code, vars(module))
         except Exception as error:
             del sys.modules[module.__name__]
-            raise InputError(_failed(error, path)) from error
+            raise InputError(failed(error, path)) from error
     _modules[key] = module
     return module
 
 
-def _failed(error: Exception, path: Path) -> str:
+def failed(error: Exception, path: Path) -> str:
     """What went wrong while a file was executed: where, what, and what to do."""
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
     if isinstance(error, SyntaxError):

@@ -7,8 +7,9 @@ Listing names imports nothing; choosing one imports only that one. Where a regis
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -22,7 +23,7 @@ from nastool.core.evaluator import Evaluator
 from nastool.core.logger import Logger
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
-from nastool.core.task import Task
+from nastool.core.task import FAMILY, Task
 from nastool.core.values import SpaceRef
 
 Kind = Literal["strategy", "space", "evaluator", "task", "logger", "executor"]
@@ -259,8 +260,9 @@ def _of_others(cls: type) -> Plugin | None:
 
 def whose(cls: type) -> str:
     """Which plugin a class is: "evaluator train"; of another package with that and where it stands."""
+    source = getattr(cls, "function", cls)  # which an adapter made the class of
     try:
-        where = f"{Path(str(inspect.getsourcefile(cls))).name}, line {inspect.getsourcelines(cls)[1]}"
+        where = f"{Path(str(inspect.getsourcefile(source))).name}, line {inspect.getsourcelines(source)[1]}"
     except (OSError, TypeError):  # there is no source
         where = cls.__module__
     if plugin := _of_others(cls):
@@ -344,7 +346,31 @@ def _reading(cls: type[Task]) -> dict[str, Any]:
 
         return classmethod(method)
 
-    return {"reads": classmethod(reads), **{name: passing(name) for name in ("recipe_for", "check", "load")}}
+    return {"reads": classmethod(reads), **{name: passing(name) for name in ("recipe_for", "check", "goals", "load")}}
+
+
+def task_of(space: SearchSpace, input: object, classes: int) -> Task:
+    """A task that a space has networks for, of these sizes.
+
+    Args:
+        space: The space.
+        input: The sizes of its examples, such as "3x32x32", or as integers.
+        classes: Number of classes, of a task that has some.
+
+    Raises:
+        InputError: There are more or fewer sizes, or they are none.
+    """
+    cls: type[Task] = load("task", FAMILY if FAMILY in space.tasks else min(space.tasks))
+    names = [name for name, each in inspect.signature(cls).parameters.items() if each.default is each.empty]
+    sizes = [name for name in names if name != "classes"]
+    text = input if isinstance(input, str) else "x".join(map(str, input)) if isinstance(input, Sequence) else str(input)
+    if not re.fullmatch("x".join([r"\d{1,6}"] * len(sizes)), text):
+        raise InputError(f"--input {short(text)!r}: write {'x'.join(map(str.upper, sizes))} in numbers, as in 3x32x32")
+    given = dict(zip(sizes, map(int, text.split("x")), strict=True)) | {"classes": classes}
+    try:
+        return cls.from_json({name: given[name] for name in names})
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def space_for(data: str, preferred: str) -> str:
@@ -354,7 +380,7 @@ def space_for(data: str, preferred: str) -> str:
     """
     task = None
     with suppress(InputError):
-        task = task_for(data).name
+        task = task_for(data).kind()
     others = sorted(plugins("space").values(), key=lambda plugin: plugin.owner != "nastool")
     for name in (preferred, *(plugin.name for plugin in others)):
         with suppress(InputError):  # one that is broken is no reason to do without the others

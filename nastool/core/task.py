@@ -76,6 +76,11 @@ class Task(ABC):
         )
 
     @classmethod
+    def kind(cls) -> str:
+        """Name of the task that spaces have networks for: its own, but for data in a file that are for another's."""
+        return cls.name
+
+    @classmethod
     def recipe_for(cls, data: str) -> str:
         """Name of the recipe that networks are trained with on this data unless another is given."""
         return "default"

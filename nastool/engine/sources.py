@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -198,24 +196,13 @@ def built_for(document: ArchDocument, input: object, classes: int, scale: object
     Raises:
         InputError: One of them is none.
     """
-    tasks = document.space.tasks
-    task: type[Task] = registry.load("task", FAMILY if FAMILY in tasks else min(tasks))
-    names = [name for name, each in inspect.signature(task).parameters.items() if each.default is each.empty]
-    sizes = [name for name in names if name != "classes"]
-    text = input if isinstance(input, str) else "x".join(map(str, input)) if isinstance(input, Sequence) else str(input)
-    if not re.fullmatch("x".join([r"\d{1,6}"] * len(sizes)), text):
-        raise InputError(f"--input {short(text)!r}: write {'x'.join(map(str.upper, sizes))} in numbers, as in 3x32x32")
     try:
         size = make_scale(document.space, options.mapping(scale or document.extra.get("scale") or {}, int))
     except InputError as error:
         raise InputError(f"--scale: {error}" if scale else str(error)) from None
     except ValueError:
         raise InputError("scale must be KEY=N,... (in a line of JSON an object), such as channels=16,cells=5") from None
-    given = dict(zip(sizes, map(int, text.split("x")), strict=True)) | {"classes": classes}
-    try:
-        return task.from_json({name: given[name] for name in names}), size
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    return registry.task_of(document.space, input, classes), size
 
 
 def sized(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nastool import __version__
 from nastool.core import archfile, files
 from nastool.core.errors import CannotGoOn, InputError, short, why
 from nastool.core.folders import within
@@ -25,7 +26,7 @@ from nastool.core.task import FAMILY
 from nastool.core.values import Arch
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from nastool.core.space import SearchSpace
     from nastool.core.task import Task
@@ -87,6 +88,44 @@ def write(
             with suppress(OSError):
                 optimizer.unlink(missing_ok=True)
         raise CannotGoOn(f"cannot write checkpoint {path}: {why(error)}") from error
+
+
+def save(
+    workdir: Path,
+    trial_id: int,
+    network: nn.Module,
+    space: SearchSpace,
+    arch: Arch,
+    scale: Any,
+    task: Task,
+    about: Mapping[str, Any],
+    memory: Mapping[str, Tensor] | None = None,
+) -> str:
+    """Writes a trained network's weights and what they belong to; the path relative to workdir.
+
+    Args:
+        workdir: The run's folder.
+        trial_id: Number of its trial.
+        network: The network.
+        space, arch, scale, task: What it was built of.
+        about: What is to be said of the data (`Data.metadata`).
+        memory: The optimiser's, where a child will go on from here.
+
+    Raises:
+        CannotGoOn: The disk is full, or the folder cannot be written.
+    """
+    metadata = {
+        "nastool": __version__,
+        "trial": str(trial_id),
+        "arch": json.dumps(archfile.to_json(space, arch)),
+        "scale": json.dumps(dataclasses.asdict(scale)),
+        "family": task.name,
+        "task": json.dumps(task.to_json()),
+        **{name: json.dumps(value) for name, value in about.items()},
+    }
+    name = name_of(trial_id)
+    write(workdir / name, network.state_dict(), memory, metadata)
+    return name
 
 
 def read(

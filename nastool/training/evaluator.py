@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -13,8 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from nastool import __version__
-from nastool.core import archfile, files, options, registry
+from nastool.core import files, options, registry
 from nastool.core.errors import InputError, OutOfMemory, TrialFailed, fault_of, short
 from nastool.core.evaluator import Evaluator
 from nastool.core.folders import within
@@ -119,7 +116,9 @@ class TrainingEvaluator(Evaluator):
         """The task, of no particular shapes yet."""
         if space.tasks.isdisjoint(getattr(cls, "name", "") for cls in self.family.__mro__):
             fit = f"space {space.name} has networks for {', '.join(sorted(space.tasks))}"
-            raise InputError(f"{fit}, and {short(data, 100)} is for {self.family.name}: give other data, or no --space")
+            raise InputError(
+                f"{fit}, and {short(data, 100)} is for {self.family.kind()}: give other data, or no --space"
+            )
         self._data_name = data
         self._data_options = self._checked(
             data_dir=data_dir,
@@ -160,7 +159,7 @@ class TrainingEvaluator(Evaluator):
         known = options.of(TrainingEvaluator)
         changed = {name: value for name, value in given.items() if name not in known or value != known[name].default}
         for name in changed.keys() - self.family.data_options:
-            raise InputError(f"{name}: data for {self.family.name} has no such option")
+            raise InputError(f"{name}: data for {self.family.kind()} has no such option")
         return changed
 
     @classmethod
@@ -415,18 +414,8 @@ class TrainingEvaluator(Evaluator):
         memory: the optimiser's, where a child will go on from here. CannotGoOn: the disk is full, say.
         """
         assert self.workdir is not None
-        metadata = {
-            "nastool": __version__,
-            "trial": str(trial_id),
-            "arch": json.dumps(archfile.to_json(self.space, arch)),
-            "scale": json.dumps(dataclasses.asdict(self.scale)),
-            "family": self.family.name,
-            "task": json.dumps(self.task.to_json()),
-            **{name: json.dumps(value) for name, value in self.data.metadata().items()},
-        }
-        name = checkpoints.name_of(trial_id)
-        checkpoints.write(self.workdir / name, network.state_dict(), memory, metadata)
-        return name
+        about = self.data.metadata()
+        return checkpoints.save(self.workdir, trial_id, network, self.space, arch, self.scale, self.task, about, memory)
 
 
 def _median_step(training: Training) -> float:

@@ -146,6 +146,7 @@ def load(
     all_data: bool = False,
     predict: Predicts = None,
     balance: Balance = None,
+    arrays: FileArrays | None = None,
 ) -> ImageData:
     """Read a data set and split it.
 
@@ -162,13 +163,14 @@ def load(
         may, before it is resized.
     all_data: the validation images are training images, too, and none is left for validation.
     predict, balance: see `nastool.tasks.supervised`.
+    arrays: the images, whatever the name.
 
     The test images are the source's, or else a fifth of its images, the same ones whatever the options.
     All draws are stratified: each class in proportion, and in every part where it has the images for it.
     InputError, in one line, for everything that can be wrong with the arguments or the files.
     """
     check_options(
-        name,
+        name if arrays is None else "digits",
         split_seed=split_seed,
         val_fraction=val_fraction,
         train_size=train_size,
@@ -180,10 +182,11 @@ def load(
     targets: tuple[str, ...] = ()
     kind, _, path = name.partition(":")
     path = str(path_of(path))
-    if name == "digits":
+    if arrays is not None or kind == "npz":
+        arrays = FileArrays.read(path, ["layout"], limit) if arrays is None else arrays
+        parts, classes, targets, note = _of_arrays(arrays, predict)
+    elif name == "digits":
         parts, classes = _digits()
-    elif kind == "npz":
-        parts, classes, targets, note = _npz(path, limit, predict)
     elif kind == "folder":
         parts, classes, note = _folder(path, image_size, limit)
     else:
@@ -277,9 +280,9 @@ def _torchvision(name: str, data_dir: str | None, download: bool) -> _Source:
     return {"train": train, "test": test}, classes
 
 
-def _npz(path: str, limit: Limit, predict: Predicts) -> tuple[dict[str, Images], tuple[str, ...], tuple[str, ...], str]:
+def _of_arrays(found: FileArrays, predict: Predicts) -> tuple[dict[str, Images], tuple[str, ...], tuple[str, ...], str]:
     """Parts, the names of classes or of targets, and what was read."""
-    found = FileArrays.read(path, ["layout"], limit)
+    path = found.path
     layout = found.others.pop("layout", None)
     for part, x in found.x.items():
         found.x[part] = imagearrays.pixels(f"{path}: {found.names[f'x_{part}']}", x, layout)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from nastool.tasks.arrays import Arrays
     from nastool.tasks.images.data import ImageData
 
 
@@ -91,6 +92,13 @@ class ImageTask(Supervised):
         from nastool.tasks.images.data import load
 
         return load(data, **options)
+
+    @classmethod
+    def of(cls, data: str, found: Arrays, **options: Any) -> ImageData:
+        """Arrays as images, split. data: their name. InputError: they are none."""
+        from nastool.tasks.images.data import load
+
+        return load(data, arrays=found, **options)
 
     def example(self, n: int, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
         import torch
