@@ -140,6 +140,7 @@ def plugin_entry(kind: registry.Kind, name: str) -> Entry:
 def _details(kind: registry.Kind, name: str) -> Entry:
     """Summary, options, and what it goes with; a broken plugin says why instead."""
     from nastool.core import options, registry
+    from nastool.core.strategy import takes_several
 
     try:
         target = registry.load(kind, name)
@@ -153,6 +154,8 @@ def _details(kind: registry.Kind, name: str) -> Entry:
     for capability in ("needs", "provides"):
         if getattr(target, capability, None):
             found[capability] = sorted(getattr(target, capability))
+    if kind == "strategy" and takes_several(target):
+        found["objectives"] = ["several"]
     if kind == "space":
         found["scale"] = scale
         found["scale_descriptions"] = options.descriptions(target.Scale)
@@ -215,7 +218,7 @@ def _facts(entry: Entry) -> Iterator[tuple[str, list[str]]]:
     for key in ("options", "scale"):
         if entry.get(key):
             yield key, [text.partition(":")[0] for text in entry[key]]
-    for key in ("needs", "provides"):
+    for key in ("needs", "provides", "objectives"):
         if entry.get(key):
             yield key, entry[key]
     if entry["kind"] == "strategy":  # what an evaluator takes stands with the evaluators

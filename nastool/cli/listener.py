@@ -13,7 +13,7 @@ from nastool.cli.progress import Progress
 from nastool.core import archfile
 from nastool.core.strategy import Fed
 from nastool.core.values import Trial
-from nastool.core.wording import as_typed, describe_metrics, format_seconds
+from nastool.core.wording import as_typed, describe_metrics, format_seconds, trials
 from nastool.engine.events import (
     Ended,
     Event,
@@ -131,7 +131,7 @@ def say_search_ended(event: Ended) -> None:
         say(line)
     if "front" in document:
         run = shlex.quote(str(event.folder))
-        say(f"front: {len(document['front'])} trials that no other beats in all objectives: nastool top {run} --front")
+        say(f"front: {trials(len(document['front']))} that no other beats in all objectives: nastool top {run} --front")
     if event.written is not None:
         results.say_where(event.folder, event.written, unfinished="unfinished" in document)
     else:

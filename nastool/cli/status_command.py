@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common
-from nastool.core.wording import as_typed, describe_cost, qualities
+from nastool.core.wording import as_typed, describe_cost, qualities, trials
 
 if TYPE_CHECKING:
     from nastool.cli.live.stored import Followed
@@ -126,7 +126,7 @@ def _text(facts: dict[str, Any]) -> None:
     if facts.get("front"):
         run = shlex.quote(facts["run"])
         _line(
-            "front", f"{len(facts['front'])} trials that no other beats in all objectives: `nastool top {run} --front`"
+            "front", f"{trials(len(facts['front']))} that no other beats in all objectives: `nastool top {run} --front`"
         )
     if "trained" in facts:
         _trained(facts["trained"])

@@ -13,6 +13,7 @@ import click
 
 from nastool.cli import common
 from nastool.core.errors import InputError
+from nastool.core.wording import trials
 
 if TYPE_CHECKING:
     from nastool.core.values import Objective
@@ -69,7 +70,7 @@ def command(
     from nastool.cli import listing
 
     where = "stdin" if source == "-" else source
-    these = f"the front, {len(lines)} trials, " if front else ""
+    these = f"the front, {trials(len(lines))}, " if front else ""
     common.show(f"{where}: {these}by {wanted.metric}, {'highest' if wanted.goal == 'max' else 'lowest'} first")
     for row in listing.ranking(lines, wanted):
         common.show(row)

@@ -25,7 +25,7 @@ class LoggedRun:
         id: 32 hexadecimal digits, other for every search that ever was, the same when it is continued.
         folder: The run's; a logger may keep files in a folder of its own there, named after it.
         config: Strategy, space, evaluator (each {"name", "options"}), "seed"; JSON.
-        objective: Metric that is optimised.
+        objective: Metric that is optimised, the first of several.
         decisions: The space's.
     """
 
@@ -46,7 +46,9 @@ class LoggedRun:
         for kind in ("strategy", "space", "evaluator"):
             found[kind] = self.config[kind]["name"]
             found |= {f"{kind}.{key}": value for key, value in self.config[kind]["options"].items()}
-        found |= {"seed": self.config["seed"], "objective": str(self.objective)}
+        objectives = self.config.get("objective")
+        several = ", ".join(objectives) if isinstance(objectives, list) else None
+        found |= {"seed": self.config["seed"], "objective": several or str(self.objective)}
         return {key: value for key, value in found.items() if value is not None}
 
 

@@ -38,6 +38,11 @@ def format_number(value: float) -> str:
     return f"{value:.0f}" if value % 1 == 0 and abs(value) > 1 else f"{value:.4f}"
 
 
+def trials(count: int) -> str:
+    """ "1 trial", "1,200 trials"."""
+    return f"{count:,} trial" + "s" * (count != 1)
+
+
 def describe_cost(seconds: float, *, simulated: bool) -> str:
     """ "12 min of evaluations", or where the seconds are those of a table "2.1 days of training, simulated"."""
     if simulated:

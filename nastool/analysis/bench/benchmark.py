@@ -71,7 +71,8 @@ class Benchmark:
     def _describe(self) -> Facts:
         table = self.table
         known = table.describe()
-        own = {key: value for key, value in self.spec.options.items() if key not in table.local_options}
+        given = self.spec.options.items()  # without what is not there, which a new option would be in all before it
+        own = {key: value for key, value in given if value is not None and key not in table.local_options}
         own |= {"dataset": table.dataset, "metric": known["reward"]}
         own["noise_seed"] = None if not table.noise or self.spec.noise_follows else table.noise_seed
         name = (str(table.space.ref), table.dataset, str(known["reward"]))

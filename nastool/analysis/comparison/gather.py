@@ -168,7 +168,7 @@ def read(path: Path) -> Run:
     elif len(study.objectives) > 1:
         objective = pareto.HYPERVOLUME
     spent, counted = _spent(study, told)
-    resolved = {key: config[key] for key in ("space", "evaluator", "resolved") if key in config}
+    resolved = {key: config[key] for key in ("space", "evaluator", "resolved", "limits") if key in config}
     return Run(
         path=path,
         seed=study.seed,
@@ -281,8 +281,11 @@ def _check(runs: Sequence[Run], anyway: bool) -> list[str]:
     first = runs[0]
     ends = [run for run in runs if run.by_scores and run.final_loss is not None]
     for run in runs[1:]:
-        if (run.objective, run.setting["objective"]) != (first.objective, first.setting["objective"]):
-            these, those = (", ".join(map(str, each.objectives)) for each in (first, run))
+        weighed = [
+            each.objectives if each.objective == pareto.HYPERVOLUME else (each.objective,) for each in (first, run)
+        ]
+        if weighed[0] != weighed[1]:
+            these, those = (", ".join(map(str, each)) for each in weighed)
             raise InputError(f"{first.path} and {run.path} cannot be compared: objective is {these}, not {those}")
         differ = differences(run.setting, first.setting)
         if run in ends and run.made != ends[0].made:

@@ -17,7 +17,7 @@ from nastool.analysis.report.confusion import confusion
 from nastool.analysis.report.data import MISSING, comparison, number
 from nastool.core import archfile, defaults
 from nastool.core.errors import InputError
-from nastool.core.wording import format_seconds, qualities
+from nastool.core.wording import format_seconds, qualities, trials
 from nastool.engine.baseline import describe
 from nastool.engine.study import Study, StudyTrial
 
@@ -168,7 +168,7 @@ def _best_tiles(study: Study) -> Iterator[tuple[str, str, str]]:
     if not finished:
         yield "test", "once, at the end", ""
     if len(objectives) > 1:
-        yield "front", f"{len(study.front())} trials", ""
+        yield "front", trials(len(study.front())), ""
     for name, called in (("params", "parameters"), ("flops", "FLOPs")):
         if name not in objectives and isinstance(metrics.get(name), int | float):
             yield called, number(metrics[name]), ""
@@ -207,8 +207,8 @@ def _front(study: Study, drawn: Sequence[StudyTrial], result: StudyTrial | None,
         marks = ["the result"] * (trial is result) + ["the knee"] * (trial is compromise)
         values = [number(trial.metrics.get(name)) for name in [*names, *costs]]
         rows.append([Link(f"trial {trial.id}", target), *values, ", ".join(marks), Code(trial.arch.key)])
-    text = f"{len(front):,} trials are not beaten by another in all of {', '.join(names)}. The best by {names[0]} is "
-    text += "the result; `nastool export RUN --pick` takes another, by a condition or the knee."
+    no_other = f"{trials(len(front))} that no other beats in all of {', '.join(names)}"
+    text = f"{no_other}. The best by {names[0]} is the result; `nastool export RUN --pick` takes another of them."
     box = fronts.box_of([study])
     assert box is not None
     try:

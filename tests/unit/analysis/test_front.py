@@ -76,7 +76,7 @@ def test_hypervolume_over_trials(study: Study) -> None:
 def test_the_page_lists_the_front(study: Study) -> None:
     page = report.html([study])
     assert "optimising val_acc (max), latency_ms (min)" in page
-    assert "4 trials are not beaten by another in all of" in page
+    assert "4 trials that no other beats in all of" in page
     for number in FRONT:
         assert f'<a href="#drawing-{number}">trial {number}</a>' in page and f'id="drawing-{number}"' in page
     assert page.count(">the knee<") == 1 and "best by val_acc" in page and "Architectures of the front" in page
