@@ -55,6 +55,8 @@ class NetworkCosts:
         self._supernet: networks.Supernet | None = None
         self._own: dict[int, tuple[int, int]] = {}
         """Of each module of the supernet, by id: number of its own parameters, bytes with its buffers."""
+        self._counter: networks.Flops | None = None
+        """The one that counts now, where nothing else is looked at."""
         self._before: dict[Arch, dict[str, float]] | None = {} if "supernet" in space.provides else None
         """What the first architectures cost, to be compared; None: there is no supernet to be believed."""
 
@@ -99,7 +101,9 @@ class NetworkCosts:
         flops, live = networks.Flops(), _Live(inputs) if "memory_mb" in names else None
         with torch.no_grad(), flops:
             if live is None:
+                self._counter = flops
                 network(*inputs)
+                self._counter = None
             else:
                 with live:
                     network(*inputs)
@@ -117,11 +121,38 @@ class NetworkCosts:
                 id(module): _own(module) for module in supernet.modules() if not getattr(module, "training_only", False)
             }
             self._supernet = supernet
+            if supernet.cutting is None:
+                self._remember_parts(supernet)
             if all(self._in_supernet(arch, found) == found for arch, found in before.items()):
                 return
         except (NotImplementedError, RuntimeError, ValueError):
             pass
         self._supernet = None
+
+    def _remember_parts(self, module: nn.Module) -> None:
+        """Run each part of the supernet in which nothing is chosen once for each shape: its FLOPs follow from that."""
+        chooses = any("chosen" in vars(part) for part in module.modules())
+        if chooses or isinstance(module, nn.ModuleList | nn.ModuleDict):
+            for part in module.children():
+                self._remember_parts(part)
+            return
+        forward, known = module.forward, dict[object, tuple[int, Tensor]]()
+
+        def remembered(*inputs: Any) -> Any:
+            if self._counter is None or not all(isinstance(each, Tensor) for each in inputs):
+                return forward(*inputs)
+            key = tuple((each.size(), each.stride(), each.dtype) for each in inputs)
+            if key in known:
+                flops, output = known[key]
+                self._counter.total += flops
+                return output
+            before = self._counter.total
+            output = forward(*inputs)
+            if isinstance(output, Tensor):
+                known[key] = self._counter.total - before, output
+            return output
+
+        module.forward = remembered
 
     def _in_supernet(self, arch: Arch, names: Collection[str]) -> dict[str, float]:
         assert self._supernet is not None
