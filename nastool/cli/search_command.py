@@ -58,6 +58,7 @@ def _dry_run(run: SearchRun) -> None:
     from nastool.core.yaml_files import dump_yaml
     from nastool.engine.executors.base import Setting
     from nastool.engine.forecast import Forecast
+    from nastool.engine.limiting import check_limits
     from nastool.engine.run import make_executor
 
     for note in run.notes:
@@ -70,6 +71,7 @@ def _dry_run(run: SearchRun) -> None:
     setting = Setting(run.options.workers, say=say)
     with closing(make_executor(run.options.executor, spec, evaluator, setting)) as executor:
         facts = executor.open()
+        check_limits(run.config, evaluator, executor, space)
         forecast = Forecast.of(run, executor, facts)
     for line in forecast.lines(run):
         say(f"# {line}")

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from nastool.core import registry
 from nastool.core.costs import NETWORK_COSTS
+from nastool.core.errors import InputError, hint
 from nastool.core.evaluator import Costing, Evaluator, Scaled
+from nastool.core.limits import Limits
 from nastool.core.values import Arch
 
 if TYPE_CHECKING:
@@ -42,3 +45,12 @@ def costs_of(evaluator: Evaluator, arch: Arch, names: Sequence[str], threads: in
         device = getattr(evaluator, "device", "cpu")
         _networks[evaluator] = NetworkCosts(evaluator.space, built.task, evaluator.scale, device, threads)
     return {**_networks[evaluator].of(arch, rest), **own}
+
+
+def check_names(limits: Limits, evaluator: Evaluator) -> None:
+    """Check that what limits are on is known before an architecture is measured; as of `known`. InputError."""
+    names = known(evaluator)
+    for condition in limits.conditions:
+        if condition.metric not in names:
+            who, near = registry.whose(type(evaluator)), hint(condition.metric, sorted(names))
+            raise InputError(f"--limit {condition}: {who} knows no such cost before it measures; {near}")

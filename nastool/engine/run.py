@@ -16,17 +16,19 @@ from nastool.core.archfile import ArchDocument
 from nastool.core.costs import Costs
 from nastool.core.errors import InputError, Stopped, hint, short
 from nastool.core.evaluator import Evaluator, Scaled, executor_of, settled_options
-from nastool.core.limits import Limits, limits_of, whole
+from nastool.core.limits import limits_of
+from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
-from nastool.core.values import Arch, Objective, Proposal, Scalar, Trial, spelt
+from nastool.core.values import Objective, Scalar, Trial, spelt
 from nastool.core.yaml_files import read_yaml
 from nastool.engine import results
 from nastool.engine.config import RunConfig, RunFolder, differences, said
 from nastool.engine.costs import costs_of, known
 from nastool.engine.events import Interrupted, Listener, Note, TrialFinished, TrialsBegun, TrialsEnded, Waiting
-from nastool.engine.executors.base import Executor, Setting, carry_out
-from nastool.engine.executors.jobs import OUTSIDE, EvaluatorSpec, Job, Reported
+from nastool.engine.executors.base import Executor, Setting
+from nastool.engine.executors.jobs import EvaluatorSpec, Reported
 from nastool.engine.interrupts import Interrupts
+from nastool.engine.limiting import check_limits
 from nastool.engine.search import Search
 from nastool.engine.stopping import Stopping
 from nastool.engine.store import Store
@@ -195,6 +197,7 @@ def open_run(
     options: Mapping[str, object],
     check: Callable[[], object] = lambda: None,
     accept: Callable[[Mapping[str, Scalar]], None] = lambda facts: None,
+    space: SearchSpace | None = None,
     pace: Callable[[Executor, Mapping[str, Scalar]], Mapping[str, Scalar]] | None = None,
 ) -> Iterator[Run]:
     """Begin the run in the folder, or go on with it.
@@ -210,6 +213,7 @@ def open_run(
         options: Of the command, beside the config's, for run.yaml.
         check: Called with the folder locked, for its errors.
         accept: Called before a run begins with what its evaluator says of itself, for its errors, too.
+        space: As a search sees it, of which is checked that something is within its limits.
         pace: Called before a run begins with its executor and what the evaluator says; returns settled options of the
             evaluator that come from a clock.
 
@@ -235,7 +239,8 @@ def open_run(
                     facts = {**facts, "devices": ", ".join(at_work.devices)}
                 if not continued:
                     accept(facts)
-                    _check_limits(config, evaluator, at_work)
+                    if space is not None:
+                        check_limits(config, evaluator, at_work, space)
                     if pace is not None and (paced := pace(at_work, facts)):
                         at_work.close()
                         chosen = facts.get("threads")
@@ -254,33 +259,6 @@ def open_run(
             begun = _create(config, evaluator, folder, facts, options)
         with begun as store:
             yield Run(config, evaluator, folder, at_work, store, facts, continued, watch)
-
-
-def check_names(config: RunConfig, evaluator: Evaluator) -> None:
-    """Check that what the limits are on is known before an architecture is measured. InputError."""
-    names = known(evaluator)
-    for condition in Limits.parse(config.limits).conditions:
-        if condition.metric not in names:
-            who = registry.whose(type(evaluator))
-            near = hint(condition.metric, sorted(names))
-            raise InputError(f"--limit {condition}: {who} knows no such cost before it measures; {near}")
-
-
-def _check_limits(config: RunConfig, evaluator: Evaluator, executor: Executor) -> None:
-    """Check that there are architectures within the limits. InputError."""
-    if not config.limits:
-        return
-    check_names(config, evaluator)
-
-    def find(arch: Arch, names: Sequence[str]) -> Mapping[str, float]:
-        if evaluator.inline:
-            return costs_of(evaluator, arch, names)
-        job = Job(OUTSIDE, Proposal(arch), 0, "costs", costs=tuple(names), threads=config.latency_threads)
-        return carry_out(executor, job).tested or {}
-
-    limits = Limits.parse(config.limits)
-    limits.costs = Costs(find, known(evaluator), at_hand=evaluator.inline)
-    limits.check(whole(evaluator.space))
 
 
 def make_executor(name: str | Executor | None, spec: EvaluatorSpec, evaluator: Evaluator, setting: Setting) -> Executor:

@@ -31,7 +31,7 @@ from nastool.engine.logs import Loggers
 from nastool.engine.planning import Timing, paced
 from nastool.engine.results import Product, Report, Result
 from nastool.engine.retraining import Listed
-from nastool.engine.run import Run, Watch, check_metric, check_names, interruptible, open_run
+from nastool.engine.run import Run, Watch, check_metric, interruptible, open_run
 from nastool.engine.search import Search, test_best
 from nastool.engine.stopping import Rules
 from nastool.engine.store import Store
@@ -40,7 +40,6 @@ from nastool.training.recipes import default_recipe
 _NAMES = {field.name for field in fields(SearchOptions)} - {"out", "force", "on_event", "stop"}
 _SAID = {"out", "force", "log", *SearchOptions.FLAGS}
 """Options that a run records elsewhere, those of its evaluator for one."""
-"""Options that a run keeps."""
 
 
 @dataclass
@@ -230,6 +229,7 @@ class SearchRun:
             force=self.options.force,
             options=self.recorded,
             accept=lambda facts: self._check_conditions(),
+            space=self.space,
             pace=timing.pace if self.paced else None,
         )
         with opened as run, self.loggers.opened(run.store, self.space, self.folder.path, watch.note):
@@ -438,8 +438,6 @@ def _config(options: SearchOptions) -> RunConfig:
 
 def _check(options: SearchOptions, config: RunConfig, strategy: Strategy, evaluator: Evaluator) -> None:
     """InputError: these options do not go together."""
-    if not evaluator.inline:
-        check_names(config, evaluator)
     if "policy" in strategy.needs and rounds_of(evaluator) is None:
         raise InputError(f"strategy {strategy.name} trains shared weights of its own: leave out -E weights=")
     if "budget" in strategy.needs and config.evaluator.options.get("epochs") is not None:

@@ -17,7 +17,7 @@ from nastool.core.evaluator import Ensembling, Splitting, estimate_all
 from nastool.core.limits import Limits, limited
 from nastool.core.space import said
 from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef
-from nastool.engine.costs import costs_of, known
+from nastool.engine.costs import check_names, costs_of, known
 from nastool.nets import checkpoints
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class EvaluatorSpec:
         evaluator: Evaluator = registry.make("evaluator", self.name, space, given={**self.options, **own})
         if self.limits:
             limits = Limits.parse(self.limits)
+            if not evaluator.inline:
+                check_names(limits, evaluator)
             limits.costs = Costs(partial(costs_of, evaluator, threads=self.latency_threads), known(evaluator))
             evaluator.space = limited(space, limits)
         evaluator.workdir = self.workdir
