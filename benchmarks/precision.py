@@ -49,7 +49,8 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"python {platform.python_version()}, torch {torch.__version__}, {torch.cpu.get_capabilities()['cpu_name']}")
     if args.steps is not None:
-        for name in args.steps or registry.plugins("space"):
+        images = [name for name in registry.plugins("space") if "images" in registry.load("space", name).tasks]
+        for name in args.steps or images:
             steps(name)
         return
     if args.cifar10 is None:

@@ -75,11 +75,13 @@ def _data(ctx: click.Context, typed: str) -> Iterable[Item]:
     datasets: dict[str, str] = {}
     for point in entry_points(group="nastool.tasks"):  # the registry would import numpy
         datasets |= point.load().datasets
-    for prefix, suffix in (("npz:", ".npz"), ("folder:", None)):
+    suffixes = {"npz:": ".npz", "folder:": None, "csv:": ".csv", "tabular:": ".npz", "signals:": ".npz"}
+    for prefix, suffix in suffixes.items():
         if typed.startswith(prefix):
             return _paths(typed, prefix, suffix)
     names = [_item(name, text) for name, text in datasets.items() if name.isidentifier() or "-" in name]
-    own = {"npz:": "your own arrays", "folder:": "your own images, one folder a class"}
+    own = {"npz:": "your own images as arrays", "folder:": "your own images, one folder a class"}
+    own |= {"csv:": "your own table", "tabular:": "your own rows as arrays", "signals:": "your own signals as arrays"}
     return names + [_item(prefix, text, OPEN) for prefix, text in own.items()]
 
 

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +32,23 @@ def spaces(provides: str) -> list[str]:
     return [name for name in own if provides in registry.load("space", name).provides]
 
 
+@cache
+def data_for(space: SearchSpace) -> dict[str, Any]:
+    """Data that its networks are for, which are hardly augmented."""
+    if "images" in space.tasks:
+        return {"data": "digits", "train_size": 24, "recipe": "cifar10-quick", "lr": 0.02}
+    rng, folder = np.random.default_rng(0), tempfile.mkdtemp()
+    shape = (60, 7) if "tabular" in space.tasks else (60, 2, 24)
+    np.savez(f"{folder}/a.npz", x_train=rng.normal(size=shape), y_train=np.arange(60) % 3)
+    return {"data": f"{min(space.tasks)}:{folder}/a.npz", "train_size": 24, "lr": 0.001}
+
+
 def evaluator(kind: str, space: SearchSpace, device: str, precision: str = "fp32") -> Any:
     """Of one batch without augmentation, so that draws, which differ from device to device, do not count."""
     known = {"channels": 4, "cells": 1, "nodes": 1}
     scale = {name: value for name, value in known.items() if name in space.Scale.__dataclass_fields__}
-    recipe = {"recipe": "cifar10-quick", "batch_size": 2000, "epochs": 2, "lr": 0.02}
-    given = {"data": "digits", "train_size": 24, "scale": scale, "device": device, "precision": precision}
-    return registry.make("evaluator", kind, space, given={**recipe, **given})
+    given = {"batch_size": 2000, "epochs": 2, "scale": scale, "device": device, "precision": precision}
+    return registry.make("evaluator", kind, space, given={**data_for(space), **given})
 
 
 def losses(own: Any, network: torch.nn.Module, select: Callable[[int], None] = lambda step: None) -> list[float]:

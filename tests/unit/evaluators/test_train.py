@@ -37,6 +37,7 @@ from nastool.nets.networks import build
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images.task import ImageTask
+from nastool.testing.spaces import task_of
 from nastool.training import evaluator as module
 from nastool.training.loop import Training, seeds
 from nastool.training.recipes import load_recipe
@@ -246,13 +247,13 @@ def test_what_decays(name: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(3):
         with torch.device("meta"):
-            network = build(space, space.sample(rng), ImageTask(3, 16, 16, 4), space.Scale())
+            network = build(space, space.sample(rng), task_of(space), space.Scale())
         network = network.to_empty(device="cpu")
         as_published, without_norms = groups_of(network), groups_of(network, decay_norms=False)
         for module_name, layer in network.named_modules():
             for own, parameter in layer.named_parameters(recurse=False):
                 key = f"{module_name}.{own}".lstrip(".")
-                weight = isinstance(layer, nn.Conv2d | nn.Linear) and own == "weight"
+                weight = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) and own == "weight"
                 share = own == "share"
                 assert as_published[key] == (0 if share else 0.01), key
                 assert without_norms[key] == (0.01 if weight else 0), (key, parameter.shape)
