@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CALIBRATION = 512
 """How many training examples the statistics of new channels are taken from."""
-COUNTED = 40
+COUNTED = 200
 """Of so many proposals at most the FLOPs are counted to tell what all of them take."""
 TYPICAL = (0.0, 0.5, 1.0)
 """Which of these are looked at, by their place in the order of FLOPs: the others' times lie between theirs."""

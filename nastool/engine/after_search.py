@@ -229,7 +229,8 @@ class AfterSearch:
         store, watch = run.store, run.watch
         outcome = Outcome()
         derived = derive(store, self.space, max(1, self.settings.retrain))
-        heads = [trial.proposal.arch for trial in derived[: self.settings.retrain]]
+        # where there was no time for the first result, its architecture, which is a guess
+        heads = [t.proposal.arch for t in (derived or list(store.trials())[:1])[: self.settings.retrain]]
         rivals = len(heads) if self.settings.baseline else 0
         sample = self._random(rivals)
         ranked = sample[: self.settings.ranking]
@@ -244,7 +245,7 @@ class AfterSearch:
             scores = self._scores(ranked, run)
             if len(scores) < len(ranked):
                 return None
-        if "shared-weights" in self.evaluator.provides:
+        if derived and "shared-weights" in self.evaluator.provides:
             self._signs(store, [trial.proposal.arch for trial in derived], outcome)
         if self.table is not None:
             self._look_up(ranked, scores, derived[0], outcome)

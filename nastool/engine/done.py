@@ -48,7 +48,7 @@ def finished(run: SearchRun, watch: Watch) -> bool:
         return False
     so = ended.get("rules") == run.rules.to_json() and ended["trials"] == final["trials"]
     exhausted = final.get("exhausted") and not isinstance(run.strategy, Fed)
-    enough = 1 if exhausted or so else run.trials
+    enough = 0 if so else 1 if exhausted else run.trials
     if enough is None or min(count, final["trials"]) < enough:
         return False
     if final.get("finale", run.after.identity()) != run.after.identity():

@@ -19,19 +19,22 @@ from nastool.engine.stopping import Budget
 if TYPE_CHECKING:
     from nastool.engine.search_run import SearchRun
 
+COURSES = 5
+"""Number of courses of events that a strategy's results are made up for."""
 SHOWN, MOST_SHOWN = 40, 200
 """Number of trials from which is told what a search costs, and of those that a strategy says the length of."""
 
 
-def foreseen(strategy: Strategy, trials: int, rounds: int | None) -> list[Proposal]:
+def foreseen(strategy: Strategy, trials: int, rounds: int | None, seed: int = 0) -> list[Proposal]:
     """Return the first proposals of a search, as far as they can be known before there are any results.
 
     Args:
         strategy: Untouched; it is told of results that are made up.
         trials: Number of proposals, at most.
         rounds: Of shared weights.
+        seed: Of those results.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     found: list[Proposal] = []
     told = 0
     while len(found) < trials:
@@ -91,8 +94,16 @@ class Forecast:
             trials = trials or planned_trials(run.strategy, rounds)
         sized = "budget" in run.strategy.needs or "policy" in run.strategy.needs
         shown = trials or SHOWN
-        first = foreseen(run.config.make_strategy(run.space), min(shown, MOST_SHOWN if sized else SHOWN), rounds)
-        found = estimate(executor, first).seconds if first else ()
+        count = min(shown, MOST_SHOWN if sized else SHOWN)
+        # what is trained longer and longer depends on what is found: the middle one of several courses of events
+        courses = COURSES if "budget" in run.strategy.needs else 1
+        told = [foreseen(run.config.make_strategy(run.space), count, rounds, seed) for seed in range(courses)]
+        first, found = told[0], estimate(executor, [each for course in told for each in course]).seconds
+        if len(told) > 1 and found:
+            ends = np.cumsum([len(course) for course in told])
+            found = sorted((found[end - len(course) : end] for end, course in zip(ends, told, strict=True)), key=sum)[
+                courses // 2
+            ]
         if run.paced and timing.rounds is not None and found and first[0].policy is None:
             found = [found[-1] + (found[0] - found[-1]) * timing.rounds / (rounds_of(run.evaluator) or 1), *found[1:]]
         if timing.training is None and first:

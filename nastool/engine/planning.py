@@ -193,9 +193,7 @@ class Timing:
             run.rules,
             self.budget,
             self.reserve,
-            self.reserve
-            if (learns_first := shares(run.evaluator) and "policy" not in run.strategy.needs)
-            else self.closing,
+            self.reserve if shares(run.evaluator) else self.closing,
             learns_first=learns_first,
         )
         self.trained_in = 0.0
@@ -332,7 +330,7 @@ class Timing:
         executor = make_executor(options.executor, spec, spec.build(), setting)
         executor.open()
         self.trained_in = max(0.0, self.trained_in - (self.opening or 0.0) - GRACE * self.budget.whole)
-        self.stopping.why, self.stopping.cut, self.stopping.least = "", (), self.closing
+        self.stopping = Stopping(self.run.rules, self.budget, self.reserve, self.closing, learns_first=True)
         return executor
 
     @contextmanager

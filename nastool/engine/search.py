@@ -115,7 +115,7 @@ class Search:
                 trial = self._trial(event)
                 self._finish(trial, event.fault)
                 self.watch(self, trial)
-            if self.executor.busy and not self._drive.pending and self.ends.overdue(self.finished - self.failed):
+            if self.executor.busy and not self._drive.pending and self.ends.overdue:
                 self.ends.why, self.ends.cut = "time", [job.trial_id for job in self.executor.busy]
                 self.executor.close()
                 self.store.begin()

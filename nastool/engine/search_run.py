@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from nastool.engine.config import RunConfig, RunFolder
 from nastool.engine.events import Ended, RunBegun
 from nastool.engine.executors.base import Executor, Setting
 from nastool.engine.logs import Loggers
-from nastool.engine.planning import Timing, paced
+from nastool.engine.planning import Timing, paced, shares
 from nastool.engine.results import Product, Report, Result
 from nastool.engine.retraining import Listed
 from nastool.engine.run import Run, Watch, check_metric, interruptible, open_run
@@ -142,9 +142,7 @@ class SearchRun:
         evaluator = config.evaluator_spec(space, folder.path).build()
         rounds, endless = rounds_of(evaluator), rules.timed or rules.patience is not None or isinstance(strategy, Fed)
         if paced(rules, config, evaluator):
-            rounds = None
-            with suppress(InputError), Store.read(folder.database) as store:
-                rounds = store.get("rounds")
+            rounds = None  # not known yet, and the same search whenever it goes on
         planned = planned_trials(strategy, rounds) or (None if endless else max(20, 3 * random_trials(strategy)))
         options = replace(options, trials=options.trials or planned)
         rules = replace(rules, trials=options.trials)
@@ -340,18 +338,20 @@ class SearchRun:
 
         None: interrupted; the same options go on.
         """
-        if search.best is None:
+        none = f"the time was up before a {'round' if shares(self.evaluator) else 'trial'} had finished"
+        guesses = not search.finished and search.ends.why == "time" and shares(self.evaluator) and self.after.training
+        if guesses and search.asked:
+            run.watch.note(f"note: {none}: what is trained from scratch is a guess; more --time searches")
+        elif search.best is None:
             if not search.finished and search.ends.why == "time":
-                raise NastoolError(
-                    f"the time was up before a trial had finished: nastool resume {shlex.quote(str(self.folder.path))} "
-                    "--time gives it more; or make trials shorter, with --epochs or a smaller --scale"
-                )
+                again = f"nastool resume {shlex.quote(str(self.folder.path))} --time gives it more"
+                raise NastoolError(f"{none}: {again}; or make trials shorter, with --epochs or a smaller --scale")
             if not search.finished:
                 raise NastoolError(f"{registry.whose(type(search.strategy))} proposed nothing")
             raise NastoolError(f"all {search.failed} trials failed; see `nastool status {self.folder.path}`")
         facts: dict[str, Any] = {}
         beside: dict[str, Any] | None = None
-        if self.beside is not None:
+        if self.beside is not None and search.best is not None:
             run.executor.close()  # its processes are started again when there is something to test
             trials = self.trials if search.ends.why == "trials" and self.trials else search.finished
             beside = self.beside.run(run, trials, search.best, self.options, timing)
@@ -371,6 +371,8 @@ class SearchRun:
         if outcome.best is not None and outcome.run is not None:
             metrics = {**self.after.scores(outcome.best.proposal.arch, run.store), **outcome.tested}
             result = Result(self.space, outcome.best, outcome.run, outcome.origin, metrics)
+        elif search.best is None:
+            raise NastoolError(f"{none}, or anything was trained: give more --time")
         else:
             result, problem = self._tested(run, self.after.best(search.best, run.store))
         if len(search.objectives) > 1:

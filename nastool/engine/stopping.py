@@ -182,6 +182,7 @@ class Stopping:
     _taken: dict[bool, deque[float]] = field(default_factory=dict)
     """Seconds of the last trials, for each unit of their budgets, of rounds of a policy and of others."""
     _since_best: int = 0
+    _done: int = 0
 
     def begins(self, trial_id: int) -> None:
         """A trial is handed out."""
@@ -189,6 +190,7 @@ class Stopping:
 
     def told(self, trial: Trial, better: bool) -> None:
         """A trial has finished, now or in an earlier call. better: it is the best so far."""
+        self._done += trial.state == "done"
         begun = self._begun.pop(trial.id, None)
         if begun is not None and not (self.learns_first and trial.id == 0):
             self.last = self.budget.clock() - begun
@@ -217,8 +219,8 @@ class Stopping:
 
     @property
     def left(self) -> float:
-        """Seconds for trials; infinity where there is no limit."""
-        return self.budget.left - self.reserve() if self.rules.timed else math.inf
+        """Seconds for trials; infinity where there is no limit. Before one is done, there is nothing to follow it."""
+        return self.budget.left - (self.reserve if self._done else self.least)() if self.rules.timed else math.inf
 
     def over(self, asked: int) -> bool:
         """Whether no further trial is asked for."""
@@ -234,9 +236,10 @@ class Stopping:
             self.why = self.why or "time"
         return self.why == "time"
 
-    def overdue(self, finished: int) -> bool:
-        """Whether trials that run have to be ended. finished: while it is 0, there is no result to go on with."""
-        return self.rules.timed and (self.left if finished else self.budget.left - self.least()) <= 0
+    @property
+    def overdue(self) -> bool:
+        """Whether trials that run have to be ended."""
+        return self.left <= 0
 
     def describe(self, finished: int) -> str:
         """Why it has ended, in words; "": as it always does."""

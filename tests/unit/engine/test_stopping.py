@@ -438,3 +438,29 @@ class TestShared:
         assert executors and "there was time for 5 rounds: what has been trained by now is scored" in outcome.err
         assert self.facts("rounds") == [5] and made()[0].state == "done"
         assert clock.now <= 1060
+
+    def test_no_round_in_time(
+        self, search: Callable[..., Any], run: Run, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """There is a usable network all the same, which is called a guess; what was begun is repeated."""
+        from nastool.engine import run as run_module
+
+        class Late(Workers):
+            def open(self) -> dict[str, Any]:
+                return {"epochs": 1, "batch_size": 50}
+
+        def late(name: str | None, spec: Any, evaluator: Any, setting: Any) -> Executor:
+            paced = spec.name == "supernet" and spec.options.get("epochs")
+            return Late(clock) if paced else real(name, spec, evaluator, setting)
+
+        real = run_module.make_executor
+        clock.takes = lambda trial: 1000.0
+        monkeypatch.setattr(run_module, "make_executor", late)
+        small = ["-S", "steps=2", "-S", "children=3", "-S", "candidates=4", "--retrain", "1"]
+        outcome = search("enas", "--time", "60s", *small)
+        (line,) = outcome.accepted()
+        assert "the time was up before a round had finished: what is trained from scratch is a guess" in outcome.err
+        assert clock.now <= 1060 and line["metrics"]["val_acc"] and Path("a/model.py").exists()
+        assert [trial.state for trial in made()] == ["running"] and Study.read("a").state == "finished"
+        before = clock.now
+        assert "ended after 0 trials by its --time" in run("resume", "a").err and clock.now == before
