@@ -22,7 +22,7 @@ class CsvLookUp(Evaluator):
     validation, else the first metric; more is better of such, less of all others. --objective METRIC:max says it.
     """
 
-    name = "csv"
+    name = "csv-rows"
     needs = frozenset({"rows"})
     provides = frozenset({"simulated"})
     inline = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,11 +27,10 @@ class CsvRows(SearchSpace):
 
     What columns are is guessed by their names and values: texts and numbers that come again and again are decisions,
     numbers named as one calls results (accuracy, loss, latency, params, ...) and those that differ from row to row are
-    metrics; what counts the rows or never changes is left out. The evaluator csv says what was guessed.
+    metrics; what counts the rows or never changes is left out. The evaluator csv-rows says what was guessed.
     """
 
     provides = frozenset({"rows"})
-    goes_with: ClassVar[Mapping[str, str]] = {"evaluator": "csv"}
     path: ClassVar[Path]
     """The file that the space is named by."""
 

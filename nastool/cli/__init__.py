@@ -50,6 +50,8 @@ COMMANDS = (
     "plot",
     "list",
     "devices",
+    "new",
+    "check",
     "completion",
 )
 

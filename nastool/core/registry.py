@@ -195,6 +195,20 @@ def _checked(kind: Kind, cls: type[Any]) -> type[Any]:
     return cls
 
 
+def found(name: str, kinds: Sequence[Kind]) -> tuple[Kind, type[Any]]:
+    """The first of these kinds that a plugin of this name is of, and its class. InputError: it is of none of them."""
+    reasons: list[str] = []
+    for kind in kinds:
+        try:
+            return kind, load(kind, name)
+        except InputError as error:
+            reasons.append(str(error))
+    if len(set(reasons)) == 1 or plugin_files.parsed(name) is None:
+        raise InputError(reasons[0])
+    broken = [each for each in reasons if ", no " not in each]
+    raise InputError(broken[0] if broken else f"{name} is none of {', '.join(kinds)}: {reasons[0]}")
+
+
 def is_known(kind: Kind, name: str) -> bool:
     """Whether this is the name of a plugin: a registered one, or an object's in a file."""
     return name in plugins(kind) or plugin_files.parsed(name) is not None
@@ -407,6 +421,19 @@ def tabular() -> type[Evaluator]:
             if "simulated" in cls.provides and "table" in cls.needs:
                 return cls
     raise InputError("no evaluator is registered that looks results up in tables")
+
+
+def evaluator_for(space: str, default: str) -> str:
+    """The evaluator that is taken for a space by default: this one, or where it cannot one made for such spaces."""
+    target = load("space", space)
+    if "network" in target.provides:
+        return default
+    for name in plugins("evaluator"):
+        with suppress(InputError):  # one that is broken is no reason to do without the others
+            needs: frozenset[str] = load("evaluator", name).needs
+            if needs and needs <= target.provides:
+                return name
+    return default
 
 
 def misfits(

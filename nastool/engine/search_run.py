@@ -420,8 +420,7 @@ def _config(options: SearchOptions) -> RunConfig:
     strategy = options.strategy or (defaults.STRATEGY_OF_SEVERAL if several else defaults.STRATEGY)
     goes_with = registry.load("strategy", strategy).goes_with
     space, found = options.space or goes_with.get("space", defaults.SPACE), options.of_evaluator
-    of_space = getattr(registry.load("space", space), "goes_with", goes_with)
-    evaluator = options.evaluator or of_space.get("evaluator", defaults.EVALUATOR)
+    evaluator = options.evaluator or registry.evaluator_for(space, goes_with.get("evaluator", defaults.EVALUATOR))
     if options.space is None and "data" in found:
         space = registry.space_for(str(found["data"]), space)
     target = registry.load("evaluator", evaluator)

@@ -149,7 +149,7 @@ def write_table(path: Path, space: SearchSpace) -> None:
 
 
 class TestEvaluators(EvaluatorContract):
-    @pytest.fixture(params=EVALUATOR_OPTIONS)  # csv goes with its own spaces: tests/unit/spaces/test_csv_rows.py
+    @pytest.fixture(params=EVALUATOR_OPTIONS)  # csv-rows goes with its own spaces: tests/unit/spaces/test_csv_rows.py
     def make(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MakeEvaluator:
         given = dict(EVALUATOR_OPTIONS[request.param])
         space = make_space("nasbench201")

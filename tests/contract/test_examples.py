@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nastool.core import plugin_files, registry
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
-from nastool.core.values import SpaceRef
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.testing.spaces import SpaceContract
 from nastool.testing.strategies import MakeStrategy, StrategyContract
 from tests.helpers.examples import EXAMPLES, example
 from tests.helpers.plugins import install
@@ -21,17 +18,6 @@ from tests.helpers.plugins import install
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_is_small(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 60
-
-
-class TestOwnSpace(SpaceContract):
-    """The contract of spaces holds for one whose decisions were found."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def space(cls) -> SearchSpace:
-        name = f"{EXAMPLES}/own_space.py:Net"
-        plugin_files.trust(name)
-        return registry.make_space(SpaceRef(name))
 
 
 class TestGreedy(StrategyContract):

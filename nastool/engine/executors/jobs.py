@@ -252,7 +252,8 @@ def _number(name: object, value: Any) -> float:
             return float(value)
     except (OverflowError, TypeError, ValueError):
         pass
-    raise TypeError(f"{short(name)} is no number that fits a float: it is of type {type(value).__name__}")
+    remedy = f": return {short(name)}.item(), of one element" if hasattr(value, "item") else ""
+    raise TypeError(f"{short(name)} is no number that fits a float: it is of type {type(value).__name__}{remedy}")
 
 
 def described(evaluator: Evaluator) -> dict[str, Scalar]:

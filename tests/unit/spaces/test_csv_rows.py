@@ -108,7 +108,7 @@ class TestLookUp(EvaluatorContract):
         space = space_of(tmp_path / "t.csv")
 
         def make() -> Evaluator:
-            evaluator: Evaluator = registry.make("evaluator", "csv", space, given={})
+            evaluator: Evaluator = registry.make("evaluator", "csv-rows", space, given={})
             return evaluator
 
         return make
