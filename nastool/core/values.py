@@ -11,6 +11,8 @@ from functools import cached_property
 from hashlib import blake2s
 from typing import Any, Literal, NoReturn
 
+from nastool.core.errors import hint
+
 Scalar = str | int | float | bool | None
 """What an option's value may be; everything here is exactly representable in JSON."""
 
@@ -213,10 +215,11 @@ class Objective:
         metric, _, goal = text.partition(":")
         goal = goal or METRICS.get(metric, "")
         if not metric or goal not in ("max", "min"):
-            raise ValueError(
-                f"objective {text!r}: write METRIC:max or METRIC:min "
-                f"(:max and :min can be left out for {', '.join(METRICS)})"
+            near = hint(metric, METRICS)
+            known = (
+                f"; {near}" if near.startswith("did") else f" (:max and :min can be left out for {', '.join(METRICS)})"
             )
+            raise ValueError(f"objective {text!r}: write METRIC:max or METRIC:min{known}")
         return cls(metric, "max" if goal == "max" else "min")
 
     @classmethod

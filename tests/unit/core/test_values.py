@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nastool.core.errors import InputError, one_line
-from nastool.core.values import METRICS, Arch, Decision, Evaluation, Objective, Proposal, SpaceRef, Trial
+from nastool.core.values import METRICS, Arch, Decision, Evaluation, Objective, Proposal, SpaceRef, Trial, spelt
 from nastool.spaces.nasbench201 import NasBench201
 
 
@@ -56,6 +56,20 @@ class TestValues:
         assert sorted(reversed(ordered)) == ordered
         assert Trial(0, Proposal(Arch(SpaceRef("s"), (0,)))).rank == (math.inf, math.inf, math.inf, 0)
 
+    def test_several_objectives(self) -> None:
+        one, other = Objective("val_acc", "max"), Objective("energy", "min")
+        assert Objective.parse_all("val_acc") == (one,) and spelt((one,)) == "val_acc:max"
+        assert Objective.parse_all(["val_acc", "energy:min"]) == (one, other)
+        assert Objective.parse_all(spelt((one, other))) == (one, other)
+        with pytest.raises(ValueError, match="'energy' is given twice"):
+            Objective.parse_all(["energy:min", "val_acc", "energy:max"])
+        with pytest.raises(ValueError, match="need an objective"):
+            Objective.parse_all([])
+        proposal = Proposal(Arch(SpaceRef("s"), (0,)))
+        fast = Trial(1, proposal, "done", Evaluation({"params": 9.0}, 0.0), (-0.9, 1.0))
+        slow = Trial(0, proposal, "done", Evaluation({"params": 1.0}, 0.0), (-0.9, 2.0))
+        assert fast.rank < slow.rank, "the second objective comes before the number of parameters"
+
     def test_objective(self) -> None:
         assert Objective.parse("val_acc") == Objective("val_acc", "max")
         assert Objective.parse("energy:min").loss({"energy": 3.0}) == 3.0
@@ -64,6 +78,8 @@ class TestValues:
         for wrong in ("", "energy", "val_acc:up", ":min"):
             with pytest.raises(ValueError, match="write METRIC"):
                 Objective.parse(wrong)
+        with pytest.raises(ValueError, match="did you mean 'latency_ms'"):
+            Objective.parse("latencyms")
         for metrics in ({"val_loss": 1.0}, {"val_acc": float("nan")}, {"val_acc": float("inf")}):
             with pytest.raises(ValueError, match="val_acc"):
                 Objective.parse("val_acc").loss(metrics)
