@@ -141,7 +141,7 @@ def run() -> int:
     _open_streams()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
-    with last_interrupt():
+    with last_interrupt(), invocation.begins():
         return _carried_out(debug)
 
 

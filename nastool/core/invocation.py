@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 _typed: ContextVar[Sequence[str] | None] = ContextVar("typed", default=None)
 _given: ContextVar[Sequence[str] | None] = ContextVar("given", default=None)
+
+_began: ContextVar[float | None] = ContextVar("began", default=None)
+
+
+@contextmanager
+def begins() -> Iterator[None]:
+    """Let a command begin now, before what it needs is imported."""
+    token = _began.set(time.monotonic())
+    try:
+        yield
+    finally:
+        _began.reset(token)
+
+
+def began() -> float:
+    """Return when the command began, by `time.monotonic`; now, where nobody has said."""
+    return _began.get() or time.monotonic()
 
 
 def words() -> list[str]:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from nastool.engine.search import Search
     from nastool.engine.search_run import SearchRun
 
-CLOSING = 4.0
-"""Seconds for the test, the network's code and the report, beside those in which a worker starts, up to these."""
-MOST_OPENING = 8.0
+CLOSING, AS_OPENING, MOST_OPENING = 2.0, 1.5, 15.0
+"""Seconds for the test, the network's code and the report: so many, and so many times those in which a worker starts,
+of which these count at most, since a machine that is busy then is busy later."""
 TESTS = 0.05
 """Share of a trial's time that a test takes."""
 
@@ -209,7 +209,7 @@ class Timing:
 
     def closing(self) -> float:
         """Seconds for the test, the network's code and the report."""
-        return CLOSING + min(self.opening or 0.0, MOST_OPENING) + TESTS * self.stopping.last
+        return CLOSING + AS_OPENING * min(self.opening or 0.0, MOST_OPENING) + TESTS * self.stopping.last
 
     def reserve(self) -> float:
         """Seconds for all that follows the trials."""

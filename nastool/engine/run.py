@@ -17,6 +17,7 @@ from nastool.core.costs import Costs
 from nastool.core.errors import InputError, Stopped, hint, short
 from nastool.core.evaluator import Evaluator, Scaled, executor_of, settled_options
 from nastool.core.limits import limits_of
+from nastool.core.quantities import Condition
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Objective, Scalar, Trial, spelt
@@ -369,6 +370,12 @@ def check_metric(evaluator: Evaluator, metric: str, what: str = "") -> None:
     if evaluator.metrics and metric not in metrics:
         who, near = registry.whose(type(evaluator)), hint(metric, sorted(metrics))
         raise InputError(f"{what}{who} gives no metric {metric!r}; {near}")
+
+
+def check_conditions(evaluator: Evaluator, conditions: Sequence[Condition]) -> None:
+    """InputError: one that is to end the search names a metric that no trial will have."""
+    for condition in conditions:
+        check_metric(evaluator, condition.metric, "--stop-when: ")
 
 
 def scale_of(evaluator: Evaluator) -> dict[str, int] | None:

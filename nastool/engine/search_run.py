@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nastool.core import defaults, plugin_files, registry
+from nastool.core import defaults, invocation, plugin_files, registry
 from nastool.core.errors import InputError, NastoolError
 from nastool.core.evaluator import Evaluator, Stateful, most_workers, rounds_of
 from nastool.core.options import split
@@ -31,7 +31,7 @@ from nastool.engine.logs import Loggers
 from nastool.engine.planning import Timing, paced, shares
 from nastool.engine.results import Product, Report, Result
 from nastool.engine.retraining import Listed
-from nastool.engine.run import Run, Watch, check_metric, interruptible, open_run
+from nastool.engine.run import Run, Watch, check_conditions, interruptible, open_run
 from nastool.engine.search import Search, test_best
 from nastool.engine.stopping import Rules
 from nastool.engine.store import Store
@@ -132,7 +132,7 @@ class SearchRun:
         Raises:
             InputError: Something is wrong with them, or with the folder that they lead to.
         """
-        rules, begun = Rules.read(options), time.monotonic()
+        rules, begun = Rules.read(options), invocation.began()
         if rules.until is not None:  # the moment that was meant now
             options = replace(options, until=datetime.fromtimestamp(rules.until).astimezone().isoformat())
         config = _config(options)
@@ -226,12 +226,12 @@ class SearchRun:
             executor=executor or self.options.executor,
             force=self.options.force,
             options=self.recorded,
-            accept=lambda facts: self._check_conditions(),
+            accept=lambda facts: check_conditions(self.evaluator, self.rules.conditions),
             space=self.space,
             pace=timing.pace if self.paced else None,
         )
         with opened as run, self.loggers.opened(run.store, self.space, self.folder.path, watch.note):
-            self._check_conditions()
+            check_conditions(self.evaluator, self.rules.conditions)
             if not run.continued:
                 watch.tell(RunBegun(self.config, self.folder.path, run.facts))
             saved = lambda: f"{sum(run.store.count().values()) - run.store.count()['running']} trials"  # noqa: E731
@@ -255,11 +255,6 @@ class SearchRun:
                     self.evaluator.check_state()
             except InputError as error:
                 raise InputError(f"{error}: the search cannot go on; begin anew with --force") from None
-
-    def _check_conditions(self) -> None:
-        """InputError: --stop-when names a metric that no trial will have."""
-        for condition in self.rules.conditions:
-            check_metric(self.evaluator, condition.metric, "--stop-when: ")
 
     # --- the parts
 
