@@ -20,6 +20,7 @@ from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, RunInterrupted, Stopped, hint, short
 from nastool.core.errors import NastoolError as NastoolError
 from nastool.core.files import Limit, target, write_atomic
+from nastool.core.task import FAMILY
 from nastool.core.values import SpaceRef
 from nastool.engine import arguments, evaluation, outside, sources
 from nastool.engine.command_options import (
@@ -465,10 +466,12 @@ def space_stats(
     own = registry.make_space(SpaceRef.of(space, {name: str(value) for name, value in space_options.items()}))
     if data is not None and input is not None:
         raise InputError("both data and input are given: keep one")
-    document = ArchDocument(own, own.arch([]))
-    shape = "3x32x32" if input is None else input
-    task, size = sources.built_for(document, shape, classes, scale)
-    if data is not None:
+    if data is None and input is None and FAMILY not in own.tasks:
+        raise InputError(f"space {own.name}: say what its networks are for, with --data NAME or --input SHAPE")
+    size = sources.size_of(ArchDocument(own, own.arch([])), scale)
+    if data is None:
+        task = registry.task_of(own, input or "3x32x32", classes)
+    else:
         task = registry.task_for(data).load(data).task
     return stats.space_stats(
         own,

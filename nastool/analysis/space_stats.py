@@ -103,7 +103,7 @@ class SpaceStats:
         size = f"{self.space.size:,}" if self.space.size < 1e15 else f"{self.space.size:.3g}"
         found = [
             f"{self.space.ref}: {size} combinations of {len(self.space.decisions)} decisions ({options} options)",
-            f"networks for {self.task}; {sizes}",
+            f"networks for {self.task}" + (f"; {sizes}" if sizes else ""),
             "",
         ]
         heads = ["", "least", "5%", "25%", "half", "75%", "95%", "most", *(["least  ..  most"] if bars else [])]

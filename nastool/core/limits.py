@@ -119,10 +119,9 @@ class Limits:
         """Raise InputError where nothing is found within, with what the nearest has."""
         found, has = self.nearest(space)
         if not found:
-            raise InputError(
-                f"--limit {self}: no architecture of space {space.name} was found within; the nearest has {has}: give "
-                "more room, or smaller networks (--scale)"
-            )
+            smaller = "" if self.costs is not None and self.costs.at_hand else ", or smaller networks (--scale)"
+            none = f"no architecture of space {space.name} was found within"
+            raise InputError(f"--limit {self}: {none}; the nearest has {has}: give more room{smaller}")
 
     def nearest(self, space: SearchSpace) -> tuple[bool, str]:
         """Whether something is found within, by draws and repair, and what that, or the nearest, costs, in words."""

@@ -196,13 +196,17 @@ def built_for(document: ArchDocument, input: object, classes: int, scale: object
     Raises:
         InputError: One of them is none.
     """
+    return registry.task_of(document.space, input, classes), size_of(document, scale)
+
+
+def size_of(document: ArchDocument, scale: object) -> Any:
+    """Return the scale that an architecture's network is to be built at, as of `built_for`. InputError: it is none."""
     try:
-        size = make_scale(document.space, options.mapping(scale or document.extra.get("scale") or {}, int))
+        return make_scale(document.space, options.mapping(scale or document.extra.get("scale") or {}, int))
     except InputError as error:
         raise InputError(f"--scale: {error}" if scale else str(error)) from None
     except ValueError:
         raise InputError("scale must be KEY=N,... (in a line of JSON an object), such as channels=16,cells=5") from None
-    return registry.task_of(document.space, input, classes), size
 
 
 def sized(

@@ -79,6 +79,7 @@ def test_what_none_drawn_is_within_is_looked_for(run: Run, limit: str, said: str
         ),
         ("nasbench201 --limit params", "write 'METRIC<=VALUE'"),
         ("nasbench201 --data digits --input 3x8x8", "both data and input are given: keep one"),
+        ("signal-cnn", "say what its networks are for, with --data NAME or --input SHAPE"),
         ("nasbench201 --data digitz", "no data set 'digitz'"),
         ("nasbench201 -P a=1", "a"),
     ],
