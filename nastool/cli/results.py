@@ -23,6 +23,7 @@ def say_where(folder: Path, product: Product, *, retrained: bool = False, unfini
         retrained: It is the last that there is to train.
         unfinished: The search can be resumed.
     """
+    from nastool.deploy.models import task_in
     from nastool.engine.written import RESULTS
 
     say("written:")
@@ -35,7 +36,10 @@ def say_where(folder: Path, product: Product, *, retrained: bool = False, unfini
     run = shlex.quote(str(folder))
     if "best.safetensors" in product.paths:
         form = "onnx" if find_spec("onnxruntime") and find_spec("onnxscript") else "pt2"
-        following = [f"nastool predict {run} {_examples(folder)}...", f"nastool export {run} --to {form}"]
+        following = [
+            f"nastool predict {run} {task_in(folder / 'best.safetensors').file}...",
+            f"nastool export {run} --to {form}",
+        ]
         following += [] if retrained else [f"nastool retrain {run}"]
     else:
         following = [f"nastool show {run}"]
@@ -44,20 +48,6 @@ def say_where(folder: Path, product: Product, *, retrained: bool = False, unfini
     say("next:")
     for line in following:
         say(f"  {line}")
-
-
-def _examples(folder: Path) -> str:
-    """What `predict` takes for the network in a run's folder."""
-    from nastool.core import registry
-    from nastool.core.errors import InputError
-    from nastool.core.files import check_tensors
-    from nastool.core.task import FAMILY, Task
-
-    try:
-        family: type[Task] = registry.load("task", check_tensors(folder / "best.safetensors").get("family", FAMILY))
-    except InputError:
-        family = registry.load("task", FAMILY)
-    return family.file
 
 
 def judged_by(line: Mapping[str, Any]) -> dict[str, Any]:

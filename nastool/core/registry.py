@@ -330,6 +330,10 @@ def task_for(data: str) -> type[Task]:
     for task in tasks():
         if task.reads(data):
             return task
+    kinds = [known.removesuffix("FILE") for known in datasets() if known.endswith(":FILE")]
+    if data.endswith((".csv", ".npz")):
+        fit = [f"{kind}{data}" for kind in kinds if (kind == "csv:") == data.endswith(".csv")]
+        raise InputError(f"--data {short(data)}: say what is in it: {' or '.join(map(short, fit))}")
     name, _ = plugin_files.split(data)
     if name is None:
         raise InputError(f"no data set {data!r}; {hint(data, datasets())}{_of_no_file(data)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,6 +217,18 @@ def of(document: ArchDocument) -> Model:
     if path is None:
         raise InputError(f"{described(document)} names no weights: give a run, its weights, or a line that names some")
     return _read(path, document)
+
+
+def task_in(path: Path) -> type[Task]:
+    """The task of a file of weights, of no particular shapes; of one that cannot be read that for images."""
+    family = FAMILY
+    with suppress(InputError):
+        family = files.check_tensors(path).get("family", FAMILY)
+    try:
+        found: type[Task] = registry.load("task", family)
+    except InputError:
+        found = registry.load("task", FAMILY)
+    return found
 
 
 def described(document: ArchDocument) -> str:

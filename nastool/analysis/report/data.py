@@ -12,6 +12,7 @@ from nastool.analysis.figures.results import curve_metric
 from nastool.analysis.pages import printable
 from nastool.core import archfile
 from nastool.core.wording import format_number, format_seconds
+from nastool.deploy.models import task_in
 from nastool.engine.ranking import along
 from nastool.engine.retraining import Listed
 from nastool.engine.study import Study, StudyTrial
@@ -244,9 +245,10 @@ def next_commands(study: Study) -> list[tuple[str, str]]:
     if study.best is None:
         return [*found, (f"nastool status {run}", "shows how far it is, and the last failures")]
     if (study.path / "best.safetensors").is_file() and (study.path / "best.json").is_file():
+        task = task_in(study.path / "best.safetensors")
         found += [
             (f"nastool export {run} --to python", "the best network as plain PyTorch; also onnx, pt2, safetensors"),
-            (f"nastool predict {run} photo.png", "what an image shows"),
+            (f"nastool predict {run} {task.file}", f"what {task.noun}s show"),
         ]
     elif study.simulated:
         best = f"nastool top {run}"
@@ -256,6 +258,6 @@ def next_commands(study: Study) -> list[tuple[str, str]]:
         found.append((f"{best} | nastool export - --to python --input {shape}", "the best architecture as code"))
         found.append((f"{best} | nastool eval - --data {dataset}", "trains it from scratch"))
     if not study.simulated and study.strategy != LISTED:
-        found.append((f"nastool retrain {run}", "trains the best for use, on all images, with several seeds"))
+        found.append((f"nastool retrain {run}", "trains the best for use, on all examples, with several seeds"))
     found.append((f"nastool top {run} -k 3", "the best three, as JSON lines"))
     return found

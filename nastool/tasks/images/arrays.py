@@ -17,7 +17,10 @@ def pixels(what: str, x: NDArray[Any], layout: NDArray[Any] | None) -> NDArray[n
         raise InputError(f"{what}: need images (N, H, W), (N, H, W, C) or (N, C, H, W), got shape {x.shape}{flat}")
     if np.issubdtype(x.dtype, np.floating):
         if not (np.isfinite(x).all() and x.min(initial=0) >= 0 and x.max(initial=1) <= 1):
-            raise InputError(f"{what}: need finite values in [0, 1] in {x.dtype} images; divide by 255, or give uint8")
+            other = "; signals are signals:FILE" if x.ndim == 3 else ""
+            raise InputError(
+                f"{what}: need finite values in [0, 1] in {x.dtype} images; divide by 255, or give uint8{other}"
+            )
         if 0 < x.max(initial=0) <= 1.01 / 255:
             raise InputError(f"{what}: no value is above 1/255, as if divided by 255 twice; divide once, or give uint8")
         x = (x * x.dtype.type(255)).round().astype(np.uint8)

@@ -217,5 +217,10 @@ def test_a_space_for_other_data_is_named(run: Run, tmp_path: Path) -> None:
     run(*SEARCH, "--data", data, "--space", "nasbench201").refused(
         "space nasbench201 has networks for images", "is for tabular: give other data, or no --space"
     )
+    for data, message in (
+        ("h.csv", "--data h.csv: say what is in it: csv:h.csv"),
+        ("h.npz", "say what is in it: npz:h.npz or signals:h.npz or tabular:h.npz"),
+    ):
+        run(*SEARCH, "--data", data).refused(message)
     assert registry.space_for("digits", "nasbench201") == "nasbench201" == registry.space_for("none", "nasbench201")
     assert registry.space_for("signals:x.npz", "nasbench201") == "signal-cnn"
