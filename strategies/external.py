@@ -16,6 +16,7 @@ class External(Strategy):
     """
 
     name = "external"
+    several_objectives = True  # whoever proposes sees all metrics
 
     def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
         super().__init__(space, seed=seed)

@@ -62,7 +62,7 @@ def test_a_search_with_two(run: Run, table: list[str], tmp_path: Path) -> None:
     ("more", "said"),
     [
         ([*BOTH, "-s", "local-search"], "strategy local-search looks at one objective alone, and 2 are given"),
-        ([*BOTH, "-s", "reinforce"], "take a strategy that weighs several: bo, evolution, nsga2, random"),
+        ([*BOTH, "-s", "reinforce"], "take a strategy that weighs several: bo, evolution, external, nsga2, random"),
         (["--objective", "val_acc", "--objective", "val_acc:min"], "objective 'val_acc' is given twice; keep one"),
         (["--objective", "val_acc", "--objective", "fpga:min"], "no metric 'fpga'"),
         (["--objective", "val_acc", "--objective", "energy"], "write METRIC:max or METRIC:min"),
