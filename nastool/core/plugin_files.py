@@ -25,7 +25,7 @@ from typing import TypeGuard
 
 from nastool.core import options
 from nastool.core.errors import InputError, hint, one_line, short, why
-from nastool.core.files import write_atomic
+from nastool.core.files import write_atomic, write_bytes
 
 _FORM = re.compile(
     r"(?P<table>.+\.csv)(@(?P<content>[0-9a-f]{8}))?|"
@@ -137,7 +137,7 @@ def _keep(digest: str, path: Path, content: bytes) -> None:
         if not (folder / "origin").is_file():
             folder.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".py":  # a table may be large
-                (folder / path.name).write_bytes(content)
+                write_bytes(folder / path.name, content)
         write_atomic(folder / "origin", str(path))
     except (OSError, InputError, ValueError):  # no home, or a full one; this process' workers inherit its environment
         listed = os.environ.get(VARIABLE, "").split(os.pathsep)
@@ -159,12 +159,8 @@ def find(named: Named) -> Found:
         path = _path(named)
         content = _read(path)
         digest = digest_of(content)
-        if (
-            named.object
-            and digest not in _origins
-            and path not in _listed()
-            and not any(map(content.__eq__, _copies(digest)))
-        ):
+        known = path == _origins.get(digest) or path in _listed() or content in _copies(digest)
+        if named.object and not known:
             raise InputError(_unnamed(named, path))
         return Found(named.at(digest), path, content)
     origin = _origins.get(named.digest)
@@ -228,14 +224,12 @@ def _path(named: Named) -> Path:
     """Where the source lies; of a module without importing anything. InputError: nowhere."""
     if not named.is_module:
         return Path(named.source).expanduser().absolute()
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    places = None
+    places = [*sys.path, os.getcwd()]
     for end in range(1, named.source.count(".") + 2):
         part = ".".join(named.source.split(".")[:end])
         spec = PathFinder.find_spec(part, places)
         if spec is None:
-            raise InputError(f"{named}: no module {part!r} in {os.getcwd()} or among the installed packages")
+            raise InputError(f"{named}: no module {part!r} in this folder or among the installed packages")
         places = list(spec.submodule_search_locations or ())
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         raise InputError(f"{named}: module {named.source!r} has no Python source: name the file that defines it")
@@ -300,14 +294,14 @@ def _executed(found: Found) -> ModuleType:
             with options.PARSING:
                 code = compile(found.content, str(path), "exec", dont_inherit=True)
             exec(code, vars(module))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[module.__name__]
             raise InputError(failed(error, path)) from error
     _modules[key] = module
     return module
 
 
-def failed(error: Exception, path: Path) -> str:
+def failed(error: BaseException, path: Path) -> str:
     """What went wrong while a file was executed: where, what, and what to do."""
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
     if isinstance(error, SyntaxError):

@@ -59,7 +59,7 @@ class StrategySpec:
         name, given = options.split(text, "--strategy")
         if text.encode(errors="replace").decode() != text:
             raise InputError(f"--strategy {short(text)!r}: it is no UTF-8 text")
-        return cls(name, options.resolve(f"strategy {name}", registry.load("strategy", name), given))
+        return cls(*registry.resolve("strategy", name, given))
 
     def build(self, space: SearchSpace, seed: int) -> Strategy:
         strategy: Strategy = registry.make("strategy", self.name, space, given={**self.options, "seed": seed})

@@ -171,6 +171,27 @@ def test_a_line_does_not_execute_a_file_that_its_user_never_named(
     assert run("show", "-", stdin=line).code == 0
 
 
+def test_the_same_content_elsewhere_is_no_other_file(
+    my: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Digests are short: of a file that nobody named the content counts, whatever its digest."""
+    monkeypatch.setattr(plugin_files, "digest_of", lambda content: "01234567")
+    (tmp_path / "evil.py").write_text("open('executed', 'w')\n")
+    line = json.dumps({"space": "evil.py:Net", "choices": {}})
+    assert run("sample", "--space", "my.py:Tiny").code == 0
+    run("show", "-", stdin=line).refused("evil.py:Net: a file that you have not named yet is not executed")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_words_with_a_colon_change_nothing(my: Path, run: Run) -> None:
+    before = list(sys.path)
+    run("show", "zoo:nothing")
+    run("sample", "--space", "my:Tiny")
+    assert sys.path[: len(before)] == before
+    plugin_files.trust("folder:photos", "npz:a.npz", "zoo:enas")
+    assert len(sys.path) <= len(before) + 1
+
+
 def test_a_module_by_its_name(my: Path, run: Run, tmp_path: Path) -> None:
     package = tmp_path / "own_plugins"
     package.mkdir()
@@ -208,6 +229,7 @@ def test_a_module_by_its_name(my: Path, run: Run, tmp_path: Path) -> None:
         ("no_such_module:Net", SOURCE, "no module 'no_such_module'"),
         ("my.py:Net", "\n\ndef f(:\n", "my.py, line 3: SyntaxError: invalid syntax; correct the file"),
         ("my.py:Net", "import os\nimport notthere\n", "my.py, line 2: ModuleNotFoundError: No module named 'notthere'"),
+        ("my.py:Net", "import sys\n\nsys.exit(3)\n", "my.py, line 3: SystemExit: 3; correct the file"),
         ("my.py:Net", "x = 1\n\ny = x / 0\n", "my.py, line 3: ZeroDivisionError: division by zero; correct the file"),
     ],
 )
