@@ -83,8 +83,8 @@ def _bar(view: View, width: int) -> Text:
     if view.stopping:
         running = len(view.running)
         pieces.append((f"stopping: finishing {running} running" if running else "stopping", "yellow"))
-    elif left := time_left(view):
-        pieces.append((left, ""))
+    else:
+        pieces += [(left, "") for left in time_left(view)]
     if view.per_hour is not None:
         pieces.append((f"{view.per_hour:,.0f} {view.noun}/h", "dim"))
     # as long whatever the facts are

@@ -71,12 +71,11 @@ def count(view: View) -> str:
     return str(view.done) if view.total is None else f"{view.done}/{view.total}"
 
 
-def time_left(view: View) -> str:
-    """The time to the last trial and what comes then, and the time to the end of everything; "": neither is known."""
+def time_left(view: View) -> list[str]:
+    """The time to the last trial and what comes then, and the time to the end of everything, as far as known."""
     then = f", then {clean(view.then)}" if view.then else ""
-    parts = [] if view.left is None else [f"{format_seconds(view.left)} left{then}"]
-    parts += [] if view.until is None else [f"ends within {format_seconds(view.until)}"]
-    return "; ".join(parts)
+    found = [] if view.left is None else [f"{format_seconds(view.left)} left{then}"]
+    return found if view.until is None else [*found, f"ends within {format_seconds(view.until)}"]
 
 
 def line(view: View) -> str:
@@ -88,8 +87,7 @@ def line(view: View) -> str:
         parts.append(f"{view.failed} failed")
     if view.per_hour is not None:
         parts.append(f"{view.per_hour:,.0f} {view.noun}/h")
-    if left := time_left(view):
-        parts.append(left)
+    parts += time_left(view)
     return "  ".join(parts)
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -79,6 +80,7 @@ views = st.builds(
     noun=st.sampled_from(["trials", "trainings"]),
     per_hour=st.none() | st.floats(0, 1e12),
     left=st.none() | st.floats(0, 1e12),
+    until=st.none() | st.floats(0, 1e12),
     best=st.none() | st.builds(Best, rows, names, st.lists(names, max_size=9).map(lambda drawn: lambda width: drawn)),
     last=st.lists(rows, max_size=40),
     running=st.lists(
@@ -751,6 +753,18 @@ class TestLive:
         assert "30 s left, then 6 trainings" in text.line(view)
         (bar,) = drawn([view], 80, 1)
         assert "30 s left, then 6 trainings" in bar and len(bar) <= 80
+        limited = replace(view, until=41.0)
+        assert "30 s left, then 6 trainings  ends within 41 s" in text.line(limited)
+        assert "ends within 41 s" in text.line(replace(limited, left=None))
+        assert "ends within 41 s" in drawn([limited], 120, 1)[0] and "6 trainings" in drawn([limited], 80, 1)[0]
+
+    def test_the_time_that_a_search_has(self, tmp_path: Path) -> None:
+        """Only while somebody works on it."""
+        path = folder(tmp_path / "a", [0.1, 0.2])
+        with Store.open(path / "run.db") as store:
+            store.write({"time": {"used": 19.0, "whole": 60.0, "ends": time.time() + 41}})
+        assert Followed(path).view("running").until == pytest.approx(41, abs=5)
+        assert Followed(path).view().until is None
 
     def test_the_time_between_two_sittings_is_no_evaluation(self, tmp_path: Path) -> None:
         """Five seconds a trial, one after the other, and between the second and the third a night."""
