@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 CLOSING, AS_OPENING, MOST_OPENING = 2.0, 1.5, 15.0
 """Seconds for the test, the network's code and the report: so many, and so many times those in which a worker starts,
 of which these count at most, since a machine that is busy then is busy later."""
+LOOK_AGAIN = 60.0
+"""Seconds for trainings above which one of these very networks is looked at first."""
 TESTS = 0.05
 """Share of a trial's time that a test takes."""
 
@@ -256,7 +258,10 @@ class Timing:
         if before.get("wanted") == vars(wanted) and before.get("rules") == rules:
             return Trainings(**before["plan"])
         plan = Trainings(0, 0, 0)
-        if self.for_trainings > 0 and (each := self.run.after.estimate(run.executor, arch)) is not None:
+        if self.for_trainings > 0:
+            each = self.training  # as was estimated before the search
+            if each is None or self.for_trainings > LOOK_AGAIN:
+                each = self.run.after.estimate(run.executor, arch) or Estimate()
             plan = wanted.within(self.for_trainings, each, self.run.options.workers)
         run.store.write({"trainings": {"wanted": vars(wanted), "rules": rules, "plan": vars(plan)}})
         if plan != wanted:

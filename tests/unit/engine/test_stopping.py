@@ -137,6 +137,15 @@ class TestTime:
         search("--time", "30s").accepted()
         assert [trial.state for trial in made()] == ["done"]
 
+    def test_random_search_beside_it_has_as_long(self, run: Run, clock: Clock, macro_table: str) -> None:
+        where = ["--space", "nasbench-macro", "--evaluator", "table", "-E", f"file={macro_table}", "--no-report"]
+        command = ["search", "-s", "evolution", *where, "--with-baseline", "--time", "60s", "--out", "a"]
+        (line,) = run(*command).accepted()
+        assert clock.now <= 1060 and 27 <= len(made()) <= 29
+        assert line["baseline"]["trials"] == len(made()) == len(made("a/baseline"))
+        before = clock.now
+        assert "by its --time" in run(*command).err and clock.now == before
+
     def test_api(self, clock: Clock, macro_table: str, tmp_path: Path) -> None:
         where: dict[str, Any] = {"evaluator": "table", "evaluator_options": {"file": macro_table}, "report": False}
         study = nastool.search("random", space="nasbench-macro", out=tmp_path / "a", time=30, **where)
