@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,19 @@ def read_csv(path: str, limit: Limit | None = None) -> Table:
     line has most of.
     """
     try:
-        with open(path, "rb") as file:
-            (limit or Limit()).check(path, file.seek(0, io.SEEK_END) * 8)  # texts take about that much more
-            file.seek(0)
-            content = file.read()
+        found = Path(path).stat()
+        (limit or Limit()).check(path, found.st_size * 8)  # texts take about that much more
+        return _parsed(path, found.st_mtime_ns, found.st_size)
     except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"cannot read {short(Path(path))}: {why(error)}") from None
+
+
+@lru_cache(maxsize=1)
+def _parsed(path: str, changed: int, size: int) -> Table:
+    """The table of a file as it is; it is looked at for what is said, and then read. OSError, InputError."""
+    content = Path(path).read_bytes()
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
