@@ -16,6 +16,7 @@ from nastool.core.errors import InputError, short
 
 TESTS = """
 import pytest
+pytest.register_assert_rewrite("nastool.testing.{module}")  # for messages that say what was compared
 from nastool.core import registry
 from nastool.core.values import SpaceRef
 from nastool.testing.{module} import {contract}
@@ -24,15 +25,16 @@ class TestIt({contract}):
     {fixture}
 """
 FIXTURES = {
-    "space": "@pytest.fixture\n    def space(self):\n        return registry.make_space(SpaceRef({name!r}))",
+    "space": "@pytest.fixture\n    def space(self):\n        return registry.make('space', {name!r}, given={given!r})",
     "strategy": (
         "@pytest.fixture\n    def space(self):\n        return registry.make_space(SpaceRef({space!r}))\n\n"
         "    @pytest.fixture\n    def make(self):\n"
-        "        return lambda space, seed: registry.make('strategy', {name!r}, space, given={{'seed': seed}})"
+        "        given = {given!r}\n"
+        "        return lambda space, seed: registry.make('strategy', {name!r}, space, given={{**given, 'seed': seed}})"
     ),
     "evaluator": (
         "@pytest.fixture\n    def make(self):\n        space = registry.make_space(SpaceRef({space!r}))\n"
-        "        return lambda: registry.make('evaluator', {name!r}, space, given={{}})"
+        "        return lambda: registry.make('evaluator', {name!r}, space, given={given!r})"
     ),
 }
 """Of a test of each kind of plugin, what its contract is given."""
@@ -40,9 +42,10 @@ FIXTURES = {
 
 @click.command("check", cls=common.Command)
 @click.argument("plugin", metavar="FILE.py:NAME")
-@click.option("--data", metavar="NAME", help="Of a space, the data that its networks are for.")
+@click.option("-E", "--option", "pairs", multiple=True, metavar="KEY=VALUE", help="Option of the plugin; repeat it.")
+@click.option("--data", metavar="NAME", help="Of a space or an evaluator, the data that networks are for.")
 @click.option("--space", metavar="NAME", help="Of a strategy or an evaluator, the space to try it on.")
-def command(plugin: str, data: str | None, space: str | None) -> int:
+def command(plugin: str, pairs: tuple[str, ...], data: str | None, space: str | None) -> int:
     """Check a plugin of your own: whether it is whole, and whether it keeps what every such plugin promises.
 
     Of a space whether the options fit together, what its samples, neighbours, mutations and drawings are, whether a
@@ -52,21 +55,31 @@ def command(plugin: str, data: str | None, space: str | None) -> int:
     \b
     Examples:
       nastool check my_net.py:MyNet --data digits
-      nastool check greedy.py:Greedy --space nasbench201
+      nastool check greedy.py:Greedy -E explore=0.3 --space nasbench201
     """
-    from nastool.core import defaults, registry
+    try:
+        import pytest  # noqa: F401  # as the tests need it
+        import scipy.stats  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"check needs {error.name}: pip install 'nastool[test]'") from None
+    from nastool.core import defaults, options, registry
     from nastool.core.space import make_scale
-    from nastool.core.values import SpaceRef
 
     kind, cls = registry.found(plugin, ("space", "strategy", "evaluator", "task"))
-    common.show(f"{kind} {cls.name}: {short((cls.__doc__ or 'no docstring').strip().partition(chr(10))[0])}")
+    about = f"{kind} {cls.name}: {short((cls.__doc__ or 'no docstring').strip().partition(chr(10))[0])}"
     if kind == "task":
+        common.show(about)
         return _task(cls, data)
+    text: dict[str, str] = options.parse(pairs, "-E")
+    if kind == "evaluator" and data is not None and "data" in options.of(cls):
+        text["data"] = data
+    given = options.check(f"{kind} {cls.name}", cls, text)
+    common.show(about)
     if kind == "space":
         from nastool.testing import fits
         from nastool.testing.spaces import task_of
 
-        made = registry.make_space(SpaceRef(cls.name))
+        made = registry.make("space", cls.name, given=given)
         common.show(f"  {made.size:,} combinations of {len(made.decisions)} decisions")
         for decision in made.decisions[:20]:
             common.show(f"    {decision.name}: {', '.join(decision.options)}")
@@ -79,10 +92,10 @@ def command(plugin: str, data: str | None, space: str | None) -> int:
                 common.show(f"the options have to fit together, for {task}; other sizes: --data NAME")
                 return 1
             common.show(f"ok     all options fit together, for {task}")
-    fixture = FIXTURES[kind].format(name=cls.name, space=space or defaults.SPACE)
+    fixture = FIXTURES[kind].format(name=cls.name, space=space or defaults.SPACE, given=given)
     module, contract = "strategies" if kind == "strategy" else f"{kind}s", f"{kind.capitalize()}Contract"
     wrong = _contract(TESTS.format(module=module, contract=contract, fixture=fixture))
-    common.show("all is well" if not wrong else f"{wrong} promises are broken")
+    common.show("all is well" if not wrong else "1 promise is broken" if wrong == 1 else f"{wrong} promises are broken")
     return 1 if wrong else 0
 
 
@@ -132,11 +145,8 @@ class _Told:
 
 def _contract(source: str) -> int:
     """Number of tests that fail; each is told."""
-    try:
-        import pytest
-        import scipy.stats  # noqa: F401  # as the tests need it
-    except ImportError as error:
-        raise InputError(f"check needs {error.name}: pip install 'nastool[test]'") from None
+    import pytest
+
     told = _Told()
     with tempfile.TemporaryDirectory(prefix="nastool-") as folder:
         path = Path(folder) / f"test_contract_of_{Path(folder).name.replace('-', '_')}.py"  # a module of its own

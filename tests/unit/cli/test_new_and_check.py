@@ -105,10 +105,21 @@ def test_options_that_do_not_fit_are_named(run: Run, tmp_path: Path) -> None:
     assert sized.code == 0 or "wrong  networks fit any task" in sized.out  # made for 8x8 pixels alone
     assert "ok     all options fit together, for images of 1x8x8" in sized.out
     assert "wrong  with " in run("check", "my.py:Large").out
-    run("check", "my.py:alone").refused(
-        "my.py:alone is none of space, strategy, evaluator, task: my.py, line 25: alone is a"
-    )
+    run("check", "my.py:alone").refused("my.py, line 25: alone() is no evaluator")
     run("check", "nothing").refused("no space 'nothing'")
+
+
+def test_functions(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text(
+        "import numpy as np\ndef measure(network, trial):\n    return {'parts': len(list(network.modules()))}\n"
+        "measure.objective = 'parts:min'\n"
+        "def load():\n    return np.random.default_rng(0).random((100, 1, 8, 8)), np.arange(100) % 3\n"
+    )
+    assert "input=" in run("check", "my.py:measure").out
+    for more in (["--data", "my.py:load"], ["-E", "input=3x8x8"]):
+        assert run("check", "my.py:measure", *more).out.endswith("all is well\n")
+    assert "ok     train: 60 examples" in run("check", "my.py:load").out
+    run("check", "my.py:measure", "-E", "inputs=3").refused("has no option 'inputs'; did you mean 'input'?")
 
 
 METRIC = """
