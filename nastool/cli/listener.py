@@ -111,6 +111,8 @@ def _say_begun(event: RunBegun) -> None:
             f"  {'evaluator':<10} ", f"{config.evaluator.name}  {facts}".rstrip(), gap="  ", stream=sys.stderr
         )
     )
+    if config.limits:
+        say(f"  {'limits':<10} {'  '.join(config.limits)}")
     for note in notes(event.facts):
         say(note)
 

@@ -74,6 +74,7 @@ def _status(folder: Path) -> dict[str, Any]:
             "run": str(folder),
             "state": state,
             **{kind: config.get(kind, {"name": "?", "options": {}}) for kind in ("strategy", "space", "evaluator")},
+            **({"limits": config["limits"]} if config.get("limits") else {}),
             "objective": store.get("objective"),
             "seed": config.get("seed"),
             "trials": counts,
@@ -100,6 +101,8 @@ def _text(facts: dict[str, Any]) -> None:
     common.show(f"{facts['run']}: {facts['state']}")
     for kind in ("strategy", "space", "evaluator"):
         _line(kind, f"{facts[kind]['name']}  {as_typed(facts[kind]['options'])}".rstrip())
+    if "limits" in facts:
+        _line("limits", "  ".join(facts["limits"]))
     objectives = [facts["objective"]] if isinstance(facts["objective"], str) else facts["objective"]
     several = "s" if len(objectives) > 1 else " "
     common.show(f"  objective{several} {'  '.join(objectives)}   seed {facts['seed']}")

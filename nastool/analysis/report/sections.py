@@ -385,6 +385,8 @@ def _setup(study: Study) -> list[Block | Facts | Cards | Trials]:
     for kind in ("strategy", "space", "evaluator"):
         shown = _options(study.config[kind]["options"])
         rows.append((kind, " ".join(filter(None, (study.config[kind]["name"], shown)))))
+    if limits := study.config.get("limits"):
+        rows.append(("limits", ", ".join(limits)))
     rows += [
         ("objective", ", ".join(map(str, study.objectives))),
         ("seed", str(study.seed)),

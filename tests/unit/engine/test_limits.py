@@ -45,8 +45,10 @@ def search(run: Run, priced_table: str) -> Run:
 
 class TestTable:
     def test_a_run_is_within_and_resume_keeps_it(self, search: Run, run: Run, here: Path) -> None:
-        assert search("--no-report").code == 0
-        assert run("resume", "out", "-n", "40").code == 0
+        assert "  limits     params<=510\n" in search("--no-report").err
+        assert run("resume", "out", "-n", "40", "--report").code == 0
+        assert "  limits     params<=510\n" in run("status", "out", "--text").out
+        assert "params&lt;=510" in (here / "out" / "report.html").read_text()
         found = trials(here / "out")
         assert len(found) == 40 and all(t.evaluation and t.evaluation.metrics["params"] <= 510 for t in found)
         assert all(
