@@ -17,7 +17,7 @@ class External(Evaluator):
     """
 
     name = "external"
-    executor: ClassVar[str] = "external"
+    executor: ClassVar[str] = name
 
     def prepare(self) -> None:
         pass

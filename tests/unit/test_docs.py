@@ -100,4 +100,4 @@ def test_readme_plugins_search(package: tuple[Path, dict[str, str]]) -> None:
         "package my_package" in listed
         and "start: int = 10\n      Number of random architectures at the beginning" in listed
     )
-    assert "works with: supernet, table, train" in listed
+    assert "works with: external, supernet, table, train" in listed
