@@ -229,9 +229,9 @@ class AfterSearch:
         store, watch = run.store, run.watch
         outcome = Outcome()
         derived = derive(store, self.space, max(1, self.settings.retrain))
-        # where there was no time for the first result, its architecture, which is a guess
-        heads = [t.proposal.arch for t in (derived or list(store.trials())[:1])[: self.settings.retrain]]
-        rivals = len(heads) if self.settings.baseline else 0
+        found = derived or list(store.trials())[:1]  # no time for a result: a guess
+        heads = ([trial.proposal.arch for trial in found] or self._random(1))[: self.settings.retrain]
+        rivals = len(heads) if self.settings.baseline and found else 0
         sample = self._random(rivals)
         ranked = sample[: self.settings.ranking]
         scores: list[float] = []

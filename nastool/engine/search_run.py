@@ -335,7 +335,7 @@ class SearchRun:
         """
         none = f"the time was up before a {'round' if shares(self.evaluator) else 'trial'} had finished"
         guesses = not search.finished and search.ends.why == "time" and shares(self.evaluator) and self.after.training
-        if guesses and search.asked:
+        if guesses:
             run.watch.note(f"note: {none}: what is trained from scratch is a guess; more --time searches")
         elif search.best is None:
             if not search.finished and search.ends.why == "time":

@@ -229,14 +229,14 @@ def _best(
     cards = []
     mark = "the result" if study.retrained is None else "the result, trained from scratch"
     for trial in best:
-        place = study.ranked.index(trial) + 1
+        place = f"{study.ranked.index(trial) + 1:,}. " if trial in study.ranked else ""  # a guess has none
         objectives = [each.metric for each in study.objectives]
         costs = [name for name in ("params", "flops") if name in trial.metrics and name not in objectives]
         shown = (f"{name} {number(trial.metrics.get(name))}" for name in [*objectives, *costs])
         cards.append(
             Card(
                 identifier=f"{prefix}drawing-{trial.id}",
-                title=f"{place:,}. trial {trial.id}",
+                title=f"{place}trial {trial.id}",
                 mark=mark if trial is result else "",
                 what=f"trial {trial.id}",
                 text=", ".join(shown),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import nastool
+from nastool.api import page
 from nastool.core.errors import InputError
 from nastool.core.values import Arch, Evaluation, Proposal, SpaceRef, Trial
 from nastool.engine import planning
@@ -470,6 +471,7 @@ class TestShared:
         (line,) = outcome.accepted()
         assert "the time was up before a round had finished: what is trained from scratch is a guess" in outcome.err
         assert clock.now <= 1060 and line["metrics"]["val_acc"] and Path("a/model.py").exists()
+        assert Study.read("a").ranked == () and "trial 0" in page(Study.read("a"))
         assert [trial.state for trial in made()] == ["running"] and Study.read("a").state == "finished"
         before = clock.now
         assert "ended after 0 trials by its --time" in run("resume", "a").err and clock.now == before
