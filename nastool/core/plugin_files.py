@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from nastool.core import options
 from nastool.core.errors import InputError, hint, one_line, short, why
@@ -102,6 +102,24 @@ def split(text: str) -> tuple[str | None, str]:
         if parsed(name := ":".join(parts[:end])):
             return name, ":".join(parts[end:])
     return None, text
+
+
+def reading(task: type[Any]) -> dict[str, Any]:
+    """Methods of a task in a file, whose data sets are named after it: "my.py:Signals:waves"; alone it is the first."""
+
+    def own(data: str) -> str:
+        return split(data)[1] or next(iter(task.datasets), data)
+
+    def reads(cls: type[Any], data: str) -> bool:
+        return bool(split(data)[0] == cls.name)
+
+    def passing(name: str) -> Any:
+        def method(cls: type[Any], data: str, /, **given: Any) -> Any:
+            return getattr(task, name).__func__(cls, own(data), **given)
+
+        return classmethod(method)
+
+    return {"reads": classmethod(reads), **{name: passing(name) for name in ("recipe_for", "check", "goals", "load")}}
 
 
 def digest_of(content: bytes) -> str:

@@ -141,7 +141,9 @@ def _of_file(kind: Kind, named: plugin_files.Named) -> type[Any]:
             raise InputError(f"{_at(thing, found.path)}: {named.object} is {_instead(kind, thing)}")
     # a class may be registered as well, or be loaded as it was before
     same = {key: getattr(cls, key) for key in ("__module__", "__doc__", "__qualname__")}
-    own = type(cls)(cls.__name__, (cls,), {**same, "name": name, **(_reading(cls) if kind == "task" else {})})
+    own = type(cls)(
+        cls.__name__, (cls,), {**same, "name": name, **(plugin_files.reading(cls) if kind == "task" else {})}
+    )
     plugin = Plugin(kind, name, "", EntryPoint(name, f"{module.__name__}:{named.object}", _GROUP[kind]))
     _in_files[kind, name] = plugin, own
     try:
@@ -347,24 +349,6 @@ def _recorded(data: str) -> str:
         return data
     name, own = plugin_files.split(data)
     return data if name is None else ":".join(filter(None, [task_for(data).name, own]))
-
-
-def _reading(cls: type[Task]) -> dict[str, Any]:
-    """Methods of a task in a file, whose data sets are named after it: "my.py:Signals:waves"; alone it is the first."""
-
-    def own(data: str) -> str:
-        return plugin_files.split(data)[1] or next(iter(cls.datasets), data)
-
-    def reads(cls: type[Task], data: str) -> bool:
-        return plugin_files.split(data)[0] == cls.name
-
-    def passing(name: str) -> Any:
-        def method(cls: type[Any], data: str, /, **given: Any) -> Any:
-            return getattr(super(_in_files["task", cls.name][1], cls), name)(own(data), **given)
-
-        return classmethod(method)
-
-    return {"reads": classmethod(reads), **{name: passing(name) for name in ("recipe_for", "check", "goals", "load")}}
 
 
 def task_of(space: SearchSpace, input: object, classes: int) -> Task:
