@@ -12,7 +12,7 @@ from nastool.cli import common
 @click.option("-k", "--count", type=click.IntRange(0), default=1, help="Number of further trials to hand out.")
 @click.option("--again", is_flag=True, help="Also those that were handed out before and have no result yet.")
 def command(run: str, count: int, again: bool) -> int:
-    """Ask a search what to measure next, where that is done elsewhere.
+    """Ask what to measure next, where that is done elsewhere.
 
     RUN is the folder of a search that was begun with --evaluator external. Each trial is a line of JSON, an
     architecture with the trial's number; `nastool tell` takes its result. Several processes may ask and tell.

@@ -32,7 +32,7 @@ def command(
     max_gigabytes: float,
     json_flag: bool | None,
 ) -> int:
-    """Say what images, rows of a table or signals show, with a network that was found.
+    """Say what images, rows of a table or signals show.
 
     RUN is a run folder (its best network; of a run that has not finished the best so far), WEIGHTS a .safetensors file
     of nastool's, ARCH a file with a line of JSON that names its weights, such as best.json; - is stdin. Each image is

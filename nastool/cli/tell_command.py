@@ -15,7 +15,7 @@ from nastool.cli.common import say
 @click.argument("results", metavar="[RESULTS]", default="-")
 @common.result_option
 def command(run: str, results: str, json_flag: bool | None) -> int:
-    """Tell a search what came of its trials, where they are measured elsewhere.
+    """Tell what came of trials that are measured elsewhere.
 
     RUN is the folder of a search that was begun with --evaluator external, RESULTS a file of JSON lines, or - for stdin
     (the default). A line has "trial", the number that `nastool ask` gave, with "metrics", or "error" and why. With
