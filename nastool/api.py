@@ -7,31 +7,24 @@ NastoolError says that the work itself failed.
 
 from __future__ import annotations
 
-import inspect
 import os
-import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from nastool.core import invocation, plugin_files, registry
+from nastool.core import invocation, plugin_files
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, RunInterrupted, Stopped, hint, short
 from nastool.core.errors import NastoolError as NastoolError
 from nastool.core.files import Limit, target, write_atomic
-from nastool.core.task import FAMILY
-from nastool.core.values import SpaceRef
 from nastool.engine import arguments, evaluation, outside, sources
 from nastool.engine.command_options import (
-    RANGES,
     EvaluateOptions,
     FinishOptions,
     ResumeOptions,
     RetrainOptions,
     SearchOptions,
     Stoppable,
-    described,
     nobody,
 )
 from nastool.engine.events import Listener, Note
@@ -47,41 +40,8 @@ if TYPE_CHECKING:
     from nastool.deploy.models import Model
     from nastool.engine.command_options import Architecture, Scale
 
-P = ParamSpec("P")
-O = TypeVar("O")  # noqa: E741
-R = TypeVar("R")
 
-
-def _taking(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
-    """Decorate a function of an object of options so that it takes the object's fields as arguments."""
-
-    def decorate(function: Callable[[O], R]) -> Callable[P, R]:
-        @wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            values = [*args, *kwargs.values()]
-            plugin_files.trust(
-                *values, *(each for value in values if isinstance(value, dict) for each in value.values())
-            )
-            return function(options(*args, **kwargs))
-
-        kind: Any = options
-        about, found = described(kind), inspect.signature(kind).parameters
-        empty = {each.name: each.replace(default={}) for each in found.values() if each.name.endswith("_options")}
-        ordered = sorted(({**found, **empty}[name] for name in about), key=lambda each: each.kind)
-        returns = inspect.signature(function).return_annotation
-        setattr(call, "__signature__", inspect.Signature(ordered, return_annotation=returns))  # noqa: B010  # for mypy
-        for name, (low, high) in RANGES.items():
-            if name in about:
-                about[name] = f"{about[name].rstrip('.')} ({f'>= {low}' if high is None else f'{low} to {high:,}'})."
-        lines = (textwrap.fill(f"{name}: {text}", 112, subsequent_indent=" " * 4) for name, text in about.items())
-        head, returned, tail = (function.__doc__ or "").partition("    Returns:")
-        call.__doc__ = f"{head}    Args:\n{textwrap.indent(chr(10).join(lines), ' ' * 8)}\n\n{returned}{tail}"
-        return call
-
-    return decorate
-
-
-@_taking(SearchOptions)
+@arguments.taking(SearchOptions)
 def search(options: SearchOptions) -> Study:
     """Search for an architecture.
 
@@ -100,7 +60,7 @@ def search(options: SearchOptions) -> Study:
         return _carry_out(SearchRun.of(options, page), options)
 
 
-@_taking(ResumeOptions)
+@arguments.taking(ResumeOptions)
 def resume(options: ResumeOptions) -> Study:
     """Go on with a search that was interrupted, with the options that it has had; more trials extend it.
 
@@ -113,7 +73,7 @@ def resume(options: ResumeOptions) -> Study:
     return _again("resume", options)
 
 
-@_taking(FinishOptions)
+@arguments.taking(FinishOptions)
 def finish(options: FinishOptions) -> Study:
     """Do what follows a search with the trials that an interrupted one has: the best network, trainings, report.
 
@@ -197,7 +157,7 @@ def _again(command: str, options: FinishOptions) -> Study:
         return _carry_out(SearchRun.again(options, page), options)
 
 
-@_taking(EvaluateOptions)
+@arguments.taking(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> list[dict[str, Any]]:
     """Evaluate architectures: train each from scratch and test it, or look it up in a table.
 
@@ -215,7 +175,7 @@ def evaluate(options: EvaluateOptions) -> list[dict[str, Any]]:
     return list(evaluation.evaluating(documents, options))
 
 
-@_taking(RetrainOptions)
+@arguments.taking(RetrainOptions)
 def retrain(options: RetrainOptions) -> Study:
     """Train what was found for use: all training images, the final recipe, several seeds, one look at the test set.
 
@@ -463,16 +423,7 @@ def space_stats(
     from nastool.training.hardware import device_of
 
     plugin_files.trust(space, data)
-    own = registry.make_space(SpaceRef.of(space, {name: str(value) for name, value in space_options.items()}))
-    if data is not None and input is not None:
-        raise InputError("both data and input are given: keep one")
-    if data is None and input is None and FAMILY not in own.tasks:
-        raise InputError(f"space {own.name}: say what its networks are for, with --data NAME or --input SHAPE")
-    size = sources.size_of(ArchDocument(own, own.arch([])), scale)
-    if data is None:
-        task = registry.task_of(own, input or "3x32x32", classes)
-    else:
-        task = registry.task_for(data).load(data).task
+    own, task, size = stats.of(space, space_options, data, input, classes, scale)
     return stats.space_stats(
         own,
         task,

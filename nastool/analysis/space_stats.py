@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from nastool.core.archfile import about
+from nastool.core import registry
+from nastool.core.archfile import ArchDocument, about
 from nastool.core.costs import SPREAD, Costs
 from nastool.core.errors import InputError, hint
 from nastool.core.limits import Limits
 from nastool.core.quantities import Condition
 from nastool.core.space import SearchSpace
-from nastool.core.task import Task
-from nastool.core.values import Arch
+from nastool.core.task import FAMILY, Task
+from nastool.core.values import Arch, SpaceRef
 from nastool.core.wording import format_number
+from nastool.engine import sources
 from nastool.nets.costs import NetworkCosts
 
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
@@ -127,6 +129,30 @@ class SpaceStats:
 def _bars(counts: Sequence[int]) -> str:
     most = max(counts)
     return "".join(" " if not count else BARS[(len(BARS) - 1) * count // most] for count in counts)
+
+
+def of(
+    space: str,
+    options: Mapping[str, object],
+    data: str | None,
+    input: str | Sequence[int] | None,
+    classes: int,
+    scale: Mapping[str, int] | str | None,
+) -> tuple[SearchSpace, Task, Any]:
+    """A space as users name it, with a task and a scale for its networks; arguments as of `nastool.space_stats`.
+
+    Raises:
+        InputError: Something of it is none.
+    """
+    own = registry.make_space(SpaceRef.of(space, {name: str(value) for name, value in options.items()}))
+    if data is not None and input is not None:
+        raise InputError("both data and input are given: keep one")
+    if data is None and input is None and FAMILY not in own.tasks:
+        raise InputError(f"space {own.name}: say what its networks are for, with --data NAME or --input SHAPE")
+    size = sources.size_of(ArchDocument(own, own.arch([])), scale)
+    if data is None:
+        return own, registry.task_of(own, input or "3x32x32", classes), size
+    return own, registry.task_for(data).load(data).task, size
 
 
 def space_stats(

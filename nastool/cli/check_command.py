@@ -46,11 +46,11 @@ FIXTURES = {
 @click.option("--data", metavar="NAME", help="Of a space or an evaluator, the data that networks are for.")
 @click.option("--space", metavar="NAME", help="Of a strategy or an evaluator, the space to try it on.")
 def command(plugin: str, pairs: tuple[str, ...], data: str | None, space: str | None) -> int:
-    """Check a plugin of your own: whether it is whole, and whether it keeps what every such plugin promises.
+    """Check that a plugin of your own keeps its promises.
 
-    Of a space whether the options fit together, what its samples, neighbours, mutations and drawings are, whether a
-    supernet computes what its networks compute. The exit code is 1 where something is wrong. Needs pytest
-    (`pip install 'nastool[test]'`).
+    Every plugin of its kind promises them: of a space that the options fit together, that samples, neighbours,
+    mutations and drawings are what they should be, that a supernet computes what its networks compute. The exit code
+    is 1 where something is wrong. Needs pytest (`pip install 'nastool[test]'`).
 
     \b
     Examples:

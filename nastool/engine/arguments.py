@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from nastool.core import plugin_files
 from nastool.core.errors import InputError, short
 from nastool.engine import sources
-from nastool.engine.command_options import SEVERAL, Options, plain
+from nastool.engine.command_options import RANGES, SEVERAL, Options, described, plain
 from nastool.engine.study import Study
 
 if TYPE_CHECKING:
     from nastool.engine.command_options import Architecture
+
+
+P = ParamSpec("P")
+O = TypeVar("O")  # noqa: E741
+R = TypeVar("R")
 
 
 def seeds(given: int | str | Iterable[int]) -> list[int]:
@@ -74,3 +83,32 @@ def word(architecture: Architecture) -> str:
         return json.dumps(dict(architecture), default=plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"an architecture's object is no JSON: {error}") from None
+
+
+def taking(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
+    """Decorate a function of an object of options so that it takes the object's fields as arguments."""
+
+    def decorate(function: Callable[[O], R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            values = [*args, *kwargs.values()]
+            plugin_files.trust(
+                *values, *(each for value in values if isinstance(value, dict) for each in value.values())
+            )
+            return function(options(*args, **kwargs))
+
+        kind: Any = options
+        about, found = described(kind), inspect.signature(kind).parameters
+        empty = {each.name: each.replace(default={}) for each in found.values() if each.name.endswith("_options")}
+        ordered = sorted(({**found, **empty}[name] for name in about), key=lambda each: each.kind)
+        returns = inspect.signature(function).return_annotation
+        setattr(call, "__signature__", inspect.Signature(ordered, return_annotation=returns))  # noqa: B010  # for mypy
+        for name, (low, high) in RANGES.items():
+            if name in about:
+                about[name] = f"{about[name].rstrip('.')} ({f'>= {low}' if high is None else f'{low} to {high:,}'})."
+        lines = (textwrap.fill(f"{name}: {text}", 112, subsequent_indent=" " * 4) for name, text in about.items())
+        head, returned, tail = (function.__doc__ or "").partition("    Returns:")
+        call.__doc__ = f"{head}    Args:\n{textwrap.indent(chr(10).join(lines), ' ' * 8)}\n\n{returned}{tail}"
+        return call
+
+    return decorate

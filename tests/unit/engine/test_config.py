@@ -65,7 +65,7 @@ def test_logs_come_back_where_nothing_begins(tmp_path: Path) -> None:
 def test_a_lock_that_was_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for a lock while its holder takes the folder back has another file than who comes next."""
 
-    def slow(file: object) -> bool:
+    def slow(file: object, patience: float) -> bool:
         (tmp_path / "run.lock").unlink()
         return True
 
