@@ -22,7 +22,7 @@ FLAGS = {"space": "--space", "strategy": "--strategy", "evaluator": "--evaluator
 @click.argument("name")
 @common.force_option
 def command(kind: str, name: str, force: bool) -> None:
-    """Write a file with a plugin, to begin your own with.
+    """Write a plugin of your own to start from, in a file.
 
     NAME is a word such as my_net or MyNet; the file is my_net.py, the class MyNet.
 
