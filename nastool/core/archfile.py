@@ -194,6 +194,10 @@ def lines_of(path: Path) -> Iterator[str]:
         file = open(path, encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {short(path)}: {why(error)}") from None
+    return _closing(file)
+
+
+def _closing(file: TextIO) -> Iterator[str]:
     with file:
         yield from bounded(file)
 

@@ -361,7 +361,8 @@ class Timing:
             yield
         except BaseException:
             run.store.rollback()
-            with suppress(InputError):
-                self.budget.save()
+            if self.budget.counts:  # else it may be damaged, and stays as it is
+                with suppress(InputError):
+                    self.budget.save()
             raise
         self.budget.save()

@@ -161,6 +161,7 @@ class Run:
                     before = None
                 begins = {"trials": trials, "then": then, "silent": {}, "ended": before or None}
                 self.store.write({**begins, **(facts or {})})
+                search.ends.budget.counts = True
                 search.run()
                 if search.ends.why and not self.watch.stop():
                     self.store.write({"ended": {"why": search.ends.why, "trials": search.finished, "rules": rules}})

@@ -114,6 +114,7 @@ class Budget:
         """
         self.rules = rules
         self.keep = keep
+        self.counts = False  # True once a search that was restored goes on
         self.before = used
         self._clock, self._now = clock, now
         self._begun = self._saved = clock() if begun is None else begun

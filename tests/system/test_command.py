@@ -270,7 +270,7 @@ def test_dry_run_writes_nothing(table: Path, tmp_path: Path) -> None:
     result = run("search", "--evaluator", "table", "-E", f"file={table}", "-E", "dataset=aa", "--dry-run", cwd=tmp_path)
     assert result.stdout == ""
     assert "15,625 combinations" in result.stderr
-    assert "a trial (simulated on the first 3 architectures: " in result.stderr
+    assert "a trial (simulated), 5 min for 60 on one worker" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -463,6 +463,7 @@ def test_status_of_an_extended_run(table: Path, tmp_path: Path) -> None:
     with Store.open(tmp_path / "r" / "run.db") as store:
         store.begin()
         store.put("trials", 40)  # as a longer search that was stopped before its first trial leaves it
+        store.put("ended", None)
         store.commit()
     (status,) = lines(run("status", "r", cwd=tmp_path))
     assert (status["state"], status["trials_wanted"]) == ("interrupted", 40)
