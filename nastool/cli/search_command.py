@@ -64,13 +64,13 @@ def _dry_run(run: SearchRun) -> None:
     for note in run.notes:
         say(note)
     space, evaluator = run.space, run.evaluator
-    say(dump_yaml({"search": {**run.config.as_options(), **run.recorded}}).rstrip())
-    say(f"# run folder: {run.folder.path}" + (" (exists)" if run.folder.path.exists() else ""))
-    say(f"# size of the space: {space.size:,} combinations of {len(space.decisions)} decisions")
     spec = replace(run.config.evaluator_spec(space, run.folder.path), workdir=None)
     setting = Setting(run.options.workers, say=say)
     with closing(make_executor(run.options.executor, spec, evaluator, setting)) as executor:
         facts = executor.open()
+        say(dump_yaml({"search": {**run.config.as_options(), **run.recorded}}).rstrip())
+        say(f"# run folder: {run.folder.path}" + (" (exists)" if run.folder.path.exists() else ""))
+        say(f"# size of the space: {space.size:,} combinations of {len(space.decisions)} decisions")
         check_limits(run.config, evaluator, executor, space)
         forecast = Forecast.of(run, executor, facts)
     for line in forecast.lines(run):
