@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from nastool.core.errors import InputError, hint, short
@@ -98,12 +99,20 @@ def parsed(source: str) -> ast.Module:
         return ast.parse(source)
 
 
+def place_of(thing: Any) -> str:
+    """Where a class or function stands: "my.py, line 3". OSError or TypeError: it has no source."""
+    with PARSING:  # `inspect` parses for classes
+        return f"{Path(str(inspect.getsourcefile(thing))).name}, line {inspect.getsourcelines(thing)[1]}"
+
+
 def written(target: Any) -> str:
     """The docstring of a class or function; where Python was told to forget it (-OO), as its source has it."""
     if target.__doc__ is not None or sys.flags.optimize < 2:
         return target.__doc__ or ""
     try:
-        (definition,) = parsed(textwrap.dedent(inspect.getsource(target))).body
+        with PARSING:
+            source = inspect.getsource(target)
+        (definition,) = parsed(textwrap.dedent(source)).body
         return ast.get_docstring(definition) or ""  # type: ignore[arg-type]  # TypeError where it has none
     except (OSError, SyntaxError, TypeError, ValueError):
         return ""

@@ -168,7 +168,7 @@ def _of_table(kind: Kind, name: str, path: Path) -> type[Any]:
 def _at(thing: object, path: Path) -> str:
     """Where an object is defined: "my.py, line 3"."""
     try:
-        return f"{path.name}, line {inspect.getsourcelines(thing)[1]}"  # type: ignore[arg-type]  # TypeError: others
+        return options.place_of(thing)
     except (OSError, TypeError):
         return path.name
 
@@ -278,7 +278,7 @@ def whose(cls: type) -> str:
     """Which plugin a class is: "evaluator train"; of another package with that and where it stands."""
     source = getattr(cls, "function", cls)  # which an adapter made the class of
     try:
-        where = f"{Path(str(inspect.getsourcefile(source))).name}, line {inspect.getsourcelines(source)[1]}"
+        where = options.place_of(source)
     except (OSError, TypeError):  # there is no source
         where = cls.__module__
     if plugin := _of_others(cls):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nastool.core import options
 from nastool.core.errors import InputError, short
 from nastool.core.plugin_files import failed
 from nastool.core.task import Task
@@ -81,7 +82,7 @@ def _returned(function: Any) -> Arrays:
     from nastool.tasks.arrays import Arrays, roles
 
     path = Path(str(inspect.getsourcefile(function)))
-    where = f"{path.name}, line {inspect.getsourcelines(function)[1]}"
+    where = options.place_of(function)
     if needed := [each.name for each in inspect.signature(function).parameters.values() if each.default is each.empty]:
         raise InputError(
             f"{where}: {function.__name__} is called without arguments: give {', '.join(needed)} a default"

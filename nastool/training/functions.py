@@ -9,12 +9,11 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from nastool.core import registry
+from nastool.core import options, registry
 from nastool.core.errors import InputError, short
 from nastool.core.evaluator import Evaluator, Report
 from nastool.core.space import SearchSpace, make_scale
@@ -189,7 +188,7 @@ def evaluator_of(thing: object, name: str) -> type[Evaluator] | None:
     places = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     own = [each for each in parameters if each.kind is each.KEYWORD_ONLY]
     if len(places) not in (1, 2) or len(places) + len(own) < len(parameters):
-        where = f"{Path(str(inspect.getsourcefile(thing))).name}, line {inspect.getsourcelines(thing)[1]}"
+        where = options.place_of(thing)
         wanted = "(network, trial) or (arch), perhaps with options after a *"
         raise InputError(
             f"{where}: {thing.__name__}{inspect.signature(thing)} is no evaluator: its parameters are {wanted}"

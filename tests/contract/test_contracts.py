@@ -14,6 +14,7 @@ from nastool.core.errors import InputError
 from nastool.core.evaluator import Evaluator
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
+from nastool.core.task import FAMILY
 from nastool.testing.evaluators import EvaluatorContract, MakeEvaluator
 from nastool.testing.spaces import SpaceContract
 from nastool.testing.strategies import MakeStrategy, StrategyContract, drive
@@ -54,7 +55,10 @@ SPACE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 def fitting() -> list[tuple[str, str]]:
-    """Strategy and space, wherever the space has what the strategy needs of one."""
+    """Strategy and space, wherever the space has what the strategy needs of one.
+
+    To a strategy one that is for signals or tables alone is as any other: a few try these.
+    """
     spaces = {name: registry.load("space", name).provides for name in own("space")}
     of_spaces = frozenset().union(*spaces.values())
     return [
@@ -62,6 +66,7 @@ def fitting() -> list[tuple[str, str]]:
         for strategy in own("strategy")
         for space, provides in spaces.items()
         if registry.load("strategy", strategy).needs & of_spaces <= provides
+        and (strategy in ("evolution", "bo", "reinforce") or FAMILY in registry.load("space", space).tasks)
     ]
 
 

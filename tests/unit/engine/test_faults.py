@@ -379,7 +379,8 @@ def test_after_one_fault_it_is_tried_elsewhere(
     for trial in (2, 6):
         (first, _, _), (second, _, _) = scene.log(trial)
         assert (first != second) == (len(set(gpus)) > 1)
-    assert not any("not used" in line for line in scene.said)
+    if len(gpus) == 1:  # of several workers both may fail in a row on one GPU, which is left out then
+        assert not any("not used" in line for line in scene.said)
 
 
 def test_who_fails_on_two_sound_gpus_is_at_fault(tmp_path: Path) -> None:

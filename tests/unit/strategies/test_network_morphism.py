@@ -22,6 +22,8 @@ from torch.nn.functional import nll_loss
 
 from nastool import cli
 from nastool.core.values import Arch, Evaluation, Proposal, Trial
+from nastool.engine.command_options import SearchOptions
+from nastool.engine.search_run import SearchRun
 from nastool.engine.store import Store
 from nastool.evaluators.train import Train
 from nastool.nets import checkpoints
@@ -443,16 +445,16 @@ class TestSearch:
         assert results("a") == results("b")
 
     def test_what_a_recipe_is_by_default(self, command: Command) -> None:
-        given: tuple[tuple[list[str], str], ...] = (
-            (["--data", "digits"], "morphism-digits"),
-            (["--data", "npz:tiny.npz"], "morphism-default"),
-            (["--data", "digits", "--recipe", "digits"], "digits"),
+        given: tuple[tuple[dict[str, str], str], ...] = (
+            ({"data": "digits"}, "morphism-digits"),
+            ({"data": "npz:tiny.npz"}, "morphism-default"),
+            ({"data": "digits", "recipe": "digits"}, "digits"),
         )
         for arguments, name in given:
-            outcome = command("search", "-s", "network-morphism", *arguments, "--dry-run")
-            assert f"  recipe: {name}\n" in outcome.err
-            assert "  space: morph-cnn\n" in outcome.err
-            assert "  trials: 42\n" in outcome.err
+            run = SearchRun.of(SearchOptions("network-morphism", **arguments))  # type: ignore[arg-type]
+            said = {**run.config.as_options(), **run.recorded}
+            assert said["evaluator-options"]["recipe"] == name
+            assert (said["space"], said["trials"]) == ("morph-cnn", 42)
 
     def test_ablations(self, command: Command) -> None:
         """From scratch, and with one long cosine: the same first training, and others after it."""
