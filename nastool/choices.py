@@ -93,14 +93,6 @@ class Space(SearchSpace):
             active[:, column] = there
         return active
 
-    def canonical(self, arch: Arch) -> str:
-        """The choices, with "-" for those that do not matter."""
-        return self.canonical_many(np.array([arch.choices]))[0]
-
-    def canonical_many(self, choices: Choices) -> list[str]:
-        shown = np.where(self.active_many(choices), choices.astype(np.intp), -1).tolist()
-        return [" ".join("-" if choice < 0 else str(choice) for choice in row) for row in shown]
-
     # --- moves, of which all change the network
 
     def neighbors(self, arch: Arch) -> Iterator[Arch]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nastool.core.arrays import Choices
 from nastool.core.space import Choose, SearchSpace, check_scale
-from nastool.core.values import Arch, Decision
+from nastool.core.values import Decision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,13 +67,6 @@ class TabularNet(SearchSpace):
         active = np.ones(choices.shape, dtype=bool)
         active[:, 3] = choices[:, 0] == KINDS.index("resnet")
         return active
-
-    def canonical(self, arch: Arch) -> str:
-        return self.canonical_many(np.array([arch.choices]))[0]
-
-    def canonical_many(self, choices: Choices) -> list[str]:
-        shown = np.where(self.active_many(choices), choices.astype(np.intp), -1).tolist()
-        return [" ".join("-" if choice < 0 else str(choice) for choice in row) for row in shown]
 
     # --- the network
 

@@ -236,13 +236,18 @@ class SearchSpace(ABC):
     def canonical(self, arch: Arch) -> str:
         """A string that is equal for architectures known to compute the same function.
 
-        The default distinguishes all choices.
+        The default distinguishes all choices that matter (`Conditional`); "-" stands for the others.
         """
+        if hasattr(self, "active_many"):
+            return self.canonical_many(np.array([arch.choices]))[0]
         return " ".join(map(str, arch.choices))
 
     def canonical_many(self, choices: Choices) -> list[str]:
         """`canonical` of each row. choices: option indices of members, shape (n, decisions). Override to be fast."""
-        return [self.canonical(self.arch(row)) for row in choices]
+        if type(self).canonical is not SearchSpace.canonical or not hasattr(self, "active_many"):
+            return [self.canonical(self.arch(row)) for row in choices]
+        shown = np.where(self.active_many(choices), choices.astype(np.intp), -1).tolist()
+        return [" ".join("-" if choice < 0 else str(choice) for choice in row) for row in shown]
 
     # --- networks
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nastool.core import defaults, options, pareto, registry
 from nastool.core.errors import InputError, NastoolError, one_line
-from nastool.core.evaluator import Evaluator
+from nastool.core.evaluator import CarriedOut, Evaluator
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Objective, Trial
@@ -43,6 +43,10 @@ class Baseline:
         """InputError: it would compare nothing here, or its folder holds something else (and not `force`)."""
         if config.strategy.name == defaults.BASELINE:
             raise InputError("--with-baseline: strategy random is the baseline itself; leave it out")
+        if isinstance(evaluator, CarriedOut):
+            raise InputError(
+                f"--with-baseline: evaluator {evaluator.name} is not asked here; begin a search by `-s random`"
+            )
         if "shared-weights" in evaluator.provides:
             raise InputError(
                 f"--with-baseline: scores of evaluator {evaluator.name} come from shared weights and mean nothing in "

@@ -119,6 +119,9 @@ def test_a_run_that_measures_for_itself_is_refused(run: Run) -> None:
     tiny = ["-E", "train_size=40", "--epochs", "1", "--scale", "channels=2,cells=1", "--device", "cpu"]
     assert run("search", "-s", "random", *tiny, "-n", "1", "-o", "t").code == 0
     run("ask", "t").refused("t measures by evaluator train: begin it with --evaluator external")
+    run(*OUTSIDE, "-s", "evolution", "--with-baseline", "-o", "v").refused(
+        "--with-baseline: evaluator external is not asked"
+    )
     run(*OUTSIDE, "--trial-timeout", "5", "-o", "u").refused("--trial-timeout: what is measured outside cannot be")
 
 
