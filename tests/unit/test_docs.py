@@ -31,7 +31,7 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def blocks(language: str, page: Path = ROOT / "README.md") -> list[str]:
+def blocks(language: str, page: Path) -> list[str]:
     found: list[str] = re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
     return found
 
@@ -57,13 +57,14 @@ def test_python_is_whole(page: Path) -> None:
 
 @pytest.fixture
 def package(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """The README's package of plugins, as if installed: its folder and the environment to use it in."""
+    """The package of plugins in docs/extending.md, as if installed: its folder and the environment to use it in."""
+    page = DOCS / "extending.md"
     points = ConfigParser()
-    (setup,) = blocks("ini")
+    (setup,) = blocks("ini", page)
     points.read_string(setup)
     environment = install(tmp_path, "my_package", "", dict(points["options.entry_points"]))
     (tmp_path / "my_package.py").unlink()
-    for source in blocks("python"):
+    for source in blocks("python", page):
         if name := re.match(r"# (\S+\.py)\n", source):
             path = tmp_path / name[1]
             path.parent.mkdir(exist_ok=True)
@@ -72,7 +73,7 @@ def package(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     return tmp_path, environment
 
 
-def test_readme_plugins_keep_their_contracts(package: tuple[Path, dict[str, str]]) -> None:
+def test_documented_plugins_keep_their_contracts(package: tuple[Path, dict[str, str]]) -> None:
     folder, environment = package
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_package.py"]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -80,7 +81,7 @@ def test_readme_plugins_keep_their_contracts(package: tuple[Path, dict[str, str]
     assert int(re.findall(r"(\d+) passed", result.stdout)[-1]) > 25
 
 
-def test_readme_plugins_search(package: tuple[Path, dict[str, str]]) -> None:
+def test_documented_plugins_search(package: tuple[Path, dict[str, str]]) -> None:
     folder, environment = package
     data = ["--data", "digits", "-E", "train_size=100", "--epochs", "1", "--scale", "channels=4", "-P", "layers=2"]
 
