@@ -169,18 +169,17 @@ class Recipe:
         """A copy with the changes that are not None; InputError as for the constructor."""
         return dataclasses.replace(self, **{key: value for key, value in changes.items() if value is not None})
 
-    def on_few(self, steps_of: Callable[[int], int], longer: bool = True) -> Recipe:
+    def on_few(self, steps_of: Callable[[Recipe], int], longer: bool = True) -> Recipe:
         """A copy whose batch_size and epochs make at least `steps` steps of few examples.
 
         Args:
-            steps_of: Number of steps of an epoch with a batch size.
+            steps_of: Number of steps of an epoch by a recipe.
             longer: There may be more epochs.
         """
-        size = self.batch_size
-        while size > SMALLEST_BATCH and self.epochs * steps_of(size) < self.steps:
-            size = max(SMALLEST_BATCH, size // 2)
-        epochs = max(self.epochs, math.ceil(self.steps / steps_of(size))) if longer else self.epochs
-        return self.replace(batch_size=size, epochs=epochs)
+        own = self
+        while own.batch_size > SMALLEST_BATCH and self.epochs * steps_of(own) < self.steps:
+            own = own.replace(batch_size=max(SMALLEST_BATCH, own.batch_size // 2))
+        return own.replace(epochs=max(self.epochs, math.ceil(self.steps / steps_of(own)))) if longer else own
 
     def values(self) -> dict[str, Any]:
         """What it says, less its description and `steps`, and less `LATER` fields at their defaults.

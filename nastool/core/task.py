@@ -200,7 +200,7 @@ class Batches(Protocol):
         """Number of examples."""
         ...
 
-    def steps(self, batch_size: int) -> int:
+    def steps(self, recipe: Recipe) -> int:
         """Number of batches of an epoch, at least 1."""
         ...
 

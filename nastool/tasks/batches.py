@@ -46,9 +46,9 @@ class TensorBatches:
         """The same. places: of any device."""
         return self.at(places.to(self.device))
 
-    def steps(self, batch_size: int) -> int:
+    def steps(self, recipe: Recipe) -> int:
         """Number of batches of `train`."""
-        return max(1, len(self) // batch_size)
+        return max(1, len(self) // recipe.batch_size)
 
     def train(self, recipe: Recipe, generator: torch.Generator) -> Iterator[Batch]:
         """One epoch in random order, augmented as the recipe says.
@@ -56,7 +56,7 @@ class TensorBatches:
         An incomplete last batch is dropped, unless it is the only one. generator: of this device.
         """
         order = torch.randperm(len(self), generator=generator, device=self.device)
-        for step in range(self.steps(recipe.batch_size)):
+        for step in range(self.steps(recipe)):
             yield self.augmented(order[step * recipe.batch_size : (step + 1) * recipe.batch_size], recipe, generator)
 
     def some(self, n: int, generator: torch.Generator) -> Batch:
@@ -87,7 +87,7 @@ class TensorBatches:
         examples were in (by class, perhaps). Batches are as equal in size as can be, of batch_size to 2 batch_size - 1
         examples; one batch where there are fewer.
         """
-        for places in self._by_digest.tensor_split(self.steps(batch_size)):
+        for places in self._by_digest.tensor_split(max(1, len(self) // batch_size)):
             yield self.at(places)
 
     @cached_property

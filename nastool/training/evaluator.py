@@ -249,7 +249,7 @@ class TrainingEvaluator(Evaluator):
             "precision": self.precision,
             "batch_size": recipe.batch_size,
             "epochs": recipe.epochs,
-            "training_steps": recipe.epochs * self.train_batches.steps(recipe.batch_size),
+            "training_steps": recipe.epochs * self.train_batches.steps(recipe),
             "data": self.data.name,
             **self.data.describe(),
             **({"fitted": self._fitted} if self._fitted else {}),

@@ -80,7 +80,7 @@ class Training:
         self.micro_batches = micro_batches
         self.alone = False
         """Layers run one by one in the next steps, for what cannot be fused."""
-        self.steps = batches.steps(recipe.batch_size)
+        self.steps = batches.steps(recipe)
         self.done = 0
         left = set() if recipe.train_auxiliary else {id(parameter) for parameter in training_only(network)}
         self.parameters = [parameter for parameter in network.parameters() if id(parameter) not in left]

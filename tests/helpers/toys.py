@@ -106,8 +106,8 @@ class TextBatches:
         for start in range(0, size, self.length):
             yield letters[:, start : start + self.length], after[:, start : start + self.length]
 
-    def steps(self, batch_size: int) -> int:
-        return -(-(len(self) // batch_size) // self.length)
+    def steps(self, recipe: Recipe) -> int:
+        return -(-(len(self) // recipe.batch_size) // self.length)
 
     def train(self, recipe: Recipe, generator: torch.Generator) -> Iterator[Batch]:
         return self._pieces(recipe.batch_size)

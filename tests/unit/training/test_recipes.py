@@ -362,15 +362,15 @@ def test_few_examples_make_small_batches_and_then_more_epochs() -> None:
     recipe = load_recipe("default")
 
     def fitted(n: int, longer: bool = True) -> tuple[int, int]:
-        own = recipe.on_few(lambda size: max(1, n // size), longer)
+        own = recipe.on_few(lambda own: max(1, n // own.batch_size), longer)
         return own.batch_size, own.epochs
 
     assert recipe.steps == 150 and fitted(1024) == (128, 20) and fitted(1023) == (64, 20)
     assert fitted(150) == (16, 20) and fitted(64) == (16, 38) and fitted(2) == (16, 150)
     assert fitted(64, longer=False) == (16, 20)
     digits = load_recipe("digits")
-    assert digits.on_few(lambda size: 1078 // size) == digits
-    assert recipe.replace(steps=0).on_few(lambda size: 1) == recipe.replace(steps=0)
+    assert digits.on_few(lambda own: 1078 // own.batch_size) == digits
+    assert recipe.replace(steps=0).on_few(lambda own: 1) == recipe.replace(steps=0)
 
 
 @pytest.mark.parametrize(("given", "expected"), [({}, (16, 38, True)), ({"epochs": 1}, (128, 1, False))])

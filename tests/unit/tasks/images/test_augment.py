@@ -154,8 +154,9 @@ def test_batches_are_normalized_with_the_training_mean_and_std() -> None:
 @pytest.mark.parametrize(("n", "batch_size", "sizes"), [(10, 4, [4, 4]), (8, 4, [4, 4]), (3, 4, [3]), (4, 4, [4])])
 def test_an_epoch_has_each_image_at_most_once_and_only_full_batches(n: int, batch_size: int, sizes: list[int]) -> None:
     data, batches = part(n)
-    epoch = list(batches.train(PLAIN.replace(batch_size=batch_size), generator()))
-    assert [len(y) for _, y in epoch] == sizes and batches.steps(batch_size) == len(sizes)
+    recipe = PLAIN.replace(batch_size=batch_size)
+    epoch = list(batches.train(recipe, generator()))
+    assert [len(y) for _, y in epoch] == sizes and batches.steps(recipe) == len(sizes)
     labels = [int(label) for _, y in epoch for label in y]
     assert len(set(labels)) == len(labels)
     for x, y in epoch:  # images and labels stay together
