@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from nastool.core.errors import InputError
 
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant", "decay"]
 
 MAX_EPOCHS = 100_000
 RANGES: Mapping[str, tuple[float, float]] = {
@@ -32,6 +34,9 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "drop_path": (0, 0.9999),
     "auxiliary_weight": (0, 100),
     "average": (0, MAX_EPOCHS),
+    "average_after": (0, MAX_EPOCHS),
+    "hold_epochs": (0, MAX_EPOCHS),
+    "decay": (1e-9, 1),
 }
 """Smallest and largest value of each number in a recipe."""
 
@@ -44,12 +49,31 @@ OPTIMIZER_RANGES: Mapping[str, tuple[float, float]] = {
 }
 """The same of its section `optimizer`."""
 
+TEXT_RANGES: Mapping[str, tuple[float, float]] = {
+    "bptt": (1, 100_000),
+    "init": (0, 1000),
+    "activation": (0, 1000),
+    "slowness": (0, 1000),
+}
+"""The same of its section `text`."""
+
+HALVED, SPREAD, SHORTEST = 0.05, 5.0, 5.0
+"""Of lengths that vary: share of those around half of bptt, standard deviation, the shortest one (AWD-LSTM)."""
+
 SMALLEST_BATCH = 16
 """Minibatches are made no smaller than that for the sake of `steps`."""
 
-LATER = frozenset({"decay_norms", "decay_off_path", "train_auxiliary", "reward_dropout", "optimizer", "average"})
+LATER = frozenset({"decay_norms", "decay_off_path", "train_auxiliary", "reward_dropout", "optimizer", "average"}) | {
+    "average_after",
+    "hold_epochs",
+    "decay",
+    "text",
+}
 """Fields that recipes did not have at first; at their defaults they mean what was done before."""
 
+
+PLACES = ("words", "embedding", "input", "nodes", "output", "weights")
+"""Where networks for texts may have dropout."""
 
 RuleName = Literal["sgd", "adamw", "asgd", "rmsprop"]
 
@@ -80,6 +104,62 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Text:
+    """How a network for texts is trained, beside what all recipes say.
+
+    bptt: tokens that a step sees of each text, from where the step before ended; gradients go no further back.
+    varying: that number is drawn for each step (`lengths`), and the learning rate of the step is in proportion to it.
+    init: all weights are drawn uniformly from so far around 0; 0: as the network's modules draw them.
+    dropout: rates in [0, 1) by place, each with one mask for all the time steps of a batch: "words" (whole words of the
+        vocabulary, Gal & Ghahramani 2016), "embedding" (of the words), "input" (of the recurrent part), "nodes" (within
+        it, and between its layers), "output" (of it), "weights" (of matrices from state to state, Wan et al. 2013).
+        Places that are left out have none.
+    activation: what the mean square of the recurrent part's outputs after their dropout is multiplied with and added to
+        the loss (AR, Merity et al. 2017). undropped: the outputs before it, as in ENAS' code.
+    slowness: the same of their differences from one time step to the next (TAR), before dropout.
+    """
+
+    bptt: int = 35
+    varying: bool = False
+    init: float = 0.0
+    dropout: Mapping[str, float] = field(default_factory=dict)
+    activation: float = 0.0
+    undropped: bool = False
+    slowness: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_ranges(self, TEXT_RANGES, "text ")
+        if self.varying and self.bptt < 2 * SHORTEST:
+            raise InputError(f"text varying: needs bptt of at least {2 * SHORTEST:g}, got {self.bptt}")
+        if not isinstance(self.dropout, Mapping):
+            raise InputError(f"text dropout: need rates by place, got {self.dropout!r}")
+        for place, rate in self.dropout.items():
+            if place not in PLACES:
+                raise InputError(f"text dropout: no place {place!r}; there are {', '.join(PLACES)}")
+            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+                raise InputError(f"text dropout {place}: need a number from 0 to less than 1, got {rate!r}")
+
+    def steps(self, total: int) -> int:
+        """Number of steps in which texts of so many tokens each, at least 1, are gone through."""
+        return math.ceil(total / (self.bptt * (1 - HALVED / 2 if self.varying else 1)))
+
+    def lengths(self, total: int, seed: int) -> list[int]:
+        """Number of tokens, at least 1, of each of the `steps` in their order; together they are the total.
+
+        Where they vary, they are AWD-LSTM's, a normal number around bptt, or in one of 20 cases around half of it, and
+        then made longer or shorter alike to fill the steps.
+        """
+        steps = self.steps(total)
+        if not self.varying:
+            return [self.bptt] * (steps - 1) + [total - self.bptt * (steps - 1)]
+        rng = np.random.default_rng(seed)
+        around = np.where(rng.random(steps) < HALVED, self.bptt / 2, self.bptt)
+        drawn = np.clip(rng.normal(around, SPREAD), min(SHORTEST, self.bptt / 2), 2 * self.bptt)
+        ends = np.round(np.cumsum(drawn) * (total / drawn.sum())).astype(int)
+        return [int(length) for length in np.diff(ends, prepend=0)]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How long and with what a network is trained. The defaults are the recipe `default`.
 
@@ -87,6 +167,8 @@ class Recipe:
 
     optimizer: the rule of the steps, by default SGD.
     average: what comes out has the mean of the weights after each step of so many last epochs; 0: the last weights.
+    average_after: the mean begins after the first epoch whose validation loss is higher than the lowest one at least so
+        many epochs before (AWD-LSTM's trigger, which averages weights from where they stop getting better); 0: never.
     steps: fewest steps of a training; where few images make fewer, batch_size is halved, down to 16, and then there
         are more epochs (`on_few`), but no more rounds of shared weights; 0: never.
     epochs: passes over the training images.
@@ -97,7 +179,8 @@ class Recipe:
         scale and shift and on biases. What is no weight of a layer, such as the share of a weighted sum, has none.
     decay_off_path: of shared weights, those that a step's child does not have decay in it and keep their momentum, too,
         as in ENAS' code; else they stay as they are.
-    schedule: "cosine" falls from lr to final_lr step by step, "constant" stays at lr.
+    schedule: "cosine" falls from lr to final_lr step by step, "constant" stays at lr, "decay" does so for hold_epochs,
+        and is multiplied by decay before each later epoch, until final_lr.
     warmup_epochs: the learning rate first rises linearly from 0 for so many epochs (may be a fraction).
     final_lr: learning rate of the cosine's end.
     label_smoothing: in [0, 1).
@@ -115,6 +198,7 @@ class Recipe:
         else that classifier stays as it was drawn, as in ENAS' code, and only the network before it learns from it.
     reward_dropout: dropout is on when a policy's children are rewarded, as in ENAS' micro code.
     scale: size of the networks, unless one is given; what a space's Scale does not have is left out.
+    text: of networks for texts.
     retrain: the recipe by which what a search found with this one is trained afterwards; "" for the data's default.
     """
 
@@ -148,13 +232,21 @@ class Recipe:
     description: str = ""
     optimizer: Rule = field(default_factory=Rule)
     average: float = 0.0
+    average_after: int = 0
+    hold_epochs: int = 0
+    decay: float = 1.0
+    text: Text = field(default_factory=Text)
 
     def __post_init__(self) -> None:
         _check_ranges(self, RANGES)
         if not isinstance(self.optimizer, Rule):
             raise InputError(f"optimizer: need its name and values, got {self.optimizer!r}")
+        if not isinstance(self.text, Text):
+            raise InputError(f"text: need its values, got {self.text!r}")
+        if self.average and self.average_after:
+            raise InputError("average_after: the recipe says when the average begins: leave out average or this")
         if self.schedule not in get_args(Schedule):
-            raise InputError(f"schedule: need {' or '.join(get_args(Schedule))}, got {self.schedule!r}")
+            raise InputError(f"schedule: need {', '.join(get_args(Schedule))}, got {self.schedule!r}")
         if not isinstance(self.scale, Mapping) or not all(
             isinstance(key, str) and isinstance(value, int) and not isinstance(value, bool)
             for key, value in self.scale.items()
@@ -212,6 +304,8 @@ class Recipe:
             return self.lr * min(1.0, (step + 1) / (warmup + 1))
         if self.schedule == "constant":
             return self.lr
+        if self.schedule == "decay":
+            return max(self.final_lr, self.lr * self.decay ** max(0, step // steps_per_epoch + 1 - self.hold_epochs))
         start, length = warmup, total - warmup
         if self.restart_epochs:
             length = self.restart_epochs * steps_per_epoch
@@ -221,7 +315,7 @@ class Recipe:
         return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _check_ranges(values: Recipe | Rule, ranges: Mapping[str, tuple[float, float]], prefix: str = "") -> None:
+def _check_ranges(values: Recipe | Rule | Text, ranges: Mapping[str, tuple[float, float]], prefix: str = "") -> None:
     """Raises InputError: a number is out of its range, or a field of another type than it is declared with."""
     for each in dataclasses.fields(values):
         value, kind, name = getattr(values, each.name), str(each.type), prefix + each.name

@@ -34,6 +34,8 @@ class Step(NamedTuple):
     """What the next batch continues from, without gradient, such as a hidden state; None: batches stand alone."""
     extra: Tensor | None = None
     """What is minimised besides, such as the loss of an auxiliary classifier; not reported."""
+    rate: float = 1.0
+    """What the learning rate of the step is multiplied with, such as how long a text is beside others."""
 
 
 class Task(ABC):

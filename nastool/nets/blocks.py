@@ -158,6 +158,39 @@ class DropPath(nn.Module):
         return x * x.new_empty((images, 1, 1, 1)).bernoulli_(keep).div_(keep)[start:end]
 
 
+class Variational(nn.Module):
+    """Dropout with one mask for all time steps of a batch (Gal & Ghahramani 2016); kept numbers are scaled up.
+
+    place: Where it stands: "words" (whole words of the vocabulary), "embedding", "input" (of the recurrent part),
+    "nodes" (within it), "output", "weights" (of matrices from state to state). A recipe has a rate for each
+    (`core.recipe.Text.dropout`). probability: that rate, in [0, 1), set from outside. At 0, and in evaluation, nothing
+    is done. It has no state, and each call draws anew, from torch's global generator.
+    """
+
+    only_in_training = True
+
+    def __init__(self, place: str, per_example: bool = True) -> None:
+        """per_example: The first dimension of what it is called with is the examples of a batch."""
+        super().__init__()
+        self.place = place
+        self.per_example = per_example
+        self.probability = 0.0
+        self.images: tuple[int, int, int] | None = None  # as in `DropPath`
+
+    def mask(self, x: Tensor) -> Tensor | None:
+        """What x is multiplied with at every time step: (N, H) for x (N, H), (N, 1, H) for x (N, T, H); None: by 1."""
+        if not self.training or self.probability == 0:
+            return None
+        keep = 1 - self.probability
+        start, end, count = self.images or (0, x.shape[0], x.shape[0])
+        shape = (count, *[1] * (x.dim() - 2), x.shape[-1])  # of matrices every number for itself
+        return x.new_empty(shape).bernoulli_(keep).div_(keep)[start:end]
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = self.mask(x)
+        return x if mask is None else x * mask
+
+
 class GlobalPool(nn.Module):
     """(N, C, H, W) -> (N, C): the mean over positions."""
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from nastool.nets.blocks import DropPath
+from nastool.nets.blocks import DropPath, Variational
+
+RANDOM = (nn.Dropout, DropPath, Variational)
+"""Modules that draw in training."""
 
 
-def regularize(network: nn.Module, *, dropout: float, drop_path: float, by_depth: bool) -> None:
-    """Set the probabilities, in [0, 1), of every dropout and of every `DropPath`.
+def regularize(
+    network: nn.Module,
+    *,
+    dropout: float,
+    drop_path: float,
+    by_depth: bool,
+    places: Mapping[str, float] = MappingProxyType({}),
+) -> None:
+    """Set the probabilities, in [0, 1), of every dropout, of every `DropPath`, and of every `Variational` by its place.
 
     by_depth: a path's grows with the depth at which it is, from near 0 to `drop_path` in the last cell (ENAS).
     """
@@ -24,13 +35,15 @@ def regularize(network: nn.Module, *, dropout: float, drop_path: float, by_depth
             module.p = dropout
         elif isinstance(module, DropPath):
             module.probability = drop_path * module.depth if by_depth else drop_path
+        elif isinstance(module, Variational):
+            module.probability = places.get(module.place, 0.0)
 
 
 @contextmanager
 def random_for(random_parts: nn.Module, images: int, device: torch.device) -> Iterator[Callable[[int, int], None]]:
     """Let a batch of so many images go through in parts, and what is drawn be the same as if it went as a whole.
 
-    random_parts: holds every `nn.Dropout` and `DropPath`. Returns what is called before each part, with its first image
+    random_parts: holds every module that is `RANDOM`. Returns what is called before each part, with its first image
     and the one after its last: from there on each of them draws for the whole batch, from torch's global generators
     as they were at the beginning, and applies the part's share.
     """
@@ -54,7 +67,8 @@ def random_for(random_parts: nn.Module, images: int, device: torch.device) -> It
         for path in paths:
             path.images = (start, end, images)
 
-    paths = [module for module in random_parts.modules() if isinstance(module, DropPath)]
+    paths = [module for module in random_parts.modules() if isinstance(module, DropPath | Variational)]
+    paths = [path for path in paths if getattr(path, "per_example", True)]
     dropouts = [module for module in random_parts.modules() if isinstance(module, nn.Dropout) and module.p > 0]
     hooks = [module.register_forward_pre_hook(widen) for module in dropouts]
     hooks += [module.register_forward_hook(cut) for module in dropouts]

@@ -65,8 +65,8 @@ class Training:
         import torch
         from torch import nn
 
-        from nastool.nets.blocks import DropPath
         from nastool.nets.networks import training_only
+        from nastool.nets.regularization import RANDOM
         from nastool.training.optimizers import Optimizer
 
         self.network = network
@@ -85,9 +85,11 @@ class Training:
         left = set() if recipe.train_auxiliary else {id(parameter) for parameter in training_only(network)}
         self.parameters = [parameter for parameter in network.parameters() if id(parameter) not in left]
         self.optimizer = Optimizer(network, self.parameters, recipe, self.steps)
-        self._random_parts = nn.ModuleList(m for m in network.modules() if isinstance(m, nn.Dropout | DropPath))
+        self._random_parts = nn.ModuleList(m for m in network.modules() if isinstance(m, RANDOM))
         self._zeros = {p: torch.zeros_like(p) for p in self.parameters} if recipe.decay_off_path else {}
         """The gradients of what a step does not reach. Adding to zeros instead takes a launch for each parameter."""
+        self._rate = 1.0
+        """Of the step's learning rate, as the task says."""
         self._carries: dict[int, object] = {}
         """What the batch before left, for each micro-batch."""
 
@@ -121,7 +123,13 @@ class Training:
 
         recipe = self.recipe
         drop_path = recipe.drop_path * self.done / (recipe.epochs * self.steps)
-        regularize(self._random_parts, dropout=recipe.dropout, drop_path=drop_path, by_depth=recipe.drop_path_by_depth)
+        regularize(
+            self._random_parts,
+            dropout=recipe.dropout,
+            drop_path=drop_path,
+            by_depth=recipe.drop_path_by_depth,
+            places=recipe.text.dropout,
+        )
         self.network.zero_grad()
 
     def backward(self, batch: Batch, share: float = 1.0) -> Tensor:
@@ -151,7 +159,7 @@ class Training:
 
     def _backward(self, batch: Batch, share: float, part: int) -> Tensor:
         step = self.task.step(self._called, batch, self._carries.get(part), self.recipe)
-        self._carries[part] = step.carry
+        self._carries[part], self._rate = step.carry, step.rate
         total = step.loss if step.extra is None else step.loss + step.extra
         (total if share == 1 else share * total).backward()  # type: ignore[no-untyped-call]  # torch's stub
         return step.loss.detach()
@@ -176,7 +184,8 @@ class Training:
                 parameter.grad = zeros
         if self.recipe.grad_clip:
             clip_grad_norm_(self.parameters, self.recipe.grad_clip)
-        self.optimizer.step(self.recipe.learning_rate(self.done, self.steps, self.annealing), self.done)
+        lr = self.recipe.learning_rate(self.done, self.steps, self.annealing)
+        self.optimizer.step(self._rate * lr, self.done)
         self.done += 1
 
     def memory(self) -> dict[str, Tensor]:

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 from nastool.core import registry
 from nastool.core.errors import InputError, hint
 from nastool.core.files import path_of
-from nastool.core.recipe import Recipe, Rule
+from nastool.core.recipe import Recipe, Rule, Text
 from nastool.core.yaml_files import read_yaml
 
-_T = TypeVar("_T", Rule, Recipe)
+_T = TypeVar("_T", Rule, Text, Recipe)
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -63,9 +63,10 @@ def default_recipe(data: str, prefix: str = "") -> str:
 def _parse(values: Mapping[str, Any], source: str) -> Recipe:
     values = dict(values)
     try:
-        section = values.get("optimizer")
-        if isinstance(section, Mapping):
+        if isinstance(section := values.get("optimizer"), Mapping):
             values["optimizer"] = _of(Rule, section, "optimizer: ")
+        if isinstance(section := values.get("text"), Mapping):
+            values["text"] = _of(Text, section, "text: ")
         return _of(Recipe, values)
     except InputError as error:
         raise InputError(f"recipe {source}: {error}") from error
