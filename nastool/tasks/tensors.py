@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b, blake2s
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ class TensorData:
 
     name: str
     task: Task
+    nouns: ClassVar[str] = "examples"
+    """What its examples are called among the facts."""
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class TensorData:
 
     def describe(self) -> Mapping[str, Scalar]:
         """Facts for run.yaml and the screen: sizes, and what names the content."""
-        sizes = {f"{part}_examples": len(arrays[-1]) for part in PARTS if (arrays := self.arrays(part)) is not None}
+        sizes = {f"{part}_{self.nouns}": len(arrays[-1]) for part in PARTS if (arrays := self.arrays(part)) is not None}
         said = {"data_digest": self._digest, "read": self._note}
         return {**sizes, "fingerprint": self.fingerprint, **{key: text for key, text in said.items() if text}}
 

@@ -1,0 +1,1 @@
+"""Texts: language modelling by words or characters."""

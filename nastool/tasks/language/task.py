@@ -1,0 +1,200 @@
+"""Language modelling: networks that say which word or character comes next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from nastool.core.errors import TrialFailed
+from nastool.core.files import path_of
+from nastool.core.recipe import Recipe
+from nastool.core.task import Batch, Batches, Network, Step, Task
+from nastool.core.values import Goal
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from nastool.tasks.language.data import TextData
+
+SENTENCES = 4500, 500, 500
+"""Lines of the made-up text for training, validation and testing."""
+GOOD: Mapping[str, float] = {"word": 80.0, "char": 2.0}
+"""Perplexity of a token that is rewarded with 1."""
+
+
+@dataclass(frozen=True)
+class LanguageTask(Task):
+    """Texts: networks that say which word or character comes next.
+
+    A network is called with tokens (N, T) int64, N texts beside each other, and perhaps the state in which it was left
+    by what comes before them; it returns logits (N, T, vocabulary) and its state, a tensor or a tuple of tensors whose
+    first dimension is N. In training a third result may be there, the hidden values before the logits.
+
+    Args:
+        vocabulary: Number of different tokens, at least 2.
+        unit: What a token is, "word" or "char".
+    """
+
+    vocabulary: int
+    unit: Literal["word", "char"] = "word"
+
+    name = "language-model"
+    metrics: ClassVar[Mapping[str, Goal]] = {"ppl": "min", "loss": "min"}
+    objective = "ppl"
+    noun = "token"
+    file = "TEXT.txt"
+    data_options = frozenset({"val_fraction", "train_size", "max_gigabytes", "all_data"})
+    datasets: ClassVar[Mapping[str, str]] = {
+        "sentences": "a small made-up text of words, 60,000 tokens, in which much depends on what was long ago",
+        "sentences-chars": "the same by characters",
+        "text:DIR": "train.txt, perhaps valid.txt and test.txt, by words; or one file, whose end is held out",
+        "chars:DIR": "the same by characters",
+    }
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.vocabulary <= 10_000_000:
+            raise ValueError(f"a text needs a vocabulary from 2 to 10,000,000, got {self.vocabulary}")
+        if self.unit not in ("word", "char"):
+            raise ValueError(f"need unit word or char, got {self.unit!r}")
+
+    def __str__(self) -> str:
+        return f"texts of {self.vocabulary:,} different {'words' if self.unit == 'word' else 'characters'}"
+
+    # --- data
+
+    @classmethod
+    def goals(cls, data: str, **options: Any) -> tuple[Mapping[str, Goal], str]:
+        """Perplexity of a word, or bits a character; and the loss in nats a token."""
+        if _unit(data) == "char":
+            return {"bpc": "min", "loss": "min"}, "bpc"
+        return cls.metrics, cls.objective
+
+    @classmethod
+    def check(cls, data: str, **options: Any) -> None:
+        from nastool.tasks.splitting import check_options
+
+        check_options(**options)
+
+    @classmethod
+    def load(cls, data: str, *, max_gigabytes: float = 8.0, **options: Any) -> TextData:
+        from nastool.core.files import Limit
+        from nastool.tasks.language import text
+        from nastool.tasks.language.data import TextData
+
+        reader = text.Reader(_unit(data), Limit(max_gigabytes))
+        _, colon, path = data.partition(":")
+        if colon:
+            parts = reader.parts(path_of(path))
+        else:
+            from nastool.tasks.language import sentences
+            from nastool.tasks.tensors import PARTS
+
+            made = zip(PARTS, SENTENCES, strict=True)
+            parts = {part: reader.text("\n".join(sentences.lines(n, seed))) for seed, (part, n) in enumerate(made)}
+        found = text.split(path or data, reader, parts, **options)
+        if not colon:  # there is nothing to say of how it was read
+            found = replace(found, note="")
+        return TextData(data, cls(len(found.vocabulary.words), _unit(data)), found)
+
+    # --- networks
+
+    def example(self, n: int, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
+        """One token each, so that costs are those of a token."""
+        import torch
+
+        return (torch.zeros(n, 1, dtype=torch.long, device=device),)
+
+    def step(self, network: Network, batch: Batch, carry: object, recipe: Recipe) -> Step:
+        """Mean cross-entropy in nats, smoothed as the recipe says; the state is carried on."""
+        from torch.nn.functional import cross_entropy
+
+        read, said = batch
+        logits, state, *_ = self._called(network, read, carry)
+        loss = cross_entropy(logits.flatten(0, 1).float(), said.flatten(), label_smoothing=recipe.label_smoothing)
+        return Step(loss, _detached(state))
+
+    def _called(self, network: Network, read: Tensor, state: object) -> tuple[Any, ...]:
+        """What a network returns. TrialFailed: it is no logits and state."""
+        found = network(read, state)
+        if not isinstance(found, tuple) or len(found) < 2:
+            raise TrialFailed(f"the network returned {type(found).__name__}: need its logits and its state")
+        wanted = (*read.shape, self.vocabulary)
+        if tuple(found[0].shape) != wanted:
+            raise TrialFailed(
+                f"the network returned shape {tuple(found[0].shape)}, need {wanted}: task.vocabulary wide"
+            )
+        return found
+
+    # --- measuring
+
+    def measure(self, network: Network, batches: Iterable[Batch]) -> dict[str, float]:
+        """loss, the mean cross-entropy in nats a token, and exp(loss), or for characters loss / ln 2, bits."""
+        total: Any = 0
+        count = 0
+        for losses in self._losses(network, batches):
+            total = total + losses.double().sum()
+            count += len(losses)
+        return self._metrics(float(total) / count)
+
+    def _metrics(self, loss: float) -> dict[str, float]:
+        if self.unit == "char":
+            return {"bpc": loss / math.log(2), "loss": loss}
+        return {"ppl": math.exp(min(loss, 700)), "loss": loss}
+
+    def _losses(self, network: Network, batches: Iterable[Batch]) -> Iterator[Tensor]:
+        """-log of the probability of each token that counts, batch by batch, (n,), with the state carried on."""
+        state: object = None
+        for read, said in batches:
+            logits, state, *_ = self._called(network, read, state)
+            yield _losses(logits, said)[said >= 0]
+
+    def rewards(self, outputs: Sequence[Any], batch: Batch) -> Tensor:
+        """80 / perplexity of a word, as for NAS-RL and ENAS; of a character 2 / perplexity. (m,)"""
+        import torch
+
+        counts = batch[-1] >= 0
+        losses = [_losses(out[0], batch[-1])[counts].double().mean() for out in outputs]
+        return GOOD[self.unit] / torch.stack(losses).exp()
+
+    def predict(self, network: Network, batches: Iterable[Batch]) -> Tensor:
+        """The probability of each token that comes, (n,) float32, in the order of the text, on the CPU."""
+        import torch
+
+        batches = list(batches)
+        counts = torch.cat([said for _, said in batches], 1) >= 0
+        found = torch.zeros(counts.shape)
+        state: object = None
+        start = 0
+        for read, said in batches:
+            logits, state, *_ = self._called(network, read, state)
+            found[:, start : start + said.shape[1]] = (-_losses(logits, said)).exp().cpu()
+            start += said.shape[1]
+        return found[counts.cpu()]
+
+    def measure_mean(self, predictions: Sequence[Tensor], batches: Batches) -> dict[str, float]:
+        import torch
+
+        mean = torch.stack([each.double() for each in predictions]).mean(0)
+        return self._metrics(-float(mean.clamp_min(torch.finfo(torch.float32).tiny).log().mean()))
+
+
+def _unit(data: str) -> Literal["word", "char"]:
+    """What the tokens of a data set are."""
+    return "char" if data.startswith("chars:") or data.endswith("-chars") else "word"
+
+
+def _losses(logits: Tensor, said: Tensor) -> Tensor:
+    """-log of the probability of each token, (N, T); 0 where it does not count."""
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy(logits.flatten(0, 1).float(), said.flatten(), reduction="none").view(said.shape)
+
+
+def _detached(state: Any) -> Any:
+    """The same without gradients."""
+    if state is None:
+        return None
+    return tuple(map(_detached, state)) if isinstance(state, tuple) else state.detach()
