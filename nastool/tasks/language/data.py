@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class TextData(TensorData):
     """A text, read and split."""
 
+    task: LanguageTask
     nouns = "tokens"
 
     def __init__(self, name: str, task: LanguageTask, text: Parts) -> None:
