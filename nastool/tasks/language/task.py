@@ -137,9 +137,10 @@ class LanguageTask(Task):
         for losses in self._losses(network, batches):
             total = total + losses.double().sum()
             count += len(losses)
-        return self._metrics(float(total) / count)
+        return self.named(float(total) / count)
 
-    def _metrics(self, loss: float) -> dict[str, float]:
+    def named(self, loss: float) -> dict[str, float]:
+        """The metrics of a loss, in nats a token, that of the objective first."""
         if self.unit == "char":
             return {"bpc": loss / math.log(2), "loss": loss}
         return {"ppl": math.exp(min(loss, 700)), "loss": loss}
@@ -178,7 +179,7 @@ class LanguageTask(Task):
         import torch
 
         mean = torch.stack([each.double() for each in predictions]).mean(0)
-        return self._metrics(-float(mean.clamp_min(torch.finfo(torch.float32).tiny).log().mean()))
+        return self.named(-float(mean.clamp_min(torch.finfo(torch.float32).tiny).log().mean()))
 
 
 def _unit(data: str) -> Literal["word", "char"]:
