@@ -47,21 +47,24 @@ class TextBatches:
 
     def steps(self, recipe: Recipe) -> int:
         """Number of batches of `train`. InputError: the text is too short for one."""
-        length, bptt = len(self) // recipe.batch_size, bptt_of(recipe)
+        length, bptt = len(self) // recipe.batch_size, recipe.text.bptt
         if length < bptt:
             raise InputError(
                 f"{len(self):,} training tokens are {length} in each of {recipe.batch_size} streams, fewer than the "
                 f"recipe's bptt of {bptt}: give a longer text, or a smaller batch_size or bptt"
             )
-        return length // bptt
+        return recipe.text.steps(length)
 
     def train(self, recipe: Recipe, generator: torch.Generator) -> Iterator[Batch]:
-        """The text as batch_size streams of equal length, piece by piece; what is left at their ends is dropped."""
-        steps, bptt = self.steps(recipe), bptt_of(recipe)
+        """The text as batch_size streams of equal length, piece by piece; what is left over at its end is dropped."""
+        self.steps(recipe)  # for its error
         length = len(self) // recipe.batch_size
         read, said = (self.tokens[i:][: recipe.batch_size * length].view(-1, length) for i in (0, 1))
-        for start in range(0, steps * bptt, bptt):
-            yield read[:, start : start + bptt].long(), said[:, start : start + bptt].long()
+        seed = int(torch.randint(2**31, (), generator=generator, device=self.device)) if recipe.text.varying else 0
+        end = 0
+        for size in recipe.text.lengths(length, seed):
+            start, end = end, end + size
+            yield read[:, start:end].long(), said[:, start:end].long()
 
     def in_order(self, batch_size: int | None = None, parts: int = 1) -> Iterator[Batch]:
         """Every token once, predicted by all before it, or, in all streams but the first, by WARM_UP tokens or more.
@@ -112,7 +115,3 @@ class TextBatches:
         said = self.tokens[at + 1].long()
         said[:, : max(0, self._width - PIECE)] = IGNORED
         return self.tokens[at].long(), said
-
-
-def bptt_of(recipe: Recipe) -> int:
-    return 35

@@ -108,13 +108,24 @@ class LanguageTask(Task):
         return (torch.zeros(n, 1, dtype=torch.long, device=device),)
 
     def step(self, network: Network, batch: Batch, carry: object, recipe: Recipe) -> Step:
-        """Mean cross-entropy in nats, smoothed as the recipe says; the state is carried on."""
+        """Mean cross-entropy in nats, smoothed as the recipe says; the state is carried on.
+
+        Minimised are also the recurrent part's outputs and how fast they change (AR, TAR), where the recipe says so and
+        the network gives them. Where lengths vary, so does the learning rate.
+        """
         from torch.nn.functional import cross_entropy
 
         read, said = batch
-        logits, state, *_ = self._called(network, read, carry)
+        logits, state, *hidden = self._called(network, read, carry)
         loss = cross_entropy(logits.flatten(0, 1).float(), said.flatten(), label_smoothing=recipe.label_smoothing)
-        return Step(loss, _detached(state))
+        extra = None
+        given = recipe.text
+        if hidden and (given.activation or given.slowness):
+            raw, dropped = (each.float() for each in hidden[0])
+            extra = given.activation * (raw if given.undropped else dropped).square().mean()
+            if given.slowness and raw.shape[1] > 1:
+                extra = extra + given.slowness * (raw[:, 1:] - raw[:, :-1]).square().mean()
+        return Step(loss, _detached(state), extra, read.shape[1] / given.bptt if given.varying else 1.0)
 
     def _called(self, network: Network, read: Tensor, state: object) -> tuple[Any, ...]:
         """What a network returns. TrialFailed: it is no logits and state."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nastool.core.errors import InputError, TrialFailed
 from nastool.core.files import Limit
-from nastool.core.recipe import Recipe
+from nastool.core.recipe import Recipe, Text
 from nastool.tasks.language import batches as pieces
 from nastool.tasks.language import floors, text
 from nastool.tasks.language.batches import IGNORED, TextBatches
@@ -221,9 +221,10 @@ def numbered(n: int) -> TextBatches:
 def test_training_goes_on_from_batch_to_batch() -> None:
     batches, recipe = numbered(1000), Recipe(batch_size=4)
     found = list(batches.train(recipe, torch.Generator()))
-    assert len(found) == batches.steps(recipe) == 7 and all(read.shape == (4, 35) for read, _ in found)
+    assert len(found) == batches.steps(recipe) == 8
+    assert [read.shape for read, _ in found] == [(4, 35)] * 7 + [(4, 5)]
     read, said = (torch.cat(each, 1) for each in zip(*found, strict=True))
-    assert torch.equal(said, 250 * torch.arange(4)[:, None] + torch.arange(245)) and torch.equal(read + 1, said)
+    assert torch.equal(said, 250 * torch.arange(4)[:, None] + torch.arange(250)) and torch.equal(read + 1, said)
     with pytest.raises(InputError, match=r"100 training tokens are 25 in each of 4 streams, fewer than .* bptt of 35"):
         numbered(100).steps(recipe)
 
@@ -318,6 +319,33 @@ def test_rewards_are_the_inverse_of_perplexity(sentences: TextData) -> None:
     outputs = network(*task.inputs(batch))
     (found,) = task.rewards([outputs], batch).tolist()
     assert found == pytest.approx(80 / task.measure(network, [batch])["ppl"], rel=1e-5)
+
+
+def test_lengths_vary_by_the_generator_and_the_learning_rate_with_them(sentences: TextData) -> None:
+    batches, recipe = numbered(4000), Recipe(batch_size=4, text=Text(bptt=20, varying=True))
+    found = [list(batches.train(recipe, torch.Generator().manual_seed(seed))) for seed in (0, 0, 1)]
+    lengths = [[read.shape[1] for read, _ in epoch] for epoch in found]
+    assert lengths[0] == lengths[1] != lengths[2] and len(set(lengths[0])) > 5
+    for epoch in found:
+        assert len(epoch) == batches.steps(recipe) and sum(lengths[0]) == 1000
+    tokens = torch.zeros(2, 15, dtype=torch.long)
+    assert LanguageTask(4).step(Recurrent(4), (tokens, tokens), None, recipe).rate == 15 / 20
+
+
+def test_activations_are_regularised_as_the_recipe_says() -> None:
+    tokens = torch.zeros(1, 2, dtype=torch.long)
+    raw, dropped = torch.tensor([[[1.0], [4.0]]]), torch.tensor([[[0.0], [8.0]]])
+
+    def extra(**given: Any) -> float:
+        recipe = Recipe(text=Text(**given))
+        found = LanguageTask(4).step(
+            lambda *_: (torch.zeros(1, 2, 4), None, (raw, dropped)), (tokens, tokens), None, recipe
+        )
+        return 0.0 if found.extra is None else float(found.extra)
+
+    assert extra() == 0
+    assert extra(activation=2) == 2 * 64 / 2 and extra(activation=2, undropped=True) == pytest.approx(2 * 17 / 2)
+    assert extra(slowness=3) == 3 * 9 and extra(activation=1, slowness=1) == 32 + 9
 
 
 def test_characters_are_measured_in_bits() -> None:
