@@ -125,6 +125,18 @@ class Task(ABC):
         """What of a batch the network is called with: by default all but the last tensor."""
         return batch[:-1]
 
+    def wrong(self, output: object) -> str | None:
+        """What a network did wrong that returned this of `example`, in evaluation mode; None: nothing.
+
+        It goes on "the network returns ...".
+        """
+        import torch
+
+        if isinstance(output, torch.Tensor):
+            return None
+        what = "nothing" if output is None else f"a {type(output).__name__}"
+        return f"{what}, not a tensor: return what it says of each example"
+
     @abstractmethod
     def step(self, network: Network, batch: Batch, carry: object, recipe: Recipe) -> Step:
         """Runs a network on a training batch.

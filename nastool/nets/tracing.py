@@ -79,17 +79,17 @@ def traced(space: SearchSpace, task: Task, scale: Any) -> list[Asked]:
 
 
 def _check_output(space: SearchSpace, network: nn.Module, task: Task) -> None:
-    """InputError: what the network returns is no tensor. One that cannot be run here may be for other shapes."""
+    """InputError: the network returns what it should not. One that cannot be run here may be for other shapes."""
     try:
         with torch.no_grad():
             found = network(*task.example(2, "meta"))
     except Exception:
         return
-    if not isinstance(found, torch.Tensor):
+    if (wrong := task.wrong(found)) is not None:
         code = type(network).forward.__code__
         inside = code.co_filename.startswith(_PACKAGES)
         where = _defined(space) if inside else f"{Path(code.co_filename).name}, line {code.co_firstlineno}"
-        raise InputError(f"{where}: the network returns {_a(found)}, not a tensor: return what it says of each example")
+        raise InputError(f"{where}: the network returns {wrong}")
 
 
 def _late(asked: Mapping[str, Asked]) -> bool:

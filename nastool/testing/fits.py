@@ -54,4 +54,5 @@ def failure(space: SearchSpace, arch: Arch, task: Task, scale: object) -> str | 
     except Exception as error:
         where = place_of(error, "")
         return f"{one_line(error)}{f' ({where})' if where else ''}"
-    return None if isinstance(output, torch.Tensor) else f"the network returns a {type(output).__name__}, not a tensor"
+    wrong = task.wrong(output)
+    return None if wrong is None else f"the network returns {wrong}"

@@ -50,7 +50,11 @@ class TextData(TensorData):
         loss = floors.bigram(train, val, self.task.vocabulary, self.vocabulary.end)
         name, value = next(iter(self.task.named(loss).items()))
         said = f"pairs of {self.task.unit}s, without a memory, reach {name} {value:.4g} on the validation text"
-        return {**facts, "read": "; ".join(filter(None, [facts.get("read", ""), said])), f"bigram_{name}": value}
+        return {
+            **facts,
+            "read": "; ".join(filter(None, [facts.get("read", ""), said])),
+            f"bigram_{name}": round(value, 3),
+        }
 
     def batches(self, part: Part, device: torch.device) -> TextBatches:
         import torch

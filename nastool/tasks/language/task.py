@@ -127,17 +127,20 @@ class LanguageTask(Task):
                 extra = extra + given.slowness * (raw[:, 1:] - raw[:, :-1]).square().mean()
         return Step(loss, _detached(state), extra, read.shape[1] / given.bptt if given.varying else 1.0)
 
+    def wrong(self, output: object) -> str | None:
+        if not isinstance(output, tuple) or len(output) < 2:
+            return f"a {type(output).__name__}, not a pair: return its logits and its state"
+        shape = tuple(getattr(output[0], "shape", ()))
+        if len(shape) != 3 or shape[2] != self.vocabulary:
+            return f"logits of shape {shape}: they are (N, T, {self.vocabulary}), task.vocabulary wide"
+        return None
+
     def _called(self, network: Network, read: Tensor, state: object) -> tuple[Any, ...]:
         """What a network returns. TrialFailed: it is no logits and state."""
-        found = network(read, state)
-        if not isinstance(found, tuple) or len(found) < 2:
-            raise TrialFailed(f"the network returned {type(found).__name__}: need its logits and its state")
-        wanted = (*read.shape, self.vocabulary)
-        if tuple(found[0].shape) != wanted:
-            raise TrialFailed(
-                f"the network returned shape {tuple(found[0].shape)}, need {wanted}: task.vocabulary wide"
-            )
-        return found
+        found: Any = network(read, state)
+        if (wrong := self.wrong(found)) is not None:
+            raise TrialFailed(f"the network returns {wrong}")
+        return tuple(found)
 
     # --- measuring
 
