@@ -176,14 +176,34 @@ class _Within(SearchSpace):
         return filter(self._seen, self.whole.neighbors(arch))
 
     def mutate(self, arch: Arch, rng: np.random.Generator) -> Arch:
+        """A mutant within; one that is beyond is paid for by another decision (`_exchanged`), or else drawn again."""
         for _ in range(self.limits.draws):
             other = self.whole.mutate(arch, rng)
             if self.limits.allow(other):
+                return other
+            other = self._exchanged(arch, other, rng)
+            if other != arch and self.whole.is_member(other) and self.limits.allow(other):
                 return other
         others = list(self.neighbors(arch))
         if not others or self.limits.costly:
             raise ValueError(f"no member of {self.ref} within {self.limits} is one decision away from {arch.choices}")
         return others[int(rng.integers(len(others)))]
+
+    def _exchanged(self, arch: Arch, mutant: Arch, rng: np.random.Generator) -> Arch:
+        """The mutant, with its old option at one of those decisions that had its new one, so that two were exchanged.
+
+        Costs are mostly sums over decisions, so this is a way along a limit, where one decision alone leads beyond. The
+        architecture itself where more than one decision was changed, or no other one had that option.
+        """
+        choices = list(mutant.choices)
+        changed = [i for i, (old, new) in enumerate(zip(arch.choices, choices, strict=True)) if old != new]
+        if len(changed) != 1:
+            return arch
+        new, options = choices[changed[0]], self.decisions[changed[0]].options
+        had = [i for i, old in enumerate(arch.choices) if old == new and self.decisions[i].options == options]
+        if had:
+            choices[had[int(rng.integers(len(had)))]] = arch.choices[changed[0]]
+        return self.arch(choices) if had else arch
 
     def _seen(self, arch: Arch) -> bool:
         return self.limits.costly or self.limits.allow(arch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,13 @@ class TestSpace:
         assert all(price(arch)["params"] <= 2 for arch in drawn) and len(set(drawn)) > 5
         narrow = within("params<=12", "params>=12")
         assert price(narrow.sample(rng))["params"] == 12
+
+    def test_a_mutation_that_is_beyond_is_paid_for_by_another_decision(self) -> None:
+        space, rng = within("params<=12", "params>=12"), np.random.default_rng(0)
+        arch = space.arch([2, 4, 0, 0, 0, 0])
+        assert not list(space.neighbors(arch))
+        found = {space.mutate(arch, rng).choices for _ in range(100)}
+        assert found == {each for each in permutations(arch.choices) if np.sum(np.not_equal(each, arch.choices)) == 2}
 
     def test_is_gone_through_to_the_last_member(self) -> None:
         space, rng, seen = within("params<=2"), np.random.default_rng(0), set[str]()
