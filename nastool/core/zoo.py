@@ -46,6 +46,26 @@ def _layers(*layers: str) -> dict[str, str]:
     return choices
 
 
+def _graph(nodes: str) -> dict[str, str]:
+    """Choices of space recurrent-cell, whose node 0 has tanh. Of the others: "activation input", with "," between."""
+    choices = {"node0.act": "tanh"}
+    for number, node in enumerate(nodes.split(","), 1):
+        activation, source = node.split()
+        choices |= {f"node{number}.input": source} if number > 1 else {}
+        choices[f"node{number}.act"] = activation
+    return choices
+
+
+def _tree(nodes: str, inject: str, index: str) -> dict[str, str]:
+    """Choices of space recurrent-tree. Nodes from the leaves: "activation combination". index: cell and inject."""
+    named = [(f"node{number}", node) for number, node in enumerate(nodes.split(","))]
+    choices = {}
+    for name, node in (*named, ("inject", inject)):
+        choices[f"{name}.act"], choices[f"{name}.combine"] = node.split()
+    choices["index.cell"], choices["index.inject"] = index.split()
+    return choices
+
+
 PUBLISHED: Mapping[str, Published] = {
     "enas-micro": Published(
         "ENAS, micro search space",
@@ -150,6 +170,43 @@ PUBLISHED: Mapping[str, Published] = {
             "skip_connect 2, max_pool_3x3 1",
         ),
         {"channels": 36, "cells": 6},
+    ),
+    "enas-rnn": Published(
+        "ENAS, recurrent cell of the paper",
+        "Pham et al., ICML 2018, as in quark0/darts, rnn/genotypes.py, where the nodes that none reads are listed",
+        "recurrent-cell",
+        {},
+        _graph("tanh 0,tanh 1,relu 1,tanh 3,tanh 3,relu 3,relu 4,relu 7,relu 8,relu 8,relu 8"),
+        {"hidden": 850, "bias": 1},
+    ),
+    "enas-lm": Published(
+        "ENAS, recurrent cell of the code that its authors maintain",
+        "google-research/google-research, enas_lm",
+        "recurrent-cell",
+        {"nodes": 9, "output": "all"},
+        _graph("sigmoid 0,tanh 1,relu 2,sigmoid 2,tanh 4,tanh 5,sigmoid 3,sigmoid 6"),
+        {"hidden": 800},
+    ),
+    "darts-rnn": Published(
+        "DARTS, recurrent cell",
+        "Liu et al., ICLR 2019; quark0/darts, rnn/genotypes.py",
+        "recurrent-cell",
+        {"nodes": 9, "output": "all"},
+        _graph("sigmoid 0,relu 1,relu 1,identity 1,tanh 2,sigmoid 5,tanh 3,relu 5"),
+        {"hidden": 850, "bias": 1},
+    ),
+    "nas-cell": Published(
+        "NAS-RL, recurrent cell of base 8",
+        "Zoph & Le, ICLR 2017; tensorflow/addons, rnn/nas_cell.py; the published width is not known",
+        "recurrent-tree",
+        {},
+        _tree(
+            "sigmoid add,relu add,sigmoid add,relu elem_mult,tanh add,sigmoid add,tanh add,sigmoid add,"
+            "tanh elem_mult,tanh add,tanh elem_mult,sigmoid add,identity elem_mult,tanh add,tanh elem_mult",
+            "tanh add",
+            "12 8",
+        ),
+        {},
     ),
 }
 """By name; `zoo:NAME` on the command line."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,7 @@ class NetworkCosts:
 
     def _run(self, network: nn.Module, names: Collection[str]) -> dict[str, float]:
         network.eval()
-        own = [_own(module) for module in network.modules() if not getattr(module, "training_only", False)]
+        own = _owned(network.modules()).values()
         return self._forward(network, networks.count_params(network), sum(size for _, size in own), names)
 
     def _forward(self, network: nn.Module, params: int, size: int, names: Collection[str]) -> dict[str, float]:
@@ -117,9 +117,7 @@ class NetworkCosts:
         try:
             with torch.device("meta"):
                 supernet = networks.Supernet(self.space, self.task, self.scale).eval()
-            self._own = {
-                id(module): _own(module) for module in supernet.modules() if not getattr(module, "training_only", False)
-            }
+            self._own = _owned(supernet.modules())
             self._supernet = supernet
             if supernet.cutting is None:
                 self._remember_parts(supernet)
@@ -159,7 +157,7 @@ class NetworkCosts:
         self._supernet.select(arch)
         modules = [each for each in networks.active_modules(self._supernet) if id(each) in self._own]
         cut = self._supernet.cutting is not None  # what a module has depends on the architecture
-        own = [_own(each) if cut else self._own[id(each)] for each in modules]
+        own = _owned(modules).values() if cut else [self._own[id(each)] for each in modules]
         return self._forward(self._supernet, sum(n for n, _ in own), sum(size for _, size in own), names)
 
     # --- latency
@@ -194,14 +192,25 @@ class NetworkCosts:
             torch.cuda.synchronize(self.device)
 
 
-def _own(module: nn.Module) -> tuple[int, int]:
-    """Number of a module's own trainable parameters, and bytes of all its parameters and buffers."""
-    parameters, buffers = (
-        [part for name in names if (part := getattr(module, name)) is not None]
-        for names in (module._parameters, module._buffers)
-    )
-    size = sum(each.numel() * each.element_size() for each in (*parameters, *buffers))
-    return sum(each.numel() for each in parameters if each.requires_grad), size
+def _owned(modules: Iterable[nn.Module]) -> dict[int, tuple[int, int]]:
+    """By a module's id the number of its own trainable parameters, and bytes of all its parameters and buffers.
+
+    What several have, such as tied weights, is the first one's. Modules for training alone are left out.
+    """
+    found: dict[int, tuple[int, int]] = {}
+    seen: set[int] = set()
+    for module in modules:
+        if getattr(module, "training_only", False):
+            continue
+        parameters, buffers = (
+            [part for name in names if (part := getattr(module, name)) is not None and id(part) not in seen]
+            for names in (module._parameters, module._buffers)
+        )
+        own = (*parameters, *buffers)
+        seen.update(map(id, own))
+        size = sum(each.numel() * each.element_size() for each in own)
+        found[id(module)] = sum(each.numel() for each in parameters if each.requires_grad), size
+    return found
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub
