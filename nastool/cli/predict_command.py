@@ -12,9 +12,11 @@ from nastool.cli import common
 
 @click.command("predict", cls=common.Command)
 @click.argument("model", metavar="RUN|WEIGHTS|ARCH|-")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE|FOLDER|TABLE...")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE|FOLDER|TABLE|TEXT...")
 @common.trial_option
-@click.option("-k", "--top", type=click.IntRange(min=1), default=1, help="Name the K most probable classes.")
+@click.option(
+    "-k", "--top", type=click.IntRange(min=1), default=1, help="Name the K most probable classes, or next words."
+)
 @click.option(
     "--max-gigabytes",
     type=float,
@@ -32,7 +34,7 @@ def command(
     max_gigabytes: float,
     json_flag: bool | None,
 ) -> int:
-    """Say what images, rows of a table or signals show.
+    """Say what images, rows of a table, signals or texts show.
 
     RUN is a run folder (its best network; of a run that has not finished the best so far), WEIGHTS a .safetensors file
     of nastool's, ARCH a file with a line of JSON that names its weights, such as best.json; - is stdin. Each image is
@@ -46,6 +48,9 @@ def command(
     A TABLE is a .csv file with a line of names, as for training (the target may be missing), or an .npz file with an
     array x of examples. Prints a line for each row; where the target is there, the accuracy or the error is said, too.
 
+    Of a TEXT, for a network that was trained on some, prints its perplexity (of characters bits each), how many tokens
+    it has and how many of these the network does not know, and the most probable next words, after the last one.
+
     \b
     Examples:
       nastool predict runs/a cat.jpg dog.png
@@ -53,6 +58,7 @@ def command(
       nastool predict runs/a photos --trial 7
       nastool predict runs/a photos/*.jpg | jq -r '[.image, .class] | @tsv'
       nastool top runs/a | nastool predict - cat.jpg
+      echo "the cook that" | nastool predict runs/words /dev/stdin -k 5
     """
     from nastool.cli.listener import say_notes
     from nastool.core.files import Limit
@@ -73,6 +79,8 @@ def command(
 
 def _shown(line: dict[str, Any], targets: Sequence[str]) -> str:
     """A prediction as text."""
+    if "next" in line:
+        return _of_text(line)
     name = line["image"] if "image" in line else f"{line['file']}:{line['row']}"
     truth = line.get("truth")
     if targets:
@@ -81,3 +89,11 @@ def _shown(line: dict[str, Any], targets: Sequence[str]) -> str:
     wrong = f"  wrong: {truth}" if truth not in (None, line["class"]) else ""
     shown = "  ".join(f"{each['class']} {each['probability']:.4f}" for each in line.get("top", [line]))
     return f"{name}  {shown}{wrong}"
+
+
+def _of_text(line: dict[str, Any]) -> str:
+    """What is said of a text, as text."""
+    (name, value), *_ = ((key, line[key]) for key in ("ppl", "bpc") if key in line)
+    unknown = f", {line['unknown']:,} unknown" if line["unknown"] else ""
+    likely = "  ".join(f"{each.get('word', repr(each.get('char')))} {each['probability']:.4f}" for each in line["next"])
+    return f"{line['file']}  {name} {value:.4g}  {line['tokens']:,} tokens{unknown}  next: {likely}"

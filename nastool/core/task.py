@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from nastool.core.errors import InputError
 from nastool.core.recipe import Recipe
@@ -60,6 +60,9 @@ class Task(ABC):
     """Networks for it are faster with tensors (N, C, H, W) in torch's memory format channels_last."""
     datasets: ClassVar[Mapping[str, str]] = {}
     """Names of the data that `load` reads, each with a line about it; "npz:FILE" stands for npz: and any path."""
+
+    kept: ClassVar[tuple[str, ...]] = ()
+    """What of `Data.metadata` is read again from a network's file, by name."""
 
     exact: bool = False
     """Whether its networks' outputs are numbers for which bfloat16 is too coarse, so that "auto" does not take it."""
@@ -161,6 +164,13 @@ class Task(ABC):
         """What reports show of a network besides its metrics, as JSON (`Evaluation.notes`). Arguments as `measure`."""
         return {}
 
+    def check_kept(self, about: dict[str, Any]) -> None:
+        """Looks at what a file says of the data, in `kept`, and makes what it should be of it.
+
+        Raises:
+            ValueError, KeyError or TypeError: It cannot be right.
+        """
+
     def read(self, path: str, about: Mapping[str, Any], max_gigabytes: float) -> tuple[Any, Sequence[Any] | None]:
         """The examples in a file, not normalised, and what each should say, where the file says it, for `predict`.
 
@@ -205,6 +215,28 @@ class Task(ABC):
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """Raises TypeError or ValueError: these are not its fields."""
         return cls(**fields)
+
+
+@runtime_checkable
+class SaysOfFiles(Protocol):
+    """A task whose networks say something of a file as a whole; others do of each example in it."""
+
+    def said_of(
+        self, network: torch.nn.Module, path: str, about: Mapping[str, Any], max_gigabytes: float, top: int
+    ) -> dict[str, Any]:
+        """What a network says of a file, as JSON, for `predict`.
+
+        Args:
+            network: In evaluation mode, on the CPU.
+            path: The file.
+            about: What the network's file says of its data (`Data.metadata`).
+            max_gigabytes: Memory (10^9 bytes) that the file may take.
+            top: Number of guesses that are named, the most probable ones.
+
+        Raises:
+            InputError: It is none.
+        """
+        ...
 
 
 class Batches(Protocol):

@@ -20,7 +20,6 @@ from nastool.core.space import Lean, make_scale
 from nastool.core.task import FAMILY, Task
 from nastool.nets import checkpoints
 from nastool.tasks.images.task import ImageTask
-from nastool.tasks.supervised import Supervised
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -270,10 +269,8 @@ def _read(path: Path, document: ArchDocument | None) -> Model:
         found = archfile.from_json(archfile.loads(metadata["arch"]))
         task: Task = registry.load("task", metadata.get("family", FAMILY)).from_json(archfile.loads(metadata["task"]))
         scale = make_scale(found.space, dict(archfile.loads(metadata["scale"])))
-        about = {}
-        if isinstance(task, Supervised):
-            about = {key: archfile.loads(text) for key, text in metadata.items() if key in ABOUT}
-            _check_about(task, about)
+        about = {key: archfile.loads(metadata[key]) for key in task.kept if key in metadata}
+        task.check_kept(about)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no checkpoint of nastool: it does not say of which network ({error})") from error
     weights = checkpoints.read(path, found.space, scale, task).weights
@@ -283,7 +280,8 @@ def _read(path: Path, document: ArchDocument | None) -> Model:
     network.load_state_dict(weights, strict=size == scale)
     said = _said(path) if document is None else document.to_json()
     more = size != scale
-    classes, mean, std, targets, shift, spread = (tuple(about.pop(key, ())) for key in ABOUT[:6])
+    names = ("classes", "mean", "std", "targets", "target_mean", "target_std")
+    classes, mean, std, targets, shift, spread = (tuple(about.pop(key, ())) for key in names)
     return Model(
         network.eval(),
         found.space,
@@ -301,26 +299,6 @@ def _read(path: Path, document: ArchDocument | None) -> Model:
         about,
         more,
     )
-
-
-ABOUT = ("classes", "mean", "std", "targets", "target_mean", "target_std", "columns", "target")
-"""What a file says of the data of a `Supervised` task."""
-
-
-def _check_about(task: Supervised, about: dict[str, Any]) -> None:
-    """Makes numbers of numbers. Raises ValueError, KeyError or TypeError: what a file says cannot be right."""
-    for key in ("mean", "std", "target_mean", "target_std"):
-        about[key] = tuple(map(float, about.get(key, ())))
-    if len(about["mean"]) != len(about["std"]) or len(about.get("classes", ())) != task.classes:
-        raise ValueError("names or statistics are not as many as classes or channels")
-    if len(about["mean"]) != task.example(1, "meta")[0].shape[1]:
-        raise ValueError("statistics are not as many as channels")
-    if not len(about.get("targets", ())) == len(about["target_mean"]) == len(about["target_std"]) == task.targets:
-        raise ValueError("names or statistics are not as many as targets")
-    if min(*about["std"], *about["target_std"], 1.0) < 1e-20:
-        raise ValueError("a standard deviation is 0")
-    if not all(isinstance(each, str) for each in (*about.get("classes", ()), *about.get("targets", ()))):
-        raise ValueError("a name is no text")
 
 
 def _said(path: Path) -> Mapping[str, Any]:

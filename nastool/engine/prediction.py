@@ -1,4 +1,4 @@
-"""What a trained network says of pictures, rows of tables and other examples in files and folders."""
+"""What a trained network says of pictures, rows of tables, texts and other examples in files and folders."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from nastool.core.errors import InputError, one_line, short
 from nastool.core.files import Limit
+from nastool.core.task import SaysOfFiles
 from nastool.deploy.models import Model
 from nastool.engine.command_options import nobody
 from nastool.engine.events import Listener, Note
@@ -62,6 +63,8 @@ class Predictions:
     def of(self, sources: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
         """Yield an object for each picture: "image", "class", "probability"; "truth" where it is known.
 
+        Of a text it has "file", "ppl" or "bpc", "loss", "tokens", "unknown" and what comes "next".
+
         Of an example in a file of many it has "file" and "row", counted from 1, in place of "image"; where numbers are
         said, these by the names of the targets.
 
@@ -72,6 +75,9 @@ class Predictions:
             InputError: There is no picture in a folder; a file of many examples cannot be read.
         """
         sources = list(sources)
+        if isinstance(self.model.task, SaysOfFiles):
+            yield from filter(None, map(self._of_file, map(str, sources)))
+            return
         many = [each for each in sources if Path(each).suffix.lower() in TABLES]
         for source in many:
             yield from self._rows(str(source))
@@ -84,6 +90,21 @@ class Predictions:
             found = self.model.predict(np.stack([pixels for _, _, (pixels,) in there]))
             for (path, truth, _), row in zip(there, found, strict=True):
                 yield self._said({"image": str(path)}, truth, row)
+
+    def _of_file(self, path: str) -> dict[str, Any] | None:
+        """What is said of a file as a whole; None: it cannot be read."""
+        model = self.model
+        assert isinstance(model.task, SaysOfFiles)
+        try:
+            return model.task.said_of(model.network, path, model.about, self.limit.gigabytes, self.top)
+        except InputError as error:
+            self._refused(error, True)
+            return None
+
+    def _refused(self, error: InputError, named: bool) -> None:
+        """Says and counts what cannot be read. named: by the user, not found in a folder."""
+        self.on_event(Note(f"nastool: {one_line(error)}"))
+        self.failed, self.unreadable = self.failed + named, self.unreadable + (not named)
 
     def _rows(self, path: str) -> Iterator[dict[str, Any]]:
         """The examples in a file of many."""
@@ -126,8 +147,7 @@ class Predictions:
         try:
             pixels = (read_image(path, task, self.limit),)
         except InputError as error:
-            self.on_event(Note(f"nastool: {one_line(error)}"))
-            self.failed, self.unreadable = self.failed + named, self.unreadable + (not named)
+            self._refused(error, named)
             return ()
         self.pictures += 1
         return pixels

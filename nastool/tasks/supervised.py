@@ -65,6 +65,7 @@ class Supervised(Task):
     objective = "acc"
     of_numbers: ClassVar[Mapping[str, Goal]] = {"rmse": "min", "mae": "min", "r2": "max", "loss": "min"}
     """The metrics where numbers are said."""
+    kept = ("classes", "mean", "std", "targets", "target_mean", "target_std", "columns", "target")
     largest: ClassVar[float] = 1.0
     """Inputs are divided by it before they are normalised: 255 for pixels."""
 
@@ -109,6 +110,20 @@ class Supervised(Task):
     def says(cls, data: str, **options: Any) -> Literal["classes", "numbers"]:
         """What networks for this data say; it may look at files for it."""
         return "numbers" if options.get("predict") == "numbers" else "classes"
+
+    def check_kept(self, about: dict[str, Any]) -> None:
+        for key in ("mean", "std", "target_mean", "target_std"):
+            about[key] = tuple(map(float, about.get(key, ())))
+        if len(about["mean"]) != len(about["std"]) or len(about.get("classes", ())) != self.classes:
+            raise ValueError("names or statistics are not as many as classes or channels")
+        if len(about["mean"]) != self.example(1, "meta")[0].shape[1]:
+            raise ValueError("statistics are not as many as channels")
+        if not len(about.get("targets", ())) == len(about["target_mean"]) == len(about["target_std"]) == self.targets:
+            raise ValueError("names or statistics are not as many as targets")
+        if min(*about["std"], *about["target_std"], 1.0) < 1e-20:
+            raise ValueError("a standard deviation is 0")
+        if not all(isinstance(each, str) for each in (*about.get("classes", ()), *about.get("targets", ()))):
+            raise ValueError("a name is no text")
 
     # --- training
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SENTENCES = 4500, 500, 500
 """Lines of the made-up text for training, validation and testing."""
+REMEMBERED = 1000
+"""Tokens at the end of a text that decide what comes next, at most."""
 GOOD: Mapping[str, float] = {"word": 80.0, "char": 2.0}
 """Perplexity of a token that is rewarded with 1."""
 
@@ -46,6 +48,7 @@ class LanguageTask(Task):
     objective = "ppl"
     noun = "token"
     file = "TEXT.txt"
+    kept = ("words",)
     data_options = frozenset({"val_fraction", "train_size", "max_gigabytes", "all_data"})
     datasets: ClassVar[Mapping[str, str]] = {
         "sentences": "a small made-up text of words, 60,000 tokens, in which much depends on what was long ago",
@@ -194,6 +197,43 @@ class LanguageTask(Task):
 
         mean = torch.stack([each.double() for each in predictions]).mean(0)
         return self.named(-float(mean.clamp_min(torch.finfo(torch.float32).tiny).log().mean()))
+
+    # --- use
+
+    def check_kept(self, about: dict[str, Any]) -> None:
+        from nastool.tasks.language.text import ENDS
+
+        words = about["words"] = tuple(about["words"])
+        if len(set(words)) != self.vocabulary or not all(isinstance(word, str) for word in words):
+            raise ValueError("words are not as many as the vocabulary")
+        if ENDS[self.unit] not in words:
+            raise ValueError("there is no word for the end of a line")
+
+    def said_of(
+        self, network: torch.nn.Module, path: str, about: Mapping[str, Any], max_gigabytes: float, top: int
+    ) -> dict[str, Any]:
+        """The metrics on a text, how many tokens it has and how many are unknown, and what comes next.
+
+        Next is what comes after its last token, without the end of the last line.
+        """
+        import torch
+
+        from nastool.core.files import Limit
+        from nastool.tasks.language import text
+        from nastool.tasks.language.batches import TextBatches
+
+        reader = text.Reader(self.unit, Limit(max_gigabytes, "--max-gigabytes "))
+        vocabulary = text.Vocabulary(about["words"], self.unit)
+        read = reader.file(path_of(path))
+        tokens, unknown = vocabulary.encode(text.Text(reader.words, read))
+        batches = TextBatches(torch.from_numpy(tokens), vocabulary.end)
+        with torch.inference_mode():
+            measured = self.measure(network, batches.in_order())
+            logits, *_ = self._called(network, batches.tokens[None, -REMEMBERED - 1 : -1].long(), None)
+            found = logits[0, -1].float().softmax(0).topk(min(top, self.vocabulary))
+        best = zip(found.indices.tolist(), found.values.tolist(), strict=True)
+        likely = [{self.unit: vocabulary.words[i], "probability": p} for i, p in best]
+        return {"file": path, **measured, "tokens": len(read), "unknown": unknown, "next": likely}
 
 
 def _unit(data: str) -> Literal["word", "char"]:

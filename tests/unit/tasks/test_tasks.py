@@ -22,6 +22,7 @@ from nastool.evaluators.train import Train
 from nastool.nets import checkpoints
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
+from nastool.tasks.language import sentences
 from nastool.training.loop import Training
 from tests.helpers import plugins
 from tests.helpers.running import Run
@@ -45,9 +46,8 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def texts(**options: Any) -> Train:
-    return Train(
-        Cells(), data="sentences", device="cpu", **({"epochs": 3, "batch_size": 4, "train_size": 2000} | options)
-    )
+    few: dict[str, Any] = {"data": "sentences", "epochs": 3, "batch_size": 4, "train_size": 2000}
+    return Train(Cells(), device="cpu", **(few | options))
 
 
 def curves(**options: Any) -> Train:
@@ -124,6 +124,37 @@ def test_a_checkpoint_says_what_it_is_for(tmp_path: Path) -> None:
     assert model.task == evaluator.task
     with pytest.raises(InputError, match="holds a network for language-model, which is given tensors"):
         model.predict(np.zeros((1, 1, 8, 8), np.uint8))
+
+
+@pytest.mark.parametrize(("data", "unit", "metric"), [("sentences", "word", "ppl"), ("sentences-chars", "char", "bpc")])
+def test_a_network_for_texts_says_how_likely_a_text_is_and_what_comes_next(
+    data: str, unit: str, metric: str, run: Run
+) -> None:
+    """The test text's perplexity is the search's; the next word is that before the end of the last line."""
+    evaluator = texts(data=data, epochs=2, lr=0.5)
+    evaluator.workdir = Path.cwd()
+    name = trained(evaluator, 0).checkpoint
+    assert name is not None
+    for part, lines in (("test", sentences.lines(500, 2)), ("begun", ["the cook that the cooks @@@ serve"])):
+        Path(f"{part}.txt").write_text("\n".join(lines) + "\n")
+    found = run("predict", name, "test.txt", "begun.txt", "-k", "3", "--json").accepted()
+    test = evaluator.data.batches("test", torch.device("cpu"))
+    assert test is not None
+    network = evaluator.load(evaluator.space.arch([0]), name)
+    assert found[0][metric] == pytest.approx(evaluator.measure(network, test, "test")[f"test_{metric}"], rel=1e-5)
+    assert (found[0]["file"], found[0]["tokens"], found[0]["unknown"]) == ("test.txt", len(test), 0)
+    assert found[1]["unknown"] == {"word": 1, "char": 3}[unit]
+    likely = [each["probability"] for each in found[1]["next"]]
+    assert likely == sorted(likely, reverse=True) and len(likely) == 3 and sum(likely) < 1
+    words = json.loads(files.check_tensors(Path(name))["words"])
+    known = {"word": "the cook that the cooks serve".split(), "char": "the cook that the cooks  serve"}[unit]
+    tokens = torch.tensor([[words.index({"word": "<eos>", "char": "\n"}[unit]), *map(words.index, known)]])
+    with torch.inference_mode():
+        best = network(tokens)[0][0, -1].softmax(0).max(0)
+    assert found[1]["next"][0] == {unit: words[best.indices], "probability": pytest.approx(float(best.values))}
+    shown = run("predict", name, "begun.txt", "nothing.txt", "--text")
+    assert shown.code == 2 and "cannot read nothing.txt: No such file" in shown.err
+    assert shown.out.startswith(f"begun.txt  {metric} ") and "unknown  next: " in shown.out
 
 
 def test_shared_weights_of_a_text(tmp_path: Path) -> None:
