@@ -268,8 +268,15 @@ class Recipe:
             steps_of: Number of steps of an epoch by a recipe.
             longer: There may be more epochs.
         """
+
+        def enough(own: Recipe) -> bool:
+            try:
+                return self.epochs * steps_of(own) >= self.steps
+            except InputError:  # there are too few for a single step
+                return not self.steps
+
         own = self
-        while own.batch_size > SMALLEST_BATCH and self.epochs * steps_of(own) < self.steps:
+        while own.batch_size > SMALLEST_BATCH and not enough(own):
             own = own.replace(batch_size=max(SMALLEST_BATCH, own.batch_size // 2))
         return own.replace(epochs=max(self.epochs, math.ceil(self.steps / steps_of(own)))) if longer else own
 

@@ -31,16 +31,16 @@ class Cells(SearchSpace):
         """Size.
 
         Args:
-            hidden: Width of the hidden state.
+            units: Width of the hidden state.
         """
 
-        hidden: int = 12
+        units: int = 12
 
     def __init__(self) -> None:
         super().__init__([Decision("cell", ("gru", "tanh", "relu"))])
 
     def network(self, choose: Choose, task: LanguageTask, scale: Scale) -> nn.Module:
-        return Recurrent(choose, task, scale.hidden)
+        return Recurrent(choose, task, scale.units)
 
 
 class Recurrent(nn.Module):

@@ -69,6 +69,10 @@ class LanguageTask(Task):
     # --- data
 
     @classmethod
+    def recipe_for(cls, data: str) -> str:
+        return "text"
+
+    @classmethod
     def goals(cls, data: str, **options: Any) -> tuple[Mapping[str, Goal], str]:
         """Perplexity of a word, or bits a character; and the loss in nats a token."""
         if _unit(data) == "char":

@@ -71,6 +71,21 @@ def test_a_text_is_learned() -> None:
     assert found["params"] == 219 * 12 + (3 * 2 * 12 * 12 + 6 * 12) + 13 * 219
 
 
+def test_a_short_text_is_cut_into_fewer_pieces_or_refused() -> None:
+    """By the recipe; where batch_size is given, that is taken."""
+    evaluator = Train(Cells(), data="sentences", device="cpu", train_size=2000)
+    evaluator.prepare()
+    assert (evaluator.recipe.batch_size, evaluator.recipe.epochs) == (16, 75)
+    with pytest.raises(
+        InputError, match="500 training tokens are 31 in each of 16 streams, fewer than the recipe's bptt"
+    ):
+        Train(Cells(), data="sentences", device="cpu", train_size=500).prepare()
+    given = Train(Cells(), data="sentences", device="cpu", train_size=2000, batch_size=64)
+    given.prepare()
+    with pytest.raises(InputError, match="2,000 training tokens are 31 in each of 64 streams"):
+        given.describe()
+
+
 def test_micro_batches_each_carry_their_own_state() -> None:
     evaluator = texts()
     evaluator.prepare()
