@@ -128,6 +128,15 @@ class Task(ABC):
         """What of a batch the network is called with: by default all but the last tensor."""
         return batch[:-1]
 
+    def shapes(self) -> tuple[str, ...]:
+        """For readers the shape of each input of one example, such as "3, 32, 32"."""
+        return tuple(", ".join(map(str, x.shape[1:])) for x in self.example(1, "meta"))
+
+    def returns(self) -> str:
+        """For readers what its networks return, such as "logits (N, 10)"."""
+        classes = self.to_json().get("classes")
+        return f"logits (N, {classes})" if classes else "outputs"
+
     def wrong(self, output: object) -> str | None:
         """What a network did wrong that returned this of `example`, in evaluation mode; None: nothing.
 

@@ -33,7 +33,7 @@ TOLERANCE = 1e-4
 def takes(model: Model, raw: bool) -> str:
     """What a network takes, in a line. raw: the bare one."""
     found = []
-    for x in model.task.example(1, "meta"):
+    for x in _leaves(_inputs(model, 1)):
         found.append(f"{str(x.dtype).removeprefix('torch.')} ({', '.join(map(str, ('N', *x.shape[1:])))})")
     if model.takes_pixels:
         return (
@@ -43,6 +43,23 @@ def takes(model: Model, raw: bool) -> str:
         return " and ".join(found)
     missing = ", NaN where one is missing" if "columns" in model.about and not raw else ""
     return f"{found[0]}: {'(x - mean) / std' if raw else f'numbers as they are{missing}'}"
+
+
+def _inputs(model: Model, n: int) -> tuple[Any, ...]:
+    """What a network takes for n examples, values of no meaning; of texts one token and the state before it."""
+    import torch
+
+    inputs: tuple[Any, ...] = model.task.example(n)
+    with torch.no_grad():
+        found = model.network(*inputs)
+    return (*inputs, found[1]) if isinstance(found, tuple) else inputs
+
+
+def _leaves(values: object) -> list[Tensor]:
+    """The tensors in tuples, nested or not."""
+    from torch.utils._pytree import tree_leaves
+
+    return tree_leaves(values)
 
 
 def facts(model: Model, raw: bool) -> dict[str, str]:
@@ -108,14 +125,15 @@ def examples(model: Model) -> tuple[Any, str]:
     """
     if not model.takes_pixels:
         import torch
+        from torch.utils._pytree import tree_map
 
         torch_rng = torch.Generator().manual_seed(0)
-        given = model.task.example(COUNT)
-        drawn = [torch.randn(x.shape, generator=torch_rng) if x.is_floating_point() else x for x in given]
+        draw = lambda x: torch.randn(x.shape, generator=torch_rng) if x.is_floating_point() else x  # noqa: E731
+        drawn = tree_map(draw, _inputs(model, COUNT))
         if model.normalises:
             mean, std = (torch.tensor(v).reshape(-1, *[1] * (drawn[0].ndim - 2)) for v in (model.mean, model.std))
             return (drawn[0] * std + mean).numpy(), "random examples"
-        return tuple(drawn), "random examples"
+        return drawn, "random examples"
     from nastool.tasks.images import data
 
     run = model.path.parent if model.path.name == "best.safetensors" else model.path.parent.parent
@@ -132,7 +150,7 @@ def examples(model: Model) -> tuple[Any, str]:
     return np.random.default_rng(0).integers(0, 256, tuple(shape), dtype=np.uint8), "random images"
 
 
-def _exported(model: Model, given: Any, raw: bool) -> tuple[nn.Module, tuple[Tensor, ...]]:
+def _exported(model: Model, given: Any, raw: bool) -> tuple[nn.Module, tuple[Any, ...]]:
     """The network as it is exported, and what it takes of these examples."""
     import torch
     from torch import nn
@@ -161,17 +179,18 @@ def _exported(model: Model, given: Any, raw: bool) -> tuple[nn.Module, tuple[Ten
     return Whole().eval(), (torch.from_numpy(np.array(given, order="C")),)
 
 
-def _seen(model: Model, given: Any) -> tuple[Tensor, ...]:
+def _seen(model: Model, given: Any) -> tuple[Any, ...]:
     """What the bare network takes of examples."""
     return (model.inputs(given),) if model.normalises else given
 
 
-def _wanted(model: Model, inputs: tuple[Tensor, ...], raw: bool) -> Tensor:
+def _wanted(model: Model, inputs: tuple[Any, ...], raw: bool) -> list[Tensor]:
     """What an export should say of what the bare network takes."""
     import torch
 
-    output: Tensor = model.network(*inputs)
-    return output * torch.tensor(model.spread) + torch.tensor(model.shift) if model.targets and not raw else output
+    output = model.network(*inputs)
+    shown = output * torch.tensor(model.spread) + torch.tensor(model.shift) if model.targets and not raw else output
+    return _leaves(shown)
 
 
 def pt2(model: Model, path: Path, given: Any, *, raw: bool = False) -> float:
@@ -181,13 +200,12 @@ def pt2(model: Model, path: Path, given: Any, *, raw: bool = False) -> float:
     network, inputs = _exported(model, given, raw)
     content = io.BytesIO()
     with _quiet(path):
-        batch = torch.export.Dim("batch", min=1)
-        program = torch.export.export(network, inputs, dynamic_shapes=[{0: batch}] * len(inputs))
+        program = torch.export.export(network, inputs, dynamic_shapes=_any_number(inputs))
         torch.export.save(program, content, extra_files={"nastool.json": json.dumps(facts(model, raw))})
         content.seek(0)
         again = torch.export.load(content).module()
         with torch.inference_mode():
-            difference = _compare(model, [again(*x) for x in (inputs, _first(inputs))], given, path, raw)
+            difference = _compare(model, [_leaves(again(*x)) for x in (inputs, _first(inputs))], given, path, raw)
     write_bytes(path, content.getvalue())
     return difference
 
@@ -203,14 +221,15 @@ def onnx(model: Model, path: Path, given: Any, *, raw: bool = False) -> float:
     import torch
 
     network, inputs = _exported(model, given, raw)
-    names = [f"{model.task.noun}s"] if model.normalises else [f"input{i}" for i in range(len(inputs))]
+    names = [f"{model.task.noun}s"] if model.normalises else [f"input{i}" for i in range(len(_leaves(inputs)))]
+    states = [f"state{i}" for i in range(len(_wanted(model, _seen(model, given), raw)) - 1)]
     with _quiet(path):
         program = torch.onnx.export(
             network,
             inputs,
             input_names=names,
-            output_names=["numbers" if model.targets else "logits"],
-            dynamic_shapes=[{0: torch.export.Dim("batch", min=1)}] * len(inputs),
+            output_names=["numbers" if model.targets else "logits", *states],
+            dynamic_shapes=_any_number(inputs),
             dynamo=True,
             verbose=False,
         )
@@ -223,28 +242,41 @@ def onnx(model: Model, path: Path, given: Any, *, raw: bool = False) -> float:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         found = []
         for x in (inputs, _first(inputs)):
-            fed = dict(zip(names, (part.numpy() for part in x), strict=True))
-            found.append(torch.from_numpy(np.asarray(session.run(None, fed)[0])))
+            fed = dict(zip(names, (part.numpy() for part in _leaves(x)), strict=True))
+            found.append([torch.from_numpy(np.asarray(output)) for output in session.run(None, fed)])
         difference = _compare(model, found, given, path, raw)
     write_bytes(path, content)
     return difference
 
 
-def _first(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(x[:1] for x in inputs)
+def _first(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    from torch.utils._pytree import tree_map
+
+    first: tuple[Any, ...] = tree_map(lambda x: x[:1], inputs)
+    return first
 
 
-def _compare(model: Model, found: Sequence[Tensor], given: Any, path: Path, raw: bool) -> float:
+def _any_number(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What says that inputs may be of any number of examples."""
+    import torch
+    from torch.utils._pytree import tree_map
+
+    batch = torch.export.Dim("batch", min=1)
+    shapes: tuple[Any, ...] = tree_map(lambda _: {0: batch}, inputs)
+    return shapes
+
+
+def _compare(model: Model, found: Sequence[Sequence[Tensor]], given: Any, path: Path, raw: bool) -> float:
     """found: outputs for all examples, and for the first. NastoolError: they are not the network's."""
     import torch
 
     worst = 0.0
     inputs = _seen(model, given)
-    for output, x in zip(found, (inputs, _first(inputs)), strict=True):
+    for outputs, x in zip(found, (inputs, _first(inputs)), strict=True):
         with torch.inference_mode():
-            wanted = _wanted(model, x, raw)
-        difference = (output - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
-        worst = max(worst, difference)
+            all_wanted = _wanted(model, x, raw)
+        for output, wanted in zip(outputs, all_wanted, strict=True):
+            worst = max(worst, (output - wanted).abs().max().item() / max(1.0, wanted.abs().max().item()))
     if not worst <= TOLERANCE:
         raise NastoolError(f"{path} was not written: loaded again, its outputs differ by {worst:.1e}")
     return worst

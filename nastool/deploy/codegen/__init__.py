@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from nastool.core.errors import InputError, one_line
 from nastool.core.task import Task
@@ -80,7 +81,9 @@ def python(
     trained = network if trained is None else trained
     given = task.example(1, "meta")
     zeros = (f"torch.zeros({tuple(x.shape)}{'' if x.is_floating_point() else f', dtype={x.dtype}'})" for x in given)
-    tail = use.tail(", ".join(zeros), around, more)
+    with torch.no_grad(), evaluating(trained):
+        index = "[0]" if isinstance(trained(*example(trained, task, 1)), tuple) else ""
+    tail = use.tail(", ".join(zeros), around, more, index)
     problems = []
     pruned, whole = (partial(_from_source, made=made, ran=which) for which in ((made_by, used), None))
     for write in (pruned, whole, _from_export):
@@ -125,7 +128,7 @@ def _from_export(network: nn.Module, around: Around) -> tuple[Iterable[tuple[str
 
 def _shapes(task: Task, *first: str) -> str:
     """Of each input, such as (N, 3, 32, 32). first: names of dimensions before those of one example."""
-    return " and ".join(f"({', '.join(map(str, (*first, *x.shape[1:])))})" for x in task.example(1, "meta"))
+    return " and ".join(f"({', '.join((*first, shape))})" for shape in task.shapes())
 
 
 def _about(around: Around) -> str:
@@ -133,11 +136,9 @@ def _about(around: Around) -> str:
     task = around.task
     values = ", pixels from 0 to 255 as uint8 or float," if around.pixels else ""
     takes = f"{task.noun.capitalize()}s {_shapes(task, 'N')}{values}"
-    fields = task.to_json()
     if around.targets and around.there:
         return f"{takes} to {', '.join(map(_quoted, around.targets))} (N, {len(around.targets)})."
-    classes = fields.get("classes") or None
-    return f"{takes} to {'outputs' if classes is None else f'logits (N, {classes})'}."
+    return f"{takes} to {task.returns()}."
 
 
 def _docstring(title: str, facts: Mapping[str, str], around: Around) -> Iterator[str]:
@@ -212,7 +213,7 @@ def _constants(around: Around) -> list[str]:
 
 
 def _check(text: str, network: nn.Module, around: Around) -> None:
-    """Unwritable: the text is not the network."""
+    """Unwritable: the text is not the network, at first or in the state that it returns."""
     weights = network.state_dict()
     generator = torch.Generator().manual_seed(0)
     given = example(network, around.task, 2)
@@ -225,13 +226,22 @@ def _check(text: str, network: nn.Module, around: Around) -> None:
         model.load_state_dict(weights, assign=True)
         with torch.no_grad():
             bare: Any = type(model).__mro__[1] if around.there else type(model)
-            found = bare.forward(model, *inputs)
+            written = _outputs(partial(bare.forward, model), inputs)
     except Exception as error:
         raise Unwritable(f"what was written cannot be run: {one_line(error)}") from error
     with torch.no_grad(), evaluating(network):
-        expected = network(*inputs)
-    if not isinstance(found, torch.Tensor) or found.shape != expected.shape:
+        wanted = _outputs(network, inputs)
+    if [found.shape for found in written] != [expected.shape for expected in wanted]:
         raise Unwritable("what was written returns another shape")
-    near = found.is_meta or torch.allclose(found, expected, 1e-4, 1e-4 * float(expected.abs().max()), equal_nan=True)
-    if not near:
-        raise Unwritable("what was written computes something else")
+    for found, expected in zip(written, wanted, strict=True):
+        if found.is_meta:
+            continue
+        if not torch.allclose(found, expected, 1e-4, 1e-4 * float(expected.abs().max()), equal_nan=True):
+            raise Unwritable("what was written computes something else")
+
+
+def _outputs(network: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """All that it returns; where that is an output and a state, also what it returns from there."""
+    found = network(*inputs)
+    leaves = tree_leaves((found, network(*inputs, found[1])) if isinstance(found, tuple) else found)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

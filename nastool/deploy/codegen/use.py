@@ -120,7 +120,7 @@ _SIZE = """
 if __name__ == "__main__":
     model = load(sys.argv[1]) if len(sys.argv) > 1 else Model().eval()
     with torch.no_grad():
-        outputs = model({inputs})
+        outputs = model({inputs}){index}
     print(f"{{sum(p.numel() for p in model.parameters()):,}} parameters, output {{tuple(outputs.shape)}}")
 """
 
@@ -267,13 +267,14 @@ _TO_COLOUR = """    x = x.expand(1, {channels}, *x.shape[2:])
 """
 
 
-def tail(inputs: str, around: Around, more: bool = False) -> str:
+def tail(inputs: str, around: Around, more: bool = False, index: str = "") -> str:
     """Everything after the classes.
 
     Args:
         inputs: An expression for those of one example.
         around: What is around the network.
         more: Files of weights hold others besides, which are not loaded.
+        index: Expression for what of a network's result is its outputs.
     """
     weights = "{name: weights[name] for name in model.state_dict()}" if more else "weights"
     program = around.pixels or around.rows
@@ -286,7 +287,7 @@ def tail(inputs: str, around: Around, more: bool = False) -> str:
         say = _ROW_NUMBERS if around.targets else _ROW_CLASS
         return f"{load.strip()}\n\n\n{_ROWS.replace('SAY', say).strip()}\n"
     if not program:
-        return f"{load.strip()}\n\n\n{_SIZE.format(inputs=inputs).strip()}\n"
+        return f"{load.strip()}\n\n\n{_SIZE.format(inputs=inputs, index=index).strip()}\n"
     colours, height, width = around.task.example(1, "meta")[0].shape[1:]
     channels = _TO_GREY if colours == 1 else ("" if colours == 3 else _TO_OTHER) + _TO_COLOUR
     main = _MAIN.format(

@@ -112,7 +112,7 @@ class LanguageTask(Task):
         """One token each, so that costs are those of a token."""
         import torch
 
-        return (torch.zeros(n, 1, dtype=torch.long, device=device),)
+        return (torch.arange(n, device=device).remainder(self.vocabulary)[:, None],)
 
     def step(self, network: Network, batch: Batch, carry: object, recipe: Recipe) -> Step:
         """Mean cross-entropy in nats, smoothed as the recipe says; the state is carried on.
@@ -133,6 +133,12 @@ class LanguageTask(Task):
             if given.slowness and raw.shape[1] > 1:
                 extra = extra + given.slowness * (raw[:, 1:] - raw[:, :-1]).square().mean()
         return Step(loss, _detached(state), extra, read.shape[1] / given.bptt if given.varying else 1.0)
+
+    def shapes(self) -> tuple[str, ...]:
+        return ("T",)
+
+    def returns(self) -> str:
+        return f"logits (N, T, {self.vocabulary}) and the state after them, which it may be given with the next"
 
     def wrong(self, output: object) -> str | None:
         if not isinstance(output, tuple) or len(output) < 2:

@@ -27,14 +27,17 @@ from torch.nn import functional
 from nastool.core import archfile, registry, zoo
 from nastool.core.errors import InputError
 from nastool.core.space import SearchSpace, make_scale
+from nastool.core.task import Task
 from nastool.core.values import Arch
 from nastool.deploy import codegen
 from nastool.deploy.codegen import use
 from nastool.nets import networks
 from nastool.tasks.images.task import ImageTask
+from nastool.tasks.language.task import LanguageTask
 from nastool.tasks.signals import SignalTask
 from nastool.tasks.supervised import Supervised
 from nastool.tasks.tabular.task import TabularTask
+from nastool.testing.spaces import inputs_of, said
 
 EXAMPLE = Path(__file__).parents[2] / "reference" / "nasbench201_model.txt"
 TASKS = [ImageTask(3, 8, 8, 5), ImageTask(1, 16, 16, 10), ImageTask(2, 7, 5, 3), ImageTask(1, 1, 1, 2)]
@@ -51,6 +54,9 @@ SPACES: list[tuple[str, dict[str, Any], dict[str, int]]] = [
     ("nasbench101", {}, {"channels": 4, "cells": 2}),
     ("nasbench201", {}, {"channels": 4, "cells": 3}),
     ("nasbench-macro", {}, {"channels": 4, "head": 8}),
+    ("recurrent-cell", {}, {"hidden": 4, "edges": 1}),
+    ("recurrent-cell", {"nodes": 4, "output": "all"}, {"hidden": 4, "tied": 0, "bias": 1}),
+    ("recurrent-tree", {}, {"hidden": 4}),
     ("signal-cnn", {}, {"channels": 4}),
     ("tabular-net", {}, {"width": 50}),
 ]
@@ -61,14 +67,16 @@ def make_space(name: str, options: Mapping[str, Any]) -> SearchSpace:
     return space
 
 
-def task_for(space: SearchSpace, i: int) -> Supervised:
+def task_for(space: SearchSpace, i: int) -> Task:
     """One of several tasks that a space has networks for."""
+    if "language-model" in space.tasks:
+        return LanguageTask(7 + i)
     if "tabular" in space.tasks:
         return TabularTask(5 + i, 3)
     return SignalTask(1 + i, 20, 4) if "signals" in space.tasks else TASKS[i % len(TASKS)]
 
 
-def build(space: SearchSpace, arch: Arch, task: Supervised, scale: Mapping[str, int]) -> nn.Module:
+def build(space: SearchSpace, arch: Arch, task: Task, scale: Mapping[str, int]) -> nn.Module:
     """A network with numbers in all its weights and statistics, as after a training."""
     if "cells" in scale or space.name != "cell-cnn":
         made = make_scale(space, scale)
@@ -88,11 +96,11 @@ def build(space: SearchSpace, arch: Arch, task: Supervised, scale: Mapping[str, 
     return network
 
 
-def write(build: Callable[[], nn.Module], task: Supervised, trained: nn.Module | None = None) -> str:
+def write(build: Callable[[], nn.Module], task: Task, trained: nn.Module | None = None) -> str:
     return codegen.python(build, task, title="A network", facts={"val_acc": "0.9"}, trained=trained)
 
 
-def written(space: SearchSpace, arch: Arch, task: Supervised, scale: Mapping[str, int]) -> str:
+def written(space: SearchSpace, arch: Arch, task: Task, scale: Mapping[str, int]) -> str:
     """Checked code for a network of a space."""
     trained = build(space, arch, task, scale)
     return check(lambda: build(space, arch, task, scale), task, trained)
@@ -111,21 +119,21 @@ def run(text: str) -> dict[str, Any]:
     return variables
 
 
-def check(make: Callable[[], nn.Module], task: Supervised, network: nn.Module | None = None) -> str:
+def check(make: Callable[[], nn.Module], task: Task, network: nn.Module | None = None) -> str:
     """Write code for a network and compare them; the code."""
     network = make() if network is None else network
     text = write(make, task, network)
     model: nn.Module = run(text)["Model"]()
     model.load_state_dict(network.state_dict())
-    images = torch.rand(task.example(4)[0].shape)
+    inputs = inputs_of(task, 4)
     with torch.no_grad():
-        torch.testing.assert_close(model.eval()(images), network.eval()(images), rtol=1e-5, atol=1e-5)
-    if images.numel() > 4:
-        output, expected = model.train()(images), network.train()(images)
+        torch.testing.assert_close(said(model.eval(), inputs), said(network.eval(), inputs), rtol=1e-5, atol=1e-5)
+    if inputs[0].numel() > 4:
+        output, expected = model.train()(*inputs), network.train()(*inputs)
         torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
         (output[0] if isinstance(output, tuple) else output).sum().backward()
     else:
-        model.eval()(images).sum().backward()
+        said(model.eval(), inputs).sum().backward()  # type: ignore[no-untyped-call]  # torch's stub
     assert any(parameter.grad is not None for parameter in model.parameters())
     return text
 
@@ -148,6 +156,8 @@ def test_code_computes_the_same(name: str, options: dict[str, Any], scale: dict[
     for i, arch in enumerate(samples(space, 3)):
         task = task_for(space, i)
         (tmp_path / f"model{i}.py").write_text(written(space, arch, task, scale))
+        if not isinstance(task, Supervised):
+            continue
         channels = task.example(1, "meta")[0].shape[1]
         data: dict[str, Any] = {"mean": [0.4] * channels, "std": [0.2] * channels}
         make = partial(build, space, arch, task, scale)
@@ -176,10 +186,10 @@ def test_every_space_is_there() -> None:
 @pytest.mark.parametrize("name", zoo.PUBLISHED)
 def test_published_networks(name: str) -> None:
     document = archfile.from_json(zoo.document(name))
-    scale = {**document.extra["scale"], "channels": 4}
+    scale = {**document.extra["scale"], "hidden" if "language-model" in document.space.tasks else "channels": 4}
     if "cells" in scale:
         scale["cells"] = 2
-    text = written(document.space, document.arch, TASKS[0], scale)
+    text = written(document.space, document.arch, task_for(document.space, 0), scale)
     assert "PARAMETERS" not in text, "it is source, not a list of operations"
 
 

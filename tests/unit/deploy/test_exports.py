@@ -16,17 +16,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nastool.core import archfile, files
+from nastool.core import archfile, files, registry, zoo
 from nastool.core.errors import InputError, NastoolError
 from nastool.core.space import SearchSpace, make_scale
 from nastool.core.values import Arch, Proposal
 from nastool.deploy import exports, models
 from nastool.evaluators.train import Train
+from nastool.nets import networks
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images.data import load, read_image
 from nastool.tasks.images.task import ImageTask
+from nastool.tasks.language.task import LanguageTask
 from tests.helpers.running import Run
 from tests.unit.deploy import test_codegen
 
@@ -258,8 +260,12 @@ def model(space: SearchSpace, arch: Arch, scale: dict[str, int]) -> models.Model
     )
 
 
-FIRST = {name: (options, scale) for name, options, scale in reversed(test_codegen.SPACES)}
-"""The first of each space."""
+FIRST = {
+    name: (options, scale)
+    for name, options, scale in reversed(test_codegen.SPACES)
+    if "images" in registry.load("space", name).tasks
+}
+"""The first of each space for images."""
 
 
 @pytest.mark.slow
@@ -274,6 +280,26 @@ def test_every_space_round_trips(name: str, form: str, tmp_path: Path) -> None:
     found = [write(model(space, arch, scale), tmp_path / "a", images) for arch in test_codegen.samples(space, 50)]
     assert len(found) == 50 and max(found) < 1e-4
     print(f"{name} {form}: largest difference {max(found):.1e}")
+
+
+@pytest.mark.parametrize(("name", "form"), [("enas-lm", "pt2"), ("nas-cell", "onnx")])
+def test_a_network_for_texts_is_exported_step_by_step(name: str, form: str, tmp_path: Path) -> None:
+    """It takes a token and the state before it, and returns logits and the state after it."""
+    if form == "onnx":
+        pytest.importorskip("onnxscript")
+    document = archfile.from_json(zoo.document(name))
+    task, scale = LanguageTask(7), make_scale(document.space, {"hidden": 4})
+    network = networks.build(document.space, document.arch, task, scale).eval()
+    found = models.Model(network, document.space, document.arch, scale, task, (), (), (), Path("a.safetensors"), {})
+    states = 1 if name == "enas-lm" else 2
+    assert exports.takes(found, False) == " and ".join(["int64 (N, 1)", *["float32 (N, 4)"] * states])
+    write = exports.pt2 if form == "pt2" else exports.onnx
+    assert write(found, tmp_path / "a", exports.examples(found)[0]) < 1e-5
+    if form == "pt2":
+        tokens, state = torch.tensor([[1], [5], [3]]), tuple(torch.randn(3, 4) for _ in range(states))
+        logits, after = torch.export.load(str(tmp_path / "a")).module()(tokens, state)
+        wanted, wanted_after = network(tokens, state)
+        torch.testing.assert_close((logits, after), (wanted, wanted_after))
 
 
 def test_onnx_says_what_it_needs(

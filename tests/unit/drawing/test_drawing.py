@@ -414,9 +414,9 @@ def test_what_is_drawn_of_a_network_adds_up(name: str) -> None:
 
     space = space_of(name)
     low = {field: 4 if field == "channels" else 2 for field in options.of(space.Scale)}
-    low |= {"stem": 3, "auxiliary": 0, "twice": 0, "widen": 1, "concat": 1}
+    low |= {"stem": 3, "auxiliary": 0, "twice": 0, "widen": 1, "concat": 1, "tied": 1, "bias": 1, "edges": 0}
     scale = make_scale(space, {field: low[field] for field in options.of(space.Scale)})
-    task = task_of(space, height=32, width=32, classes=10)
+    task = task_of(space, height=32, width=32, classes=10, vocabulary=10)
     for arch in samples(space, 2, seed=7):
         with torch.device("meta"):
             network = networks.build(space, arch, task, scale)
@@ -424,7 +424,7 @@ def test_what_is_drawn_of_a_network_adds_up(name: str) -> None:
         costs = [node.cost for node in section.nodes if node.cost is not None]
         assert sum(cost.params for cost in costs) == networks.count_params(network)
         assert sum(cost.flops for cost in costs) == networks.count_flops(network, task)
-        assert costs[0].shape == tuple(task.example(1, "meta")[0].shape[1:]) and costs[-1].shape[0] == 10
+        assert costs[0].shape == tuple(task.example(1, "meta")[0].shape[1:]) and 10 in costs[-1].shape
         assert all(cost.shape for cost in costs)
         lines = drawing.text(space, arch, task, scale, width=60).splitlines()
         assert all(cells(line) <= 60 for line in lines)
