@@ -170,9 +170,9 @@ class RecurrentCell(SearchSpace):
         nodes = [Node("x", "input x(t)", "end"), Node("h", "last output h(t-1)", "end")]
         edges = [Edge("x", "0"), Edge("h", "0")]
         for number in range(self.nodes):
-            parts = (f"nodes.{number - 1}",) if number else ("of_input", "of_state")
+            parts = (f"nodes.{number - 1}",) if number else ("of_input", "of_state", "first")
             label = f"{number}: {chosen[f'node{number}.act']}"
-            nodes.append(Node(str(number), label, modules=tuple(f"recurrent.{part}" for part in parts)))
+            nodes.append(Node(str(number), label, "linear", modules=tuple(f"recurrent.{part}" for part in parts)))
             if number:
                 edges.append(Edge(chosen.get(f"node{number}.input", "0"), str(number)))
         nodes.append(Node("out", "output h(t): mean" if len(out) > 1 else "output h(t)", "end"))

@@ -97,26 +97,25 @@ class RecurrentTree(SearchSpace):
     def diagram(self, arch: Arch, scale: Scale | None = None) -> list[Section]:
         """The cell, and with a scale the network."""
         chosen = self._chosen(arch)
-        signs = {"add": "+", "elem_mult": "*"}
 
         def label(name: str, what: str) -> str:
-            return f"{what}: {chosen[f'{name}.act']}({signs[chosen[f'{name}.combine']]})"
+            return f"{what}: {chosen[f'{name}.combine']}, {chosen[f'{name}.act']}"
 
-        nodes = [Node("c", "c(t-1)", "end")]
+        nodes = [Node("c", "last memory c(t-1)", "end")]
         edges = []
         last = len(self.names) - 1
         for number, name in enumerate(self.names):
-            details = (f"W{number} x(t), U{number} h(t-1)",) if number < self.base else ()
-            kept = ("before the activation: c(t)",) if chosen["index.cell"] == str(number) else ()
-            nodes.append(Node(name, label(name, str(number)), details=(*details, *kept)))
-            value = name
-            if chosen["index.inject"] == str(number):
-                nodes.append(Node("inject", label("inject", "inject")))
-                edges += [Edge("c", "inject"), Edge(name, "inject")]
+            leaf, value = number < self.base, str(number)
+            details = (f"W{number} x(t), U{number} h(t-1)",) if leaf else ()
+            kept = ("before activation: c(t)",) if chosen["index.cell"] == value else ()
+            nodes.append(Node(value, label(name, value), "linear" if leaf else "cell", (*details, *kept)))
+            if chosen["index.inject"] == value:
+                nodes.append(Node("inject", label("inject", "inject"), "cell"))
+                edges += [Edge("c", "inject"), Edge(value, "inject")]
                 value = "inject"
-            edges.append(Edge(value, self.names[self._reader(number)] if number < last else "out"))
-        nodes.append(Node("out", "h(t)", "end"))
-        cell = Section("cell", tuple(nodes), tuple(edges), note="+ and * combine two tensors, element by element.")
+            edges.append(Edge(value, str(self._reader(number)) if number < last else "out"))
+        nodes.append(Node("out", "output h(t)", "end"))
+        cell = Section("cell", tuple(nodes), tuple(edges))
         return [cell] if scale is None else [cell, around(bool(scale.tied))]
 
     # --- the network
