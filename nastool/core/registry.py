@@ -336,6 +336,10 @@ def task_for(data: str) -> type[Task]:
     if data.endswith((".csv", ".npz")):
         fit = [f"{kind}{data}" for kind in kinds if (kind == "csv:") == data.endswith(".csv")]
         raise InputError(f"--data {short(data)}: say what is in it: {' or '.join(map(short, fit))}")
+    of_texts = [known for task in tasks() if task.file.endswith(".txt") for known in task.datasets if ":" in known]
+    if data.endswith(".txt") and of_texts:
+        fit = [short(f"{known.partition(':')[0]}:{data}") for known in of_texts]
+        raise InputError(f"--data {short(data)}: say what is in it: {' or '.join(fit)}")
     name, _ = plugin_files.split(data)
     if name is None:
         raise InputError(f"no data set {data!r}; {hint(data, datasets())}{_of_no_file(data)}")

@@ -33,6 +33,8 @@ MOST_WORDS = 10_000
 """Size of the vocabulary of a text that was not prepared, as Mikolov's Penn Treebank has it."""
 LONGEST = 10_000
 """Characters without a blank, or blanks, from which on a file is no text."""
+BYTES = 16
+"""Memory that a token takes while a text is read and split."""
 HELD_OUT = 0.1
 """Part of a text, its end, that is for testing, and of the rest for validation, where there are no files of these."""
 SUFFIXES = (".txt", ".tokens", ".text", ".raw")
@@ -121,22 +123,27 @@ class Reader:
         return self._tokens(name, iter([content]), len(content))
 
     def _tokens(self, path: str, chunks: Iterator[bytes], size: int) -> Tokens:
+        """size: bytes of all chunks, if known."""
         found: list[Tokens] = []
-        done = 0
-        for piece in self._pieces(path, chunks):
+        for piece, share in self._pieces(path, chunks, size):
             found.append(np.fromiter(map(self._places.__getitem__, piece), np.int32, len(piece)))
-            done += len(piece)
-        if not done:
+            now = sum(map(len, found)) / share
+            self.limit.check(path, round(BYTES * (self._read + now)) + 150 * len(self._places))
+        self._read += sum(map(len, found))
+        if not found:
             raise InputError(f"{path} is empty: give a text")
         end = self._places[ENDS[self.unit]]
         if found[-1][-1] != end:
             found.append(np.array([end], np.int32))
         return np.concatenate(found)
 
-    def _pieces(self, path: str, chunks: Iterator[bytes]) -> Iterator[Sequence[str]]:
-        """Tokens by and by, but for a last end of a line that is not there; never an empty sequence."""
+    def _pieces(self, path: str, chunks: Iterator[bytes], size: int) -> Iterator[tuple[Sequence[str], float]]:
+        """Tokens by and by, but for a last end of a line that is not there, and the share of the file that is read.
+
+        It is never an empty sequence.
+        """
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        line, rest, fresh = 1, "", True
+        line, rest, fresh, done = 1, "", True, 0
         for raw in itertools.chain(chunks, [b""]):
             try:
                 text = decoder.decode(raw, not raw)
@@ -147,6 +154,7 @@ class Reader:
                 line += text[: text.index("\0")].count("\n")
                 raise InputError(f"{path}, line {line}: holds a NUL character, so it is no text: give one")
             self.digest.update(raw)
+            done += len(raw)
             line += text.count("\n")
             text = rest + text
             if self.unit == "word":
@@ -161,10 +169,8 @@ class Reader:
             if len(rest) > LONGEST:
                 what = "without a blank" if self.unit == "word" else "that are blanks"
                 raise InputError(f"{path}, line {line}: {LONGEST:,} characters {what}, so it is no text: give one")
-            self._read += len(piece)
-            self.limit.check(path, 8 * self._read + 150 * len(self._places))
             if piece:
-                yield piece
+                yield piece, min(1.0, done / max(size, 1))
 
 
 @dataclass(frozen=True)

@@ -160,9 +160,20 @@ def test_a_line_without_end_takes_no_more_memory_than_is_allowed(
     path = tmp_path / "train.txt"
     path.write_bytes(b"word of it " * 100_000)
     reader = text.Reader("word", Limit(0.0005))
-    with pytest.raises(InputError, match=r"train.txt takes .* more than the 0.5 MB allowed: .* give -E max_gigabytes="):
+    pieces_of = reader._pieces
+    seen = []
+
+    def watched(*given: Any) -> Any:
+        for one in pieces_of(*given):
+            seen.append(one)
+            yield one
+
+    monkeypatch.setattr(reader, "_pieces", watched)
+    with pytest.raises(
+        InputError, match=r"train.txt takes 4.8 MB of memory, more than the 0.5 MB allowed: .* give -E "
+    ):
         reader.file(path)
-    assert reader._read < 100_000
+    assert len(seen) == 1
 
 
 def test_the_made_up_text_is_always_the_same() -> None:
