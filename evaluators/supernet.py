@@ -33,19 +33,20 @@ if TYPE_CHECKING:
 
 
 class Supernet(TrainingEvaluator):
-    """One network that holds every architecture; an architecture's score is its accuracy with the shared weights.
+    """One network that holds every architecture; an architecture's score is how well it does with the shared weights.
 
-    The weights are trained on the training images, each minibatch on one child (Pham et al. 2018; Bender et al. 2018;
+    The weights are trained on the training data, each minibatch on one child (Pham et al. 2018; Bender et al. 2018;
     Li & Talwalkar 2019). With a strategy that has a policy, children are drawn from it; a proposal with a policy is
     one round: an epoch of the weights (the policy is left alone), then the policy's phase on minibatches of the
-    validation images (the weights are left alone). With any other strategy, children are drawn uniformly, all
+    validation data (the weights are left alone). With any other strategy, children are drawn uniformly, all
     epochs before the first score (random search with weight sharing, if the strategy is random search).
 
-    Metrics: shared_acc in [0, 1] and shared_loss in nats, of all validation images; after a round also train_loss and
+    Metrics: the task's, such as shared_acc and shared_loss, of all validation data; after a round also train_loss and
     what the policy reports. They rank architectures, roughly; they say little about what a network reaches that is
     trained by itself. Batch normalisation always uses the minibatch's own statistics: running means would mix
     those of all children. So scores are taken in batches of the recipe's batch_size (up to twice as many) in a
-    random order that is always the same, whatever the order and the size of the images.
+    random order that is always the same, whatever the order and the size of the images. Of a text each minibatch goes on
+    from the state in which the one before left off, though that was another child's, as in ENAS.
 
     Where memory runs out, training steps go in micro-batches, each normalised with its own statistics; the metric
     micro_batches says into how many parts. From then on all of its steps do.
@@ -88,13 +89,14 @@ class Supernet(TrainingEvaluator):
     def prepare(self) -> None:
         """Also read `weights`, if given. InputError: they are missing, damaged, or of other options.
 
-        InputError: there is one validation image, whose statistics would be those of a batch.
+        InputError: there is one validation example, whose statistics would be those of a batch.
         """
         super().prepare()
         if len(self.val_batches) < 2:
             raise InputError(
-                f"{self.data.name}: shared weights are scored with the statistics of a batch of validation images, and "
-                "there is only one: give more, or a larger part of the training images with -E val_fraction="
+                f"{self.data.name}: shared weights are scored with the statistics of a batch of validation "
+                f"{self.task.noun}s, and there is only one: give more, or a larger part of the training "
+                f"{self.task.noun}s with -E val_fraction="
             )
         if self.weights is not None and self._shared is None:
             self._shared = self._load()
@@ -245,11 +247,15 @@ class Supernet(TrainingEvaluator):
             return {**self._measured(shared, arch), **reported}
 
     def rewards(self, network: Network, archs: Sequence[Arch], batch: Batch) -> list[float]:
-        """The task's reward of each architecture on one batch."""
+        """The task's reward of each architecture on one batch; 0 where its output is no number any more."""
         with self.frozen(network) as children, self.cudnn(), self.autocast():
-            outputs = children.logits(archs, *self.task.inputs(batch))
-            found: list[float] = self.task.rewards(outputs, batch).tolist()
-        return found
+            inputs = self.task.inputs(batch)
+            if self.device.type == "cuda":
+                found: list[float] = self.task.rewards(children.logits(archs, *inputs), batch).tolist()
+            else:
+                reward = lambda output: self.task.rewards([output], batch).item()  # noqa: E731
+                found = children.logits(archs, *inputs, then=reward)
+        return [value if math.isfinite(value) else 0.0 for value in found]
 
     def _score(self, shared: SharedWeights, arch: Arch) -> dict[str, float]:
         found = self._measured(shared, arch)

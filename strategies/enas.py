@@ -52,6 +52,7 @@ class Settings:
     eps_outside: bool = False
     op_bias_later: float | None = None
     op_bias_learnt: float = 0.0
+    nearness: bool = False
 
 
 class ENAS(Strategy):
@@ -64,8 +65,10 @@ class ENAS(Strategy):
 
     The defaults are those of the authors' code: of its macro search for spaces with skip connections that are on or
     off, of its micro search for all others; but where no decision refers to an earlier layer or block, as in
-    NAS-Bench-201, the logits may be as large as in that benchmark's own runs of ENAS. An architecture has the
-    log-probability that it has in the code, with the same weights. Deviations from the code:
+    NAS-Bench-201, the logits may be as large as in that benchmark's own runs of ENAS. Where no operation has weights, as
+    in recurrent cells, they are those of the authors' later code for these, but for a learning rate for short searches
+    (there 0.00005). An architecture has the log-probability that it has in the code, with the same weights. Deviations
+    from the code:
 
     - The children of one step are compared on the same validation minibatch; the authors take one for each.
     - The entropy is that of the whole distributions, and a term of the loss (in their macro code: of the sampled
@@ -106,13 +109,14 @@ class ENAS(Strategy):
         op_tanh_reduce: float | None = None,
         op_bias: float | None = None,
         warmup: float | None = None,
-        entropy_weight: float = 0.0001,
-        baseline_decay: float = 0.99,
+        entropy_weight: float | None = None,
+        baseline_decay: float | None = None,
         skip_target: float = 0.4,
         skip_weight: float = 0.8,
         eps_outside: bool | None = None,
         op_bias_later: float | None = None,
         op_bias_learnt: float | None = None,
+        nearness: bool | None = None,
     ) -> None:
         """Makes a strategy with a controller as it is initialised.
 
@@ -122,11 +126,11 @@ class ENAS(Strategy):
                 weights' phase that there are 50 (30 without skip connections) on CIFAR-10, as published, but at least
                 10.
             children: Number of children sampled for each step, >= 1; by default 20 with skip connections, else 10.
-            lr: Learning rate of Adam, in (0, 1]; by default 0.001 or 0.0035.
+            lr: Learning rate of Adam, in (0, 1]; by default 0.001, without skip connections 0.0035.
             hidden: Units of the LSTM, in [1, 1000].
-            temperature: Divisor of the logits, in [0.001, 1000].
+            temperature: Divisor of the logits, in [0.001, 1000]; by default 5 where no operation has weights, else 1.
             tanh_constant: Bound of the logits, in [0.001, 1000]; by default 1.5 or 1.1, or 2.5 where no decision refers
-                to another place.
+                to another place, 2.25 where no operation has weights.
             op_tanh_reduce: Divisor of that bound for all decisions but those for an earlier layer or block, in [0.001,
                 1000]; by default 1, in micro spaces 2.5.
             op_bias: Number that is added to the logits of operations with weights and subtracted from those of others
@@ -141,33 +145,40 @@ class ENAS(Strategy):
             warmup: Share of rounds, in [0, 1), in which the controller is left as it is; by default 0, or 0.5 where no
                 decision refers to another place: the larger the logits, the sooner the controller settles on what
                 learns fast, which is then all that is trained.
-            entropy_weight: Weight of the controller's entropy, in [0, 1000].
-            baseline_decay: Decay of the moving average of rewards, in [0, 1).
+            nearness: Decisions for an earlier place prefer near ones: of one d places back the logit is lower by
+                d^2 / 6, and as the controller's next input it is divided by 0.1 + d; by default where no operation
+                has weights.
+            entropy_weight: Weight of the controller's entropy, in [0, 1000]; by default 0.0001, or 0.00001 where no
+                operation has weights.
+            baseline_decay: Decay of the moving average of rewards, in [0, 1); by default 0.99, or 0.999 likewise.
             skip_target: Rate of skip connections, in (0, 1).
             skip_weight: Weight of diverging from that rate, in [0, 1000].
         """
         super().__init__(space, seed=seed)
         macro = any(decision.is_switch for decision in space.decisions)
-        micro = any(decision.refers for decision in space.decisions) and not macro
+        options = [option for decision in space.decisions if not decision.refers for option in decision.options]
+        bare = not macro and not any(map(has_weights, options))
+        micro = any(decision.refers for decision in space.decisions) and not macro and not bare
         self.settings = Settings(
             steps=steps,
-            steps_per_minibatch=50 / 351 if macro else 30 / 281,
+            steps_per_minibatch=50 / 351 if macro else 25 / 1327 if bare else 30 / 281,
             children=(20 if macro else 10) if children is None else children,
             candidates=candidates,
             lr=(0.001 if macro else 0.0035) if lr is None else lr,
             hidden=hidden,
-            temperature=temperature,
-            tanh_constant=(1.5 if macro else 1.1 if micro else 2.5) if tanh_constant is None else tanh_constant,
+            temperature=5.0 if temperature is None and bare else temperature,
+            tanh_constant=_given(tanh_constant, 1.5 if macro else 1.1 if micro else 2.25 if bare else 2.5),
             op_tanh_reduce=(2.5 if micro else 1.0) if op_tanh_reduce is None else op_tanh_reduce,
-            op_bias=(0.0 if macro else 0.47) if op_bias is None else op_bias,
-            warmup=(0.0 if macro or micro else 0.5) if warmup is None else warmup,
-            entropy_weight=entropy_weight,
-            baseline_decay=baseline_decay,
+            op_bias=_given(op_bias, 0.0 if macro or bare else 0.47),
+            warmup=_given(warmup, 0.0 if macro or micro or bare else 0.5),
+            entropy_weight=_given(entropy_weight, 1e-5 if bare else 1e-4),
+            baseline_decay=_given(baseline_decay, 0.999 if bare else 0.99),
             skip_target=skip_target,
             skip_weight=skip_weight,
             eps_outside=bool(eps_outside),
             op_bias_later=op_bias_later if op_bias is not None or not micro or op_bias_later is not None else 0.22,
             op_bias_learnt=op_bias_learnt or 0.0,
+            nearness=bare if nearness is None else nearness,
         )
         _check(self.settings)
         self.guess: Arch | None = None
@@ -236,6 +247,7 @@ class ENASPolicy:
             tanh_constant=settings.tanh_constant,
             op_tanh_reduce=settings.op_tanh_reduce,
             bias=lambda i, option: sizes[i] if has_weights(option) else -sizes[i],
+            nearness=settings.nearness,
             learnt_bias=(lambda option: learnt if has_weights(option) else 0.0) if learnt else None,
             generator=torch.Generator().manual_seed(seed),
         )
@@ -329,6 +341,10 @@ class ENASPolicy:
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         self.learner.load_state_dict(state)
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def in_first_cell(decisions: Sequence[Decision]) -> list[bool]:

@@ -12,6 +12,8 @@ An LSTM makes the decisions in the space's `policy_order`. What a decision is fo
 - *point* (micro index): a decision whose options stand for places is a softmax over such q. Next input: the anchor
   chosen.
 - *choose*: any other decision is a softmax over a linear map of h. Next input: the option's embedding.
+- With *nearness*, a decision for a place prefers those before it that are near, as in ENAS' code for recurrent cells:
+  of one that is d places back, the logit is lower by d^2 / 6, and as an input its anchor is divided by 0.1 + d.
 - The *anchor* of a place is the hidden state of its last step where that is a selection (macro), else that of one more
   step after it (micro; the first layer of macro), after which comes the start token. Places that point take that step
   whether they are referred to or not, so that each cell begins with the start token. A place without decisions, an
@@ -107,6 +109,7 @@ class Controller(nn.Module):
         op_tanh_reduce: float = 1.0,
         init: float = 0.1,
         shared_heads: bool = True,
+        nearness: bool = False,
         bias: Callable[[int, str], float] | None = None,
         learnt_bias: Callable[[str], float] | None = None,
         generator: torch.Generator,
@@ -115,7 +118,7 @@ class Controller(nn.Module):
 
         tanh_constant: then logits become this times their tanh, so none exceeds it, > 0; of ordinary decisions it is
         divided by op_tanh_reduce, > 0 (2.5 in the micro space). None: neither. init: parameters are
-        drawn uniformly within +-init, > 0. shared_heads: see `plan`. bias: of an ordinary decision, by its index, and
+        drawn uniformly within +-init, > 0. shared_heads: see `plan`. nearness: see above. bias: of an ordinary decision, by its index, and
         its option, added to the logit last and not learnt; None: 0. learnt_bias: of an option, added to its logit
         before all else, where it begins: it is learnt; None: there is none. ValueError on a bad value.
         """
@@ -135,6 +138,7 @@ class Controller(nn.Module):
         self.temperature = temperature
         self.tanh_constant = tanh_constant
         self.op_tanh_reduce = op_tanh_reduce
+        self.nearness = nearness
         order = space.policy_order if isinstance(space, Ordered) else tuple(range(len(space.decisions)))
         self.steps = plan(space.decisions, shared_heads, order)
         self.parts = parts_of(self.steps, space.decisions)
@@ -320,6 +324,8 @@ class Controller(nn.Module):
             done.slope = done.slope * constant * (1 - bent * bent)
         if step.kind == "choose":
             logits = logits + self.biases[step.columns[0]].numpy()
+        if self.nearness and step.kind == "point":
+            logits = logits - _distances(logits.shape[1]) ** 2 / 6
         if step.kind == "select":
             twice = 2 * logits
             on = np.minimum(twice, 0) - np.log1p(np.exp(-np.abs(twice)))
@@ -337,10 +343,13 @@ class Controller(nn.Module):
             return w[f"embeddings.{step.head}"][done.picked]
         if step.kind == "point":
             done.picked = self.numbers[done.refers][picked[:, 0]]
-            return anchors[done.picked, np.arange(len(picked))]
+            if self.nearness:
+                done.shares = 1 / (0.1 + _distances(len(step.refers))[picked])
+            found: Floats = anchors[done.picked, np.arange(len(picked))]
+            return found if done.shares is None else found * done.shares
         on = (picked if active is None else picked * active).astype(np.float32)
         done.shares = on / (1 + on.sum(1, keepdims=True))
-        found: Floats = (done.shares.T[..., None] * anchors[done.refers]).sum(0)
+        found = (done.shares.T[..., None] * anchors[done.refers]).sum(0)
         return found
 
     def _gradients(self, walk: Walk, of_logits: Mapping[int, Floats]) -> dict[str, Floats]:
@@ -392,7 +401,7 @@ class Controller(nn.Module):
                     of_h = of_h + of_query @ w["attend_state"].T
                     add_at(of_keys, done.refers, inner)
                     if step.kind == "point":
-                        of_anchors[done.picked, rows] += of_next
+                        of_anchors[done.picked, rows] += of_next if done.shares is None else of_next * done.shares
                     else:
                         add_at(of_anchors, done.refers, done.shares.T[..., None] * of_next)
             elif step.kind == "anchor":
@@ -421,3 +430,8 @@ class Controller(nn.Module):
                 states, gradients = (np.concatenate(side) for side in zip(*pairs, strict=True))
                 found[name] = states.T @ gradients
         return found
+
+
+def _distances(options: int) -> Floats:
+    """How many places back each is that a decision may point at; the last one is the place before."""
+    return np.arange(options, 0, -1, dtype=np.float32)

@@ -13,10 +13,15 @@ FEW = 0.1
 MANY = 0.8
 """An architecture is dominated by operations without weights if more than this share of its operations have none."""
 
+WEIGHTLESS = frozenset(
+    {"none", "zero", "skip_connect", "identity", "skip", "tanh", "relu", "sigmoid", "add", "elem_mult"}
+)
+"""Operations without weights, beside pooling."""
+
 
 def has_weights(option: str) -> bool:
     """Whether an option is an operation with weights, going by the field's names."""
-    return not ("pool" in option or option in ("none", "zero", "skip_connect", "identity", "skip"))
+    return not ("pool" in option or option in WEIGHTLESS)
 
 
 def weightless_share(space: SearchSpace, arch: Arch) -> float | None:

@@ -117,26 +117,31 @@ class OnePass:
             for module in {*self.norms, *self.sites}:
                 del module.__dict__["forward"]
 
-    def logits(self, archs: Sequence[Arch], images: Tensor) -> list[Tensor]:
-        """What the network makes of the images as each of these children. Draws of dropout are each child's own."""
+    def logits(
+        self, archs: Sequence[Arch], images: Tensor, then: Callable[[Any], Any] = lambda output: output
+    ) -> list[Any]:
+        """What the network makes of the images as each of these children. Draws of dropout are each child's own.
+
+        then: is given each output, and what it makes of it is returned instead; on a CPU before the next is computed.
+        """
         most = len(archs)
         if self.grouped:
             most = min(most, self.most or most, max(1, LARGEST // images.numel()))
-        found: list[Tensor] = []
+        found: list[Any] = []
         while len(found) < len(archs):
             try:
-                found += self._pass(archs[len(found) : len(found) + most], images)
+                found += self._pass(archs[len(found) : len(found) + most], images, then)
             except RuntimeError as error:
                 if most == 1 or fault_of(error) != "memory":
                     raise
                 self.most = most = most // 2
         return found
 
-    def _pass(self, archs: Sequence[Arch], images: Tensor) -> list[Tensor]:
+    def _pass(self, archs: Sequence[Arch], images: Tensor, then: Callable[[Any], Any]) -> list[Any]:
         with torch.no_grad():  # not in inference mode, where no versions are counted
             if not self.apart and len(archs) > 1:
                 try:
-                    return self._recorded(archs, images)
+                    return self._recorded(archs, images, then)
                 except Exception as error:
                     if fault_of(error) is not None:
                         raise
@@ -145,10 +150,10 @@ class OnePass:
             found = []
             for arch in archs:
                 self.network.select(arch)
-                found.append(self.network(images))
+                found.append(then(self.network(images)))
             return found
 
-    def _recorded(self, archs: Sequence[Arch], images: Tensor) -> list[Tensor]:
+    def _recorded(self, archs: Sequence[Arch], images: Tensor, then: Callable[[Any], Any]) -> list[Any]:
         # On a CPU neighbours with a long common beginning keep what is shared for the shortest time.
         indices = range(len(archs))
         order = indices if self.random or self.grouped else sorted(indices, key=lambda i: archs[i].choices)
@@ -160,7 +165,7 @@ class OnePass:
                 outputs[i] = self.network(images)
         finally:
             self.recording = None
-        return recording.compute(outputs)
+        return recording.compute(outputs, order, then)
 
     # --- what takes the place of modules' forward
 
@@ -241,17 +246,24 @@ class _Recording:
 
     # --- computing
 
-    def compute(self, outputs: Sequence[Any]) -> list[Tensor]:
+    def compute(self, outputs: Sequence[Any], order: Iterable[int], then: Callable[[Any], Any]) -> list[Any]:
         self.complete = True
         for output in outputs:
-            if isinstance(output, Later):
-                output.readers += 1
+            for part in _laters(output):
+                part.readers += 1
         if self.one_pass.grouped:
             self._by_site()
-        else:
-            for later in self.calls:
-                self.compute_alone(later)
-        found: list[Any] = [output.value if isinstance(output, Later) else output for output in outputs]
+            return [then(_values(output)) for output in outputs]
+        found: list[Any] = list(outputs)
+        for i in order:
+            for part in _laters(found[i]):
+                self.compute_alone(part)
+            values = _values(found[i])
+            for part in _laters(found[i]):
+                part.readers -= 1
+                if not part.readers:
+                    part.value = None
+            found[i] = then(values)
         return found
 
     def compute_alone(self, later: Later) -> None:
@@ -393,6 +405,18 @@ class _Run:
         if step is added:
             return (step, self.values[0].shape, self.values[0].dtype)
         return (step, *((v.shape, v.dtype) if isinstance(v, Tensor) else v for v in self.values))
+
+
+def _laters(output: Any) -> list[Later]:
+    """What is still to be computed of what a network returned."""
+    return [part for part in (output if isinstance(output, tuple) else (output,)) if isinstance(part, Later)]
+
+
+def _values(output: Any) -> Any:
+    """The tensors of what a network returned."""
+    if isinstance(output, tuple):
+        return tuple(map(_values, output))
+    return output.value if isinstance(output, Later) else output
 
 
 def _mixes_next(run: _Run) -> bool:

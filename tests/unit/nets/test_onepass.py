@@ -238,11 +238,11 @@ def test_as_many_children_at_once_as_fit(monkeypatch: pytest.MonkeyPatch, error:
     groups: list[int] = []
     recorded = one_pass._recorded
 
-    def small(archs: Sequence[Arch], x: Tensor) -> list[Tensor]:
+    def small(archs: Sequence[Arch], x: Tensor, then: Any) -> list[Tensor]:
         groups.append(len(archs))
         if len(archs) > 3:
             raise error
-        return recorded(archs, x)
+        return recorded(archs, x, then)
 
     monkeypatch.setattr(one_pass, "_recorded", small)
     for _ in range(2):
