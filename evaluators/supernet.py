@@ -45,8 +45,8 @@ class Supernet(TrainingEvaluator):
     what the policy reports. They rank architectures, roughly; they say little about what a network reaches that is
     trained by itself. Batch normalisation always uses the minibatch's own statistics: running means would mix
     those of all children. So scores are taken in batches of the recipe's batch_size (up to twice as many) in a
-    random order that is always the same, whatever the order and the size of the images. Of a text each minibatch goes on
-    from the state in which the one before left off, though that was another child's, as in ENAS.
+    random order that is always the same, whatever the order and the size of the images. Of a text each minibatch
+    goes on from the state in which the one before left off, though that was another child's, as in ENAS.
 
     Where memory runs out, training steps go in micro-batches, each normalised with its own statistics; the metric
     micro_batches says into how many parts. From then on all of its steps do.

@@ -118,8 +118,8 @@ class Controller(nn.Module):
 
         tanh_constant: then logits become this times their tanh, so none exceeds it, > 0; of ordinary decisions it is
         divided by op_tanh_reduce, > 0 (2.5 in the micro space). None: neither. init: parameters are
-        drawn uniformly within +-init, > 0. shared_heads: see `plan`. nearness: see above. bias: of an ordinary decision, by its index, and
-        its option, added to the logit last and not learnt; None: 0. learnt_bias: of an option, added to its logit
+        drawn uniformly within +-init, > 0. shared_heads: see `plan`. nearness: see above. bias: of an ordinary
+        decision, by its index, and its option, added to the logit last and not learnt; None: 0. learnt_bias: of an option, added to its logit
         before all else, where it begins: it is learnt; None: there is none. ValueError on a bad value.
         """
         super().__init__()
