@@ -249,12 +249,12 @@ class Supernet(TrainingEvaluator):
     def rewards(self, network: Network, archs: Sequence[Arch], batch: Batch) -> list[float]:
         """The task's reward of each architecture on one batch; 0 where its output is no number any more."""
         with self.frozen(network) as children, self.cudnn(), self.autocast():
-            inputs = self.task.inputs(batch)
+            (inputs,) = self.task.inputs(batch)
             if self.device.type == "cuda":
-                found: list[float] = self.task.rewards(children.logits(archs, *inputs), batch).tolist()
+                found: list[float] = self.task.rewards(children.logits(archs, inputs), batch).tolist()
             else:
                 reward = lambda output: self.task.rewards([output], batch).item()  # noqa: E731
-                found = children.logits(archs, *inputs, then=reward)
+                found = children.logits(archs, inputs, then=reward)
         return [value if math.isfinite(value) else 0.0 for value in found]
 
     def _score(self, shared: SharedWeights, arch: Arch) -> dict[str, float]:

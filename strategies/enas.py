@@ -67,8 +67,8 @@ class ENAS(Strategy):
     off, of its micro search for all others; but where no decision refers to an earlier layer or block, as in
     NAS-Bench-201, the logits may be as large as in that benchmark's own runs of ENAS. Where no operation has weights,
     as in recurrent cells, they are those of the authors' later code for these, but for a learning rate for short
-    searches (there 0.00005). An architecture has the log-probability that it has in the code, with the same weights. Deviations
-    from the code:
+    searches (there 0.00005). An architecture has the log-probability that it has in the code, with the same weights.
+    Deviations from the code:
 
     - The children of one step are compared on the same validation minibatch; the authors take one for each.
     - The entropy is that of the whole distributions, and a term of the loss (in their macro code: of the sampled

@@ -119,8 +119,9 @@ class Controller(nn.Module):
         tanh_constant: then logits become this times their tanh, so none exceeds it, > 0; of ordinary decisions it is
         divided by op_tanh_reduce, > 0 (2.5 in the micro space). None: neither. init: parameters are
         drawn uniformly within +-init, > 0. shared_heads: see `plan`. nearness: see above. bias: of an ordinary
-        decision, by its index, and its option, added to the logit last and not learnt; None: 0. learnt_bias: of an option, added to its logit
-        before all else, where it begins: it is learnt; None: there is none. ValueError on a bad value.
+        decision, by its index, and its option, added to the logit last and not learnt; None: 0. learnt_bias: of an
+        option, added to its logit before all else, where it begins: it is learnt; None: there is none. ValueError on a
+        bad value.
         """
         super().__init__()
         if hidden < 1:
@@ -343,10 +344,11 @@ class Controller(nn.Module):
             return w[f"embeddings.{step.head}"][done.picked]
         if step.kind == "point":
             done.picked = self.numbers[done.refers][picked[:, 0]]
-            if self.nearness:
-                done.shares = 1 / (0.1 + _distances(len(step.refers))[picked])
             found: Floats = anchors[done.picked, np.arange(len(picked))]
-            return found if done.shares is None else found * done.shares
+            if self.nearness:
+                done.shares = (1 / (0.1 + _distances(len(step.refers))[picked])).astype(np.float32)
+                found *= done.shares
+            return found
         on = (picked if active is None else picked * active).astype(np.float32)
         done.shares = on / (1 + on.sum(1, keepdims=True))
         found = (done.shares.T[..., None] * anchors[done.refers]).sum(0)
@@ -401,7 +403,7 @@ class Controller(nn.Module):
                     of_h = of_h + of_query @ w["attend_state"].T
                     add_at(of_keys, done.refers, inner)
                     if step.kind == "point":
-                        of_anchors[done.picked, rows] += of_next if done.shares is None else of_next * done.shares
+                        of_anchors[done.picked, rows] += of_next * done.shares if self.nearness else of_next
                     else:
                         add_at(of_anchors, done.refers, done.shares.T[..., None] * of_next)
             elif step.kind == "anchor":

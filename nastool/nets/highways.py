@@ -157,7 +157,7 @@ def _forward(
     for t in range(steps):
         before, place = outputs[t], 0
         of_step, wide = states[t if keep else 0], values[t if keep else 0]
-        parts = wide.split(sizes, 1)
+        parts = wide.split_with_sizes(sizes, 1)
         own = of_step.unbind(1)
         start = 0
         for i, (group, matrix, count) in enumerate(columns):
@@ -216,7 +216,8 @@ class _Highways(torch.autograd.Function):
         sizes = [size for group in plan.groups for size in (len(group.nodes) * width,) * 2]
         for t in range(steps - 1, -1, -1):
             torch.mul((of_before + of_outputs[t])[:, None], share, out=of_states)
-            own, parts, of_parts = states[t].unbind(1), values[t].split(sizes, 1), products[t].split(sizes, 1)
+            own = states[t].unbind(1)
+            parts, of_parts = (each[t].split_with_sizes(sizes, 1) for each in (values, products))
             place, start = count, 2 * count * width
             for i in range(len(matrices) - 1, -1, -1):
                 group = plan.groups[i]
@@ -224,7 +225,8 @@ class _Highways(torch.autograd.Function):
                 place -= k
                 start -= 2 * k * width
                 source = outputs[t] if group.source < 0 else own[group.source]
-                value, gate, of_value, of_gate = *parts[2 * i : 2 * i + 2], *of_parts[2 * i : 2 * i + 2]
+                value, gate = parts[2 * i : 2 * i + 2]
+                of_value, of_gate = of_parts[2 * i : 2 * i + 2]
                 if k == 1:
                     of_new = of_one[place]
                     torch.sub(value, source, out=of_gate)

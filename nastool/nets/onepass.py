@@ -118,7 +118,7 @@ class OnePass:
                 del module.__dict__["forward"]
 
     def logits(
-        self, archs: Sequence[Arch], images: Tensor, then: Callable[[Any], Any] = lambda output: output
+        self, archs: Sequence[Arch], images: Tensor, *, then: Callable[[Any], Any] = lambda output: output
     ) -> list[Any]:
         """What the network makes of the images as each of these children. Draws of dropout are each child's own.
 
