@@ -60,6 +60,8 @@ def _walk(policy: Controller, choices: Tensor) -> list[tuple[Step, Tensor]]:
                 after_x = (on[..., None] * states).sum(1) / (1 + on.sum(1, keepdim=True))
                 if step.kind == "point":
                     after_x = states[torch.arange(n), picked[:, 0]]
+                    if policy.nearness:
+                        after_x = after_x / (0.1 + len(step.refers) - picked)
             x = torch.where(there, after_x, x)
         if step.place is not None:
             anchors[step.place] = zero if step.kind == "input" else h
@@ -84,4 +86,6 @@ def _logits(policy: Controller, step: Step, h: Tensor, keys: Mapping[str | None,
         logits = constant * torch.tanh(logits)
     if step.kind == "choose":
         logits = logits + policy.biases[step.columns[0]]
+    if step.kind == "point" and policy.nearness:
+        logits = logits - torch.arange(logits.shape[1], 0, -1.0) ** 2 / 6
     return torch.stack([-logits, logits], -1) if step.kind == "select" else logits[:, None]

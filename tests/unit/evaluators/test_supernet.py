@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -493,3 +495,70 @@ class TestScores:
         assert misfits(ENAS, NasBench201, registry.load("evaluator", "train")) == [
             "strategy enas needs 'policy', which space nasbench201 and evaluator train lack"
         ]
+
+
+@pytest.fixture(scope="module")
+def of_texts() -> Supernet:
+    space = registry.make("space", "recurrent-cell", given={"nodes": 4})
+    given: dict[str, Any] = {"data": "sentences", "train_size": 2000, "recipe": "default", "batch_size": 8}
+    evaluator = Supernet(space, **given, scale={"hidden": 8}, epochs=2, device="cpu")
+    evaluator.make_policy = ENAS.make_policy
+    evaluator.prepare()
+    return evaluator
+
+
+class TestTexts:
+    def test_a_round_and_a_score(self, of_texts: Supernet) -> None:
+        strategy = ENAS(of_texts.space, steps=2, children=3, candidates=2)
+        proposal = strategy.ask()
+        assert proposal is not None
+        found = of_texts.evaluate(0, proposal, seed=0, report=quiet).metrics
+        assert found["shared_ppl"] == pytest.approx(np.exp(found["shared_loss"]))
+        assert 0 < found["reward"] < 80 and "switch_rate" not in found
+
+    def test_rewards_in_one_pass_are_those_of_each_child(
+        self, of_texts: Supernet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        network = of_texts.supernet()
+        batch = next(of_texts.val_batches.minibatches(8, torch.Generator().manual_seed(0)))
+        archs = [arch(seed, of_texts.space) for seed in range(5)]
+        found = of_texts.rewards(network, archs, batch)
+        embedded = []
+        embed = torch.nn.functional.embedding
+
+        def counted(*args: Any, **kwargs: Any) -> Tensor:
+            embedded.append(1)
+            return embed(*args, **kwargs)
+
+        monkeypatch.setattr("torch.nn.functional.embedding", counted)
+        assert of_texts.rewards(network, archs, batch) == found
+        assert len(embedded) == 1  # for all of them
+        network.eval()
+        for each, reward in zip(archs, found, strict=True):
+            network.select(each)
+            with torch.no_grad():
+                right = of_texts.task.rewards([network(batch[0])], batch)
+            assert reward == pytest.approx(right.item())
+
+    def test_a_child_whose_output_is_no_number_is_worth_nothing(self, of_texts: Supernet) -> None:
+        network = of_texts.supernet()
+        batch = next(of_texts.val_batches.minibatches(8, torch.Generator().manual_seed(0)))
+        with torch.no_grad():
+            network.get_parameter("network.recurrent.of_state.weight").fill_(torch.nan)
+        assert of_texts.rewards(network, [arch(0, of_texts.space)], batch) == [0.0]
+
+    def test_a_minibatch_goes_on_from_the_state_of_another_child(self, of_texts: Supernet) -> None:
+        network = of_texts.supernet()
+        states: list[Any] = []
+
+        def note(module: object, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+            states.append((inputs[1], output[1]))
+
+        network.get_submodule("network.recurrent").register_forward_hook(note)
+        shared = SharedWeights(
+            network, of_texts.training(network, of_texts.recipe, 0), of_texts.val_batches, nullcontext, lambda *_: []
+        )
+        epoch(shared, [arch(seed, of_texts.space) for seed in shared.steps])
+        assert states[0][0] is None and len(states) > 2
+        for (_, (left,)), ((begun,), _) in pairwise(states):
+            assert torch.equal(left, begun) and not begun.requires_grad and bool(begun.any())

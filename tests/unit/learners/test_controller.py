@@ -167,6 +167,7 @@ def biased(i: int, option: str) -> float:
         {"tanh_constant": 1.5, "hidden": 16},
         {"temperature": 5.0, "tanh_constant": 1.1, "op_tanh_reduce": 2.5, "shared_heads": False, "hidden": 16},
         {"tanh_constant": 60.0, "bias": biased, "learnt_bias": lambda option: 0.2 * len(option), "hidden": 16},
+        {"temperature": 5.0, "tanh_constant": 2.25, "nearness": True, "hidden": 16},
     ],
 )
 @pytest.mark.parametrize("name", sorted(registry.plugins("space")))

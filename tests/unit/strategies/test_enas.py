@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from nastool.core import registry
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Proposal, Trial
 from nastool.spaces.cell_cnn import CellCNN
@@ -119,6 +120,29 @@ class TestOptions:
         assert settings.temperature is None
         assert (settings.hidden, settings.entropy_weight, settings.baseline_decay) == (64, 0.0001, 0.99)
         assert (settings.skip_target, settings.skip_weight) == (0.4, 0.8)
+
+    def test_defaults_for_recurrent_cells_are_those_of_the_later_code(self) -> None:
+        """They follow from there being no operation with weights, whatever the space is called."""
+        settings = ENAS(registry.make("space", "recurrent-cell", given={})).settings
+        assert (settings.temperature, settings.tanh_constant, settings.op_tanh_reduce) == (5.0, 2.25, 1.0)
+        assert (settings.entropy_weight, settings.baseline_decay, settings.children) == (1e-5, 0.999, 10)
+        assert (settings.op_bias, settings.op_bias_later, settings.warmup) == (0.0, None, 0.0)
+        assert settings.nearness and settings.steps_per_minibatch == 25 / 1327
+        assert not any(ENAS(space).settings.nearness for space in (MACRO, CELL, CellCNN(blocks=2)))
+        given = ENAS(registry.make("space", "recurrent-cell", given={}), temperature=1.0, nearness=False, warmup=0.2)
+        assert (given.settings.temperature, given.settings.nearness, given.settings.warmup) == (1.0, False, 0.2)
+
+    def test_near_nodes_are_preferred(self) -> None:
+        space = registry.make("space", "recurrent-cell", given={"nodes": 6})
+        column = [decision.name for decision in space.decisions].index("node5.input")
+        near, even = (
+            ENASPolicy(space, ENAS(space, nearness=nearness).settings, 0).sample(2000, generator())[:, column]
+            for nearness in (True, False)
+        )
+        shares = np.bincount(near, minlength=5) / 2000
+        expected = np.exp(-(np.arange(5, 0, -1) ** 2) / 6)
+        np.testing.assert_allclose(shares, expected / expected.sum(), atol=0.05)
+        assert np.bincount(even, minlength=5).min() > 300
 
     @pytest.mark.parametrize(
         ("space", "minibatches", "steps"), [(MACRO, 45_000 // 128, 50), (CELL, 45_000 // 160, 30), (CELL, 20, 10)]
