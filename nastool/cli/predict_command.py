@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,16 @@ from nastool.cli import common
 
 @click.command("predict", cls=common.Command)
 @click.argument("model", metavar="RUN|WEIGHTS|ARCH|-")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE|FOLDER|TABLE|TEXT...")
+@click.argument("images", nargs=-1, metavar="[IMAGE|FOLDER|TABLE|TEXT]...")
 @common.trial_option
 @click.option(
     "-k", "--top", type=click.IntRange(min=1), default=1, help="Name the K most probable classes, or next words."
+)
+@click.option(
+    "--examples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Number of test images of the data it was trained with to write into RUN/examples, and say.",
 )
 @click.option(
     "--max-gigabytes",
@@ -31,6 +38,7 @@ def command(
     trial: int | None,
     pick: tuple[str, ...],
     top: int,
+    examples: int | None,
     max_gigabytes: float,
     json_flag: bool | None,
 ) -> int:
@@ -54,6 +62,7 @@ def command(
     \b
     Examples:
       nastool predict runs/a cat.jpg dog.png
+      nastool predict runs/a --examples 5
       nastool predict runs/houses new.csv | jq .price
       nastool predict runs/a photos --trial 7
       nastool predict runs/a photos/*.jpg | jq -r '[.image, .class] | @tsv'
@@ -65,9 +74,11 @@ def command(
     from nastool.engine import sources
     from nastool.engine.prediction import Predictions
 
+    if not images and examples is None:
+        raise click.UsageError("name what is to be looked at: IMAGE, FOLDER, TABLE or TEXT, or give --examples N")
     found = sources.model(model, common.given(sources.picked(model, trial, pick)))
     predictions = Predictions(found, top, Limit(max_gigabytes, "--max-gigabytes "), say_notes)
-    for line in predictions.of(images):
+    for line in itertools.chain(predictions.of(images), predictions.of_examples(examples) if examples else ()):
         if common.as_json(json_flag):
             common.emit(line)
             continue

@@ -19,7 +19,7 @@ from nastool.deploy.models import Model
 from nastool.engine.command_options import nobody
 from nastool.engine.events import Listener, Note
 from nastool.tasks.images.data import read_image
-from nastool.tasks.images.reading import suffixes
+from nastool.tasks.images.reading import suffixes, write_pixels
 from nastool.tasks.images.task import ImageTask
 
 BATCH = 256
@@ -90,6 +90,32 @@ class Predictions:
             found = self.model.predict(np.stack([pixels for _, _, (pixels,) in there]))
             for (path, truth, _), row in zip(there, found, strict=True):
                 yield self._said({"image": str(path)}, truth, row)
+
+    def of_examples(self, count: int) -> Iterator[dict[str, Any]]:
+        """The same for test images of the data it was trained with, written as examples/CLASS/N.png beside its weights.
+
+        Args:
+            count: Number of images, drawn at random, always the same ones.
+
+        Raises:
+            InputError: It is for no images, it is not known what it was trained with, or the data are not there any
+                more.
+        """
+        model = self.model
+        if not isinstance(model.task, ImageTask):
+            raise InputError(f"--examples: {model.path} holds a network for {model.task.name}, not for images")
+        options = model.document.get("evaluator", {}).get("options", {})
+        if "data" not in options:
+            raise InputError(f"--examples: {model.path} does not say what it was trained with: name a run, or images")
+        data = ImageTask.load(options["data"], **{k: v for k, v in options.items() if k in ImageTask.data_options})
+        if data.digest != model.document.get("data_digest", data.digest):
+            raise InputError(f"--examples: data {short(options['data'])} are not those that it was trained with")
+        images = data.test or data.val
+        drawn = np.random.default_rng(0).permutation(len(images))[:count]
+        for number, (i, row) in enumerate(zip(drawn, model.predict(images.x[drawn]), strict=True)):
+            truth = model.classes[images.y[i]] if model.classes else images.y[i].tolist()
+            folder = model.path.parent / "examples" / (truth.replace("/", "_") if model.classes else "")
+            yield self._said({"image": str(write_pixels(folder / f"{number}.png", images.x[i]))}, truth, row)
 
     def _of_file(self, path: str) -> dict[str, Any] | None:
         """What is said of a file as a whole; None: it cannot be read."""

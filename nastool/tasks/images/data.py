@@ -28,6 +28,7 @@ from nastool.tasks.arrays import Arrays as FileArrays
 from nastool.tasks.arrays import statistics_of, target_of, uneven
 from nastool.tasks.images import arrays as imagearrays
 from nastool.tasks.images import folder as imagefolder
+from nastool.tasks.images import shapes
 from nastool.tasks.images.reading import SizesDiffer, as_grey, common_size, digits, read_images, read_pixels, resize
 from nastool.tasks.images.task import ImageTask
 from nastool.tasks.splitting import Examples
@@ -187,6 +188,8 @@ def load(
         parts, classes, targets, note = _of_arrays(arrays, predict)
     elif name == "digits":
         parts, classes = _digits()
+    elif name == "shapes":
+        parts, classes = _shapes()
     elif kind == "folder":
         parts, classes, note = _folder(path, image_size, limit)
     else:
@@ -245,6 +248,13 @@ def _digits() -> _Source:
     rows = digits()
     pixels = (rows[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     return {"train": Images(pixels, rows[:, -1].astype(np.int64))}, tuple("0123456789")
+
+
+def _shapes() -> _Source:
+    x, y = shapes.draw(sum(shapes.COUNTS.values()))
+    ends = np.cumsum([*shapes.COUNTS.values()])
+    split = zip(shapes.COUNTS, np.split(x, ends[:-1]), np.split(y, ends[:-1]), strict=True)
+    return {part: Images(pixels, labels) for part, pixels, labels in split}, shapes.CLASSES
 
 
 def _torchvision(name: str, data_dir: str | None, download: bool) -> _Source:

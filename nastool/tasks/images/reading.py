@@ -157,6 +157,15 @@ def _pixels(image: Image, levels: int) -> NDArray[np.uint8]:
     return array[None] if mode == "L" else array.transpose(2, 0, 1)
 
 
+def write_pixels(path: Path, image: NDArray[np.uint8]) -> Path:
+    """Writes an image, uint8 (channels, H, W), as its file's name says, folders included. Returns the path."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(path)
+    return path
+
+
 def as_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(3, H, W) -> (1, H, W): ITU-R 601's luma, in PIL's rounding."""
     weights = np.array([19595, 38470, 7471], dtype=np.uint32)

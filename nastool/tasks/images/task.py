@@ -48,6 +48,7 @@ class ImageTask(Supervised):
     data_options = OPTIONS | {"data_dir", "download", "image_size"}
     datasets: ClassVar[Mapping[str, str]] = {
         "digits": "1,797 handwritten digits, 1x8x8, 10 classes; built in (scikit-learn)",
+        "shapes": "5,500 outlines of polygons and stars under clutter, 1x16x16, 10 classes; built in, made",
         "cifar10": "60,000 photographs, 3x32x32, 10 classes (torchvision)",
         "cifar100": "60,000 photographs, 3x32x32, 100 classes (torchvision)",
         "mnist": "70,000 handwritten digits, 1x28x28, 10 classes (torchvision)",
@@ -71,7 +72,8 @@ class ImageTask(Supervised):
 
     @classmethod
     def recipe_for(cls, data: str) -> str:
-        return {"digits": "digits", "cifar10": "cifar10-quick", "cifar100": "cifar10-quick"}.get(data, "default")
+        recipes = {"digits": "digits", "shapes": "shapes", "cifar10": "cifar10-quick", "cifar100": "cifar10-quick"}
+        return recipes.get(data, "default")
 
     @classmethod
     def says(cls, data: str, **options: Any) -> Literal["classes", "numbers"]:

@@ -33,7 +33,9 @@ def written(tmp_path: Path, text: str) -> str:
 
 def test_shipped_names() -> None:
     assert {"default", "digits", "nasbench201", "supernet-default", "enas-macro-cifar10"} < set(recipe_names())
-    assert all(f"supernet-{default_recipe(data)}" in recipe_names() for data in ("digits", "cifar10", "folder:x"))
+    assert all(
+        f"supernet-{default_recipe(data)}" in recipe_names() for data in ("digits", "shapes", "cifar10", "folder:x")
+    )
 
 
 SPECIAL = {"restart_epochs", "restart_factor", "dropout", "drop_path", "drop_path_by_depth", "auxiliary_weight"}

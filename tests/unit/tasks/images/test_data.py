@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nastool.core.errors import InputError
-from nastool.tasks.images import data
+from nastool.tasks.images import data, shapes
 from nastool.tasks.images.data import ImageData, Images, load
 from nastool.tasks.images.task import ImageTask
 from nastool.tasks.tensors import note_on_few
@@ -73,6 +73,18 @@ def test_digits() -> None:
     for part in parts(d):  # sixteenths of 255, rounded, lead back to the source's 0 .. 16
         for x, y in zip(part.x, part.y, strict=True):
             assert (np.rint(x.ravel() / 255 * 16).astype(int).tobytes(), int(y)) in pairs
+
+
+def test_shapes_are_the_same_everywhere() -> None:
+    d = load("shapes")
+    assert d.digest == "5029e1114a8d9d23"  # of all pixels: figures in docs/data.md and the results are of these
+    assert [len(p) for p in parts(d)] == [2000, 1500, 2000] and d.task == ImageTask(1, 16, 16, 10)
+    for part in parts(d):
+        assert (np.bincount(part.y) == len(part) // 10).all()
+    every = np.concatenate([part.x for part in parts(d)])
+    assert len(np.unique(every.reshape(len(every), -1), axis=0)) == len(every)  # none is in two parts
+    few, labels = shapes.draw(30, seed=1)
+    assert not np.array_equal(few, shapes.draw(30, seed=2)[0]) and list(labels) == 3 * list(range(10))
 
 
 def test_mean_and_std_are_those_of_the_training_images() -> None:

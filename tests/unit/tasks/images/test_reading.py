@@ -604,16 +604,25 @@ def test_commands_say_what_is_read(run: Run, tmp_path: Path) -> None:
         put(root / ["circle", "cross"][i % 2] / f"{i}.png", drawing(i))
     (root / "circle" / "._0.png").write_text("x")
     common = ["--data", "folder:photos", "--epochs", "1", "--scale", "channels=4,cells=1"]
-    said = "note: photos: 40 images of 2 classes; left out: 1 hidden file\n"
+    note = "note: photos: 40 images of 2 classes; left out: 1 hidden file\n"
     searched = run("search", "-s", "random", *common, "--trials", "1", "--out", "a", "--no-report")
-    assert searched.code == 0 and searched.err.count(said) == 1
-    assert run("eval", "a", *common).err.count(said) == 1
-    assert run("retrain", "a", "--seeds", "0", "--epochs", "1", "--no-report").err.count(said) == 1
+    assert searched.code == 0 and searched.err.count(note) == 1
+    assert run("eval", "a", *common).err.count(note) == 1
+    assert run("retrain", "a", "--seeds", "0", "--epochs", "1", "--no-report").err.count(note) == 1
     # An image is for predict what it is for training.
     lines = run("predict", "a", str(root / "circle/0.png"), str(root / "cross/1.png"), "--json").out.splitlines()
     assert [json.loads(line)["image"] for line in lines] == [str(root / "circle/0.png"), str(root / "cross/1.png")]
     refused = run("predict", "a", str(root / "circle/0.png"), "--max-gigabytes", "0.000001")
     assert refused.code == 2 and "give --max-gigabytes 1" in refused.err
+    run("predict", "a").refused("name what is to be looked at", "--examples N")
+    test = {(x.tobytes(), int(y)) for x, y in zip(*(load("folder:photos").arrays("test") or ()), strict=True)}
+    said = run("predict", "a", "--examples", "3").accepted()
+    for each in said:
+        pixels, label = images.read_pixels(Path(each["image"]), Limit())[0], ["circle", "cross"].index(each["truth"])
+        assert Path(each["image"]).parent.parent == Path("a/examples") and (pixels.tobytes(), label) in test
+    assert len(said) == len({each["image"] for each in said}) == 3
+    (root / "cross/1.png").unlink()
+    run("predict", "a", "--examples", "3").refused("data folder:photos are not those that it was trained with")
     refused = run("search", "-s", "random", *common, "-E", "max_gigabytes=1e-9", "--out", "b")
     assert refused.code == 2 and "-E max_gigabytes=1" in refused.err and not Path("b").exists()
 
