@@ -201,7 +201,8 @@ def space_stats(
             break
         costs.of(arch, [*quick, "latency_ms"])
         measured.append(arch)
-    spreads = {name: Spread.of([costs.of(arch, [name])[name] for arch in archs]) for name in quick}
+    counts = [costs.of(arch, quick) for arch in archs]
+    spreads = {name: Spread.of([each[name] for each in counts]) for name in quick}
     if measured:
         found = [costs.of(arch, ["latency_ms"]) for arch in measured]
         noise = float(np.median([each[SPREAD] / each["latency_ms"] for each in found]))

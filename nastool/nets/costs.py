@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from math import prod
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from nastool.core.costs import SPREAD
 from nastool.core.values import Arch
 from nastool.nets import networks
+from nastool.nets.blocks import Join
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
@@ -26,6 +28,8 @@ WARM = 3
 RUNS = (9, 60)
 """Fewest and most runs of which the latency is the median; no more once they took SECONDS."""
 SECONDS = 0.1
+FEW = 100
+"""So many combinations of options a part of a supernet may depend on to be remembered as a whole."""
 COMPARED = 3
 """Architectures whose counts a supernet has to give as their own networks do, before it is believed."""
 
@@ -55,6 +59,10 @@ class NetworkCosts:
         self._supernet: networks.Supernet | None = None
         self._own: dict[int, tuple[int, int]] = {}
         """Of each module of the supernet, by id: number of its own parameters, bytes with its buffers."""
+        self._parts: dict[int, tuple[str, ...]] = {}
+        """Modules of the supernet that are looked at as a whole, by id: the decisions that they depend on."""
+        self._whole: dict[object, tuple[int, int]] = {}
+        """The same as `_own` of these with what they contain, by id and options."""
         self._counter: networks.Flops | None = None
         """The one that counts now, where nothing else is looked at."""
         self._before: dict[Arch, dict[str, float]] | None = {} if "supernet" in space.provides else None
@@ -128,37 +136,58 @@ class NetworkCosts:
         self._supernet = None
 
     def _remember_parts(self, module: nn.Module) -> None:
-        """Run each part of the supernet in which nothing is chosen once for each shape: its FLOPs follow from that."""
-        chooses = any("chosen" in vars(part) for part in module.modules())
-        if chooses or isinstance(module, nn.ModuleList | nn.ModuleDict):
-            for part in module.children():
-                self._remember_parts(part)
+        """Run what depends on few choices, or none, once for each of them and each shape."""
+        inside = list(module.modules())
+        layers = [part for part in inside if isinstance(part, networks.OneOf)]
+        decisions = {part.decision: len(part.options) for part in layers}
+        chooses = sum("chosen" in vars(part) for part in inside) > len(layers) or prod(decisions.values()) > FEW
+        if not chooses and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+            self._parts[id(module)] = tuple(decisions)
+            module.forward = self._remembered(module.forward, tuple(decisions))
             return
-        forward, known = module.forward, dict[object, tuple[int, Tensor]]()
+        if isinstance(module, Join):
+            module._of = self._remembered(module._of)  # type: ignore[method-assign]
+        for part in module.children():
+            self._remember_parts(part)
+
+    def _remembered(self, function: Callable[..., Any], decisions: tuple[str, ...] = ()) -> Callable[..., Any]:
+        """The function, which then looks up FLOPs and the result where it saw these shapes and options before."""
+        known = dict[object, tuple[int, Tensor]]()
 
         def remembered(*inputs: Any) -> Any:
-            if self._counter is None or not all(isinstance(each, Tensor) for each in inputs):
-                return forward(*inputs)
-            key = tuple((each.size(), each.stride(), each.dtype) for each in inputs)
+            if self._counter is None or self._supernet is None:
+                return function(*inputs)
+            key = (*map(_seen, inputs), *map(self._supernet.chosen.__getitem__, decisions))
             if key in known:
                 flops, output = known[key]
                 self._counter.total += flops
                 return output
             before = self._counter.total
-            output = forward(*inputs)
+            output = function(*inputs)
             if isinstance(output, Tensor):
                 known[key] = self._counter.total - before, output
             return output
 
-        module.forward = remembered
+        return remembered
 
     def _in_supernet(self, arch: Arch, names: Collection[str]) -> dict[str, float]:
         assert self._supernet is not None
         self._supernet.select(arch)
-        modules = [each for each in networks.active_modules(self._supernet) if id(each) in self._own]
         cut = self._supernet.cutting is not None  # what a module has depends on the architecture
-        own = _owned(modules).values() if cut else [self._own[id(each)] for each in modules]
+        modules = [each for each in networks.active_modules(self._supernet, self._parts) if id(each) in self._own]
+        own = _owned(modules).values() if cut else [self._with_parts(each) for each in modules]
         return self._forward(self._supernet, sum(n for n, _ in own), sum(size for _, size in own), names)
+
+    def _with_parts(self, module: nn.Module) -> tuple[int, int]:
+        """What a module of the supernet has itself or, if it is looked at as a whole, all that runs of it."""
+        if (decisions := self._parts.get(id(module))) is None:
+            return self._own[id(module)]
+        assert self._supernet is not None
+        key = id(module), *map(self._supernet.chosen.__getitem__, decisions)
+        if key not in self._whole:
+            own = [self._own[id(each)] for each in networks.active_modules(module) if id(each) in self._own]
+            self._whole[key] = sum(n for n, _ in own), sum(size for _, size in own)
+        return self._whole[key]
 
     # --- latency
 
@@ -211,6 +240,21 @@ def _owned(modules: Iterable[nn.Module]) -> dict[int, tuple[int, int]]:
         size = sum(each.numel() * each.element_size() for each in own)
         found[id(module)] = sum(each.numel() for each in parameters if each.requires_grad), size
     return found
+
+
+def _seen(value: Any) -> object:
+    """What counting sees of a tensor, or of some by name; it is kept with it, since most are seen again and again."""
+    if isinstance(value, dict):
+        return tuple([(name, _seen(each)) for name, each in value.items()])
+    if isinstance(value, list | tuple):
+        return tuple(map(_seen, value))
+    if not isinstance(value, Tensor):
+        return value
+    try:
+        return value.counted_as  # type: ignore[attr-defined]
+    except AttributeError:
+        value.counted_as = seen = value.size(), value.stride(), value.dtype  # type: ignore[attr-defined]
+        return seen
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub

@@ -8,7 +8,7 @@ executes the active one. Both therefore compute the same function from the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -286,12 +286,19 @@ def _child_key(network: nn.Module, key: str, chosen: Mapping[str, str]) -> str |
     return ".".join(kept)
 
 
-def active_modules(network: nn.Module) -> Iterator[nn.Module]:
-    """The modules that take part: of a supernet, those of the selected child alone, which are few among many."""
+def active_modules(network: nn.Module, closed: Container[int] = ()) -> Iterator[nn.Module]:
+    """The modules that take part: of a supernet, those of the selected child alone, which are few among many.
+
+    Args:
+        network: A network, or a supernet.
+        closed: Ids of modules that are not looked into.
+    """
     left = [network]
     while left:
         module = left.pop()
         yield module
+        if id(module) in closed:
+            continue
         if isinstance(module, OneOf):
             left.append(module.active)
         elif isinstance(module, Subset):
