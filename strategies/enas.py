@@ -126,7 +126,8 @@ class ENAS(Strategy):
                 weights' phase that there are 50 (30 without skip connections) on CIFAR-10, as published, but at least
                 10.
             children: Number of children sampled for each step, >= 1; by default 20 with skip connections, else 10.
-            lr: Learning rate of Adam, in (0, 1]; by default 0.001, without skip connections 0.0035.
+            lr: Learning rate of Adam, in (0, 1]; by default 0.001, without skip connections 0.0035, and 0.03 where no
+                operation has weights: with that temperature a hundred steps of 0.003 change next to nothing.
             hidden: Units of the LSTM, in [1, 1000].
             temperature: Divisor of the logits, in [0.001, 1000]; by default 5 where no operation has weights, else 1.
             tanh_constant: Bound of the logits, in [0.001, 1000]; by default 1.5 or 1.1, or 2.5 where no decision refers
@@ -164,7 +165,7 @@ class ENAS(Strategy):
             steps_per_minibatch=50 / 351 if macro else 25 / 1327 if bare else 30 / 281,
             children=(20 if macro else 10) if children is None else children,
             candidates=candidates,
-            lr=(0.001 if macro else 0.0035) if lr is None else lr,
+            lr=_given(lr, 0.001 if macro else 0.03 if bare else 0.0035),
             hidden=hidden,
             temperature=5.0 if temperature is None and bare else temperature,
             tanh_constant=_given(tanh_constant, 1.5 if macro else 1.1 if micro else 2.25 if bare else 2.5),

@@ -120,11 +120,11 @@ class LanguageTask(Task):
         Minimised are also the recurrent part's outputs and how fast they change (AR, TAR), where the recipe says so and
         the network gives them. Where lengths vary, so does the learning rate.
         """
-        from torch.nn.functional import cross_entropy
+        from nastool.nets.crossentropy import mean_loss
 
         read, said = batch
         logits, state, *hidden = self._called(network, read, carry)
-        loss = cross_entropy(logits.flatten(0, 1).float(), said.flatten(), label_smoothing=recipe.label_smoothing)
+        loss = mean_loss(logits.flatten(0, 1), said.flatten(), recipe.label_smoothing)
         extra = None
         given = recipe.text
         if hidden and (given.activation or given.slowness):
@@ -253,9 +253,9 @@ def _unit(data: str) -> Literal["word", "char"]:
 
 def _losses(logits: Tensor, said: Tensor) -> Tensor:
     """-log of the probability of each token, (N, T); 0 where it does not count."""
-    from torch.nn.functional import cross_entropy
+    from nastool.nets.crossentropy import losses
 
-    return cross_entropy(logits.flatten(0, 1).float(), said.flatten(), reduction="none").view(said.shape)
+    return losses(logits.flatten(0, 1), said.flatten()).view(said.shape)
 
 
 def _detached(state: Any) -> Any:
