@@ -57,9 +57,9 @@ class _Mean(torch.autograd.Function):
             own = x.gather(1, at)
             scale = x.exp_().sum(1, keepdim=True)
             found[part] = (scale.log() - own)[:, 0]
-            weight = counts[part, None] / total
+            weight = counts[part, None].to(x.dtype) / total
             x *= weight / scale
-            x.scatter_add_(1, at, -weight.to(x.dtype))
+            x.scatter_add_(1, at, -weight)
             gradient[part] = x
         ctx.save_for_backward(gradient)
         return found.mul_(counts).sum() / total
