@@ -371,7 +371,8 @@ def task_of(space: SearchSpace, input: object, classes: int) -> Task:
     sizes = [name for name in names if name != "classes"]
     text = input if isinstance(input, str) else "x".join(map(str, input)) if isinstance(input, Sequence) else str(input)
     if not re.fullmatch("x".join([r"\d{1,6}"] * len(sizes)), text):
-        raise InputError(f"--input {short(text)!r}: write {'x'.join(map(str.upper, sizes))} in numbers, as in 3x32x32")
+        like = ", as in 3x32x32" if len(sizes) == 3 else ""
+        raise InputError(f"--input {short(text)!r}: write {'x'.join(map(str.upper, sizes))} in numbers{like}")
     given = dict(zip(sizes, map(int, text.split("x")), strict=True)) | {"classes": classes}
     try:
         return cls.from_json({name: given[name] for name in names})

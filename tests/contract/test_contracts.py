@@ -50,6 +50,8 @@ SPACE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "layerwise-cnn": {"layers": 5},
     "macro-cnn": {"layers": 4},
     "morph-cnn": {"stages": 2, "layers": 3},
+    "recurrent-cell": {"nodes": 5},
+    "recurrent-tree": {"base": 4},
 }
 """Smaller ones than their defaults, for strategies: these spaces have many decisions."""
 
@@ -66,7 +68,7 @@ def fitting() -> list[tuple[str, str]]:
         for strategy in own("strategy")
         for space, provides in spaces.items()
         if registry.load("strategy", strategy).needs & of_spaces <= provides
-        and (strategy in ("evolution", "bo", "reinforce") or FAMILY in registry.load("space", space).tasks)
+        and (strategy in ("evolution", "bo", "enas", "reinforce") or FAMILY in registry.load("space", space).tasks)
     ]
 
 
