@@ -37,7 +37,7 @@ FORMS = ("svg", "png", "dot", "text", "decisions")
 )
 @click.option("-o", "--out", metavar="FILE", help="Where to, with --to; by default stdout.")
 @common.force_option
-@common.network_options("Also count parameters and FLOPs for images of this shape.")
+@common.network_options("Also count parameters and FLOPs for examples of this size; of texts the vocabulary.")
 @common.json_option
 @click.pass_context
 def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given: Any) -> None:
@@ -53,6 +53,7 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
       nastool show runs/demo --to svg -o best.svg
       nastool show runs/demo --trial 7
       nastool show zoo:darts-v2 --input 3x32x32
+      nastool show zoo:enas-lm --input 10000
       nastool show zoo:darts-v2 --to decisions
       nastool show 02012100 --space nasbench-macro --input 3x32x32
       nastool show recipe:nasbench201 > mine.yaml
