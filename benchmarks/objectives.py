@@ -18,6 +18,7 @@ import numpy as np
 
 from nastool.core import pareto, registry
 from nastool.core.options import resolve, split
+from nastool.core.space import by_choices
 from nastool.core.values import Objective, SpaceRef, Trial
 from nastool.learners.predictors.threads import one_thread
 
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--strategies", default="random,evolution,nsga2,bo", help="NAME[:KEY=VALUE],...")
     parser.add_argument("--seeds", type=int, default=30)
     given = parser.parse_args()
-    space = registry.make_space(SpaceRef("nasbench201"))
+    space = by_choices(registry.make_space(SpaceRef("nasbench201")))
     options = {
         "file": str(given.data / "nasbench201.npz"),
         "dataset": given.dataset,

@@ -50,8 +50,7 @@ class BayesianOptimisation(SurrogateStrategy):
       the others an even choice over the ranks. So a proposal's cost is bounded.
     - A failed trial counts as the worst result.
     - With several objectives each has a process of its own, and what is maximised is the expected gain in hypervolume
-      of those quantiles; the reference point lies just beyond the worst. There, architectures that compute the same are
-      candidates apart, where the whole space is looked at, since one may cost less.
+      of those quantiles; the reference point lies just beyond the worst.
     """
 
     name = "bo"
@@ -97,16 +96,11 @@ class BayesianOptimisation(SurrogateStrategy):
         self.theta: list[float] | None = None  # the hyper-parameters, and with how many results they were fitted
         self.fitted = 0
         self.processes: list[GaussianProcess] = []  # one of each objective
-        self.proposed: set[tuple[int, ...]] = set()
-
-    def remember(self, proposal: Proposal) -> None:
-        super().remember(proposal)
-        self.proposed.add(proposal.arch.choices)
 
     def select(self, count: int) -> list[Proposal]:
         losses = self.all_losses()
         objectives = losses.shape[1]
-        pool, features, group = self._pool(objectives > 1)
+        pool, features, group = self._pool()
         if not len(pool):
             return []
         targets = np.stack([_quantiles(-column) for column in losses.T])
@@ -186,16 +180,8 @@ class BayesianOptimisation(SurrogateStrategy):
         assert self.members is not None
         return self._encode(self.members.choices)
 
-    def _pool(self, several: bool) -> tuple[Choices, Features, Choices]:
-        """The candidates: option indices (m, decisions), features, and (m,) what equivalent ones share. m may be 0.
-
-        several: with several objectives none are equivalent in a small space.
-        """
-        if self.members is not None and several:
-            fresh = np.ones(len(self.members.choices), dtype=np.bool_)
-            fresh[[self.members.places[choices] for choices in self.proposed]] = False
-            left = np.flatnonzero(fresh)
-            return self.members.choices[left], [f[left] for f in self._encoded_members], left
+    def _pool(self) -> tuple[Choices, Features, Choices]:
+        """The candidates: option indices (m, decisions), features, and (m,) what equivalent ones share. m may be 0."""
         if self.members is not None:
             left = self.members.unseen(self.seen)
             return self.members.choices[left], [f[left] for f in self._encoded_members], self.members.group[left]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from abc import ABC, abstractmethod
@@ -273,6 +274,18 @@ def mutate_each(space: SearchSpace, arch: Arch, rng: np.random.Generator, rate: 
         if changes.any() and space.is_member(child):
             return child
     return space.mutate(arch, rng)
+
+
+def by_choices(space: SearchSpace) -> SearchSpace:
+    """The space with architectures as equivalent that make the same choices, as far as these matter.
+
+    Others may compute the same and cost something else, which counts as soon as there are several objectives.
+    """
+    cls = type(space)
+    own = {"canonical": SearchSpace.canonical, "canonical_many": SearchSpace.canonical_many}
+    seen: Any = copy.copy(space)
+    seen.__class__ = type(cls.__name__, (cls,), {"__module__": cls.__module__, "__doc__": cls.__doc__, **own})
+    return seen  # type: ignore[no-any-return]
 
 
 def make_scale(space: SearchSpace, given: Mapping[str, object]) -> Any:

@@ -22,7 +22,7 @@ from nastool.core.evaluator import Resolving
 from nastool.core.files import is_unfinished, write_atomic
 from nastool.core.limits import Limits, limited
 from nastool.core.registry import misfits
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, by_choices
 from nastool.core.strategy import Strategy, takes_several
 from nastool.core.values import Objective, spelt
 from nastool.core.yaml_files import dump_yaml
@@ -105,6 +105,8 @@ class RunConfig:
     def make_space(self) -> SearchSpace:
         """The space, as the search sees it."""
         space: SearchSpace = registry.make("space", self.space.name, given=self.space.options)
+        if isinstance(self.objective, list):
+            space = by_choices(space)
         return limited(space, Limits.parse(self.limits)) if self.limits else space
 
     def make_strategy(self, space: SearchSpace) -> Strategy:

@@ -161,11 +161,6 @@ class Members:
         self._number = {form: i for i, form in enumerate(dict.fromkeys(forms))}
         self.group = np.array([self._number[form] for form in forms])
 
-    @cached_property
-    def places(self) -> Mapping[tuple[int, ...], int]:
-        """Where each member stands."""
-        return {tuple(row): i for i, row in enumerate(self.choices.tolist())}
-
     def unseen(self, seen: Collection[str]) -> NDArray[np.intp]:
         """Indices of the members that are not equivalent to one in seen."""
         fresh = np.ones(len(self._number), dtype=bool)

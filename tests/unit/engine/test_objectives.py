@@ -215,3 +215,17 @@ def test_what_is_trained_again_lies_along_the_front(tmp_path: Path) -> None:
         store.commit()
         assert [trial.id for trial in ranking.derive(store, SPACE, 2)] == [0, 4]
         assert [trial.id for trial in ranking.derive(store, SPACE, 9)] == [0, 1, 3, 4, 2]
+
+
+@pytest.mark.parametrize("strategy", ["random", "evolution"])
+def test_equivalents_are_measured_apart_where_one_may_cost_less(
+    run: Run, table: list[str], tmp_path: Path, strategy: str
+) -> None:
+    few = ("--limit", "latency_ms<=2.2", "-n", "40", "--no-report", "-s", strategy)
+    forms = []
+    for out, objectives in (("one", BOTH[:2]), ("two", BOTH)):
+        assert run("search", *table, *objectives, *few, "-o", out).code == 0
+        archs = [trial.arch for trial in Study.read(tmp_path / out).trials]
+        assert len(set(archs)) == len(archs)
+        forms.append(len(archs) - len({SPACE.canonical(arch) for arch in archs}))
+    assert forms[0] == 0 < forms[1]
