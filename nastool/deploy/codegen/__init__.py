@@ -36,10 +36,13 @@ from nastool.nets.networks import evaluating, example
 from nastool.tasks.images.task import ImageTask
 from nastool.tasks.tabular.table import MISSING
 
+AT_ONCE = 256
+"""Number of tokens that a network written as its source takes at once."""
+
 RESERVED = frozenset(
     [
         *"ABSENT BUFFERS CHOICES CLASSES COLUMNS DTYPES F MEAN Model PARAMETERS SHIFT SPREAD STD TARGETS".split(),
-        *"features load main read".split(),
+        *"END features load main read tokens".split(),
     ]
 )
 """Names that the file uses by itself."""
@@ -81,14 +84,15 @@ def python(
     trained = network if trained is None else trained
     given = task.example(1, "meta")
     zeros = (f"torch.zeros({tuple(x.shape)}{'' if x.is_floating_point() else f', dtype={x.dtype}'})" for x in given)
+    inputs = ", ".join(zeros)
     with torch.no_grad(), evaluating(trained):
         index = "[0]" if isinstance(trained(*example(trained, task, 1)), tuple) else ""
-    tail = use.tail(", ".join(zeros), around, more, index)
     problems = []
     pruned, whole = (partial(_from_source, made=made, ran=which) for which in ((made_by, used), None))
     for write in (pruned, whole, _from_export):
         try:
             imports, body = write(network, around)
+            tail = use.tail(inputs, around, more, index, 1 if write is _from_export else AT_ONCE)
             head = [*_docstring(title, facts, around)]
             constants = _constants(around)
             text = "\n".join([*head, "", *_imports(f"{body}\n{tail}", imports), *constants, "", "", body, "", "", tail])
@@ -108,7 +112,7 @@ def _from_source(
     base = recipe.name(type(network))
     sources = Sources(recipe.used, RESERVED, ran and Ran(*ran, recipe.chosen))
     model = [f"class Model({base}):", f'    """{_about(around)}"""', ""]
-    model += [around.attributes, ""] if around.there else []
+    model += [around.attributes, ""] if around.attributes else []
     model += ["    def __init__(self) -> None:", *lines(arguments, 8), *(around.forward if around.there else ())]
     return sources.imports, "\n\n\n".join([*sources.joined(), *recipe.choices, "\n".join(model)])
 
@@ -116,9 +120,10 @@ def _from_source(
 def _from_export(network: nn.Module, around: Around) -> tuple[Iterable[tuple[str, str]], str]:
     with evaluating(network):
         body = flat(network, around.task, _about(use.Around(around.task)))
-    if around.there:
+    if around.attributes:
         body = body.replace("class Model(nn.Module):", "class Network(nn.Module):")
-        model = ["class Model(Network):", f'    """{_about(around)}"""', "", around.attributes, *around.forward]
+        model = ["class Model(Network):", f'    """{_about(around)}"""', "", around.attributes]
+        model += around.forward if around.there else []
         body += "\n\n\n" + "\n".join(model)
     return {("operator", "")} if "operator." in body else (), body
 
@@ -157,6 +162,9 @@ def _docstring(title: str, facts: Mapping[str, str], around: Around) -> Iterator
         yield "As a program it says what images show: python model.py [WEIGHTS.safetensors] IMAGE..."
     elif around.rows:
         yield "As a program it says what rows show: python model.py [WEIGHTS.safetensors] TABLE.csv..."
+    elif around.unit:
+        what = "how likely texts are, and what comes next"
+        yield f"As a program it says {what}: python model.py [WEIGHTS.safetensors] TEXT..."
     yield '"""'
 
 
@@ -169,7 +177,7 @@ def _quoted(text: str) -> str:
 def _imports(body: str, needed: Iterable[tuple[str, str]]) -> list[str]:
     """Lines. needed: modules and names; name "": the module itself."""
     found = {("json", ""), ("sys", ""), ("torch", ""), ("torch", "nn"), *needed}
-    found |= {("csv", "")} if "csv." in body else set()
+    found |= {(module, "") for module in ("csv", "math") if re.search(rf"\b{module}\.", body)}
     usual = {"suppress": "contextlib", "Path": "pathlib", "Tensor": "torch"}
     found |= {(module, name) for name, module in usual.items() if re.search(rf"\b{name}\b", body)}
     found |= {("torch.nn", "functional as F")} if re.search(r"\bF\.", body) else set()
@@ -192,6 +200,7 @@ def _rank(name: str) -> tuple[bool, bool, str]:
 
 def _constants(around: Around) -> list[str]:
     found = ['DTYPES = {"F32": torch.float32, "I64": torch.int64}']
+    found += [f"END = {literal(around.end)}"] if around.unit else []
     for name, values in around.constants():
         texts = [literal(value) if isinstance(value, str) else str(np.float32(value)) for value in values]
         found += lines(display("(", tuple(texts), ")"), 0, f"{name} = ") if texts else []

@@ -8,6 +8,8 @@ from typing import Any
 
 from nastool.core.task import Task
 from nastool.tasks.images.task import ImageTask
+from nastool.tasks.language.task import LanguageTask
+from nastool.tasks.language.text import ENDS
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,16 @@ class Around:
         return self.there and bool(self.columns)
 
     @property
+    def unit(self) -> str:
+        """What the tokens of texts are that can be shown to it, by the words in a file of weights; "": none can."""
+        return self.task.unit if isinstance(self.task, LanguageTask) and not self.raw else ""
+
+    @property
+    def end(self) -> str:
+        """The token at the end of a line."""
+        return ENDS["char" if self.unit == "char" else "word"]
+
+    @property
     def _attributes(self) -> list[tuple[str, str, str]]:
         """Names in `Model`, of the constants, and in files of weights."""
         kind = "pixel" if self.pixels else "input"
@@ -63,7 +75,11 @@ class Around:
 
     @property
     def attributes(self) -> str:
-        """A line of `Model`."""
+        """A line of `Model`; "": it has none."""
+        if self.unit:
+            return "    token_names: tuple[str, ...] = ()  # by number; they stand in a file of weights"
+        if not self.there:
+            return ""
         names, constants = (", ".join(each[i] for each in self._attributes) for i in (0, 1))
         return f"    {names} = {constants}"
 
@@ -90,6 +106,10 @@ class Around:
     @property
     def from_file(self) -> str:
         """Lines of `load` that take constants from a file of weights."""
+        if self.unit:
+            return '    model.token_names = tuple(json.loads(about.get("words", "[]")))\n'
+        if not self.there:
+            return ""
         pairs = ", ".join(f'("{name}", "{key}")' for name, _, key in self._attributes)
         return _ABOUT.replace("PAIRS", pairs)
 
@@ -256,6 +276,65 @@ _ROW_CLASS = """            probabilities = output.softmax(0)
             print(f"{path}:{row}  {model.class_names[best]} {probabilities[best]:.4f}")"""
 _ROW_NUMBERS = """            print(f"{path}:{row}  " + "  ".join(f"{number:.6g}" for number in output.tolist()))"""
 
+_TEXTS = '''
+def tokens(text: str) -> list[str]:
+    """The TOKENS of a text, with the ends of its lines."""
+    SPLIT
+    if not found:
+        raise ValueError("it is empty")
+    return found if found[-1] == END else [*found, END]
+
+
+def main(arguments: list[str]) -> int:
+    """Say how likely texts are, and what comes next. The weights are the argument that ends in .safetensors, or beside
+    this file."""
+    texts = [path for path in arguments if not path.endswith(".safetensors")]
+    given = [Path(path) for path in arguments if path.endswith(".safetensors")]
+    here = Path(__file__)
+    beside = [here.with_suffix(".safetensors"), here.with_name("best.safetensors")]
+    there = [path for path in given or beside if path.is_file()]
+    if not there or not texts:
+        print(f"python {sys.argv[0]} [WEIGHTS.safetensors] TEXT...", file=sys.stderr)
+        return 2
+    model = load(there[0])
+    places = {word: i for i, word in enumerate(model.token_names)}
+    if END not in places:
+        print(f"{there[0]} does not say which words the network knows", file=sys.stderr)
+        return 2
+    failed = False
+    for path in texts:
+        try:
+            with open(path, encoding="utf-8-sig") as file:
+                found = tokens(file.read())
+        except (OSError, ValueError) as error:
+            print(f"{path}: cannot be read as a text: {error}", file=sys.stderr)
+            failed = True
+            continue
+        known = [places.get(token, places.get("<unk>")) for token in found]
+        numbers = torch.tensor([places[END], *(number for number in known if number is not None)])
+        loss, state = 0.0, None
+        with torch.inference_mode():
+            for start in range(0, len(numbers) - 1, PIECE):
+                said = numbers[start + 1 : start + 1 + PIECE]
+                logits, state = model(numbers[None, start : start + len(said)], state)
+                loss += nn.functional.cross_entropy(logits[0].float(), said, reduction="sum").item()
+        loss /= len(numbers) - 1
+        likely, best = map(Tensor.tolist, logits[0, -1].float().softmax(0).topk(min(5, len(places))))
+        following = "  ".join(f"{model.token_names[i]!r} {p:.4f}" for p, i in zip(likely, best, strict=True))
+        unknown = sum(token not in places for token in found)
+        print(f"{path}  METRIC  {len(found):,} tokens, {unknown:,} unknown  next: {following}")
+    return 2 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+'''
+_SPLIT = {
+    "word": 'found = text.replace("\\n", f" {END} ").split()',
+    "char": 'found = list("\\n".join(line.strip(" \\t\\r\\f\\v") for line in text.split("\\n")))',
+}
+_METRIC = {"word": "ppl {math.exp(loss):.4g}", "char": "bpc {loss / math.log(2):.4g}"}
+
 _TO_GREY = """    if x.shape[1] == 3:  # ITU-R 601
         red, green, blue = x.int().unbind(1)
         x = (19595 * red + 38470 * green + 7471 * blue + 0x8000 >> 16).to(torch.uint8)[:, None]
@@ -267,7 +346,7 @@ _TO_COLOUR = """    x = x.expand(1, {channels}, *x.shape[2:])
 """
 
 
-def tail(inputs: str, around: Around, more: bool = False, index: str = "") -> str:
+def tail(inputs: str, around: Around, more: bool = False, index: str = "", piece: int = 1) -> str:
     """Everything after the classes.
 
     Args:
@@ -275,17 +354,19 @@ def tail(inputs: str, around: Around, more: bool = False, index: str = "") -> st
         around: What is around the network.
         more: Files of weights hold others besides, which are not loaded.
         index: Expression for what of a network's result is its outputs.
+        piece: Number of tokens of a text that it takes at once.
     """
     weights = "{name: weights[name] for name in model.state_dict()}" if more else "weights"
-    program = around.pixels or around.rows
-    load = _LOAD.format(
-        about=around.from_file if around.there else "", path="str | Path" if program else "str", weights=weights
-    )
-    if not around.there:
+    program = around.pixels or around.rows or bool(around.unit)
+    load = _LOAD.format(about=around.from_file, path="str | Path" if program else "str", weights=weights)
+    if not (around.there or around.unit):
         load = load.replace("    about = entries.pop", "    entries.pop")
     if around.rows:
         say = _ROW_NUMBERS if around.targets else _ROW_CLASS
         return f"{load.strip()}\n\n\n{_ROWS.replace('SAY', say).strip()}\n"
+    if unit := around.unit:
+        main = _TEXTS.replace("SPLIT", _SPLIT[unit]).replace("TOKENS", f"{unit}s").replace("METRIC", _METRIC[unit])
+        return f"{load.strip()}\n\n\n{main.replace('PIECE', str(piece)).strip()}\n"
     if not program:
         return f"{load.strip()}\n\n\n{_SIZE.format(inputs=inputs, index=index).strip()}\n"
     colours, height, width = around.task.example(1, "meta")[0].shape[1:]

@@ -143,7 +143,7 @@ def test_a_checkpoint_says_what_it_is_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("data", "unit", "metric"), [("sentences", "word", "ppl"), ("sentences-chars", "char", "bpc")])
 def test_a_network_for_texts_says_how_likely_a_text_is_and_what_comes_next(
-    data: str, unit: str, metric: str, run: Run
+    data: str, unit: str, metric: str, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The test text's perplexity is the search's; the next word is that before the end of the last line."""
     evaluator = texts(data=data, epochs=2, lr=0.5)
@@ -167,9 +167,20 @@ def test_a_network_for_texts_says_how_likely_a_text_is_and_what_comes_next(
     with torch.inference_mode():
         best = network(tokens)[0][0, -1].softmax(0).max(0)
     assert found[1]["next"][0] == {unit: words[best.indices], "probability": pytest.approx(float(best.values))}
-    shown = run("predict", name, "begun.txt", "nothing.txt", "--text")
+    shown = run("predict", name, "begun.txt", "nothing.txt", "--text", "-k", "5")
     assert shown.code == 2 and "cannot read nothing.txt: No such file" in shown.err
     assert shown.out.startswith(f"begun.txt  {metric} ") and "unknown  next: " in shown.out
+    assert run("export", name, "--to", "python", "-o", "model.py").code == 0
+    code: dict[str, Any] = {"__name__": "model", "__file__": "model.py"}
+    exec(compile(Path("model.py").read_text(), "model.py", "exec", dont_inherit=True), code)
+    capsys.readouterr()
+    assert code["main"]([name, "begun.txt", "nothing.txt", "test.txt"]) == 2
+    alone = capsys.readouterr()
+    assert "nothing.txt: cannot be read as a text" in alone.err
+    begun, test_line = alone.out.splitlines()
+    assert begun.replace("'", "") == shown.out.strip().replace("'", "")
+    assert f"{metric} {found[0][metric]:.4g}  {len(test):,} tokens" in test_line
+    assert code["main"](["test.txt"]) == 2
 
 
 def test_shared_weights_of_a_text(tmp_path: Path) -> None:
