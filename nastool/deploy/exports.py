@@ -66,7 +66,9 @@ def facts(model: Model, raw: bool) -> dict[str, str]:
     """What a file says of its network, as text."""
     about = {"arch": model.arch.key, "space": str(model.space.ref), "input": takes(model, raw)}
     if not model.normalises:
-        return {**about, "task": model.task.name, **{key: str(value) for key, value in model.task.to_json().items()}}
+        of_data = {key: json.dumps(value) for key, value in model.about.items()}
+        fields = {key: str(value) for key, value in model.task.to_json().items()}
+        return {**about, "task": model.task.name, **fields, **of_data}
     data: dict[str, Any] = {"mean": model.mean, "std": model.std}
     output = f"logits (N, {len(model.classes)})"
     if model.targets:
