@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -290,8 +291,8 @@ def test_a_network_for_texts_is_exported_step_by_step(name: str, form: str, tmp_
     document = archfile.from_json(zoo.document(name))
     task, scale = LanguageTask(7), make_scale(document.space, {"hidden": 4})
     network = networks.build(document.space, document.arch, task, scale).eval()
-    given: Any = (network, document.space, document.arch, scale, task, (), (), (), Path("a.safetensors"), {})
-    found = models.Model(*given, about={"words": tuple("abcdefg")})
+    bare = models.Model(network, document.space, document.arch, scale, task, (), (), (), Path("a.safetensors"), {})
+    found = dataclasses.replace(bare, about={"words": tuple("abcdefg")})
     assert json.loads(exports.facts(found, False)["words"]) == list("abcdefg")
     states = 1 if name == "enas-lm" else 2
     assert exports.takes(found, False) == " and ".join(["int64 (N, 1)", *["float32 (N, 4)"] * states])
