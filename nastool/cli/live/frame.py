@@ -103,7 +103,11 @@ def _best(view: View, width: int) -> list[Text]:
     row = view.best.row
     params = "" if row.params is None else f"{row.params:,.0f} params"
     value = (f"{view.metric} {_value(row)}", "bold green")
-    return [_row("best", width, value, (f"trial {row.id}", ""), (params, ""), (view.best.key, "dim"))]
+    return [
+        _row(
+            "best", width, value, (f"trial {row.id}", ""), (view.best.beside, ""), (params, ""), (view.best.key, "dim")
+        )
+    ]
 
 
 def _drawing(view: View, room: int, indent: str = "") -> list[Text]:

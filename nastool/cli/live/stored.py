@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nastool.cli.live.view import DRAWN, Best, Rounds, Row, Running, View
-from nastool.core import registry
+from nastool.core import pareto, registry
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Objective, Silence, Trial
 from nastool.engine.store import Store
@@ -23,6 +24,7 @@ PACE = 1000
 """Number of the last trials over which their pace is taken."""
 PAUSE = 60.0
 """Seconds without anything running after which nobody was at work on the run."""
+_LOSSES = "SELECT losses FROM trials WHERE state = 'done'"
 _POLICY = "json_extract(evaluation, '$.policy')"
 
 
@@ -36,6 +38,12 @@ class Recent(Store):
     def rounds(self) -> list[Trial]:
         """The rounds of a policy, in order."""
         return list(self._select(f"WHERE told IS NOT NULL AND {_POLICY} IS NOT NULL ORDER BY told"))
+
+    def front(self) -> int | None:
+        """Number of trials that no other dominates; None: there is one objective."""
+        if len(self.objectives) == 1:
+            return None
+        return len(pareto.front([json.loads(losses) for (losses,) in self._query(_LOSSES)]))
 
     def running(self) -> list[tuple[int, float, int | None]]:
         """The running trials, when each began, in seconds since 1970, and how many epochs it trains, where it does."""
@@ -117,7 +125,7 @@ class Followed:
                 left=per_trial * ahead if per_trial and ahead else None,
                 until=None if ends is None else max(0.0, ends - time.time()),
                 then=str(store.get("then") or ""),
-                best=next((self._best(trial, objective) for trial in store.best(1)), None),
+                best=next((self._best(trial, objective, store.front()) for trial in store.best(1)), None),
                 last=[_row(trial, objective) for trial in store.last(LAST)],
                 running=self._running(store, objective.metric),
                 failed=counts["failed"],
@@ -136,9 +144,9 @@ class Followed:
                 found.append({"trial": trial_id, **last})
             return found
 
-    def _best(self, trial: Trial, objective: Objective) -> Best:
+    def _best(self, trial: Trial, objective: Objective, front: int | None) -> Best:
         arch = trial.proposal.arch
-        return Best(_row(trial, objective), arch.key, partial(_drawn, self.space, arch))
+        return Best(_row(trial, objective), arch.key, partial(_drawn, self.space, arch), front)
 
     def _running(self, store: Recent, objective: str) -> Sequence[Running]:
         silent, now = store.silent(), time.time()

@@ -83,6 +83,7 @@ def line(view: View) -> str:
     parts = [f"{view.noun} {count(view)}"]
     if view.best is not None and view.best.row.value is not None:
         parts.append(f"best {clean(view.metric)} {view.best.row.value:.4f} (#{view.best.row.id})")
+        parts += filter(None, [view.best.beside])
     if view.failed:
         parts.append(f"{view.failed} failed")
     if view.per_hour is not None:

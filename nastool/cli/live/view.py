@@ -22,11 +22,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Best:
-    """The best trial. draw: its architecture in a few lines, not wider than so many cells."""
+    """The best trial. draw: its architecture in a few lines, not wider than so many cells.
+
+    front: of several objectives, number of trials that no other beats in all.
+    """
 
     row: Row
     key: str
     draw: Callable[[int], Sequence[str]]
+    front: int | None = None
+
+    @property
+    def beside(self) -> str:
+        """The size of the front, in words; "" with one objective."""
+        return "" if self.front is None else f"front of {self.front:,}"
 
 
 @dataclass(frozen=True)

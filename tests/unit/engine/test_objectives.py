@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from nastool import api
+from nastool.cli.live.stored import Followed
+from nastool.cli.live.text import line
 from nastool.core import pareto
 from nastool.core.evaluator import Evaluator, Report
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
@@ -23,6 +25,7 @@ from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.nsga2 import NSGA2
 from tests.helpers import made_runs
 from tests.helpers.running import Run
+from tests.unit.cli.test_live import drawn
 
 SPACE = NasBench201()
 BOTH = ("--objective", "val_acc", "--objective", "latency_ms")
@@ -50,6 +53,9 @@ def test_a_search_with_two(run: Run, table: list[str], tmp_path: Path) -> None:
     assert study.best is not None and best["trial"] == study.best.id
     assert best["metrics"]["val_acc"] == max(trial.metrics["val_acc"] for trial in study.trials)
     assert study.best == study.front()[0]
+    view = Followed(tmp_path / "a").view()
+    shown = f"front of {len(study.front())}"
+    assert shown in line(view) and any(shown in row for row in drawn([view], 100))
     again = run("search", *table, *BOTH, "-n", "60", "--no-report", "-o", "a")
     assert again.code == 0 and "continuing" in again.err
     longer = Study.read(tmp_path / "a")
