@@ -127,6 +127,15 @@ def test_random_search_ends_when_every_function_was_seen() -> None:
     assert len(drive(make(dedup=False), 300)) == 300
 
 
+TEXTS: Mapping[str, Any] = {
+    "data": "sentences",
+    "epochs": 1,
+    "train_size": 600,
+    "batch_size": 8,
+    "scale": {"hidden": 4},
+    "device": "cpu",
+}
+
 EVALUATOR_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "train": {
         "data": "digits",
@@ -142,9 +151,11 @@ EVALUATOR_OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "scale": {"channels": 4, "cells": 1},
         "device": "cpu",
     },
+    "train on recurrent-cell": TEXTS,
+    "supernet on recurrent-cell": TEXTS,
     "table": {"file": "table.npz", "dataset": "made_up"},
 }
-"""What each evaluator is built with here; "table.npz" is a small table the test writes."""
+"""What each evaluator is built with here, "on" a space; "table.npz" is a small table the test writes."""
 
 
 def write_table(path: Path, space: SearchSpace) -> None:
@@ -159,13 +170,14 @@ class TestEvaluators(EvaluatorContract):
     @pytest.fixture(params=EVALUATOR_OPTIONS)  # csv-rows goes with its own spaces: tests/unit/spaces/test_csv_rows.py
     def make(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MakeEvaluator:
         given = dict(EVALUATOR_OPTIONS[request.param])
-        space = make_space("nasbench201")
+        name, _, of = request.param.partition(" on ")
+        space = make_space(of or "nasbench201")
         if "file" in given:
             given["file"] = str(tmp_path_factory.mktemp("table") / given["file"])
             write_table(Path(given["file"]), space)
 
         def make() -> Evaluator:
-            evaluator: Evaluator = registry.make("evaluator", request.param, space, given=given)
+            evaluator: Evaluator = registry.make("evaluator", name, space, given=given)
             return evaluator
 
         return make
