@@ -91,11 +91,12 @@ class Predictions:
             for (path, truth, _), row in zip(there, found, strict=True):
                 yield self._said({"image": str(path)}, truth, row)
 
-    def of_examples(self, count: int) -> Iterator[dict[str, Any]]:
-        """The same for test images of the data it was trained with, written as examples/CLASS/N.png beside its weights.
+    def of_examples(self, count: int, folder: Path) -> Iterator[dict[str, Any]]:
+        """The same for test images of the data that the network was trained with, which are written as CLASS/N.png.
 
         Args:
             count: Number of images, drawn at random, always the same ones.
+            folder: Where they are written.
 
         Raises:
             InputError: It is for no images, it is not known what it was trained with, or the data are not there any
@@ -114,8 +115,8 @@ class Predictions:
         drawn = np.random.default_rng(0).permutation(len(images))[:count]
         for number, (i, row) in enumerate(zip(drawn, model.predict(images.x[drawn]), strict=True)):
             truth = model.classes[images.y[i]] if model.classes else images.y[i].tolist()
-            folder = model.path.parent / "examples" / (truth.replace("/", "_") if model.classes else "")
-            yield self._said({"image": str(write_pixels(folder / f"{number}.png", images.x[i]))}, truth, row)
+            path = folder / (truth.replace("/", "_") if model.classes else "") / f"{number}.png"
+            yield self._said({"image": str(write_pixels(path, images.x[i]))}, truth, row)
 
     def _of_file(self, path: str) -> dict[str, Any] | None:
         """What is said of a file as a whole; None: it cannot be read."""

@@ -29,5 +29,5 @@ def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one.svg", "runs/evolution/report.html", "runs/evolution/retrained/model.py", "network.py"):
         assert (tmp_path / name).stat().st_size > 1000, name
     assert list((tmp_path / "figures").glob("*.svg"))
-    assert re.search(r'"image": ?"zero.png", ?"class": ?"\d"', result.stdout)
+    assert re.search(r'"image": ?"runs/evolution/retrained/examples/\d/0.png", ?"class": ?"\d"', result.stdout)
     assert "Traceback" not in result.stderr and "warning" not in result.stderr.lower()
