@@ -9,7 +9,7 @@ CLASSES = (
     *("triangle", "square", "pentagon", "hexagon", "octagon"),
     *("3-pointed star", "4-pointed star", "5-pointed star", "6-pointed star", "8-pointed star"),
 )
-COUNTS = {"train": 2000, "val": 1500, "test": 2000}
+COUNTS = {"train": 3000, "val": 2000, "test": 2000}
 """Images of each part. Many are not trained on: to make them costs little, and accuracies are surer by them."""
 SIZE = 16
 """Pixels of a side."""

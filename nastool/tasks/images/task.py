@@ -48,7 +48,7 @@ class ImageTask(Supervised):
     data_options = OPTIONS | {"data_dir", "download", "image_size"}
     datasets: ClassVar[Mapping[str, str]] = {
         "digits": "1,797 handwritten digits, 1x8x8, 10 classes; built in (scikit-learn)",
-        "shapes": "5,500 outlines of polygons and stars under clutter, 1x16x16, 10 classes; built in, made",
+        "shapes": "7,000 outlines of polygons and stars under clutter, 1x16x16, 10 classes; built in, made",
         "cifar10": "60,000 photographs, 3x32x32, 10 classes (torchvision)",
         "cifar100": "60,000 photographs, 3x32x32, 100 classes (torchvision)",
         "mnist": "70,000 handwritten digits, 1x28x28, 10 classes (torchvision)",
