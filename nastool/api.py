@@ -192,8 +192,8 @@ def retrain(options: RetrainOptions) -> Study:
     named = "-" if isinstance(document, ArchDocument) else arguments.word(document)
     with invocation.of(arguments.words("retrain", options, named)):
         if not isinstance(document, ArchDocument):
-            trial = _trial(named, options.trial, options.pick)
-            document = sources.only_architecture(named, options.space, _given(trial, options.on_event))
+            given = _given(named, options.trial, options.pick, options.on_event)
+            document = sources.only_architecture(named, options.space, given)
         return _carry_out(RetrainRun.of(options, document, sources.run_folder(named), page), options)
 
 
@@ -207,7 +207,7 @@ def load(model: Architecture, *, trial: int | None = None, pick: str | Sequence[
         InputError: It has none, or they are damaged.
     """
     named = arguments.word(model)
-    return sources.model(named, Given(_trial(named, trial, pick)))
+    return sources.model(named, _given(named, trial, pick))
 
 
 def predict(
@@ -238,9 +238,8 @@ def predict(
     Raises:
         InputError: There are no weights, or no image in a folder.
     """
-    named = [images] if isinstance(images, str | Path) else images
     found = Predictions(load(model, trial=trial, pick=pick), top, Limit(max_gigabytes, "max_gigabytes="), on_event)
-    return list(found.of(named))
+    return list(found.of([images] if isinstance(images, str | Path) else images))
 
 
 def export(
@@ -289,29 +288,21 @@ def export(
     name = f"model{exports.SUFFIXES[to]}"
     path = target(os.fspath(name if out is None else out), name, force)
     plugin_files.trust(space)
-    given = "-" if isinstance(model, ArchDocument) else arguments.word(model)
-    trial = _trial(given, trial, pick)
-    if given.endswith(".safetensors") and trial is None:
-        trained = models.load(given)
-    else:
-        document = (
-            model
-            if isinstance(model, ArchDocument)
-            else sources.only_architecture(given, space, _given(trial, on_event))
-        )
-        if "weights" not in document.extra or input is not None:
-            if to != "python":
-                raise InputError(
-                    f"--to {to} needs weights, and {models.described(document)} names none: give a run or its weights, "
-                    "or train it with `nastool retrain`"
-                )
-            if input is None:
-                what = "names no weights: say what it is for, such as --input 3x32x32"
-                raise InputError(f"{models.described(document)} {what}")
-            task, size = sources.built_for(document, input, classes, scale)
-            write_atomic(path, exports.untrained_python(document.space, document.arch, task, size))
-            return path
-        trained = models.of(document)
+    document, source = (model, "-") if isinstance(model, ArchDocument) else (None, arguments.word(model))
+    given = _given(source, trial, pick, on_event)
+    if document is None and (given.trial is not None or not source.endswith(".safetensors")):
+        document = sources.only_architecture(source, space, given)
+    if document is not None and ("weights" not in document.extra or input is not None):
+        said = models.described(document)
+        if to != "python":
+            none = f"--to {to} needs weights, and {said} names none"
+            raise InputError(f"{none}: give a run or its weights, or train it with `nastool retrain`")
+        if input is None:
+            raise InputError(f"{said} names no weights: say what it is for, such as --input 3x32x32")
+        task, size = sources.built_for(document, input, classes, scale)
+        write_atomic(path, exports.untrained_python(document.space, document.arch, task, size))
+        return path
+    trained = models.load(source) if document is None else models.of(document)
     for line in exports.write(trained, to, path, raw=raw):
         on_event(Note(line))
     return path
@@ -423,11 +414,8 @@ def space_stats(
     from nastool.training.hardware import device_of
 
     plugin_files.trust(space, data)
-    own, task, size = stats.of(space, space_options, data, input, classes, scale)
     return stats.space_stats(
-        own,
-        task,
-        size,
+        *stats.of(space, space_options, data, input, classes, scale),
         limits=[limits] if isinstance(limits, str) else limits,
         samples=samples,
         seed=seed,
@@ -437,12 +425,9 @@ def space_stats(
     )
 
 
-def _trial(model: str, trial: int | None, pick: str | Sequence[str]) -> int | None:
-    return sources.picked(model, trial, [pick] if isinstance(pick, str) else list(pick))
-
-
-def _given(trial: int | None, on_event: Listener) -> Given:
-    return Given(trial, say=lambda text: on_event(Note(text)))
+def _given(model: str, trial: int | None, pick: str | Sequence[str], on_event: Listener = nobody) -> Given:
+    picked = sources.picked(model, trial, [pick] if isinstance(pick, str) else list(pick))
+    return Given(picked, say=lambda text: on_event(Note(text)))
 
 
 def page(study: Study) -> str:
