@@ -166,7 +166,9 @@ class Reader:
                 kept = _LINE_END.sub("\n", kept)
                 piece = kept.lstrip(_BLANKS) if fresh else kept
                 fresh = piece.endswith("\n") if piece else fresh
-            if len(rest) > LONGEST:
+            longest = max((rest, *piece) if self.unit == "word" else (rest,), key=len)
+            if len(longest) > LONGEST:
+                line -= text[text.index(longest) :].count("\n")
                 what = "without a blank" if self.unit == "word" else "that are blanks"
                 raise InputError(f"{path}, line {line}: {LONGEST:,} characters {what}, so it is no text: give one")
             if piece:

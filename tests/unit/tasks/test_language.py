@@ -130,16 +130,18 @@ BAD: dict[str, tuple[dict[str, str | bytes], str]] = {
     "latin-1": ({"train": "a b\nc \xe9 d".encode("latin-1")}, "train.txt, line 2: no UTF-8: save it as UTF-8"),
     "cut UTF-8": ({"train": "a b é".encode()[:-1]}, "train.txt, line 1: no UTF-8"),
     "no blanks": ({"train": "a\n" + "x" * 20_000}, "train.txt, line 2: 10,000 characters without a blank"),
+    "a word": ({"train": "a\n" + "x" * 10_001 + " a\nb"}, "train.txt, line 2: 10,000 characters without a blank"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_text_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "_CHUNK", 1000)
     parts, message = BAD[name]
-    with pytest.raises(InputError, match=message) as error:
-        LanguageTask.load(written(tmp_path, **parts))
-    assert "\n" not in str(error.value)
+    for size in (1000, text._CHUNK):
+        monkeypatch.setattr(text, "_CHUNK", size)
+        with pytest.raises(InputError, match=message) as error:
+            LanguageTask.load(written(tmp_path, **parts))
+        assert "\n" not in str(error.value)
 
 
 def test_options_that_do_not_go_with_a_text(tmp_path: Path) -> None:
