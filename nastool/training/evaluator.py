@@ -83,7 +83,7 @@ class TrainingEvaluator(Evaluator):
             split_seed: Seed of the choice of the training examples that are for validation, >= 0.
             val_fraction: Fraction of the training examples for validation, in (0, 1); by default 0.1, of fewer than 500
                 so much that 50 are for validation, but at most 0.25; and 0.25 for digits.
-            train_size: Number of training examples that are kept, >= 2, drawn after the split; of a text its first tokens.
+            train_size: Number of training examples that are kept, >= 2, drawn after the split; of texts the first.
             image_size: Height and width in pixels that images are resized to, from 1 to 1024; by default those of a
                 folder that have several sizes are, to the median of their sides, from 8 to 32.
             max_gigabytes: Most memory (10^9 bytes) that the user's own files may take, and 32 times what one image
