@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from tests.helpers.fake_cuda.shadow import Shadow
 
 pytestmark = pytest.mark.gpu
-SMALL: dict[str, dict[str, Any]] = {"cell-cnn": {"blocks": 2}, "macro-cnn": {"layers": 4}}
+SMALL: dict[str, dict[str, Any]] = {
+    "cell-cnn": {"blocks": 2},
+    "macro-cnn": {"layers": 4},
+    "recurrent-cell": {"nodes": 3},
+    "recurrent-tree": {"base": 2},
+}
 
 
 def spaces(provides: str) -> list[str]:
@@ -38,6 +43,11 @@ def data_for(space: SearchSpace) -> dict[str, Any]:
     if "images" in space.tasks:
         return {"data": "digits", "train_size": 24, "recipe": "cifar10-quick", "lr": 0.02}
     rng, folder = np.random.default_rng(0), tempfile.mkdtemp()
+    if "language-model" in space.tasks:
+        for part, lines in (("train", 10), ("valid", 2)):
+            words = rng.choice(["a", "b", "c", "d"], (lines, 8))
+            Path(f"{folder}/{part}.txt").write_text("".join(f"{' '.join(line)}\n" for line in words))
+        return {"data": f"text:{folder}", "lr": 0.02, "batch_size": 2}
     shape = (60, 7) if "tabular" in space.tasks else (60, 2, 24)
     np.savez(f"{folder}/a.npz", x_train=rng.normal(size=shape), y_train=np.arange(60) % 3)
     return {"data": f"{min(space.tasks)}:{folder}/a.npz", "train_size": 24, "lr": 0.001}
@@ -45,10 +55,10 @@ def data_for(space: SearchSpace) -> dict[str, Any]:
 
 def evaluator(kind: str, space: SearchSpace, device: str, precision: str = "fp32") -> Any:
     """Of one batch without augmentation, so that draws, which differ from device to device, do not count."""
-    known = {"channels": 4, "cells": 1, "nodes": 1}
+    known = {"channels": 4, "cells": 1, "nodes": 1, "hidden": 4}
     scale = {name: value for name, value in known.items() if name in space.Scale.__dataclass_fields__}
     given = {"batch_size": 2000, "epochs": 2, "scale": scale, "device": device, "precision": precision}
-    return registry.make("evaluator", kind, space, given={**data_for(space), **given})
+    return registry.make("evaluator", kind, space, given={**given, **data_for(space)})
 
 
 def losses(own: Any, network: torch.nn.Module, select: Callable[[int], None] = lambda step: None) -> list[float]:
@@ -87,7 +97,7 @@ def test_shared_weights(fake_cuda: Shadow, name: str) -> None:
         own.prepare()
         network = own.supernet()
         trained = losses(own, network, lambda step, network=network: network.select(children[0]))  # type: ignore[misc]
-        batch = own.val_batches.batch(torch.arange(len(own.val_batches)))
+        batch = next(iter(own.val_batches.mixed(2000)))
         rewards = own.rewards(network, children, batch)
         found[device] = (*trained, *rewards)
     assert found["cuda"] == pytest.approx(found["cpu"], rel=2e-3)

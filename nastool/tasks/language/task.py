@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -160,11 +160,13 @@ class LanguageTask(Task):
     def measure(self, network: Network, batches: Iterable[Batch]) -> dict[str, float]:
         """loss, the mean cross-entropy in nats a token, and exp(loss), or for characters loss / ln 2, bits."""
         total: Any = 0
-        count = 0
-        for losses in self._losses(network, batches):
-            total = total + losses.double().sum()
-            count += len(losses)
-        return self.named(float(total) / count)
+        count: Any = 0
+        state: object = None
+        for read, said in batches:
+            logits, state, *_ = self._called(network, read, state)
+            total = total + _losses(logits, said).double().sum()
+            count = count + (said >= 0).sum()
+        return self.named(float(total) / int(count))
 
     def named(self, loss: float) -> dict[str, float]:
         """The metrics of a loss, in nats a token, that of the objective first."""
@@ -172,19 +174,12 @@ class LanguageTask(Task):
             return {"bpc": loss / math.log(2), "loss": loss}
         return {"ppl": math.exp(min(loss, 700)), "loss": loss}
 
-    def _losses(self, network: Network, batches: Iterable[Batch]) -> Iterator[Tensor]:
-        """-log of the probability of each token that counts, batch by batch, (n,), with the state carried on."""
-        state: object = None
-        for read, said in batches:
-            logits, state, *_ = self._called(network, read, state)
-            yield _losses(logits, said)[said >= 0]
-
     def rewards(self, outputs: Sequence[Any], batch: Batch) -> Tensor:
         """80 / perplexity of a word, as for NAS-RL and ENAS; of a character 2 / perplexity. (m,)"""
         import torch
 
-        counts = batch[-1] >= 0
-        losses = [_losses(out[0], batch[-1])[counts].double().mean() for out in outputs]
+        count = (batch[-1] >= 0).sum()
+        losses = [_losses(out[0], batch[-1]).double().sum() / count for out in outputs]
         return GOOD[self.unit] / torch.stack(losses).exp()
 
     def predict(self, network: Network, batches: Iterable[Batch]) -> Tensor:

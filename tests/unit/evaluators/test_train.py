@@ -253,7 +253,10 @@ def test_what_decays(name: str) -> None:
         for module_name, layer in network.named_modules():
             for own, parameter in layer.named_parameters(recurse=False):
                 key = f"{module_name}.{own}".lstrip(".")
-                weight = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) and own == "weight"
+                if key not in as_published:
+                    assert parameter is network.get_parameter("embedding.weight"), "tied weights have one name"
+                    continue
+                weight = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding) and own == "weight"
                 share = own == "share"
                 assert as_published[key] == (0 if share else 0.01), key
                 assert without_norms[key] == (0.01 if weight else 0), (key, parameter.shape)
