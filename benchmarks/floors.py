@@ -5,7 +5,8 @@
 DATA: as --data has it, text:DIR, chars:DIR or sentences. Prints tokens and vocabulary, and for the validation and the
 test text perplexity and bits of frequencies (unigram) and of interpolated Kneser-Ney pairs (bigram, discount .75). A
 network that is above the bigram has learnt no state. Of the Penn Treebank, Mikolov's preparation, by words: unigram
-687.0 and 639.3, bigram 201.0 and 186.5.
+687.0 and 639.3, bigram 201.0 and 186.5. (201.8 is without anything before the text: then its very first word, which
+training has once and the validation text ten times, continues nothing, and its probability is some floor, there 1e-18.)
 """
 
 from __future__ import annotations

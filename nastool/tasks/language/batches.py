@@ -19,7 +19,7 @@ WARM_UP = 128
 """Tokens before each of these but the first that a network reads before it is asked: its state has settled by then."""
 LONGER = 8
 """How many times longer than that each is, at least."""
-AT_ONCE = 4096
+AT_ONCE = 2048
 """Tokens of a batch that is measured, about."""
 PIECE, BEFORE = 35, 10
 """Tokens of a piece for policies that are predicted, and those that are only read before."""
