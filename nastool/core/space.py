@@ -351,13 +351,13 @@ def said(space: SearchSpace, arch: Arch) -> str:
     return short(", ".join(pairs), 120)
 
 
-def check_scale(scale: Any, switches: Collection[str] = ()) -> None:
-    """For a Scale's `__post_init__`: every field is an integer from 1 to 10,000, a switch 0 or 1.
+def check_scale(scale: Any, switches: Collection[str] = (), zeros: Collection[str] = ()) -> None:
+    """For a Scale's `__post_init__`: every field is an integer from 1 to 10,000, or from 0 (zeros); a switch 0 or 1.
 
     ValueError names a field that is not.
     """
     for field in dataclasses.fields(scale):
         value = getattr(scale, field.name)
-        low, high = (0, 1) if field.name in switches else (1, 10_000)
+        low, high = (0, 1) if field.name in switches else (int(field.name not in zeros), 10_000)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise ValueError(f"need {low} <= {field.name} <= {high:,}, got {short(value)}")

@@ -66,6 +66,8 @@ def _tree(nodes: str, inject: str, index: str) -> dict[str, str]:
     return choices
 
 
+_ZAREMBA = "Zaremba et al. 2014, arXiv 1409.2329"
+
 PUBLISHED: Mapping[str, Published] = {
     "enas-micro": Published(
         "ENAS, micro search space",
@@ -207,6 +209,38 @@ PUBLISHED: Mapping[str, Published] = {
             "12 8",
         ),
         {},
+    ),
+    "lstm-small": Published(
+        "LSTM of 2 layers of 200, the usual baseline on Penn Treebank",
+        _ZAREMBA,
+        "stacked-rnn",
+        {},
+        {"kind": "lstm", "layers": "2"},
+        {"hidden": 200, "tied": 0, "biases": 1},
+    ),
+    "lstm-medium": Published(
+        "LSTM of 2 layers of 650",
+        _ZAREMBA,
+        "stacked-rnn",
+        {},
+        {"kind": "lstm", "layers": "2"},
+        {"hidden": 650, "tied": 0, "biases": 1},
+    ),
+    "lstm-large": Published(
+        "LSTM of 2 layers of 1500",
+        _ZAREMBA,
+        "stacked-rnn",
+        {},
+        {"kind": "lstm", "layers": "2"},
+        {"hidden": 1500, "tied": 0, "biases": 1},
+    ),
+    "awd-lstm": Published(
+        "AWD-LSTM, 3 layers",
+        "Merity et al., ICLR 2018; salesforce/awd-lstm-lm",
+        "stacked-rnn",
+        {},
+        {"kind": "lstm", "layers": "3"},
+        {"hidden": 1150, "embedding": 400},
     ),
 }
 """By name; `zoo:NAME` on the command line."""

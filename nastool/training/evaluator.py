@@ -304,7 +304,16 @@ class TrainingEvaluator(Evaluator):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds(seed)[0])
-            return self.placed(build(self.space, arch, self.task, self.scale))
+            return self.placed(self.drawn(build(self.space, arch, self.task, self.scale)))
+
+    def drawn(self, network: nn.Module) -> nn.Module:
+        """The network, its weights drawn anew where the recipe says how."""
+        from torch.nn.init import uniform_
+
+        if bound := self.recipe.text.init:
+            for parameter in network.parameters():
+                uniform_(parameter, -bound, bound)
+        return network
 
     def placed(self, network: nn.Module) -> nn.Module:
         """The network on the device, its weights laid out as is fastest for the task."""
