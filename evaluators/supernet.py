@@ -306,6 +306,7 @@ class Supernet(TrainingEvaluator):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds(self.seed)[0])
             network = Network(self.space, self.task, self.scale)
+            self.drawn(network)
         use_batch_statistics(network)
         self.placed(network)
         return network

@@ -23,6 +23,7 @@ from nastool.nets.checkpoints import Checkpoint
 from nastool.nets.inheritance import inherited
 from nastool.training.evaluator import TrainingEvaluator
 from nastool.training.loop import Training, seconds_of_one, seeds
+from nastool.training.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,7 +143,7 @@ class Train(TrainingEvaluator):
         recipe = self._recipe(proposal)
         with self.saying_what_helps(), self.reproducible(seed):
             training = self._begin(proposal, recipe, seed)
-            found = self._fit(training, report)
+            found = self._fit(training, report, self._unfinished(trial_id, proposal, recipe, seed))
             notes = self.notes(training.network, self.val_batches)
         network = training.network
         checkpoint = None
@@ -257,11 +258,19 @@ class Train(TrainingEvaluator):
         generator = torch.Generator().manual_seed(seeds(seed)[1])
         return self.task.inputs(self.train_batches.some(CALIBRATION, generator))
 
-    def _fit(self, training: Training, report: Report) -> dict[str, float]:
+    def _unfinished(self, trial_id: int, proposal: Proposal, recipe: Recipe, seed: int) -> Unfinished:
+        path = None if self.workdir is None else checkpoints.training_of(self.workdir / checkpoints.name_of(trial_id))
+        arch = proposal.arch.choices, proposal.parent, proposal.annealing
+        return Unfinished(path, {"arch": arch, "recipe": recipe.values(), "seed": seed, "data": self.data.fingerprint})
+
+    def _fit(self, training: Training, report: Report, unfinished: Unfinished) -> dict[str, float]:
         """Train; what was reported after the last epoch."""
         import torch
 
-        for epoch in range(1, training.recipe.epochs + 1):
+        facts = unfinished.take(training) or {"found": {}, "losses": []}
+        found: dict[str, float] = facts["found"]
+        losses: list[float] = facts["losses"]
+        for epoch in range(len(losses) + 1, training.recipe.epochs + 1):
             total = torch.zeros((), device=self.device)
             for loss in training.epoch():
                 total += loss
@@ -271,9 +280,17 @@ class Train(TrainingEvaluator):
                     found = {**self.measure(training.network, self.val_batches, self.prefix), **found}
             for name, what in (("train_loss", "training"), ("val_loss", "validation")):
                 if not math.isfinite(found.get(name, 0)):
+                    unfinished.remove()
                     raise TrialFailed(f"diverged: {what} loss is {found[name]} in epoch {epoch}; lower lr")
+            before = losses[: -training.recipe.average_after] if training.recipe.average_after else []
+            losses.append(found.get("val_loss", found["train_loss"]))
+            if before and losses[-1] > min(before):
+                training.optimizer.begin = min(training.optimizer.begin, training.done)
             report(epoch, found)
+            if epoch < training.recipe.epochs:
+                unfinished.keep(training, {"found": found, "losses": losses})
         training.optimizer.take_average()
+        unfinished.remove()
         return found
 
 

@@ -20,8 +20,8 @@ LAYERS = ("1", "2", "3", "4")
 class StackedRNN(SearchSpace):
     """Stacks of LSTM, GRU or plain tanh layers: which, and how many.
 
-    Baselines for recurrent cells: Zaremba et al. 2014 (2 LSTM layers of 200, 650, 1500) and AWD-LSTM (Merity et al. 2018,
-    3 of 1150 and 400) are in it, as zoo:lstm-small, zoo:lstm-medium, zoo:lstm-large and zoo:awd-lstm.
+    Baselines for recurrent cells: Zaremba et al. 2014 (2 LSTM layers of 200, 650 or 1500) and AWD-LSTM (Merity et al.
+    2018, 3 layers of 1150 and 400) are in it, as zoo:lstm-small, zoo:lstm-medium, zoo:lstm-large and zoo:awd-lstm.
     """
 
     name = "stacked-rnn"

@@ -37,6 +37,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "average_after": (0, MAX_EPOCHS),
     "hold_epochs": (0, MAX_EPOCHS),
     "decay": (1e-9, 1),
+    "decay_epochs": (1, MAX_EPOCHS),
 }
 """Smallest and largest value of each number in a recipe."""
 
@@ -67,6 +68,7 @@ LATER = frozenset({"decay_norms", "decay_off_path", "train_auxiliary", "reward_d
     "average_after",
     "hold_epochs",
     "decay",
+    "decay_epochs",
     "text",
 }
 """Fields that recipes did not have at first; at their defaults they mean what was done before."""
@@ -179,8 +181,8 @@ class Recipe:
         scale and shift and on biases. What is no weight of a layer, such as the share of a weighted sum, has none.
     decay_off_path: of shared weights, those that a step's child does not have decay in it and keep their momentum, too,
         as in ENAS' code; else they stay as they are.
-    schedule: "cosine" falls from lr to final_lr step by step, "constant" stays at lr, "decay" does so for hold_epochs,
-        and is multiplied by decay before each later epoch, until final_lr.
+    schedule: "cosine" falls from lr to final_lr step by step, "constant" stays at lr, "decay" does so for hold_epochs
+        and is multiplied by decay then and after each further decay_epochs, down to final_lr.
     warmup_epochs: the learning rate first rises linearly from 0 for so many epochs (may be a fraction).
     final_lr: learning rate of the cosine's end.
     label_smoothing: in [0, 1).
@@ -235,6 +237,7 @@ class Recipe:
     average_after: int = 0
     hold_epochs: int = 0
     decay: float = 1.0
+    decay_epochs: int = 1
     text: Text = field(default_factory=Text)
 
     def __post_init__(self) -> None:
@@ -312,7 +315,8 @@ class Recipe:
         if self.schedule == "constant":
             return self.lr
         if self.schedule == "decay":
-            return max(self.final_lr, self.lr * self.decay ** max(0, step // steps_per_epoch + 1 - self.hold_epochs))
+            later = step // steps_per_epoch - self.hold_epochs
+            return max(self.final_lr, self.lr * self.decay ** max(0, later // self.decay_epochs + 1))
         start, length = warmup, total - warmup
         if self.restart_epochs:
             length = self.restart_epochs * steps_per_epoch

@@ -2,7 +2,8 @@
 
 `checkpoints/trial-000012.safetensors` holds the weights, and in its metadata what they belong to. Beside it
 `trial-000012.optimizer.safetensors` holds the optimiser's memory, for trainings whose weights are handed down, and
-`trial-000012.predictions.safetensors` what the network predicts, once it was part of an ensemble. What else an
+`trial-000012.predictions.safetensors` what the network predicts, once it was part of an ensemble, and
+`trial-000012.training.safetensors`, until it is finished, what a long training goes on from. What else an
 evaluator leaves of a trial (`Evaluation.artifacts`) is named `trial-000012.artifact.NAME`; it goes with the checkpoint.
 """
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
     from nastool.core.task import Task
 
-_NAME = re.compile(r"trial-(\d{6,})(?:(\.optimizer|\.predictions)?\.safetensors|\.artifact\.[\w.-]+)")
+_NAME = re.compile(r"trial-(\d{6,})(?:(\.optimizer|\.predictions|\.training)?\.safetensors|\.artifact\.[\w.-]+)")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ def name_of(trial_id: int) -> str:
 def optimizer_of(path: Path) -> Path:
     """Where the optimiser's memory that belongs to a checkpoint is."""
     return path.with_suffix(".optimizer.safetensors")
+
+
+def training_of(path: Path) -> Path:
+    """Where is kept what the training goes on from that will leave a checkpoint."""
+    return path.with_suffix(".training.safetensors")
 
 
 def predictions_of(path: Path) -> Path:
@@ -247,7 +253,11 @@ def sweep(folder: Path, keep: Collection[int], parents: Collection[int], below: 
         if match is None:
             if files.is_unfinished(file.name):
                 file.unlink(missing_ok=True)
-        elif int(match[1]) < below and int(match[1]) not in (parents if match[2] == ".optimizer" else keep):
+        elif (
+            match[2] != ".training"
+            and int(match[1]) < below
+            and int(match[1]) not in (parents if match[2] == ".optimizer" else keep)
+        ):
             file.unlink(missing_ok=True)
 
 

@@ -47,8 +47,8 @@ class Optimizer:
         """Learning rate of the last step."""
         self._step, self._remembers = _rule(recipe)
         self._memory: dict[str, dict[str, Tensor]] = {}
-        self._begin = max(0, round((recipe.epochs - recipe.average) * steps)) if recipe.average else math.inf
-        """The number of the first step whose weights are averaged."""
+        self.begin = max(0, round((recipe.epochs - recipe.average) * steps)) if recipe.average else math.inf
+        """The number of the first step whose weights are averaged; inf: none."""
         self._average: dict[str, Tensor] = {}
         if self._remembers == (MOMENTUM,):
             self._memory = {name: self._begun(parameter) for name, parameter in self.trained.items()}
@@ -69,11 +69,11 @@ class Optimizer:
             grads = [parameter.grad for parameter in moved.values()]
             with torch.no_grad():
                 self._step(list(moved.values()), grads, *memories, lr=lr, weight_decay=decay)
-        if done >= self._begin:
+        if done >= self.begin:
             if not self._average:
                 self._average = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
             new = [self.trained[name].detach() for name in self._average]
-            torch._foreach_lerp_(list(self._average.values()), new, 1 / (done - self._begin + 1))
+            torch._foreach_lerp_(list(self._average.values()), new, 1 / (done - self.begin + 1))
 
     def memory(self) -> dict[str, Tensor]:
         """What it remembers, by parameter and by what it is: `weight` is the momentum of that parameter."""

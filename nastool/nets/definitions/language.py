@@ -13,12 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import register_flop_formula
 
 from nastool.nets.blocks import Variational
 
 State = tuple[Tensor, ...]
 INITIAL = 0.1
 """Embeddings are drawn uniformly from so far around 0 (AWD-LSTM), unless a recipe says how all weights are."""
+
+
+@register_flop_formula(torch.ops.aten.mkldnn_rnn_layer, get_raw=True)
+def _layer_flops(x: Tensor, from_input: Tensor, from_state: Tensor, *_: Any, **__: Any) -> int:
+    """FLOPs of a layer on the CPU, which torch does not know; x: (T, N, inputs). Elsewhere it is made of products."""
+    return 2 * x.shape[0] * x.shape[1] * (from_input.numel() + from_state.numel())
+
+
+@register_flop_formula(torch.ops.aten._cudnn_rnn, get_raw=True)
+def _cudnn_flops(x: Tensor, weights: Sequence[Tensor], *_: Any, **__: Any) -> int:
+    """The same of a layer on a GPU."""
+    return 2 * x.shape[0] * x.shape[1] * sum(weight.numel() for weight in weights if weight.dim() == 2)
 
 
 class LanguageModel(nn.Module):

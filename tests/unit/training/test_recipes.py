@@ -46,6 +46,7 @@ SPECIAL |= {
     "average_after",
     "hold_epochs",
     "decay",
+    "decay_epochs",
     "text",
     "scale",
     "retrain",
@@ -198,6 +199,19 @@ def test_replace_leaves_out_none_and_checks() -> None:
 
 
 # --- the learning rate
+
+
+def test_decay_by_epochs() -> None:
+    """Zaremba et al. 2014: halves from the fifth epoch on; Merity et al. 2018 on characters: tenths at 300 and 400."""
+    recipe = load_recipe("ptb-small")
+    assert [recipe.learning_rate(10 * epoch + 9, 10) for epoch in range(7)] == [20, 20, 20, 20, 10, 5, 2.5]
+    assert recipe.learning_rate(40, 10) == 10
+    recipe = load_recipe("ptb-char")
+    assert [recipe.learning_rate(epoch, 1) for epoch in (0, 299, 300, 399, 400, 499)] == pytest.approx(
+        [0.002, 0.002, 0.0002, 0.0002, 0.00002, 0.00002]
+    )
+    floor = Recipe(schedule="decay", decay=0.5, final_lr=0.03, warmup_epochs=0)
+    assert [floor.learning_rate(epoch, 1) for epoch in (0, 1, 2)] == [0.05, 0.03, 0.03]
 
 
 def test_cosine_without_warmup_by_hand() -> None:
