@@ -66,6 +66,11 @@ def _tree(nodes: str, inject: str, index: str) -> dict[str, str]:
     return choices
 
 
+def _stack(layers: str) -> dict[str, str]:
+    """Choices of space stacked-rnn for LSTM layers, as wide as the scale says."""
+    return {"kind": "lstm", "layers": layers, "width": "100", "residual": "no"}
+
+
 _ZAREMBA = "Zaremba et al. 2014, arXiv 1409.2329"
 
 PUBLISHED: Mapping[str, Published] = {
@@ -215,7 +220,7 @@ PUBLISHED: Mapping[str, Published] = {
         _ZAREMBA,
         "stacked-rnn",
         {},
-        {"kind": "lstm", "layers": "2"},
+        _stack("2"),
         {"hidden": 200, "tied": 0, "biases": 1},
     ),
     "lstm-medium": Published(
@@ -223,7 +228,7 @@ PUBLISHED: Mapping[str, Published] = {
         _ZAREMBA,
         "stacked-rnn",
         {},
-        {"kind": "lstm", "layers": "2"},
+        _stack("2"),
         {"hidden": 650, "tied": 0, "biases": 1},
     ),
     "lstm-large": Published(
@@ -231,7 +236,7 @@ PUBLISHED: Mapping[str, Published] = {
         _ZAREMBA,
         "stacked-rnn",
         {},
-        {"kind": "lstm", "layers": "2"},
+        _stack("2"),
         {"hidden": 1500, "tied": 0, "biases": 1},
     ),
     "awd-lstm": Published(
@@ -239,7 +244,7 @@ PUBLISHED: Mapping[str, Published] = {
         "Merity et al., ICLR 2018; salesforce/awd-lstm-lm",
         "stacked-rnn",
         {},
-        {"kind": "lstm", "layers": "3"},
+        _stack("3"),
         {"hidden": 1150, "embedding": 400},
     ),
 }

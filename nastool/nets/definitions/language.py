@@ -123,18 +123,27 @@ class Layer(nn.Module):
 class Stack(nn.Module):
     """Recurrent layers one after another, with dropout between them."""
 
-    def __init__(self, kind: str, widths: Sequence[int], biases: int = 2) -> None:
-        """widths: of the input, and of each layer. kind, biases: as of `Layer`."""
+    def __init__(self, kind: str, widths: Sequence[int], biases: int = 2, residual: bool = False) -> None:
+        """Makes a stack.
+
+        Args:
+            kind, biases: As of `Layer`.
+            widths: Of the input, and of each layer.
+            residual: Later layers return the sum of what they read and what they make of it, where both are as wide.
+        """
         super().__init__()
         self.layers = nn.ModuleList(Layer(kind, width, hidden, biases) for width, hidden in pairwise(widths))
         self.between = Variational("nodes")
+        self.residual = residual
         self.states = 2 if kind == "lstm" else 1
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         found: State = ()
         for number, layer in enumerate(self.layers):
-            x = self.between(x) if number else x
+            read = self.between(x) if number else x
             own = None if state is None else state[number * self.states : (number + 1) * self.states]
-            x, new = layer(x, own)
+            x, new = layer(read, own)
+            if self.residual and number and x.shape == read.shape:
+                x = x + read
             found += new
         return x, found

@@ -24,7 +24,7 @@ from nastool.training.unfinished import Unfinished
 from tests.helpers.running import in_this_process
 
 SPACE = StackedRNN()
-LSTM = SPACE.arch([0, 1])
+LSTM = SPACE.arch([0, 1, 2, 0])
 Reports = list[tuple[int, dict[str, float]]]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -164,7 +164,9 @@ def test_flops_are_the_same_wherever_they_are_counted(kind: int) -> None:
     counted = []
     for device in ("cpu", "meta"):
         with torch.device(device):
-            counted.append(count_flops(build(SPACE, SPACE.arch([kind, 1]), LanguageTask(30), scale), LanguageTask(30)))
+            counted.append(
+                count_flops(build(SPACE, SPACE.arch([kind, 1, 2, kind % 2]), LanguageTask(30), scale), LanguageTask(30))
+            )
     gates = (4, 3, 1)[kind]
     assert counted == [2 * (2 * gates * 2 * 8 * 8 + 8 * 30)] * 2
 

@@ -49,6 +49,18 @@ def test_a_carried_state_is_one_long_text(kind: str) -> None:
     assert {len(part) for part in state} == {3}
 
 
+def test_residual_connections_go_around_later_layers_of_equal_width() -> None:
+    stack = Stack("tanh", [6, 6, 6, 4], residual=True)
+    for parameter in stack.parameters():
+        nn.init.zeros_(parameter)
+    nn.init.ones_(stack.get_parameter("layers.0.from_input.bias"))
+    seen: list[Tensor] = []
+    stack.layers[2].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    y, _ = stack(torch.randn(2, 3, 6))
+    torch.testing.assert_close(seen[0], torch.full((2, 3, 6), 1.0).tanh())
+    assert not y.any()
+
+
 def test_the_decoder_has_the_embedding_s_weights_or_its_own() -> None:
     def params(tied: bool = True, bias: bool = True) -> int:
         return sum(p.numel() for p in made("lstm", tied, bias).parameters())
