@@ -227,16 +227,20 @@ def _owned(modules: Iterable[nn.Module]) -> dict[int, tuple[int, int]]:
     What several have, such as tied weights, is the first one's. Modules for training alone are left out.
     """
     found: dict[int, tuple[int, int]] = {}
-    seen: set[int] = set()
+    seen: set[object] = set()
+
+    def numbers(x: Tensor) -> object:
+        return x.untyped_storage()._cdata, x.storage_offset(), x.shape
+
     for module in modules:
         if getattr(module, "training_only", False):
             continue
         parameters, buffers = (
-            [part for name in names if (part := getattr(module, name)) is not None and id(part) not in seen]
+            [part for name in names if (part := getattr(module, name)) is not None and numbers(part) not in seen]
             for names in (module._parameters, module._buffers)
         )
         own = (*parameters, *buffers)
-        seen.update(map(id, own))
+        seen.update(map(numbers, own))
         size = sum(each.numel() * each.element_size() for each in own)
         found[id(module)] = sum(each.numel() for each in parameters if each.requires_grad), size
     return found

@@ -16,8 +16,10 @@ from nastool.core.errors import CannotGoOn, InputError
 from nastool.core.values import Decision
 from nastool.nets import networks
 from nastool.nets.costs import NetworkCosts
+from nastool.nets.definitions.language import LanguageModel
 from nastool.nets.onepass import OnePass
 from nastool.tasks.images.task import ImageTask
+from nastool.tasks.language.task import LanguageTask
 from tests.helpers.examples import EXAMPLES, example
 from tests.helpers.running import Run
 
@@ -158,6 +160,45 @@ def test_children_in_one_pass_and_costs_know_of_widths() -> None:
         assert costs.of(arch, ["params"])["params"] == networks.count_params(
             networks.build(space, arch, TASK, space.Scale())
         )
+
+
+class Gated(nn.Module):
+    """torch's own layer, whose state begins with the examples as the task wants it."""
+
+    def __init__(self, activation: nn.Module, width: int) -> None:
+        super().__init__()
+        self.activation, self.layer = activation, nn.GRU(width, width, batch_first=True)
+
+    def forward(self, x: Tensor, state: tuple[Tensor] | None = None) -> tuple[Tensor, tuple[Tensor]]:
+        y, after = self.layer(x, None if state is None else state[0].transpose(0, 1))
+        return self.activation(y), (after.transpose(0, 1),)
+
+
+class Reads(c.Space):
+    """Networks for texts, whose decoder has the embedding's weights."""
+
+    tasks = frozenset({"language-model"})
+
+    def network(self, choose: c.Choose, task: Any, scale: Any) -> nn.Module:
+        width = choose.value("width", [4, 8])
+        cell = Gated(choose.layer("activation", {"none": nn.Identity, "relu": nn.ReLU}), width)
+        return LanguageModel(task.vocabulary, width, cell)
+
+
+def test_a_space_for_texts_has_children_as_in_its_supernet() -> None:
+    """Weights that two layers have, and of which a value takes a part, count once."""
+    space, task = Reads(), LanguageTask(7)
+    supernet = networks.Supernet(space, task, space.Scale()).eval()
+    costs = NetworkCosts(space, task, space.Scale())
+    tokens = torch.randint(7, (2, 5))
+    for arch in [*space.members()] * 3:  # the first ones are counted in networks of their own
+        child = networks.build(space, arch, task, space.Scale()).eval()
+        supernet.select(arch)
+        child.load_state_dict(supernet.child_state(arch))
+        torch.testing.assert_close(child(tokens), supernet(tokens))
+        found = costs.of(arch, ["params", "flops"])
+        assert found == {"params": networks.count_params(child), "flops": networks.count_flops(child, task)}
+    assert costs._supernet is not None
 
 
 def test_a_soft_choice_mixes_layers_and_numbers_of_layers_but_no_values() -> None:
