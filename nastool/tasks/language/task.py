@@ -175,7 +175,7 @@ class LanguageTask(Task):
         return {"ppl": math.exp(min(loss, 700)), "loss": loss}
 
     def rewards(self, outputs: Sequence[Any], batch: Batch) -> Tensor:
-        """80 / perplexity of a word, as for NAS-RL and ENAS; of a character 2 / perplexity. (m,)"""
+        """80 / perplexity of a word, as in ENAS' code; of a character 2 / perplexity. (m,)"""
         import torch
 
         count = (batch[-1] >= 0).sum()
@@ -230,7 +230,7 @@ class LanguageTask(Task):
         reader = text.Reader(self.unit, Limit(max_gigabytes, "--max-gigabytes "))
         vocabulary = text.Vocabulary(about["words"], self.unit)
         read = reader.file(path_of(path))
-        tokens, unknown = vocabulary.encode(text.Text(reader.words, read))
+        tokens, unknown = vocabulary.encode(reader.words, read)
         batches = TextBatches(torch.from_numpy(tokens), vocabulary.end)
         with torch.inference_mode():
             measured = self.measure(network, batches.in_order())

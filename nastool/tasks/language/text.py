@@ -65,10 +65,15 @@ class Vocabulary:
         """Number of the token at the end of a line, which is also what stands before a text."""
         return self.places[ENDS[self.unit]]
 
-    def encode(self, text: Text) -> tuple[Tokens, int]:
-        """A text that was read, and how many of its tokens are not known: they are <unk>, or left out without it."""
-        own = np.array([self.places.get(word, -1) for word in text.words], np.int32)
-        found = own[text.tokens]
+    def encode(self, words: Sequence[str], tokens: Tokens) -> tuple[Tokens, int]:
+        """A text, and how many of its tokens are not known: they are <unk>, or left out where there is none.
+
+        Args:
+            words: Those of its reader, by number.
+            tokens: As that has read them.
+        """
+        own = np.array([self.places.get(word, -1) for word in words], np.int32)
+        found = own[tokens]
         missing = int((found < 0).sum())
         unknown = self.places.get(UNKNOWN)
         return (found[found >= 0] if unknown is None else np.where(found < 0, np.int32(unknown), found)), missing
@@ -176,14 +181,6 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Text:
-    """A text that was read: the words by number, and its tokens, (n,)."""
-
-    words: Sequence[str]
-    tokens: Tokens
-
-
-@dataclass(frozen=True)
 class Parts:
     """A text for training, validation and testing.
 
@@ -278,7 +275,7 @@ def split(
     found: dict[Part, Tokens] = {}
     of_parts: Mapping[Part, Tokens] = {"train": train, "val": val, "test": test}
     for part, tokens in of_parts.items():
-        found[part], missing = vocabulary.encode(Text(words, tokens))
+        found[part], missing = vocabulary.encode(words, tokens)
         if part != "train" and missing and UNKNOWN not in vocabulary.places:
             notes.append(f"{missing:,} {part} tokens are not in the training text and left out")
         if not len(found[part]):
