@@ -13,7 +13,9 @@ demo: $(INSTALLED)  ## a real search on built-in data; ends with a trained netwo
 
 test: $(INSTALLED)  ## all tests but the slow ones; those of the GPU path on fake devices
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m gpu --fake-cuda 2 $$(grep -rl 'mark\.gpu' tests --include='*.py')
+	# the longest test first, so that nobody waits for it alone
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m gpu --fake-cuda 2 tests/system/test_gpu_kit.py \
+		$$(grep -rl 'mark\.gpu' tests --include='*.py')
 
 slow: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal --slow

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +170,17 @@ def test_the_bare_network(checkpoint: tuple[Path, dict[str, float]], run: Run) -
 
 
 def classified(*arguments: str) -> tuple[int, list[str], str]:
-    """What `python model.py ...` says."""
-    done = subprocess.run([sys.executable, "model.py", *arguments], capture_output=True, text=True)
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout.splitlines(), done.stderr
+    """What `python model.py ...` says, in this process, where torch is imported."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(SystemExit) as ended,
+    ):
+        patch.setattr(sys, "argv", ["model.py", *arguments])
+        runpy.run_path("model.py", run_name="__main__")
+    return int(ended.value.code or 0), out.getvalue().splitlines(), err.getvalue()
 
 
 def test_the_code_classifies_files_as_predict_does(checkpoint: tuple[Path, dict[str, float]], run: Run) -> None:
@@ -204,7 +214,8 @@ def test_the_code_classifies_files_as_predict_does(checkpoint: tuple[Path, dict[
     assert run("export", str(checkpoint[0]), "--to", "safetensors").code == 0
     wanted = run("predict", str(checkpoint[0]), *images, "--text").out.splitlines()
     assert len(wanted) == len(images) == 17
-    assert classified(*images) == (0, wanted, "")
+    done = subprocess.run([sys.executable, "model.py", *images], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, wanted, "")
     Path("model.safetensors").rename("best.safetensors")
     assert classified("digit.png")[1] == [line for line in wanted if line.startswith("digit.png")]
     Path("best.safetensors").rename("other.safetensors")
