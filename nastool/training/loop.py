@@ -188,6 +188,24 @@ class Training:
         self.optimizer.step(self._rate * lr, self.done)
         self.done += 1
 
+    def exploded(self) -> bool:
+        """Whether the gradients of a network with a state are not finite, as where states grow from word to word."""
+        from torch.nn.utils import get_total_norm
+
+        if all(carry is None for carry in self._carries.values()):
+            return False
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return not bool(norm.isfinite())
+
+    def bound_state(self) -> None:
+        """Scales the state of each text that is carried on to a mean square of at most 1, if it is larger."""
+        self._carries = {part: _bounded(carry) for part, carry in self._carries.items()}
+
+    def skip_step(self) -> None:
+        """Instead of `end_step`: leaves the weights as they are, and forgets the state."""
+        self._carries = {}
+        self.done += 1
+
     def memory(self) -> dict[str, Tensor]:
         """What the optimiser remembers, by parameter; see `Optimizer.memory`."""
         return self.optimizer.memory()
@@ -200,6 +218,16 @@ class Training:
         """
         self.optimizer.remember(memory, resumed=True)
         self.done = done
+
+
+def _bounded(state: Any) -> Any:
+    """A state, a tensor or tuple of tensors (N, ...), in which no example has a mean square of more than 1."""
+    if isinstance(state, tuple):
+        return tuple(map(_bounded, state))
+    if state is None:
+        return None
+    square = state.float().square().flatten(1).mean(1).clamp(min=1)
+    return state / square.sqrt().to(state.dtype).view(-1, *[1] * (state.dim() - 1))
 
 
 def seeds(seed: int) -> tuple[int, int, int]:

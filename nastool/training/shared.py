@@ -167,7 +167,8 @@ class SharedWeights:
             drive: A policy's round: takes all the steps.
 
         Returns:
-            The mean loss, "train_loss", and what the policy reports.
+            The mean loss, "train_loss", and what the policy reports; where the gradients of a network with a state were
+            not finite, steps were left out, "skipped_steps".
 
         Raises:
             TrialFailed: The loss is not finite.
@@ -179,6 +180,7 @@ class SharedWeights:
         self._batches = self.training.epoch_batches()
         self._minibatches: dict[Part, Iterator[Batch]] = {}
         self._total = torch.zeros((), device=next(self.network.parameters()).device)
+        self._skipped = 0
         before = self.training.done
         with self._phase:
             try:
@@ -188,12 +190,16 @@ class SharedWeights:
         if self.training.done - before != self.training.steps:
             taken = self.training.done - before
             raise ValueError(f"a round has {self.training.steps} steps of the weights, and {taken} were taken")
-        return {"train_loss": self._mean_loss(), **reported}
+        skipped = {"skipped_steps": float(self._skipped)} if self._skipped else {}
+        return {"train_loss": self._mean_loss(), **skipped, **reported}
 
     def _mean_loss(self) -> float:
-        mean = self._total.item() / self.training.steps
+        mean = self._total.item() / max(1, self.training.steps - self._skipped)
         if not math.isfinite(mean):
             raise TrialFailed(f"diverged: training loss is {mean} in epoch {self.done}; lower lr")
+        if 2 * self._skipped > self.training.steps:
+            what = f"the gradients of {self._skipped} of {self.training.steps} steps are not finite"
+            raise TrialFailed(f"diverged: {what} in epoch {self.done}; lower lr")
         return mean
 
     @property
@@ -214,9 +220,14 @@ class SharedWeights:
         for selection in selections:
             self._select(selection if gradient else detached(selection))
             losses.append(self.training.backward(batch, 1 / len(selections)))
-        self.training.end_step()
         loss = losses[0] if len(losses) == 1 else sum(losses[1:], losses[0]) / len(losses)
-        self._total += loss
+        if self.training.exploded():
+            self.training.skip_step()
+            self._skipped += 1
+        else:
+            self.training.end_step()
+            self._total += loss
+        self.training.bound_state()  # the next child goes on from it
         return loss
 
     def loss(self, selection: Selection, part: Part) -> Tensor:

@@ -23,6 +23,9 @@ SENTENCES = 4500, 500, 500
 """Lines of the made-up text for training, validation and testing."""
 REMEMBERED = 1000
 """Tokens at the end of a text that decide what comes next, at most."""
+MOST = 700.0
+"""Nats that are said of a larger loss, or of one that is no number, as where a state grows from word to word; so that
+exp(loss) is a number."""
 GOOD: Mapping[str, float] = {"word": 80.0, "char": 2.0}
 """Perplexity of a token that is rewarded with 1."""
 
@@ -166,13 +169,14 @@ class LanguageTask(Task):
             logits, state, *_ = self._called(network, read, state)
             total = total + _losses(logits, said).double().sum()
             count = count + (said >= 0).sum()
-        return self.named(float(total) / int(count))
+        mean = float(total) / int(count)
+        return self.named(min(mean, MOST) if mean == mean else MOST)
 
     def named(self, loss: float) -> dict[str, float]:
         """The metrics of a loss, in nats a token, that of the objective first."""
         if self.unit == "char":
             return {"bpc": loss / math.log(2), "loss": loss}
-        return {"ppl": math.exp(min(loss, 700)), "loss": loss}
+        return {"ppl": math.exp(min(loss, MOST)), "loss": loss}
 
     def rewards(self, outputs: Sequence[Any], batch: Batch) -> Tensor:
         """80 / perplexity of a word, as in ENAS' code; of a character 2 / perplexity. (m,)"""
