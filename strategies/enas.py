@@ -59,9 +59,9 @@ class ENAS(Strategy):
     """A controller learns by REINFORCE which child networks do well with weights that all of them share.
 
     Each round is one epoch of the loop of section 2.2: the evaluator trains the shared weights, one child drawn from
-    the controller per minibatch; then the controller takes `steps` steps, each on the accuracies of `children`
+    the controller per minibatch; then the controller takes `steps` steps, each on the rewards of `children`
     sampled children. A round's trial is the child that looked best in the round before. After the last round the
-    candidates, drawn from the controller, are the trials: each is scored on all validation images.
+    candidates, drawn from the controller, are the trials: each is scored on all validation data.
 
     The defaults are those of the authors' code: of its macro search for spaces with skip connections that are on or
     off, of its micro search for all others; but where no decision refers to an earlier layer or block, as in

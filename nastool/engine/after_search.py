@@ -376,7 +376,8 @@ class AfterSearch:
                 outcome.lines.append(found["says"])
         if scores:
             pairs = [(score, -trial.loss) for score, trial in zip(scores, beside, strict=False) if trial.losses]
-            self._ranking([a for a, _ in pairs], [b for _, b in pairs], "accuracy when trained from scratch", outcome)
+            what = f"{objective.metric} when trained from scratch"
+            self._ranking([a for a, _ in pairs], [b for _, b in pairs], what, outcome)
         return True
 
     def _look_up(self, ranked: list[Arch], scores: list[float], best: Trial, outcome: Outcome) -> None:

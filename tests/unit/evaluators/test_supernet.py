@@ -547,6 +547,49 @@ class TestTexts:
             network.get_parameter("network.recurrent.of_state.weight").fill_(torch.nan)
         assert of_texts.rewards(network, [arch(0, of_texts.space)], batch) == [0.0]
 
+    def test_a_state_that_grows_without_bound_costs_a_step_and_no_weights(self, of_texts: Supernet) -> None:
+        network = of_texts.supernet()
+        training = of_texts.training(network, of_texts.recipe, 0)
+        shared = SharedWeights(network, training, of_texts.val_batches, nullcontext, lambda *_: [])
+        losses: list[float] = []
+
+        def drive(trainer: Any) -> dict[str, float]:
+            for step in trainer.steps:
+                if step == 1:
+                    training._carries = {0: (torch.full((8, 8), torch.inf),)}
+                before = copy(network.state_dict())
+                losses.append(float(trainer.weights_step([arch(step, of_texts.space)])))
+                same = [torch.equal(value, before[name]) for name, value in network.state_dict().items()]
+                assert all(same) == (step == 1)
+                if step > 2:
+                    assert isinstance(carry := training._carries[0], tuple)
+                    assert float(carry[0].square().mean(1).max()) <= 1.001
+                if step == 2:
+                    training._carries = {0: (torch.full((8, 8), 1e6),)}
+                    training.bound_state()
+            return {}
+
+        found = shared.epoch(0, torch.Generator(), drive)
+        assert found["skipped_steps"] == 1 and not np.isfinite(losses[1])
+        finite = [loss for loss in losses if np.isfinite(loss)]
+        assert len(finite) == len(losses) - 1 and found["train_loss"] == pytest.approx(np.mean(finite), rel=1e-5)
+
+    def test_where_most_steps_are_lost_the_round_fails(self, of_texts: Supernet) -> None:
+        network = of_texts.supernet()
+        with torch.no_grad():
+            network.get_parameter("network.embedding.weight").fill_(torch.nan)
+        training = of_texts.training(network, of_texts.recipe, 0)
+        shared = SharedWeights(network, training, of_texts.val_batches, nullcontext, lambda *_: [])
+        with pytest.raises(TrialFailed, match="steps are not finite in epoch 1; lower lr"):
+            epoch(shared, [arch(seed, of_texts.space) for seed in shared.steps])
+
+    def test_what_is_no_number_is_a_large_loss(self, of_texts: Supernet) -> None:
+        network = of_texts.supernet()
+        network.select(arch(0, of_texts.space))
+        with torch.no_grad():
+            network.get_parameter("network.embedding.weight").fill_(torch.nan)
+        assert of_texts.measure(network, of_texts.val_batches, "val")["val_loss"] == 700
+
     def test_a_minibatch_goes_on_from_the_state_of_another_child(self, of_texts: Supernet) -> None:
         network = of_texts.supernet()
         states: list[Any] = []
@@ -561,4 +604,4 @@ class TestTexts:
         epoch(shared, [arch(seed, of_texts.space) for seed in shared.steps])
         assert states[0][0] is None and len(states) > 2
         for (_, (left,)), ((begun,), _) in pairwise(states):
-            assert torch.equal(left, begun) and not begun.requires_grad and bool(begun.any())
+            assert torch.equal(left, begun) and not begun.requires_grad and bool(begun.any())  # none is beyond 1
