@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from nastool.core.errors import InputError, InvalidArchError
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
 from nastool.nets import networks
+from tests.helpers.running import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Numbers = NDArray[np.float64]
@@ -222,6 +224,24 @@ def test_tied_weights_are_one() -> None:
     assert tied["decoder.weight"] is tied["embedding.weight"]
     assert apart["decoder.weight"] is not apart["embedding.weight"]
     assert [networks.count_params(each) for each in networks_of] == [8 * 32 + 64 + 2 * 36, 8 * 32 + 64 + 36]
+
+
+def test_cells_are_shown_with_their_costs_a_token(run: Run) -> None:
+    shown = run("show", "zoo:enas-lm", "--input", "10000", "--to", "text")
+    assert shown.code == 0
+    assert "20,800,000 parameters, 41.6 M FLOPs for one token" in shown.out
+    assert re.search(r"1: sigmoid +← 0\n +800, 1,280,000 params", shown.out)
+    drawn = run("show", "zoo:nas-cell", "--to", "text")
+    assert (
+        re.search(r"inject: add, tanh +← c \+ 8\n", drawn.out) and "12: elem_mult, identity  ← inject + 9" in drawn.out
+    )
+    run("show", "zoo:enas-lm", "--input", "3x32x32").refused("--input '3x32x32': write VOCABULARY in numbers")
+    (stats,) = run(
+        *("space", "stats", "recurrent-tree", "--input", "50", "--scale", "hidden=4", "-n", "5", "--no-latency"),
+        *("--limit", "params<=400", "--limit", "flops<=1"),
+    ).accepted()
+    assert stats["params"]["min"] == stats["params"]["max"] == 50 * 4 + 8 * 4 * 8
+    assert [each["share"] for each in stats["limits"]] == [0, 0, 0]
 
 
 # --- dropout
