@@ -8,8 +8,11 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test check docs format slow clean
 
-demo: $(INSTALLED)  ## a real search on built-in data; ends with a trained network
-	$(BIN)/nastool search --strategy enas --out runs/demo
+demo: $(INSTALLED)  ## the best of the small networks in two minutes, random search beside it, and what it sees
+	$(BIN)/nastool search --strategy bo --data shapes --limit 'params<=45k' --time 4m --workers 2 --with-baseline --out runs/demo
+	$(BIN)/nastool show runs/demo --text
+	$(BIN)/nastool predict runs/demo --examples 5 --text
+	$(BIN)/python runs/demo/model.py runs/demo/examples/*/0.png
 
 test: $(INSTALLED)  ## all tests but the slow ones; those of the GPU path on fake devices
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal

@@ -178,13 +178,18 @@ def covers(document: Mapping[str, Any], trials: int) -> bool:
     return found is not None and "error" not in found and (found["trials"] >= trials or found["exhausted"])
 
 
-def describe(facts: Mapping[str, Any]) -> str:
-    """For the summary."""
+def describe(facts: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
+    """For the summary. metrics: of the search's best."""
     if "error" in facts:
         return f"random search beside it failed: {facts['error']}"
     objective = Objective.parse(facts["objective"])
     mine, theirs = format_number(facts["search"]), format_number(facts["random"])
+    held_out = objective.metric.replace("val_", "test_", 1)
+    also = ""
+    if held_out != objective.metric and held_out in metrics and held_out in facts.get("metrics", {}):
+        mine_then, theirs_then = (format_number(each[held_out]) for each in (metrics, facts["metrics"]))
+        also = f"; {held_out}, which neither was chosen by, {mine_then} against {theirs_then}"
     return (
         f"beside random search ({facts['trials']:,} trials): {objective.metric} {mine} against {theirs}, difference "
-        f"{facts['difference']:+.4g}; n=1 seed: no verdict (`nastool compare` takes runs of more seeds)"
+        f"{facts['difference']:+.4g}{also}; n=1 seed: no verdict (`nastool compare` takes runs of more seeds)"
     )

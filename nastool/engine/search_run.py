@@ -382,12 +382,12 @@ class SearchRun:
                 lines.append(f"  {snapshots.describe(facts['ensemble'])}")
             except NastoolError as error:  # the search itself has a result all the same
                 problem = problem or error
-        if beside is not None:
-            lines.append(f"  {baseline.describe(beside)}")
         wanted = run.store.get("trials") or 0
         if self.finishes and search.finished < wanted:
             facts["unfinished"] = {"trials": search.finished, "of": wanted}
         document = replace(result, facts=facts).write(self.folder.path)
+        if beside is not None:
+            lines.append(f"  {baseline.describe(beside, document['metrics'])}")
         run.finish(search.finished, document, exhausted=search.exhausted, finale=self.after.identity())
         return document, lines, problem
 

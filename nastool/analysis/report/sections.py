@@ -176,12 +176,13 @@ def _best_tiles(study: Study) -> Iterator[tuple[str, str, str]]:
 
 def verdict(study: Study) -> str:
     """Whether the result is better than what random search finds; "": nothing was searched, or it goes on."""
-    found, beside = comparison(study).get("verdict"), (study.document or {}).get("baseline")
+    document = study.document or {}
+    found, beside = comparison(study).get("verdict"), document.get("baseline")
     if isinstance(found, dict):
         return f"{found.get('says')}."
     if isinstance(beside, dict):
         with suppress(LookupError, TypeError, ValueError):
-            return f"{describe(beside)}."
+            return f"{describe(beside, document.get('metrics', {}))}."
     if study.document is None or study.strategy in (data.LISTED, defaults.BASELINE):
         return ""
     return "not compared; the same search --with-baseline is."

@@ -205,6 +205,10 @@ def test_the_verdict_against_random_is_at_the_top() -> None:
     of: dict[str, dict[str, Any]] = {
         "better than random.": said,
         "beside random search (5 trials): val_acc 0.9000 against 0.8000": {"baseline": beside, "metrics": {}},
+        "test_acc, which neither was chosen by, 0.7000 against 0.6000; n=1 seed: no verdict": {
+            "baseline": {**beside, "metrics": {"test_acc": 0.6}},
+            "metrics": {"test_acc": 0.7},
+        },
         "not compared": {"metrics": {}},
     }
     for words, document in of.items():
