@@ -34,15 +34,14 @@ def draw(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64
     """
     u = np.random.Generator(np.random.PCG64(seed)).random((count, 5 + 5 * _LINES + SIZE * SIZE))
     labels = np.arange(count) % len(CLASSES)
-    light = 0.2 * (u[:, 5 + 5 * _LINES :] - 0.5)
-    found = np.empty_like(light)
+    shape, ends, bright, noise = np.split(u, np.cumsum([5, 4 * _LINES, _LINES]), axis=1)
+    found = np.empty_like(noise)
     for label in range(len(CLASSES)):
         rows = labels == label
-        found[rows] = _outline(label, u[rows, :5])
-    for line in u[:, 5 : 5 + 5 * _LINES].reshape(count, _LINES, 5).swapaxes(0, 1):
-        ends = SIZE * line[:, :4].reshape(count, 2, 2)
-        found = np.maximum(found, (0.3 + 0.5 * line[:, 4:]) * _ink(ends[:, 0], ends[:, 1]))
-    pixels = (255 * (found + light).clip(0, 1)).round().astype(np.uint8)
+        found[rows] = _outline(label, shape[rows])
+    for i, line in enumerate(SIZE * ends.reshape(count, _LINES, 2, 2).swapaxes(0, 1)):
+        found = np.maximum(found, (0.3 + 0.5 * bright[:, i : i + 1]) * _ink(line[:, 0], line[:, 1]))
+    pixels = (255 * (found + 0.2 * (noise - 0.5)).clip(0, 1)).round().astype(np.uint8)
     return pixels.reshape(count, 1, SIZE, SIZE), labels.astype(np.int64)
 
 
@@ -52,7 +51,7 @@ def _outline(label: int, u: NDArray[np.float64]) -> NDArray[np.float64]:
     points = 2 * corners if star else corners
     radius = 4 + 2.5 * u[:, :1]
     centre = radius + (SIZE - 2 * radius) * u[:, 1:3]
-    turn = 2 * np.pi * (u[:, 3:4] + np.arange(points)) / points
+    turn = 2 * np.pi * (u[:, 3:4] + np.arange(points) / points)
     reach = radius * np.where(np.arange(points) % 2, _INNER if star else 1, 1)
     at = centre[:, None] + reach[:, :, None] * np.stack([np.cos(turn), np.sin(turn)], -1)
     ink = _ink(at[:, 0], at[:, 1])
