@@ -15,7 +15,7 @@ from safetensors import safe_open
 import nastool
 from nastool.core import files, registry
 from nastool.core.errors import InputError
-from nastool.core.recipe import Recipe, Rule
+from nastool.core.recipe import Recipe, Rule, Text
 from nastool.core.values import Evaluation, Proposal
 from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
@@ -84,6 +84,25 @@ def test_a_short_text_is_cut_into_fewer_pieces_or_refused() -> None:
     given.prepare()
     with pytest.raises(InputError, match="2,000 training tokens are 31 in each of 64 streams"):
         given.describe()
+
+
+def test_training_goes_on_from_the_state_of_the_batch_before() -> None:
+    """So the loss of many pieces is that of the whole text at once, as long as the weights stay."""
+    evaluator = texts()
+    evaluator.prepare()
+    network = evaluator.build(evaluator.space.arch([0]), 0)
+    torch.nn.init.normal_(next(network.parameters()), std=5)  # so that the state matters
+    still = Recipe(epochs=1, batch_size=4, lr=1e-9, momentum=0, nesterov=False, weight_decay=0, warmup_epochs=0)
+
+    def losses(bptt: int) -> torch.Tensor:
+        return torch.stack(list(evaluator.training(network, still.replace(text=Text(bptt=bptt)), 0).epoch()))
+
+    whole, pieces = losses(500), losses(5)
+    assert (len(whole), len(pieces)) == (1, 100)
+    assert float(pieces.mean()) == pytest.approx(float(whole), rel=1e-5)
+    batches = evaluator.train_batches.train(still.replace(text=Text(bptt=5)), torch.Generator())
+    forgetful = torch.stack([evaluator.task.step(network, batch, None, still).loss.detach() for batch in batches])
+    assert abs(float(forgetful.mean() - whole)) > 1e-3 * float(whole)
 
 
 def test_micro_batches_each_carry_their_own_state() -> None:
