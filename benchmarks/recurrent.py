@@ -1,13 +1,14 @@
 """How fast ENAS' recurrent cells train with shared weights, and are rewarded, beside a plain loop in the same run.
 
-    python benchmarks/recurrent.py [--threads N] [--repeats R] [--precision fp32,bf16]
+    python benchmarks/recurrent.py [--threads N] [--repeats R] [--precision fp32,bf16] [--cpu-time]
 
 A cell of 12 nodes, 1,000 hidden units, weights for each pair of nodes, 10,000 words, 64 texts side by side, 35 words
 a step. "step": forward, backward, clipping, SGD, another random child each time, in words a second. "child": the reward
 of one of 10 random children on one minibatch, in one pass over what they share, in seconds. "plain" is the same network
 as public implementations write it: a loop over steps and nodes, each with a product for its value and one for its gate,
 and one child after the other. All take turns, several times round; medians, and the smallest and largest of the rounds.
-The peak is that of a large matrix product, timed in every turn, too; FLOPs are those of the products alone.
+The peak is that of a large matrix product, timed in every turn, too; FLOPs are those of the products alone. With
+--cpu-time seconds are those of the process on one thread, for a machine that is busy with other things.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "identity": lambda x: x,
 }
+
+
+CPU_TIME = False
 
 
 class Plain(nn.Module):
@@ -93,7 +97,7 @@ class Contender:
     def step(self, arch: Arch, batch: tuple[Tensor, Tensor]) -> None:
         self.network.train()
         self.select(arch)
-        start = time.perf_counter()
+        start = clock()
         self.network.zero_grad()
 
         def called(*inputs: Any) -> Any:
@@ -103,11 +107,11 @@ class Contender:
         self.task.step(called, batch, None, Recipe()).loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 0.25)
         self.optimizer.step()
-        self.times["step"].append(batch[0].numel() / (time.perf_counter() - start))
+        self.times["step"].append(batch[0].numel() / (clock() - start))
 
     def children(self, archs: list[Arch], batch: tuple[Tensor, Tensor]) -> list[float]:
         self.network.eval()
-        start = time.perf_counter()
+        start = clock()
         with torch.no_grad(), self.around():
             if isinstance(self.network, Supernet):
                 with OnePass(self.network).installed() as one_pass:
@@ -118,8 +122,12 @@ class Contender:
                     self.select(arch)
                     logits = self.network(batch[0])[0]
                     found.append(80 / functional.cross_entropy(logits.flatten(0, 1), batch[1].flatten()).exp().item())
-        self.times["child"].append((time.perf_counter() - start) / len(archs))
+        self.times["child"].append((clock() - start) / len(archs))
         return found
+
+
+def clock() -> float:
+    return time.process_time() if CPU_TIME else time.perf_counter()
 
 
 def peak(dtype: torch.dtype) -> float:
@@ -127,9 +135,9 @@ def peak(dtype: torch.dtype) -> float:
     a, b = torch.randn(2240, 2000).to(dtype), torch.randn(4000, 2000).to(dtype)
     best = 0.0
     for _ in range(4):
-        start = time.perf_counter()
+        start = clock()
         functional.linear(a, b)
-        best = max(best, 2 * 2240 * 2000 * 4000 / (time.perf_counter() - start))
+        best = max(best, 2 * 2240 * 2000 * 4000 / (clock() - start))
     return best
 
 
@@ -144,7 +152,11 @@ def main() -> None:
     for name, default in (("batch", 64), ("bptt", 35), ("children", 10)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--precision", default="fp32,bf16")
+    parser.add_argument("--cpu-time", action="store_true")
     given = parser.parse_args()
+    if given.cpu_time:
+        global CPU_TIME
+        CPU_TIME, given.threads = True, 1
     if given.threads:
         torch.set_num_threads(given.threads)
     devices.keep_memory()

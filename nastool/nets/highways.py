@@ -139,6 +139,52 @@ def _joined(plan: Graph, weights: Sequence[Tensor], dtype: torch.dtype) -> list[
     return found
 
 
+class _Views(NamedTuple):
+    """What a group reads and writes, step by step. k nodes are (N, k, H), or, if it is one, (N, H)."""
+
+    source: tuple[Tensor, ...]
+    """(N, H)."""
+    read: tuple[Tensor, ...]
+    """The same, (N, 1, H) if there are several nodes."""
+    to: tuple[Tensor, ...]
+    """The states."""
+    both: tuple[Tensor, ...]
+    """Values and gates, (N, 2 k H)."""
+    value: tuple[Tensor, ...]
+    gate: tuple[Tensor, ...]
+    runs: tuple[tuple[str, tuple[Tensor, ...]], ...]
+    """The values of each activation but the identity, (N, k' H)."""
+
+
+def _views(plan: Graph, outputs: Tensor, states: Tensor, values: Tensor) -> list[_Views]:
+    """Of each group. Views are made for all steps at once: one by one they take as long as a small product."""
+    width, steps = outputs.shape[2], len(outputs) - 1
+
+    def along(x: Tensor, k: int = 1) -> tuple[Tensor, ...]:
+        found = (x if k == 1 else x.view(*x.shape[:-1], k, width)).unbind(0)
+        return found if len(found) > 1 else found * steps
+
+    found, place = [], 0
+    for group in plan.groups:
+        k = len(group.nodes)
+        start, middle, end = (width * (2 * place + i * k) for i in range(3))
+        source = outputs if group.source < 0 else states[:, :, group.source]
+        value = values[..., start:middle]
+        found.append(
+            _Views(
+                along(source),
+                along(source if k == 1 else source.unsqueeze(2)),
+                along(states[:, :, place] if k == 1 else states[:, :, place : place + k]),
+                along(values[..., start:end]),
+                along(value, k),
+                along(values[..., middle:end], k),
+                tuple((name, along(value[..., a * width : b * width])) for name, a, b in group.runs),
+            )
+        )
+        place += k
+    return found
+
+
 def _forward(
     plan: Graph, products: Tensor, state: Tensor, mask: Tensor | None, matrices: Sequence[Tensor], keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,41 +198,26 @@ def _forward(
     kept = steps if keep else 1
     states = state.new_empty((kept, n, plan.nodes, width))
     values = state.new_empty((kept, n, 2 * plan.nodes * width))
-    sizes = [size for group in plan.groups for size in (len(group.nodes) * width,) * 2]
-    columns = [(plan.groups[i], matrix.t(), len(plan.groups[i].nodes)) for i, matrix in enumerate(matrices)]
+    turns = [(views, matrix.t()) for views, matrix in zip(_views(plan, outputs, states, values), matrices, strict=True)]
+    ends = [states[:, :, end].unbind(0) for end in plan.ends]
     for t in range(steps):
-        before, place = outputs[t], 0
-        of_step, wide = states[t if keep else 0], values[t if keep else 0]
-        parts = wide.split_with_sizes(sizes, 1)
-        own = of_step.unbind(1)
-        start = 0
-        for i, (group, matrix, count) in enumerate(columns):
-            source = before if group.source < 0 else own[group.source]
-            both = wide[:, start : start + 2 * count * width]
-            start += 2 * count * width
-            read = source if mask is None else source * mask
-            if group.source < 0:
-                torch.addmm(products[t], read, matrix, out=both)
+        for i, (views, matrix) in enumerate(turns):
+            read = views.source[t] if mask is None else views.source[t] * mask
+            if i:
+                torch.mm(read, matrix, out=views.both[t])
             else:
-                torch.mm(read, matrix, out=both)
-            value, gate = parts[2 * i], parts[2 * i + 1].sigmoid_()
-            for name, begin, end in group.runs:
-                _FORWARD[name](value if end - begin == count else value[:, begin * width : end * width])
-            if count == 1:
-                torch.lerp(source, value, gate, out=own[place])
-            else:
-                shape = (n, count, width)
-                to = of_step[:, place : place + count]
-                torch.lerp(source[:, None], value.view(shape), gate.view(shape), out=to)
-            place += count
-        out = outputs[t + 1]
-        if len(plan.ends) == 1:
-            out.copy_(own[plan.ends[0]])
+                torch.addmm(products[t], read, matrix, out=views.both[t])
+            for name, value in views.runs:
+                _FORWARD[name](value[t])
+            torch.lerp(views.read[t], views.value[t], views.gate[t].sigmoid_(), out=views.to[t])
+        now, out = t % kept, outputs[t + 1]
+        if len(ends) == 1:
+            out.copy_(ends[0][now])
         else:
-            torch.add(own[plan.ends[0]], own[plan.ends[1]], out=out)
-            for end in plan.ends[2:]:
-                out.add_(own[end])
-            out.mul_(1 / len(plan.ends))
+            torch.add(ends[0][now], ends[1][now], out=out)
+            for end in ends[2:]:
+                out.add_(end[now])
+            out.mul_(1 / len(ends))
     return outputs, states, values
 
 
@@ -211,51 +242,37 @@ class _Highways(torch.autograd.Function):
         share = states.new_zeros(count, 1)
         share[list(plan.ends)] = 1 / len(plan.ends)
         of_states = torch.empty_like(states[0])
-        of_one = of_states.unbind(1)
+        of_nodes = of_states.unbind(1)
         of_before = of_last
-        sizes = [size for group in plan.groups for size in (len(group.nodes) * width,) * 2]
+        turns, place = [], 0
+        kept, made = (_views(plan, outputs, states, each) for each in (values, products))
+        for group, matrix, views, of in zip(plan.groups, matrices, kept, made, strict=True):
+            k = len(group.nodes)
+            of_new = of_nodes[place] if k == 1 else of_states[:, place : place + k]
+            # On a CPU a product with a matrix as it lies takes less time than with one that is to be transposed.
+            turns.append((group.source, matrix.t().contiguous().t() if n < width else matrix, views, of, of_new))
+            place += k
         for t in range(steps - 1, -1, -1):
             torch.mul((of_before + of_outputs[t])[:, None], share, out=of_states)
-            own = states[t].unbind(1)
-            parts, of_parts = (each[t].split_with_sizes(sizes, 1) for each in (values, products))
-            place, start = count, 2 * count * width
-            for i in range(len(matrices) - 1, -1, -1):
-                group = plan.groups[i]
-                k = len(group.nodes)
-                place -= k
-                start -= 2 * k * width
-                source = outputs[t] if group.source < 0 else own[group.source]
-                value, gate = parts[2 * i : 2 * i + 2]
-                of_value, of_gate = of_parts[2 * i : 2 * i + 2]
-                if k == 1:
-                    of_new = of_one[place]
-                    torch.sub(value, source, out=of_gate)
-                else:
-                    of_new = of_states.view(n, -1)[:, place * width : (place + k) * width]
-                    torch.sub(value.view(n, k, width), source[:, None], out=of_gate.view(n, k, width))
+            for source, matrix, views, of, of_new in reversed(turns):
+                gate, of_gate, of_value = views.gate[t], of.gate[t], of.value[t]
+                torch.sub(views.value[t], views.read[t], out=of_gate)
                 of_gate.mul_(of_new)
                 _ATEN.sigmoid_backward.grad_input(of_gate, gate, grad_input=of_gate)
                 torch.mul(of_new, gate, out=of_value)
                 of_new.sub_(of_value)
-                for name, begin, end in group.runs:
-                    if end - begin == k:
-                        _BACKWARD[name](of_value, value)
-                    else:
-                        at = slice(begin * width, end * width)
-                        _BACKWARD[name](of_value[:, at], value[:, at])
-                passed = of_new if k == 1 else of_new.view(n, k, width).sum(1)
-                both = products[t, :, start : start + 2 * k * width]
+                for (name, value), (_, of_run) in zip(views.runs, of.runs, strict=True):
+                    _BACKWARD[name](of_run[t], value[t])
+                passed = of_new if of_new.dim() == 2 else of_new.sum(1)
                 if mask is not None:
-                    passed = torch.mm(both, matrices[i]).mul_(mask).add_(passed)
-                elif group.source < 0:
-                    passed = torch.addmm(passed, both, matrices[i])
+                    passed = torch.mm(of.both[t], matrix).mul_(mask).add_(passed)
+                    if source >= 0:
+                        of_nodes[source].add_(passed)
+                elif source >= 0:
+                    of_nodes[source].add_(passed).addmm_(of.both[t], matrix)
                 else:
-                    of_one[group.source].add_(passed).addmm_(both, matrices[i])
-                    continue
-                if group.source < 0:
-                    of_before = passed
-                else:
-                    of_one[group.source].add_(passed)
+                    passed = torch.addmm(passed, of.both[t], matrix)
+            of_before = passed
         of_weights: list[Tensor | None] = [None] * len(ctx.dtypes)
         start = 0
         for group in plan.groups:
