@@ -132,8 +132,7 @@ def tell(
     Raises:
         InputError: One is no result, so none is taken, or of no trial that is open: those before it are kept.
     """
-    several = [results] if isinstance(results, Mapping) else results
-    lines = [(f"result {number}", each) for number, each in enumerate(several, 1)]
+    lines = [(f"result {n}", each) for n, each in enumerate([results] if isinstance(results, Mapping) else results, 1)]
     return _outside(run, lines, on_event, slots=0, repeats=False, told=True)
 
 
@@ -171,8 +170,7 @@ def evaluate(options: EvaluateOptions) -> list[dict[str, Any]]:
     several: Any = options.architectures
     if isinstance(several, str | bytes | Mapping) or not isinstance(several, Iterable):
         several = [several]
-    documents = sources.read_architectures(map(arguments.word, several), options.space)
-    return list(evaluation.evaluating(documents, options))
+    return list(evaluation.evaluating(sources.read_architectures(map(arguments.word, several), options.space), options))
 
 
 @arguments.taking(RetrainOptions)
@@ -212,11 +210,12 @@ def load(model: Architecture, *, trial: int | None = None, pick: str | Sequence[
 
 def predict(
     model: Architecture,
-    images: str | Path | Iterable[str | Path],
+    images: str | Path | Iterable[str | Path] = (),
     *,
     trial: int | None = None,
     pick: str | Sequence[str] = (),
     top: int = 1,
+    examples: int | None = None,
     max_gigabytes: float = 8.0,
     on_event: Listener = nobody,
 ) -> list[dict[str, Any]]:
@@ -228,6 +227,7 @@ def predict(
         trial: Of a run, the number of the trial whose network is taken; None: its best.
         pick: Of a run, conditions such as "latency_ms<=4" on the best trial that meets them, or "knee".
         top: Number of classes that are named for each, the most probable ones, >= 1.
+        examples: Number of test images of its data to write into the run's folder `examples`, and to say, >= 1.
         max_gigabytes: 32 times the memory (10^9 bytes) that one image may take before it is resized.
         on_event: Called with a `Note` for each image that cannot be read.
 
@@ -238,8 +238,11 @@ def predict(
     Raises:
         InputError: There are no weights, or no image in a folder.
     """
-    found = Predictions(load(model, trial=trial, pick=pick), top, Limit(max_gigabytes, "max_gigabytes="), on_event)
-    return list(found.of([images] if isinstance(images, str | Path) else images))
+    network, limit = load(model, trial=trial, pick=pick), Limit(max_gigabytes, "max_gigabytes=")
+    predictions = Predictions(network, top, limit, on_event)
+    found = predictions.of([images] if isinstance(images, str | Path) else images)
+    folder = sources.examples_folder(arguments.word(model), network)
+    return [*found, *(predictions.of_examples(examples, folder) if examples else ())]
 
 
 def export(
@@ -333,8 +336,7 @@ def compare(
     from nastool.analysis.comparison import compare as comparison
     from nastool.analysis.comparison import gather, render
 
-    folders = [arguments.word(run) for run in runs]
-    gathered = gather.gather(folders, anyway=anyway, baselines=baselines)
+    gathered = gather.gather([arguments.word(run) for run in runs], anyway=anyway, baselines=baselines)
     return render.document(comparison.compare(gathered, over or (["trials"] if at else []), list(at)))
 
 
@@ -369,8 +371,7 @@ def show(
 
     plugin_files.trust(space)
     document = sources.only_architecture(arguments.word(architecture), space, Given(trial))
-    forms = ("text", "svg", "dot", "png")
-    if to not in forms:
+    if to not in (forms := ("text", "svg", "dot", "png")):
         raise InputError(f"no form {short(to)!r}; {hint(to, forms)}")
     drawn: str | bytes = getattr(drawing, to)(*sources.sized(document, input, classes, scale))
     return drawn

@@ -78,7 +78,7 @@ def command(
         raise click.UsageError("name what is to be looked at: IMAGE, FOLDER, TABLE or TEXT, or give --examples N")
     found = sources.model(model, common.given(sources.picked(model, trial, pick)))
     predictions = Predictions(found, top, Limit(max_gigabytes, "--max-gigabytes "), say_notes)
-    folder = (sources.run_folder(model) or found.path.parent) / "examples"
+    folder = sources.examples_folder(model, found)
     for line in itertools.chain(predictions.of(images), predictions.of_examples(examples, folder) if examples else ()):
         if common.as_json(json_flag):
             common.emit(line)

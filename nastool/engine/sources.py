@@ -165,6 +165,11 @@ def model(source: str, given: Given = _NOTHING) -> Model:
     return models.load(source)
 
 
+def examples_folder(source: str, found: Model) -> Path:
+    """Where examples of a network's data are written: in its run's folder, or beside its weights."""
+    return (run_folder(source) or found.path.parent) / "examples"
+
+
 def seeds(text: str) -> list[int]:
     """What --seeds says. InputError."""
     try:

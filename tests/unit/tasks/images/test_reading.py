@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
+from nastool import api
 from nastool.core import files
 from nastool.core.errors import InputError
 from nastool.core.files import Limit
@@ -621,6 +622,7 @@ def test_commands_say_what_is_read(run: Run, tmp_path: Path) -> None:
         pixels, label = images.read_pixels(Path(each["image"]), Limit())[0], ["circle", "cross"].index(each["truth"])
         assert Path(each["image"]).parent.parent == Path("a/examples") and (pixels.tobytes(), label) in test
     assert len(said) == len({each["image"] for each in said}) == 3
+    assert api.predict("a", trial=0, examples=3) == said
     (root / "cross/1.png").unlink()
     run("predict", "a", "--examples", "3").refused("data folder:photos are not those that it was trained with")
     refused = run("search", "-s", "random", *common, "-E", "max_gigabytes=1e-9", "--out", "b")
