@@ -268,6 +268,11 @@ def test_one_mask_is_between_nodes_at_all_steps() -> None:
 # --- the space
 
 
+def test_sizes_are_those_of_the_papers_spaces() -> None:
+    assert space_of("recurrent-cell").size == 4**12 * math.factorial(11)
+    assert space_of("recurrent-tree").size == (2 * 4) ** (15 + 1) * 15**2
+
+
 def test_isomorphic_graphs_are_one() -> None:
     """Nodes renumbered: another string, the same form, and the same function with weights that move along."""
     space = space_of("recurrent-cell", nodes=5)
