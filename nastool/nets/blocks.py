@@ -161,10 +161,8 @@ class DropPath(nn.Module):
 class Variational(nn.Module):
     """Dropout with one mask for all time steps of a batch (Gal & Ghahramani 2016); kept numbers are scaled up.
 
-    place: Where it stands: "words" (whole words of the vocabulary), "embedding", "input" (of the recurrent part),
-    "nodes" (within it), "output", "weights" (of matrices from state to state). A recipe has a rate for each
-    (`core.recipe.Text.dropout`). probability: that rate, in [0, 1), set from outside. At 0, and in evaluation, nothing
-    is done. It has no state, and each call draws anew, from torch's global generator.
+    place: Where it stands, one of a recipe's places. probability: the rate there, in [0, 1), set from outside. At 0,
+    and in evaluation, nothing is done. It has no state; each call draws anew, from torch's global generator.
     """
 
     only_in_training = True
@@ -175,7 +173,7 @@ class Variational(nn.Module):
         self.place = place
         self.per_example = per_example
         self.probability = 0.0
-        self.images: tuple[int, int, int] | None = None  # as in `DropPath`
+        self.images: tuple[int, int, int] | None = None  # which examples x has (from, to, of), of a batch in parts
 
     def mask(self, x: Tensor) -> Tensor | None:
         """What x is multiplied with at every time step: (N, H) for x (N, H), (N, 1, H) for x (N, T, H); None: by 1."""

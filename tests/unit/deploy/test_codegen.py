@@ -58,6 +58,8 @@ SPACES: list[tuple[str, dict[str, Any], dict[str, int]]] = [
     ("recurrent-cell", {"nodes": 4, "output": "all"}, {"hidden": 4, "tied": 0, "bias": 1}),
     ("recurrent-tree", {}, {"hidden": 4}),
     ("signal-cnn", {}, {"channels": 4}),
+    ("stacked-rnn", {}, {"hidden": 4, "embedding": 3}),
+    ("stacked-rnn", {}, {"hidden": 4, "tied": 0, "biases": 1}),
     ("tabular-net", {}, {"width": 50}),
 ]
 

@@ -20,6 +20,7 @@ from nastool.nets.networks import build, count_flops, count_params
 from nastool.spaces.stacked_rnn import StackedRNN
 from nastool.tasks.language.task import LanguageTask
 from nastool.training import unfinished
+from nastool.training.recipes import load_recipe
 from nastool.training.unfinished import Unfinished
 from tests.helpers.running import in_this_process
 
@@ -141,6 +142,14 @@ def test_weights_and_learning_rates_are_as_the_recipe_says(data: str) -> None:
     again = evaluator.training(network, recipe, 0).epoch_batches()
     assert rates == pytest.approx([2 * read.shape[1] / 12 for read, _ in again])
     assert len(set(rates)) > 2
+
+
+@pytest.mark.parametrize("name", ["ptb-small", "ptb-awd", "ptb-char", "ptb-final", "ptb-search"])
+def test_the_published_recipes_train(name: str, data: str) -> None:
+    recipe = load_recipe(name).replace(epochs=1, batch_size=2)
+    evaluator = trainer(data, recipe)
+    found = evaluator.evaluate(0, Proposal(LSTM), seed=0, report=lambda *_: None).metrics
+    assert 1 < found["val_ppl"] < 100
 
 
 # --- the space
