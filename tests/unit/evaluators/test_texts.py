@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nastool.core import archfile, zoo
+from nastool.core import archfile, registry, zoo
 from nastool.core.recipe import Recipe, Rule, Text
 from nastool.core.space import make_scale
 from nastool.core.values import Proposal
+from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
 from nastool.nets.networks import build, count_flops, count_params
 from nastool.spaces.stacked_rnn import StackedRNN
@@ -120,6 +121,36 @@ def test_what_is_unfinished_of_another_training_is_left_alone(
     assert not kept.exists()
 
 
+def test_a_command_that_was_stopped_goes_on_amid_a_training(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished, "EVERY", 0.0)
+    given = ["--data", data, "--recipe", "ptb-small", "--scale", "hidden=8", "--epochs", "4", "--seeds", "0"]
+    given.append("--validation")
+    measured: list[str] = []
+    stop = 3
+    measure = Train.measure
+
+    def counted(self: Train, network: Any, part: Any, prefix: str, *more: Any) -> dict[str, float]:
+        measured.append(prefix)
+        if len(measured) == stop:
+            raise KeyboardInterrupt
+        return measure(self, network, part, prefix, *more)
+
+    monkeypatch.setattr(Train, "measure", counted)
+    assert in_this_process(tmp_path, "retrain", "zoo:lstm-small", *given, "--out", "a", trains=True).code == 130
+    assert len(list((tmp_path / "a/checkpoints").iterdir())) == 1
+    stop = 0
+    for folder in ("a", "b"):
+        measured.clear()
+        done = in_this_process(tmp_path, "retrain", "zoo:lstm-small", *given, "--out", folder, trains=True)
+        assert done.code == 0, done.err
+        assert measured == ["val"] * (2 if folder == "a" else 4) + ["test"]
+    one, other = (json.loads((tmp_path / folder / "best.json").read_text()) for folder in ("a", "b"))
+    assert one["weights_digest"] == other["weights_digest"]
+    assert one["metrics"]["val_ppl"] == other["metrics"]["val_ppl"]
+
+
 def test_the_mean_begins_when_validation_gets_worse(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 2 epochs: 4.5 in the fifth is more than 4 in the second."""
     recipe = Recipe(epochs=7, lr=1, average_after=2, text=TEXT, **PLAIN)  # type: ignore[arg-type]
@@ -137,6 +168,9 @@ def test_weights_and_learning_rates_are_as_the_recipe_says(data: str) -> None:
     network = evaluator.build(LSTM, 0)
     for name, parameter in network.named_parameters():
         assert 0.05 < parameter.abs().max() <= 0.1, name
+    shared = Supernet(registry.make("space", "recurrent-cell", given={"nodes": 3}), data=data, recipe="ptb-search")
+    shared.prepare()
+    assert 0.03 < max(float(parameter.detach().abs().max()) for parameter in shared.supernet().parameters()) <= 0.04
     training = evaluator.training(network, recipe, 0)
     rates = [training.optimizer.lr for _ in training.epoch()]
     again = evaluator.training(network, recipe, 0).epoch_batches()
