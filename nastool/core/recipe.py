@@ -169,8 +169,8 @@ class Recipe:
 
     optimizer: the rule of the steps, by default SGD.
     average: what comes out has the mean of the weights after each step of so many last epochs; 0: the last weights.
-    average_after: the mean begins after the first epoch whose validation loss is higher than the lowest one at least so
-        many epochs before (AWD-LSTM's trigger, which averages weights from where they stop getting better); 0: never.
+    average_after: the mean begins after the first epoch whose validation loss (of training, where all data are trained
+        on) is higher than the lowest one more than so many epochs before, as of AWD-LSTM; 0: never.
     steps: fewest steps of a training; where few images make fewer, batch_size is halved, down to 16, and then there
         are more epochs (`on_few`), but no more rounds of shared weights; 0: never.
     epochs: passes over the training images.
