@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 import numpy as np
 import pytest
 
 import nastool
 from nastool.analysis.space_stats import QUANTILES
+from nastool.core.values import Arch
 from nastool.nets.costs import NetworkCosts
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images.task import ImageTask
@@ -17,10 +19,18 @@ from tests.helpers.running import Run
 SMALL = ["--input", "1x8x8", "--scale", "channels=4,cells=1", "--device", "cpu"]
 
 
-def test_costs_are_those_of_architectures_drawn_uniformly() -> None:
+def test_costs_are_those_of_architectures_drawn_uniformly(monkeypatch: pytest.MonkeyPatch) -> None:
     space, rng = NasBench201(), np.random.default_rng(5)
     counted = NetworkCosts(space, ImageTask(1, 8, 8, 10), space.Scale(4, 1))
     params = [counted.of(space.sample(rng), ("params",))["params"] for _ in range(60)]
+    asked: list[tuple[int, ...]] = []
+    of = NetworkCosts.of
+
+    def counting(self: NetworkCosts, arch: Arch, names: Collection[str]) -> dict[str, float]:
+        asked.append(arch.choices)
+        return of(self, arch, names)
+
+    monkeypatch.setattr(NetworkCosts, "of", counting)
     found = nastool.space_stats(
         "nasbench201",
         input=(1, 8, 8),
@@ -35,6 +45,7 @@ def test_costs_are_those_of_architectures_drawn_uniformly() -> None:
     assert [spread.quantiles[name] for name in QUANTILES] == list(
         np.quantile(params, list(QUANTILES.values()), method="nearest")
     )
+    assert len(asked) == len(set(asked)) <= 60, "each is counted once, whatever is asked of it"
     share = float(np.mean(np.array(params) <= 6000))
     assert found.shares["params<=6000"] == (share, 60) and 0 < share < 1
     assert list(found.shares)[-1] == "memory_mb<=0.03, params<=6000"
