@@ -24,8 +24,9 @@ SENTENCES = 4500, 500, 500
 REMEMBERED = 1000
 """Tokens at the end of a text that decide what comes next, at most."""
 MOST = 700.0
-"""Nats that are said of a larger loss, or of one that is no number, as where a state grows from word to word; so that
-exp(loss) is a number."""
+"""Nats that are said of a larger loss, or of one that is no number, as where a state grows from word to word."""
+MOST_READABLE = 30.0
+"""Perplexities beyond exp of that are not told apart."""
 GOOD: Mapping[str, float] = {"word": 80.0, "char": 2.0}
 """Perplexity of a token that is rewarded with 1."""
 
@@ -176,7 +177,7 @@ class LanguageTask(Task):
         """The metrics of a loss, in nats a token, that of the objective first."""
         if self.unit == "char":
             return {"bpc": loss / math.log(2), "loss": loss}
-        return {"ppl": math.exp(min(loss, MOST)), "loss": loss}
+        return {"ppl": math.exp(min(loss, MOST_READABLE)), "loss": loss}
 
     def rewards(self, outputs: Sequence[Any], batch: Batch) -> Tensor:
         """80 / perplexity of a word, as in ENAS' code; of a character 2 / perplexity. (m,)"""
