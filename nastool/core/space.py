@@ -42,6 +42,10 @@ class Members(Protocol):
         """What belongs to each active member, in their order, times how much it counts."""
         ...
 
+    def mean(self, tensors: list[Tensor]) -> Tensor:
+        """The mean of what belongs to each active member, by how much it counts."""
+        ...
+
 
 class Choose(Protocol):
     """How a network definition asks for what is searched (see `nastool.nets.networks`).

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 _V = TypeVar("_V", int, float, str)
@@ -32,6 +33,10 @@ class Members(nn.Module):
     def weighed(self, tensors: list[Tensor]) -> list[Tensor]:
         """What belongs to each active member, in their order, by how much it counts: here all do fully."""
         return tensors
+
+    def mean(self, tensors: list[Tensor]) -> Tensor:
+        """The mean of what belongs to each active member."""
+        return torch.stack(tensors).mean(0)
 
 
 class Take(nn.Module):

@@ -93,10 +93,8 @@ class Subset(Members):
 
     def names(self, chosen: Choice) -> list[str]:
         """Those that take part, in the order of the members; with soft choices, those that may."""
-        if any(not isinstance(option, str) for option in chosen.values()):
-            shares = _shares(self.rule, chosen)
-            return [name for name in self.members if name in shares]
-        wanted = self.rule(chosen)  # type: ignore[arg-type]  # all are names
+        soft = any(not isinstance(option, str) for option in chosen.values())
+        wanted = _shares(self.rule, chosen) if soft else self.rule(chosen)  # type: ignore[arg-type]  # all are names
         return [name for name in self.members if name in wanted]
 
     def weighed(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -105,6 +103,12 @@ class Subset(Members):
             return tensors
         shares = _shares(self.rule, self.chosen)
         return [shares[name] * tensor for name, tensor in zip(self.active, tensors, strict=True)]
+
+    def mean(self, tensors: list[Tensor]) -> Tensor:
+        if all(isinstance(option, str) for option in self.chosen.values()):
+            return super().mean(tensors)
+        ones = [torch.ones_like(tensors[0][:1])] * len(tensors)
+        return torch.stack(self.weighed(tensors)).sum(0) / torch.stack(self.weighed(ones)).sum(0)
 
     @property
     def active(self) -> dict[str, nn.Module]:

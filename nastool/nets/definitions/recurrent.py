@@ -112,8 +112,7 @@ class Graph(Recurrent):
         states = [highway(h, x + self.of_state(through(h, mask)), self.first)]
         for node in self.nodes:
             states.append(node(states, mask))
-        found = self.ends.weighed([states[int(name)] for name in self.ends.active])
-        return (torch.stack(found).mean(0),)
+        return (self.ends.mean([states[int(name)] for name in self.ends.active]),)
 
 
 class Multiply(nn.Module):

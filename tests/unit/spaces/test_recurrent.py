@@ -350,6 +350,29 @@ def test_bad_options_are_named(name: str, given: Mapping[str, Any]) -> None:
         space_of(name, **given)
 
 
+def test_soft_choices_that_choose_one_are_that_one() -> None:
+    """Also of inputs, on which depends what is averaged; in between, the mean of the cases' terms."""
+    space = space_of("recurrent-cell", nodes=4)
+    supernet = networks.Supernet(space, registry.load("task", "language-model")(6), space.Scale(hidden=3)).eval()
+    arch = archfile.read_text("0 1 1 2 0 3", space).arch
+    tokens = torch.randint(6, (2, 3))
+    supernet.select(arch)
+    hard = supernet(tokens)[0]
+    options = networks.chosen_options(space, arch)
+    for decision in space.decisions:
+        weights = {option: torch.tensor(float(option == options[decision.name])) for option in decision.options}
+        supernet.select({**options, decision.name: weights})
+        torch.testing.assert_close(supernet(tokens)[0], hard)
+    cell: Any = supernet.network.recurrent
+    state = (torch.randn(2, 3),)
+    supernet.select({**options, "node2.input": {"0": torch.tensor(0.25), "1": torch.tensor(0.75)}})
+    outputs = [torch.randn(2, 3) for _ in cell.ends.active]
+    assert list(cell.ends.active) == ["1", "2", "3"], "node 2 reads node 1 or not"
+    wanted = (0.25 * outputs[0] + outputs[1] + outputs[2]) / 2.25
+    torch.testing.assert_close(cell.ends.mean(outputs), wanted)
+    assert cell.step(cell.of_input(torch.randn(2, 3)), state, None)[0].shape == (2, 3)
+
+
 def test_weights_are_nodes_or_pairs_of_nodes() -> None:
     space = space_of("recurrent-cell", nodes=5)
     task = registry.load("task", "language-model")(6)
