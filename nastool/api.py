@@ -301,7 +301,7 @@ def export(
             none = f"--to {to} needs weights, and {said} names none"
             raise InputError(f"{none}: give a run or its weights, or train it with `nastool retrain`")
         if input is None:
-            raise InputError(f"{said} names no weights: say what it is for, such as --input 3x32x32")
+            raise InputError(f"{said} names no weights: add, say, --input 3x32x32, for texts the vocabulary")
         task, size = sources.built_for(document, input, classes, scale)
         write_atomic(path, exports.untrained_python(document.space, document.arch, task, size))
         return path

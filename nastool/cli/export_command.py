@@ -22,7 +22,7 @@ FORMS = ("python", "pt2", "onnx", "safetensors")
 @click.option("--raw", is_flag=True, help="The bare network, for images that are normalised outside of it.")
 @common.trial_option
 @click.option("--space", metavar="NAME", help="Space of an architecture in its own string form.")
-@common.network_options("Shape of the images, for an architecture without weights.")
+@common.network_options("Size of the examples, for an architecture without weights; of texts the vocabulary.")
 def command(source: str, form: str, **given: Any) -> None:
     """Write a network as code or in another tool's format.
 

@@ -222,7 +222,7 @@ def sized(
     Args and errors are as of `built_for`; None as the input: it is not given.
     """
     if input is None and scale:
-        raise InputError("--scale is the size of a network: say what it is for, such as --input 3x32x32")
+        raise InputError("--scale is the size of a network: add, say, --input 3x32x32, for texts the vocabulary")
     found = trained_for(document) if input is None else built_for(document, input, classes, scale)
     return document.space, document.arch, *found
 
