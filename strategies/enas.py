@@ -109,8 +109,8 @@ class ENAS(Strategy):
         op_tanh_reduce: float | None = None,
         op_bias: float | None = None,
         warmup: float | None = None,
-        entropy_weight: float | None = None,
-        baseline_decay: float | None = None,
+        entropy_weight: float = 0.0001,
+        baseline_decay: float = 0.99,
         skip_target: float = 0.4,
         skip_weight: float = 0.8,
         eps_outside: bool | None = None,
@@ -149,9 +149,8 @@ class ENAS(Strategy):
             nearness: Decisions for an earlier place prefer near ones: of one d places back the logit is lower by
                 d^2 / 6, and as the controller's next input it is divided by 0.1 + d; by default where no operation
                 has weights.
-            entropy_weight: Weight of the controller's entropy, in [0, 1000]; by default 0.0001, or 0.00001 where no
-                operation has weights.
-            baseline_decay: Decay of the moving average of rewards, in [0, 1); by default 0.99, or 0.999 likewise.
+            entropy_weight: Weight of the controller's entropy, in [0, 1000].
+            baseline_decay: Decay of the moving average of rewards, in [0, 1).
             skip_target: Rate of skip connections, in (0, 1).
             skip_weight: Weight of diverging from that rate, in [0, 1000].
         """
@@ -172,8 +171,8 @@ class ENAS(Strategy):
             op_tanh_reduce=(2.5 if micro else 1.0) if op_tanh_reduce is None else op_tanh_reduce,
             op_bias=_given(op_bias, 0.0 if macro or bare else 0.47),
             warmup=_given(warmup, 0.0 if macro or micro or bare else 0.5),
-            entropy_weight=_given(entropy_weight, 1e-5 if bare else 1e-4),
-            baseline_decay=_given(baseline_decay, 0.999 if bare else 0.99),
+            entropy_weight=entropy_weight,
+            baseline_decay=baseline_decay,
             skip_target=skip_target,
             skip_weight=skip_weight,
             eps_outside=bool(eps_outside),

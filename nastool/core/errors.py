@@ -115,13 +115,20 @@ def fault_of(error: BaseException) -> Fault | None:
     return None
 
 
+MOST_NAMED = 12
+"""So many names are listed at most."""
+
+
 def hint(name: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: "did you mean 'x'?", or "there are x, y"."""
+    """The end of a message about an unknown name: "did you mean 'x'?", or "there are x, y", the first MOST_NAMED."""
     from difflib import get_close_matches  # late, as few messages need it
 
     names = list(known)
     near = get_close_matches(name, names, n=1, cutoff=0.5) if isinstance(name, str) else []
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    more = f" and {len(names) - MOST_NAMED} others" if len(names) > MOST_NAMED else ""
+    return f"there are {', '.join(names[:MOST_NAMED]) or 'none'}{more}"
 
 
 def one_line(error: BaseException) -> str:

@@ -28,7 +28,9 @@ def recipe_names() -> tuple[str, ...]:
 def recipe_text(name: str) -> str:
     """The YAML of a shipped recipe as it is, comments included. InputError where none has this name."""
     if name not in recipe_names():
-        raise InputError(f"no recipe {name!r}; {hint(name, recipe_names())} (a file's path ends in .yaml)")
+        raise InputError(
+            f"no recipe {name!r}; {hint(name, recipe_names())} (`nastool list recipes`; a file's path ends in .yaml)"
+        )
     return files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
@@ -41,7 +43,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
         path = path_of(name_or_path)
         if not path.is_file():
-            raise InputError(f"no recipe file {path}; shipped recipes are {', '.join(recipe_names())}")
+            raise InputError(f"no recipe file {path}; `nastool list recipes` has those that need no file")
         return _parse(read_yaml(path), str(path))
     recipe_text(name_or_path)  # for its error
     return _parse(read_yaml(str(files(__name__).joinpath(f"{name_or_path}.yaml"))), name_or_path)

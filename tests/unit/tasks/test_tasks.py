@@ -91,7 +91,9 @@ def test_training_goes_on_from_the_state_of_the_batch_before() -> None:
     evaluator = texts()
     evaluator.prepare()
     network = evaluator.build(evaluator.space.arch([0]), 0)
-    torch.nn.init.normal_(next(network.parameters()), std=5)  # so that the state matters
+    torch.nn.init.normal_(
+        next(network.parameters()), std=5, generator=torch.Generator().manual_seed(0)
+    )  # so that the state matters
     still = Recipe(epochs=1, batch_size=4, lr=1e-9, momentum=0, nesterov=False, weight_decay=0, warmup_epochs=0)
 
     def losses(bptt: int) -> torch.Tensor:
@@ -102,7 +104,7 @@ def test_training_goes_on_from_the_state_of_the_batch_before() -> None:
     assert float(pieces.mean()) == pytest.approx(float(whole), rel=1e-5)
     batches = evaluator.train_batches.train(still.replace(text=Text(bptt=5)), torch.Generator())
     forgetful = torch.stack([evaluator.task.step(network, batch, None, still).loss.detach() for batch in batches])
-    assert abs(float(forgetful.mean() - whole)) > 1e-3 * float(whole)
+    assert float((forgetful - pieces).abs().max()) > 1e-2 * float(whole)
 
 
 def test_micro_batches_each_carry_their_own_state() -> None:

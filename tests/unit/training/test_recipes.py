@@ -195,7 +195,7 @@ def test_unknown_names_and_missing_files() -> None:
         load_recipe("digit")
     with pytest.raises(InputError, match=r"no recipe '\.\.'"):
         recipe_text("..")
-    with pytest.raises(InputError, match=r"no recipe file /nowhere/r\.yaml; shipped recipes are cifar10-quick"):
+    with pytest.raises(InputError, match=r"no recipe file /nowhere/r\.yaml; `nastool list recipes`"):
         load_recipe("/nowhere/r.yaml")
 
 
