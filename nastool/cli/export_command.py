@@ -26,7 +26,7 @@ FORMS = ("python", "pt2", "onnx", "safetensors")
 def command(source: str, form: str, **given: Any) -> None:
     """Write a network as code or in another tool's format.
 
-    SOURCE is a run folder (its best network), a .safetensors file of nastool's, or an architecture: an arch.json
+    It is named by a run folder (its best network), a .safetensors file of nastool's, or an architecture: an arch.json
     file or - for stdin (the default). An architecture whose line names its weights is exported with them; one
     without weights, or for another --input, can only become code.
 

@@ -19,10 +19,10 @@ from nastool.engine.command_options import RetrainOptions
 def command(ctx: click.Context, /, source: str, **given: Any) -> int:
     """Train what was found for use, with several seeds.
 
-    That is on all training images, by the final recipe, with one look at the test set. SOURCE is a run folder (its
-    best architecture), an arch.json file, or - for stdin (the default). The data are those of the run; the recipe
-    is the one that the search's recipe names for the end, or the search's own at full length. Validation images are
-    trained on, too, unless --validation is given.
+    That is on all training images, by the final recipe, with one look at the test set. What was found is named by a
+    run folder (its best architecture), an arch.json file, or - for stdin (the default). The data are those of the
+    run; the recipe is the one that the search's recipe names for the end, or the search's own at full length.
+    Validation images are trained on, too, unless --validation is given.
 
     The network that counts is the first seed's: it is chosen before any is tested, once each. The result has its
     metrics, and the mean and standard deviation over the seeds. The same command continues an interrupted one; more
