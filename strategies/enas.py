@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from nastool.core.limits import repaired
 from nastool.core.space import SearchSpace
-from nastool.core.strategy import Strategy
-from nastool.core.values import Arch, Decision, Learnt, Proposal, Trial
+from nastool.core.values import Decision, Learnt
+from nastool.learners.rounds import Rounds
 from nastool.learners.sharing import has_weights
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Settings:
     nearness: bool = False
 
 
-class ENAS(Strategy):
+class ENAS(Rounds):
     """A controller learns by REINFORCE which child networks do well with weights that all of them share.
 
     Each round is one epoch of the loop of section 2.2: the evaluator trains the shared weights, one child drawn from
@@ -91,7 +91,7 @@ class ENAS(Strategy):
     """
 
     name = "enas"
-    needs = frozenset({"policy"})
+    settings: Settings
     goes_with = {"space": "macro-cnn", "evaluator": "supernet"}  # noqa: RUF012  # a ClassVar in Strategy
 
     def __init__(
@@ -181,49 +181,10 @@ class ENAS(Strategy):
             nearness=bare if nearness is None else nearness,
         )
         _check(self.settings)
-        self.guess: Arch | None = None
-        """What looks best so far; None: nothing is known yet."""
-        self.rounds = 0
-        self.in_round = False
-        self.scored = 0
-        """How many candidates were asked."""
-        self.candidates: list[Arch] | None = None
-        """None: the rounds are not over."""
-
-    def planned_trials(self, rounds: int | None) -> int | None:
-        return None if rounds is None else rounds + self.settings.candidates
 
     @classmethod
     def make_policy(cls, space: SearchSpace, options: Mapping[str, Any], seed: int) -> ENASPolicy:
         return ENASPolicy(space, Settings(**options), seed)
-
-    def propose(self) -> Proposal | None:
-        if self.candidates is None:
-            if self.in_round:
-                return None
-            policy = {"round": self.rounds, "options": dataclasses.asdict(self.settings)}
-            return Proposal(self.guess or self.space.sample(self.rng), policy=policy)
-        return Proposal(self.candidates[self.scored]) if self.scored < len(self.candidates) else None
-
-    def remember(self, proposal: Proposal) -> None:
-        super().remember(proposal)
-        if proposal.policy is None:
-            self.scored += 1
-        else:
-            self.in_round = True
-            self.guess = proposal.arch
-
-    def tell(self, trial: Trial) -> None:
-        if trial.proposal.policy is None:
-            return
-        self.in_round = False
-        if trial.evaluation is None or trial.evaluation.learnt is None:
-            return  # it failed: the round is tried again
-        learnt = trial.evaluation.learnt
-        self.rounds += 1
-        self.guess = self.space.arch(learnt.best)
-        if learnt.candidates is not None:
-            self.candidates = list(map(self.space.arch, learnt.candidates))
 
 
 class ENASPolicy:
