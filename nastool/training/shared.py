@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
+
 from nastool.core.errors import TrialFailed
 from nastool.core.space import SearchSpace
 from nastool.core.task import Batch, Batches
@@ -14,12 +16,20 @@ from nastool.core.values import Arch, Learnt
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from nastool.nets.networks import Selection, Supernet
     from nastool.training.loop import Training
 
 Part = Literal["train", "val"]
+
+PAIRS = 16
+"""Children of a policy, and as many uniform ones, whose rewards are compared after a round."""
+LAST_PAIRS = 64
+"""The same after the last round."""
+PAIRS_AT_ONCE = 8
+"""So many of these are rewarded on one minibatch."""
 
 
 class Trainer(Protocol):
@@ -78,6 +88,15 @@ class Policy(Protocol):
     def state_dict(self) -> dict[str, torch.Tensor]: ...
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None: ...
+
+
+@runtime_checkable
+class Sampling(Protocol):
+    """A policy whose children can be drawn, so that its gain can be measured (`SharedWeights.gain`)."""
+
+    def sample(self, count: int, generator: torch.Generator) -> NDArray[np.integer[Any]]:
+        """Option indices (count, decisions) of children, all members of the space; nothing of the policy changes."""
+        ...
 
 
 class Drawn:
@@ -241,6 +260,29 @@ class SharedWeights:
             self._phase.enter_context(self._frozen())
             self._rewarding = True
         return self._rewards(selections, self._minibatch(part))
+
+    def gain(self, policy: Sampling, pairs: int, seed: int) -> dict[str, float]:
+        """How much better children of a policy do than uniform ones, with the weights as they are.
+
+        One of the policy and a uniform one make a pair, which is rewarded on the same minibatch of the validation data.
+        All that is drawn comes from the seed: nothing else of a search changes.
+
+        Returns:
+            The mean of the pairs' differences, "gain", in the unit of rewards, and its standard error, "gain_se".
+        """
+        import torch
+
+        generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+        space = self.network.space
+        drawn = [(space.arch(child), space.sample(rng)) for child in policy.sample(pairs, generator).tolist()]
+        batches = self.parts["val"].minibatches(self.training.recipe.batch_size, generator)
+        found: list[float] = []
+        with self._frozen():
+            for first in range(0, pairs, PAIRS_AT_ONCE):
+                ours, theirs = zip(*drawn[first : first + PAIRS_AT_ONCE], strict=True)
+                rewards = np.array(self._rewards([*ours, *theirs], next(batches))).reshape(2, -1)
+                found += (rewards[0] - rewards[1]).tolist()
+        return {"gain": float(np.mean(found)), "gain_se": float(np.std(found, ddof=1) / math.sqrt(pairs))}
 
     def _minibatch(self, part: Part) -> Batch:
         if part not in self._minibatches:

@@ -216,6 +216,24 @@ class TestPhases:
         assert all(parameter.grad is None for parameter in shared.network.parameters())
         assert not same(policy, shared.policy.state_dict())
 
+    def test_the_gain_is_measured_and_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After the last round with more children."""
+        pairs: list[int] = []
+        measure = SharedWeights.gain
+
+        def noted(shared: SharedWeights, policy: Any, count: int, seed: int) -> dict[str, float]:
+            pairs.append(count)
+            return measure(shared, policy, count, seed)
+
+        monkeypatch.setattr(SharedWeights, "gain", noted)
+        measured = list(map(learnt, rounds(supernet(epochs=2), ENAS(SPACE, **SETTINGS), 2)))
+        assert pairs == [16, 64]
+        monkeypatch.setattr(SharedWeights, "gain", lambda *_: {})
+        without = list(map(learnt, rounds(supernet(epochs=2), ENAS(SPACE, **SETTINGS), 2)))
+        for metrics, _ in measured:
+            assert abs(metrics.pop("gain")) < 1 and 0 < metrics.pop("gain_se") < 1
+        assert measured == without
+
     def test_they_see_different_images(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The weights training images alone, the policy validation images alone, neither the test images."""
         evaluator = supernet()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +116,53 @@ def test_a_step_of_the_weights_gives_soft_weights_a_gradient_only_if_asked(wante
 
     shared.epoch(0, generator(), steps)
     assert all((alpha.grad is not None) == wanted for alpha in policy.alphas)
+
+
+class Preferring:
+    """Draws a 3x3 convolution where a uniform number is below a share, else uniformly."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def sample(self, count: int, generator: torch.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
+        drawn = torch.randint(5, (count, 6), generator=generator)
+        drawn[torch.rand(count, 6, generator=generator) < self.share] = SPACE.decisions[0].options.index("nor_conv_3x3")
+        return drawn.numpy()
+
+
+@pytest.fixture(scope="module")
+def shared() -> SharedWeights:
+    """A child is worth the share of its 3x3 convolutions and what a minibatch gives to all."""
+    shared = shared_weights()
+    best = SPACE.decisions[0].options.index("nor_conv_3x3")
+
+    def rewards(archs: Sequence[Arch], batch: tuple[Tensor, ...]) -> list[float]:
+        return [arch.choices.count(best) / 6 + float(batch[0].sum()) for arch in archs]
+
+    shared._rewards = rewards
+    return shared
+
+
+class TestGain:
+    """How much better children of a policy do than uniform ones."""
+
+    def test_a_uniform_policy_has_none_within_its_error(self, shared: SharedWeights) -> None:
+        found = [shared.gain(Preferring(0), 64, seed) for seed in range(20)]
+        assert all(abs(each["gain"]) < 4 * each["gain_se"] for each in found)
+        spread = np.std([each["gain"] for each in found], ddof=1)
+        assert np.mean([each["gain_se"] for each in found]) == pytest.approx(spread, rel=0.4), "the error is one"
+        assert spread < 0.05, "what the minibatch gives to all does not count"
+
+    def test_one_that_prefers_what_is_good_has_one(self, shared: SharedWeights) -> None:
+        found = shared.gain(Preferring(0.5), 64, 0)
+        assert found["gain"] == pytest.approx(0.5 * 0.8, abs=4 * found["gain_se"])
+        assert found["gain"] > 3 * found["gain_se"]
+
+    def test_it_is_the_seeds_and_of_the_weights_as_they_are(self, shared: SharedWeights) -> None:
+        before = parameters(shared)
+        found = shared.gain(Preferring(0.5), 64, 0)
+        assert shared.gain(Preferring(0.5), 64, 0) == found != shared.gain(Preferring(0.5), 64, 1)
+        assert all(torch.equal(value, before[name]) for name, value in shared.network.named_parameters())
 
 
 def test_strictly_fair_steps_reach_every_option_once() -> None:
