@@ -253,15 +253,25 @@ class Supernet(TrainingEvaluator):
                 found.update(shared.gain(policy, pairs, seeds(seed)[2]))
             return found
 
-    def rewards(self, network: Network, archs: Sequence[Arch], batch: Batch) -> list[float]:
-        """The task's reward of each architecture on one batch; 0 where its output is no number any more."""
+    def rewards(self, network: Network, archs: Sequence[Arch], batch: Batch, likelihood: bool = False) -> list[float]:
+        """The task's reward of each architecture on one batch; 0 where its output is no number any more.
+
+        likelihood: see `Trainer.rewards`.
+        """
+        import torch
+
+        def worth(outputs: Sequence[Any]) -> torch.Tensor:
+            if not likelihood:
+                return self.task.rewards(outputs, batch)
+            losses = [self.task.step(lambda *_: output, batch, None, self.recipe).loss for output in outputs]  # noqa: B023
+            return torch.stack(losses).double().neg().exp()
+
         with self.frozen(network) as children, self.cudnn(), self.autocast():
             (inputs,) = self.task.inputs(batch)
             if self.device.type == "cuda":
-                found: list[float] = self.task.rewards(children.logits(archs, inputs), batch).tolist()
+                found: list[float] = worth(children.logits(archs, inputs)).tolist()
             else:
-                reward = lambda output: self.task.rewards([output], batch).item()  # noqa: E731
-                found = children.logits(archs, inputs, then=reward)
+                found = children.logits(archs, inputs, then=lambda output: worth([output]).item())
         return [value if math.isfinite(value) else 0.0 for value in found]
 
     def _score(self, shared: SharedWeights, arch: Arch) -> dict[str, float]:
@@ -331,7 +341,7 @@ class Supernet(TrainingEvaluator):
             training,
             self.val_batches,
             partial(self.frozen, network),
-            lambda archs, batch: self.rewards(network, archs, batch),
+            lambda archs, batch, likelihood: self.rewards(network, archs, batch, likelihood),
         )
         path = path_of(self.weights) if self.weights is not None else self.checkpoint
         if path is not None and (self.weights is not None or path.is_file()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,51 @@ if TYPE_CHECKING:
 MIN_STEPS = 10
 MOST_TRIES = 5
 """So often the policy draws anew what is beyond a limit before that is repaired."""
+MOST_LR = 10.0
+"""So many times as large as in the published search is the learning rate at most."""
 Choices = NDArray[np.integer[Any]]
+
+PLAIN: dict[str, Any] = {
+    "steps_per_minibatch": 30 / 281,
+    "children": 10,
+    "temperature": None,
+    "op_tanh_reduce": 1.0,
+    "op_bias": 0.0,
+    "warmup": 0.0,
+    "eps_outside": False,
+    "op_bias_later": None,
+    "op_bias_learnt": 0.0,
+    "nearness": False,
+    "reward": "likelihood",
+    "relative": True,
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "macro": {**PLAIN, "lr": 0.001, "updates": 15_500, "tanh_constant": 1.5, "children": 20}
+    | {"steps_per_minibatch": 50 / 351},
+    "micro": {**PLAIN, "lr": 0.0035, "updates": 4500, "tanh_constant": 1.1, "op_tanh_reduce": 2.5}
+    | {"op_bias": 0.47, "op_bias_later": 0.22},
+    "plain": {**PLAIN, "lr": 0.001, "updates": 12_500, "tanh_constant": 2.5, "op_bias": 0.47, "warmup": 0.5},
+    "bare": {**PLAIN, "lr": 0.03, "updates": None, "temperature": 5.0, "tanh_constant": 2.25, "nearness": True}
+    | {"steps_per_minibatch": 25 / 1327, "reward": "task", "relative": False},
+}
+"""Values of the options that are not given, by the kind of the space: with switches, with decisions that refer to
+another place, with neither, and where no operation has weights."""
+AS_IN_CODE: dict[str, Any] = {"eps_outside": True, "reward": "task", "relative": False, "updates": None}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "macro": AS_IN_CODE,
+    "micro": {**AS_IN_CODE, "op_bias": 0.25, "op_bias_later": 0.0, "op_bias_learnt": 10.0},
+    "plain": AS_IN_CODE | {"children": 20, "steps_per_minibatch": 50 / 351, "op_bias": 0.0, "warmup": 0.0},
+    "bare": {**AS_IN_CODE, "lr": 0.00005},
+}
+"""What differs from that in the published code; of plain spaces in NAS-Bench-201's, whose controller is macro's."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the controller is and how it learns; the options of `ENAS` of the same names.
 
-    steps: None: steps_per_minibatch times the minibatches of the weights' phase, at least MIN_STEPS.
+    steps: None: steps_per_minibatch times the minibatches of the weights' phase, at least MIN_STEPS. updates: number of
+    steps for which lr is meant; fewer take a larger one; None: it is what it is. The defaults are an earlier version's.
     """
 
     steps: int | None
@@ -53,6 +90,9 @@ class Settings:
     op_bias_later: float | None = None
     op_bias_learnt: float = 0.0
     nearness: bool = False
+    reward: Literal["task", "likelihood"] = "task"
+    relative: bool = False
+    updates: int | None = None
 
 
 class ENAS(Rounds):
@@ -63,13 +103,17 @@ class ENAS(Rounds):
     sampled children. A round's trial is the child that looked best in the round before. After the last round the
     candidates, drawn from the controller, are the trials: each is scored on all validation data.
 
-    The defaults are those of the authors' code: of its macro search for spaces with skip connections that are on or
-    off, of its micro search for all others; but where no decision refers to an earlier layer or block, as in
+    The defaults are those of the authors' code, but for how rewards count and for a learning rate that suits the number
+    of steps: of its macro search for spaces with skip connections that are on or off, of its micro search for all
+    others; but where no decision refers to an earlier layer or block, as in
     NAS-Bench-201, the logits may be as large as in that benchmark's own runs of ENAS. Where no operation has weights,
     as in recurrent cells, they are those of the authors' later code for these, but for a learning rate for short
     searches (there 0.00005). An architecture has the log-probability that it has in the code, with the same weights.
-    Deviations from the code:
+    Deviations from the code, of which `preset=published` takes back those that an option names:
 
+    - A child is worth its likelihood, not its accuracy, and relative to the other children of its step (`reward`,
+      `relative`): of 64 images the accuracy says which were drawn rather than which child it is, and next to
+      differences of a few hundredths the rate of skip connections would be most of what is learnt.
     - The children of one step are compared on the same validation minibatch; the authors take one for each.
     - The entropy is that of the whole distributions, and a term of the loss (in their macro code: of the sampled
       options, added to the reward, where it also moves the baseline).
@@ -117,6 +161,9 @@ class ENAS(Rounds):
         op_bias_later: float | None = None,
         op_bias_learnt: float | None = None,
         nearness: bool | None = None,
+        reward: Literal["task", "likelihood"] | None = None,
+        relative: bool | None = None,
+        preset: Literal["published"] | None = None,
     ) -> None:
         """Makes a strategy with a controller as it is initialised.
 
@@ -126,8 +173,10 @@ class ENAS(Rounds):
                 weights' phase that there are 50 (30 without skip connections) on CIFAR-10, as published, but at least
                 10.
             children: Number of children sampled for each step, >= 1; by default 20 with skip connections, else 10.
-            lr: Learning rate of Adam, in (0, 1]; by default 0.001, without skip connections 0.0035, and 0.03 where no
-                operation has weights: with that temperature a hundred steps of 0.003 change next to nothing.
+            lr: Learning rate of Adam, in (0, 1]; by default, for as many steps as the published searches have, 0.001
+                (15,500; where no decision refers to another place 12,500), without skip connections 0.0035 (4,500); for
+                n times fewer steps sqrt(n) times as much, at most 10 times: for 300 0.0072. Where no operation has
+                weights 0.03: with that temperature a hundred steps of 0.003 change next to nothing.
             hidden: Units of the LSTM, in [1, 1000].
             temperature: Divisor of the logits, in [0.001, 1000]; by default 5 where no operation has weights, else 1.
             tanh_constant: Bound of the logits, in [0.001, 1000]; by default 1.5 or 1.1, or 2.5 where no decision refers
@@ -153,32 +202,47 @@ class ENAS(Rounds):
             baseline_decay: Decay of the moving average of rewards, in [0, 1).
             skip_target: Rate of skip connections, in (0, 1).
             skip_weight: Weight of diverging from that rate, in [0, 1000].
+            reward: What a child is worth: exp(-loss) on a minibatch, of classes the geometric mean of the probability
+                of the right one (likelihood), or the task's reward, of classes the accuracy (task); by default
+                likelihood, and task where no operation has weights.
+            relative: A child counts relative to the others of the same step, in units of their usual spread, so that
+                neither skip_weight nor Adam's epsilon outweighs what it is worth; by default, but not where no
+                operation has weights.
+            preset: With "published", options that are not given are as in the published code, whose learning rate is
+                one for thousands of steps.
         """
         super().__init__(space, seed=seed)
-        macro = any(decision.is_switch for decision in space.decisions)
-        options = [option for decision in space.decisions if not decision.refers for option in decision.options]
-        bare = not macro and not any(map(has_weights, options))
-        micro = any(decision.refers for decision in space.decisions) and not macro and not bare
+        kind = kind_of(space)
+        given = {
+            "lr": lr,
+            "children": children,
+            "temperature": temperature,
+            "tanh_constant": tanh_constant,
+            "op_tanh_reduce": op_tanh_reduce,
+            "op_bias": op_bias,
+            "warmup": warmup,
+            "eps_outside": eps_outside,
+            "op_bias_later": op_bias_later,
+            "op_bias_learnt": op_bias_learnt,
+            "nearness": nearness,
+            "reward": reward,
+            "relative": relative,
+        }
+        values = DEFAULTS[kind] | (PUBLISHED[kind] if preset == "published" else {})
+        values |= {name: value for name, value in given.items() if value is not None}
+        if op_bias is not None:
+            values["op_bias_later"] = op_bias_later
+        if lr is not None:
+            values["updates"] = None
         self.settings = Settings(
             steps=steps,
-            steps_per_minibatch=50 / 351 if macro else 25 / 1327 if bare else 30 / 281,
-            children=(20 if macro else 10) if children is None else children,
             candidates=candidates,
-            lr=_given(lr, 0.001 if macro else 0.03 if bare else 0.0035),
             hidden=hidden,
-            temperature=5.0 if temperature is None and bare else temperature,
-            tanh_constant=_given(tanh_constant, 1.5 if macro else 1.1 if micro else 2.25 if bare else 2.5),
-            op_tanh_reduce=(2.5 if micro else 1.0) if op_tanh_reduce is None else op_tanh_reduce,
-            op_bias=_given(op_bias, 0.0 if macro or bare else 0.47),
-            warmup=_given(warmup, 0.0 if macro or micro or bare else 0.5),
             entropy_weight=entropy_weight,
             baseline_decay=baseline_decay,
             skip_target=skip_target,
             skip_weight=skip_weight,
-            eps_outside=bool(eps_outside),
-            op_bias_later=op_bias_later if op_bias is not None or not micro or op_bias_later is not None else 0.22,
-            op_bias_learnt=op_bias_learnt or 0.0,
-            nearness=bare if nearness is None else nearness,
+            **values,
         )
         _check(self.settings)
 
@@ -222,6 +286,7 @@ class ENASPolicy:
             baseline_decay=settings.baseline_decay,
             switch_target=settings.skip_target,
             switch_weight=settings.skip_weight,
+            relative=settings.relative,
         )
         self.best: list[int] = []
 
@@ -254,9 +319,14 @@ class ENASPolicy:
         found: list[Mapping[str, float]] = []
         learns = trainer.progress > self.settings.warmup
         by_default = max(MIN_STEPS, round(self.settings.steps_per_minibatch * len(trainer.steps)))
-        for _ in range((self.settings.steps or by_default) if learns else 1):
+        steps = self.settings.steps or by_default
+        if self.settings.updates is not None:
+            fewer = self.settings.updates / (steps * trainer.rounds * (1 - self.settings.warmup))
+            self.learner.adam["lr"] = min(1.0, self.settings.lr * min(MOST_LR, max(1.0, fewer**0.5)))
+        for _ in range(steps if learns else 1):
             children = self.sample(self.settings.children, trainer.generator)
-            rewards = trainer.rewards([self.space.arch(child) for child in children], "val")
+            archs = [self.space.arch(child) for child in children]
+            rewards = trainer.rewards(archs, "val", self.settings.reward == "likelihood")
             learnt = self.reinforce(children, rewards) if learns else self.look(children)
             found.append({"reward": float(np.mean(rewards)), **learnt})
         self.best = children[int(np.argmax(rewards))].tolist()
@@ -304,8 +374,14 @@ class ENASPolicy:
         self.learner.load_state_dict(state)
 
 
-def _given(value: float | None, default: float) -> float:
-    return default if value is None else value
+def kind_of(space: SearchSpace) -> str:
+    """Key of `DEFAULTS`."""
+    if any(decision.is_switch for decision in space.decisions):
+        return "macro"
+    options = [option for decision in space.decisions if not decision.refers for option in decision.options]
+    if not any(map(has_weights, options)):
+        return "bare"
+    return "micro" if any(decision.refers for decision in space.decisions) else "plain"
 
 
 def in_first_cell(decisions: Sequence[Decision]) -> list[bool]:

@@ -29,6 +29,9 @@ class PolicyGradient:
       moving average: the earliest rewards count alike. Where there is none yet, b is the mean of the *other* rewards:
       unbiased, no larger than their spread, and zero advantage for a single one.
     - A reward is whatever the caller passes: its scale matters, a constant added to all of them does not.
+    - With `relative`, for rewards on one minibatch, b is the mean of the other rewards of the same step, and R - b is
+      divided by the usual spread within a step (the root of a moving average of variances). Then scale does not matter:
+      small rewards are not outweighed by the entropy, by the switches' rate and by Adam's eps.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class PolicyGradient:
         ppo_clip: float | None = None,
         ppo_epochs: int = 1,
         grad_clip: float | None = None,
+        relative: bool = False,
     ) -> None:
         """lr, betas, eps: of Adam. eps_outside: eps is added to the second moment's root before that is corrected for
         its bias (TensorFlow's Adam), so that the first steps are shorter. entropy_weight: per nat, >= 0.
@@ -54,7 +58,7 @@ class PolicyGradient:
         The defaults are those of ENAS, but for eps_outside. switch_target, switch_weight: the rate of connections that
         is aimed at, in (0, 1), and how much that counts, >= 0. ppo_clip: the probability ratio is clipped to within
         1 +- this, in (0, 1) (PPO, Schulman et al. 2017); then every update takes ppo_epochs steps, >= 1. grad_clip:
-        largest gradient norm, > 0. ValueError on a bad value.
+        largest gradient norm, > 0. relative: see above. ValueError on a bad value.
         """
         if not lr > 0 or not eps > 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"need lr > 0, eps > 0, betas in [0, 1), got {lr}, {eps}, {betas}")
@@ -78,6 +82,7 @@ class PolicyGradient:
         self.ppo_clip = ppo_clip
         self.ppo_epochs = ppo_epochs
         self.grad_clip = grad_clip
+        self.relative = relative
         self.eps = eps
         self.eps_outside = eps_outside
         self.adam = {"lr": lr, "beta1": betas[0], "beta2": betas[1], "eps": eps}
@@ -85,6 +90,7 @@ class PolicyGradient:
         self._moments: dict[str, dict[str, Tensor]] = {}
         self._average = torch.zeros((), dtype=torch.float64)  # of the rewards, from 0
         self._weight = torch.zeros((), dtype=torch.float64)  # of all rewards in it: 1 - decay^(their number)
+        self._spread = torch.zeros((), dtype=torch.float64)  # of the variances within a step, as `_average`
 
     @property
     def baseline(self) -> float | None:
@@ -92,11 +98,15 @@ class PolicyGradient:
         return float(self._average / self._weight) if self._weight else None
 
     def advantages(self, rewards: Tensor) -> Tensor:
-        """R - b for rewards (m,) that are not yet part of the baseline, float64."""
+        """R - b for rewards (m,) that are not yet part of the baseline, float64. Of their spread they are at once."""
         rewards = rewards.double()
-        if self._weight:
-            return rewards - self._average / self._weight
-        return (rewards - rewards.mean()) * (len(rewards) / max(len(rewards) - 1, 1))
+        of_others = (rewards - rewards.mean()) * (len(rewards) / max(len(rewards) - 1, 1))
+        if self.relative and len(rewards) > 1:
+            keep = self.baseline_decay ** len(rewards)
+            self._spread = keep * self._spread + (1 - keep) * rewards.var()
+            spread = self._spread / (keep * self._weight + (1 - keep))
+            return of_others / spread.sqrt() if spread else of_others
+        return rewards - self._average / self._weight if self._weight else of_others
 
     def update(self, choices: Tensor, rewards: Tensor, forced: Collection[int] = ()) -> dict[str, float]:
         """Learn from m architectures that the policy drew.
@@ -159,6 +169,8 @@ class PolicyGradient:
         for name, moments in self._moments.items():
             state |= {f"adam.{key}.{name}": value.clone() for key, value in moments.items()}
         state["plan"] = torch.tensor(self.controller.fingerprint)
+        if self.relative:
+            state["baseline.spread"] = self._spread.clone()
         return {**state, "baseline.average": self._average.clone(), "baseline.weight": self._weight.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -180,3 +192,7 @@ class PolicyGradient:
             if f"adam.step.{name}" in state
         }
         self._average, self._weight = state["baseline.average"].clone(), state["baseline.weight"].clone()
+        if (spread := state.get("baseline.spread")) is not None:
+            self._spread = spread.clone()
+        elif self.relative:  # as an earlier version left it
+            self._average, self._weight = torch.zeros_like(self._average), torch.zeros_like(self._weight)

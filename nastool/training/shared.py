@@ -66,8 +66,17 @@ class Trainer(Protocol):
         """Loss of a selection on another minibatch, a scalar with gradients; those of the weights are forgotten."""
         ...
 
-    def rewards(self, selections: Sequence[Arch], part: Part) -> list[float]:
-        """The task's reward of each, higher is better, all on one minibatch, which is another one at every call."""
+    @property
+    def rounds(self) -> int:
+        """Number of rounds of the whole training, those done included."""
+        ...
+
+    def rewards(self, selections: Sequence[Arch], part: Part, likelihood: bool = False) -> list[float]:
+        """The task's reward of each, higher is better, all on one minibatch, which is another one at every call.
+
+        likelihood: instead exp(-loss), in (0, 1]: of classes the geometric mean of the probability of the right one.
+        That differs less from minibatch to minibatch than an accuracy does, which counts images.
+        """
         ...
 
 
@@ -145,7 +154,7 @@ class SharedWeights:
         training: Training,
         validation: Batches,
         frozen: Callable[[], AbstractContextManager[object]],
-        rewards: Callable[[Sequence[Arch], Batch], list[float]],
+        rewards: Callable[[Sequence[Arch], Batch, bool], list[float]],
     ) -> None:
         """Takes no step yet.
 
@@ -154,7 +163,7 @@ class SharedWeights:
             training: Its training.
             validation: Examples that the weights are not trained on.
             frozen: Makes a context in which the weights do not change, for many rewards.
-            rewards: Of architectures on a batch, in that context.
+            rewards: Of architectures on a batch, in that context; whether they are likelihoods.
         """
         self.network = network
         self.training = training
@@ -254,12 +263,16 @@ class SharedWeights:
         self._select(selection)
         return self.training.loss(self._minibatch(part))
 
-    def rewards(self, selections: Sequence[Arch], part: Part) -> list[float]:
+    @property
+    def rounds(self) -> int:
+        return self.training.recipe.epochs
+
+    def rewards(self, selections: Sequence[Arch], part: Part, likelihood: bool = False) -> list[float]:
         if not self._rewarding:
             self._mean_loss()  # before anything is learnt from weights that diverged
             self._phase.enter_context(self._frozen())
             self._rewarding = True
-        return self._rewards(selections, self._minibatch(part))
+        return self._rewards(selections, self._minibatch(part), likelihood)
 
     def gain(self, policy: Sampling, pairs: int, seed: int) -> dict[str, float]:
         """How much better children of a policy do than uniform ones, with the weights as they are.
@@ -280,7 +293,7 @@ class SharedWeights:
         with self._frozen():
             for first in range(0, pairs, PAIRS_AT_ONCE):
                 ours, theirs = zip(*drawn[first : first + PAIRS_AT_ONCE], strict=True)
-                rewards = np.array(self._rewards([*ours, *theirs], next(batches))).reshape(2, -1)
+                rewards = np.array(self._rewards([*ours, *theirs], next(batches), False)).reshape(2, -1)
                 found += (rewards[0] - rewards[1]).tolist()
         return {"gain": float(np.mean(found)), "gain_se": float(np.std(found, ddof=1) / math.sqrt(pairs))}
 
@@ -346,6 +359,7 @@ class Counting:
         generator: torch.Generator,
         value: Callable[[Sequence[Arch]], list[float]] = lambda archs: [0.5] * len(archs),
         progress: float = 1.0,
+        rounds: int = 1,
     ) -> None:
         """Asked for nothing yet.
 
@@ -354,10 +368,12 @@ class Counting:
             generator: Source of the round's draws.
             value: The rewards of some architectures.
             progress: Share of all steps taken.
+            rounds: Of the whole training.
         """
         self.steps = range(steps)
         self.generator = generator
         self.progress = progress
+        self.rounds = rounds
         self.asked: list[int] = []
         """How many rewards each call asked for."""
         self._value = value
@@ -368,7 +384,7 @@ class Counting:
     def loss(self, selection: Selection, part: Part) -> Tensor:
         return self._zero()
 
-    def rewards(self, selections: Sequence[Arch], part: Part) -> list[float]:
+    def rewards(self, selections: Sequence[Arch], part: Part, likelihood: bool = False) -> list[float]:
         self.asked.append(len(selections))
         return self._value(selections)
 

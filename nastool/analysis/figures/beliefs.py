@@ -14,7 +14,12 @@ from nastool.analysis.figures.operations import PANELS, curves, named, table_fig
 from nastool.core.statistics import rank_correlation
 from nastool.engine.study import Study, StudyTrial
 
-SIGNS = {"reward": "reward (accuracy)", "entropy": "entropy (nats)", "switch_rate": "rate of skip connections"}
+SIGNS = {
+    "reward": "reward",
+    "gain": "gain: reward of the policy's children less that of uniform ones",
+    "entropy": "entropy (nats)",
+    "switch_rate": "rate of skip connections",
+}
 Frequencies = Sequence[Sequence[float]]
 
 
@@ -41,7 +46,7 @@ def expectations(study: Study) -> list[tuple[float, float]]:
 
 
 def signs(study: Study) -> list[Drawn]:
-    """Reward, entropy and the like, round by round."""
+    """Reward, gain, entropy and the like, round by round."""
     done = rounds(study)
     known = [name for name in SIGNS if any(name in trial.metrics for trial in done)]
     if len(done) < 2 or not known:

@@ -291,6 +291,18 @@ class TestPhases:
             with torch.no_grad():
                 assert (shared.network(x).argmax(1) == y).double().mean().item() == reward
 
+    def test_a_likelihood_is_that_of_the_right_classes(self, prepared: Supernet) -> None:
+        shared = prepared._shared
+        assert shared is not None
+        x, y = next(shared.parts["val"].minibatches(50, torch.Generator().manual_seed(0)))
+        children = [arch(seed) for seed in range(3)]
+        found = prepared.rewards(shared.network, children, (x, y), True)
+        for child, reward in zip(children, found, strict=True):
+            shared.network.select(child)
+            with torch.no_grad():
+                loss = torch.nn.functional.cross_entropy(shared.network(x), y)
+            assert reward == pytest.approx(float(torch.exp(-loss)), rel=1e-5)
+
     def test_dropout_in_rewards_if_the_recipe_says_so(self) -> None:
         space = CellCNN(blocks=1)
         evaluator = Supernet(space, **OPTIONS)

@@ -531,6 +531,30 @@ def test_a_constant_added_to_all_rewards_changes_nothing() -> None:
     torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
 
 
+def test_relative_rewards_have_no_unit_and_no_minibatch() -> None:
+    """A factor on all rewards, and constants added to those of a step, change nothing; the spread becomes one."""
+    states, seen = [], []
+    for factor, constant in ((1.0, 0.0), (0.001, 16.0)):
+        policy = controller(SPACES["layers"])
+        learner = PolicyGradient(policy, lr=0.01, switch_target=0.4, relative=True)
+        seen.append(recorded(learner))
+        for seed in range(10):
+            rewards = torch.rand(20, generator=rng(seed), dtype=torch.float64) * 0.1
+            learner.update(policy.sample(20, rng(seed)), factor * rewards + constant * seed)
+        states.append(torch.cat([p.flatten() for p in policy.parameters()]))
+    torch.testing.assert_close(*states, rtol=1e-3, atol=1e-4)
+    for advantages in seen[0]:
+        assert float(advantages.mean()) == pytest.approx(0, abs=1e-5)
+        assert float(advantages.std()) == pytest.approx(1, abs=0.35)
+
+
+def test_relative_rewards_of_one_child_a_step_have_the_moving_average() -> None:
+    policy = controller(SPACES["ordinary"])
+    learner = PolicyGradient(policy, relative=True)
+    learner.update(policy.sample(1, rng()), torch.tensor([1.0]))
+    assert learner.update(policy.sample(1, rng()), torch.tensor([3.0]))["advantage"] == pytest.approx(2)
+
+
 def test_entropy_is_a_term_of_the_loss_not_of_the_reward() -> None:
     """Known bug: an entropy added to the reward enters the baseline."""
     policy = controller(SPACES["ordinary"], init=2.0)
@@ -576,10 +600,10 @@ def test_a_clipped_ratio_has_no_gradient() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["ordinary", "layers", "blocks"])
-def test_the_state_continues_exactly(name: str) -> None:
+@pytest.mark.parametrize(("name", "relative"), [("ordinary", False), ("layers", True), ("blocks", False)])
+def test_the_state_continues_exactly(name: str, relative: bool) -> None:
     space = SPACES[name]
-    options: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.999), "switch_target": 0.4}
+    options: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.999), "switch_target": 0.4, "relative": relative}
 
     def go_on(learner: PolicyGradient, updates: range) -> list[dict[str, float]]:
         found = []

@@ -17,7 +17,7 @@ from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.enas import ENAS, ENASPolicy, Settings, in_first_cell
-from nastool.training.shared import Counting
+from nastool.training.shared import Counting, Part
 
 CELL = NasBench201()
 MACRO = MacroCNN(layers=4)
@@ -97,7 +97,7 @@ class TestOptions:
         [
             (MACRO, 20, 0.001, 1.5, 1.0, 0.0),
             (CellCNN(blocks=2), 10, 0.0035, 1.1, 2.5, 0.47),
-            (CELL, 10, 0.0035, 2.5, 1.0, 0.47),
+            (CELL, 10, 0.001, 2.5, 1.0, 0.47),
         ],
         ids=lambda value: getattr(value, "name", None),
     )
@@ -131,6 +131,60 @@ class TestOptions:
         assert not any(ENAS(space).settings.nearness for space in (MACRO, CELL, CellCNN(blocks=2)))
         given = ENAS(registry.make("space", "recurrent-cell", given={}), temperature=1.0, nearness=False, warmup=0.2)
         assert (given.settings.temperature, given.settings.nearness, given.settings.warmup) == (1.0, False, 0.2)
+
+    @pytest.mark.parametrize(
+        ("space", "expected"),
+        [
+            (MACRO, {"lr": 0.001, "children": 20, "tanh_constant": 1.5}),
+            (CellCNN(blocks=2), {"lr": 0.0035, "op_bias": 0.25, "op_bias_later": 0.0, "op_bias_learnt": 10.0}),
+            (CELL, {"lr": 0.001, "children": 20, "op_bias": 0.0, "warmup": 0.0}),
+            (registry.make("space", "recurrent-cell", given={}), {"lr": 0.00005, "temperature": 5.0}),
+        ],
+        ids=lambda value: getattr(value, "name", None),
+    )
+    def test_published(self, space: SearchSpace, expected: dict[str, Any]) -> None:
+        settings = ENAS(space, preset="published").settings
+        assert {name: getattr(settings, name) for name in expected} == expected
+        assert (settings.reward, settings.relative, settings.eps_outside, settings.updates) == (
+            "task",
+            False,
+            True,
+            None,
+        )
+        given = ENAS(space, preset="published", lr=0.5, children=7, eps_outside=False, relative=True).settings
+        assert (given.lr, given.children, given.eps_outside, given.relative) == (0.5, 7, False, True)
+
+    @pytest.mark.parametrize(
+        ("given", "steps", "rounds", "expected"),
+        [
+            ({}, 10, 30, 0.001 * (15_500 / 300) ** 0.5),
+            ({}, 1, 1, 0.01),
+            ({}, 50, 310, 0.001),
+            ({}, 500, 310, 0.001),
+            ({"lr": 0.002}, 10, 30, 0.002),
+            ({"preset": "published"}, 10, 30, 0.001),
+        ],
+    )
+    def test_the_learning_rate_suits_the_number_of_steps(
+        self, given: dict[str, Any], steps: int, rounds: int, expected: float
+    ) -> None:
+        policy = policy_of(ENAS(MACRO, steps=steps, children=2, **given))
+        policy.learn(Counting(1, generator(), rounds=rounds))
+        assert policy.learner.adam["lr"] == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        ("given", "expected"), [({}, True), ({"reward": "task"}, False), ({"preset": "published"}, False)]
+    )
+    def test_what_children_are_worth(self, given: dict[str, Any], expected: bool) -> None:
+        asked: list[bool] = []
+
+        class Noting(Counting):
+            def rewards(self, selections: Sequence[Any], part: Part, likelihood: bool = False) -> list[float]:
+                asked.append(likelihood)
+                return super().rewards(selections, part)
+
+        policy_of(ENAS(MACRO, **QUICK, **given)).learn(Noting(1, generator()))
+        assert asked == [expected] * 2
 
     def test_near_nodes_are_preferred(self) -> None:
         space = registry.make("space", "recurrent-cell", given={"nodes": 6})
