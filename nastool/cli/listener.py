@@ -122,6 +122,8 @@ def say_search_ended(event: Ended) -> None:
     search, document = event.search, event.document
     if search is not None:
         _say_counts(search, event.seconds)
+    for verdict in document.get("comparison", {}).get("verdicts", []):
+        say(verdict["says"])
     metrics = {k: v for k, v in document["metrics"].items() if k != "seconds"}
     searched = document["run"] == str(event.folder)
     which = f"trial {document['trial']}" if searched else "trained from scratch"

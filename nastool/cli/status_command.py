@@ -87,6 +87,7 @@ def _status(folder: Path) -> dict[str, Any]:
             "ended": store.get("ended"),
             **({"front": described(best, store.objectives)} if several else {}),
             "best": document(space, best[0], {"run": str(folder)}) if best else None,
+            "verdicts": ((final or {}).get("document", {}).get("comparison") or {}).get("verdicts", []),
             **({} if trained is None else {"trained": trained}),
             "silent": [
                 {"trial": trial, "how": silence.how, "seconds": round(max(0.0, time.time() - silence.since))}
@@ -120,6 +121,8 @@ def _text(facts: dict[str, Any]) -> None:
         _line("budget", f"{used} of {whole} used" + (f", it ends by {ends}" if facts["state"] == "running" else ""))
     if facts["ended"] and facts["state"] == "finished" and facts["ended"]["why"] != "trials":
         _line("ended", f"by --{facts['ended']['why']}, after {facts['ended']['trials']} trials")
+    for verdict in facts["verdicts"]:
+        _line(verdict["about"], verdict["says"])
     if facts["best"]:
         best = facts["best"]
         shared = " (scored with shared weights)" if objectives[0].startswith("shared_") else ""
@@ -152,8 +155,8 @@ def _trained(document: Mapping[str, Any]) -> None:
     if (random := comparison.get("random")) is not None:
         shown = common.describe_metrics(qualities(random["metrics"]))
         _line("", f"the best of {random['architectures']} random ones {shown}")
-    if (verdict := comparison.get("verdict")) is not None:
-        _line("", verdict["says"])
+    if "verdicts" not in comparison and (verdict := comparison.get("verdict")) is not None:
+        _line("", verdict["says"])  # of an earlier version
 
 
 def _line(label: str, text: str, gap: str = " ") -> None:

@@ -49,11 +49,15 @@ def permutation(first: Floats, second: Floats) -> float:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Agreement of two measurements of the same architectures. Correlations in [-1, 1]; None where one is constant."""
+    """Agreement of two measurements of the same architectures. Correlations in [-1, 1]; None where one is constant.
+
+    p: how probable as high a Kendall's tau is where there is no agreement.
+    """
 
     architectures: int
     spearman: float | None
     kendall: float | None
+    p: float | None = None
 
     def __str__(self) -> str:
         if self.spearman is None or self.kendall is None:
@@ -68,4 +72,5 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> Ranking
     if min(len(set(first)), len(set(second))) < 2:
         return Ranking(len(first), None, None)
     spearman = float(stats.spearmanr(first, second).statistic)
-    return Ranking(len(first), spearman, float(stats.kendalltau(first, second).statistic))
+    kendall = stats.kendalltau(first, second, alternative="greater")
+    return Ranking(len(first), spearman, float(kendall.statistic), float(kendall.pvalue))

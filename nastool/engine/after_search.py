@@ -28,8 +28,7 @@ from nastool.engine.retraining import Trained
 from nastool.engine.run import Run, Watch, scale_of
 from nastool.engine.search import evaluate_all
 from nastool.engine.store import Store
-from nastool.engine.verdict import verdict
-from nastool.learners import sharing
+from nastool.engine.verdict import verdict, verdicts
 
 if TYPE_CHECKING:
     from nastool.engine.command_options import Scale, SearchOptions
@@ -219,13 +218,21 @@ class AfterSearch:
     # --- doing it
 
     def run(self, run: Run, setting: Setting, executor: str | None, timing: Timing | None = None) -> Outcome | None:
-        """Do it; None: interrupted, and the same command goes on.
+        """Do it; None: interrupted, and the same command goes on. The verdicts on shared weights come first.
 
         Args:
             run: The search's, whose executor is closed before anything is trained.
             setting, executor: Of the trainings.
             timing: The search's, where it has a limit; None: there is time for all.
         """
+        outcome = self._run(run, setting, executor, timing)
+        if outcome is not None and "shared-weights" in self.evaluator.provides:
+            derived = [trial.proposal.arch for trial in derive(run.store, self.space, 1)]
+            said = verdicts(self.space, list(run.store.trials()), derived, outcome.report)
+            outcome.report = {"verdicts": said, **outcome.report}
+        return outcome
+
+    def _run(self, run: Run, setting: Setting, executor: str | None, timing: Timing | None) -> Outcome | None:
         store, watch = run.store, run.watch
         outcome = Outcome()
         derived = derive(store, self.space, max(1, self.settings.retrain))
@@ -245,8 +252,6 @@ class AfterSearch:
             scores = self._scores(ranked, run)
             if len(scores) < len(ranked):
                 return None
-        if derived and "shared-weights" in self.evaluator.provides:
-            self._signs(store, [trial.proposal.arch for trial in derived], outcome)
         if self.table is not None:
             self._look_up(ranked, scores, derived[0], outcome)
         if self.training is None:
@@ -372,8 +377,7 @@ class AfterSearch:
                     "metrics": dict(theirs),
                 }
                 samples = [[tested[t.id] for t in trials if t.id in tested] for trials in (heads, others)]
-                outcome.report["verdict"] = found = verdict(samples[0], samples[1], objective)
-                outcome.lines.append(found["says"])
+                outcome.report["verdict"] = verdict(samples[0], samples[1], objective)
         if scores:
             pairs = [(score, -trial.loss) for score, trial in zip(scores, beside, strict=False) if trial.losses]
             what = f"{objective.metric} when trained from scratch"
@@ -404,22 +408,8 @@ class AfterSearch:
     def _ranking(self, scores: list[float], truths: list[float], what: str, outcome: Outcome) -> None:
         ranking = statistics.rank_correlation(scores, truths)
         outcome.report["ranking"] = {**vars(ranking), "with": what}
-        outcome.lines.append(f"ranking, score against {what}: {ranking}")
-
-    def _signs(self, store: Store, derived: list[Arch], outcome: Outcome) -> None:
-        entropy, candidates = None, None
-        for trial in store.trials():
-            if trial.proposal.policy is not None and trial.evaluation is not None:
-                entropy = trial.evaluation.metrics.get("entropy")
-                learnt = trial.evaluation.learnt
-                asked: Any = trial.proposal.policy
-                wanted = (asked.get("options") or {}).get("candidates")
-                if learnt is not None and learnt.candidates is not None and wanted is not None:
-                    candidates = (len(learnt.candidates), wanted)
-        signs = sharing.collapse(self.space, derived, entropy, candidates)
-        if signs:
-            outcome.report["warnings"] = signs
-            outcome.lines += [f"warning: the search may have collapsed: {sign}" for sign in signs]
+        if "shared-weights" not in self.evaluator.provides:
+            outcome.lines.append(f"ranking, score against {what}: {ranking}")
 
 
 def _rounds_left(store: Store) -> int:

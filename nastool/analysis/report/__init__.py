@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nastool.analysis import pages
-from nastool.analysis.report import data, sections
+from nastool.analysis.report import data, sections, summary
 from nastool.analysis.report.checklist import GROUPS, items
 from nastool.core.errors import InputError
 from nastool.core.files import write_atomic
@@ -43,9 +43,8 @@ def _run(study: Study, identifier: str) -> dict[str, object]:
         "study": study,
         "identifier": identifier or "run",
         "searched": study.strategy != data.LISTED,
-        "verdict": sections.verdict(study),
-        "tiles": sections.tiles(study),
-        "warnings": sections.warnings(study),
+        "verdicts": summary.verdicts(study),
+        "tiles": summary.tiles(study),
         "commands": data.next_commands(study),
         "sections": sections.of(study, f"{identifier}-" if identifier else ""),
     }

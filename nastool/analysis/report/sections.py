@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from nastool.analysis.blocks import Block, Cell, Changes, Code, Heading, Lines, Link, Listing, Plots, Table
 from nastool.analysis.figures import fronts, kinds, progress
@@ -15,10 +14,9 @@ from nastool.analysis.figures.results import found_among
 from nastool.analysis.report import data, drawings
 from nastool.analysis.report.confusion import confusion
 from nastool.analysis.report.data import MISSING, comparison, number
-from nastool.core import archfile, defaults
+from nastool.core import archfile
 from nastool.core.errors import InputError
 from nastool.core.wording import format_seconds, qualities, trials
-from nastool.engine.baseline import describe
 from nastool.engine.study import Study, StudyTrial
 
 WITHOUT_SCRIPT = 50
@@ -127,71 +125,6 @@ def _lines(*lines: str) -> Lines:
 
 
 # --- what was found
-
-
-def tiles(study: Study) -> Iterator[tuple[str, str, str]]:
-    """Names, values and their CSS classes: how far it is, and what was found."""
-    counts = {state: sum(t.state == state for t in study.trials) for state in ("done", "failed", "running")}
-    parts = [f"{counts['done']:,} done"] + [f"{n:,} {s}" for s, n in counts.items() if n and s != "done"]
-    wanted = f" of {study.wanted:,} wanted" if study.wanted and study.state != "finished" else ""
-    yield "state", study.state, f"state {study.state}"
-    yield "trials", f"{', '.join(parts)}{wanted}", ""
-    yield from _best_tiles(study)
-    yield "all evaluations", data.cost_text(study), ""
-    yield "wall clock", format_seconds(data.wall_clock(study)), ""
-
-
-def _best_tiles(study: Study) -> Iterator[tuple[str, str, str]]:
-    """Tiles on the best result: of the finished search, or so far."""
-    best = study.best
-    if best is None:
-        yield "best", "none yet" if study.state == "running" else "none", ""
-        return
-    document = study.document or {}
-    finished = study.document is not None and study.state == "finished"
-    metrics: Mapping[str, Any] = document.get("metrics", {}) if finished else best.metrics
-    retrained = finished and study.retrained is not None
-    which = f"{document.get('key')}, trained from scratch" if retrained else f"trial {best.id}, {best.arch.key}"
-    metric = study.objective.metric
-    by = f" by {metric}" if len(study.objectives) > 1 else ""
-    yield f"best{by}" if finished else f"best{by} so far", which, ""
-    tested = [name for name in metrics if name.startswith("test")]
-    large = {metric.replace("shared_", "val_"), metric.replace("shared_", "test_").replace("val_", "test_")}
-    large |= {metric} if not large & metrics.keys() else set()
-    objectives = [each.metric for each in study.objectives]
-    for name in dict.fromkeys([*objectives, *(name for name in sorted(large) if name in metrics), *tested]):
-        value = metrics.get(name, best.value if name == metric else None)
-        if isinstance(value, int | float):
-            yield name, number(value), "big" if name in large else ""
-    if finished and not tested:
-        yield "test", "nothing was tested", ""
-    if not finished:
-        yield "test", "once, at the end", ""
-    if len(objectives) > 1:
-        yield "front", trials(len(study.front())), ""
-    for name, called in (("params", "parameters"), ("flops", "FLOPs")):
-        if name not in objectives and isinstance(metrics.get(name), int | float):
-            yield called, number(metrics[name]), ""
-
-
-def verdict(study: Study) -> str:
-    """Whether the result is better than what random search finds; "": nothing was searched, or it goes on."""
-    document = study.document or {}
-    found, beside = comparison(study).get("verdict"), document.get("baseline")
-    if isinstance(found, dict):
-        return f"{found.get('says')}."
-    if isinstance(beside, dict):
-        with suppress(LookupError, TypeError, ValueError):
-            return f"{describe(beside, document.get('metrics', {}))}."
-    if study.document is None or study.strategy in (data.LISTED, defaults.BASELINE):
-        return ""
-    return "not compared; the same search --with-baseline is."
-
-
-def warnings(study: Study) -> str:
-    """Signs that the search has collapsed."""
-    found = comparison(study).get("warnings")
-    return "; ".join(map(str, found)) if isinstance(found, list) else ""
 
 
 def _front(study: Study, drawn: Sequence[StudyTrial], result: StudyTrial | None, prefix: str) -> list[Block]:
@@ -350,6 +283,7 @@ def _after(study: Study) -> Iterator[Block]:
             of.append(("standard deviation", std))
         yield Table(("", *names), [(name, *(number(own.get(n)) for n in names)) for name, own in of], numeric=False)
     ranking, table = comparison(study).get("ranking"), comparison(study).get("table")
+    ranking = None if "verdicts" in comparison(study) else ranking  # it is said at the top
     if isinstance(ranking, dict) or isinstance(table, dict):
         yield Heading("Ranking", 3)
     if isinstance(ranking, dict):

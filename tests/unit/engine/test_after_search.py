@@ -34,7 +34,7 @@ from nastool.engine.retraining import Trained
 from nastool.engine.run import Watch
 from nastool.engine.search import trial_seed
 from nastool.engine.store import Store
-from nastool.engine.verdict import verdict
+from nastool.engine.verdict import verdict, verdicts
 from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
 from nastool.spaces.nasbench201 import NasBench201
@@ -153,8 +153,17 @@ class TestWhole:
         assert rival["architectures"] == 2 and {"val_acc", "test_acc"} <= set(rival["metrics"])
         assert "best of 2 retrained: val_acc" in done.stderr
         assert "best of 2 random ones, trained the same: val_acc" in done.stderr
-        (verdict,) = [line for line in done.stderr.splitlines() if "on average" in line]
-        assert verdict.startswith("  test_acc on average ") and "(2 found) against " in verdict
+        said = [each["says"] for each in best["comparison"]["verdicts"]]
+        lines = done.stderr.splitlines()
+        first = lines.index(said[0])
+        assert lines[first : first + len(said)] == said and lines[first + len(said)].startswith("best: "), "said first"
+        assert [each["about"] for each in best["comparison"]["verdicts"] if each["about"] != "collapse"] == [
+            "policy",
+            "ranking",
+            "random",
+        ]
+        assert "what was found is not shown to be better than random: test_acc on average " in said[-1]
+        assert "(2 found) against " in said[-1]
 
     def test_the_verdict_is_by_one_test_of_each_network(self, whole: tuple[Path, Done]) -> None:
         """On held-out images, of all that was trained; the result stays the best by validation."""
@@ -728,11 +737,11 @@ def metrics(values: Sequence[float | None], name: str = "test_acc") -> list[dict
     ("found", "random", "p", "better", "says"),
     [
         ([0.91, 0.9, 0.92], [0.5, 0.51, 0.52], 1 / 20, False, "so few cannot show it, p is at least 0.05: give"),
-        ([0.91, 0.9, 0.92, 0.93], [0.5, 0.51, 0.52, 0.9], 2 / 70, True, ": better than random (one-sided exact permut"),
-        ([0.9, 0.9, 0.9, 0.9], [0.9, 0.9, 0.9, 0.9], 1, False, ": not shown to be better than random"),
-        ([0.5] * 4, [0.9] * 4, 1, False, "test_acc on average 0.5000 (4 found) against 0.9000 (4 random): not shown"),
-        ([0.9, 0.8], [0.7] * 20, 1 / 231, True, "(20 random): better than random"),
-        ([0.9, 0.7, None], [0.7, 0.8, 0.6], 0.3, False, "0.8000 (2 found) against 0.7000 (3 random): not shown"),
+        ([0.91, 0.9, 0.92, 0.93], [0.5, 0.51, 0.52, 0.9], 2 / 70, True, "(4 random), one-sided"),
+        ([0.9, 0.9, 0.9, 0.9], [0.9, 0.9, 0.9, 0.9], 1, False, "is not shown to be better than random: "),
+        ([0.5] * 4, [0.9] * 4, 1, False, "not shown to be better than random: test_acc on average 0.5000 (4 found)"),
+        ([0.9, 0.8], [0.7] * 20, 1 / 231, True, "what was found is better than random: "),
+        ([0.9, 0.7, None], [0.7, 0.8, 0.6], 0.3, False, "test_acc on average 0.8000 (2 found) against"),
         ([0.9], [0.8], None, False, "1 found against 1 random: too few for a verdict"),
     ],
 )  # fmt: skip
@@ -742,6 +751,61 @@ def test_verdict(found: list[float], random: list[float], p: float | None, bette
     assert says in result["says"] and result["better"] == better
     assert result["p"] == (None if p is None else pytest.approx(p))
     assert ("so few" in result["says"]) == (len(found) == len(random) == 3)
+
+
+def a_round(**metrics: float) -> Trial:
+    policy = {"round": 0, "options": {"candidates": 10}}
+    return Trial(
+        0, Proposal(SPACE.arch([3] * 6), policy=policy), "done", Evaluation({"entropy": 9.0, **metrics}, 1.0), (0.0,)
+    )
+
+
+@pytest.mark.parametrize(
+    ("trials", "report", "expected"),
+    [
+        (
+            [a_round(gain=0.4, gain_se=0.1), a_round(gain=0.103, gain_se=0.015)],
+            {
+                "ranking": {"architectures": 20, "spearman": 0.6, "kendall": 0.5, "p": 0.001, "with": "val_acc"},
+                "verdict": {"p": 0.01, "better": True, "says": "what was found is better than random: so"},
+            },
+            [
+                (True, "the policy learned: rewards of its children are 0.103 above those of uniform ones, with the"),
+                (True, "scores rank: Spearman 0.60, Kendall 0.50 over 20 architectures, against val_acc (p = 0.001)"),
+                (True, "what was found is better than random: so"),
+            ],
+        ),
+        (
+            [a_round(gain=-0.01, gain_se=0.02)],
+            {
+                "ranking": {"architectures": 2, "spearman": None, "kendall": None, "p": None, "with": "val_acc"},
+                "verdict": {"p": None, "better": False, "says": "too few"},
+            },
+            [
+                (False, "the policy is not shown to have learned: rewards of its children are 0.010 below those of"),
+                (False, "scores are not shown to rank: undefined over 2 architectures (all equal), against val_acc"),
+                (None, "too few"),
+            ],
+        ),
+        (
+            [a_round()],
+            {},
+            [
+                (None, "whether the policy learned was not measured"),
+                (None, "whether scores rank was not checked: --check-ranking 20"),
+                (None, "whether what was found beats random was not measured: --retrain 4"),
+            ],
+        ),
+    ],
+)
+def test_what_is_said_first(trials: list[Trial], report: dict[str, Any], expected: list[tuple[bool, str]]) -> None:
+    found = verdicts(SPACE, trials, [SPACE.arch([3] * 6)], report)
+    assert [each["shown"] for each in found] == [shown for shown, _ in expected]
+    assert all(each["says"].startswith(says) for each, (_, says) in zip(found, expected, strict=True))
+    assert [each["about"] for each in found] == ["policy", "ranking", "random"]
+    without_a_policy = verdicts(SPACE, [], [SPACE.arch([0] * 6)], report)
+    assert [each["about"] for each in without_a_policy] == ["collapse", "ranking", "random"]
+    assert without_a_policy[0]["says"].startswith("the search may have collapsed: 100% of the operations")
 
 
 def test_verdict_without_test_data_shows_nothing() -> None:

@@ -219,6 +219,22 @@ def test_the_verdict_against_random_is_at_the_top() -> None:
         assert "Against random search" not in html([study])
 
 
+def test_verdicts_stand_first() -> None:
+    """Each once, in their order; the ranking is not said again."""
+    said: list[dict[str, Any]] = [
+        {"about": "policy", "shown": True, "says": "the policy learned"},
+        {"about": "collapse", "shown": False, "says": "the search may have collapsed"},
+        {"about": "ranking", "shown": None, "says": "not checked"},
+        {"about": "random", "shown": False, "says": "not shown to be better"},
+    ]
+    ranking = {"architectures": 9, "spearman": 0.5, "kendall": 0.4, "with": "accuracy"}
+    document = {"comparison": {"verdicts": said, "ranking": ranking}, "metrics": {}}
+    text = check(html([made_runs.study([0.5, 0.6], document=document)])).text
+    places = [text.index(f"{each['says']}.") for each in said]
+    assert places == sorted(places) and places[-1] < text.index("What next")
+    assert all(text.count(f"{each['says']}.") == 1 for each in said) and "Spearman" not in text
+
+
 def test_the_result_is_marked() -> None:
     def marked(study: Study) -> tuple[list[str | None], Any]:
         found = check(html([study]))
