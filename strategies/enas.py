@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +26,7 @@ MIN_STEPS = 10
 MOST_TRIES = 5
 """So often the policy draws anew what is beyond a limit before that is repaired."""
 MOST_LR = 10.0
-"""So many times as large as in the published search is the learning rate at most."""
+"""So many times as large as in the published search the learning rate begins at most."""
 Choices = NDArray[np.integer[Any]]
 
 PLAIN: dict[str, Any] = {
@@ -174,9 +175,10 @@ class ENAS(Rounds):
                 10.
             children: Number of children sampled for each step, >= 1; by default 20 with skip connections, else 10.
             lr: Learning rate of Adam, in (0, 1]; by default, for as many steps as the published searches have, 0.001
-                (15,500; where no decision refers to another place 12,500), without skip connections 0.0035 (4,500); for
-                n times fewer steps sqrt(n) times as much, at most 10 times: for 300 0.0072. Where no operation has
-                weights 0.03: with that temperature a hundred steps of 0.003 change next to nothing.
+                (15,500; where no decision refers to another place 12,500), without skip connections 0.0035 (4,500).
+                For n times fewer steps it begins sqrt(n) times as large, at most 10 times, for 300 with 0.0072, and
+                falls to that. Where no operation has weights 0.03: with that temperature a hundred steps of 0.003
+                change next to nothing.
             hidden: Units of the LSTM, in [1, 1000].
             temperature: Divisor of the logits, in [0.001, 1000]; by default 5 where no operation has weights, else 1.
             tanh_constant: Bound of the logits, in [0.001, 1000]; by default 1.5 or 1.1, or 2.5 where no decision refers
@@ -320,9 +322,7 @@ class ENASPolicy:
         learns = trainer.progress > self.settings.warmup
         by_default = max(MIN_STEPS, round(self.settings.steps_per_minibatch * len(trainer.steps)))
         steps = self.settings.steps or by_default
-        if self.settings.updates is not None:
-            fewer = self.settings.updates / (steps * trainer.rounds * (1 - self.settings.warmup))
-            self.learner.adam["lr"] = min(1.0, self.settings.lr * min(MOST_LR, max(1.0, fewer**0.5)))
+        self.learner.adam["lr"] = self.learning_rate(steps, trainer)
         for _ in range(steps if learns else 1):
             children = self.sample(self.settings.children, trainer.generator)
             archs = [self.space.arch(child) for child in children]
@@ -334,6 +334,15 @@ class ENASPolicy:
         if any(decision.is_switch for decision in self.space.decisions):
             shown.append("switch_rate")
         return {name: float(np.mean([step[name] for step in found])) for name in shown}
+
+    def learning_rate(self, steps: int, trainer: Trainer) -> float:
+        """That of a round with so many steps."""
+        lr, learning = self.settings.lr, 1 - self.settings.warmup
+        if self.settings.updates is None:
+            return lr
+        fewer = self.settings.updates / (steps * trainer.rounds * learning)
+        begins = min(1.0, lr * min(MOST_LR, math.sqrt(max(1.0, fewer))))
+        return lr + (begins - lr) * min(1.0, (1 - trainer.progress) / learning)
 
     def reinforce(self, children: Choices, rewards: Sequence[float]) -> Mapping[str, float]:
         """A step of the controller."""

@@ -155,21 +155,24 @@ class TestOptions:
         assert (given.lr, given.children, given.eps_outside, given.relative) == (0.5, 7, False, True)
 
     @pytest.mark.parametrize(
-        ("given", "steps", "rounds", "expected"),
+        ("given", "steps", "rounds", "progress", "expected"),
         [
-            ({}, 10, 30, 0.001 * (15_500 / 300) ** 0.5),
-            ({}, 1, 1, 0.01),
-            ({}, 50, 310, 0.001),
-            ({}, 500, 310, 0.001),
-            ({"lr": 0.002}, 10, 30, 0.002),
-            ({"preset": "published"}, 10, 30, 0.001),
+            ({}, 10, 30, 0.0, 0.001 * (15_500 / 300) ** 0.5),
+            ({}, 10, 30, 0.75, 0.001 + 0.25 * (0.001 * (15_500 / 300) ** 0.5 - 0.001)),
+            ({}, 10, 30, 1.0, 0.001),
+            ({}, 1, 1, 0.0, 0.01),
+            ({}, 50, 310, 0.2, 0.001),
+            ({}, 500, 310, 0.2, 0.001),
+            ({"warmup": 0.5}, 10, 60, 0.5, 0.001 * (15_500 / 300) ** 0.5),
+            ({"lr": 0.002}, 10, 30, 0.2, 0.002),
+            ({"preset": "published"}, 10, 30, 0.2, 0.001),
         ],
     )
     def test_the_learning_rate_suits_the_number_of_steps(
-        self, given: dict[str, Any], steps: int, rounds: int, expected: float
+        self, given: dict[str, Any], steps: int, rounds: int, progress: float, expected: float
     ) -> None:
         policy = policy_of(ENAS(MACRO, steps=steps, children=2, **given))
-        policy.learn(Counting(1, generator(), rounds=rounds))
+        policy.learn(Counting(1, generator(), rounds=rounds, progress=progress))
         assert policy.learner.adam["lr"] == pytest.approx(expected)
 
     @pytest.mark.parametrize(
