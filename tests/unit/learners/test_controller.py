@@ -548,6 +548,16 @@ def test_relative_rewards_have_no_unit_and_no_minibatch() -> None:
         assert float(advantages.std()) == pytest.approx(1, abs=0.35)
 
 
+def test_relative_rewards_begin_where_an_earlier_version_left_off() -> None:
+    """Whose baseline is of no use."""
+    old = PolicyGradient(controller(SPACES["ordinary"]))
+    old.update(old.controller.sample(4, rng()), torch.tensor([5.0, 6.0, 7.0, 8.0]))
+    learner = PolicyGradient(controller(SPACES["ordinary"]), relative=True)
+    learner.load_state_dict(old.state_dict())
+    rewards = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    torch.testing.assert_close(float(learner.advantages(rewards).std()), 4 / 3)  # against the other three
+
+
 def test_relative_rewards_of_one_child_a_step_have_the_moving_average() -> None:
     policy = controller(SPACES["ordinary"])
     learner = PolicyGradient(policy, relative=True)
