@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from hashlib import blake2s
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -274,6 +275,11 @@ class Table(Evaluator):
         The mean test accuracy; where the table has none, the mean of the reward.
         """
         return (self._test or self._reward).mean
+
+    @property
+    def choices(self) -> NDArray[np.integer[Any]]:
+        """The architectures: indices of their options, (rows, decisions)."""
+        return self._choices
 
     def true_value(self, proposal: Proposal) -> float:
         """`true_values` of that architecture."""

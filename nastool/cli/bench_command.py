@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from nastool.cli import common
+from nastool.cli import common, generated
 from nastool.core.errors import InputError, short
+from nastool.engine.command_options import Measuring
 
 MAX_WORKERS = 1000
 
@@ -29,15 +30,32 @@ MAX_WORKERS = 1000
     help="A tabular benchmark: its space, and options of the evaluator `table` (and the space). Repeat it.",
 )
 @click.option(
+    "--evaluator",
+    metavar="NAME",
+    help="Whose scores are the labels, such as supernet: a table then only judges what was found.",
+)
+@generated.options(Measuring, but=("executor",))
+@click.option(
     "--seeds",
     metavar="N|LIST",
-    help="How many runs of each (seeds 0 to N-1), or which: 0,1,5 or 100-199.  [default: 100]",
+    help="How many runs of each (seeds 0 to N-1), or which: 0,1,5 or 100-199.  [default: 100; with --evaluator 5]",
 )
 @click.option(
     "-n",
     "--trials",
     type=click.IntRange(min=1),
-    help="Queries a run, all charged.  [default: 100, or without limit with --sim-seconds]",
+    help="Queries a run, all charged; with --evaluator the scores that a strategy without a policy asks for.  "
+    "[default: 100, or without limit with --sim-seconds]",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(min=2),
+    help="With --evaluator: random architectures whose scores are compared with the table.  [default: 200]",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=2),
+    help="The same, of the table's best tenth.  [default: 100]",
 )
 @click.option(
     "--sim-seconds",
@@ -68,14 +86,18 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     query is charged. The folder keeps all runs: the same command continues, more --seeds and --trials extend, further
     strategies and tables are added; without any, the report is written anew.
 
+    With --evaluator supernet each run is a search with shared weights. The table says how its scores rank architectures
+    and what was found is worth, and nothing to the search.
+
     \b
     Examples:
       nastool bench -s random -s bo --table nasbench201:file=t.npz,dataset=cifar10
       nastool bench -s evolution:population=50 --table nasbench-macro:file=m.json
       nastool bench --out runs/bench --at 20,40
+      nastool bench -s enas --evaluator supernet --data npz:c.npz --table nasbench201:file=t.npz,dataset=cifar10
     """
     from nastool.cli import bench_run
 
     if given["workers"] > MAX_WORKERS:
         raise InputError(f"need --workers <= {MAX_WORKERS:,}, got {short(given['workers'])}")
-    return bench_run.run(given)
+    return bench_run.run(given | generated.layered(ctx, Measuring))

@@ -58,14 +58,24 @@ _METAVARS = {
 }
 
 
-def options(of: type[Options]) -> Callable[[F], F]:
-    """Give a command the options of what its function takes, but for what it takes first and what a program says."""
+def options(of: type[Options], but: Sequence[str] = ()) -> Callable[[F], F]:
+    """Give a command the options of what its function takes, but for what it takes first and what a program says.
+
+    Args:
+        of: What its function takes.
+        but: Names of those that the command lacks.
+    """
 
     def decorate(function: F) -> F:
         about, found = command_options.described(of), {each.name: each for each in fields(of)}
         for name in reversed(about):
             kind, default = str(found[name].type), found[name].default
-            if "Callable" in kind or "Listener" in kind or (not found[name].kw_only and default is MISSING):
+            if (
+                name in but
+                or "Callable" in kind
+                or "Listener" in kind
+                or (not found[name].kw_only and default is MISSING)
+            ):
                 continue
             more: dict[str, Any] = {"default": None if default is MISSING else default}
             flag = SEVERAL.get(name, f"--{name.replace('_', '-')}")

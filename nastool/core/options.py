@@ -194,6 +194,8 @@ def told_apart(own: Mapping[str, object], others: Iterable[Mapping[str, object]]
 
 
 def _given(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={_given(each)}" for key, each in value.items())
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 

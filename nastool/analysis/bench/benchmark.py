@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from hashlib import blake2s
 
@@ -11,7 +12,10 @@ from nastool.analysis.bench.specs import TableSpec
 from nastool.core.errors import InputError
 from nastool.core.options import changed
 from nastool.core.space import SearchSpace
-from nastool.core.values import Proposal, digest
+from nastool.core.values import Arch, Proposal, digest
+
+_BEST = 0x62657374
+"""Keeps the draws among the best apart from other draws with the same seed."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,19 @@ class Benchmark:
     def rank(self, value: float) -> int:
         """1 + how many architectures of the table are truly better."""
         return 1 + len(self._sorted) - int(np.searchsorted(self._sorted, value, side="right"))
+
+    def best(self, share: float, count: int, seed: int) -> list[Arch]:
+        """So many of the truly best share of the table, drawn uniformly, no two equivalent; fewer if there are none."""
+        values = self.table.true_values
+        order = np.flatnonzero(np.isfinite(values))
+        order = order[np.argsort(-values[order], kind="stable")][: math.ceil(share * len(order))]
+        found: dict[str, Arch] = {}
+        for row in np.random.default_rng([seed, _BEST]).permutation(order):
+            if len(found) == count:
+                break
+            arch = self.space.arch(self.table.choices[row].tolist())
+            found.setdefault(self.space.canonical(arch), arch)
+        return list(found.values())
 
     def _describe(self) -> Facts:
         table = self.table

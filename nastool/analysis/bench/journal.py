@@ -1,39 +1,44 @@
 """The folder of a comparison: runs.jsonl holds everything that cannot be computed again in a moment.
 
-One JSON object a line, appended when it is known: a `format` line first; a `table` and a `strategy` before their first
-run; a `run` when it has finished; a `call` for each command. A line that is torn at the end, by a kill, is ignored.
+One JSON object a line, appended when it is known: a `format` line first; a `table`, a `strategy` and a `scorer` before
+their first run; a `run` or a `search` when it has finished; a `call` for each command. A line that is torn at the end,
+by a kill, is ignored.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from nastool.analysis.bench.benchmark import Facts
 from nastool.analysis.bench.loop import Run
 from nastool.analysis.bench.provenance import Call
-from nastool.analysis.bench.specs import StrategySpec
+from nastool.analysis.bench.scored import Scored
+from nastool.analysis.bench.specs import ScorerSpec, StrategySpec
 from nastool.core import folders
 from nastool.core.errors import InputError, short, why
+from nastool.core.options import told_apart
 from nastool.core.typed import fields, fitted, taken
 
-FORMAT = "nastool.bench/2"
-FORMATS = ("nastool.bench/1", FORMAT)
+FORMAT = "nastool.bench/3"
+FORMATS = ("nastool.bench/1", "nastool.bench/2", FORMAT)
 """Those that are read."""
 FIRST = json.dumps({"format": FORMAT}, separators=(",", ":")).encode() + b"\n"
 
 
 @dataclass(frozen=True)
 class Key:
-    """Identity of a run: ids of its strategy and table, and its seed."""
+    """Identity of a run: ids of its strategy and table, its seed, and the id of who scored; "": the table itself."""
 
     strategy: str
     table: str
     seed: int
+    scorer: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,15 @@ class Record:
 
 
 @dataclass(frozen=True)
+class SearchRecord:
+    """A finished search by an evaluator's scores, and what made it, as of `Record`."""
+
+    search: Scored
+    nastool: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Strategy:
     """A strategy that has runs, as it was called and built then; it may no longer be installed."""
 
@@ -59,8 +73,13 @@ class Strategy:
     options: Mapping[str, object]
 
     @classmethod
-    def of(cls, spec: StrategySpec) -> Strategy:
+    def of(cls, spec: StrategySpec | ScorerSpec) -> Self:
         return cls(spec.id, spec.label, spec.name, dict(spec.options))
+
+
+@dataclass(frozen=True)
+class Scorer(Strategy):
+    """An evaluator whose scores were labels."""
 
 
 @dataclass
@@ -70,7 +89,27 @@ class Content:
     tables: dict[str, Facts] = field(default_factory=dict)
     strategies: dict[str, Strategy] = field(default_factory=dict)
     runs: dict[Key, Record] = field(default_factory=dict)
+    scorers: dict[str, Scorer] = field(default_factory=dict)
+    searches: dict[Key, SearchRecord] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Label of each strategy, by id; equal ones, since defaults have changed, with the options that differ."""
+        found = {}
+        for own in self.strategies.values():
+            differ = told_apart(own.options, (s.options for s in self.strategies.values() if s.label == own.label))
+            found[own.id] = own.label + (f" [{differ}]" if differ else "")
+        return found
+
+    @property
+    def told_apart(self) -> list[Facts]:
+        """The tables; those with the same label, since the file has changed, with its fingerprint in it."""
+        several = Counter(facts.label for facts in self.tables.values())
+        return [
+            replace(facts, label=f"{facts.label} [{facts.fingerprint}]") if several[facts.label] > 1 else facts
+            for facts in self.tables.values()
+        ]
 
 
 class Journal:
@@ -173,7 +212,15 @@ class Journal:
 
     def add_run(self, key: Key, record: Record) -> None:
         made = {name: value for name, value in vars(record).items() if name != "run"}
-        self._write({"kind": "run", **asdict(key), **record.run.to_json(), **made})
+        own = {name: value for name, value in vars(key).items() if value != ""}  # earlier versions know no scorer
+        self._write({"kind": "run", **own, **record.run.to_json(), **made})
+
+    def add_scorer(self, scorer: Scorer) -> None:
+        self._write({"kind": "scorer", **asdict(scorer)})
+
+    def add_search(self, key: Key, record: SearchRecord) -> None:
+        made = {name: value for name, value in vars(record).items() if name != "search"}
+        self._write({"kind": "search", **asdict(key), **record.search.to_json(), **made})
 
     def _write(self, document: Mapping[str, object]) -> None:
         self._write_line(json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n")
@@ -204,6 +251,13 @@ def _check_format(document: Any) -> None:
 def _take(document: Any, content: Content) -> None:
     """Add what a line says. ValueError, KeyError, TypeError or AttributeError: it is not what was written."""
     kind = document.pop("kind")
+    if kind == "search":
+        key = Key(**taken(document, fields(Key)))
+        search = Scored(**taken(document, fields(Scored)))
+        known = key.strategy in content.strategies and key.table in content.tables and key.scorer in content.scorers
+        if known:  # else their line was deleted
+            content.searches[key] = SearchRecord(search, **fitted(document, fields(SearchRecord)))
+        return
     if kind == "run":
         key = Key(**taken(document, fields(Key)))
         run = Run(**taken(document, fields(Run)))
@@ -215,10 +269,12 @@ def _take(document: Any, content: Content) -> None:
         content.calls.append(found)
     elif isinstance(found, Facts):
         content.tables[found.id] = found
+    elif isinstance(found, Scorer):
+        content.scorers[found.id] = found
     else:
         content.strategies[found.id] = found
 
 
 _LINES: Mapping[str, Any] = {
-    "table": Facts, "strategy": Strategy, "call": Call, "sitting": Call  # as format 1 calls it
+    "table": Facts, "strategy": Strategy, "scorer": Scorer, "call": Call, "sitting": Call  # as format 1 calls it
 }  # fmt: skip

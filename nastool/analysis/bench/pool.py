@@ -10,10 +10,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from nastool.analysis.bench import scored
 from nastool.analysis.bench.benchmark import Benchmark, Facts
 from nastool.analysis.bench.loop import Budget, play
-from nastool.analysis.bench.specs import StrategySpec, TableSpec
+from nastool.analysis.bench.scored import Amounts
+from nastool.analysis.bench.specs import ScorerSpec, StrategySpec, TableSpec
 from nastool.core import registry
 from nastool.core.errors import CannotGoOn, InputError, NastoolError, TrialFailed, one_line
 from nastool.core.evaluator import Evaluator, Report
@@ -45,7 +48,21 @@ class Play:
     budget: Budget
 
 
-Task = Describe | Play
+@dataclass(frozen=True)
+class Score:
+    """Make one search by an evaluator's scores, in the comparison's folder, and judge it by the table."""
+
+    strategy: StrategySpec
+    table: TableSpec
+    facts: Facts
+    seed: int
+    scorer: ScorerSpec
+    amounts: Amounts
+    folder: Path
+    force: bool
+
+
+Task = Describe | Play | Score
 
 
 class Player(Evaluator):
@@ -58,7 +75,7 @@ class Player(Evaluator):
         self._benchmarks = []
 
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
-        """The notes are what came of it, a `Run` or `Facts`; seconds: of processor time, by strategy and loop."""
+        """The notes are what came of it: `Run`, `Scored` or `Facts`; seconds: CPU time of strategy and loop."""
         task = proposal.notes["task"]
         assert isinstance(task, Task)
         try:
@@ -70,6 +87,10 @@ class Player(Evaluator):
                 return Evaluation({}, 0.0, notes=asdict(benchmark.facts))
             if task.facts != benchmark.facts:
                 raise InputError(f"{task.facts.file} was changed meanwhile: give the command again")
+            if isinstance(task, Score):
+                of = task.strategy, task.scorer, benchmark, task.seed, task.folder, task.amounts, task.force
+                found = scored.carry_out(*of)
+                return Evaluation({}, found.seconds, notes=found.to_json())
             benchmark.start(task.seed)
             started = time.process_time()
             run = play(task.strategy.build(benchmark.space, task.seed), benchmark, task.seed, task.budget)

@@ -35,11 +35,7 @@ class Call:
     def __post_init__(self) -> None:
         view = self.view
         limits = [limit for limit in (view.budget.trials, view.budget.seconds) if limit is not None]
-        if (
-            not limits
-            or min(limits) <= 0
-            or View.of(view.seeds, view.budget, view.at, view.at_seconds, view.target) != view
-        ):
+        if not limits or min(limits) <= 0 or View.of(**vars(view)) != view:
             raise ValueError(view)
 
     @classmethod

@@ -13,7 +13,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,6 +21,7 @@ from typing import Literal
 
 import numpy as np
 
+from nastool.analysis.bench import rankings
 from nastool.analysis.bench.benchmark import Facts
 from nastool.analysis.bench.journal import Content, Key, Record, Strategy
 from nastool.analysis.bench.loop import Best, Budget, Run
@@ -33,7 +34,6 @@ from nastool.analysis.figures.output import save
 from nastool.analysis.statistics import bootstrap, median_until
 from nastool.core.errors import InputError, why
 from nastool.core.files import replacing, write_atomic
-from nastool.core.options import told_apart
 from nastool.core.wording import csv_cell
 
 ROUNDING = 1e-9
@@ -184,17 +184,9 @@ class Group:
 
 def groups(content: Content, view: View) -> dict[Facts, list[Group]]:
     """The folder's runs with the view's seeds, by table and strategy; without those that have none."""
-    seeds = parse_seeds(view.seeds)
-    labels = {}
-    for own in content.strategies.values():
-        # Strategies with the same label, since defaults have changed, are told apart by the options that differ.
-        differ = told_apart(own.options, (s.options for s in content.strategies.values() if s.label == own.label))
-        labels[own.id] = own.label + (f" [{differ}]" if differ else "")
-    shared = [label for label, count in Counter(facts.label for facts in content.tables.values()).items() if count > 1]
+    seeds, labels = parse_seeds(view.seeds), content.labels
     found: dict[Facts, list[Group]] = {}
-    for table in content.tables.values():
-        # Tables with the same label, since the file has changed, are told apart by its fingerprint.
-        facts = replace(table, label=f"{table.label} [{table.fingerprint}]") if table.label in shared else table
+    for facts in content.told_apart:
         for strategy in content.strategies.values():
             keys = {seed: Key(strategy.id, facts.id, seed) for seed in seeds}
             records = {seed: content.runs[key] for seed, key in keys.items() if key in content.runs}
@@ -233,21 +225,23 @@ def lines(found: Groups, view: View) -> Iterator[tuple[object, ...]]:
                         yield facts.label, group.label, seed, queries, seconds, *judged
 
 
-def write_lines(folder: Path, rows: Iterable[tuple[object, ...]], kind: Literal["csv", "jsonl"]) -> Path:
-    """results.csv or results.jsonl, a row at a time; replaces either. InputError: the disk is full, say."""
-    path = folder / f"results.{kind}"
+def write_lines(
+    folder: Path, name: str, columns: Sequence[str], rows: Iterable[tuple[object, ...]], kind: Literal["csv", "jsonl"]
+) -> Path:
+    """NAME.csv or NAME.jsonl, a row at a time; replaces either. InputError: the disk is full, say."""
+    path = folder / f"{name}.{kind}"
     try:
         with replacing(path) as binary:
             file = io.TextIOWrapper(binary, encoding="utf-8", newline="")
             if kind == "csv":
                 writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(COLUMNS)
+                writer.writerow(columns)
                 writer.writerows(map(csv_cell, row) for row in rows)
             else:
-                file.writelines(json.dumps(dict(zip(COLUMNS, row, strict=True))) + "\n" for row in rows)
+                file.writelines(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows)
             file.flush()
             file.detach()
-        (folder / f"results.{'jsonl' if kind == 'csv' else 'csv'}").unlink(missing_ok=True)  # of an earlier call
+        (folder / f"{name}.{'jsonl' if kind == 'csv' else 'csv'}").unlink(missing_ok=True)  # of an earlier call
     except OSError as error:
         raise InputError(f"cannot write {path}: {why(error)}") from None
     return path
@@ -283,8 +277,10 @@ Rows = Mapping[Facts, Sequence[Row]]
 Groups = Mapping[Facts, Sequence[Group]]
 
 
-def report(content: Content, found: Groups, of: Rows, view: View, plots: Mapping[Facts, Plots]) -> str:
-    """report.md. of: the rows of each table."""
+def report(
+    content: Content, found: Groups, of: Rows, searched: rankings.Rows, view: View, plots: Mapping[Facts, Plots]
+) -> str:
+    """report.md. of: the rows of each table; searched: those of searches by an evaluator's scores."""
     shown = _head(content, view)
     heads = [f"{mark} queries" if mark.unit == "queries" else str(mark) for mark in view.marks]
     for facts, own in found.items():
@@ -304,6 +300,8 @@ def report(content: Content, found: Groups, of: Rows, view: View, plots: Mapping
         if differences := _differences(compare(own, view)):
             shown += [Heading("Differences of regret", 3), Table(["first - second", *heads], differences)]
             shown.append(Lines((DIFFERENCES,)))
+    for facts, searches in searched.items():
+        shown += [*_about(facts), *rankings.report(searches)]
     return markdown(shown)
 
 
@@ -328,6 +326,7 @@ def _head(content: Content, view: View) -> list[Block]:
     last = content.calls[-1]
     packages = ", ".join(f"{name} {number}" for name, number in last.packages.items() if number)
     versions = Counter(record.nastool for record in content.runs.values())
+    versions.update(record.nastool for record in content.searches.values())
     made = ", ".join(f"{count:,} by nastool {version}" for version, count in versions.items())
     trials, seconds = view.budget.trials, view.budget.seconds
     budget = [f"{trials:,} queries"] if trials is not None else []
@@ -339,7 +338,8 @@ def _head(content: Content, view: View) -> list[Block]:
         Heading("Comparison of strategies", 1),
         Listing("\n".join(dict.fromkeys(shlex.join(call.command) for call in content.calls))),
         Lines((f"{last.date}; {where}, {last.platform}. Runs: {made}.",)),
-        Lines((f"{which}, at most {' and '.join(budget)} a run. {METHOD}",)),
+        *([Lines((f"{which}, at most {' and '.join(budget)} a run. {METHOD}",))] if content.runs else []),
+        *([Lines((f"{which}. {rankings.method(view.amounts)}",))] if content.searches else []),
     ]
 
 
@@ -383,9 +383,20 @@ def summary(found: Rows, view: View) -> Iterator[Block]:
         yield Table(heads, rows)
 
 
-def write(folder: Path, content: Content, found: Groups, rows: Rows, view: View, kind: Literal["csv", "jsonl"]) -> Path:
+def write(
+    folder: Path,
+    content: Content,
+    found: Groups,
+    rows: Rows,
+    searched: rankings.Rows,
+    view: View,
+    kind: Literal["csv", "jsonl"],
+) -> Path:
     """Write results, curves and report into the folder. Returns the report's path. InputError: the disk is full."""
-    write_lines(folder, lines(found, view), kind)
+    if found:
+        write_lines(folder, "results", COLUMNS, lines(found, view), kind)
+    if searched:
+        write_lines(folder, "searches", rankings.COLUMNS, rankings.lines(searched), kind)
     path = folder / "report.md"
-    write_atomic(path, report(content, found, rows, view, draw(folder, found, view)))
+    write_atomic(path, report(content, found, rows, searched, view, draw(folder, found, view)))
     return path

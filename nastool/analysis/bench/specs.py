@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core import options, registry
 from nastool.core.errors import InputError, short
-from nastool.core.evaluator import Report
+from nastool.core.evaluator import Evaluator, Report, Resolving
 from nastool.core.registry import misfits
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef, digest
+from nastool.engine.config import said
 
 _T = TypeVar("_T")
 
@@ -23,8 +24,9 @@ _T = TypeVar("_T")
 class Tabular(Protocol):
     """An evaluator that looks results up, as far as comparisons need it; the rest is as in `Evaluator`.
 
-    true_values: what every architecture of the table is truly worth by true_metric, once prepared: (rows,), in [0, 1],
-    NaN where that is not known. noise: standard deviation of what is added to labels; noise_seed: of its draws.
+    choices: the architectures of the table, once prepared: indices of their options, (rows, decisions). true_values:
+    what each is truly worth by true_metric: (rows,), in [0, 1], NaN where that is not known. noise: standard deviation
+    of what is added to labels; noise_seed: of its draws.
     """
 
     space: SearchSpace
@@ -37,6 +39,8 @@ class Tabular(Protocol):
 
     @property
     def true_values(self) -> NDArray[np.float64]: ...
+    @property
+    def choices(self) -> NDArray[np.integer[Any]]: ...
     @property
     def true_metric(self) -> str: ...
     def true_value(self, proposal: Proposal) -> float: ...
@@ -61,10 +65,11 @@ class StrategySpec:
             raise InputError(f"--strategy {short(text)!r}: it is no UTF-8 text")
         return cls(*registry.resolve("strategy", name, given))
 
-    def build(self, space: SearchSpace, seed: int) -> Strategy:
+    def build(self, space: SearchSpace, seed: int, evaluator: type[Evaluator] | None = None) -> Strategy:
+        """evaluator: who measures; None: tables do."""
         strategy: Strategy = registry.make("strategy", self.name, space, given={**self.options, "seed": seed})
         if reasons := misfits(
-            strategy, type(space), registry.tabular()
+            strategy, type(space), evaluator or registry.tabular()
         ):  # with these options it may need more than its class
             raise InputError("; ".join(reasons))
         return strategy
@@ -79,6 +84,36 @@ class StrategySpec:
     @property
     def id(self) -> str:
         return digest([self.name, dict(self.options)])
+
+
+@dataclass(frozen=True)
+class ScorerSpec:
+    """An evaluator whose scores are the labels, instead of the table's own, and all its options, defaults included."""
+
+    name: str
+    options: Mapping[str, object]
+
+    @classmethod
+    def of(cls, name: str, given: Mapping[str, object]) -> ScorerSpec:
+        if "simulated" in registry.load("evaluator", name).provides:
+            raise InputError(f"--evaluator {name}: labels come from the tables without it: leave it out")
+        return cls(*registry.resolve("evaluator", name, given))
+
+    @property
+    def label(self) -> str:
+        """ "supernet(epochs=10, data=cifar10)"; "supernet" with its defaults."""
+        target = registry.load("evaluator", self.name)
+        known = {name: option.default for name, option in options.of(target).items()}
+        known |= {name: self.options[name] for name in target.local_options & self.options.keys()}
+        shown = options.changed(self.options, known)
+        return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+    @property
+    def id(self) -> str:
+        """Names what it measures. An option that a later version adds is None there, and in no id."""
+        target = registry.load("evaluator", self.name)
+        found = said(self.name, self.options)
+        return digest([found, target.resolved(self.options) if issubclass(target, Resolving) else {}])
 
 
 @dataclass(frozen=True)
@@ -116,8 +151,9 @@ class TableSpec:
         return f"{self.space}: {self.options['file']}"
 
 
-def check(strategies: Sequence[StrategySpec], tables: Sequence[TableSpec]) -> None:
-    """InputError where one is given twice, where two do not go together, or where a strategy refuses its options."""
+def check(strategies: Sequence[StrategySpec], tables: Sequence[TableSpec], scorer: ScorerSpec | None) -> None:
+    """InputError where one is given twice, where two do not go together, or where one refuses its options."""
+    evaluator = registry.tabular() if scorer is None else registry.load("evaluator", scorer.name)
     for strategy in _once([s.id for s in strategies], strategies):
         raise InputError(f"--strategy {strategy.label} is given twice")
     for table in _once([digest([str(t.space), dict(t.options), t.noise_follows]) for t in tables], tables):
@@ -127,13 +163,15 @@ def check(strategies: Sequence[StrategySpec], tables: Sequence[TableSpec]) -> No
         reasons = [
             reason
             for strategy in strategies
-            for reason in misfits(registry.load("strategy", strategy.name), space_class, registry.tabular())
+            for reason in misfits(registry.load("strategy", strategy.name), space_class, evaluator)
         ]
         if reasons:
             raise InputError("; ".join(dict.fromkeys(reasons)) + ": `nastool list` shows what goes together")
         space = table.build().space
+        if scorer is not None:
+            registry.make("evaluator", scorer.name, space, given=scorer.options)
         for strategy in strategies:
-            strategy.build(space, 0)
+            strategy.build(space, 0, evaluator)
 
 
 def _once(keys: Sequence[str], items: Sequence[_T]) -> list[_T]:

@@ -10,10 +10,14 @@ from typing import Literal
 
 from nastool.analysis.bench.benchmark import Facts
 from nastool.analysis.bench.loop import Budget
+from nastool.analysis.bench.scored import Amounts
 from nastool.core.errors import InputError, short
 
 MAX_SEEDS = 1_000_000
 MAX_QUERIES = 10**9
+TRIALS, SAMPLE, TOP = 100, 200, 100
+"""What is asked for by default: queries or scores of a run, and architectures that the ranking is judged by."""
+MAX_SAMPLE = 100_000
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -57,7 +61,8 @@ class View:
     """View of the runs in a folder: which seeds, how much of each, and where results are read.
 
     seeds: as `parse_seeds` reads them. at, at_seconds: ascending. target: a run has reached the target while its
-    regret, in accuracy points, is at most this (and a rounding error).
+    regret, in accuracy points, is at most this (and a rounding error). sample, top: architectures by which the ranking
+    of a search by an evaluator's scores is judged, as of `Amounts`.
     """
 
     seeds: str
@@ -65,6 +70,13 @@ class View:
     at: tuple[int, ...]
     at_seconds: tuple[float, ...]
     target: float = 0.0
+    sample: int = SAMPLE
+    top: int = TOP
+
+    @property
+    def amounts(self) -> Amounts:
+        """How much of a search by an evaluator's scores."""
+        return Amounts(self.budget.trials or TRIALS, self.sample, self.top)
 
     @property
     def marks(self) -> tuple[Mark, ...]:
@@ -78,9 +90,13 @@ class View:
         at: Sequence[int] | None,
         at_seconds: Sequence[float] | None,
         target: float,
+        sample: int = SAMPLE,
+        top: int = TOP,
     ) -> View:
         """With marks at a quarter, half and all of the budget where none are given. InputError: they do not fit."""
         parse_seeds(seeds)
+        if not all(2 <= number <= MAX_SAMPLE for number in (sample, top)):
+            raise InputError(f"need 2 <= --sample, --top <= {MAX_SAMPLE:,}, got {sample} and {top}")
         if not 0 <= target < math.inf:
             raise InputError(f"need a finite --target-regret >= 0, got {target}")
         for flag, queries in (("--trials", budget.trials or 1), *(("--at", mark) for mark in at or ())):
@@ -99,7 +115,8 @@ class View:
                 raise InputError(
                     f"--at-seconds {seconds:g} lies beyond --sim-seconds {budget.seconds:g}: give more or other marks"
                 )
-        return cls(seeds, budget, tuple(sorted(set(at or ()))), tuple(sorted(set(at_seconds or ()))), target)
+        marks = tuple(sorted(set(at or ())))
+        return cls(seeds, budget, marks, tuple(sorted(set(at_seconds or ()))), target, sample, top)
 
     def check(self, tables: Sequence[Facts]) -> None:
         """InputError where seconds are asked of a table without times."""

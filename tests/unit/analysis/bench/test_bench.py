@@ -293,8 +293,8 @@ def test_the_report_alone(drawing: Bench, tables: dict[str, str], tmp_path: Path
     assert line["median_queries"] == 1 and line["reached"] == 1
     assert drawing("-o", "b", "-n", "99").lines[0]["seeds"] == 0, "nothing that long was run"
     journal = tmp_path / "b" / "runs.jsonl"
-    assert b'{"format":"nastool.bench/2"}' in journal.read_bytes() and b"sitting" not in journal.read_bytes()
-    earlier = journal.read_text().replace("bench/2", "bench/1").replace('"kind":"call"', '"kind":"sitting"')
+    assert b'{"format":"nastool.bench/3"}' in journal.read_bytes() and b"sitting" not in journal.read_bytes()
+    earlier = journal.read_text().replace("bench/3", "bench/1").replace('"kind":"call"', '"kind":"sitting"')
     journal.write_text(earlier)
     assert drawing("-o", "b").lines == whole.lines, "one of format 1 is read"
 
@@ -385,8 +385,8 @@ def test_a_file_that_is_not_ours_stays(bench: Bench, tables: dict[str, str], tmp
         (b"my diary, a line without end", "none of nastool bench"),
         (random.Random(0).randbytes(100_000), "none of nastool bench"),
         (
-            b'{"format":"nastool.bench/3"}\n{"kind":"new"}\n',
-            "has format nastool.bench/3, this nastool reads",
+            b'{"format":"nastool.bench/4"}\n{"kind":"new"}\n',
+            "has format nastool.bench/4, this nastool reads",
         ),
     ):
         path.write_bytes(data)
