@@ -301,7 +301,7 @@ def report(
             shown += [Heading("Differences of regret", 3), Table(["first - second", *heads], differences)]
             shown.append(Lines((DIFFERENCES,)))
     for facts, searches in searched.items():
-        shown += [*_about(facts), *rankings.report(searches)]
+        shown += [*_about(facts, labels=False), *rankings.report(searches)]
     return markdown(shown)
 
 
@@ -343,12 +343,13 @@ def _head(content: Content, view: View) -> list[Block]:
     ]
 
 
-def _about(facts: Facts) -> list[Block]:
+def _about(facts: Facts, labels: bool = True) -> list[Block]:
     times = "" if facts.mean_seconds is None else f"; a training took {facts.mean_seconds:,.1f} s on average"
     unjudged = f" ({facts.rows - facts.judged:,} of them without a true value)" if facts.judged < facts.rows else ""
+    labelled = f"Labels: {facts.metric}. " if labels else ""
     text = (
         f"{facts.file} (fingerprint {facts.fingerprint}): {facts.rows:,} architectures{unjudged}{times}. "
-        f"Labels: {facts.metric}. True values: {facts.truth}; the best is {100 * facts.optimum:.3f}%."
+        f"{labelled}True values: {facts.truth}; the best is {100 * facts.optimum:.3f}%."
     )
     return [Heading(facts.label, 2), Lines((text,))]
 

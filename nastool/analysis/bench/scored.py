@@ -75,9 +75,9 @@ class Scored:
 
     asked: the amounts, of which trials are None where the strategy has a policy and so a length of its own.
     candidates: all architectures that were scored with the final weights, the best score first. sample: architectures
-    drawn uniformly, no two equivalent; top: such among the TOP of the table. Those without a true value are left out.
-    cpu_seconds, seconds: CPU and wall time of the search, the training of shared weights included, the scores of sample
-    and top not.
+    drawn uniformly, no two equivalent; top: such among the TOP of the table; neither where weights are not shared.
+    Those without a true value are left out. cpu_seconds, seconds: CPU and wall time of the search, the training of
+    shared weights included, the scores of sample and top not.
     """
 
     trials: int | None
@@ -96,6 +96,12 @@ class Scored:
     def to_json(self) -> dict[str, object]:
         lists = ("candidates", "sample", "top")
         return {**vars(self), **{name: [list(vars(one).values()) for one in getattr(self, name)] for name in lists}}
+
+    def within(self, cpu_seconds: float) -> Judged | None:
+        """What had the best score after so much CPU time; None: nothing was known yet, or it was not that long."""
+        if cpu_seconds > self.cpu_seconds:
+            return None
+        return next((one for one in self.candidates if one.cpu <= cpu_seconds), None)
 
     def covers(self, amounts: Amounts) -> bool:
         """True if it tells all that is asked for."""
@@ -232,7 +238,9 @@ def carry_out(
             if trial.proposal.policy is None
         ]
         samples = []
-        for archs in (_uniform(space, seed, amounts.sample), benchmark.best(TOP, amounts.top, seed)):
+        shares = "shared-weights" in evaluator.provides  # else each score would be a training more
+        drawn = (_uniform(space, seed, amounts.sample), benchmark.best(TOP, amounts.top, seed)) if shares else ([], [])
+        for archs in drawn:
             scores = _scores(inline, archs, run.store if beside is None else beside)
             samples.append([judge(arch, score) for arch, score in zip(archs, scores, strict=True)])
     sample, top = (tuple(filter(None, judged)) for judged in samples)

@@ -32,6 +32,7 @@ class Knows(Evaluator):
     """Scores by the choices alone, as the table's true values are made."""
 
     name = "knows"
+    provides = frozenset({"shared-weights"})
 
     def __init__(self, space: SearchSpace, *, sign: int = 1) -> None:
         super().__init__(space)
@@ -104,7 +105,7 @@ def test_the_truth_is_asked_after_the_search(
 
     monkeypatch.setattr(scored, "_judged", noted)
     search(table, tmp_path)
-    assert EVENTS.count("searched") == 30 and EVENTS.index("judged") == 30
+    assert EVENTS.count("searched") == 30 and EVENTS[: EVENTS.index("judged")] == ["scored", *["searched"] * 30]
     assert "searched" not in EVENTS[EVENTS.index("judged") :]
 
 
@@ -162,6 +163,25 @@ def test_what_a_search_is_recorded_as() -> None:
     assert json.loads(json.dumps(Scored(1, (2, 2), (one,), (), (), 1.0, 1.0).to_json()))["candidates"] == [
         [0.5, 0.9, 1, 3, 2.0]
     ]
+
+
+def test_random_search_of_equal_cost(table: TableSpec) -> None:
+    facts = Benchmark(table).facts
+    found = (Judged(0.9, 0.4, 9, 3, 30.0), Judged(0.8, 0.6, 5, 1, 10.0), Judged(0.7, 0.5, 7, 2, 20.0))
+    beside = Scored(3, (2, 2), found, (), (), 30.0, 30.0)
+
+    def equal(cpu: float) -> float:
+        return rankings.measures(Scored(1, (2, 2), (), (), (), cpu, cpu), facts, beside)["equal_cost"]
+
+    assert equal(25.0) == equal(10.0) == 60 and equal(30.0) == 40, "by its scores, not by the truth"
+    assert np.isnan(equal(9.0)) and np.isnan(equal(31.0)), "nothing was trained yet; it was not that long"
+
+
+def test_trainings_make_no_samples(table: TableSpec, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"data": "digits", "epochs": 1, "train_size": 64, "scale": {"channels": 4}, "device": "cpu"}
+    found, measures = search(table, tmp_path, "train", Amounts(2, 3, 2), **given)
+    assert len(found.candidates) == 2 and found.sample == found.top == () and np.isnan(measures["spearman"])
+    assert found.covers(Amounts(2, 3, 2)) and 0 < found.candidates[0].cpu <= found.cpu_seconds
 
 
 def test_tables_do_not_score(table: TableSpec) -> None:
