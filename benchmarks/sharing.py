@@ -1,14 +1,11 @@
-"""What scores with shared weights are worth on NAS-Bench-201: by how ENAS learns, and by the order of the images.
+"""Scores with shared weights on NAS-Bench-201 by the order of the images, and ENAS' controller by Adam's epsilon.
 
-usage: sharing.py learning --table FILE --data npz:FILE [--seeds 0,1,2] [--only NAME ...]
-       sharing.py epsilon --table FILE [--seeds 0,1,2]
+How such scores rank and what searches by them find, `nastool bench --evaluator supernet` says.
+
+usage: sharing.py epsilon --table FILE [--seeds 0,1,2]
        sharing.py order --data folder:DIR/sorted --shuffled npz:DIR/shuffled.npz [--seeds 0,1,2] [--epochs 30]
        sharing.py images --data npz:FILE --out DIR [--per-class 60] [--size 64]
 
-learning: `enas` searches with ENAS' micro settings, a search for each seed and variant; each variant differs from
-    `default` in one point, `published` in all of them and in how the policy learns; `accuracies` learns as earlier
-    versions did. For each: Spearman's correlation of the shared accuracy of --cells cells, drawn uniformly, with the
-    table's test accuracy, and the latter of the candidate with the best score.
 epsilon: the controller alone, its rewards the table's validation accuracies after 12 epochs as they are, with either
     place of Adam's epsilon, lr .0035: mean test accuracy of 1,000 cells drawn after so many steps of 10 children.
 order: the same shared weights, --cells random cells, the same images as a folder, sorted by class, and as arrays,
@@ -16,16 +13,13 @@ order: the same shared weights, --cells random cells, the same images as a folde
     size, too; Spearman's correlations between them.
 images: writes these images for it, --per-class for training and as many for validation.
 
-One thread, no GPU. A search that is in --save, a JSON lines file, is not repeated.
+One thread, no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +30,12 @@ from scipy import stats
 from nastool import __version__
 from nastool.core import registry
 from nastool.core.space import SearchSpace
-from nastool.core.values import Arch, Proposal, Trial
+from nastool.core.values import Arch, Proposal
 from nastool.evaluators.supernet import Supernet
 from nastool.strategies.enas import ENAS, ENASPolicy
 
-VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "default": ({}, {}),
-    "no clipping": ({"grad_clip": 0.0}, {}),
-    "decay off the path": ({"decay_off_path": True}, {}),
-    "epsilon outside": ({}, {"eps_outside": True}),
-    "published": ({"grad_clip": 0.0, "decay_off_path": True}, {"preset": "published"}),
-    "accuracies": ({}, {"reward": "task", "relative": False, "lr": 0.0035}),
-}
-"""Name -> what it changes in the recipe and in the strategy's options."""
 
-
-def supernet(given: argparse.Namespace, seed: int, **recipe: Any) -> Supernet:
+def supernet(given: argparse.Namespace, seed: int) -> Supernet:
     space = registry.make("space", "nasbench201", given={})
     evaluator = Supernet(
         space,
@@ -65,8 +49,6 @@ def supernet(given: argparse.Namespace, seed: int, **recipe: Any) -> Supernet:
         scale={"channels": given.channels, "cells": 1},
         device="cpu",
     )
-    evaluator.make_policy = ENAS.make_policy
-    evaluator.recipe = evaluator.recipe.replace(**recipe)
     evaluator.prepare()
     return evaluator
 
@@ -88,71 +70,6 @@ def some(space: SearchSpace, count: int, seed: int) -> list[Arch]:
         cell = space.sample(rng)
         found.setdefault(space.canonical(cell), cell)
     return list(found.values())
-
-
-def search(given: argparse.Namespace, table: Any, seed: int, variant: str) -> dict[str, Any]:
-    recipe, options = VARIANTS[variant]
-    evaluator = supernet(given, seed, **recipe)
-    strategy = ENAS(evaluator.space, seed=seed, **options)
-    start = time.process_time()
-    best: tuple[float, Arch] | None = None
-    rates = np.random.default_rng([seed, 1])
-    last: Mapping[str, float] = {}
-    trials = 0
-    while (proposal := strategy.ask()) is not None:
-        evaluation = evaluator.evaluate(trials, proposal, seed=int(rates.integers(2**31)), report=lambda *_: None)
-        strategy.tell(Trial(trials, proposal, "done", evaluation, (evaluation.metrics["shared_loss"],)))
-        trials += 1
-        last = evaluation.metrics if proposal.policy is not None else last
-        if proposal.policy is None and (best is None or evaluation.metrics["shared_loss"] < best[0]):
-            best = float(evaluation.metrics["shared_loss"]), proposal.arch
-    assert best is not None
-    index = {tuple(row): i for i, row in enumerate(table["arch"].tolist())}
-    true = table["cifar10_test200"]
-
-    def accuracy(cell: Arch) -> float:
-        return float(true[index[cell.choices]])
-
-    cells = some(evaluator.space, given.cells, seed)
-    shared = scores(evaluator, cells)
-    offered = strategy.candidates or []
-    return {
-        "variant": variant,
-        "seed": seed,
-        "spearman": float(stats.spearmanr(shared, [accuracy(cell) for cell in cells]).statistic),
-        "derived": accuracy(best[1]),
-        "candidates": float(np.mean([accuracy(cell) for cell in offered])),
-        "gain": [float(last.get(name, float("nan"))) for name in ("gain", "gain_se")],
-        "mean_shared": float(np.mean(shared)),
-        "entropy": float(last.get("entropy", float("nan"))),
-        "cpu_s": time.process_time() - start,
-    }
-
-
-def learning(given: argparse.Namespace) -> None:
-    with np.load(given.table) as arrays:
-        table = {name: arrays[name] for name in ("arch", "cifar10_test200")}
-    save = Path(given.save)
-    done = [json.loads(line) for line in save.read_text().splitlines()] if save.is_file() else []
-    for seed in given.seeds:
-        for variant in given.only or VARIANTS:
-            if any((row["variant"], row["seed"]) == (variant, seed) for row in done):
-                continue
-            done.append(search(given, table, seed, variant))
-            print(json.dumps(done[-1]), flush=True)
-            with save.open("a") as file:
-                file.write(json.dumps(done[-1]) + "\n")
-    print("\n| variant | Spearman | derived | mean of candidates | entropy, nats | shared accuracy | CPU s |")
-    print("|---|---|---|---|---|---|---|")
-    for variant in VARIANTS:
-        rows = [row for row in done if row["variant"] == variant]
-        shown = []
-        for key, digits in (("spearman", 2), ("derived", 2), ("candidates", 2), ("entropy", 2), ("mean_shared", 3)):
-            values = [row[key] for row in rows]
-            each = ", ".join(f"{value:.{digits}f}" for value in values)
-            shown.append(f"{np.mean(values):.{digits}f} ({each})" if rows else "")
-        cost = f"{np.mean([row['cpu_s'] for row in rows]):.0f}" if rows else ""
-        print(f"| {variant} | {' | '.join(shown)} | {cost} |")
 
 
 def epsilon(given: argparse.Namespace) -> None:
@@ -243,14 +160,12 @@ def images(given: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=["learning", "epsilon", "order", "images"])
+    parser.add_argument("what", choices=["epsilon", "order", "images"])
     parser.add_argument("--table")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--shuffled")
     parser.add_argument("--out", default=".")
-    parser.add_argument("--save", default="sharing.jsonl")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--only", nargs="*")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--cells", type=int, default=200)
     parser.add_argument("--channels", type=int, default=8)
@@ -266,7 +181,7 @@ def main() -> None:
     print(
         f"nastool {__version__}, Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
     )
-    {"learning": learning, "epsilon": epsilon, "order": order, "images": images}[given.what](given)
+    {"epsilon": epsilon, "order": order, "images": images}[given.what](given)
 
 
 if __name__ == "__main__":
