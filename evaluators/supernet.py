@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from nastool.training.shared import LAST_PAIRS, PAIRS, Counting, Drawn, Policy, 
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from nastool.nets.networks import Supernet as Network
     from nastool.nets.onepass import OnePass
@@ -50,6 +52,9 @@ class Supernet(TrainingEvaluator):
     random order that is always the same, whatever the order and the size of the images. Of a text each minibatch
     goes on from the state in which the one before left off, though that was another child's, as in ENAS.
 
+    Weights that many share suit none of them: with `tune`, a copy of an architecture's is trained alone for some steps
+    before it is scored, all on the same minibatches. Rounds, rewards and gains know nothing of that.
+
     Where memory runs out, training steps go in micro-batches, each normalised with its own statistics; the metric
     micro_batches says into how many parts. From then on all of its steps do.
     """
@@ -63,7 +68,16 @@ class Supernet(TrainingEvaluator):
     recipe_prefix = "supernet-"
     epochs_are_free = False  # they are the rounds
 
-    def __init__(self, space: SearchSpace, *, seed: int = 0, weights: str | None = None, **training: Any) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        seed: int = 0,
+        weights: str | None = None,
+        tune: int = 0,
+        tune_lr: float | None = None,
+        **training: Any,
+    ) -> None:
         """Makes an evaluator; data and device are looked at in `prepare`.
 
         Args:
@@ -72,13 +86,24 @@ class Supernet(TrainingEvaluator):
             seed: Seed of the weights' initialisation and of uniform sampling.
             weights: Checkpoint of a supernet from an earlier run (`RUN/checkpoints/supernet.safetensors`), which is
                 then not trained any further.
+            tune: Number of steps for which an architecture is trained alone before it is scored, in [0, 100000]; the
+                shared weights stay as they are.
+            tune_lr: Learning rate of these steps, which does not fall, in (0, 10]; by default 0.4 of the recipe's.
         """
         super().__init__(space, **training)
         self._fits = self._fits and weights is None  # with those, it is their batch_size
         self._batch_given = training.get("batch_size") is not None
         if self.recipe.average:
             raise InputError("average: shared weights are not averaged; give 0")
+        if not 0 <= tune <= 100_000:
+            raise ValueError(f"need 0 <= tune <= 100,000, got {tune}")
+        if tune_lr is not None and not 0 < tune_lr <= 10:
+            raise ValueError(f"need 0 < tune_lr <= 10, got {tune_lr}")
+        if tune_lr is not None and not tune:
+            raise ValueError("tune_lr is the learning rate of tune steps: give tune, too")
         self.seed = seed
+        self.tune = tune
+        self.tune_lr = 0.4 * self.recipe.lr if tune_lr is None else tune_lr
         self.weights = weights
         self.rounds = self.recipe.epochs if weights is None else None
         self.make_policy: Callable[[SearchSpace, Mapping[str, Any], int], Policy] | None = None
@@ -155,7 +180,7 @@ class Supernet(TrainingEvaluator):
                 with self.frozen(network):
                     rewards = sum(asked) + 2 * PAIRS * isinstance(policy, Sampling)
                     cost += seconds_of_one((reward() for _ in range(100)), self.synchronize) * rewards / at_once
-        return cost, score
+        return cost, score + self.tune * step
 
     # --- one trial
 
@@ -275,15 +300,35 @@ class Supernet(TrainingEvaluator):
         return [value if math.isfinite(value) else 0.0 for value in found]
 
     def _score(self, shared: SharedWeights, arch: Arch) -> dict[str, float]:
-        found = self._measured(shared, arch)
-        _check(found, shared)
+        if not self.tune:
+            found = self._measured(shared, arch)
+            _check(found, shared)
+            return found
+        with self.reproducible(self.seed):
+            found = self._on_validation(self._tuned(shared, arch))
+        if not math.isfinite(loss := found["shared_loss"]):
+            raise TrialFailed(f"diverged: validation loss is {loss} after {self.tune} steps alone; lower tune_lr")
         return found
+
+    def _tuned(self, shared: SharedWeights, arch: Arch) -> nn.Module:
+        """The network of an architecture with a copy of its shared weights, trained alone for `tune` steps."""
+        from nastool.nets.networks import use_batch_statistics
+
+        network = self.build(arch, self.seed)
+        use_batch_statistics(network)
+        network.load_state_dict(shared.network.child_state(arch))
+        recipe = self.recipe.replace(
+            lr=self.tune_lr, final_lr=0.0, schedule="constant", warmup_epochs=0.0, restart_epochs=0
+        )
+        for _ in islice(self.training(network, recipe, self.seed).forever(), self.tune):
+            pass
+        return network
 
     def _measured(self, shared: SharedWeights, arch: Arch) -> dict[str, float]:
         shared.network.select(arch)
         return self._on_validation(shared.network)
 
-    def _on_validation(self, network: Network) -> dict[str, float]:
+    def _on_validation(self, network: nn.Module) -> dict[str, float]:
         """The metrics of what the network executes now, on all validation data."""
         return self.measure(network, self.val_batches, self.prefix, mixed=self.recipe.batch_size)
 

@@ -111,7 +111,9 @@ def test_keys_come_with_help() -> None:
     assert item.help is not None and item.help.startswith("int = 20; ") and len(item.help) > 15
     helped = {i.value: i.help for i in items("nastool search -s enas -S ")}
     lr = helped["lr="]
-    assert lr is not None and lr.startswith("float | none = none; Learning rate of Adam, in (0, 1]; by default, for as many steps")
+    assert lr is not None and lr.startswith(
+        "float | none = none; Learning rate of Adam, in (0, 1]; by default, for as many steps"
+    )
     helped = {i.value: i.help for i in items("nastool search -s bananas -S ")}
     assert helped["networks="] == "int = 5; Size of the ensemble"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -20,9 +21,11 @@ from nastool.core.errors import CannotGoOn, InputError, TrialFailed
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.evaluators.supernet import Supernet
+from nastool.nets.networks import use_batch_statistics
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.enas import ENAS, ENASPolicy
+from nastool.training.loop import seeds
 from nastool.training.shared import Counting, Drawn, SharedWeights
 
 OPTIONS: Mapping[str, Any] = {
@@ -635,3 +638,67 @@ class TestTexts:
         assert states[0][0] is None and len(states) > 2
         for (_, (left,)), ((begun,), _) in pairwise(states):
             assert torch.equal(left, begun) and not begun.requires_grad and bool(begun.any())  # none is beyond 1
+
+
+class TestTuned:
+    """Architectures that are trained alone before they are scored."""
+
+    def scored(self, **options: Any) -> tuple[Supernet, Evaluation]:
+        evaluator = supernet(**options)
+        return evaluator, evaluator.evaluate(0, Proposal(SPACE.from_string(GOOD)), seed=1, report=quiet)
+
+    def test_the_shared_weights_stay_as_they_are(self) -> None:
+        evaluator, first = self.scored(tune=3)
+        shared = evaluator._shared
+        assert shared is not None
+        before = copy(shared.network.state_dict())
+        others = [evaluator.evaluate(i, Proposal(arch(i)), seed=i, report=quiet) for i in (2, 3)]
+        assert same(before, shared.network.state_dict())
+        again = evaluator.evaluate(4, Proposal(SPACE.from_string(GOOD)), seed=9, report=quiet)
+        assert again.metrics == first.metrics != others[0].metrics
+
+    def test_is_what_training_the_child_by_hand_gives(self) -> None:
+        evaluator, found = self.scored(tune=2, tune_lr=0.03)
+        shared = evaluator._shared
+        assert shared is not None
+        child = evaluator.build(SPACE.from_string(GOOD), 0)
+        child.load_state_dict(shared.network.child_state(SPACE.from_string(GOOD)), strict=False)
+        generator = torch.Generator().manual_seed(seeds(0)[2])
+        optimizer = torch.optim.SGD(
+            [
+                {"params": [p], "weight_decay": 0.0 if p.ndim <= 1 else evaluator.recipe.weight_decay}
+                for p in child.parameters()
+            ],
+            lr=0.03,
+            momentum=evaluator.recipe.momentum,
+            nesterov=evaluator.recipe.nesterov,
+        )
+        child.train()
+        for images, labels in list(evaluator.train_batches.train(evaluator.recipe, generator))[:2]:
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(
+                child(images), labels, label_smoothing=evaluator.recipe.label_smoothing
+            )
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+            torch.nn.utils.clip_grad_norm_(child.parameters(), evaluator.recipe.grad_clip or math.inf)
+            optimizer.step()
+        use_batch_statistics(child)
+        by_hand = evaluator.measure(child, evaluator.val_batches, "shared", mixed=evaluator.recipe.batch_size)
+        assert found.metrics["shared_loss"] == pytest.approx(by_hand["shared_loss"], rel=1e-4)
+        assert self.scored()[1].metrics["shared_loss"] != pytest.approx(by_hand["shared_loss"], rel=1e-2)
+
+    def test_goes_on_over_the_end_of_the_data(self) -> None:
+        evaluator, found = self.scored(tune=20, epochs=1)
+        assert evaluator._shared is not None and evaluator._shared.training.steps < 20
+        assert found.metrics["shared_loss"] < self.scored(epochs=1)[1].metrics["shared_loss"]
+
+    def test_what_diverges_says_what_helps(self) -> None:
+        evaluator = supernet(tune=60, tune_lr=10, epochs=1, train_size=100)
+        evaluator.recipe = evaluator.recipe.replace(weight_decay=1.0, final_lr=0.0)
+        with pytest.raises(TrialFailed, match="after 60 steps alone; lower tune_lr"):
+            evaluator.evaluate(0, Proposal(SPACE.from_string(GOOD)), seed=1, report=quiet)
+
+    def test_out_of_range(self) -> None:
+        for wrong in ({"tune": -1}, {"tune": 3, "tune_lr": 0.0}, {"tune_lr": 0.1}):
+            with pytest.raises(ValueError, match="tune"):
+                supernet(**wrong)
