@@ -22,9 +22,10 @@ from nastool.core.recipe import MAX_EPOCHS
 from nastool.core.space import SearchSpace
 from nastool.core.task import Batch
 from nastool.core.values import Arch, Evaluation, Proposal
+from nastool.training.counting import Counting
 from nastool.training.evaluator import TrainingEvaluator
 from nastool.training.loop import seconds_of_one, seeds
-from nastool.training.shared import LAST_PAIRS, PAIRS, Counting, Drawn, Policy, Sampling, SharedWeights
+from nastool.training.shared import LAST_PAIRS, PAIRS, Drawn, Policy, Sampling, SharedWeights
 
 if TYPE_CHECKING:
     import torch

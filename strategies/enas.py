@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core.limits import repaired
 from nastool.core.space import SearchSpace
 from nastool.core.values import Decision, Learnt
-from nastool.learners.rounds import Rounds
-from nastool.learners.sharing import has_weights
+from nastool.learners.rounds import Rounds, members
+from nastool.learners.sharing import cells_of, has_weights
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from nastool.training.shared import Trainer
 
 MIN_STEPS = 10
-MOST_TRIES = 5
-"""So often the policy draws anew what is beyond a limit before that is repaired."""
 MOST_LR = 10.0
 """So many times as large as in the published search the learning rate begins at most."""
 Choices = NDArray[np.integer[Any]]
@@ -293,19 +290,12 @@ class ENASPolicy:
         self.best: list[int] = []
 
     def sample(self, count: int, generator: torch.Generator) -> Choices:
-        """Members only: what the space's rules forbid is drawn again; what is beyond a limit is repaired at last."""
-        import torch
+        """Members only, see `members`."""
 
-        members: list[Any] = []
-        for tries in range(1000):
-            drawn = self.learner.controller.sample(count - len(members), generator).tolist()
-            archs = [self.space.arch(choices) for choices in drawn]
-            if tries == MOST_TRIES:
-                archs = repaired(self.space, archs, seed=int(torch.randint(2**62, (), generator=generator)))
-            members += [arch.choices for arch in archs if self.space.is_member(arch)]
-            if len(members) == count:
-                return np.array(members)
-        raise ValueError("the controller hardly ever draws a member of this space")
+        def draw(count: int) -> list[list[int]]:
+            return self.learner.controller.sample(count, generator).tolist()
+
+        return np.array(members(self.space, draw, count, generator))
 
     def round(self, trainer: Trainer) -> Mapping[str, float]:
         """A child for each step of the weights, then `learn`."""
@@ -398,15 +388,7 @@ def in_first_cell(decisions: Sequence[Decision]) -> list[bool]:
 
     Where no decision refers to a place, all are of one cell.
     """
-    if not any(decision.refers for decision in decisions):
-        return [True] * len(decisions)
-    cells: list[set[str]] = []
-    for decision in decisions:
-        joined = {decision.place, *filter(None, decision.refers)}
-        apart = [cell for cell in cells if not cell & joined]
-        cells = [*apart, joined.union(*(cell for cell in cells if cell & joined))]
-    first = next(cell for cell in cells if decisions[0].place in cell)
-    return [decision.place in first for decision in decisions]
+    return [cell == 0 for cell in cells_of(decisions)]
 
 
 def _check(settings: Settings) -> None:

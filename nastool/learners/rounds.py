@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
+from nastool.core.limits import repaired
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Trial
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_TRIES = 5
+"""So often a policy draws anew what is beyond a limit before that is repaired."""
 
 
 class Rounds(Strategy):
@@ -61,3 +69,27 @@ class Rounds(Strategy):
         self.guess = self.space.arch(learnt.best)
         if learnt.candidates is not None:
             self.candidates = list(map(self.space.arch, learnt.candidates))
+
+
+def members(
+    space: SearchSpace, draw: Callable[[int], Iterable[Any]], count: int, generator: torch.Generator
+) -> list[tuple[int, ...]]:
+    """Option indices of so many members: what the rules forbid is drawn again; what is beyond a limit, repaired.
+
+    Args:
+        space: As the search sees it.
+        draw: Draws the option indices of so many architectures.
+        count: How many members are wanted.
+        generator: Source of the order in which repairs are tried.
+    """
+    import torch
+
+    found: list[tuple[int, ...]] = []
+    for tries in range(1000):
+        archs = [space.arch(choices) for choices in draw(count - len(found))]
+        if tries == MOST_TRIES:
+            archs = repaired(space, archs, seed=int(torch.randint(2**62, (), generator=generator)))
+        found += [arch.choices for arch in archs if space.is_member(arch)]
+        if len(found) == count:
+            return found
+    raise ValueError("the policy hardly ever draws a member of this space")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from nastool.core.space import SearchSpace
-from nastool.core.values import Arch
+from nastool.core.values import Arch, Decision
 
 FEW = 0.1
 """A policy whose entropy is less than this share of the uniform distribution's has made up its mind."""
@@ -24,12 +24,50 @@ def has_weights(option: str) -> bool:
     return not ("pool" in option or option in WEIGHTLESS)
 
 
+SKIPS = frozenset({"skip_connect", "identity", "skip"})
+"""Operations that pass on what they read."""
+
+
+def cells_of(decisions: Sequence[Decision]) -> list[int]:
+    """The number of each decision's cell, from 0: places that refer to each other, through others or not, are of one.
+
+    Where no decision refers to a place, all are of one cell.
+    """
+    if not any(decision.refers for decision in decisions):
+        return [0] * len(decisions)
+    cells: list[set[str]] = []
+    for decision in decisions:
+        joined = {decision.place, *filter(None, decision.refers)}
+        apart = [cell for cell in cells if not cell & joined]
+        cells = [*apart, joined.union(*(cell for cell in cells if cell & joined))]
+    numbers = [next(i for i, cell in enumerate(cells) if decision.place in cell) for decision in decisions]
+    order = list(dict.fromkeys(numbers))
+    return [order.index(number) for number in numbers]
+
+
+def most_skips(space: SearchSpace, choices: Sequence[int]) -> int:
+    """How many of the operations of one cell skip, in the cell where most do, going by the field's names.
+
+    Only decisions between operations with and without weights count: an activation is no skip connection.
+    """
+    counts: dict[int, int] = {}
+    for decision, choice, cell in zip(space.decisions, choices, cells_of(space.decisions), strict=True):
+        if weighs(decision) and decision.options[choice] in SKIPS:
+            counts[cell] = counts.get(cell, 0) + 1
+    return max(counts.values(), default=0)
+
+
+def weighs(decision: Decision) -> bool:
+    """Whether it is between operations with and without weights."""
+    return not decision.refers and len({has_weights(option) for option in decision.options}) == 2
+
+
 def weightless_share(space: SearchSpace, arch: Arch) -> float | None:
     """Which share of an architecture's operations have no weights, in [0, 1]; None: the space has no such choice."""
     chosen = [
         has_weights(decision.options[choice])
         for decision, choice in zip(space.decisions, arch.choices, strict=True)
-        if len({has_weights(option) for option in decision.options}) == 2 and not decision.refers
+        if weighs(decision)
     ]
     return chosen.count(False) / len(chosen) if chosen else None
 

@@ -59,7 +59,7 @@ class Cutting:
         """Have the modules run what the values of a selection need."""
         values = {name: chosen[name] for name in self._largest}
         if soft := [name for name, option in values.items() if not isinstance(option, str)]:
-            raise CannotGoOn(f"value {soft[0]!r} cannot be mixed: choose it hard")
+            raise CannotGoOn(f"value {soft[0]!r} cannot be mixed: take a strategy that draws, such as enas")
         for module, before in self._changed:
             for name, value in before.items():
                 if value is _ABSENT:

@@ -132,18 +132,25 @@ class _Case(dict[str, str]):
 
 
 def _shares(rule: Rule, chosen: Choice) -> dict[str, Tensor | float]:
-    """Name -> the sum of the weights of the cases in which a rule names it. It sees each case of what it asks for."""
+    """Name -> the sum of the weights of the cases in which a rule names it. It sees each case of what it asks for.
+
+    But for those whose weight has two factors of exactly 0, as where one-hot draws have straight-through gradients:
+    they add nothing to a sum, nor to its gradient.
+    """
     found: dict[str, Tensor | float] = {}
     hard = {decision: option for decision, option in chosen.items() if isinstance(option, str)}
-    left: list[tuple[dict[str, str], Tensor | float]] = [({}, 1.0)]
+    left: list[tuple[dict[str, str], Tensor | float, int]] = [({}, 1.0, 0)]
     cases = 0
     while left:
-        fixed, share = left.pop()
+        fixed, share, zeros = left.pop()
         try:
             names = rule(_Case({**hard, **fixed}))
         except _Undecided as asked:
             options: Any = chosen[asked.args[0]]
-            left += [({**fixed, asked.args[0]: name}, share * weight) for name, weight in reversed(options.items())]
+            for name, weight in reversed(options.items()):
+                more = zeros + (float(weight.detach()) == 0)
+                if more < 2:
+                    left.append(({**fixed, asked.args[0]: name}, share * weight, more))
             continue
         if (cases := cases + 1) > MOST_CASES:
             raise InputError("this space's connections depend on too many soft choices at once: choose inputs hard")

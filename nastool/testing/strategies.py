@@ -17,7 +17,8 @@ from nastool.core.space import Choose, SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Decision, Evaluation, Proposal, SpaceRef, Trial
 from nastool.tasks.images.task import ImageTask
-from nastool.training.shared import Counting, HasPolicy
+from nastool.training.counting import Counting
+from nastool.training.shared import HasPolicy
 
 MakeStrategy = Callable[[SearchSpace, int], Strategy]
 Elsewhere = Callable[[Strategy, Mapping[str, object], int], list[list[int]]]

@@ -66,6 +66,27 @@ class Trainer(Protocol):
         """Loss of a selection on another minibatch, a scalar with gradients; those of the weights are forgotten."""
         ...
 
+    def unrolled(self, selection: Selection, architecture: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The validation loss after a step that the weights would take, and its gradients: DARTS' second order.
+
+        Args:
+            selection: Made of `architecture`.
+            architecture: What the gradients are by. The weights stay as they are.
+        """
+        ...
+
+    def losses(self, selections: Sequence[Selection], part: Part) -> list[float]:
+        """The loss of each on all examples of a part, the same for all; nothing changes, and there are no gradients."""
+        ...
+
+    def costs(self) -> Mapping[str, Tensor]:
+        """What the options of each decision cost, of those that are no inputs, float32 (places, options, 3).
+
+        There is a place for each module that the decision stands in, such as one in each cell. Costs are the number of
+        parameters, the multiply-adds of one example, and the numbers that are read and written for one.
+        """
+        ...
+
     @property
     def rounds(self) -> int:
         """Number of rounds of the whole training, those done included."""
@@ -263,6 +284,47 @@ class SharedWeights:
         self._select(selection)
         return self.training.loss(self._minibatch(part))
 
+    def unrolled(self, selection: Selection, architecture: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        from nastool.training.unrolled import unrolled
+
+        self._to_train()
+        self._select(selection)
+        training, batches = self.training, {part: self._minibatch(part) for part in self.parts}
+        named = {id(parameter): name for name, parameter in self.network.named_parameters()}
+        optimizer, momentum = training.optimizer, training.recipe.momentum
+        memory = training.memory()
+        names = [named[id(parameter)] for parameter in training.parameters]
+        pull = [
+            optimizer.decay[name] * parameter.detach() + (momentum * memory[name] if name in memory else 0.0)
+            for name, parameter in zip(names, training.parameters, strict=True)
+        ]
+        return unrolled(
+            lambda: training.loss(batches["train"]),
+            lambda: training.loss(batches["val"]),
+            training.parameters,
+            architecture,
+            lr=training.recipe.learning_rate(training.done, training.steps, training.annealing),
+            pull=pull,
+        )
+
+    def losses(self, selections: Sequence[Selection], part: Part) -> list[float]:
+        import torch
+
+        self._to_train()
+        self.network.eval()
+        with torch.no_grad():
+            found = torch.zeros(len(selections), dtype=torch.float64)
+            for batch in self.parts[part].mixed(self.training.recipe.batch_size):
+                for i, selection in enumerate(selections):
+                    self._select(selection)
+                    found[i] += len(batch[0]) * self.training.loss(batch).item()
+        return (found / len(self.parts[part])).tolist()
+
+    def costs(self) -> Mapping[str, Tensor]:
+        from nastool.nets.option_costs import costs
+
+        return costs(self.network, self.training.task)
+
     @property
     def rounds(self) -> int:
         return self.training.recipe.epochs
@@ -348,47 +410,3 @@ class SharedWeights:
         self.training.resume(parts["momentum"], state["steps"])
         self.told = state["told"]
         self.training.micro_batches = state.get("micro_batches", 1)
-
-
-class Counting:
-    """A `Trainer` without networks: its steps do nothing, and rewards are made up, for tests and estimates."""
-
-    def __init__(
-        self,
-        steps: int,
-        generator: torch.Generator,
-        value: Callable[[Sequence[Arch]], list[float]] = lambda archs: [0.5] * len(archs),
-        progress: float = 1.0,
-        rounds: int = 1,
-    ) -> None:
-        """Asked for nothing yet.
-
-        Args:
-            steps: Of the weights.
-            generator: Source of the round's draws.
-            value: The rewards of some architectures.
-            progress: Share of all steps taken.
-            rounds: Of the whole training.
-        """
-        self.steps = range(steps)
-        self.generator = generator
-        self.progress = progress
-        self.rounds = rounds
-        self.asked: list[int] = []
-        """How many rewards each call asked for."""
-        self._value = value
-
-    def weights_step(self, selections: Sequence[Selection], gradient: bool = False) -> Tensor:
-        return self._zero()
-
-    def loss(self, selection: Selection, part: Part) -> Tensor:
-        return self._zero()
-
-    def rewards(self, selections: Sequence[Arch], part: Part, likelihood: bool = False) -> list[float]:
-        self.asked.append(len(selections))
-        return self._value(selections)
-
-    def _zero(self) -> Tensor:
-        import torch
-
-        return torch.zeros((), requires_grad=True)

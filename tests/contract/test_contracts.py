@@ -39,10 +39,11 @@ class TestSpaces(SpaceContract):
 
 STRATEGY_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "bo": {"candidates": 40},
+    **{name: {"candidates": 200} for name in ("darts", "drnas", "fairdarts", "gdas", "snas")},
     "enas": {"steps": 1, "children": 2, "candidates": 200},
     "network-morphism": {"steps": 30, "neighbors": 7},
 }
-"""Not built with their defaults here: ENAS' controller takes too long, and network morphism would come to its end."""
+"""Not built with their defaults here: ENAS' controller takes too long, and others would come to their end."""
 
 
 SPACE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -59,7 +60,8 @@ SPACE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 def fitting() -> list[tuple[str, str]]:
     """Strategy and space, wherever the space has what the strategy needs of one.
 
-    To a strategy one that is for signals or tables alone is as any other: a few try these.
+    To a strategy one that is for signals or tables alone is as any other: a few try these. A policy is trained with a
+    supernet, or not at all.
     """
     spaces = {name: registry.load("space", name).provides for name in own("space")}
     of_spaces = frozenset().union(*spaces.values())
@@ -68,6 +70,7 @@ def fitting() -> list[tuple[str, str]]:
         for strategy in own("strategy")
         for space, provides in spaces.items()
         if registry.load("strategy", strategy).needs & of_spaces <= provides
+        and ("policy" not in registry.load("strategy", strategy).needs or "supernet" in provides)
         and (strategy in ("evolution", "bo", "enas", "reinforce") or FAMILY in registry.load("space", space).tasks)
     ]
 

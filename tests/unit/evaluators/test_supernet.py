@@ -25,8 +25,9 @@ from nastool.nets.networks import use_batch_statistics
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.enas import ENAS, ENASPolicy
+from nastool.training.counting import Counting
 from nastool.training.loop import seeds
-from nastool.training.shared import Counting, Drawn, SharedWeights
+from nastool.training.shared import Drawn, SharedWeights
 
 OPTIONS: Mapping[str, Any] = {
     "data": "digits",
