@@ -92,7 +92,7 @@ def _of_policy(last: Trial) -> dict[str, Any]:
 
 
 def _signs(space: SearchSpace, rounds: Sequence[Trial], derived: Sequence[Arch]) -> list[str]:
-    entropy, candidates = None, None
+    entropy, candidates, preferred = None, None, None
     for trial in rounds:
         assert trial.evaluation is not None
         entropy, learnt = trial.evaluation.metrics.get("entropy"), trial.evaluation.learnt
@@ -100,7 +100,10 @@ def _signs(space: SearchSpace, rounds: Sequence[Trial], derived: Sequence[Arch])
         wanted = (asked.get("options") or {}).get("candidates")
         if learnt is not None and learnt.candidates is not None and wanted is not None:
             candidates = (len(learnt.candidates), wanted)
-    return [f"the search may have collapsed: {sign}" for sign in collapse(space, derived, entropy, candidates)]
+        shares: Any = trial.evaluation.notes.get("frequencies")
+        preferred = None if shares is None else space.arch([int(np.argmax(row)) for row in shares])
+    signs = collapse(space, derived, entropy, candidates, preferred)
+    return [f"the search may have collapsed: {sign}" for sign in signs]
 
 
 def _of_ranking(ranking: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -73,17 +73,25 @@ def weightless_share(space: SearchSpace, arch: Arch) -> float | None:
 
 
 def collapse(
-    space: SearchSpace, derived: Sequence[Arch], entropy: float | None, candidates: tuple[int, int] | None
+    space: SearchSpace,
+    derived: Sequence[Arch],
+    entropy: float | None,
+    candidates: tuple[int, int] | None,
+    preferred: Arch | None = None,
 ) -> list[str]:
     """Signs that a policy has collapsed, a line each.
 
     derived: the best architectures, best first. entropy: of the policy, nats, None: unknown.
-    candidates: how many different ones it gave, of how many wanted; None: there is no policy.
+    candidates: how many different ones it gave, of how many wanted; None: there is no policy. preferred: the policy's
+    likeliest option of each decision; what was derived may be better by what its candidates were kept from.
     """
     signs = []
     share = weightless_share(space, derived[0]) if derived else None
     if share is not None and share > MANY:
         signs.append(f"{share:.0%} of the operations of the best architecture have no weights (skip, pooling, none)")
+    elif preferred is not None and (weightless_share(space, preferred) or 0) > MANY:
+        share = weightless_share(space, preferred)
+        signs.append(f"{share:.0%} of the operations that the policy prefers have no weights (skip, pooling, none)")
     most = sum(math.log(len(decision.options)) for decision in space.decisions)
     if entropy is not None and entropy < FEW * most:
         signs.append(f"the policy's entropy is {entropy:.2f} nats, of {most:.1f} at most")

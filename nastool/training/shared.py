@@ -63,7 +63,10 @@ class Trainer(Protocol):
         ...
 
     def loss(self, selection: Selection, part: Part) -> Tensor:
-        """Loss of a selection on another minibatch, a scalar with gradients; those of the weights are forgotten."""
+        """Loss of a selection on another minibatch, a scalar with gradients by the weights of options.
+
+        There are none by the network's weights, for which nothing is kept in memory.
+        """
         ...
 
     def unrolled(self, selection: Selection, architecture: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -282,7 +285,14 @@ class SharedWeights:
     def loss(self, selection: Selection, part: Part) -> Tensor:
         self._to_train()
         self._select(selection)
-        return self.training.loss(self._minibatch(part))
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        try:
+            return self.training.loss(self._minibatch(part))
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
 
     def unrolled(self, selection: Selection, architecture: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         from nastool.training.unrolled import unrolled

@@ -108,6 +108,30 @@ def test_shared_weights(fake_cuda: Shadow, name: str) -> None:
     assert found["cuda"] == pytest.approx(found["cpu"], rel=2e-3)
 
 
+@pytest.mark.parametrize("strategy", ["darts", "gdas"])
+@pytest.mark.parametrize("name", ["macro-cnn", "nasbench201", "recurrent-cell"])
+def test_mixtures(fake_cuda: Shadow, name: str, strategy: str) -> None:
+    """Weights of options stay on the CPU, wherever the network is, and have the gradients that they have there."""
+    import dataclasses
+
+    space = registry.make("space", name, given=SMALL.get(name, {}))
+    searcher = registry.make("strategy", strategy, space, given={})
+    found: dict[str, Any] = {}
+    for device in ("cpu", "cuda"):
+        own = evaluator("supernet", space, device)
+        own.prepare()
+        shared = own._load()
+        policy = searcher.make_policy(space, dataclasses.asdict(searcher.settings), 0)
+        batch = next(iter(own.val_batches.mixed(2000)))
+        shared.parts["val"].minibatches = lambda *_, batch=batch: iter([batch])
+        shared._minibatches, shared.generator = {}, torch.Generator().manual_seed(0)
+        loss = policy._look_ahead(shared)
+        assert loss.device.type == device and all(a.device.type == "cpu" for a in policy.alpha.values())
+        moments = policy._moments["m"].values()
+        found[device] = [loss.item(), *torch.cat([value.flatten() for value in moments]).tolist()]
+    assert found["cuda"] == pytest.approx(found["cpu"], rel=0.02, abs=2e-3)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_host_never_waits_within_a_step(fake_cuda: Shadow, precision: str) -> None:
     """And with fuse=off there is more to launch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -806,6 +807,19 @@ def test_what_is_said_first(trials: list[Trial], report: dict[str, Any], expecte
     without_a_policy = verdicts(SPACE, [], [SPACE.arch([0] * 6)], report)
     assert [each["about"] for each in without_a_policy] == ["collapse", "ranking", "random"]
     assert without_a_policy[0]["says"].startswith("the search may have collapsed: 100% of the operations")
+
+
+def test_a_policy_that_prefers_skip_connections_is_said() -> None:
+    """By the shares of options, though candidates were kept from having as many."""
+    skip = [[0.1, 0.6, 0.1, 0.1, 0.1]] * 6
+    for shares, about in ((skip, ["policy", "collapse"]), ([row[::-1] for row in skip], ["policy"])):
+        last = a_round(gain=0.1, gain_se=0.01)
+        assert last.evaluation is not None
+        noted = dataclasses.replace(last.evaluation, notes={"frequencies": shares})
+        trial = dataclasses.replace(last, evaluation=noted)
+        found = verdicts(SPACE, [trial], [SPACE.arch([3] * 6)], {})
+        assert [each["about"] for each in found][:-2] == about
+        assert ("operations that the policy prefers have no weights" in found[1]["says"]) == (len(about) == 2)
 
 
 def test_verdict_without_test_data_shows_nothing() -> None:

@@ -195,6 +195,48 @@ class TestOneOption:
         network.select(arch)
         assert torch.equal(soft, network(x)) and policy.selection(drawn, 0.5, counted=False) == arch
 
+    @pytest.mark.parametrize("space", SPACES)
+    def test_gdas_takes_the_memory_of_one_path(self, space: str) -> None:
+        """Most bytes that are kept for a backward pass, of many draws: of the steps of weights and architecture."""
+        shared, policy = shared_weights(SPACES[space]), policy_of("gdas", SPACES[space])
+        own = {parameter.untyped_storage().data_ptr() for parameter in shared.network.parameters()}
+
+        def kept(loss: Callable[[], Tensor]) -> int:
+            """Of all that is no parameter; what is kept several times counts once."""
+            sizes: dict[int, int] = {}
+            alive: list[Tensor] = []
+
+            def pack(tensor: Tensor) -> Tensor:
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in own:
+                    sizes[storage.data_ptr()] = storage.nbytes()
+                    alive.append(tensor)
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                alive.append(loss())
+            return sum(sizes.values())
+
+        def drive(trainer: Any) -> Mapping[str, float]:
+            paths, looks, mixtures = [], [], []
+            dense = policy_of("darts", SPACES[space])
+            for seed in range(20):
+                drawn = policy.draw(0.5, generator(seed))
+                path = policy.selection(drawn, 0.5, counted=False)
+                assert isinstance(path, Arch), "the weights take a step with one architecture, as with any strategy"
+                shared.network.select(path)
+                paths.append(kept(lambda: shared.training.loss(shared._minibatch("train"))))
+                looks.append(kept(lambda drawn=drawn: trainer.loss(policy.selection(drawn, 0.5), "val")))  # type: ignore[misc]
+                mixed = dense.selection(dense.draw(0.5, generator(seed)), 0.5)
+                mixtures.append(kept(lambda mixed=mixed: trainer.loss(mixed, "val")))  # type: ignore[misc]
+            assert max(looks) <= 1.2 * max(paths)
+            assert min(mixtures) > 1.2 * max(paths), "a mixture takes more"
+            for _ in trainer.steps:
+                trainer.weights_step([path])
+            return {}
+
+        shared.epoch(0, generator(), drive)
+
     @pytest.mark.parametrize("name", STRATEGIES)
     def test_inputs_and_switches_learn(self, name: str) -> None:
         """They are drawn, and have gradients; so are spaces searched in which mixtures of inputs would be too many."""

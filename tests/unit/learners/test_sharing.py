@@ -87,6 +87,13 @@ class TestCollapse:
         half = SPACE.from_string("|none~0|+|skip_connect~0|nor_conv_3x3~1|+|nor_conv_3x3~0|none~1|nor_conv_1x1~2|")
         assert not collapse(SPACE, [half], None, None)
 
+    def test_what_the_policy_prefers(self) -> None:
+        """Though what was derived is a good cell, since its candidates have few skip connections."""
+        (sign,) = collapse(SPACE, [GOOD], 9.0, (100, 100), ALL_SKIP)
+        assert sign.startswith("100% of the operations that the policy prefers")
+        assert not collapse(SPACE, [GOOD], 9.0, (100, 100), GOOD)
+        assert len(collapse(SPACE, [ALL_SKIP], 9.0, (100, 100), ALL_SKIP)) == 1, "said once"
+
     @pytest.mark.parametrize(("entropy", "signs"), [(0.0, 1), (0.96, 1), (0.97, 0), (9.6, 0), (None, 0)])
     def test_entropy(self, entropy: float | None, signs: int) -> None:
         found = collapse(SPACE, [GOOD], entropy, None)

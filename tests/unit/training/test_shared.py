@@ -287,3 +287,99 @@ def test_rewards_between_steps_leave_the_weights_as_they_are() -> None:
         assert shared.network.training
         found.append(parameters(shared))
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+class TestForMixtures:
+    """What differentiable policies ask a trainer for."""
+
+    def test_losses_are_those_on_all_examples_and_change_nothing(self) -> None:
+        shared = shared_weights()
+        archs, before = [SPACE.arch([i] * 6) for i in (1, 2, 3)], parameters(shared)
+        found = shared.losses(archs, "val")
+        assert found == shared.losses(archs, "val") and len(set(found)) == 3
+        (batch,) = [each for each in shared.parts["val"].mixed(len(shared.parts["val"]))]
+        shared.network.eval()
+        for arch, loss in zip(archs, found, strict=True):
+            shared.network.select(arch)
+            with torch.no_grad():  # in one batch: other statistics, but not by much
+                assert shared.training.loss(batch).item() == pytest.approx(loss, rel=0.1)
+        mixture = {d.name: {o: torch.tensor(float(o == "skip_connect")) for o in d.options} for d in SPACE.decisions}
+        assert shared.losses([mixture], "val")[0] == pytest.approx(found[0], rel=1e-4)
+        assert all(torch.equal(value, before[name]) for name, value in shared.network.named_parameters())
+
+    def test_the_second_order_gradient_is_exact(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Against differentiation through the first step of SGD, whose momentum is still 0, in float64.
+
+        The differences are so small that no ReLU changes between them.
+        """
+        monkeypatch.setattr("nastool.training.unrolled.LENGTH", 1e-6)
+        found = []
+        for exact in (False, True):
+            shared = shared_weights()
+            shared.network.double()
+            network = shared.network.train()
+            alpha = torch.zeros(6, 5, dtype=torch.float64).requires_grad_()
+            weights = dict(zip([d.name for d in SPACE.decisions], alpha.softmax(1), strict=True))
+            choice = {d.name: dict(zip(d.options, weights[d.name], strict=True)) for d in SPACE.decisions}
+            batches = {part: next(shared.parts[part].minibatches(16, generator())) for part in ("train", "val")}
+            double = {part: (x.double(), y) for part, (x, y) in batches.items()}
+            lr = shared.training.recipe.learning_rate(0, shared.training.steps, shared.training.annealing)
+            if not exact:
+                monkeypatch.setattr(shared, "_minibatch", lambda part, double=double: double[part])
+                monkeypatch.setattr(  # the task's is in float32
+                    shared.training,
+                    "loss",
+                    lambda batch, network=network: nn.functional.cross_entropy(network(batch[0]), batch[1]),
+                )
+                leaves = [w.detach().requires_grad_() for w in weights.values()]
+                soft = {
+                    d.name: dict(zip(d.options, leaf, strict=True))
+                    for d, leaf in zip(SPACE.decisions, leaves, strict=True)
+                }
+                _, gradients = shared.unrolled(soft, leaves)
+                (total,) = torch.autograd.grad(
+                    sum((w * g).sum() for w, g in zip(weights.values(), gradients, strict=True)), alpha
+                )
+                found.append(total)
+                continue
+            network.select(choice)
+            named = {name: p for name, p in network.named_parameters()}
+            x, y = double["train"]
+            loss = nn.functional.cross_entropy(network(x), y)
+            slopes = torch.autograd.grad(loss, list(named.values()), create_graph=True, allow_unused=True)
+            decay = shared.training.optimizer.decay
+            after = {
+                name: p if g is None else p - lr * (g + decay[name] * p)
+                for (name, p), g in zip(named.items(), slopes, strict=True)
+            }
+            x, y = double["val"]
+            (total,) = torch.autograd.grad(
+                nn.functional.cross_entropy(torch.func.functional_call(network, after, (x,)), y), alpha
+            )
+            found.append(total)
+        torch.testing.assert_close(found[0], found[1], rtol=1e-7, atol=1e-10)
+
+    def test_costs_are_those_of_the_operations(self) -> None:
+        """By hand: 64 pixels of 4 channels in the first cell, 16 of 8 and 4 of 16 in the others."""
+        shared = shared_weights(cells=1)
+        costs = shared.costs()
+        assert set(costs) == {decision.name for decision in SPACE.decisions}
+        for table in costs.values():
+            assert table.shape == (3, 5, 3)
+            for (pixels, c), place in zip(((64, 4), (16, 8), (4, 16)), table.tolist(), strict=True):
+                moved = 2 * pixels * c
+                assert place[0] == place[1] == [0, 0, 0], "none and skip_connect"
+                sizes = {2: c * c + 2 * c, 3: 9 * c * c + 2 * c, 4: 0}  # with the normalisation's
+                adds = {2: c * c * pixels, 3: 9 * c * c * pixels, 4: 9 * c * pixels}
+                assert {i: place[i] for i in (2, 3, 4)} == {i: [sizes[i], adds[i], moved + sizes[i]] for i in (2, 3, 4)}
+
+    def test_nothing_is_exactly_nothing(self) -> None:
+        """A network whose edges are all none says the same of every image."""
+        shared = shared_weights()
+        shared.network.eval().select({d.name: {"none": torch.tensor(0.7)} for d in SPACE.decisions})
+        x, _ = next(shared.parts["val"].minibatches(8, generator()))
+        cell = next(m for m in shared.network.modules() if type(m).__name__ == "Dag")
+        seen: list[Tensor] = []
+        cell.register_forward_hook(lambda module, given, out: seen.append(out))
+        shared.network(x)
+        assert torch.equal(seen[0], torch.zeros_like(seen[0]))
