@@ -40,6 +40,7 @@ class GDAS(Differentiable):
 
     name = "gdas"
     sampler = OneHot
+    single = 0.0
     updates = 97_750
 
     def __init__(

@@ -111,6 +111,7 @@ class SNAS(Differentiable):
 
     name = "snas"
     sampler = Concrete
+    single = 0.0
     updates = 117_150
     levels = 1
     none = True

@@ -25,6 +25,8 @@ MOST_LR = 0.05
 """The learning rate of a search with few steps at most."""
 SKIP_CAP = 2
 """Skip connections of a candidate's cell at most."""
+SINGLE = 0.3
+"""Share of rounds in which single architectures train the weights, where mixtures did before."""
 WATCHED_FROM = 10
 """The round after which a guard may end the learning; half of the rounds, if that is earlier."""
 
@@ -88,6 +90,7 @@ class Settings:
     skip_stop: int | None
     eigenvalue_stop: bool
     perturbation: float
+    single: float
     beta_decay: float
     smoothing: float
     auxiliary_skip: float
@@ -111,6 +114,7 @@ class Differentiable(Rounds):
     """Steps of the published search: 50 epochs of half of CIFAR-10 in batches of 64."""
     levels: ClassVar[int] = 2
     none: ClassVar[bool] = False
+    single: ClassVar[float] = SINGLE
 
     def __init__(
         self,
@@ -128,6 +132,7 @@ class Differentiable(Rounds):
         skip_stop: int | None = None,
         eigenvalue_stop: bool = False,
         perturbation: float = 0.0,
+        single: float | None = None,
         beta_decay: float = 0.0,
         smoothing: float = 0.0,
         auxiliary_skip: float = 0.0,
@@ -162,6 +167,10 @@ class Differentiable(Rounds):
             perturbation: Share of rounds at the end, in [0, 1), in which decisions are made one after the other, in
                 random order: what is kept is the option without which the validation loss is highest, and the
                 others are trained with it (DARTS-PT, Wang et al. 2021). That is the first candidate.
+            single: Share of rounds at the end, in [0, 1), in which the architecture is left as it is and each step of
+                the weights takes one architecture drawn by it: with weights that learnt in mixtures alone a single one
+                may be hardly better than chance, and its score says nothing. By default 0.3; 0 for gdas, and for snas,
+                whose mixtures are nearly single at the end; 0 with perturbation or preset=published.
             beta_decay: Weight at the end, in [0, 1000], of the mean logarithm of sums of exp(alpha), which keeps
                 options alike; it grows linearly from 0 (beta-DARTS, Ye et al. 2022; there 50).
             smoothing: Half the range of the noise, in [0, 1], that is added to the weights of options where the shared
@@ -185,6 +194,7 @@ class Differentiable(Rounds):
             skip_stop=skip_stop,
             eigenvalue_stop=eigenvalue_stop,
             perturbation=perturbation,
+            single=(0.0 if perturbation or published else self.single) if single is None else single,
             beta_decay=beta_decay,
             smoothing=smoothing,
             auxiliary_skip=auxiliary_skip,
@@ -221,9 +231,11 @@ class Differentiable(Rounds):
                 raise ValueError(f"need {low:,} <= {name} <= {high:,}, got {given[name]}")
         if not 0 < self.settings.lr <= 1:
             raise ValueError(f"need 0 < lr <= 1, got {self.settings.lr}")
-        for name in ("warmup", "perturbation"):
+        for name in ("warmup", "perturbation", "single"):
             if not 0 <= given[name] < 1:
                 raise ValueError(f"need 0 <= {name} < 1, got {given[name]}")
+        if not given["warmup"] + given["perturbation"] + given["single"] < 1:
+            raise ValueError("warmup, perturbation and single leave no rounds for the architecture to learn in")
         if self.settings.order == 2 and self.settings.levels == 1:
             raise ValueError("order=2 looks a step of the weights ahead on the validation data: it needs levels=2")
         alone = ("perturbation", "smoothing", "auxiliary_skip") if self.sampler.alone else ()

@@ -142,7 +142,7 @@ class Relaxation:
     # --- a round
 
     def round(self, trainer: Trainer) -> Mapping[str, float]:
-        """A step of the architecture and one of the weights, in turns or at once.
+        """A step of the architecture and one of the weights, in turns or at once; at the end of single architectures.
 
         Returns:
             The entropy of the policy (nats), the share of steps in which the architecture learnt, the mean loss that it
@@ -150,9 +150,14 @@ class Relaxation:
         """
         number = round(trainer.progress * trainer.rounds)
         left = max(1, trainer.rounds - number)
-        deciding = left <= math.floor(self.settings.perturbation * trainer.rounds)
+        single = math.floor(self.settings.single * trainer.rounds)
+        if left <= single:
+            for child in self.sample(len(trainer.steps), trainer.generator):
+                trainer.weights_step([self.space.arch(child)])
+            return {"entropy": self.entropy(), "learning": 0.0}
+        deciding = left <= math.floor(self.settings.perturbation * trainer.rounds) + single
         if deciding:
-            self._decide(left, trainer)
+            self._decide(left - single, trainer)
         learns = not self.stopped and not deciding and trainer.progress >= self.settings.warmup
         if self.sampler.counts_costs and self._costs is None:
             costs = trainer.costs()
@@ -170,8 +175,7 @@ class Relaxation:
         if learns:
             found["mixture_loss"] = torch.stack(losses).mean().item()
             found |= self._watch(trainer, number, before)
-        shares = self.shares()
-        return {"entropy": -sum(p * math.log(p) for row in shares for p in row if p > 0), **found}
+        return {"entropy": self.entropy(), **found}
 
     def _mixes(self, key: str) -> bool:
         return key.startswith("options")
@@ -248,7 +252,8 @@ class Relaxation:
         lr, updates = self.settings.lr, self.settings.updates
         if updates is None:
             return lr
-        steps = len(trainer.steps) * trainer.rounds * (1 - self.settings.warmup) * (1 - self.settings.perturbation)
+        learning = 1 - self.settings.warmup - self.settings.perturbation - self.settings.single
+        steps = len(trainer.steps) * trainer.rounds * learning
         return max(lr, min(MOST_LR, lr * updates / max(1.0, steps)))
 
     # --- guards
@@ -341,6 +346,10 @@ class Relaxation:
             return [int(np.argmax(row)) for row in self.shares()]
         finally:
             self.alpha = own
+
+    def entropy(self) -> float:
+        """Of an architecture drawn by the shares, nats."""
+        return -sum(p * math.log(p) for row in self.shares() for p in row if p > 0)
 
     def sample(self, count: int, generator: torch.Generator) -> NDArray[np.integer[Any]]:
         """Members only, each decision by itself with the shares of its options."""

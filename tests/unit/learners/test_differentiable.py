@@ -77,6 +77,8 @@ class TestTurned:
         ({"lr": 0.0}, "need 0 < lr <= 1, got 0.0"),
         ({"warmup": 1.0}, "need 0 <= warmup < 1, got 1.0"),
         ({"perturbation": -0.1}, "need 0 <= perturbation < 1"),
+        ({"single": 1.0}, "need 0 <= single < 1, got 1.0"),
+        ({"single": 0.5, "perturbation": 0.5}, "leave no rounds for the architecture"),
         ({"levels": 3}, "need 1 <= levels <= 2, got 3"),
         ({"order": 3}, "need 1 <= order <= 2, got 3"),
         ({"order": 2, "levels": 1}, "it needs levels=2"),
@@ -113,7 +115,8 @@ def test_what_is_published() -> None:
         assert (settings.levels, settings.none, settings.lr, settings.weight_decay) == (2, False, 0.0003, 0.001)
         assert settings.updates is not None and settings.skip_cap == 2
         published = cls(SPACE, preset="published").settings
-        assert published.updates is None and published.skip_cap is None
+        assert published.updates is None and published.skip_cap is None and published.single == 0
+        assert settings.single == (0 if cls is GDAS else 0.3)
     assert DARTS(SPACE, lr=0.01).settings.updates is None, "one that is given is what it is"
 
 

@@ -132,9 +132,26 @@ class TestLearning:
         """Fewer by n are n times as large, within bounds; one that is given is what it is."""
         for steps, rounds, lr in ((100, 100, 0.0003 * 1.955), (391, 50, 0.0003), (10_000, 50, 0.0003), (1, 1, 0.05)):
             trainer = Counting(steps, generator(), rounds=rounds)
-            assert policy_of("darts").learning_rate(trainer) == pytest.approx(lr)
+            assert policy_of("darts", single=0).learning_rate(trainer) == pytest.approx(lr)
             assert policy_of("darts", lr=0.01).learning_rate(trainer) == 0.01
             assert policy_of("darts", preset="published").learning_rate(trainer) == 0.0003
+
+    def test_single_architectures_train_the_weights_at_the_end(self) -> None:
+        """Members drawn by the shares; the architecture is left as it is."""
+        policy, drawn = policy_of("darts", single=0.5), list[Arch]()
+
+        class Noting(MadeUp):
+            def weights_step(self, selections: Sequence[Selection], gradient: bool = False) -> Tensor:
+                drawn.extend(arch for arch in selections if isinstance(arch, Arch))
+                return super().weights_step(selections, gradient)
+
+        for progress, learns in ((0.25, True), (0.5, False), (0.75, False)):
+            before = policy.state_dict()
+            drawn.clear()
+            found = policy.round(Noting(worth("nor_conv_3x3"), steps=5, progress=progress, rounds=4))
+            same = all(torch.equal(value, before[key]) for key, value in policy.state_dict().items())
+            assert (found["learning"], same, len(drawn)) == (float(learns), not learns, 0 if learns else 5)
+        assert all(SPACE.is_member(arch) and 0 not in arch.choices for arch in drawn) and len(set(drawn)) > 1
 
     @pytest.mark.parametrize("seed", range(3))
     def test_seeds_differ_at_first(self, seed: int) -> None:
@@ -255,8 +272,9 @@ class TestGoingOn:
         self, name: str, guards: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("nastool.learners.relaxation.POWERS", 2)
-        given: dict[str, Any] = {"candidates": 4}
+        given: dict[str, Any] = {"candidates": 4, "single": 0.5}
         if guards:
+            given["single"] = 0
             given |= {"eigenvalue_stop": True, "beta_decay": 1.0, "skip_stop": 6}
             given |= {} if name == "gdas" else {"smoothing": 0.1, "auxiliary_skip": 1.0, "perturbation": 0.5}
         found = []
@@ -397,7 +415,7 @@ class TestGuards:
     def test_an_eigenvalue_stop_goes_back_four_rounds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         series = iter([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 3.0, 9.0])
         monkeypatch.setattr(Relaxation, "eigenvalue", lambda self, trainer: next(series))
-        policy = policy_of("darts", lr=0.01, eigenvalue_stop=True)
+        policy = policy_of("darts", lr=0.01, eigenvalue_stop=True, single=0)
         after = []
         for number in range(8):
             policy.round(MadeUp(worth("nor_conv_3x3"), steps=2, progress=number / 8, rounds=8))
