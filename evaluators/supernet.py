@@ -149,6 +149,8 @@ class Supernet(TrainingEvaluator):
         """Seconds of a round (with the policy's phase, if any) but for its score, and of a score; from a short look."""
         import torch
 
+        from nastool.nets.networks import detached
+
         self.prepare()
         network = self.supernet()
         training = self.training(network, self.recipe.replace(epochs=MAX_EPOCHS), self.seed)
@@ -161,19 +163,32 @@ class Supernet(TrainingEvaluator):
             return arch
 
         with self.reproducible(0):
-            step = seconds_of_one(training.forever(lambda _: network.select(child())), self.synchronize)
-            score = seconds_of_one((self._on_validation(network) for _ in range(10) if child()), self.synchronize)
-            cost = step * training.steps
+            trainer = Counting(training.steps, generator)
+            cost = 0.0
             if proposal.policy is not None:
                 given: Any = proposal.policy
                 policy = self._new_policy(given["options"], 0)
-                batch = next(self.val_batches.minibatches(self.recipe.batch_size, generator))
-                trainer = Counting(training.steps, generator)
-                asked = trainer.asked
                 start = time.perf_counter()
                 policy.round(trainer)
-                cost += time.perf_counter() - start
-                at_once = asked[0] if self.device.type == "cuda" else 1
+                cost = time.perf_counter() - start
+            mixture = None if trainer.step is None or isinstance(trainer.step, Arch) else detached(trainer.step)
+            training.alone = mixture is not None
+            steps = training.forever(lambda _: network.select(mixture or child()))
+            step = seconds_of_one(steps, self.synchronize)
+            cost += step * training.steps
+            training.alone = False
+            if mixture is not None and self.tune:
+                step = seconds_of_one(training.forever(lambda _: network.select(child())), self.synchronize)
+            score = seconds_of_one((self._on_validation(network) for _ in range(10) if child()), self.synchronize)
+            if proposal.policy is not None:
+                batch = next(self.val_batches.minibatches(self.recipe.batch_size, generator))
+                if trainer.look is not None:
+                    network.train()
+                    network.select(trainer.look)
+                    passes = (training.loss(batch).backward() for _ in range(100))  # type: ignore[no-untyped-call]
+                    cost += seconds_of_one(passes, self.synchronize) * trainer.looks
+                asked = trainer.asked
+                at_once = asked[0] if asked and self.device.type == "cuda" else 1
 
                 def reward() -> object:
                     return self.rewards(network, [child() for _ in range(at_once)], batch)

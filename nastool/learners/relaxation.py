@@ -160,11 +160,10 @@ class Relaxation:
             self._decide(left - single, trainer)
         learns = not self.stopped and not deciding and trainer.progress >= self.settings.warmup
         if self.sampler.counts_costs and self._costs is None:
-            costs = trainer.costs()
-            names = [decision.name for decision in self.space.decisions]
-            self._costs = {
-                key: [costs[names[i]] for i in rows] for key, rows in self.groups.items() if self._mixes(key)
-            }
+            if costs := trainer.costs():  # none where there is no network
+                names = [decision.name for decision in self.space.decisions]
+                mixed = {key: rows for key, rows in self.groups.items() if self._mixes(key)}
+                self._costs = {key: [costs[names[i]] for i in rows] for key, rows in mixed.items()}
         before = self._copy()
         losses = []
         for _ in trainer.steps:

@@ -41,17 +41,26 @@ class Counting:
         self.rounds = rounds
         self.asked: list[int] = []
         """How many rewards each call asked for."""
+        self.step: Selection | None = None
+        """What the last step of the weights was to run."""
+        self.looks = 0
+        """How many losses with gradients were asked for; of those a step of the weights ahead each counts as five."""
+        self.look: Selection | None = None
+        """What the last of these was of."""
         self._value = value
 
     def weights_step(self, selections: Sequence[Selection], gradient: bool = False) -> Tensor:
+        self.step = selections[-1]
         return self._zero()
 
     def loss(self, selection: Selection, part: Part) -> Tensor:
+        self.looks, self.look = self.looks + 1, selection
         return self._zero()
 
     def unrolled(self, selection: Selection, architecture: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         import torch
 
+        self.looks, self.look = self.looks + 5, selection
         return torch.zeros(()), [torch.zeros_like(each) for each in architecture]
 
     def losses(self, selections: Sequence[Selection], part: Part) -> list[float]:
