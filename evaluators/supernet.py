@@ -89,7 +89,8 @@ class Supernet(TrainingEvaluator):
                 then not trained any further.
             tune: Number of steps for which an architecture is trained alone before it is scored, in [0, 100000]; the
                 shared weights stay as they are.
-            tune_lr: Learning rate of these steps, which does not fall, in (0, 10]; by default 0.4 of the recipe's.
+            tune_lr: Learning rate of the first of these steps, in (0, 10], from where it falls to 0 in half a cosine;
+                by default 0.4 of the recipe's.
         """
         super().__init__(space, **training)
         self._fits = self._fits and weights is None  # with those, it is their batch_size
@@ -334,9 +335,10 @@ class Supernet(TrainingEvaluator):
         use_batch_statistics(network)
         network.load_state_dict(shared.network.child_state(arch))
         recipe = self.recipe.replace(
-            lr=self.tune_lr, final_lr=0.0, schedule="constant", warmup_epochs=0.0, restart_epochs=0
+            epochs=1, lr=self.tune_lr, final_lr=0.0, schedule="cosine", warmup_epochs=0.0, restart_epochs=0
         )
-        for _ in islice(self.training(network, recipe, self.seed).forever(), self.tune):
+        training = self.training(network, recipe, self.seed, annealing=(0.0, len(shared.steps) / self.tune))
+        for _ in islice(training.forever(), self.tune):
             pass
         return network
 

@@ -683,6 +683,8 @@ class TestTuned:
             loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
             torch.nn.utils.clip_grad_norm_(child.parameters(), evaluator.recipe.grad_clip or math.inf)
             optimizer.step()
+            for group in optimizer.param_groups:
+                group["lr"] = 0.03 / 2
         use_batch_statistics(child)
         by_hand = evaluator.measure(child, evaluator.val_batches, "shared", mixed=evaluator.recipe.batch_size)
         assert found.metrics["shared_loss"] == pytest.approx(by_hand["shared_loss"], rel=1e-4)
