@@ -22,16 +22,16 @@ class Dirichlet(Sampler):
         self.anchor = anchor
 
     def draw(self, alpha: Tensor, progress: float, generator: torch.Generator) -> Tensor:
-        from nastool.learners.dirichlet import draw
+        from nastool.learners.draws import dirichlet
 
-        return draw(concentration(alpha), generator)
+        return dirichlet(concentration(alpha), generator)
 
     def still(self, alpha: Tensor) -> Tensor:
         whole = concentration(alpha)
         return whole / whole.sum(-1, keepdim=True)
 
     def extra(self, alpha: Tensor, weights: Tensor, costs: Sequence[Tensor] | None, progress: float) -> Tensor | float:
-        from nastool.learners.dirichlet import from_uniform
+        from nastool.learners.draws import from_uniform
 
         return self.anchor * from_uniform(concentration(alpha)).sum() if self.anchor else 0.0
 

@@ -24,7 +24,7 @@ class OneHot(Sampler):
         self.first, self.last = temperature, last_temperature
 
     def draw(self, alpha: Tensor, progress: float, generator: torch.Generator) -> Tensor:
-        from nastool.learners.relaxation import straight_through
+        from nastool.learners.draws import straight_through
 
         return straight_through(alpha, self.first + (self.last - self.first) * progress, generator)
 

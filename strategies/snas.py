@@ -43,7 +43,7 @@ class Concrete(Sampler):
         return self.first + (self.last - self.first) * progress
 
     def draw(self, alpha: Tensor, progress: float, generator: torch.Generator) -> Tensor:
-        from nastool.learners.relaxation import gumbel
+        from nastool.learners.draws import gumbel
 
         return ((alpha + gumbel(alpha, generator)) / self.temperature(progress)).softmax(-1)
 

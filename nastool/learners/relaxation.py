@@ -19,6 +19,7 @@ from nastool.core.limits import whole
 from nastool.core.space import SearchSpace
 from nastool.core.values import Learnt
 from nastool.learners.differentiable import MOST_LR, WATCHED_FROM, Sampler, Settings, likely, turned
+from nastool.learners.draws import straight_through
 from nastool.learners.rounds import MOST_TRIES, members
 from nastool.learners.sharing import SKIPS, cells_of, most_skips, weighs
 
@@ -33,25 +34,6 @@ STEPS_BACK = 4
 """Rounds that a growing eigenvalue takes back."""
 POWERS = 20
 """Iterations for an eigenvalue."""
-
-
-def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise of the standard Gumbel distribution, of the same shape."""
-    return -torch.empty_like(like, requires_grad=False).exponential_(generator=generator).log()
-
-
-def straight_through(alpha: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Forward a one-hot draw from softmax(alpha), backward the gradient of the softmax with noise and temperature.
-
-    That is softmax((log softmax(alpha) + G) / temperature) with Gumbel noise G, of whose options the largest is drawn
-    (Jang et al., ICLR 2017), as GDAS has it. alpha: (n, options), drawn row by row.
-    """
-    while True:
-        soft = ((alpha.log_softmax(-1) + gumbel(alpha, generator)) / temperature).softmax(-1)
-        if bool(soft.detach().isfinite().all()):
-            break
-    hard = torch.zeros_like(soft).scatter(-1, soft.detach().argmax(-1, keepdim=True), 1.0)
-    return hard + (soft - soft.detach())  # exactly the draw where that is 0 or 1
 
 
 class Relaxation:

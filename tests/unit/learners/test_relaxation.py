@@ -19,7 +19,8 @@ from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
 from nastool.evaluators.supernet import Supernet
 from nastool.learners.differentiable import Differentiable
-from nastool.learners.relaxation import Relaxation, dominant, straight_through
+from nastool.learners.draws import straight_through
+from nastool.learners.relaxation import Relaxation, dominant
 from nastool.learners.sharing import most_skips
 from nastool.nets.networks import OneOf, Selection, build, chosen_options
 from nastool.spaces.cell_cnn import CellCNN

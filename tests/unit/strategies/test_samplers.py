@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from nastool.learners import dirichlet
+from nastool.learners import draws
 from nastool.strategies.drnas import Dirichlet, concentration
 from nastool.strategies.fairdarts import Sigmoid
 from nastool.strategies.snas import Concrete, expected, log_density, mixed
@@ -113,7 +113,7 @@ class TestDirichlet:
     def test_draws_and_gradients_are_torchs(self) -> None:
         """Its own distribution draws from the global generator."""
         concentrations = (0.3 + 2 * torch.rand(50, 5, generator=generator())).requires_grad_()
-        drawn = dirichlet.draw(concentrations, generator(7))
+        drawn = draws.dirichlet(concentrations, generator(7))
         (found,) = torch.autograd.grad((drawn * torch.arange(5.0)).sum(), concentrations)
         with torch.random.fork_rng():
             torch.manual_seed(7)
@@ -126,7 +126,7 @@ class TestDirichlet:
         concentrations = 0.2 + 3 * torch.rand(20, 5, generator=generator())
         mine, uniform = torch.distributions.Dirichlet(concentrations), torch.distributions.Dirichlet(torch.ones(20, 5))
         exact = torch.distributions.kl_divergence(mine, uniform)
-        torch.testing.assert_close(dirichlet.from_uniform(concentrations), exact, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(draws.from_uniform(concentrations), exact, rtol=1e-4, atol=1e-5)
 
     def test_all_mixtures_are_alike_at_first(self) -> None:
         alpha = torch.zeros(2, 5)

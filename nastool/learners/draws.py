@@ -1,4 +1,4 @@
-"""Draws of Dirichlet distributions with gradients, from a given generator."""
+"""Draws with gradients, all from a given generator: of one option, and of a mixture."""
 
 from __future__ import annotations
 
@@ -6,6 +6,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise of the standard Gumbel distribution, of the same shape."""
+    return -torch.empty_like(like, requires_grad=False).exponential_(generator=generator).log()
+
+
+def straight_through(alpha: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Forward a one-hot draw from softmax(alpha), backward the gradient of the softmax with noise and temperature.
+
+    That is softmax((log softmax(alpha) + G) / temperature) with Gumbel noise G, of whose options the largest is drawn
+    (Jang et al., ICLR 2017), as GDAS has it. alpha: (n, options), drawn row by row.
+    """
+    while True:
+        soft = ((alpha.log_softmax(-1) + gumbel(alpha, generator)) / temperature).softmax(-1)
+        if bool(soft.detach().isfinite().all()):
+            break
+    hard = torch.zeros_like(soft).scatter(-1, soft.detach().argmax(-1, keepdim=True), 1.0)
+    return hard + (soft - soft.detach())  # exactly the draw where that is 0 or 1
 
 
 class _Draw(torch.autograd.Function):
@@ -25,7 +44,7 @@ class _Draw(torch.autograd.Function):
         return slope * (gradient - (drawn * gradient).sum(-1, keepdim=True)), None
 
 
-def draw(concentration: Tensor, generator: torch.Generator) -> Tensor:
+def dirichlet(concentration: Tensor, generator: torch.Generator) -> Tensor:
     """One point of the simplex for each row of concentrations (n, options), > 0."""
     found: Tensor = _Draw.apply(concentration, generator)
     return found
