@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from nastool.core import registry
-from nastool.core.errors import InputError
+from nastool.core.errors import InputError, NastoolError
 from nastool.core.evaluator import Evaluator
 from nastool.core.values import Scalar, Silence
+from nastool.core.wording import trials
 from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job, JobEvent, again
 
 WAIT_SECONDS = 0.25
@@ -144,15 +145,19 @@ class Drive:
 
         Raises:
             InputError: Nothing can go on before something else than a trial is mended.
+            NastoolError: The executor has nothing to do, and some jobs have no result.
         """
-        executor = self.executor
+        executor, open_jobs = self.executor, 0
         while True:
             while executor.free and not self._stop():
                 job = self._source()
                 if job is None:
                     break
                 executor.submit(job)
+                open_jobs += 1
             if not executor.busy and not self.pending:
+                if open_jobs and not self._stop():
+                    raise NastoolError(f"executor {executor.name} lost {trials(open_jobs)}: the same command goes on")
                 return
             self.pending += executor.wait(0 if self.pending else WAIT_SECONDS)
             if not self.pending:
@@ -167,6 +172,7 @@ class Drive:
                         self._retried(next_try)
                         executor.submit(next_try)
                         continue
+                    open_jobs -= 1
                 yield event
 
     def aside(self, job: Job) -> Finished:
@@ -178,8 +184,9 @@ class Drive:
             InputError: Nothing can go on before something else than a trial is mended.
         """
         self.executor.submit(job)
-        while True:
-            for event in self.executor.wait(WAIT_SECONDS):
+        result: Finished | None = None
+        while result is None:
+            for event in self.executor.wait(WAIT_SECONDS):  # all of them: others may have finished at the same time
                 if not isinstance(event, Finished) or event.job.trial_id != job.trial_id:
                     self.pending.append(event)
                 elif event.fatal:
@@ -187,7 +194,8 @@ class Drive:
                 elif (next_try := again(event)) is not None:
                     self.executor.submit(next_try)
                 else:
-                    return event
+                    result = event
+        return result
 
 
 def carry_out(executor: Executor, job: Job) -> Finished:

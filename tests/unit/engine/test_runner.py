@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 
 from nastool.cli import progress
-from nastool.core.errors import InputError
+from nastool.core.errors import InputError, NastoolError
 from nastool.core.evaluator import Evaluator
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy, snapshots, wanted
 from nastool.core.values import Evaluation, Objective, Proposal, Scalar, Trial
-from nastool.engine.executors.base import Executor, Setting
+from nastool.engine.executors.base import Drive, Executor, Setting
 from nastool.engine.executors.jobs import OUTSIDE, EvaluatorSpec, Finished, Job, JobEvent, Reported
 from nastool.engine.search import Search
 from nastool.engine.store import Store
@@ -360,6 +360,7 @@ class Hands(Executor):
     mend: the number of a trial that cannot go on. at_once: at most so many end between two looks.
     """
 
+    name = "hands"
     folder: Path
     size: int = 1
     seed: int = 0
@@ -418,6 +419,34 @@ class Hands(Executor):
             return Finished(job, error="made up")
         metrics = {"val_loss": random.Random(job.seed).randrange(20) / 20}
         return Finished(job, Evaluation(metrics, 1.0, checkpoints.name_of(job.trial_id)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_ends_together_with_a_job_aside_is_not_lost(tmp_path: Path, seed: int) -> None:
+    """As with a limit on parameters, whose costs are counted in a worker while another worker trains."""
+    arch = Proposal(NasBench201().arch([0] * 6))
+    left = iter(range(8))
+
+    def source() -> Job | None:
+        number = next(left, None)
+        if number is None:
+            return None
+        assert drive.aside(Job(100 + number, arch, 0)).job.trial_id == 100 + number
+        return Job(number, arch, 0)
+
+    drive = Drive(Hands(tmp_path, size=3, seed=seed, at_once=3), source)
+    found = [event.job.trial_id for event in drive if isinstance(event, Finished)]
+    assert sorted(found) == list(range(8))
+
+
+def test_an_executor_that_loses_a_trial_is_found_out(tmp_path: Path) -> None:
+    class Forgetful(Hands):
+        def wait(self, seconds: float) -> list[JobEvent]:
+            return super().wait(seconds)[1:]
+
+    jobs = (Job(number, Proposal(NasBench201().arch([0] * 6)), 0) for number in range(3))
+    with pytest.raises(NastoolError, match="hands lost 1 trial: "):
+        list(Drive(Forgetful(tmp_path, size=3, at_once=3), lambda: next(jobs, None)))
 
 
 STRATEGIES: Mapping[str, tuple[type[Strategy], SearchSpace, Mapping[str, Any]]] = {
