@@ -75,7 +75,7 @@ class Supernet(TrainingEvaluator):
         *,
         seed: int = 0,
         weights: str | None = None,
-        tune: int = 0,
+        tune: int | None = None,
         tune_lr: float | None = None,
         **training: Any,
     ) -> None:
@@ -87,8 +87,8 @@ class Supernet(TrainingEvaluator):
             seed: Seed of the weights' initialisation and of uniform sampling.
             weights: Checkpoint of a supernet from an earlier run (`RUN/checkpoints/supernet.safetensors`), which is
                 then not trained any further.
-            tune: Number of steps for which an architecture is trained alone before it is scored, in [0, 100000]; the
-                shared weights stay as they are.
+            tune: Number of steps for which an architecture is trained alone before it is scored, in [1, 100000]; the
+                shared weights stay as they are. By default none.
             tune_lr: Learning rate of the first of these steps, in (0, 10], from where it falls to 0 in half a cosine;
                 by default 0.4 of the recipe's.
         """
@@ -97,14 +97,14 @@ class Supernet(TrainingEvaluator):
         self._batch_given = training.get("batch_size") is not None
         if self.recipe.average:
             raise InputError("average: shared weights are not averaged; give 0")
-        if not 0 <= tune <= 100_000:
-            raise ValueError(f"need 0 <= tune <= 100,000, got {tune}")
+        if tune is not None and not 1 <= tune <= 100_000:
+            raise ValueError(f"need 1 <= tune <= 100,000, got {tune}")
         if tune_lr is not None and not 0 < tune_lr <= 10:
             raise ValueError(f"need 0 < tune_lr <= 10, got {tune_lr}")
         if tune_lr is not None and not tune:
             raise ValueError("tune_lr is the learning rate of tune steps: give tune, too")
         self.seed = seed
-        self.tune = tune
+        self.tune = tune or 0
         self.tune_lr = 0.4 * self.recipe.lr if tune_lr is None else tune_lr
         self.weights = weights
         self.rounds = self.recipe.epochs if weights is None else None

@@ -702,6 +702,6 @@ class TestTuned:
             evaluator.evaluate(0, Proposal(SPACE.from_string(GOOD)), seed=1, report=quiet)
 
     def test_out_of_range(self) -> None:
-        for wrong in ({"tune": -1}, {"tune": 3, "tune_lr": 0.0}, {"tune_lr": 0.1}):
+        for wrong in ({"tune": 0}, {"tune": 3, "tune_lr": 0.0}, {"tune_lr": 0.1}):
             with pytest.raises(ValueError, match="tune"):
                 supernet(**wrong)

