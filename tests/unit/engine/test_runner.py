@@ -98,8 +98,8 @@ def test_a_failed_trial_has_its_reason_and_the_search_goes_on(tmp_path: Path) ->
     assert [trial.state for trial in found] == ["failed" if i % 5 == 3 else "done" for i in range(number)]
     for trial, reason in zip(found[3::5], REASONS.values(), strict=True):
         assert trial.error is not None and trial.error.startswith(reason)
-    for trial in found[3:50:5]:  # ten are said at most
-        assert f"trial {trial.id} failed: {trial.error}" in result.stderr
+    said = [trial for trial in found if f"trial {trial.id} failed: {trial.error}" in result.stderr]
+    assert len(said) == 10 < len(REASONS)  # the first that ended, with two workers in any order
     assert f"{len(REASONS)} failed" in result.stderr
     best = json.loads(result.stdout)
     assert best["metrics"]["val_acc"] == max(-trial.loss for trial in found if trial.losses)
