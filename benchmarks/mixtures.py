@@ -90,7 +90,7 @@ def measured(given: argparse.Namespace, space_name: str, name: str) -> list[floa
                 taken += [time.process_time() - start] if step else []
             found.append(1000 * float(np.mean(taken)))
         for work in (weights, architecture):
-            found.append(max(kept(shared, lambda work=work: work(trainer)) for _ in range(10)) / 1e6)  # type: ignore[misc]
+            found.append(max(kept(shared, lambda work=work: work(trainer)) for _ in range(10)) / 1e6)  # type: ignore[misc]  # a lambda with a default
         raise StopIteration  # the round is not finished
 
     try:
