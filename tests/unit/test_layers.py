@@ -16,7 +16,7 @@ LAYERS = (
     ("nets",),
     ("choices",),
     ("tasks",),
-    ("training", "learners"),
+    ("training", "learners", "ensembles"),
     ("spaces", "strategies", "evaluators"),
     ("deploy", "drawing"),
     ("engine",),
