@@ -17,6 +17,7 @@ from nastool.core.errors import CannotGoOn, InputError, TrialFailed, short, why
 from nastool.core.evaluator import Report
 from nastool.core.recipe import MAX_EPOCHS, Recipe
 from nastool.core.space import SearchSpace
+from nastool.core.task import Attackable
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.nets import checkpoints
 from nastool.nets.checkpoints import Checkpoint
@@ -55,7 +56,14 @@ class Train(TrainingEvaluator):
     local_options = TrainingEvaluator.local_options | {"from_checkpoint"}  # its content is what counts
 
     def __init__(
-        self, space: SearchSpace, *, from_checkpoint: str | None = None, all_data: bool = False, **more: Any
+        self,
+        space: SearchSpace,
+        *,
+        from_checkpoint: str | None = None,
+        all_data: bool = False,
+        attack: str | None = None,
+        shift: str | None = None,
+        **more: Any,
     ) -> None:
         """Makes an evaluator; data and device are looked at in `prepare`.
 
@@ -64,8 +72,19 @@ class Train(TrainingEvaluator):
                 same architecture, or of one from which it can grow without a change of its function.
             all_data: Train on the validation images, too, as one does last of all; nothing can be chosen by these
                 results.
+            attack: How test images are attacked, by one who knows the network's weights: fgsm or pgd, with options such
+                as pgd:eps=8/255,steps=20,step=2/255,random_start=true, in pixels from 0 (black) to 1 (white).
+            shift: How test images are shifted, at five severities each: noise, blur, contrast, brightness, several with
+                commas, or all.
         """
         super().__init__(space, **more)
+        self._changes = (attack, shift)
+        if (attack or shift) is not None:
+            if not issubclass(self.family, Attackable):
+                what = " and ".join(name for name, spec in (("attack", attack), ("shift", shift)) if spec is not None)
+                kind = f"{short(self._data_name, 100)} is for {self.family.kind()}"
+                raise InputError(f"{what}: only images are attacked and shifted, and {kind}: leave it out")
+            self.family.check_robustness(attack, shift)
         if all_data:
             self._data_options |= self._checked(all_data=True)
             self.objective = "train_loss"
@@ -84,6 +103,8 @@ class Train(TrainingEvaluator):
 
     def prepare(self) -> None:
         super().prepare()
+        if self._changes != (None, None) and self.test_batches is None:
+            raise InputError("attack and shift change test images, and these data have none: leave them out")
         if self._from_checkpoint is not None and self._beginning is None:
             path = Path(self._from_checkpoint)
             self._beginning = checkpoints.read(path, self.space, self.scale, self.task, str(self.device))
@@ -161,13 +182,23 @@ class Train(TrainingEvaluator):
     def test(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, float]:
         """test_acc and test_loss of the checkpoint; {} without checkpoint or test images.
 
+        With attack also test_robust_acc and test_robust_loss. With shift test_shifted_acc, the mean over kinds and
+        severities, test_noise_acc, ..., over severities, test_severity1_acc to 5, over kinds; and the same of losses.
+
         InputError: the checkpoint is missing, damaged, or of another architecture or scale.
         """
         self.prepare()
         if evaluation.checkpoint is None or self.workdir is None or self.test_batches is None:
             return {}
         with self.saying_what_helps():
-            return self.measure(self.load(proposal.arch, evaluation.checkpoint), self.test_batches, "test")
+            network = self.load(proposal.arch, evaluation.checkpoint)
+            found = self.measure(network, self.test_batches, "test")
+            if self._changes != (None, None):
+                assert isinstance(self.task, Attackable)
+                with self.measuring(network, attacked=True):
+                    more = self.task.robustness(network, self.test_batches, *self._changes, self.micro_batches)
+                found |= {f"test_{name}": value for name, value in more.items()}
+            return found
 
     def ensemble(self, members: Sequence[tuple[Proposal, Evaluation]]) -> Mapping[str, float]:
         """Of the last of the members, at least two: as many as have the least validation loss together.

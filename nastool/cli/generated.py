@@ -45,6 +45,8 @@ _METAVARS = {
     "out": "DIR",
     "save": "DIR",
     "from_checkpoint": "FILE",
+    "attack": "NAME[:KEY=VALUE,...]",
+    "shift": "NAME,...|all",
     "trial_timeout": "SECONDS",
     "retrain": "K",
     "retrain_recipe": "NAME|FILE",

@@ -248,6 +248,30 @@ class SaysOfFiles(Protocol):
         ...
 
 
+@runtime_checkable
+class Attackable(Protocol):
+    """A task whose examples can be changed so that networks fail on them."""
+
+    @classmethod
+    def check_robustness(cls, attack: str | None, shift: str | None) -> None:
+        """Raises InputError for what is wrong with `robustness`' arguments."""
+        ...
+
+    def robustness(
+        self, network: Network, batches: Batches, attack: str | None, shift: str | None, parts: int = 1
+    ) -> dict[str, float]:
+        """The `Task.metrics` of a network on changed examples, each with what was changed before its name: robust_acc.
+
+        Args:
+            network: In evaluation mode, where gradients are not forbidden.
+            batches: The examples.
+            attack: An attack that sees the network's gradients, as NAME:KEY=VALUE,...; None: there is none.
+            shift: Kinds of shifts of the data, with commas; None: there are none.
+            parts: A batch is the parts-th part of what usually fits.
+        """
+        ...
+
+
 class Batches(Protocol):
     """One part of a data set, resident on a device."""
 

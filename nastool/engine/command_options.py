@@ -138,7 +138,10 @@ class Measuring(Options):
         device: auto, cpu, cuda or cuda:N.
     """
 
-    FLAGS: ClassVar = ("data", "data_dir", "download", "recipe", "epochs", "scale", "device", "from_checkpoint")
+    FLAGS: ClassVar = (
+        *("data", "data_dir", "download", "recipe", "epochs", "scale", "device"),
+        *("from_checkpoint", "attack", "shift"),
+    )
     """Options of evaluators that are arguments of their own."""
 
     evaluator_options: Mapping[str, object] = field(default_factory=dict)
@@ -321,6 +324,10 @@ class EvaluateOptions(Measuring):
         architectures: One, or several.
         evaluator: How they are measured: a name (`nastool list evaluators`) or FILE.py:CLASS; by default train.
         from_checkpoint: Begin with these trained weights instead of from scratch.
+        attack: Also test on images attacked by one who knows the weights, such as fgsm or
+            pgd:eps=8/255,steps=20,step=2/255, in pixels from 0 to 1.
+        shift: Also test on images shifted at five severities: noise, blur, contrast, brightness, several with commas,
+            or all.
         space: Space of architectures in their own string form.
         seeds: One evaluation with each of these seeds.
         workers: Number of evaluations at a time.
@@ -333,6 +340,8 @@ class EvaluateOptions(Measuring):
     architectures: Architecture | Iterable[Architecture] = field(kw_only=False)
     evaluator: str | None = None
     from_checkpoint: str | Path | None = None
+    attack: str | None = None
+    shift: str | None = None
     space: str | None = None
     seeds: int | str | Iterable[int] = 0
     workers: int = 1

@@ -368,12 +368,15 @@ class TrainingEvaluator(Evaluator):
             return self.task.predict(network, part.in_order(parts=self.micro_batches))
 
     @contextmanager
-    def measuring(self, network: nn.Module) -> Iterator[None]:
-        """Meanwhile the network, in evaluation mode, runs without gradients in the precision that is wanted."""
+    def measuring(self, network: nn.Module, attacked: bool = False) -> Iterator[None]:
+        """Meanwhile the network, in evaluation mode, runs without gradients in the precision that is wanted.
+
+        attacked: An attack may ask for gradients, which autocast's copies of weights made in inference mode forbid.
+        """
         import torch
 
         network.eval()
-        with torch.inference_mode(), self.cudnn(), self.autocast():
+        with torch.no_grad() if attacked else torch.inference_mode(), self.cudnn(), self.autocast():
             yield
 
     def autocast(self) -> AbstractContextManager[object]:

@@ -7,6 +7,7 @@ images' device, and leaves dtype and memory format as they are.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -125,6 +126,16 @@ class ImageBatches(TensorBatches):
         if recipe.flip:
             x = random_flip(x, generator)
         return cutout(self._normalized(x), recipe.cutout, generator), self.y[places]
+
+    def pixels(self, parts: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in order, as pixels (N, C, H, W) float32 in [0, 1], and labels. parts: as of `in_order`."""
+        size = max(1, self.at_once // parts)
+        for start in range(0, len(self), size):
+            yield self.x[start : start + size].to(self._shift.dtype) / 255, self.y[start : start + size]
+
+    def of_pixels(self, x: Tensor) -> Tensor:
+        """Pixels in [0, 1], normalised as networks read them; the gradient goes on to them."""
+        return self._normalized(x * 255)
 
     def _normalized(self, x: Tensor) -> Tensor:
         return torch.addcmul(self._shift, x.to(self._shift.dtype), self._scale)

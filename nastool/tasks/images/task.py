@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from nastool.core.task import Batches, Network
     from nastool.tasks.arrays import Arrays
     from nastool.tasks.images.data import ImageData
 
@@ -101,6 +102,24 @@ class ImageTask(Supervised):
         from nastool.tasks.images.data import load
 
         return load(data, arrays=found, **options)
+
+    @classmethod
+    def check_robustness(cls, attack: str | None, shift: str | None) -> None:
+        from nastool.tasks.images.robustness import attack_of, shifts_of
+
+        if attack is not None:
+            attack_of(attack)
+        if shift is not None:
+            shifts_of(shift)
+
+    def robustness(
+        self, network: Network, batches: Batches, attack: str | None, shift: str | None, parts: int = 1
+    ) -> dict[str, float]:
+        from nastool.tasks.images.augment import ImageBatches
+        from nastool.tasks.images.robustness import measured
+
+        assert isinstance(batches, ImageBatches)
+        return measured(self, network, batches, attack, shift, parts)
 
     def example(self, n: int, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
         import torch

@@ -400,6 +400,44 @@ def test_nothing_to_test_without_checkpoint_or_test_images(data: str, tmp_path: 
     assert small.test(Proposal(CELL), run(small)[0]) == {}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_test_images_are_attacked_and_shifted(data: str, tmp_path: Path, precision: str) -> None:
+    found = {}
+    for name, options in {
+        "plain": {},
+        "nothing": {"attack": "pgd:eps=0,steps=2"},
+        "shifted": {"shift": "noise,contrast"},
+        "both": {"attack": "pgd:eps=32/255,steps=3", "shift": "noise,contrast"},
+    }.items():
+        evaluator = trainer(data, epochs=4, precision=precision, **options)
+        evaluator.workdir = tmp_path
+        evaluation, _ = run(evaluator)
+        found[name] = dict(evaluator.test(Proposal(CELL), evaluation))
+    plain = found["plain"]
+    assert found["nothing"] == plain | {f"test_robust_{name}": plain[f"test_{name}"] for name in ("acc", "loss")}
+    assert found["both"]["test_robust_loss"] > plain["test_loss"] + 0.1
+    assert {name: found["both"][name] for name in found["shifted"]} == found["shifted"]
+    severities = [f"test_severity{severity}_{name}" for severity in range(1, 6) for name in ("acc", "loss")]
+    kinds = [f"test_{kind}_{name}" for kind in ("shifted", "noise", "contrast") for name in ("acc", "loss")]
+    assert sorted(found["shifted"]) == sorted([*plain, *severities, *kinds])
+
+
+def test_networks_that_say_numbers_are_attacked(tmp_path: Path) -> None:
+    x, y = separable(120, 0)
+    np.savez(tmp_path / "numbers.npz", x_train=x, y_train=y + 0.5)
+    evaluator = trainer(f"npz:{tmp_path / 'numbers.npz'}", attack="fgsm", shift="blur")
+    evaluator.workdir = tmp_path
+    tested = evaluator.test(Proposal(CELL), run(evaluator)[0])
+    assert tested["test_robust_rmse"] > tested["test_rmse"] and "test_shifted_rmse" in tested
+
+
+def test_without_test_images_none_are_attacked(tmp_path: Path) -> None:
+    x, y = separable(2, 0)
+    np.savez(tmp_path / "two.npz", x_train=x, y_train=y, x_val=x, y_val=y)
+    with pytest.raises(InputError, match="attack and shift change test images, and these data have none"):
+        trainer(f"npz:{tmp_path / 'two.npz'}", attack="fgsm").prepare()
+
+
 # --- checkpoints
 
 
@@ -604,6 +642,8 @@ def test_scale() -> None:
         ({"scale": {"cells": True}}, "scale of space nasbench201: option cells must be int, got True"),
         ({"device": "gpu"}, "device: need auto, cpu, cuda or cuda:N, got 'gpu'"),
         ({"precision": "fp8"}, "precision: need auto, fp32, tf32 or bf16, got 'fp8'"),
+        ({"attack": "fgsn"}, "no attack fgsn; did you mean 'fgsm'?"),
+        ({"shift": "fog"}, "no shift 'fog'; there are noise, blur, contrast, brightness, all"),
     ],
 )
 def test_the_constructor_checks(options: dict[str, Any], message: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from nastool.core.errors import InputError
 from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
+from nastool.spaces.signal_cnn import SignalCNN
 from nastool.tasks.signals import SignalTask
 from tests.helpers.running import Run
 
@@ -66,6 +67,14 @@ def test_no_data_for_validation(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(2, 1, 8))
     with pytest.raises(InputError, match="no signal is left for validation; give more signals of each class"):
         SignalTask.load(waves(tmp_path / "w.npz", x_train=x, y_train=np.arange(2)))
+
+
+def test_signals_are_neither_attacked_nor_shifted(tmp_path: Path) -> None:
+    data = waves(tmp_path / "w.npz")
+    with pytest.raises(InputError, match=r"attack and shift: only images are attacked and shifted, and .*for signals"):
+        Train(SignalCNN(), data=data, attack="fgsm", shift="all")
+    with pytest.raises(InputError, match=r"^shift: only images"):
+        Train(SignalCNN(), data=data, shift="all")
 
 
 @pytest.mark.parametrize("numbers", [False, True])
