@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from nastool.core.errors import InputError
+from nastool.ensembles import pruning
 from nastool.ensembles.metrics import FLOOR, Floats, Labels, Probabilities, of_labels
 
 BLOCK = 1 << 20
@@ -221,6 +222,65 @@ def _mixing(of_label: Probabilities, iterations: int) -> Floats:
     return weights
 
 
+def prs(probabilities: Probabilities, labels: Labels, size: int, *, weighted: bool = False, seed: int = 0) -> Selection:
+    """Members drawn at random, what other ways of pruning have to beat (Bian et al., arXiv 1910.00370).
+
+    Args:
+        weighted: Each counts by its weight in the convex combination of the pool with the least NLL; else all alike.
+        seed: Of the draw.
+    """
+    size = _checked(probabilities, labels, size)
+    drawn = np.random.default_rng(seed).permutation(len(probabilities))[:size]
+    return _pruned(drawn.tolist(), _weights(probabilities, labels, weighted))
+
+
+def pap(probabilities: Probabilities, labels: Labels, size: int, *, weighted: bool = False) -> Selection:
+    """Drops members without which the mean is more accurate (`pruning.by_accuracy`), so there may be fewer than `size`.
+
+    Args:
+        weighted: As of prs.
+    """
+    size, weights = _checked(probabilities, labels, size), _weights(probabilities, labels, weighted)
+    return _pruned(pruning.by_accuracy(probabilities, labels, size, weights), weights)
+
+
+def pie(
+    probabilities: Probabilities,
+    labels: Labels,
+    size: int,
+    *,
+    weighted: bool = False,
+    alpha: float = 0.5,
+    seed: int = 0,
+) -> Selection:
+    """Adds the member with the best trade-off of diversity and accuracy, by entropies (`pruning.by_entropy`).
+
+    Args:
+        weighted: As of prs.
+        alpha: How much diversity counts beside accuracy, in [0, 1].
+        seed: Of the member that it begins with.
+    """
+    size, rng = _checked(probabilities, labels, size), np.random.default_rng(seed)
+    kept = pruning.by_entropy(probabilities.argmax(2), labels, size, alpha, rng)
+    return _pruned(kept, _weights(probabilities, labels, weighted))
+
+
+def _weights(probabilities: Probabilities, labels: Labels, weighted: bool) -> Floats:
+    """Of all members, summing to 1."""
+    if not weighted:
+        return np.full(len(probabilities), 1 / len(probabilities))
+    found = np.zeros(len(probabilities))
+    mixed = stacking(probabilities, labels, len(probabilities))
+    found[mixed.members] = mixed.weights
+    return found
+
+
+def _pruned(kept: list[int], weights: Floats) -> Selection:
+    """Those that are kept, but for members without weight; all alike if that leaves none."""
+    counting = [each for each in kept if weights[each] > 0]
+    return Selection(counting, weights[counting] / weights[counting].sum()) if counting else uniform(kept)
+
+
 SELECTORS: Mapping[str, Selector] = {
     "forward": forward,
     "beam": beam,
@@ -228,5 +288,8 @@ SELECTORS: Mapping[str, Selector] = {
     "top": top,
     "stacking": stacking,
     "diversity": diversity,
+    "prs": prs,
+    "pap": pap,
+    "pie": pie,
 }
 """By the names that users give them."""
