@@ -25,7 +25,7 @@ from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.training.counting import Counting
 from nastool.training.evaluator import TrainingEvaluator
 from nastool.training.loop import seconds_of_one, seeds
-from nastool.training.shared import LAST_PAIRS, PAIRS, Drawn, Policy, Sampling, SharedWeights
+from nastool.training.shared import LAST_PAIRS, PAIRS, Drawn, LearningLast, Policy, Sampling, SharedWeights
 
 if TYPE_CHECKING:
     import torch
@@ -49,9 +49,9 @@ class Supernet(TrainingEvaluator):
     gain, with its standard error, gain_se, of 16 of each (after the last round 64). They rank architectures, roughly;
     they say little about what a network reaches that is trained by itself. Batch normalisation always uses the
     minibatch's own statistics: running means would mix those of all children. So scores are taken in batches of the
-    recipe's batch_size (up to twice as many) in a
-    random order that is always the same, whatever the order and the size of the images. Of a text each minibatch
-    goes on from the state in which the one before left off, though that was another child's, as in ENAS.
+    recipe's batch_size (up to twice as many) in a random order that is always the same, whatever the order and the
+    size of the images. Of a text each minibatch goes on from the state in which the one before left off, though that
+    was another child's, as in ENAS.
 
     Weights that many share suit none of them: with `tune`, a copy of an architecture's is trained alone for some steps
     before it is scored, all on the same minibatches. Rounds, rewards and gains know nothing of that.
@@ -165,13 +165,14 @@ class Supernet(TrainingEvaluator):
 
         with self.reproducible(0):
             trainer = Counting(training.steps, generator)
-            cost = 0.0
+            cost, often = 0.0, 1.0
             if proposal.policy is not None:
                 given: Any = proposal.policy
                 policy = self._new_policy(given["options"], 0)
+                often = 1 / self.recipe.epochs if isinstance(policy, LearningLast) else 1.0
                 start = time.perf_counter()
                 policy.round(trainer)
-                cost = time.perf_counter() - start
+                cost = often * (time.perf_counter() - start)
             mixture = None if trainer.step is None or isinstance(trainer.step, Arch) else detached(trainer.step)
             training.alone = mixture is not None
             steps = training.forever(lambda _: network.select(mixture or child()))
@@ -181,6 +182,7 @@ class Supernet(TrainingEvaluator):
             if mixture is not None and self.tune:
                 step = seconds_of_one(training.forever(lambda _: network.select(child())), self.synchronize)
             score = seconds_of_one((self._on_validation(network) for _ in range(10) if child()), self.synchronize)
+            cost += often * trainer.predicted * score
             if proposal.policy is not None:
                 batch = next(self.val_batches.minibatches(self.recipe.batch_size, generator))
                 if trainer.look is not None:
@@ -195,7 +197,7 @@ class Supernet(TrainingEvaluator):
                     return self.rewards(network, [child() for _ in range(at_once)], batch)
 
                 with self.frozen(network):
-                    rewards = sum(asked) + 2 * PAIRS * isinstance(policy, Sampling)
+                    rewards = often * sum(asked) + 2 * PAIRS * isinstance(policy, Sampling)
                     cost += seconds_of_one((reward() for _ in range(100)), self.synchronize) * rewards / at_once
         return cost, score + self.tune * step
 

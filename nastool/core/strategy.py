@@ -165,6 +165,19 @@ class Fed(Protocol):
 
 
 @runtime_checkable
+class FindingEnsembles(Protocol):
+    """A strategy with a policy whose candidates are the members of one ensemble."""
+
+    members: int
+    """How many."""
+
+
+def members(strategy: Strategy) -> int | None:
+    """As of `FindingEnsembles`; of others None."""
+    return strategy.members if isinstance(strategy, FindingEnsembles) else None
+
+
+@runtime_checkable
 class TakingSnapshots(Protocol):
     """A strategy that trains one network on and on, whose states make an ensemble."""
 

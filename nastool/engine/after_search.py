@@ -16,6 +16,7 @@ from nastool.core.errors import InputError, NastoolError, TrialFailed, short
 from nastool.core.evaluator import Evaluator
 from nastool.core.registry import misfits
 from nastool.core.space import SearchSpace
+from nastool.core.strategy import Strategy, members
 from nastool.core.values import Arch, Objective, Proposal, Trial
 from nastool.core.wording import describe_metrics, qualities
 from nastool.engine import planning, retraining
@@ -54,11 +55,13 @@ class Settings:
     table: Mapping[str, object] | str | None
 
     @classmethod
-    def read(cls, given: SearchOptions, evaluator: Evaluator) -> Settings:
+    def read(cls, given: SearchOptions, strategy: Strategy, evaluator: Evaluator) -> Settings:
         """Return what the options say. InputError: they do not go together."""
         retrain = given.retrain
+        if retrain is None:
+            retrain = (members(strategy) or 3) if "shared-weights" in evaluator.provides else 0
         settings = cls(
-            retrain=(3 if "shared-weights" in evaluator.provides else 0) if retrain is None else retrain,
+            retrain=retrain,
             baseline=given.baseline and "shared-weights" in evaluator.provides,
             recipe=given.retrain_recipe,
             scale=given.retrain_scale,

@@ -218,7 +218,7 @@ class SearchOptions(Measuring, Searching):
             asleep does not count.
         max_failures: Number of failed trials in a row after which the search ends.
         retrain: Number of best architectures to train from scratch at the end; by default 3 where scores are with
-            shared weights, else 0.
+            shared weights (with nesbs its ensemble's members), else 0.
         retrain_recipe: Recipe for that; by default the one that the search's recipe names.
         retrain_scale: Size of the networks then; by default the recipe's, or the search's.
         baseline: With shared weights, train as many random architectures beside them.

@@ -147,7 +147,7 @@ class SearchRun:
         options = replace(options, trials=options.trials or planned)
         rules = replace(rules, trials=options.trials)
         _check(options, config, strategy, evaluator)
-        after = AfterSearch(config, space, evaluator, folder, after_search.Settings.read(options, evaluator))
+        after = AfterSearch(config, space, evaluator, folder, after_search.Settings.read(options, strategy, evaluator))
         beside = None
         if options.with_baseline:
             beside = Baseline(config, space, strategy, evaluator, folder, options.force)

@@ -47,6 +47,8 @@ class Counting:
         """How many losses with gradients were asked for; of those a step of the weights ahead each counts as five."""
         self.look: Selection | None = None
         """What the last of these was of."""
+        self.predicted = 0
+        """Of how many architectures the predictions on all of a part were asked for."""
         self._value = value
 
     def weights_step(self, selections: Sequence[Selection], gradient: bool = False) -> Tensor:
@@ -65,6 +67,10 @@ class Counting:
 
     def losses(self, selections: Sequence[Selection], part: Part) -> list[float]:
         return [0.0] * len(selections)
+
+    def mean_losses(self, sets: Sequence[Sequence[Arch]], part: Part) -> list[float]:
+        self.predicted += len({arch for each in sets for arch in each})
+        return [1 - sum(self._value(each)) / len(each) for each in sets]
 
     def costs(self) -> Mapping[str, Tensor]:
         return {}

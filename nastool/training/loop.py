@@ -158,7 +158,7 @@ class Training:
         return loss
 
     def _backward(self, batch: Batch, share: float, part: int) -> Tensor:
-        step = self.task.step(self._called, batch, self._carries.get(part), self.recipe)
+        step = self.task.step(self.called, batch, self._carries.get(part), self.recipe)
         self._carries[part], self._rate = step.carry, step.rate
         total = step.loss if step.extra is None else step.loss + step.extra
         (total if share == 1 else share * total).backward()  # type: ignore[no-untyped-call]  # torch's stub
@@ -166,10 +166,10 @@ class Training:
 
     def loss(self, batch: Batch) -> Tensor:
         """The task's loss on a batch, a scalar with gradients."""
-        return self.task.step(self._called, batch, None, self.recipe).loss
+        return self.task.step(self.called, batch, None, self.recipe).loss
 
-    def _called(self, *inputs: Any) -> Any:
-        """The network's output."""
+    def called(self, *inputs: Any) -> Any:
+        """The network's output, in the precision and with the few launches of training."""
         from nastool.nets.launches import few_launches
 
         with self.autocast(), few_launches(self.network) if self.fuse and not self.alone else nullcontext():

@@ -82,6 +82,14 @@ class Trainer(Protocol):
         """The loss of each on all examples of a part, the same for all; nothing changes, and there are no gradients."""
         ...
 
+    def mean_losses(self, sets: Sequence[Sequence[Arch]], part: Part) -> list[float]:
+        """The loss of each set's mean prediction on all examples of a part; nothing changes, and no gradients.
+
+        An architecture of several sets is run once. Of a task without ensembles it is the mean of the members' losses,
+        which that of a mean prediction never exceeds.
+        """
+        ...
+
     def costs(self) -> Mapping[str, Tensor]:
         """What the options of each decision cost, of those that are no inputs, float32 (places, options, 3).
 
@@ -129,6 +137,15 @@ class Sampling(Protocol):
 
     def sample(self, count: int, generator: torch.Generator) -> NDArray[np.integer[Any]]:
         """Option indices (count, decisions) of children, all members of the space; nothing of the policy changes."""
+        ...
+
+
+@runtime_checkable
+class LearningLast(Protocol):
+    """A policy whose rounds train the weights alone, but for the last, after which it learns all that it learns."""
+
+    def fit(self, trainer: Trainer) -> Mapping[str, float]:
+        """Learn; the weights stay. Returns what is worth reporting."""
         ...
 
 
@@ -329,6 +346,17 @@ class SharedWeights:
                     self._select(selection)
                     found[i] += len(batch[0]) * self.training.loss(batch).item()
         return (found / len(self.parts[part])).tolist()
+
+    def mean_losses(self, sets: Sequence[Sequence[Arch]], part: Part) -> list[float]:
+        from nastool.training.means import mean_losses
+
+        self._to_train()
+        self.network.eval()
+        found = mean_losses(self.training, self.parts[part], sets, self._select)
+        if found is not None:
+            return found
+        alone = {arch: self.losses([arch], part)[0] for each in sets for arch in each}
+        return [sum(alone[arch] for arch in each) / len(each) for each in sets]
 
     def costs(self) -> Mapping[str, Tensor]:
         from nastool.nets.option_costs import costs

@@ -377,10 +377,23 @@ def finale(folder: Path, space: Any = SPACE, evaluator: str = "supernet", **give
     options |= {"file": "table.npz"} if evaluator == "table" else {}
     config = RunConfig.resolve(("random", {}), (space.name, {}), (evaluator, options), 0, None)
     built = config.evaluator_spec(space, folder).build()
-    return AfterSearch(config, space, built, RunFolder(folder), Settings.read(SearchOptions(**given), built))
+    settings = Settings.read(SearchOptions(**given), config.make_strategy(space), built)
+    return AfterSearch(config, space, built, RunFolder(folder), settings)
 
 
 class TestOthers:
+    def test_all_members_of_an_ensemble_are_trained(self, tmp_path: Path) -> None:
+        with_recipe(tmp_path)
+        command = ["search", "-s", "nesbs", "--space", "nasbench201", *SMALL, "--epochs", "1", "--no-baseline"]
+        command += ["-S", "size=2", "-S", "steps=2", "-S", "sets=2", "--retrain-recipe", "tiny.yaml", "--out", "a"]
+        run(*command, cwd=tmp_path)
+        with Store.read(tmp_path / "a" / "run.db") as store:
+            scored = [trial.proposal.arch for trial in store.trials()][1:]
+        with Store.read(retrained(tmp_path / "a") / "run.db") as store:
+            trained = list(store.trials())
+        assert len(scored) == 2 and {trial.proposal.arch for trial in trained} == set(scored)
+        assert all(trial.state == "done" for trial in trained)
+
     def test_random_search_with_shared_weights(self, tmp_path: Path) -> None:
         with_recipe(tmp_path)
         command = ["search", "-s", "random", "--evaluator", "supernet", *SMALL, "--epochs", "2", "-n", "5"]

@@ -39,7 +39,7 @@ def test_every_selector_names_different_members_and_weights(name: str, seed: int
 def test_one_member_is_the_best_by_itself(name: str) -> None:
     probabilities, labels = drawn(5)
     found = SELECTORS[name](probabilities, labels, 1)
-    if name != "stacking":  # which takes what the whole pool needs most
+    if name not in ("stacking", "prs", "pap", "pie"):  # they go by what the whole pool needs, by errors, or by chance
         assert found.members == [int(metrics.member_nlls(probabilities, labels).argmin())]
     assert list(found.weights) == [1.0]
 
