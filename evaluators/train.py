@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from nastool.core.recipe import MAX_EPOCHS, Recipe
 from nastool.core.space import SearchSpace
 from nastool.core.task import Attackable
 from nastool.core.values import Arch, Evaluation, Proposal
+from nastool.ensembles import stored
 from nastool.nets import checkpoints
 from nastool.nets.checkpoints import Checkpoint
 from nastool.nets.inheritance import inherited
@@ -53,7 +55,7 @@ class Train(TrainingEvaluator):
     provides = frozenset({"budget", "warm-start", "ensemble"})
     also_measured = frozenset({"params", "flops"})
     metrics = frozenset({"val_acc", "val_loss"}) | also_measured
-    local_options = TrainingEvaluator.local_options | {"from_checkpoint"}  # its content is what counts
+    local_options = TrainingEvaluator.local_options | {"from_checkpoint", "predictions"}  # its content is what counts
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class Train(TrainingEvaluator):
         all_data: bool = False,
         attack: str | None = None,
         shift: str | None = None,
+        predictions: bool | None = None,
         **more: Any,
     ) -> None:
         """Makes an evaluator; data and device are looked at in `prepare`.
@@ -76,6 +79,8 @@ class Train(TrainingEvaluator):
                 as pgd:eps=8/255,steps=20,step=2/255,random_start=true, in pixels from 0 (black) to 1 (white).
             shift: How test images are shifted, at five severities each: noise, blur, contrast, brightness, several with
                 commas, or all.
+            predictions: Keep what a network says of the validation data beside its weights, where these are kept, for
+                `nastool ensemble`; by default where these are classes, and take at most 64 MB a network.
         """
         super().__init__(space, **more)
         self._changes = (attack, shift)
@@ -85,6 +90,7 @@ class Train(TrainingEvaluator):
                 kind = f"{short(self._data_name, 100)} is for {self.family.kind()}"
                 raise InputError(f"{what}: only images are attacked and shifted, and {kind}: leave it out")
             self.family.check_robustness(attack, shift)
+        self._predictions_wanted = predictions
         if all_data:
             self._data_options |= self._checked(all_data=True)
             self.objective = "train_loss"
@@ -105,6 +111,8 @@ class Train(TrainingEvaluator):
         super().prepare()
         if self._changes != (None, None) and self.test_batches is None:
             raise InputError("attack and shift change test images, and these data have none: leave them out")
+        if self._predictions_wanted and not self._classes:
+            raise InputError(f"predictions: networks for {short(self.data.name, 100)} say no classes; leave it out")
         if self._from_checkpoint is not None and self._beginning is None:
             path = Path(self._from_checkpoint)
             self._beginning = checkpoints.read(path, self.space, self.scale, self.task, str(self.device))
@@ -165,11 +173,14 @@ class Train(TrainingEvaluator):
         with self.saying_what_helps(), self.reproducible(seed):
             training = self._begin(proposal, recipe, seed)
             found = self._fit(training, report, self._unfinished(trial_id, proposal, recipe, seed))
-            notes = self.notes(training.network, self.val_batches)
-        network = training.network
+            network = training.network
+            said = self.predictions(network, self.val_batches) if self._keeps_predictions else None
+            notes = self.notes(network, self.val_batches, said)
         checkpoint = None
         if self.workdir is not None:
             checkpoint = self.save(network, trial_id, proposal.arch, training.memory() if proposal.inherit else None)
+            if said is not None:
+                self._keep(checkpoint, said, seed)
 
         from nastool.nets.networks import count_flops, count_params
 
@@ -178,6 +189,30 @@ class Train(TrainingEvaluator):
         if training.micro_batches > 1:
             metrics["micro_batches"] = training.micro_batches
         return Evaluation(metrics, time.perf_counter() - start, checkpoint, notes=notes)
+
+    @property
+    def _keeps_predictions(self) -> bool:
+        """Whether those of a trial stay; once prepared."""
+        if self.workdir is None or not len(self.val_batches) or not self._classes:
+            return False
+        few = stored.size(len(self.val_batches), self._classes) <= stored.MOST
+        return few if self._predictions_wanted is None else self._predictions_wanted
+
+    @property
+    def _classes(self) -> int:
+        """How many classes networks tell apart; 0: they say something else."""
+        return int(getattr(self.task, "classes", 0))
+
+    def _keep(self, checkpoint: str, said: Tensor, seed: int) -> None:
+        """Write the predictions of a checkpoint's network; where the disk is full, do without."""
+        import torch
+
+        assert self.workdir is not None
+        labels = torch.cat([batch[-1] for batch in self.val_batches.in_order()]).cpu().numpy()
+        about = {"fingerprint": self.data.fingerprint, "seed": str(seed), "data": self._data_name}
+        about["options"] = json.dumps(self._data_options)
+        with suppress(OSError):
+            stored.write(self.workdir / checkpoint, said.numpy(), labels, about)
 
     def test(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, float]:
         """test_acc and test_loss of the checkpoint; {} without checkpoint or test images.
@@ -225,7 +260,7 @@ class Train(TrainingEvaluator):
         """What it says of the validation and the test data, as "val" and "test"; see `Task.predict`."""
         assert self.workdir is not None and evaluation.checkpoint is not None
         path = self.workdir / evaluation.checkpoint
-        cache = checkpoints.predictions_of(path)
+        cache = path.with_suffix(".artifact.ensemble")
         network = self.load(proposal.arch, evaluation.checkpoint)
         wanted = {"weights": checkpoints.digest(network.state_dict()), "fingerprint": self.data.fingerprint}
         with suppress(InputError):

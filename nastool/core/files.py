@@ -251,7 +251,7 @@ def check_tensors(path: Path) -> dict[str, str]:
     Raises:
         InputError: It is missing or cut short.
     """
-    with _tensors(path, "np") as file:
+    with open_tensors(path) as file:
         return dict(file.metadata() or {})
 
 
@@ -261,13 +261,13 @@ def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
     Raises:
         InputError: It is missing or damaged.
     """
-    with _tensors(path, "pt", device) as file:
+    with open_tensors(path, "pt", device) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
 
 
 @contextmanager
-def _tensors(path: Path, framework: str, device: str = "cpu") -> Iterator[Any]:
-    """The open file. Errors as of `read_tensors`."""
+def open_tensors(path: Path, framework: str = "np", device: str = "cpu") -> Iterator[Any]:
+    """The open file, which gives arrays ("np", without torch) or tensors ("pt"). Errors as of `read_tensors`."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():

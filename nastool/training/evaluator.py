@@ -355,12 +355,23 @@ class TrainingEvaluator(Evaluator):
             batches = part.in_order(parts=self.micro_batches) if mixed is None else part.mixed(mixed)
             return {f"{prefix}_{name}": value for name, value in self.task.measure(network, batches).items()}
 
-    def notes(self, network: nn.Module, part: Batches) -> Mapping[str, object]:
-        """What reports show of the network besides; {}: nothing, as where there are no examples. See `Task.notes`."""
+    def notes(self, network: nn.Module, part: Batches, said: Tensor | None = None) -> Mapping[str, object]:
+        """What reports show of the network besides; {}: nothing, as where there are no examples. See `Task.notes`.
+
+        said: its `predictions`, of classes, so that it need not run again.
+        """
         if not len(part):
             return {}
+        place = 0
+
+        def again(x: Tensor, *more: Tensor) -> Tensor:
+            nonlocal place
+            assert said is not None
+            place += len(x)
+            return said[place - len(x) : place].to(x.device)
+
         with self.measuring(network):
-            return self.task.notes(network, part.in_order(parts=self.micro_batches))
+            return self.task.notes(network if said is None else again, part.in_order(parts=self.micro_batches))
 
     def predictions(self, network: nn.Module, part: Batches) -> Tensor:
         """What the network says of each example, on the CPU; see `Task.predict`."""

@@ -30,8 +30,9 @@ from nastool.core.recipe import Recipe
 from nastool.core.space import Choose, SearchSpace
 from nastool.core.values import Decision, Evaluation, Proposal
 from nastool.engine.store import Store
+from nastool.ensembles import metrics, stored
 from nastool.evaluators.train import Train
-from nastool.nets import devices
+from nastool.nets import checkpoints, devices
 from nastool.nets.blocks import DropPath, GlobalPool, Residual
 from nastool.nets.networks import build
 from nastool.spaces.cell_cnn import CellCNN
@@ -446,7 +447,9 @@ def test_a_checkpoint_reproduces_the_validation_exactly(data: str, tmp_path: Pat
     evaluator.workdir = tmp_path
     evaluation, _ = run(evaluator, trial=12)
     assert evaluation.checkpoint == "checkpoints/trial-000012.safetensors"
-    assert [f.name for f in (tmp_path / "checkpoints").iterdir()] == ["trial-000012.safetensors"]
+    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == [
+        "trial-000012.predictions.safetensors", "trial-000012.safetensors",
+    ]  # fmt: skip
     other = trainer_like(evaluator, data)
     other.prepare()
     measured = other.measure(other.load(CELL, evaluation.checkpoint), other.val_batches, "val")
@@ -758,3 +761,53 @@ def test_a_run_goes_on_with_its_threads(run: Run, monkeypatch: pytest.MonkeyPatc
     assert given == [{"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}] or given == [{"OMP_NUM_THREADS": "2"}]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert "note: a began with 2 threads a worker; with OMP_NUM_THREADS=1 " in run(*command, "-n", "3").err
+
+
+# --- what ensembles are chosen by
+
+
+class TestPredictions:
+    @pytest.fixture
+    def beside(self, tmp_path: Path) -> Path:
+        return checkpoints.predictions_of(tmp_path / checkpoints.name_of(0))
+
+    def test_are_those_that_were_measured(self, data: str, tmp_path: Path, beside: Path) -> None:
+        evaluator = trainer(data, epochs=3, split_seed=7)
+        evaluator.workdir = tmp_path
+        evaluation, _ = run(evaluator, seed=11)
+        assert evaluation.checkpoint is not None and beside.is_file()
+        found = stored.read(tmp_path / evaluation.checkpoint)
+        assert found.probabilities.shape == (40, 2)
+        assert metrics.accuracy(found.probabilities, found.labels) == evaluation.metrics["val_acc"]
+        assert metrics.nll(found.probabilities, found.labels) == pytest.approx(evaluation.metrics["val_loss"], rel=1e-3)
+        assert found.about["seed"] == "11" and found.about["data"] == data
+        assert found.about["fingerprint"] == evaluator.data.fingerprint
+        assert stored.options(found.about) == {"split_seed": 7}
+        bare, _ = run(trainer(data, epochs=3, split_seed=7), seed=11)  # without a folder nothing is kept
+        assert bare.metrics == evaluation.metrics and bare.notes == evaluation.notes != {}
+
+    def test_are_left_out_where_that_is_asked_for_or_they_are_large(
+        self, data: str, tmp_path: Path, beside: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stored, "MOST", stored.size(40, 2) - 1)
+        for given, there in ((None, False), (False, False), (True, True)):
+            evaluator = trainer(data, epochs=1, predictions=given)
+            evaluator.workdir = tmp_path
+            run(evaluator)
+            assert beside.is_file() is there
+
+    def test_numbers_are_none(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        x, y = rng.integers(0, 255, (80, 1, 8, 8), dtype=np.uint8), rng.random(80)
+        np.savez(tmp_path / "numbers.npz", x_train=x, y_train=y, x_test=x[:30], y_test=y[:30])
+        named = f"npz:{tmp_path / 'numbers.npz'}"
+        evaluator = trainer(named, epochs=1)
+        evaluator.workdir = tmp_path
+        run(evaluator)
+        assert [each.name for each in (tmp_path / "checkpoints").iterdir()] == ["trial-000000.safetensors"]
+        with pytest.raises(InputError, match=r"predictions: networks for .* say no classes; leave it out"):
+            trainer(named, predictions=True).prepare()
+
+    def test_do_not_make_it_another_search(self) -> None:
+        assert "predictions" in Train.local_options
+        assert registry.resolve("evaluator", "train", {})[1]["predictions"] is None

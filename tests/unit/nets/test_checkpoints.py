@@ -192,9 +192,10 @@ class TestHandingDown:
             return sorted(file.name for file in weights_of(evaluator).parent.iterdir())
 
         train(evaluator)
-        assert names() == ["trial-000000.optimizer.safetensors", "trial-000000.safetensors"]
+        own = ["trial-000000.predictions.safetensors", "trial-000000.safetensors"]
+        assert names() == ["trial-000000.optimizer.safetensors", *own]
         train(evaluator, inherit=False)
-        assert names() == ["trial-000000.safetensors"], "what an earlier try left of the optimiser is gone"
+        assert names() == own, "what an earlier try left of the optimiser is gone"
 
     def test_a_parent_alone_hands_nothing_down(self, evaluator: Train) -> None:
         train(evaluator)

@@ -439,7 +439,7 @@ class TestSearch:
         assert document["trial"] == best.id and document["space"]["name"] == "morph-cnn"
         assert document["evaluator"]["options"]["recipe"] == "morphism-default"
         assert {file.name for file in Path("a/checkpoints").iterdir()} == {
-            f"trial-{i:06d}.safetensors" for i in range(TRIALS)
+            f"trial-{i:06d}.{kind}" for i in range(TRIALS) for kind in ("safetensors", "predictions.safetensors")
         }
         command(*TINY, "--out", "b").accepted()
         assert results("a") == results("b")
@@ -535,7 +535,7 @@ class TestSearch:
         assert results("killed") == results("whole")
 
 
-KEPT = ("safetensors", "optimizer.safetensors")
+KEPT = ("safetensors", "optimizer.safetensors", "predictions.safetensors")
 
 
 class TestEnsemble:
@@ -581,13 +581,16 @@ class TestEnsemble:
         assert json.loads(Path("a/best.json").read_text())["ensemble"] == ensemble
         kept = {*path, document["trial"]}
         names = {checkpoints.name_of(i).removeprefix("checkpoints/") for i in kept}
-        names |= {checkpoints.predictions_of(Path(checkpoints.name_of(i))).name for i in path}
+        names |= {checkpoints.predictions_of(Path(checkpoints.name_of(i))).name for i in kept}
+        names |= {f"trial-{i:06d}.artifact.ensemble" for i in path}
         assert {file.name for file in Path("a/checkpoints").iterdir()} == names
         command("show", "a").accepted()
 
     def test_predictions_are_made_once(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         (document,) = command(*TINY, "--ensemble", "--out", "a").accepted()
-        trials = [trial for trial in trials_of("a") if checkpoints.predictions_of(weights_of("a", trial.id)).exists()]
+        trials = [
+            trial for trial in trials_of("a") if weights_of("a", trial.id).with_suffix(".artifact.ensemble").exists()
+        ]
         path = [trial.id for trial in trials]
         members = [(trial.proposal, trial.evaluation) for trial in trials if trial.evaluation]
         evaluator = Train(
@@ -620,7 +623,7 @@ class TestEnsemble:
         assert end == expected_end
         assert metrics == pytest.approx(expected, rel=1e-4)
         assert metrics != document["ensemble"]["metrics"]
-        checkpoints.predictions_of(last).write_bytes(b"damaged")
+        last.with_suffix(".artifact.ensemble").write_bytes(b"damaged")
         assert ensemble() == (end, metrics) and made == 4
         assert ensemble() == (end, metrics) and made == 4
         npz(Path("tiny.npz"), test_seed=7)
