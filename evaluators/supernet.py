@@ -67,6 +67,7 @@ class Supernet(TrainingEvaluator):
     metrics = frozenset({"shared_acc", "shared_loss"})
     prefix = "shared"
     recipe_prefix = "supernet-"
+    scoring_options = frozenset({"tune", "tune_lr"})
     epochs_are_free = False  # they are the rounds
 
     def __init__(

@@ -35,6 +35,8 @@ class Evaluator(ABC):
 
     local_options: ClassVar[frozenset[str]] = frozenset()
     """Options that say where it runs, not what it measures: a run may be continued with others."""
+    scoring_options: ClassVar[frozenset[str]] = frozenset()
+    """Options that say how shared weights are scored, not how they are trained: weights may be scored with others."""
     metrics: frozenset[str] = frozenset()
     """What its evaluations hold, known when `objective` is; empty: it cannot say beforehand."""
     objective: str = "val_acc"

@@ -213,8 +213,7 @@ def carry_out(
         beside: Kept | None = None
         cpu = wall = 0.0
         if "shared-weights" in evaluator.provides and planned is None:
-            identity = [config.identity[part] for part in ("space", "evaluator", "resolved")]
-            weights = folder / "weights" / f"{scorer.name}-{ref.name}-{digest([*identity, seed])}"
+            weights = folder / "weights" / f"{scorer.name}-{ref.name}-{_trained_as(config, evaluator)}"
             taken = f"{weights} is being trained by process {{holder}}"
             stack.enter_context(folders.locked(weights, "weights.lock", taken, math.inf))
             evaluator.workdir, beside = weights, KeptInFile(weights / "kept.json")
@@ -241,7 +240,8 @@ def carry_out(
         shares = "shared-weights" in evaluator.provides  # else each score would be a training more
         drawn = (_uniform(space, seed, amounts.sample), benchmark.best(TOP, amounts.top, seed)) if shares else ([], [])
         for archs in drawn:
-            scores = _scores(inline, archs, run.store if beside is None else beside)
+            kept, by = (run.store, "") if beside is None else (beside, _scored_as(config, evaluator))
+            scores = _scores(inline, archs, kept, by)
             samples.append([judge(arch, score) for arch, score in zip(archs, scores, strict=True)])
     sample, top = (tuple(filter(None, judged)) for judged in samples)
     return Scored(
@@ -253,6 +253,19 @@ def carry_out(
         cpu_seconds=cpu + meter.cpu,
         seconds=wall + meter.wall,
     )
+
+
+def _trained_as(config: RunConfig, evaluator: Evaluator) -> str:
+    """Names shared weights that no policy was trained with."""
+    said = config.identity["evaluator"]
+    options = {name: value for name, value in said["options"].items() if name not in evaluator.scoring_options}
+    return digest([config.identity["space"], {**said, "options": options}, config.identity["resolved"], config.seed])
+
+
+def _scored_as(config: RunConfig, evaluator: Evaluator) -> str:
+    """Names how such weights are scored."""
+    options = config.identity["evaluator"]["options"]
+    return digest([evaluator.objective, {name: options.get(name) for name in sorted(evaluator.scoring_options)}])
 
 
 def _train(evaluator: Evaluator, kept: Kept, seed: int) -> tuple[float, float]:
@@ -275,14 +288,15 @@ def _uniform(space: SearchSpace, seed: int, count: int) -> list[Arch]:
     return list(found.values())
 
 
-def _scores(executor: Inline, archs: Sequence[Arch], kept: Kept) -> list[float]:
-    """The score of each, higher is better; those that are known already are not measured again."""
-    known: dict[str, float] = kept.get("scores") or {}
+def _scores(executor: Inline, archs: Sequence[Arch], kept: Kept, by: str) -> list[float]:
+    """The score of each, higher is better; those that are known already are not measured again. by: names how."""
+    kept_as = f"scores{by and '-'}{by}"
+    known: dict[str, float] = kept.get(kept_as) or {}
     (objective,) = Objective.parse_all(executor.evaluator.objective)
     new = [arch for arch in archs if arch.key not in known]
     found = evaluate_all(executor, [Proposal(arch) for arch in new], lambda: False)
     known |= {arch.key: -objective.loss(one.all_metrics) for arch, one in zip(new, found, strict=True)}
-    kept.write({"scores": known})
+    kept.write({kept_as: known})
     return [known[arch.key] for arch in archs]
 
 

@@ -154,6 +154,9 @@ def test_weights_are_trained_once_for_strategies_without_a_policy(table: TableSp
     assert second.sample == first.sample, "the same weights score alike"
     kept = json.loads((weights.parents[1] / "kept.json").read_text())
     assert min(first.cpu_seconds, second.cpu_seconds) > kept["spent"]["cpu"] > 0, "both are charged the training"
+    tuned, _ = search(table, tmp_path, "supernet", amounts, **given, tune=2, tune_lr=0.5)
+    assert weights.read_bytes() == before and len(list((tmp_path / "weights").iterdir())) == 1
+    assert [one.score for one in tuned.sample] != [one.score for one in first.sample], "they are scored in other ways"
 
 
 def test_what_a_search_is_recorded_as() -> None:
