@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from nastool.core.errors import CannotGoOn, InputError, TrialFailed, fault_of, w
 from nastool.core.evaluator import Report
 from nastool.core.files import path_of
 from nastool.core.recipe import MAX_EPOCHS
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, fair_set
 from nastool.core.task import Batch
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.training.counting import Counting
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from nastool.nets.costs import NetworkCosts
     from nastool.nets.networks import Supernet as Network
     from nastool.nets.onepass import OnePass
 
@@ -67,7 +68,7 @@ class Supernet(TrainingEvaluator):
     metrics = frozenset({"shared_acc", "shared_loss"})
     prefix = "shared"
     recipe_prefix = "supernet-"
-    scoring_options = frozenset({"tune", "tune_lr"})
+    scoring_options = frozenset({"tune", "tune_lr", "flops_bonus"})
     epochs_are_free = False  # they are the rounds
 
     def __init__(
@@ -78,6 +79,8 @@ class Supernet(TrainingEvaluator):
         weights: str | None = None,
         tune: int | None = None,
         tune_lr: float | None = None,
+        sampling: Literal["uniform", "fair"] | None = None,
+        flops_bonus: float | None = None,
         **training: Any,
     ) -> None:
         """Makes an evaluator; data and device are looked at in `prepare`.
@@ -92,6 +95,12 @@ class Supernet(TrainingEvaluator):
                 shared weights stay as they are. By default none.
             tune_lr: Learning rate of the first of these steps, in (0, 10], from where it falls to 0 in half a cosine;
                 by default 0.4 of the recipe's.
+            sampling: Of the children that train the weights, where no strategy's policy draws them: each by itself
+                (uniform), by default, or in sets in which each option of a decision occurs equally often, one set a
+                step on the same minibatch (fair; Chu et al., ICCV 2021), which takes so many times as long.
+            flops_bonus: What an architecture gains for each factor of e in FLOPs, in [0, 10], in units of the loss.
+                With it the metric shared_score, the gain less the shared loss, is the objective: weights that others
+                share say too little good of operations that have many, as these learn slowly. By default there is none.
         """
         super().__init__(space, **training)
         self._fits = self._fits and weights is None  # with those, it is their batch_size
@@ -104,7 +113,13 @@ class Supernet(TrainingEvaluator):
             raise ValueError(f"need 0 < tune_lr <= 10, got {tune_lr}")
         if tune_lr is not None and not tune:
             raise ValueError("tune_lr is the learning rate of tune steps: give tune, too")
+        if flops_bonus is not None and not 0 <= flops_bonus <= 10:
+            raise ValueError(f"need 0 <= flops_bonus <= 10, got {flops_bonus}")
+        if flops_bonus is not None:
+            self.objective, self.metrics = "shared_score", self.metrics | {"shared_score"}
         self.seed = seed
+        self.fair = sampling == "fair"
+        self.flops_bonus = flops_bonus
         self.tune = tune or 0
         self.tune_lr = 0.4 * self.recipe.lr if tune_lr is None else tune_lr
         self.weights = weights
@@ -113,6 +128,7 @@ class Supernet(TrainingEvaluator):
         """Makes the untrained policy of the strategy that searches (`HasPolicy.make_policy`); set by the run."""
         self._shared: SharedWeights | None = None
         self._one_pass: OnePass | None = None
+        self._network_costs: NetworkCosts | None = None
 
     # --- before the first trial
 
@@ -178,7 +194,7 @@ class Supernet(TrainingEvaluator):
             training.alone = mixture is not None
             steps = training.forever(lambda _: network.select(mixture or child()))
             step = seconds_of_one(steps, self.synchronize)
-            cost += step * training.steps
+            cost += step * training.steps * (len(self._children(rng)) if proposal.policy is None else 1)
             training.alone = False
             if mixture is not None and self.tune:
                 step = seconds_of_one(training.forever(lambda _: network.select(child())), self.synchronize)
@@ -275,14 +291,18 @@ class Supernet(TrainingEvaluator):
             raise InputError("a proposal with a policy came from a strategy that has none")
         return self.make_policy(self.space, options, seed)
 
+    def _children(self, rng: np.random.Generator) -> list[Arch]:
+        """Those of a step of the weights, where no policy draws them."""
+        return fair_set(self.space, rng) if self.fair else [self.space.sample(rng)]
+
     def _uniform_round(self, shared: SharedWeights, report: Report) -> None:
         """Without a strategy's policy: its draws are those of the seed and of how far the weights have come."""
         import torch
 
         rng = np.random.default_rng([self.seed, shared.done])
-        policy = Drawn([self.space.sample(rng) for _ in shared.steps])
+        policy = Drawn([self._children(rng) for _ in shared.steps])
         seed, weights_seed = (int(rng.integers(2**62)) for _ in range(2))
-        metrics = self._round(shared, policy, policy.children[-1], seed, weights_seed, torch.Generator())
+        metrics = self._round(shared, policy, policy.children[-1][-1], seed, weights_seed, torch.Generator())
         self._save_shared(shared)
         report(shared.done, metrics)
 
@@ -325,7 +345,7 @@ class Supernet(TrainingEvaluator):
             _check(found, shared)
             return found
         with self.reproducible(self.seed):
-            found = self._on_validation(self._tuned(shared, arch))
+            found = self._with_bonus(arch, self._on_validation(self._tuned(shared, arch)))
         if not math.isfinite(loss := found["shared_loss"]):
             raise TrialFailed(f"diverged: validation loss is {loss} after {self.tune} steps alone; lower tune_lr")
         return found
@@ -347,7 +367,18 @@ class Supernet(TrainingEvaluator):
 
     def _measured(self, shared: SharedWeights, arch: Arch) -> dict[str, float]:
         shared.network.select(arch)
-        return self._on_validation(shared.network)
+        return self._with_bonus(arch, self._on_validation(shared.network))
+
+    def _with_bonus(self, arch: Arch, metrics: dict[str, float]) -> dict[str, float]:
+        if self.flops_bonus is None:
+            return metrics
+        from nastool.nets.costs import NetworkCosts
+
+        if self._network_costs is None:
+            self._network_costs = NetworkCosts(self.space, self.task, self.scale)
+        flops = self._network_costs.of(arch, ("flops",))["flops"]
+        gain = self.flops_bonus * math.log(max(flops, 1.0))
+        return {**metrics, "shared_score": gain - metrics["shared_loss"], "flops": flops}
 
     def _on_validation(self, network: nn.Module) -> dict[str, float]:
         """The metrics of what the network executes now, on all validation data."""

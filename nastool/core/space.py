@@ -264,6 +264,22 @@ class SearchSpace(ABC):
         """
 
 
+def fair_set(space: SearchSpace, rng: np.random.Generator) -> list[Arch]:
+    """As many architectures as the largest decision has options, which have each option of a decision equally often.
+
+    So strictly fair are Chu et al. (FairNAS, ICCV 2021). Of decisions with fewer options some occur once more than
+    others. Where a space forbids what comes out, the set is drawn again, up to 20 times; what is no member then, is
+    drawn uniformly.
+    """
+    count = max(len(decision.options) for decision in space.decisions)
+    for _ in range(20):
+        rows = [rng.permuted(np.resize(rng.permutation(n), count)) for n in space._sizes]
+        found = [space.arch(choices) for choices in np.array(rows).T]
+        if all(map(space.is_member, found)):
+            break
+    return [arch if space.is_member(arch) else space.sample(rng) for arch in found]
+
+
 def mutate_each(space: SearchSpace, arch: Arch, rng: np.random.Generator, rate: float) -> Arch:
     """A member other than arch, in which each decision took another option with probability rate, in (0, 1].
 

@@ -29,6 +29,7 @@ METRICS: Mapping[str, Goal] = {
     "test_loss": "min",  # nats
     "train_loss": "min",  # nats
     "shared_loss": "min",  # nats, as shared_acc
+    "shared_score": "max",  # a bonus for FLOPs less shared_loss
     "val_balanced_acc": "max",  # in [0, 1]: the mean over the classes of the accuracy on each
     "test_balanced_acc": "max",  # in [0, 1]
     "val_rmse": "min",  # in the target's units, as the next

@@ -318,6 +318,12 @@ def active_modules(network: nn.Module, closed: Container[int] = ()) -> Iterator[
             left += (part for part in module._modules.values() if part is not None)
 
 
+def active_parameters(network: nn.Module) -> set[nn.Parameter]:
+    """The parameters of `active_modules`."""
+    found = (module._parameters.values() for module in active_modules(network))
+    return {parameter for parameters in found for parameter in parameters if parameter is not None}
+
+
 class _Options(dict[str, str]):
     def __missing__(self, decision: str) -> str:
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -54,7 +55,8 @@ class Trainer(Protocol):
         """One step of the weights on the next minibatch of the training data.
 
         Args:
-            selections: What the supernet runs; the gradients of several are averaged.
+            selections: What the supernet runs. The gradients of several are averaged; of architectures each weight's
+                over those that have it, so that what few of them share learns as fast as what all do.
             gradient: Soft weights get a gradient, too; else they count as numbers.
 
         Returns:
@@ -150,22 +152,22 @@ class LearningLast(Protocol):
 
 
 class Drawn:
-    """Takes one step with each of the children that were drawn beforehand, and learns nothing.
+    """Takes one step with each of the children, or sets of them, that were drawn beforehand, and learns nothing.
 
-    Drawn uniformly, that is random search with weight sharing (Li & Talwalkar 2019).
+    Single ones, drawn uniformly, are random search with weight sharing (Li & Talwalkar 2019).
     """
 
-    def __init__(self, children: Sequence[Arch]) -> None:
-        """Makes a policy for one round. children: one for each step."""
+    def __init__(self, children: Sequence[Sequence[Arch]]) -> None:
+        """Makes a policy for one round. children: those of each step."""
         self.children = children
 
     def round(self, trainer: Trainer) -> Mapping[str, float]:
-        for child in self.children:
-            trainer.weights_step([child])
+        for children in self.children:
+            trainer.weights_step(children)
         return {}
 
     def conclude(self, rounds_left: int, generator: torch.Generator) -> Learnt:
-        return Learnt(self.children[-1].choices, rounds_left)
+        return Learnt(self.children[-1][-1].choices, rounds_left)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {}
@@ -280,15 +282,21 @@ class SharedWeights:
         return self.training.done / (self.training.steps * self.training.recipe.epochs)
 
     def weights_step(self, selections: Sequence[Selection], gradient: bool = False) -> Tensor:
-        from nastool.nets.networks import detached
+        from nastool.nets.networks import active_parameters, detached
 
         self._to_train()
         batch = next(self._batches)
         self.training.begin_step()
-        losses = []
+        losses, having = [], Counter[Any]()
+        several = len(selections) > 1 and all(isinstance(selection, Arch) for selection in selections)
         for selection in selections:
             self._select(selection if gradient else detached(selection))
             losses.append(self.training.backward(batch, 1 / len(selections)))
+            if several:
+                having.update(active_parameters(self.network))
+        for parameter, number in having.items():
+            if parameter.grad is not None and number < len(selections):
+                parameter.grad *= len(selections) / number
         loss = losses[0] if len(losses) == 1 else sum(losses[1:], losses[0]) / len(losses)
         if self.training.exploded():
             self.training.skip_step()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nastool.core.errors import InvalidArchError
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, fair_set
 from nastool.core.values import Arch, Decision
 from nastool.testing.strategies import TinySpace
 
@@ -59,3 +59,26 @@ class TestSpaceDefaults:
         space, rng = Alike(), np.random.default_rng(0)
         assert space.sample_new(rng, {"0"}, space.canonical).choices[0] == 1  # type: ignore[union-attr]  # it is there
         assert space.sample_new(rng, {"0", "1"}, space.canonical) is None
+
+
+class TestFairSets:
+    def test_each_option_occurs_equally_often(self) -> None:
+        space, rng = TinySpace(), np.random.default_rng(0)
+        counts = np.zeros(2)
+        for _ in range(200):
+            choices = np.array([arch.choices for arch in fair_set(space, rng)])
+            assert sorted(choices[:, 1]) == [0, 1, 2] and sorted(choices[:, 0]) in ([0, 0, 1], [0, 1, 1])
+            counts += np.bincount(choices[:, 0], minlength=2)
+        assert abs(counts[0] - 300) < 4 * np.sqrt(200 / 4), "the odd one is either option, both alike"
+
+    def test_what_a_space_forbids_is_drawn_anew(self) -> None:
+        class Apart(TinySpace):
+            def validate(self, arch: Arch) -> None:
+                super().validate(arch)
+                if arch.choices == (0, 0):
+                    raise InvalidArchError("no member")
+
+        space, rng = Apart(), np.random.default_rng(0)
+        for _ in range(50):
+            found = fair_set(space, rng)
+            assert all(map(space.is_member, found)) and sorted(arch.choices[1] for arch in found) == [0, 1, 2]

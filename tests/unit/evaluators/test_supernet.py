@@ -21,7 +21,7 @@ from nastool.core.errors import CannotGoOn, InputError, TrialFailed
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.evaluators.supernet import Supernet
-from nastool.nets.networks import use_batch_statistics
+from nastool.nets.networks import build, count_flops, use_batch_statistics
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.enas import ENAS, ENASPolicy
@@ -78,7 +78,7 @@ def arch(seed: int, space: SearchSpace = SPACE) -> Arch:
 
 
 def epoch(shared: SharedWeights, children: Sequence[Arch]) -> None:
-    shared.epoch(0, torch.Generator(), Drawn(children).round)
+    shared.epoch(0, torch.Generator(), Drawn([[child] for child in children]).round)
 
 
 def copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -705,3 +705,40 @@ class TestTuned:
         for wrong in ({"tune": 0}, {"tune": 3, "tune_lr": 0.0}, {"tune_lr": 0.1}):
             with pytest.raises(ValueError, match="tune"):
                 supernet(**wrong)
+
+
+class TestScoresWithABonus:
+    def test_the_bonus_counts_flops_by_their_logarithm(self) -> None:
+        evaluator, plain = supernet(epochs=1, flops_bonus=0.25), supernet(epochs=1)
+        arch_, trial = arch(3), 0
+        with_bonus = evaluator.evaluate(trial, Proposal(arch_), seed=0, report=quiet).metrics
+        without = plain.evaluate(trial, Proposal(arch_), seed=0, report=quiet).metrics
+        assert evaluator.objective == "shared_score" and plain.objective == "shared_acc"
+        assert with_bonus["shared_loss"] == without["shared_loss"] and "shared_score" not in without
+        flops = count_flops(build(SPACE, arch_, evaluator.task, evaluator.scale), evaluator.task)
+        assert with_bonus["flops"] == flops > 0
+        assert with_bonus["shared_score"] == pytest.approx(0.25 * math.log(flops) - without["shared_loss"], abs=1e-9)
+        with pytest.raises(ValueError, match="flops_bonus"):
+            supernet(flops_bonus=-0.1)
+
+
+class TestFairSampling:
+    def test_each_option_is_taken_equally_often_and_the_estimate_knows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        taken: list[list[Arch]] = []
+        step = SharedWeights.weights_step
+
+        def noted(self: SharedWeights, selections: Any, gradient: bool = False) -> Tensor:
+            taken.append(list(selections))
+            return step(self, selections, gradient)
+
+        monkeypatch.setattr(SharedWeights, "weights_step", noted)
+        evaluator = supernet(epochs=1, sampling="fair")
+        fair = evaluator.evaluate(0, Proposal(arch(0)), seed=0, report=quiet).metrics
+        assert len(taken) == evaluator._shared.training.steps  # type: ignore[union-attr]
+        for children in taken:
+            assert (np.sort([child.choices for child in children], axis=0) == np.arange(5)[:, None]).all()
+        taken.clear()
+        uniform = supernet(epochs=1).evaluate(0, Proposal(arch(0)), seed=0, report=quiet).metrics
+        assert all(len(children) == 1 for children in taken) and uniform != fair
+        monkeypatch.setattr("nastool.evaluators.supernet.seconds_of_one", lambda steps, wait: 1.0)
+        assert evaluator._costs(Proposal(arch(0)))[0] == 5 * evaluator._shared.training.steps  # type: ignore[union-attr]

@@ -177,9 +177,9 @@ def test_strictly_fair_steps_reach_every_option_once() -> None:
     assert all(not torch.equal(value, before[name]) for name, value in shared.network.named_parameters())
 
 
-def test_gradients_of_several_selections_are_averaged() -> None:
+def test_gradients_of_several_architectures_are_averaged_over_those_that_have_the_weight() -> None:
     """The gradients that reach the optimiser, of one minibatch."""
-    archs = [SPACE.arch([i] * 6) for i in (1, 2, 3)]
+    archs = [SPACE.arch([i, i, 3, 3, i, i]) for i in (1, 2, 3)]
     found: list[dict[str, Tensor]] = []
     for selections in ([archs[0]], [archs[1]], [archs[2]], archs):
         shared = shared_weights()
@@ -201,9 +201,12 @@ def test_gradients_of_several_selections_are_averaged() -> None:
         shared.epoch(0, generator(), steps)
         found.append(clipped[0])
     *single, together = found
+    numbers = set()
     for name, gradient in together.items():
-        mean = sum((each[name] for each in single if name in each), torch.zeros_like(gradient)) / 3
-        torch.testing.assert_close(gradient, mean, rtol=1e-4, atol=1e-6)
+        having = [each[name] for each in single if name in each]
+        numbers.add(len(having))
+        torch.testing.assert_close(gradient, torch.stack(having).mean(0), rtol=1e-4, atol=1e-6)
+    assert numbers == {1, 3}, "some weights are of one of them alone"
 
 
 def test_one_path_with_a_straight_through_weight_runs_alone() -> None:
@@ -266,7 +269,7 @@ def _weighted(space: SearchSpace, options: Mapping[str, Mapping[str, Tensor]]) -
 def test_a_round_takes_all_its_steps() -> None:
     shared = shared_weights()
     with pytest.raises(ValueError, match="and 1 were taken"):
-        shared.epoch(0, generator(), Drawn([SPACE.arch([1] * 6)]).round)
+        shared.epoch(0, generator(), Drawn([[SPACE.arch([1] * 6)]]).round)
 
 
 def test_rewards_between_steps_leave_the_weights_as_they_are() -> None:
