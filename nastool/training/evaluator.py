@@ -356,10 +356,7 @@ class TrainingEvaluator(Evaluator):
             return {f"{prefix}_{name}": value for name, value in self.task.measure(network, batches).items()}
 
     def notes(self, network: nn.Module, part: Batches, said: Tensor | None = None) -> Mapping[str, object]:
-        """What reports show of the network besides; {}: nothing, as where there are no examples. See `Task.notes`.
-
-        said: its `predictions`, of classes, so that it need not run again.
-        """
+        """As of `Task.notes`; {} where there are no examples. said: its `predictions`, so that it need not run again."""
         if not len(part):
             return {}
         place = 0
