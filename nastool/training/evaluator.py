@@ -356,7 +356,7 @@ class TrainingEvaluator(Evaluator):
             return {f"{prefix}_{name}": value for name, value in self.task.measure(network, batches).items()}
 
     def notes(self, network: nn.Module, part: Batches, said: Tensor | None = None) -> Mapping[str, object]:
-        """As of `Task.notes`; {} where there are no examples. said: its `predictions`, so that it need not run again."""
+        """As of `Task.notes`; {} without examples. said: its `predictions`, so that it need not run again."""
         if not len(part):
             return {}
         place = 0
