@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nastool.core.errors import NastoolError
 from nastool.core.limits import limits_of, whole
@@ -166,15 +167,38 @@ class Fed(Protocol):
 
 @runtime_checkable
 class FindingEnsembles(Protocol):
-    """A strategy with a policy whose candidates are the members of one ensemble."""
+    """A strategy whose result are several networks, of one with a policy its candidates."""
 
     members: int
-    """How many."""
+    """How many, at least 1."""
 
 
 def members(strategy: Strategy) -> int | None:
     """As of `FindingEnsembles`; of others None."""
     return strategy.members if isinstance(strategy, FindingEnsembles) else None
+
+
+@runtime_checkable
+class Pooling(FindingEnsembles, Protocol):
+    """A strategy that finds the members of its ensemble among its trials; with one it is as any other strategy."""
+
+    def pool(self) -> Sequence[int]:
+        """Ids of the finished trials that may become members: their weights and predictions stay."""
+        ...
+
+
+def pool(strategy: Strategy) -> Sequence[int]:
+    """As of `Pooling`; of others, and of those with one member, none."""
+    return strategy.pool() if isinstance(strategy, Pooling) and strategy.members > 1 else ()
+
+
+@runtime_checkable
+class SeesPredictions(Protocol):
+    """A strategy that looks at what networks say of the validation data; it needs "ensemble" of the evaluator."""
+
+    predictions: Callable[[Trial], tuple[NDArray[Any], NDArray[Any]]]
+    """Set before the search: of a trial of the `pool` its probabilities (samples, classes), and the labels (samples,).
+    They are the same whenever they are asked for, so nothing of them belongs to the state."""
 
 
 @runtime_checkable

@@ -11,16 +11,19 @@ from hashlib import blake2s
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from nastool.core import registry
 from nastool.core.costs import NOTE, Costs
 from nastool.core.errors import Fault, InputError, InvalidArchError, NastoolError, one_line, short
 from nastool.core.pareto import dominates
-from nastool.core.strategy import Strategy, snapshots, wanted
+from nastool.core.strategy import SeesPredictions, Strategy, pool, snapshots, wanted
 from nastool.core.values import Arch, Evaluation, Objective, Proposal, Silence, Trial
 from nastool.engine.executors.base import Drive, Executor, carry_out
 from nastool.engine.executors.jobs import OUTSIDE, Finished, Job, Reported
 from nastool.engine.stopping import Budget, Rules, Stopping
 from nastool.engine.store import Store
+from nastool.ensembles import stored
 from nastool.nets import checkpoints
 
 
@@ -37,8 +40,8 @@ class Search:
     trials: the number of trials after which it ends, those of earlier calls included; >= 1; None: any.
     one_commit: ask, evaluation and tell in one transaction, for evaluations that cost next to nothing.
     objectives: what is optimised; with several, no trial of the front loses its checkpoint either.
-    keep: how many of the best trials' checkpoints stay on disk, beside those that the strategy builds on. Of these
-        alone stays what their optimiser remembers.
+    keep: how many of the best trials' checkpoints stay on disk, beside those that the strategy builds on and those that
+        an ensemble may be made of. Of those that it builds on alone stays what their optimiser remembers.
     ensemble: the checkpoints of the strategy's snapshots stay, too.
     evaluator: who it is, for messages.
     max_failures: give up after so many failed trials in a row.
@@ -96,6 +99,8 @@ class Search:
 
     def __post_init__(self) -> None:
         self._drive = Drive(self.executor, self._next, stop=self.stop, retried=self._retried)
+        if isinstance(self.strategy, SeesPredictions):
+            self.strategy.predictions = self._predictions
         self.ends = self.stopping or Stopping(Rules(), Budget(Rules()))
         self.ends.rules = replace(self.ends.rules, trials=self.trials)
 
@@ -301,7 +306,7 @@ class Search:
         if not self._held and not self._with_optimizer:
             return
         parents = self._parents()
-        kept = parents | {*snapshots(self.strategy)} if self.ensemble else parents
+        kept = {*parents, *pool(self.strategy), *(snapshots(self.strategy) if self.ensemble else ())}
         for trial_id in [trial_id for trial_id in self._held if trial_id not in kept]:
             self.store.drop_checkpoint(trial_id)
             self._with_optimizer.pop(trial_id, None)
@@ -314,6 +319,11 @@ class Search:
         jobs = [*self.executor.busy, *self._unfinished, *(event.job for event in self._drive.pending)]
         parents = {job.proposal.parent for job in jobs if job.proposal.inherit}
         return {*wanted(self.strategy), *(trial_id for trial_id in parents if trial_id is not None)}
+
+    def _predictions(self, trial: Trial) -> tuple[NDArray[Any], NDArray[Any]]:
+        """As of `SeesPredictions`. InputError: they are not there any more, or damaged."""
+        found = stored.read(self.workdir / _checkpoint(trial))
+        return found.probabilities, found.labels
 
     def _delete(self) -> None:
         """Remove the files that the last transaction forgot."""

@@ -16,7 +16,7 @@ from nastool.core.errors import InputError, NastoolError
 from nastool.core.evaluator import Evaluator, Stateful, most_workers, rounds_of
 from nastool.core.options import split
 from nastool.core.space import SearchSpace
-from nastool.core.strategy import Fed, Strategy, planned_trials, random_trials
+from nastool.core.strategy import Fed, Pooling, Strategy, planned_trials, random_trials
 from nastool.core.values import Trial
 from nastool.core.wording import describe_cost
 from nastool.core.yaml_files import read_yaml
@@ -438,6 +438,10 @@ def _check(options: SearchOptions, config: RunConfig, strategy: Strategy, evalua
         raise InputError(f"strategy {strategy.name} trains shared weights of its own: leave out -E weights=")
     if "budget" in strategy.needs and config.evaluator.options.get("epochs") is not None:
         raise InputError(f"strategy {strategy.name} says itself how long to train: give -S epochs=N, not --epochs")
+    several = isinstance(strategy, Pooling) and strategy.members > 1
+    if several and evaluator.metrics and "val_acc" not in evaluator.metrics:
+        chosen = "chooses networks by their probabilities of classes on validation data"
+        raise InputError(f"strategy {strategy.name} {chosen}, and there are none here: give -S members=1")
     if options.ensemble:
         snapshots.check(strategy, evaluator)
     most = most_workers(evaluator)

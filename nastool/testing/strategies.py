@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from nastool.core import registry
 from nastool.core.space import Choose, SearchSpace
-from nastool.core.strategy import Strategy
+from nastool.core.strategy import SeesPredictions, Strategy
 from nastool.core.values import Arch, Decision, Evaluation, Proposal, SpaceRef, Trial
 from nastool.tasks.images.task import ImageTask
 from nastool.training.counting import Counting
@@ -42,6 +43,12 @@ ROUNDS = 3
 """How many rounds the made-up evaluator trains a policy for."""
 
 
+def _let_see(strategy: Strategy) -> None:
+    """Give it the predictions, if it looks at any."""
+    if isinstance(strategy, SeesPredictions):
+        strategy.predictions = made_up_predictions
+
+
 def outcome(trial_id: int, proposal: Proposal, strategy: Strategy) -> Trial:
     """A made-up objective, with every seventh trial failing. A policy is improved by it, too."""
     if trial_id % 7 == 5:
@@ -65,9 +72,18 @@ def _value(choices: tuple[int, ...]) -> float:
     return (hash(choices) % 1009) / 1009  # of a tuple of integers: the same in every process
 
 
+def made_up_predictions(trial: Trial) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What a trial's network would say of 12 samples of 3 classes."""
+    choices = trial.proposal.arch.choices
+    logits = np.random.default_rng([trial.id, *choices]).normal(size=(12, 3))
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return probabilities, np.arange(12) % 3
+
+
 def drive(strategy: Strategy, trials: int, first: int = 0) -> list[Trial]:
     """Ask, evaluate, tell, one at a time."""
     done = []
+    _let_see(strategy)
     for i in range(first, first + trials):
         proposal = strategy.ask()
         if proposal is None:
@@ -164,6 +180,7 @@ class StrategyContract:
     def test_asks_ahead_of_tells(self, make: MakeStrategy, space: SearchSpace) -> None:
         """Several workers: None while everything is out is allowed, and changes nothing."""
         strategy = make(space, 0)
+        _let_see(strategy)
         out: list[tuple[int, Proposal]] = []
         for i in range(64):
             proposal = strategy.ask()

@@ -39,6 +39,7 @@ class TestSpaces(SpaceContract):
 
 STRATEGY_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "bo": {"candidates": 40},
+    "deep-ensemble": {"pool": 25, "members": 100},
     **{name: {"candidates": 200} for name in ("darts", "drnas", "fairdarts", "gdas", "snas")},
     "enas": {"steps": 1, "children": 2, "candidates": 200},
     "nesbs": {"size": 200, "sets": 1, "steps": 1, "children": 2, "sampler": "mc"},
@@ -104,7 +105,7 @@ class TestStrategies(StrategyContract):
         return make
 
 
-@pytest.mark.parametrize("strategy", ["bananas", "bo", "evolution", "local-search", "random", "reinforce"])
+@pytest.mark.parametrize("strategy", ["bananas", "bo", "evolution", "local-search", "nes-rs", "random", "reinforce"])
 def test_no_trial_repeats_an_equivalent_one(strategy: str) -> None:
     """By default, in every strategy with a result per trial: none has more different architectures than another."""
     space = make_space("nasbench201")

@@ -24,7 +24,7 @@ from nastool.cli import progress
 from nastool.core.errors import InputError, NastoolError
 from nastool.core.evaluator import Evaluator
 from nastool.core.space import SearchSpace
-from nastool.core.strategy import Strategy, snapshots, wanted
+from nastool.core.strategy import Strategy, pool, snapshots, wanted
 from nastool.core.values import Evaluation, Objective, Proposal, Scalar, Trial
 from nastool.engine.executors.base import Drive, Executor, Setting
 from nastool.engine.executors.jobs import OUTSIDE, EvaluatorSpec, Finished, Job, JobEvent, Reported
@@ -33,7 +33,9 @@ from nastool.engine.store import Store
 from nastool.nets import checkpoints
 from nastool.spaces.morph_cnn import MorphCNN
 from nastool.spaces.nasbench201 import NasBench201
+from nastool.strategies.deep_ensemble import DeepEnsemble
 from nastool.strategies.evolution import RegularizedEvolution
+from nastool.strategies.nes_rs import NESRS
 from nastool.strategies.network_morphism import NetworkMorphism
 from nastool.strategies.random_search import RandomSearch
 from tests.helpers.plugins import sleepy
@@ -459,6 +461,8 @@ STRATEGIES: Mapping[str, tuple[type[Strategy], SearchSpace, Mapping[str, Any]]] 
     "evolution": (RegularizedEvolution, NasBench201(), {"population": 4, "tournament": 2, "inherit": True}),
     "without inheritance": (RegularizedEvolution, NasBench201(), {"population": 4, "tournament": 2}),
     "random": (RandomSearch, NasBench201(), {}),
+    "nes-rs": (NESRS, NasBench201(), {"members": 2}),
+    "deep-ensemble": (DeepEnsemble, NasBench201(), {"members": 20, "pool": 12}),
 }
 
 
@@ -496,7 +500,7 @@ class Checked:
         config = {"space": {"name": self.space.name, "options": dict(self.space.ref.options)}}
         Store.create(self.folder / "run.db", {"config": config, "objective": "val_loss:min"}).close()
 
-    def sit(self, pool: Hands, monkeypatch: pytest.MonkeyPatch, enough: int = 10**9) -> list[Trial]:
+    def sit(self, hands: Hands, monkeypatch: pytest.MonkeyPatch, enough: int = 10**9) -> list[Trial]:
         """One sitting, killed where files are to be deleted after so many told trials. All trials so far."""
         told = 0
 
@@ -517,7 +521,7 @@ class Checked:
             search = Search(
                 store,
                 self.strategy(self.space, seed=0, **self.options),
-                pool,
+                hands,
                 [Objective.parse("val_loss")],
                 0,
                 self.trials,
@@ -540,7 +544,7 @@ class Checked:
         running = {trial.id: trial.proposal for trial in trials if trial.state == "running"}
         parents = {p.parent for p in running.values() if p.inherit and p.parent is not None}
         parents |= set(wanted(search.strategy))
-        kept = parents | {trial.id for trial in done[: self.keep]}
+        kept = parents | {trial.id for trial in done[: self.keep]} | {*pool(search.strategy)}
         if self.ensemble:
             kept |= set(snapshots(search.strategy))
         weights, momentum = on_disk(self.folder, self.foreign)
@@ -564,8 +568,8 @@ def test_which_checkpoints_are_kept(
     """The best, those that a trial inherits or may inherit from, and the ensemble's, whatever fails."""
     for seed, keep in enumerate((1, 3, 100)):
         search = Checked(tmp_path / str(keep), kind, keep=keep, ensemble=ensemble)
-        pool = Hands(search.folder, workers, seed, failing=6, dying=5, at_once=1 + seed)
-        found = search.sit(pool, monkeypatch)
+        hands = Hands(search.folder, workers, seed, failing=6, dying=5, at_once=1 + seed)
+        found = search.sit(hands, monkeypatch)
         assert len(found) == search.trials
         assert {trial.state for trial in found} == {"done", "failed"}
 
@@ -576,7 +580,7 @@ ORPHANS = (".0123abcd.nastool-new", ".00000000.nastool-new")
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("kind", ["network-morphism", "evolution", "random"])
+@pytest.mark.parametrize("kind", ["network-morphism", "evolution", "random", "nes-rs", "deep-ensemble"])
 def test_a_crash_leaves_nothing_behind_and_takes_nothing_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, workers: int
 ) -> None:
@@ -608,14 +612,14 @@ def test_without_what_it_builds_on_it_does_not_go_on(tmp_path: Path, monkeypatch
     for trial_id in momentum:
         path = tmp_path / checkpoints.name_of(trial_id)
         path.rename(tmp_path / "away")
-        pool = Hands(tmp_path)
+        hands = Hands(tmp_path)
         with pytest.raises(InputError) as caught:
-            search.sit(pool, monkeypatch)
+            search.sit(hands, monkeypatch)
         assert str(caught.value) == (
             f"{tmp_path} lacks the checkpoint of trial {trial_id}, from which the search goes on: put "
             f"checkpoints/trial-{trial_id:06d}.safetensors back, or begin anew with --force"
         )
-        assert not pool.started, "before anything is trained"
+        assert not hands.started, "before anything is trained"
         (tmp_path / "away").rename(path)
     assert len(search.sit(Hands(tmp_path), monkeypatch)) == 22
 
