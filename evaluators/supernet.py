@@ -25,7 +25,16 @@ from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.training.counting import Counting
 from nastool.training.evaluator import TrainingEvaluator
 from nastool.training.loop import seconds_of_one, seeds
-from nastool.training.shared import LAST_PAIRS, PAIRS, Drawn, LearningLast, Policy, Sampling, SharedWeights
+from nastool.training.shared import (
+    LAST_PAIRS,
+    PAIRS,
+    BeginsFairly,
+    Drawn,
+    LearningLast,
+    Policy,
+    Sampling,
+    SharedWeights,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -98,9 +107,10 @@ class Supernet(TrainingEvaluator):
             sampling: Of the children that train the weights, where no strategy's policy draws them: each by itself
                 (uniform), by default, or in sets in which each option of a decision occurs equally often, one set a
                 step on the same minibatch (fair; Chu et al., ICCV 2021), which takes so many times as long.
-            flops_bonus: What an architecture gains for each factor of e in FLOPs, in [0, 10], in units of the loss.
-                With it the metric shared_score, the gain less the shared loss, is the objective: weights that others
-                share say too little good of operations that have many, as these learn slowly. By default there is none.
+            flops_bonus: What an architecture gains for each factor of e in FLOPs (from 10^6 on), in [0, 10], in units
+                of the loss. With it the metric shared_score, the gain less the shared loss, is the objective, and
+                likelihoods that a policy learns from are multiplied by exp(gain): weights that others share say too
+                little good of operations that have many, as these learn slowly. By default there is none.
         """
         super().__init__(space, **training)
         self._fits = self._fits and weights is None  # with those, it is their batch_size
@@ -194,7 +204,10 @@ class Supernet(TrainingEvaluator):
             training.alone = mixture is not None
             steps = training.forever(lambda _: network.select(mixture or child()))
             step = seconds_of_one(steps, self.synchronize)
-            cost += step * training.steps * (len(self._children(rng)) if proposal.policy is None else 1)
+            fair = float(self.fair) if proposal.policy is None else 0.0
+            if proposal.policy is not None and isinstance(policy, BeginsFairly):
+                fair = policy.fair_share
+            cost += step * training.steps * (1 + fair * (len(fair_set(self.space, rng)) - 1))
             training.alone = False
             if mixture is not None and self.tune:
                 step = seconds_of_one(training.forever(lambda _: network.select(child())), self.synchronize)
@@ -337,6 +350,8 @@ class Supernet(TrainingEvaluator):
                 found: list[float] = worth(children.logits(archs, inputs)).tolist()
             else:
                 found = children.logits(archs, inputs, then=lambda output: worth([output]).item())
+        if likelihood and self.flops_bonus:
+            found = [value * math.exp(self._gain(arch)[0]) for arch, value in zip(archs, found, strict=True)]
         return [value if math.isfinite(value) else 0.0 for value in found]
 
     def _score(self, shared: SharedWeights, arch: Arch) -> dict[str, float]:
@@ -372,13 +387,17 @@ class Supernet(TrainingEvaluator):
     def _with_bonus(self, arch: Arch, metrics: dict[str, float]) -> dict[str, float]:
         if self.flops_bonus is None:
             return metrics
+        gain, flops = self._gain(arch)
+        return {**metrics, "shared_score": gain - metrics["shared_loss"], "flops": flops}
+
+    def _gain(self, arch: Arch) -> tuple[float, float]:
+        """What its FLOPs bring an architecture, and these."""
         from nastool.nets.costs import NetworkCosts
 
         if self._network_costs is None:
             self._network_costs = NetworkCosts(self.space, self.task, self.scale)
         flops = self._network_costs.of(arch, ("flops",))["flops"]
-        gain = self.flops_bonus * math.log(max(flops, 1.0))
-        return {**metrics, "shared_score": gain - metrics["shared_loss"], "flops": flops}
+        return (self.flops_bonus or 0.0) * math.log(max(flops, 1.0) / 1e6), flops
 
     def _on_validation(self, network: nn.Module) -> dict[str, float]:
         """The metrics of what the network executes now, on all validation data."""

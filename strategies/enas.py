@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core.space import SearchSpace
+from nastool.core.space import SearchSpace, fair_set
 from nastool.core.values import Decision, Learnt
 from nastool.learners.rounds import Rounds, members
 from nastool.learners.sharing import cells_of, has_weights
@@ -91,6 +91,7 @@ class Settings:
     reward: Literal["task", "likelihood"] = "task"
     relative: bool = False
     updates: int | None = None
+    fair: bool = False
 
 
 class ENAS(Rounds):
@@ -161,6 +162,7 @@ class ENAS(Rounds):
         nearness: bool | None = None,
         reward: Literal["task", "likelihood"] | None = None,
         relative: bool | None = None,
+        fair: bool | None = None,
         preset: Literal["published"] | None = None,
     ) -> None:
         """Makes a strategy with a controller as it is initialised.
@@ -207,6 +209,9 @@ class ENAS(Rounds):
             relative: A child counts relative to the others of the same step, in units of their usual spread, so that
                 neither skip_weight nor Adam's epsilon outweighs what it is worth; by default, but not where no
                 operation has weights.
+            fair: In the rounds of the warm-up the weights are trained by sets of children, one a step, in which each
+                option of a decision occurs equally often (Chu et al., FairNAS, ICCV 2021), instead of by the
+                controller's; such a round takes as many times as long as a decision has options. By default not.
             preset: With "published", options that are not given are as in the published code, whose learning rate is
                 one for thousands of steps.
         """
@@ -241,6 +246,7 @@ class ENAS(Rounds):
             baseline_decay=baseline_decay,
             skip_target=skip_target,
             skip_weight=skip_weight,
+            fair=bool(fair),
             **values,
         )
         _check(self.settings)
@@ -298,10 +304,21 @@ class ENASPolicy:
         return np.array(members(self.space, draw, count, generator))
 
     def round(self, trainer: Trainer) -> Mapping[str, float]:
-        """A child for each step of the weights, then `learn`."""
-        for child in self.sample(len(trainer.steps), trainer.generator):
-            trainer.weights_step([self.space.arch(child)])
+        """A child for each step of the weights, or a fair set, then `learn`."""
+        import torch
+
+        if self.settings.fair and trainer.progress + 1 / trainer.rounds <= self.settings.warmup:
+            rng = np.random.default_rng(int(torch.randint(2**62, (), generator=trainer.generator)))
+            for _ in trainer.steps:
+                trainer.weights_step(fair_set(self.space, rng))
+        else:
+            for child in self.sample(len(trainer.steps), trainer.generator):
+                trainer.weights_step([self.space.arch(child)])
         return self.learn(trainer)
+
+    @property
+    def fair_share(self) -> float:
+        return self.settings.warmup if self.settings.fair else 0.0
 
     def learn(self, trainer: Trainer) -> Mapping[str, float]:
         """`steps` steps of REINFORCE. Returns the means of their rewards, the entropy (nats) and the rate of skips.
@@ -414,5 +431,7 @@ def _check(settings: Settings) -> None:
     for name in ("baseline_decay", "warmup"):
         if not 0 <= (value := getattr(settings, name)) < 1:
             raise ValueError(f"need 0 <= {name} < 1, got {value}")
+    if settings.fair and not settings.warmup:
+        raise ValueError("fair sets train the weights in the warm-up, and there is none: give warmup, too")
     if not 0 < settings.skip_target < 1:
         raise ValueError(f"need 0 < skip_target < 1, got {settings.skip_target}")

@@ -151,6 +151,16 @@ class LearningLast(Protocol):
         ...
 
 
+@runtime_checkable
+class BeginsFairly(Protocol):
+    """A policy in whose first rounds the weights are trained by fair sets (`fair_set`), one a step."""
+
+    @property
+    def fair_share(self) -> float:
+        """Share of these rounds, in [0, 1]."""
+        ...
+
+
 class Drawn:
     """Takes one step with each of the children, or sets of them, that were drawn beforehand, and learns nothing.
 

@@ -717,7 +717,15 @@ class TestScoresWithABonus:
         assert with_bonus["shared_loss"] == without["shared_loss"] and "shared_score" not in without
         flops = count_flops(build(SPACE, arch_, evaluator.task, evaluator.scale), evaluator.task)
         assert with_bonus["flops"] == flops > 0
-        assert with_bonus["shared_score"] == pytest.approx(0.25 * math.log(flops) - without["shared_loss"], abs=1e-9)
+        gain = 0.25 * math.log(flops / 1e6)
+        assert with_bonus["shared_score"] == pytest.approx(gain - without["shared_loss"], abs=1e-9)
+        batch = next(evaluator.val_batches.minibatches(16, torch.Generator().manual_seed(0)))
+        networks = (each._shared.network for each in (evaluator, plain))  # type: ignore[union-attr]
+        more, less = (
+            each.rewards(network, [arch_], batch, likelihood=True)[0]
+            for each, network in zip((evaluator, plain), networks, strict=True)
+        )
+        assert more == pytest.approx(less * math.exp(gain))
         with pytest.raises(ValueError, match="flops_bonus"):
             supernet(flops_bonus=-0.1)
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from nastool.core import registry
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Proposal, Trial
+from nastool.nets.networks import Selection
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.nasbench201 import NasBench201
@@ -554,3 +556,24 @@ class TestPolicy:
         drawn = [ENASPolicy(CELL, self.settings(CELL, **QUICK), seed).state_dict() for seed in (0, 0, 1)]
         start = [state["controller.start"] for state in drawn]
         assert torch.equal(start[0], start[1]) and not torch.equal(start[0], start[2])
+
+
+def test_fair_sets_train_the_weights_in_the_warm_up() -> None:
+    class Steps(Counting):
+        def weights_step(self, selections: Sequence[Selection], gradient: bool = False) -> Tensor:
+            sets.append([one.choices for one in selections if isinstance(one, Arch)])
+            return super().weights_step(selections, gradient)
+
+    space = NasBench201()
+    settings = ENAS(space, fair=True, warmup=0.5).settings
+    for done, many in ((0, True), (1, True), (2, False), (3, False)):
+        sets: list[list[tuple[int, ...]]] = []
+        policy = ENASPolicy(space, settings, 0)
+        policy.round(Steps(3, generator(), progress=done / 4, rounds=4))
+        assert len(sets) == 3
+        for children in sets:
+            assert len(children) == (5 if many else 1)
+            assert not many or (np.sort(children, axis=0) == np.arange(5)[:, None]).all()
+    assert policy.fair_share == 0.5 and ENASPolicy(space, ENAS(space).settings, 0).fair_share == 0
+    with pytest.raises(ValueError, match="give warmup"):
+        ENAS(space, fair=True, warmup=0.0)
