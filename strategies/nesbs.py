@@ -77,7 +77,7 @@ class NESBS(Rounds):
         steps: int = 100,
         children: int = 20,
         lr: float = 0.2,
-        examples: float = 100.0,
+        examples: float = 300.0,
     ) -> None:
         """Makes a strategy.
 
