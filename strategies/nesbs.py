@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Learnt
 from nastool.ensembles.posterior import Choices, Factorised, Floats, distinct, fitted, stein_set
-from nastool.learners.rounds import Rounds, members
+from nastool.learners import rounds
+from nastool.learners.rounds import Rounds
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ MANY = 20
 class Settings:
     """How the posterior is fitted and sets are drawn; the options of `NESBS` of the same names."""
 
-    size: int
+    members: int
     sampler: Literal["mc", "svgd-rd"]
     delta: float
     sets: int
@@ -42,7 +43,7 @@ class Settings:
     @property
     def candidates(self) -> int:
         """How many are scored at the end: the members of the best set."""
-        return self.size
+        return self.members
 
 
 class NESBS(Rounds):
@@ -51,7 +52,7 @@ class NESBS(Rounds):
     Each round is one epoch of weights that all architectures share, each minibatch on one that is drawn uniformly.
     After the last the weights stay, and the posterior p(a|D) is approximated by one in which decisions are independent:
     stochastic ascent of the evidence lower bound, where the log likelihood of an architecture is minus its validation
-    loss times `examples`. Sets of `size` members are drawn from it, by Monte Carlo, or by Stein variational gradient
+    loss times `examples`. Sets of so many `members` are drawn from it, by Monte Carlo, or by Stein variational gradient
     descent with regularised diversity, each set's particles together. Each set is scored with the shared weights by the
     loss of its mean prediction on all validation data, and the members of the best are the last trials; what is trained
     from scratch at the end, each with another seed, is the ensemble. Whatever is scored is part of the search's time.
@@ -70,7 +71,7 @@ class NESBS(Rounds):
         space: SearchSpace,
         *,
         seed: int = 0,
-        size: int = 3,
+        members: int = 3,
         sampler: Literal["mc", "svgd-rd"] = "svgd-rd",
         delta: float = 0.0,
         sets: int = 10,
@@ -82,7 +83,7 @@ class NESBS(Rounds):
         """Makes a strategy.
 
         Args:
-            size: Number of members of the ensemble, in [1, 1000].
+            members: Number of networks whose mean is the result, in [1, 1000].
             sampler: How a set is drawn: each member by itself (mc), or all together, held apart (svgd-rd).
             delta: With svgd-rd how much diversity is worth, in [-100, 100]: 0 is plain Stein variational gradient
                 descent, -0.5 seeks the likeliest alone, and the larger it is the more members differ.
@@ -93,8 +94,8 @@ class NESBS(Rounds):
             examples: How many validation examples' evidence counts, in [0, 1e9]: with more the posterior is narrower.
         """
         super().__init__(space, seed=seed)
-        self.settings = Settings(size, sampler, delta, sets, steps, children, lr, examples)
-        self.members = size
+        self.settings = Settings(members, sampler, delta, sets, steps, children, lr, examples)
+        self.members = members
         _check(self.settings)
 
     @classmethod
@@ -154,31 +155,31 @@ class NESBSPolicy:
         return {"set_loss": losses[best], "member_loss": float(np.mean(alone))}
 
     def one_set(self, rng: np.random.Generator, generator: torch.Generator) -> list[tuple[int, ...]]:
-        """Members of the space, no two equivalent; fewer than `size` where there are hardly any more."""
+        """Members of the space, no two equivalent; fewer than `members` where there are hardly any more."""
         settings, space = self.settings, self.space
         if settings.sampler == "mc":
-            drawn = self._draw(self.posterior, settings.size, rng, generator).tolist()
+            drawn = self._draw(self.posterior, settings.members, rng, generator).tolist()
         else:
-            drawn = stein_set(self.posterior, settings.size, settings.delta, rng).tolist()
+            drawn = stein_set(self.posterior, settings.members, settings.delta, rng).tolist()
         archs = [arch for arch in map(space.arch, drawn) if space.is_member(arch)]
         more: list[Arch] = []
 
         def another() -> tuple[int, ...]:
             if not more:
-                again = self._draw(self.posterior, max(settings.size, MANY), rng, generator)
+                again = self._draw(self.posterior, max(settings.members, MANY), rng, generator)
                 more.extend(map(space.arch, again.tolist()))
             return more.pop().choices
 
         def key(choices: tuple[int, ...]) -> str:
             return space.canonical(space.arch(choices))
 
-        return distinct([arch.choices for arch in archs], settings.size, another, key)
+        return distinct([arch.choices for arch in archs], settings.members, another, key)
 
     def _draw(self, posterior: Factorised, count: int, rng: np.random.Generator, generator: torch.Generator) -> Choices:
-        return np.array(members(self.space, lambda n: posterior.sample(n, rng).tolist(), count, generator))
+        return np.array(rounds.members(self.space, lambda n: posterior.sample(n, rng).tolist(), count, generator))
 
     def sample(self, count: int, generator: torch.Generator) -> NDArray[np.integer[Any]]:
-        """Members only, see `members`."""
+        """Members only, see `rounds.members`."""
         return self._draw(self.posterior, count, _numpy(generator), generator)
 
     def conclude(self, rounds_left: int, generator: torch.Generator) -> Learnt:
@@ -209,7 +210,7 @@ def _numpy(generator: torch.Generator) -> np.random.Generator:
 def _check(settings: Settings) -> None:
     """ValueError names what is out of its range."""
     ranges: Sequence[tuple[str, float, float]] = (
-        ("size", 1, 1000),
+        ("members", 1, 1000),
         ("delta", -100, 100),
         ("sets", 1, 10_000),
         ("steps", 0, 100_000),

@@ -325,6 +325,12 @@ class AfterSearch:
             objective = trained.run.store.objectives[0]
             if not self._conclude(trained, len(heads), scores, objective, outcome):
                 return False
+            if heads and members(self.config.make_strategy(self.space)) is not None:
+                together = trained.together(trained.trials[: len(heads)])
+                if together is not None:
+                    said = f"the {len(heads)} found, their mean prediction: {describe_metrics(together)}"
+                    outcome.lines.append(said)
+                    outcome.report["ensemble"] = {"architectures": len(heads), "metrics": together}
             trained.run.finish(sum(trial.state != "running" for trial in trained.trials), outcome.report)
             outcome.run, outcome.origin = folder.path, trained.run.store.origin
         return True

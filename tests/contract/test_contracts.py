@@ -42,7 +42,7 @@ STRATEGY_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "deep-ensemble": {"pool": 25, "members": 100},
     **{name: {"candidates": 200} for name in ("darts", "drnas", "fairdarts", "gdas", "snas")},
     "enas": {"steps": 1, "children": 2, "candidates": 200},
-    "nesbs": {"size": 200, "sets": 1, "steps": 1, "children": 2, "sampler": "mc"},
+    "nesbs": {"members": 200, "sets": 1, "steps": 1, "children": 2, "sampler": "mc"},
     "network-morphism": {"steps": 30, "neighbors": 7},
 }
 """Not built with their defaults here: ENAS' controller takes too long, and others would come to their end."""

@@ -385,14 +385,19 @@ class TestOthers:
     def test_all_members_of_an_ensemble_are_trained(self, tmp_path: Path) -> None:
         with_recipe(tmp_path)
         command = ["search", "-s", "nesbs", "--space", "nasbench201", *SMALL, "--epochs", "1", "--no-baseline"]
-        command += ["-S", "size=2", "-S", "steps=2", "-S", "sets=2", "--retrain-recipe", "tiny.yaml", "--out", "a"]
-        run(*command, cwd=tmp_path)
+        command += ["-S", "members=2", "-S", "steps=2", "-S", "sets=2", "--retrain-recipe", "tiny.yaml", "--out", "a"]
+        done = run(*command, cwd=tmp_path)
         with Store.read(tmp_path / "a" / "run.db") as store:
             scored = [trial.proposal.arch for trial in store.trials()][1:]
         with Store.read(retrained(tmp_path / "a") / "run.db") as store:
             trained = list(store.trials())
         assert len(scored) == 2 and {trial.proposal.arch for trial in trained} == set(scored)
         assert all(trial.state == "done" for trial in trained)
+        together = document(done)["comparison"]["ensemble"]
+        alone = [trial.evaluation.metrics["val_loss"] for trial in trained if trial.evaluation is not None]
+        assert together["architectures"] == 2
+        assert together["metrics"]["val_loss"] < sum(alone) / 2  # Jensen
+        assert "the 2 found, their mean prediction: val_acc" in done.stderr
 
     def test_random_search_with_shared_weights(self, tmp_path: Path) -> None:
         with_recipe(tmp_path)

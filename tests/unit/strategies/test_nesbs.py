@@ -79,7 +79,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"size": 0}, "need 1 <= size <= 1,000, got 0"),
+            ({"members": 0}, "need 1 <= members <= 1,000, got 0"),
             ({"sets": 0}, "need 1 <= sets <= 10,000, got 0"),
             ({"delta": 101.0}, "need -100 <= delta <= 100, got 101"),
             ({"steps": -1}, "need 0 <= steps <= 100,000, got -1"),
@@ -95,7 +95,7 @@ class TestOptions:
         assert str(caught.value) == message
 
     def test_as_many_trials_as_rounds_and_members(self) -> None:
-        assert NESBS(SPACE, size=5).planned_trials(7) == 12
+        assert NESBS(SPACE, members=5).planned_trials(7) == 12
 
 
 class TestRounds:
@@ -137,7 +137,7 @@ class TestTheEnd:
 
     @pytest.mark.parametrize("sampler", ["mc", "svgd-rd"])
     def test_the_best_set_is_what_is_trained(self, sampler: str) -> None:
-        policy, trainer, found = ended(sampler=sampler, size=3, sets=7, examples=5.0)
+        policy, trainer, found = ended(sampler=sampler, members=3, sets=7, examples=5.0)
         sets, last = trainer.scored[:7], trainer.scored[7:]
         losses = Counting(1, generator(), likelihoods).mean_losses(sets, "val")
         assert found["set_loss"] == min(losses)
@@ -151,7 +151,7 @@ class TestTheEnd:
 
     def test_all_that_is_looked_at_is_counted(self) -> None:
         """Rewards of all children, and predictions of all members of all sets."""
-        _, trainer, _ = ended(steps=4, children=6, sets=5, size=2)
+        _, trainer, _ = ended(steps=4, children=6, sets=5, members=2)
         assert trainer.asked == [6] * 4
         members = {arch for each in trainer.scored for arch in each}
         assert len(trainer.scored) == 5 + 2
@@ -176,7 +176,7 @@ class TestTheEnd:
         assert all(space.is_member(arch) for each in trainer.scored for arch in each)
 
     def test_sets_of_one(self) -> None:
-        policy, _, found = ended(size=1)
+        policy, _, found = ended(members=1)
         assert found["set_loss"] == pytest.approx(found["member_loss"])
         assert len(policy.chosen) == 1
 
@@ -198,7 +198,7 @@ class TestTheEnd:
 class TestWithSharedWeights:
     """On digits, in seconds."""
 
-    options: Mapping[str, Any] = {"steps": 3, "children": 4, "sets": 3, "size": 2}
+    options: Mapping[str, Any] = {"steps": 3, "children": 4, "sets": 3, "members": 2}
 
     def supernet(self, folder: Path | None = None, **more: Any) -> Supernet:
         evaluator = Supernet(
