@@ -222,3 +222,5 @@ def _check(settings: Settings) -> None:
             raise ValueError(f"need {low:g} <= {name} <= {high:,g}, got {value:g}")
     if not 0 < settings.lr <= 10:
         raise ValueError(f"need 0 < lr <= 10, got {settings.lr:g}")
+    if settings.delta and settings.sampler == "mc":
+        raise ValueError("delta is what sampler=svgd-rd holds members apart by: leave one of the two out")

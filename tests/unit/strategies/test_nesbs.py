@@ -86,6 +86,10 @@ class TestOptions:
             ({"children": 1}, "need 2 <= children <= 10,000, got 1"),
             ({"examples": float("nan")}, "need 0 <= examples <= 1e+09, got nan"),
             ({"lr": 0.0}, "need 0 < lr <= 10, got 0"),
+            (
+                {"sampler": "mc", "delta": 1.0},
+                "delta is what sampler=svgd-rd holds members apart by: leave one of the two out",
+            ),
         ],
         ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
     )
