@@ -279,7 +279,7 @@ Case = Callable[[], tuple[Contenders, int, float]]
 
 def _cases(setting: Setting) -> dict[str, Case]:
     from nastool.core import registry, zoo
-    from nastool.nets import networks
+    from nastool.nets.costs import count_flops
 
     sizes, batch = setting.sizes, setting.sizes.batch
 
@@ -296,7 +296,7 @@ def _cases(setting: Setting) -> dict[str, Case]:
             evaluator.prepare()
             arch = owner.arch(choices)
             plain = _Plain(evaluator, evaluator.build(arch, 0))
-            flops = 3.0 * networks.count_flops(plain.network, evaluator.task)
+            flops = 3.0 * count_flops(plain.network, evaluator.task)
             contenders = {"plain": plain.step}
             for name, fuse in OURS.items():
                 evaluator.fuse = fuse
@@ -318,7 +318,7 @@ def _cases(setting: Setting) -> dict[str, Case]:
             evaluator.prepare()
             rng = np.random.default_rng(0)
             children = [owner.sample(rng) for _ in range(200)]
-            flops = [networks.count_flops(evaluator.build(arch, 0), evaluator.task) for arch in children[:5]]
+            flops = [count_flops(evaluator.build(arch, 0), evaluator.task) for arch in children[:5]]
             if owner.name == "macro-cnn" and sizes.layers == 12:
                 plain = _Plain(evaluator, Plain().cuda())
                 plain.select = lambda arch: setattr(plain.network, "child", _as_plain(owner, arch))

@@ -23,6 +23,7 @@ import torch
 
 from nastool.core import registry
 from nastool.nets import networks
+from nastool.nets.costs import count_flops
 from nastool.tasks.images.task import ImageTask
 
 TASK = ImageTask(3, 32, 32, 10)
@@ -40,7 +41,7 @@ def check(row: Row) -> bool:
     space = registry.make("space", name, given={})
     with torch.device("meta"):
         network = networks.build(space, space.arch(choices), TASK, space.Scale())
-    ours = networks.count_params(network), networks.count_flops(network.to_empty(device="cpu"), TASK) / 2
+    ours = networks.count_params(network), count_flops(network.to_empty(device="cpu"), TASK) / 2
     right = ours == (params, ours[1] if macs is None else macs)
     if not right:
         print(f"{name} {choices}: {ours[0]} parameters, {ours[1]} multiply-adds; published {params}, {macs}")

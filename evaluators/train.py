@@ -141,7 +141,8 @@ class Train(TrainingEvaluator):
     def _flops(self, arch: Arch) -> int:
         import torch
 
-        from nastool.nets.networks import build, count_flops
+        from nastool.nets.costs import count_flops
+        from nastool.nets.networks import build
 
         with torch.device("meta"):
             return count_flops(build(self.space, arch, self.task, self.scale), self.task)
@@ -182,7 +183,8 @@ class Train(TrainingEvaluator):
             if said is not None:
                 self._keep(checkpoint, said, seed)
 
-        from nastool.nets.networks import count_flops, count_params
+        from nastool.nets.costs import count_flops
+        from nastool.nets.networks import count_params
 
         metrics = {name: value for name, value in found.items() if name in self.metrics}
         metrics |= {"params": count_params(network), "flops": count_flops(network, self.task)}

@@ -21,7 +21,8 @@ from nastool.core.task import Task
 from nastool.core.values import Arch
 from nastool.drawing.scene import compact
 from nastool.nets import networks
-from nastool.nets.networks import Flops, evaluating
+from nastool.nets.costs import Flops, example
+from nastool.nets.networks import evaluating
 
 MOST = 400
 """Nodes of a traced network's section; what comes after is left out."""
@@ -63,7 +64,7 @@ class Costs:
 
     def __init__(self, network: nn.Module, task: Task) -> None:
         self.network = network
-        inputs = networks.example(network, task, 1)
+        inputs = example(network, task, 1)
         self.noun, self.shape = task.noun, tuple(inputs[0].shape[1:])
         self.calls: list[Call] = []
         running: list[Call] = []
@@ -184,7 +185,7 @@ class _Watch(TorchFunctionMode):
 def steps(network: nn.Module, task: Task) -> list[Step]:
     """Those that lead to the output, in the order of execution."""
     watch, hooks = _Watch(), []
-    inputs = networks.example(network, task, 1)
+    inputs = example(network, task, 1)
     watch.made |= dict.fromkeys(map(id, inputs))
     for path, module in network.named_modules():
         if path:

@@ -7,17 +7,19 @@ import weakref
 from collections.abc import Callable, Collection, Iterable
 from math import prod
 from statistics import quantiles
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from nastool.core.costs import SPREAD
 from nastool.core.values import Arch
 from nastool.nets import networks
 from nastool.nets.blocks import Join
+from nastool.nets.networks import evaluating
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
@@ -30,6 +32,8 @@ RUNS = (9, 60)
 SECONDS = 0.1
 FEW = 100
 """So many combinations of options a part of a supernet may depend on to be remembered as a whole."""
+MOST_KNOWN = 100_000
+"""So many operations on shapes are remembered."""
 COMPARED = 3
 """Architectures whose counts a supernet has to give as their own networks do, before it is believed."""
 
@@ -63,7 +67,7 @@ class NetworkCosts:
         """Modules of the supernet that are looked at as a whole, by id: the decisions that they depend on."""
         self._whole: dict[object, tuple[int, int]] = {}
         """The same as `_own` of these with what they contain, by id and options."""
-        self._counter: networks.Flops | None = None
+        self._counter: Flops | None = None
         """The one that counts now, where nothing else is looked at."""
         self._before: dict[Arch, dict[str, float]] | None = {} if "supernet" in space.provides else None
         """What the first architectures cost, to be compared; None: there is no supernet to be believed."""
@@ -105,8 +109,8 @@ class NetworkCosts:
         found: dict[str, float] = {"params": params}
         if {"flops", "memory_mb"}.isdisjoint(names):
             return found
-        inputs = networks.example(network, self.task, 1)
-        flops, live = networks.Flops(), _Live(inputs) if "memory_mb" in names else None
+        inputs = example(network, self.task, 1)
+        flops, live = Flops(), _Live(inputs) if "memory_mb" in names else None
         with torch.no_grad(), flops:
             if live is None:
                 self._counter = flops
@@ -195,7 +199,7 @@ class NetworkCosts:
         """Median and spread between the quartiles, ms."""
         with torch.random.fork_rng(devices=[]):
             network = networks.build(self.space, arch, self.task, self.scale).to(self.device).eval()
-        inputs = networks.example(network, self.task, 1)
+        inputs = example(network, self.task, 1)
         before, taken = torch.get_num_threads(), list[float]()
         if self.device.type == "cpu" and before != self.threads:
             torch.set_num_threads(self.threads)
@@ -294,3 +298,78 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub
         if not any(each.alias_info for each in func._schema.returns):  # else it is a view of what is there
             self._take(found)
         return found
+
+
+class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub
+    """Counts what is computed meanwhile. torch's FlopCounterMode imports its compiler, which takes as long as torch.
+
+    What an operation makes of shapes alone, on the meta device, is worked out once and remembered: torch takes up to
+    milliseconds, for batch normalisation say.
+    """
+
+    _known: ClassVar[dict[object, tuple[int, list[tuple[Any, ...]], bool]]] = {}
+    """Operation and arguments -> FLOPs, and size, strides and type of the result, or of each of several."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's stub
+        self.total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        key: object = None
+        try:
+            key = func, *map(_shaped, args), *((name, _shaped(value)) for name, value in kwargs.items())
+            known = self._known.get(key)
+        except TypeError:  # there are data, or something that is no key
+            known = None
+        if known is not None:
+            flops, outputs, several = known
+            self.total += flops
+            made = [torch.empty_strided(size, stride, dtype=dtype, device="meta") for size, stride, dtype in outputs]
+            return tuple(made) if several else made[0]
+        found = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        flops = 0 if formula is None else int(formula(*args, **kwargs, out_val=found))
+        self.total += flops
+        results = found if isinstance(found, tuple) else (found,)
+        fresh = not any(each.alias_info for each in (*func._schema.arguments, *func._schema.returns))
+        if key is not None and fresh and all(isinstance(each, Tensor) and each.is_meta for each in results):
+            if len(self._known) > MOST_KNOWN:
+                self._known.clear()
+            outputs = [(each.size(), each.stride(), each.dtype) for each in results]
+            self._known[key] = flops, outputs, isinstance(found, tuple)
+        return found
+
+
+def _shaped(value: Any) -> object:
+    """What an operation on the meta device sees of an argument. TypeError: it has data."""
+    if isinstance(value, Tensor):
+        if not value.is_meta:
+            raise TypeError
+        return value.size(), value.stride(), value.dtype
+    if isinstance(value, list | tuple):
+        return tuple(map(_shaped, value))
+    return value.__class__, value
+
+
+def example(network: nn.Module, task: Task, n: int) -> tuple[Tensor, ...]:
+    """Inputs of n examples, on the network's device and in its precision."""
+    parameter = next(network.parameters(), torch.empty(0, device="meta"))
+    inputs = task.example(n, parameter.device)
+    return tuple(x.to(parameter.dtype) if x.is_floating_point() else x for x in inputs)
+
+
+def count_flops(network: nn.Module, task: Task) -> int:
+    """FLOPs of one example's forward pass, 2 x the multiply-adds of convolutions and linear layers.
+
+    Counted by the formulas of torch.utils.flop_counter, on the network's own device (the meta device computes nothing).
+    """
+    inputs = example(network, task, 1)
+    counter = Flops()
+    with torch.no_grad(), evaluating(network), counter:
+        network(*inputs)
+    return counter.total

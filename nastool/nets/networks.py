@@ -12,13 +12,11 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from nastool.core.errors import InputError
 from nastool.core.values import Arch
@@ -37,8 +35,6 @@ Selection = Arch | Choice
 
 MOST_CASES = 4096
 """So many combinations of soft choices a rule may depend on."""
-MOST_KNOWN = 100_000
-"""So many operations on shapes are remembered."""
 
 
 class OneOf(nn.Module):
@@ -378,81 +374,6 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub
-    """Counts what is computed meanwhile. torch's FlopCounterMode imports its compiler, which takes as long as torch.
-
-    What an operation makes of shapes alone, on the meta device, is worked out once and remembered: torch takes up to
-    milliseconds, for batch normalisation say.
-    """
-
-    _known: ClassVar[dict[object, tuple[int, list[tuple[Any, ...]], bool]]] = {}
-    """Operation and arguments -> FLOPs, and size, strides and type of the result, or of each of several."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's stub
-        self.total = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        key: object = None
-        try:
-            key = func, *map(_shaped, args), *((name, _shaped(value)) for name, value in kwargs.items())
-            known = self._known.get(key)
-        except TypeError:  # there are data, or something that is no key
-            known = None
-        if known is not None:
-            flops, outputs, several = known
-            self.total += flops
-            made = [torch.empty_strided(size, stride, dtype=dtype, device="meta") for size, stride, dtype in outputs]
-            return tuple(made) if several else made[0]
-        found = func(*args, **kwargs)
-        formula = flop_registry.get(func.overloadpacket)
-        flops = 0 if formula is None else int(formula(*args, **kwargs, out_val=found))
-        self.total += flops
-        results = found if isinstance(found, tuple) else (found,)
-        fresh = not any(each.alias_info for each in (*func._schema.arguments, *func._schema.returns))
-        if key is not None and fresh and all(isinstance(each, Tensor) and each.is_meta for each in results):
-            if len(self._known) > MOST_KNOWN:
-                self._known.clear()
-            outputs = [(each.size(), each.stride(), each.dtype) for each in results]
-            self._known[key] = flops, outputs, isinstance(found, tuple)
-        return found
-
-
-def _shaped(value: Any) -> object:
-    """What an operation on the meta device sees of an argument. TypeError: it has data."""
-    if isinstance(value, Tensor):
-        if not value.is_meta:
-            raise TypeError
-        return value.size(), value.stride(), value.dtype
-    if isinstance(value, list | tuple):
-        return tuple(map(_shaped, value))
-    return value.__class__, value
-
-
-def example(network: nn.Module, task: Task, n: int) -> tuple[Tensor, ...]:
-    """Inputs of n examples, on the network's device and in its precision."""
-    parameter = next(network.parameters(), torch.empty(0, device="meta"))
-    inputs = task.example(n, parameter.device)
-    return tuple(x.to(parameter.dtype) if x.is_floating_point() else x for x in inputs)
-
-
-def count_flops(network: nn.Module, task: Task) -> int:
-    """FLOPs of one example's forward pass, 2 x the multiply-adds of convolutions and linear layers.
-
-    Counted by the formulas of torch.utils.flop_counter, on the network's own device (the meta device computes nothing).
-    """
-    inputs = example(network, task, 1)
-    counter = Flops()
-    with torch.no_grad(), evaluating(network), counter:
-        network(*inputs)
-    return counter.total
 
 
 def use_batch_statistics(network: nn.Module) -> None:

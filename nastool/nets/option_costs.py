@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
-from nastool.nets.networks import Flops, OneOf, Supernet, chosen_options, evaluating, example
+from nastool.nets.costs import Flops, example
+from nastool.nets.networks import OneOf, Supernet, chosen_options, evaluating
 
 if TYPE_CHECKING:
     from nastool.core.task import Task

@@ -32,7 +32,8 @@ from nastool.deploy.codegen.pruning import Lines, Ran, watched
 from nastool.deploy.codegen.recipe import Recipe, Unwritable, recorded
 from nastool.deploy.codegen.source import Sources
 from nastool.deploy.codegen.use import Around
-from nastool.nets.networks import evaluating, example
+from nastool.nets.costs import example
+from nastool.nets.networks import evaluating
 from nastool.tasks.images.task import ImageTask
 from nastool.tasks.tabular.table import MISSING
 

@@ -12,7 +12,7 @@ from torch.export.graph_signature import InputKind
 from nastool.core.task import Task
 from nastool.deploy.codegen.layout import Prefixed, call, display, lines, literal
 from nastool.deploy.codegen.recipe import Unwritable
-from nastool.nets.networks import example
+from nastool.nets.costs import example
 
 TRAINING = {"aten::batch_norm": 5, "aten::dropout": 2, "aten::feature_dropout": 2, "aten::instance_norm": 5}
 """Operations that do something else in training, and which argument says so."""

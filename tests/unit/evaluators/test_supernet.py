@@ -21,7 +21,8 @@ from nastool.core.errors import CannotGoOn, InputError, TrialFailed
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.evaluators.supernet import Supernet
-from nastool.nets.networks import build, count_flops, use_batch_statistics
+from nastool.nets.costs import count_flops
+from nastool.nets.networks import build, use_batch_statistics
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.enas import ENAS, ENASPolicy

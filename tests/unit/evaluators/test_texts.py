@@ -17,7 +17,8 @@ from nastool.core.space import make_scale
 from nastool.core.values import Proposal
 from nastool.evaluators.supernet import Supernet
 from nastool.evaluators.train import Train
-from nastool.nets.networks import build, count_flops, count_params
+from nastool.nets.costs import count_flops
+from nastool.nets.networks import build, count_params
 from nastool.spaces.stacked_rnn import StackedRNN
 from nastool.tasks.language.task import LanguageTask
 from nastool.training import unfinished

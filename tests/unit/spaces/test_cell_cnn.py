@@ -15,6 +15,7 @@ from nastool.core import encodings
 from nastool.core.errors import InputError
 from nastool.core.values import Arch
 from nastool.nets import blocks, networks, regularization
+from nastool.nets.costs import count_flops
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.tasks.images.task import ImageTask
 
@@ -312,7 +313,7 @@ def test_auxiliary_head_is_for_training_alone() -> None:
         plain = networks.build(space, arch, task, space.Scale(channels=4, cells=1))
         network = networks.build(space, arch, task, space.Scale(channels=4, cells=1, auxiliary=1))
     assert networks.count_params(network) == networks.count_params(plain)
-    assert networks.count_flops(network, task) == networks.count_flops(plain, task)
+    assert count_flops(network, task) == count_flops(plain, task)
     chosen = networks.chosen_options(space, arch)
     projection = 16 * len(space.cells.outputs(chosen, "reduce")) * 128 + 2 * 128
     head = sum(p.numel() for p in network.parameters()) - networks.count_params(network)

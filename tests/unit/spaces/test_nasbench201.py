@@ -15,6 +15,7 @@ from nastool.core.errors import InvalidArchError
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
 from nastool.nets import networks
+from nastool.nets.costs import count_flops
 from nastool.spaces.nasbench201 import OPS, NasBench201
 from nastool.spaces.nasbench_macro import NasBenchMacro
 from nastool.tasks.images.task import ImageTask
@@ -27,7 +28,7 @@ def params_and_macs(space: SearchSpace, arch: Arch) -> tuple[int, int]:
     """Of the published network; multiply-adds of convolutions and linear layers, as both tables count."""
     with torch.device("meta"):
         network = networks.build(space, arch, CIFAR10, space.Scale())
-    flops = networks.count_flops(network, CIFAR10)
+    flops = count_flops(network, CIFAR10)
     assert flops % 2 == 0
     return networks.count_params(network), flops // 2
 
