@@ -14,6 +14,7 @@ __all__ = [
     "Study",
     "ask",
     "compare",
+    "ensemble",
     "evaluate",
     "export",
     "finish",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from nastool.api import (
         ask,
         compare,
+        ensemble,
         evaluate,
         export,
         finish,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nastool.core import invocation, plugin_files
 from nastool.core.archfile import ArchDocument
@@ -293,7 +293,8 @@ def export(
     plugin_files.trust(space)
     document, source = (model, "-") if isinstance(model, ArchDocument) else (None, arguments.word(model))
     given = _given(source, trial, pick, on_event)
-    if document is None and (given.trial is not None or not source.endswith(".safetensors")):
+    several = models.ensemble(source) if document is None and source != "-" and given.trial is None else None
+    if several is None and document is None and (given.trial is not None or not source.endswith(".safetensors")):
         document = sources.only_architecture(source, space, given)
     if document is not None and ("weights" not in document.extra or input is not None):
         said = models.described(document)
@@ -305,10 +306,61 @@ def export(
         task, size = sources.built_for(document, input, classes, scale)
         write_atomic(path, exports.untrained_python(document.space, document.arch, task, size))
         return path
-    trained = models.load(source) if document is None else models.of(document)
+    trained = several or (models.load(source) if document is None else models.of(document))
     for line in exports.write(trained, to, path, raw=raw):
         on_event(Note(line))
     return path
+
+
+def ensemble(
+    runs: str | Path | Study | Sequence[str | Path | Study],
+    *,
+    size: int = 5,
+    selector: str = "forward",
+    temperature: Literal["none", "before", "after"] = "none",
+    judge: float = 0.5,
+    seed: int = 0,
+    test: bool = False,
+    out: str | Path | None = None,
+    force: bool = False,
+    report: bool = True,
+    on_event: Listener = nobody,
+) -> dict[str, Any]:
+    """Choose trained networks of runs whose mean is better than each, and write them as one.
+
+    Args:
+        runs: Run folders whose evaluator trains, or such that `evaluate(save=)` has written.
+        size: Number of members, at most, >= 1.
+        selector: Who chooses, with its options, such as "beam:width=10"; see `nastool.ensembles.selection`.
+        temperature: Calibrate each network before the mean, or the mean afterwards.
+        judge: Share of the validation examples that judge and do not choose, in (0, 1).
+        seed: Of that division, and of selectors that draw, >= 0.
+        test: Measure test data, too.
+        out: Folder; None: `ensemble` in that of the first run.
+        force: Replace an ensemble that is there.
+        report: Write report.html, too.
+        on_event: As for `search`.
+
+    Returns:
+        The object in best.json.
+
+    Raises:
+        InputError: There are no networks with weights, they predict other data, or the folder holds something else.
+    """
+    from nastool.analysis import ensembles
+    from nastool.engine import ensembling
+
+    several = [runs] if isinstance(runs, str | Path | Study) else list(runs)
+    folders = [Path(arguments.word(run)) for run in several]
+    first = folders[0].parent if folders[0].name == "run.db" else folders[0]
+    folder = Path(out) if out is not None else first / "ensemble"
+    ensembling.check_folder(folder, force)
+    pool = ensembling.candidates(folders, on_event)
+    chosen = ensembling.choose(pool, size, selector, temperature=temperature, judge=judge, seed=seed, test=test)
+    found, problems = ensembling.write(chosen, folder, ensembles.page if report else None)
+    for problem in problems:
+        on_event(Note(problem))
+    return found
 
 
 def compare(

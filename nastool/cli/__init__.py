@@ -37,6 +37,7 @@ COMMANDS = (
     "tell",
     "eval",
     "retrain",
+    "ensemble",
     "export",
     "predict",
     "bench",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nastool.cli import common
-from nastool.core import files
+from nastool.core import archfile, files
 from nastool.core.errors import InputError
 from nastool.core.wording import visible
 
@@ -48,6 +50,8 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
     intervals, and its held-out test accuracy beside it; each pair a difference with interval, test, effect size and
     a verdict in one sentence; three methods or more also mean ranks. Runs may still be searched meanwhile.
 
+    Folders that `nastool ensemble` has written are set side by side, with the best single network of each pool.
+
     \b
     Examples:
       for seed in 0 1 2 3 4; do nastool search --seed $seed --with-baseline --out runs/evo-$seed; done
@@ -63,6 +67,10 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
     if at and len(over) > 1:
         raise InputError("--at goes with one --over: say which")
     out = None if given["out"] is None else files.target(given["out"], "comparison.html", given["force"])
+    ensembles = {run: said for run in runs if (said := archfile.ensemble_in(Path(run) / "best.json")) is not None}
+    if ensembles:
+        _ensembles(ensembles, runs, out, given)
+        return
     gathered = gather(runs, anyway=given["anyway"], baselines=given["baselines"])
     found = compare(gathered, over or (["trials"] if at else []), at)
     form = given["to"] or (SUFFIXES.get(out.suffix.lower(), "text") if out else None)
@@ -75,10 +83,39 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
     common.say(f"written to {out}")
 
 
+def _ensembles(
+    found: Mapping[str, Mapping[str, Any]], runs: Sequence[str], out: Path | None, given: Mapping[str, Any]
+) -> None:
+    """Ensembles side by side."""
+    from nastool.analysis import blocks, ensembles, pages
+
+    if others := [run for run in runs if run not in found]:
+        raise InputError(
+            f"{others[0]} is no ensemble: compare ensembles with each other (each has the best single network of its "
+            "pool beside it), or runs"
+        )
+    if given["over"] or given["at"]:
+        raise InputError("--over and --at are for runs: ensembles have no course")
+    form = given["to"] or (SUFFIXES.get(out.suffix.lower(), "text") if out else None)
+    form = form or ("json" if common.as_json(None) else "text")
+    shown = list(ensembles.compared(found))
+    if form == "json":
+        text = archfile.dumps({"ensembles": found}) + "\n"
+    elif form == "html":
+        text = pages.render("comparison.html", title="ensembles", content=shown, version=None)
+    else:
+        color = out is None and sys.stdout.isatty()
+        text = blocks.text(shown, None if color else 100, color) if form == "text" else blocks.markdown(shown)
+    if out is None:
+        sys.stdout.write(visible(text))
+    else:
+        files.write_atomic(out, text)
+        common.say(f"written to {out}")
+
+
 def _form(found: Comparison, form: str, color: bool) -> str:
     from nastool.analysis import blocks
     from nastool.analysis.comparison import render
-    from nastool.core import archfile
 
     if form == "json":
         return visible(archfile.dumps(render.document(found))) + "\n"

@@ -23,8 +23,8 @@ def command(runs: tuple[str, ...], out: str | None, force: bool, live: bool, por
     """Write a run as one HTML file, which needs no network.
 
     It has curves, architectures, all trials, and what to do next. Several runs make one page, with their curves
-    side by side and a checklist for comparing them. A run need not have finished. Prints the name of the file, or
-    with --live the address.
+    side by side and a checklist for comparing them. A run need not have finished. Of what `nastool ensemble` has
+    written it has members, reliability and diversity. Prints the name of the file, or with --live the address.
 
     \b
     Examples:
@@ -40,9 +40,16 @@ def command(runs: tuple[str, ...], out: str | None, force: bool, live: bool, por
     if live:
         return _serve(folders, port or 0)
     from nastool.analysis import report
+    from nastool.core import archfile
     from nastool.engine.study import Study
 
     target = _target(folders, out, force)
+    if len(folders) == 1 and (ensemble := archfile.ensemble_in(folders[0] / "best.json")) is not None:
+        from nastool.analysis import ensembles
+
+        files.write_atomic(target, ensembles.page(ensemble))
+        common.show(target)
+        return 0
     report.write([Study.read(path) for path in folders], target)
     common.show(target)
     return 0

@@ -22,6 +22,8 @@ from nastool.core.values import Arch, SpaceRef
 from nastool.core.values import loads as loads
 
 FORMAT = "nastool.arch/1"
+ENSEMBLE = "nastool.ensemble/1"
+"""Format of an object whose "members" are architectures: read as a source, it is these."""
 MAX_LINE = 1_000_000
 
 
@@ -172,15 +174,42 @@ def read_lines(lines: Iterable[str], source: str, space: SearchSpace | None = No
             found += 1
             if found == 1 and text.startswith("{") and not text.endswith("}"):
                 # The beginning of an object over several lines: the whole input is one document.
-                yield read_text("\n".join([text, *iterator]), space)
+                yield from _members("\n".join([text, *iterator]), space)
                 return
-            yield read_text(text, space)
+            yield from _members(text, space)
     except UnicodeDecodeError:
         raise InputError(f"{source} is no UTF-8 text: an architecture is JSON") from None
     except InputError as error:
         raise InputError(f"{source} line {number}: {error}") from None
     if not found:
         raise InputError(f"{source} holds no architecture")
+
+
+def _members(text: str, space: SearchSpace | None) -> Iterator[ArchDocument]:
+    """The architecture that a text is; of an ensemble each of its members."""
+    if ENSEMBLE not in text or (found := _ensemble(text)) is None:
+        yield read_text(text, space)
+        return
+    for member in found["members"]:
+        yield from_json(member, space)
+
+
+def _ensemble(text: str) -> dict[str, Any] | None:
+    try:
+        found = loads(text)
+    except ValueError:
+        return None
+    is_one = isinstance(found, dict) and found.get("format") == ENSEMBLE and isinstance(found.get("members"), list)
+    return found if is_one else None
+
+
+def ensemble_in(path: Path) -> dict[str, Any] | None:
+    """The object of an ensemble that a file holds; None: it is none, or cannot be read."""
+    try:
+        text = "".join(lines_of(path))
+    except (InputError, ValueError):
+        return None
+    return _ensemble(text) if ENSEMBLE in text else None
 
 
 def read_file(path: Path, space: SearchSpace | None = None) -> Iterator[ArchDocument]:

@@ -64,7 +64,7 @@ def _leaves(values: object) -> list[Tensor]:
 
 def facts(model: Model, raw: bool) -> dict[str, str]:
     """What a file says of its network, as text."""
-    about = {"arch": model.arch.key, "space": str(model.space.ref), "input": takes(model, raw)}
+    about = {**model.origin, "input": takes(model, raw)}
     if not model.normalises:
         of_data = {key: json.dumps(value) for key, value in model.about.items()}
         fields = {key: str(value) for key, value in model.task.to_json().items()}
@@ -86,13 +86,12 @@ def python(model: Model, *, raw: bool = False) -> str:
     """
     from nastool.deploy.codegen import python
     from nastool.deploy.codegen.use import Around
-    from nastool.nets.networks import build
 
     return python(
-        lambda: build(model.space, model.arch, model.task, model.scale),
+        model.build,
         model.task,
         trained=model.network,
-        title=f"A network of nastool's search space {model.space.name}.",
+        title=model.title,
         facts=model.facts,
         around=Around(
             model.task,

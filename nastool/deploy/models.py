@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nastool.core.archfile import ArchDocument
     from nastool.core.space import SearchSpace
     from nastool.core.values import Arch
+    from nastool.deploy.ensembles import Ensemble
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,6 +62,22 @@ class Model:
     more: bool = False
     """Whether the file may have weights that only training needed; the network is without."""
 
+    def build(self) -> nn.Module:
+        """The same network, untrained."""
+        from nastool.nets.networks import build
+
+        return build(self.space, self.arch, self.task, self.scale)
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Which network it is, for files in other tools' formats."""
+        return {"arch": self.arch.key, "space": str(self.space.ref)}
+
+    @property
+    def title(self) -> str:
+        """The same as a sentence."""
+        return f"A network of nastool's search space {self.space.name}."
+
     @property
     def takes_pixels(self) -> bool:
         """Whether it is for images."""
@@ -74,8 +91,7 @@ class Model:
     @property
     def facts(self) -> dict[str, str]:
         """What there is to say of it, by name: what it is, where it comes from, what was measured."""
-        scale = ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(self.scale).items())
-        facts = {"architecture": self.arch.key, "space": str(self.space.ref), "scale": scale}
+        facts = self._built_of()
         evaluator, metrics = self.document.get("evaluator"), self.document.get("metrics")
         if "run" in self.document and "trial" in self.document:
             facts["found"] = f"trial {self.document['trial']} of {self.document['run']}"
@@ -85,6 +101,10 @@ class Model:
             numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and abs(v) < 1e300}
             facts["measured"] = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items())
         return {**facts, "weights": self.path.name, "written by": f"nastool {__version__}"}
+
+    def _built_of(self) -> dict[str, str]:
+        scale = ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(self.scale).items())
+        return {"architecture": self.arch.key, "space": str(self.space.ref), "scale": scale}
 
     def __repr__(self) -> str:
         return f"<model {self.path}: {self.arch.key} of {self.space.ref}, for {self.task}>"
@@ -230,6 +250,18 @@ def task_in(path: Path) -> type[Task]:
     return found
 
 
+def ensemble(source: str) -> Ensemble | None:
+    """The ensemble whose folder or best.json this is; None: it is none. InputError: its weights are gone or damaged."""
+    path = Path(source)
+    file = path if path.suffix == ".json" else path / "best.json"
+    found = archfile.ensemble_in(file)
+    if found is None:
+        return None
+    from nastool.deploy import ensembles
+
+    return ensembles.read(file.parent / "best.safetensors", found)
+
+
 def described(document: ArchDocument) -> str:
     """What an architecture is called in messages."""
     said = document.extra
@@ -252,6 +284,8 @@ def load(source: str) -> Model:
         return _read(path, None)
     if not (path / "best.json").is_file():
         raise InputError(f"{source} has no best.json: give a run that has finished, or a checkpoint")
+    if (several := ensemble(source)) is not None:
+        return several
     document = next(archfile.read_file(path / "best.json"))
     if "weights" not in document.extra:
         raise InputError(f"{source} has a result without weights: nastool retrain {source} --data ... trains it")
@@ -265,6 +299,10 @@ def _read(path: Path, document: ArchDocument | None) -> Model:
     from nastool.nets.networks import build
 
     metadata = files.check_tensors(path)
+    if "ensemble" in metadata:
+        from nastool.deploy import ensembles
+
+        return ensembles.read(path)
     try:
         found = archfile.from_json(archfile.loads(metadata["arch"]))
         task: Task = registry.load("task", metadata.get("family", FAMILY)).from_json(archfile.loads(metadata["task"]))
@@ -278,7 +316,7 @@ def _read(path: Path, document: ArchDocument | None) -> Model:
         size = found.space.lean(scale) if isinstance(found.space, Lean) else scale
         network = build(found.space, found.arch, task, size)
     network.load_state_dict(weights, strict=size == scale)
-    said = _said(path) if document is None else document.to_json()
+    about_it = _said(path) if document is None else document.to_json()
     more = size != scale
     names = ("classes", "mean", "std", "targets", "target_mean", "target_std")
     classes, mean, std, targets, shift, spread = (tuple(about.pop(key, ())) for key in names)
@@ -292,7 +330,7 @@ def _read(path: Path, document: ArchDocument | None) -> Model:
         mean,
         std,
         path,
-        said,
+        about_it,
         targets,
         shift,
         spread,

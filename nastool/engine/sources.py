@@ -159,6 +159,8 @@ def only(source: str, documents: Iterable[ArchDocument]) -> ArchDocument:
 def model(source: str, given: Given = _NOTHING) -> Model:
     """The trained network of a run folder, a file of weights, or an architecture's line that names some."""
     a_line = source == "-" or source.lstrip().startswith("{") or Path(source).suffix.lower() in (".json", ".jsonl")
+    if source != "-" and given.trial is None and (found := models.ensemble(source)) is not None:
+        return found
     unfinished = run_folder(source) is not None and not (Path(source) / "best.json").is_file()
     if a_line or unfinished or given.trial is not None:
         return models.of(only_architecture(source, None, given))

@@ -1,0 +1,119 @@
+"""An ensemble in words, tables and figures: on the screen, and as a page. All from best.json's object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from nastool.analysis import pages
+from nastool.analysis.blocks import Block, Code, Heading, Lines, Plots, Table
+from nastool.core.errors import InputError
+from nastool.core.wording import format_number
+from nastool.engine.ensembling import FEW
+
+NAMES = {
+    "accuracy": "accuracy",
+    "nll": "NLL",
+    "brier": "Brier",
+    "ece_15": "ECE-15",
+    "ece_adaptive": "adaptive ECE",
+}
+"""Metrics of networks alone, too, by their names in best.json."""
+
+
+def blocks(said: Mapping[str, Any]) -> Iterator[Block]:
+    """What there is to say. InputError: it is damaged."""
+    try:
+        yield from _blocks(said)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"best.json is no ensemble of this version, or was changed ({error!r})") from None
+
+
+def _blocks(said: Mapping[str, Any]) -> Iterator[Block]:
+    members, judged, single = said["members"], said["judged"], said["best_single"]
+    chose, judges = said["examples"]["chose"], said["examples"]["judged"]
+    size = f"{len(members)} network{'s' * (len(members) > 1)}"
+    yield Heading(f"Ensemble of {size}", 1)
+    yield Lines(tuple(_sentences(said, chose, judges)))
+    rows = [("ensemble", judged), ("best single network", single["metrics"])]
+    yield Table(("", *NAMES.values()), [(name, *_row(own)) for name, own in rows])
+    if single["metrics"]["nll"] < judged["nll"]:
+        better = f"{format_number(single['metrics']['nll'])} against {format_number(judged['nll'])}"
+        yield Lines(
+            (
+                f"WARNING: the best single network has the lower NLL by itself, {better}: the others are too weak to "
+                "help it. Give fewer members (-m), --selector quick-greedy or stacking, or a better pool.",
+            )
+        )
+    if "tested" in said:
+        yield Heading("On test data")
+        tested = [(name, *_row(own)) for name, own in said["tested"].items()]
+        yield Table(("", *NAMES.values()), tested)
+    yield Heading("Members")
+    hot = any("temperature" in member for member in members)
+    heads = ("", "weight", *(["temperature"] if hot else []), "accuracy", "NLL", "architecture")
+    listed = []
+    for i, member in enumerate(members, 1):
+        own = [format_number(member["weight"]), *([format_number(member.get("temperature", 1.0))] if hot else [])]
+        quality = (format_number(member["metrics"][key]) for key in ("accuracy", "nll"))
+        listed.append((f"{i}: {_where(member)}", *own, *quality, Code(member["key"])))
+    yield Table(heads, listed)
+    if len(members) > 1:
+        yield Lines(
+            (
+                f"Two members differ on {judged['disagreement']:.1%} of the examples in the mean, "
+                f"{format_number(judged['normalised_disagreement'])} times the errors of one; the NLL of the mean is "
+                f"{format_number(judged['jensen_gap'])} below that of the members in the mean, and would be "
+                f"{format_number(judged['oracle_nll'])} if on each example the best of them spoke.",
+            )
+        )
+
+
+def _sentences(said: Mapping[str, Any], chose: int, judges: int) -> Iterator[str]:
+    hot = said["temperature"]
+    after = f", at temperature {format_number(hot)}" if hot != 1 else ""
+    yield (
+        f"Chosen from {said['pool']:,} networks by {said['selector']} on {chose:,} validation examples{after}; "
+        f"all figures are of {judges:,} others, which chose nothing."
+    )
+    if min(chose, judges) < FEW:
+        yield "note: of so few examples the figures say little, and the choice fits them by chance"
+    params = f"{said['metrics']['params']:,} parameters in all"
+    yield f"It has {params}. The best single network, by the examples that chose, is {_where(said['best_single'])}."
+
+
+def _where(member: Mapping[str, Any]) -> str:
+    return f"trial {member['trial']} of {member['run']}"
+
+
+def compared(given: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
+    """Several ensembles side by side, each with the best single network of its pool. given: best.json's objects."""
+    yield Heading(f"{len(given)} ensembles", 1)
+    divisions = {(said["fingerprint"], *sorted(said["examples"].items())) for said in given.values()}
+    if len(divisions) > 1:
+        yield Lines(("WARNING: they are judged by different examples, so differences may be those of the examples",))
+    some = [key for key in NAMES if key not in ("brier", "ece_adaptive")]
+    heads = ("", "networks", "parameters", *(NAMES[key] for key in some), "disagreement")
+    rows = []
+    for name, said in given.items():
+        counts = (str(len(said["members"])), f"{said['metrics']['params']:,}")
+        rows.append((name, *counts, *_row(said["judged"], some), format_number(said["judged"]["disagreement"])))
+        rows.append((f"{name}: best single", "1", "", *_row(said["best_single"]["metrics"], some), ""))
+    yield Table(heads, rows)
+    if any("tested" in said for said in given.values()):
+        yield Heading("On test data")
+        pairs = ((f"{n}: {who}", own) for n, said in given.items() for who, own in said.get("tested", {}).items())
+        yield Table(("", *NAMES.values()), [(name, *_row(own)) for name, own in pairs])
+
+
+def _row(measured: Mapping[str, float], names: Iterable[str] = NAMES) -> tuple[str, ...]:
+    return tuple(format_number(measured[key]) for key in names)
+
+
+def page(said: Mapping[str, Any]) -> str:
+    """The report, one HTML file. InputError: it is damaged."""
+    from nastool.analysis.figures import ensembles
+
+    words = list(blocks(said))
+    figures = Plots(tuple(ensembles.all_of(said)))
+    return pages.render("comparison.html", title="ensemble - nastool report", content=[*words, figures], version=None)
