@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from nastool.analysis.ensembles import ensemble as ensemble
 from nastool.core import invocation, plugin_files
 from nastool.core.archfile import ArchDocument
 from nastool.core.errors import InputError, RunInterrupted, Stopped, hint, short
@@ -310,57 +311,6 @@ def export(
     for line in exports.write(trained, to, path, raw=raw):
         on_event(Note(line))
     return path
-
-
-def ensemble(
-    runs: str | Path | Study | Sequence[str | Path | Study],
-    *,
-    size: int = 5,
-    selector: str = "forward",
-    temperature: Literal["none", "before", "after"] = "none",
-    judge: float = 0.5,
-    seed: int = 0,
-    test: bool = False,
-    out: str | Path | None = None,
-    force: bool = False,
-    report: bool = True,
-    on_event: Listener = nobody,
-) -> dict[str, Any]:
-    """Choose trained networks of runs whose mean is better than each, and write them as one.
-
-    Args:
-        runs: Run folders whose evaluator trains, or such that `evaluate(save=)` has written.
-        size: Number of members, at most, >= 1.
-        selector: Who chooses, with its options, such as "beam:width=10"; see `nastool.ensembles.selection`.
-        temperature: Calibrate each network before the mean, or the mean afterwards.
-        judge: Share of the validation examples that judge and do not choose, in (0, 1).
-        seed: Of that division, and of selectors that draw, >= 0.
-        test: Measure test data, too.
-        out: Folder; None: `ensemble` in that of the first run.
-        force: Replace an ensemble that is there.
-        report: Write report.html, too.
-        on_event: As for `search`.
-
-    Returns:
-        The object in best.json.
-
-    Raises:
-        InputError: There are no networks with weights, they predict other data, or the folder holds something else.
-    """
-    from nastool.analysis import ensembles
-    from nastool.engine import ensembling
-
-    several = [runs] if isinstance(runs, str | Path | Study) else list(runs)
-    folders = [Path(arguments.word(run)) for run in several]
-    first = folders[0].parent if folders[0].name == "run.db" else folders[0]
-    folder = Path(out) if out is not None else first / "ensemble"
-    ensembling.check_folder(folder, force)
-    pool = ensembling.candidates(folders, on_event)
-    chosen = ensembling.choose(pool, size, selector, temperature=temperature, judge=judge, seed=seed, test=test)
-    found, problems = ensembling.write(chosen, folder, ensembles.page if report else None)
-    for problem in problems:
-        on_event(Note(problem))
-    return found
 
 
 def compare(

@@ -1,15 +1,19 @@
-"""An ensemble in words, tables and figures: on the screen, and as a page. All from best.json's object."""
+"""An ensemble: made of runs, and in words, tables and figures, on the screen and as a page, from best.json's object."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from nastool.analysis import pages
 from nastool.analysis.blocks import Block, Code, Heading, Lines, Plots, Table
 from nastool.core.errors import InputError
 from nastool.core.wording import format_number
-from nastool.engine.ensembling import FEW
+from nastool.engine import arguments, ensembling
+from nastool.engine.command_options import nobody
+from nastool.engine.events import Listener, Note
+from nastool.engine.pools import candidates
+from nastool.engine.study import Study
 
 NAMES = {
     "accuracy": "accuracy",
@@ -76,7 +80,7 @@ def _sentences(said: Mapping[str, Any], chose: int, judges: int) -> Iterator[str
         f"Chosen from {said['pool']:,} networks by {said['selector']} on {chose:,} validation examples{after}; "
         f"all figures are of {judges:,} others, which chose nothing."
     )
-    if min(chose, judges) < FEW:
+    if min(chose, judges) < ensembling.FEW:
         yield "note: of so few examples the figures say little, and the choice fits them by chance"
     params = f"{said['metrics']['params']:,} parameters in all"
     yield f"It has {params}. The best single network, by the examples that chose, is {_where(said['best_single'])}."
@@ -112,8 +116,57 @@ def _row(measured: Mapping[str, float], names: Iterable[str] = NAMES) -> tuple[s
 
 def page(said: Mapping[str, Any]) -> str:
     """The report, one HTML file. InputError: it is damaged."""
+    from nastool.analysis import pages
     from nastool.analysis.figures import ensembles
 
     words = list(blocks(said))
     figures = Plots(tuple(ensembles.all_of(said)))
     return pages.render("comparison.html", title="ensemble - nastool report", content=[*words, figures], version=None)
+
+
+def ensemble(
+    runs: str | Path | Study | Sequence[str | Path | Study],
+    *,
+    size: int = 5,
+    selector: str = "forward",
+    temperature: ensembling.Temperature = "none",
+    judge: float = 0.5,
+    seed: int = 0,
+    test: bool = False,
+    out: str | Path | None = None,
+    force: bool = False,
+    report: bool = True,
+    on_event: Listener = nobody,
+) -> dict[str, Any]:
+    """Choose trained networks of runs whose mean is better than each, and write them as one.
+
+    Args:
+        runs: Run folders whose evaluator trains, or such that `evaluate(save=)` has written.
+        size: Number of members, at most, >= 1.
+        selector: Who chooses, with its options, such as "beam:width=10"; see `nastool.ensembles.selection`.
+        temperature: Calibrate each network before the mean, or the mean afterwards.
+        judge: Share of the validation examples that judge and do not choose, in (0, 1).
+        seed: Of that division, and of selectors that draw, >= 0.
+        test: Measure test data, too.
+        out: Folder; None: `ensemble` in that of the first run.
+        force: Replace an ensemble that is there.
+        report: Write report.html, too.
+        on_event: As for `search`.
+
+    Returns:
+        The object in best.json.
+
+    Raises:
+        InputError: There are no networks with weights, they predict other data, or the folder holds something else.
+    """
+    several = [runs] if isinstance(runs, str | Path | Study) else list(runs)
+    folders = [Path(arguments.word(run)) for run in several]
+    first = folders[0].parent if folders[0].name == "run.db" else folders[0]
+    folder = Path(out) if out is not None else first / "ensemble"
+    ensembling.check_folder(folder, force)
+    pool = candidates(folders, on_event)
+    chosen = ensembling.choose(pool, size, selector, temperature=temperature, judge=judge, seed=seed, test=test)
+    found, problems = ensembling.write(chosen, folder, page if report else None)
+    for problem in problems:
+        on_event(Note(problem))
+    return found

@@ -18,7 +18,7 @@ from nastool import api
 from nastool.core import registry
 from nastool.core.errors import InputError
 from nastool.deploy import ensembles, models
-from nastool.engine import ensembling
+from nastool.engine import ensembling, pools
 from nastool.ensembles import metrics, stored
 from nastool.nets import checkpoints
 from tests.helpers.running import Run
@@ -81,7 +81,7 @@ def test_figures_are_of_what_chose_nothing(runs: Path) -> None:
     choosing, judging = ensembling.divided(360, 0.25, 7)
     assert (len(choosing), len(judging)) == (270, 90) and not set(choosing) & set(judging)
     assert found["judged"] == pytest.approx(metrics.measured(said[:, judging], labels[judging]))
-    pool = ensembling.candidates(["a", "b"])
+    pool = pools.candidates(["a", "b"])
     everyone = np.stack([each.stored.probabilities for each in pool])[:, choosing]
     best = pool[int(metrics.member_nlls(everyone, labels[choosing]).argmin())]
     assert found["best_single"]["trial"] == best.trial
@@ -158,7 +158,7 @@ def test_what_a_search_of_an_earlier_version_left(runs: Path) -> None:
     for path in wanted:
         checkpoints.predictions_of(path).unlink()
     said: list[object] = []
-    pool = ensembling.candidates(["a"], said.append)
+    pool = pools.candidates(["a"], said.append)
     assert [str(getattr(each, "text", each)) for each in said] == [
         "asking 5 networks of a for the predictions that were not kept"
     ]
@@ -166,7 +166,7 @@ def test_what_a_search_of_an_earlier_version_left(runs: Path) -> None:
         before = wanted[each.stored.checkpoint]
         assert np.allclose(each.stored.probabilities, before.probabilities, atol=2e-3)
         assert each.stored.about["fingerprint"] == before.about["fingerprint"]
-    ensembling.candidates(["a"], lambda event: pytest.fail(f"asked again: {event}"))
+    pools.candidates(["a"], lambda event: pytest.fail(f"asked again: {event}"))
 
 
 def test_weights_that_are_gone(runs: Path, run: Run) -> None:
@@ -177,7 +177,7 @@ def test_weights_that_are_gone(runs: Path, run: Run) -> None:
     assert found["pool"] == 4 and 2 not in [each["trial"] for each in found["members"]]
     shutil.rmtree(runs / "a")  # an ensemble has all that it needs
     assert models.load("e").network is not None
-    pool = ensembling.candidates(["b"])
+    pool = pools.candidates(["b"])
     chosen = ensembling.choose(pool, 2)
     (runs / "b" / checkpoints.name_of(chosen.members[0].trial)).unlink()
     with pytest.raises(InputError, match="are gone since"):
