@@ -264,8 +264,7 @@ def export(
     """Write a network as code or in another tool's format.
 
     Args:
-        model: A run (its best network), a .safetensors file, or an architecture; one without weights, or for another
-            input, can only become code.
+        model: As of `load`; an architecture without weights, or for another input, can only become code.
         to: "python", "pt2", "onnx" or "safetensors".
         out: File; None: model.py, model.pt2, ... in the current folder.
         trial: Of a run, the number of the trial that is meant; None: its best.
