@@ -32,7 +32,7 @@ from nastool.cli import common
 @click.option("--report/--no-report", default=True, help="Write report.html, too.")
 @common.result_option
 def command(runs: tuple[str, ...], json_flag: bool | None, **given: Any) -> None:
-    """Choose trained networks whose mean is better than each, and write them as one.
+    """Average trained networks that do well together.
 
     RUN is a run folder whose evaluator trains, or one that `nastool eval --save` has written: all networks there that
     have weights (a search keeps those of its best trials: --keep) are the pool. One half of the validation examples
