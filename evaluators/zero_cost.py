@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from nastool.core.errors import InputError, TrialFailed
 from nastool.core.evaluator import Report
 from nastool.core.space import SearchSpace
-from nastool.core.values import Evaluation, Proposal
+from nastool.core.values import Evaluation, Proposal, Scalar
 from nastool.training.evaluator import TrainingEvaluator
 from nastool.training.loop import seconds_of_one, seeds
 
@@ -58,6 +59,10 @@ class ZeroCost(TrainingEvaluator):
                 f"{self.data.name}: zero-cost proxies are for images and signals, one tensor of numbers an example; "
                 "give other data, or another --evaluator"
             )
+
+    def describe(self) -> Mapping[str, Scalar]:
+        of_trainings = ("epochs", "training_steps", "fitted")
+        return {name: value for name, value in super().describe().items() if name not in of_trainings}
 
     def estimate(self, proposal: Proposal) -> float | None:
         self.prepare()

@@ -32,7 +32,9 @@ def test_all_proxies_beside_what_networks_cost() -> None:
     assert all(found[name] > other[name] for name in ("synflow", "snip", "params", "flops"))
     alone = evaluate([3] * 6, proxy="snip", all_proxies=False)
     assert alone == {name: found[name] for name in ("snip", "params", "flops")}
-    assert ZeroCost(SPACE, proxy="snip", **SMALL).objective == "snip:max"  # type: ignore[arg-type]
+    evaluator = ZeroCost(SPACE, proxy="snip", **SMALL)  # type: ignore[arg-type]
+    evaluator.prepare()
+    assert evaluator.objective == "snip:max" and "epochs" not in evaluator.describe()
 
 
 def test_a_network_without_a_signal_fails() -> None:
