@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nastool.core import files
 from nastool.core.errors import CannotGoOn, InputError, TrialFailed, short, why
 from nastool.core.evaluator import Report
 from nastool.core.recipe import MAX_EPOCHS, Recipe
@@ -236,44 +235,6 @@ class Train(TrainingEvaluator):
                     more = self.task.robustness(network, self.test_batches, *self._changes, self.micro_batches)
                 found |= {f"test_{name}": value for name, value in more.items()}
             return found
-
-    def ensemble(self, members: Sequence[tuple[Proposal, Evaluation]]) -> Mapping[str, float]:
-        """Of the last of the members, at least two: as many as have the least validation loss together.
-
-        Averaged are probabilities; each member's are kept beside its checkpoint, so that it predicts once. val_acc,
-        val_loss in nats, test_acc, test_loss, and how many "members" these are. InputError as for `test`.
-        """
-        self.prepare()
-        if not len(self.val_batches):
-            raise InputError("all_data leaves no validation images to choose an ensemble's members by")
-        with self.saying_what_helps():
-            predictions = [self._predictions(*member) for member in members]
-        val = [each["val"] for each in predictions]
-        starts = range(max(1, len(members) - 1))
-        start = min(starts, key=lambda start: self.task.measure_mean(val[start:], self.val_batches)["loss"])
-        found: dict[str, float] = {"members": len(members) - start}
-        for part, batches in (("val", self.val_batches), ("test", self.test_batches)):
-            if batches is not None:
-                measured = self.task.measure_mean([each[part] for each in predictions[start:]], batches)
-                found |= {f"{part}_{name}": value for name, value in measured.items()}
-        return found
-
-    def _predictions(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, Tensor]:
-        """What it says of the validation and the test data, as "val" and "test"; see `Task.predict`."""
-        assert self.workdir is not None and evaluation.checkpoint is not None
-        path = self.workdir / evaluation.checkpoint
-        cache = path.with_suffix(".artifact.ensemble")
-        network = self.load(proposal.arch, evaluation.checkpoint)
-        wanted = {"weights": checkpoints.digest(network.state_dict()), "fingerprint": self.data.fingerprint}
-        with suppress(InputError):
-            found, metadata = files.read_tensors(cache)
-            if metadata == wanted:
-                return found
-        parts = {"val": self.val_batches, "test": self.test_batches}
-        found = {part: self.predictions(network, batches) for part, batches in parts.items() if batches is not None}
-        with suppress(OSError):  # without it, they are made again next time
-            files.write_tensors(cache, found, wanted)
-        return found
 
     def _recipe(self, proposal: Proposal) -> Recipe:
         budget = proposal.budget

@@ -43,6 +43,7 @@ class NetworkMorphism(Strategy):
         inherit: bool = True,
         restarts: bool = True,
         kinds: str = KINDS,
+        members: int | None = None,
     ) -> None:
         """Makes a strategy that begins with a small network.
 
@@ -61,6 +62,8 @@ class NetworkMorphism(Strategy):
                 path from the first network to the last.
             kinds: Kinds of morphisms, with commas between; each is drawn as often, those with + between as one;
                 "kernel" makes 3x3 to 5x5.
+            members: Number of networks on the path from the first to the last whose mean is the result, >= 1 (a
+                snapshot ensemble, Huang et al. 2017); none: 1.
         """
         super().__init__(space, seed=seed)
         for name, value, least in (
@@ -70,6 +73,7 @@ class NetworkMorphism(Strategy):
             ("start_epochs", start_epochs, 1),
             ("epochs", epochs, 1),
             ("final_epochs", final_epochs, 0),
+            ("members", 1 if members is None else members, 1),
         ):
             if not least <= value <= 100_000:
                 raise ValueError(f"need {least} <= {name} <= 100,000, got {value}")
@@ -87,6 +91,9 @@ class NetworkMorphism(Strategy):
         self.morphisms = morphisms
         self.budgets = (start_epochs, epochs, final_epochs)
         self.inherit = inherit
+        self.members = members or 1
+        if self.members > 1:
+            self.needs = self.needs | {"ensemble"}
         self.restarts = restarts
         self.center: Trial | None = None  # the current network
         self.next: Trial | None = None  # the best candidate of this step so far
@@ -165,6 +172,6 @@ class NetworkMorphism(Strategy):
             return ()
         return [trial.id for trial in (self.center, self.next) if trial is not None]
 
-    def snapshots(self) -> Sequence[int]:
+    def pool(self) -> Sequence[int]:
         """Of a step that is not over, the best candidate so far is one of them."""
         return [*self.path, *([self.next.id] if self.next is not None else [])]

@@ -24,7 +24,8 @@ class Evaluator(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     """Capabilities it needs of the space."""
     provides: ClassVar[frozenset[str]] = frozenset()
-    """Capabilities: "budget", "warm-start", "policy", "ensemble", and what is known of its results:
+    """Capabilities: "budget", "warm-start", "policy", "ensemble" (beside weights it keeps what the networks say of the
+    validation data, as of `nastool.ensembles.stored`), and what is known of its results:
 
     "simulated": the seconds of its evaluations are those of earlier trainings, as a table has them, not spent here.
     "shared-weights": its scores come from weights that architectures share, so that a search ends by training the best
@@ -238,16 +239,3 @@ def estimate_all(evaluator: Evaluator, proposals: Sequence[Proposal]) -> list[fl
     found = [evaluator.estimate(proposal) for proposal in proposals[:LOOKED_AT]]
     known = [seconds for seconds in found if seconds is not None]
     return [sum(known) / len(known)] * len(proposals) if known else None
-
-
-@runtime_checkable
-class Ensembling(Protocol):
-    """An evaluator that can let networks vote; it provides "ensemble"."""
-
-    def ensemble(self, members: Sequence[tuple[Proposal, Evaluation]]) -> Mapping[str, float]:
-        """Metrics of the mean of the members' predictions.
-
-        On validation data and, where there is any, test data; and as "members" how many it takes, from the last one on
-        (chosen on validation data). Called by `search --ensemble` at the very end.
-        """
-        ...

@@ -199,17 +199,3 @@ class SeesPredictions(Protocol):
     predictions: Callable[[Trial], tuple[NDArray[Any], NDArray[Any]]]
     """Set before the search: of a trial of the `pool` its probabilities (samples, classes), and the labels (samples,).
     They are the same whenever they are asked for, so nothing of them belongs to the state."""
-
-
-@runtime_checkable
-class TakingSnapshots(Protocol):
-    """A strategy that trains one network on and on, whose states make an ensemble."""
-
-    def snapshots(self) -> Sequence[int]:
-        """Ids of the trials that left them."""
-        ...
-
-
-def snapshots(strategy: Strategy) -> Sequence[int]:
-    """As of `TakingSnapshots`; of others none."""
-    return strategy.snapshots() if isinstance(strategy, TakingSnapshots) else ()

@@ -227,7 +227,6 @@ class SearchOptions(Measuring, Searching):
         check_ranking: Number of random architectures to train from scratch, to compare their ranking with that of
             their scores.
         ranking_table: Options of evaluator table: look their accuracies up instead.
-        ensemble: At the end, average the predictions of the strategy's path of networks.
         log: Also send the trials to a logger (`nastool list loggers`).
     """
 
@@ -253,7 +252,6 @@ class SearchOptions(Measuring, Searching):
     with_baseline: bool = False
     check_ranking: int = 0
     ranking_table: Mapping[str, object] | str | None = None
-    ensemble: bool = False
     log: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:

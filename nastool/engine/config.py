@@ -26,6 +26,7 @@ from nastool.core.space import SearchSpace, by_choices
 from nastool.core.strategy import Strategy, takes_several
 from nastool.core.values import Objective, spelt
 from nastool.core.yaml_files import dump_yaml
+from nastool.engine import own_ensembles
 from nastool.engine.executors.jobs import EvaluatorSpec
 from nastool.engine.store import Store
 from nastool.engine.written import RESULTS, Written
@@ -281,6 +282,7 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         for file in (*checkpoints.files_of(self.path), *self.path.glob("tensorboard/**/events.out.tfevents.*")):
             file.unlink()
+        own_ensembles.discard(self.path)
         for run in self._below():
             with run.locked():
                 run.clear()

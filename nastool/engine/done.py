@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nastool.core.strategy import Fed
-from nastool.engine import baseline, results
+from nastool.engine import baseline, own_ensembles, results
 from nastool.engine.events import Ended
 from nastool.engine.run import Watch
 from nastool.engine.store import Store
@@ -54,7 +54,7 @@ def finished(run: SearchRun, watch: Watch) -> bool:
     if final.get("finale", run.after.identity()) != run.after.identity():
         return False
     document: dict[str, Any] = final["document"]
-    if run.options.ensemble and "ensemble" not in document:
+    if own_ensembles.wanted(run.strategy) and "ensemble" not in document:
         return False
     if run.beside is not None and not baseline.covers(document, min(final["trials"], run.trials or count)):
         return False

@@ -99,7 +99,6 @@ class Run:
         restored: Callable[[Search], None] = lambda search: None,
         facts: Mapping[str, object] | None = None,
         keep: int = 10,
-        ensemble: bool = False,
         max_failures: int = 10,
         seeds: Sequence[int] | None = None,
         as_it_is: bool = False,
@@ -113,7 +112,7 @@ class Run:
             noun: What these trials are called. then: what comes after them.
             restored: Called with the search before it goes on.
             facts: Values to store with the number of trials.
-            keep, ensemble, max_failures, seeds: As of `Search`.
+            keep, max_failures, seeds: As of `Search`.
             as_it_is: Only restore it, with the trials that there are.
             stopping: What ends it beside their number.
         """
@@ -135,7 +134,6 @@ class Run:
             self.folder.path,
             one_commit=self.evaluator.inline,
             keep=keep,
-            ensemble=ensemble,
             max_failures=max_failures,
             evaluator=registry.whose(type(self.evaluator)),
             seeds=seeds,

@@ -17,7 +17,7 @@ from nastool.core import registry
 from nastool.core.costs import NOTE, Costs
 from nastool.core.errors import Fault, InputError, InvalidArchError, NastoolError, one_line, short
 from nastool.core.pareto import dominates
-from nastool.core.strategy import SeesPredictions, Strategy, pool, snapshots, wanted
+from nastool.core.strategy import SeesPredictions, Strategy, pool, wanted
 from nastool.core.values import Arch, Evaluation, Objective, Proposal, Silence, Trial
 from nastool.engine.executors.base import Drive, Executor, carry_out
 from nastool.engine.executors.jobs import OUTSIDE, Finished, Job, Reported
@@ -42,7 +42,6 @@ class Search:
     objectives: what is optimised; with several, no trial of the front loses its checkpoint either.
     keep: how many of the best trials' checkpoints stay on disk, beside those that the strategy builds on and those that
         an ensemble may be made of. Of those that it builds on alone stays what their optimiser remembers.
-    ensemble: the checkpoints of the strategy's snapshots stay, too.
     evaluator: who it is, for messages.
     max_failures: give up after so many failed trials in a row.
     seeds: of each trial, at least `trials` of them; None: they follow from `seed`.
@@ -62,7 +61,6 @@ class Search:
     workdir: Path
     one_commit: bool = False
     keep: int = 10
-    ensemble: bool = False
     max_failures: int = 10
     evaluator: str = "the evaluator"
     seeds: Sequence[int] | None = None
@@ -306,7 +304,7 @@ class Search:
         if not self._held and not self._with_optimizer:
             return
         parents = self._parents()
-        kept = {*parents, *pool(self.strategy), *(snapshots(self.strategy) if self.ensemble else ())}
+        kept = {*parents, *pool(self.strategy)}
         for trial_id in [trial_id for trial_id in self._held if trial_id not in kept]:
             self.store.drop_checkpoint(trial_id)
             self._with_optimizer.pop(trial_id, None)
@@ -399,12 +397,6 @@ def test_best(executor: Executor, best: Trial, seed: int) -> tuple[Mapping[str, 
     Returns its metrics and, where that failed for good, the reason.
     """
     return _measure(executor, Job(best.id, best.proposal, trial_seed(seed, best.id), "test", best.evaluation))
-
-
-def measure_ensemble(executor: Executor, members: Sequence[Trial]) -> tuple[Mapping[str, float], str | None]:
-    """Metrics of the members' mean prediction, as `test_best`. members: not empty, done, their checkpoints there."""
-    pairs = tuple((trial.proposal, trial.evaluation) for trial in members if trial.evaluation is not None)
-    return _measure(executor, Job(members[-1].id, members[-1].proposal, 0, "ensemble", members=pairs))
 
 
 def _measure(executor: Executor, job: Job) -> tuple[Mapping[str, float], str | None]:

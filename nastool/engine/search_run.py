@@ -16,11 +16,11 @@ from nastool.core.errors import InputError, NastoolError
 from nastool.core.evaluator import Evaluator, Stateful, most_workers, rounds_of
 from nastool.core.options import split
 from nastool.core.space import SearchSpace
-from nastool.core.strategy import Fed, Pooling, Strategy, planned_trials, random_trials
+from nastool.core.strategy import Fed, Strategy, planned_trials, random_trials
 from nastool.core.values import Trial
 from nastool.core.wording import describe_cost
 from nastool.core.yaml_files import read_yaml
-from nastool.engine import after_search, arguments, baseline, done, logs, outside, ranking, results, snapshots
+from nastool.engine import after_search, arguments, baseline, done, logs, outside, own_ensembles, ranking, results
 from nastool.engine.after_search import AfterSearch, Outcome
 from nastool.engine.baseline import Baseline
 from nastool.engine.command_options import FinishOptions, ResumeOptions, SearchOptions
@@ -294,8 +294,7 @@ class SearchRun:
             self.strategy.feed = outside.feed(run.executor, self.space, run.watch.stop)
 
         def restored(search: Search) -> None:
-            if self.options.ensemble:
-                snapshots.members(self.strategy, run.store, self.folder.path)  # for its error, before any training
+            own_ensembles.weights(self.strategy, run.store, self.folder.path)  # for its error, before any training
             if search.asked and not self.finishes:
                 left = search.asked - search.finished
                 run.watch.note(f"continuing {self.folder.path}: {search.finished} trials done, {left} to repeat")
@@ -313,7 +312,6 @@ class SearchRun:
             then=self._then(),
             restored=restored,
             keep=self.options.keep,
-            ensemble=self.options.ensemble,
             max_failures=self.options.max_failures,
             facts={"options": {**self.config.as_options(), **self.recorded}},
             as_it_is=self.finishes,
@@ -376,10 +374,13 @@ class SearchRun:
             )
         if beside is not None:
             facts["baseline"] = beside
-        if self.options.ensemble:
+        if own_ensembles.wanted(self.strategy):
             try:
-                facts["ensemble"] = snapshots.measure(self.strategy, run.store, run.executor, self.folder.path)
-                lines.append(f"  {snapshots.describe(facts['ensemble'])}")
+                tests = any(name.startswith("test_") for name in result.metrics)
+                facts["ensemble"] = own_ensembles.make(
+                    self.strategy, run.store, self.folder.path, self.config.seed, tests
+                )
+                lines.append(f"  {own_ensembles.describe(facts['ensemble'], self.folder.path)}")
             except NastoolError as error:  # the search itself has a result all the same
                 problem = problem or error
         wanted = run.store.get("trials") or 0
@@ -438,12 +439,7 @@ def _check(options: SearchOptions, config: RunConfig, strategy: Strategy, evalua
         raise InputError(f"strategy {strategy.name} trains shared weights of its own: leave out -E weights=")
     if "budget" in strategy.needs and config.evaluator.options.get("epochs") is not None:
         raise InputError(f"strategy {strategy.name} says itself how long to train: give -S epochs=N, not --epochs")
-    several = isinstance(strategy, Pooling) and strategy.members > 1
-    if several and evaluator.metrics and "val_acc" not in evaluator.metrics:
-        chosen = "chooses networks by their probabilities of classes on validation data"
-        raise InputError(f"strategy {strategy.name} {chosen}, and there are none here: give -S members=1")
-    if options.ensemble:
-        snapshots.check(strategy, evaluator)
+    own_ensembles.check(strategy, evaluator)
     most = most_workers(evaluator)
     if most is not None and options.workers > most and "shared-weights" not in evaluator.provides:
         raise InputError(f"evaluator {evaluator.name} runs with at most --workers {most}")

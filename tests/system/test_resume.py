@@ -168,7 +168,7 @@ def test_killed_network_morphism(tmp_path: Path) -> None:
     command = [*NASTOOL, "search", "-s", "network-morphism", "--data", "digits", "-E", "train_size=300"]
     command += ["--scale", "channels=4", "--device", "cpu", "-P", "stages=2", "-P", "layers=4", "--keep", "2"]
     command += ["-S", "steps=6", "-S", "morphisms=2", "-S", "start_epochs=2", "-S", "epochs=2", "-S", "final_epochs=4"]
-    command += ["--ensemble", "--out"]
+    command += ["-S", "members=3", "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
     for workers in (1, 2):
         folder = tmp_path / str(workers)

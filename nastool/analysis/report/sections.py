@@ -299,7 +299,8 @@ def _after(study: Study) -> Iterator[Block]:
         single = {k: v for k, v in document.get("metrics", {}).items() if k in metrics}
         yield Heading("Ensemble", 3)
         text = f"The mean of the predictions of trials {', '.join(map(str, given.get('trials', ())))}"
-        yield _lines(f"{text}: {_metrics(metrics)}. The best alone: {_metrics(single)}.")
+        half = ", of the validation data that did not choose them" if "folder" in given else ""
+        yield _lines(f"{text}{half}: {_metrics(metrics)}. The best alone, of all of these: {_metrics(single)}.")
 
 
 def _tests(study: Study) -> dict[str, float]:

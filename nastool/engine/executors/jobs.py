@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nastool.core import options, registry
 from nastool.core.costs import Costs
 from nastool.core.errors import CannotGoOn, Fault, InputError, NastoolError, TrialFailed, fault_of, one_line, short
-from nastool.core.evaluator import Ensembling, Splitting, estimate_all
+from nastool.core.evaluator import Splitting, estimate_all
 from nastool.core.limits import Limits, limited
 from nastool.core.space import said
 from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef
@@ -67,8 +67,8 @@ class EvaluatorSpec:
 class Job:
     """task: "evaluate" measures the proposal, "test" tests what `evaluation` measured before, "both" does both.
 
-    "ensemble" measures members together. "costs" finds what the architecture costs, by the names of `costs`, with so
-    many CPU threads for a latency. "estimate" says what proposals take, by spec's evaluator if there is one.
+    "costs" finds what the architecture costs, by the names of `costs`, with so many CPU threads for a latency.
+    "estimate" says what proposals take, by spec's evaluator if there is one.
     What it learnt from earlier tries, see `again`: deaths: how many of them ended with their worker. alone: with
     nothing else on the same GPU (of workers without one: nothing else at all). micro_batches: into how many parts each
     batch is split. shunned: the GPU that failed under it.
@@ -77,9 +77,8 @@ class Job:
     trial_id: int
     proposal: Proposal
     seed: int
-    task: Literal["evaluate", "test", "both", "ensemble", "costs", "estimate"] = "evaluate"
+    task: Literal["evaluate", "test", "both", "costs", "estimate"] = "evaluate"
     evaluation: Evaluation | None = None
-    members: tuple[tuple[Proposal, Evaluation], ...] = ()
     proposals: tuple[Proposal, ...] = ()
     spec: EvaluatorSpec | None = None
     deaths: int = 0
@@ -157,9 +156,6 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
     try:
         if job.task == "costs":
             return Finished(job, tested=plain(costs_of(evaluator, job.proposal.arch, job.costs, job.threads)))
-        if job.task == "ensemble":
-            assert isinstance(evaluator, Ensembling)
-            return Finished(job, tested=plain(evaluator.ensemble(job.members)))
         if job.task == "estimate":
             return Finished(job, tested=estimated(evaluator if job.spec is None else job.spec.build(), job.proposals))
         if job.task != "test":

@@ -205,20 +205,6 @@ def test_bad_network_morphism(run: Run, arguments: list[str], fragment: str) -> 
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "fragment"),
-    [
-        (["-s", "random"], "--ensemble: strategy random has no path of networks to make one of"),
-        (["-s", "evolution", "-S", "inherit=true"], "--ensemble: strategy evolution has no path"),
-        (["-s", "enas"], "--ensemble: strategy enas has no path"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_no_ensemble(run: Run, arguments: list[str], fragment: str) -> None:
-    run("search", *arguments, "--ensemble", "--out", "out").refused(fragment)
-    assert not Path("out").exists()
-
-
 @pytest.mark.parametrize("evaluator", ["table", "supernet"])
 def test_no_weights_to_hand_down(run: Run, nasbench201_table: str, evaluator: str) -> None:
     source = ["-E", f"file={nasbench201_table}"] if evaluator == "table" else ["--data", "digits"]

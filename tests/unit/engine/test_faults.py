@@ -28,7 +28,7 @@ from nastool.engine.executors.inline import Inline
 from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job, perform
 from nastool.engine.executors.processes import Processes
 from nastool.engine.results import of_seeds
-from nastool.engine.search import Search, evaluate_all, measure_ensemble
+from nastool.engine.search import Search, evaluate_all
 from nastool.engine.store import Store
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.random_search import RandomSearch
@@ -174,9 +174,6 @@ class Faulty(Evaluator):
             raise OutOfMemoryError("CUDA out of memory.")
         return {"test_acc": 0.5}
 
-    def ensemble(self, members: Sequence[tuple[Proposal, Evaluation]]) -> Mapping[str, float]:
-        return self.test(*members[0])
-
     def note(self, text: str) -> None:
         with (self.folder / "log").open("a") as file:
             file.write(text + "\n")
@@ -301,8 +298,7 @@ def test_also_of_what_is_tested(tmp_path: Path) -> None:
     pool = scene.pool()
     try:
         assert runner.test_best(pool, best, 0) == ({"test_acc": 0.5}, None)
-        assert measure_ensemble(pool, [best]) == ({"test_acc": 0.5}, None)
-        assert [parts for _, _, parts in scene.log("test")] == 2 * [1, 1, 2]
+        assert [parts for _, _, parts in scene.log("test")] == [1, 1, 2]
         pool.submit(Job(0, best.proposal, 1, "both"))
         (event,) = (e for e in iter_events(pool) if isinstance(e, Finished))
         assert event.fault == "memory" and event.job.task == "test", "what is trained need not be trained again"
@@ -506,9 +502,7 @@ def test_memory_that_runs_out_on_a_gpu(picky: Callable[..., Any]) -> None:
         with suppress(torch.OutOfMemoryError):
             while True:
                 filling.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
-    members = ((proposal, done.evaluation),)
-    for job in (Job(1, proposal, 1, "test", done.evaluation), Job(1, proposal, 1, "ensemble", members=members)):
-        assert perform(evaluator, job, lambda *_: None).fault == "memory"
+    assert perform(evaluator, Job(1, proposal, 1, "test", done.evaluation), lambda *_: None).fault == "memory"
 
 
 @pytest.mark.gpu

@@ -24,7 +24,7 @@ from nastool.cli import progress
 from nastool.core.errors import InputError, NastoolError
 from nastool.core.evaluator import Evaluator
 from nastool.core.space import SearchSpace
-from nastool.core.strategy import Strategy, pool, snapshots, wanted
+from nastool.core.strategy import Strategy, pool, wanted
 from nastool.core.values import Evaluation, Objective, Proposal, Scalar, Trial
 from nastool.engine.executors.base import Drive, Executor, Setting
 from nastool.engine.executors.jobs import OUTSIDE, EvaluatorSpec, Finished, Job, JobEvent, Reported
@@ -458,6 +458,11 @@ STRATEGIES: Mapping[str, tuple[type[Strategy], SearchSpace, Mapping[str, Any]]] 
         MorphCNN(stages=2, layers=3),
         {"steps": 4, "neighbors": 5, "morphisms": 1, "inherit": False},
     ),
+    "snapshots": (
+        NetworkMorphism,
+        MorphCNN(stages=2, layers=3),
+        {"steps": 4, "neighbors": 5, "morphisms": 1, "members": 3},
+    ),
     "evolution": (RegularizedEvolution, NasBench201(), {"population": 4, "tournament": 2, "inherit": True}),
     "without inheritance": (RegularizedEvolution, NasBench201(), {"population": 4, "tournament": 2}),
     "random": (RandomSearch, NasBench201(), {}),
@@ -491,7 +496,6 @@ class Checked:
     kind: str
     trials: int = 22
     keep: int = 3
-    ensemble: bool = False
     foreign: Collection[str] = ()
 
     def __post_init__(self) -> None:
@@ -527,7 +531,6 @@ class Checked:
                 self.trials,
                 self.folder,
                 keep=self.keep,
-                ensemble=self.ensemble,
                 watch=watch,
             )
             search.restore()
@@ -545,8 +548,6 @@ class Checked:
         parents = {p.parent for p in running.values() if p.inherit and p.parent is not None}
         parents |= set(wanted(search.strategy))
         kept = parents | {trial.id for trial in done[: self.keep]} | {*pool(search.strategy)}
-        if self.ensemble:
-            kept |= set(snapshots(search.strategy))
         weights, momentum = on_disk(self.folder, self.foreign)
         assert weights - running.keys() == kept
         assert momentum - running.keys() == parents
@@ -559,15 +560,12 @@ def results(found: Sequence[Trial]) -> list[tuple[int, Proposal, str, Sequence[f
     return [(trial.id, trial.proposal, trial.state, trial.losses) for trial in found]
 
 
-@pytest.mark.parametrize("ensemble", [False, True], ids=["", "ensemble"])
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("kind", STRATEGIES)
-def test_which_checkpoints_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, workers: int, ensemble: bool
-) -> None:
+def test_which_checkpoints_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, workers: int) -> None:
     """The best, those that a trial inherits or may inherit from, and the ensemble's, whatever fails."""
     for seed, keep in enumerate((1, 3, 100)):
-        search = Checked(tmp_path / str(keep), kind, keep=keep, ensemble=ensemble)
+        search = Checked(tmp_path / str(keep), kind, keep=keep)
         hands = Hands(search.folder, workers, seed, failing=6, dying=5, at_once=1 + seed)
         found = search.sit(hands, monkeypatch)
         assert len(found) == search.trials
@@ -684,8 +682,8 @@ def test_a_step_keeps_all_workers_busy(tmp_path: Path) -> None:
     assert end - begin < 6 * 0.5, "one after another it takes at least 8"
 
 
-def test_not_every_evaluator_makes_ensembles(tmp_path: Path) -> None:
-    result = search(tmp_path, "-s", "network-morphism", "--ensemble", evaluator="sleepy-heir")
+def test_not_every_evaluator_keeps_what_an_ensemble_is_chosen_by(tmp_path: Path) -> None:
+    result = search(tmp_path, "-s", "network-morphism", "-S", "members=3", evaluator="sleepy-heir")
     assert result.returncode == 2
-    assert result.stderr == "nastool: --ensemble: evaluator sleepy-heir makes no ensembles\n"
+    assert "needs 'ensemble'" in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -231,9 +232,12 @@ def trials_of(folder: str) -> list[Trial]:
 
 @pytest.mark.usefixtures("here")
 def test_a_search_sees_what_its_networks_predict_and_goes_on_bit_for_bit(run: Run) -> None:
-    run(*NES_RE, "-n", "12", "--out", "whole").accepted()
+    (document,) = run(*NES_RE, "-n", "12", "--out", "whole").accepted()
     run(*NES_RE, "-n", "7", "--out", "cut").accepted()
-    run(*NES_RE, "-n", "12", "--out", "cut").accepted()
+    (again,) = run(*NES_RE, "-n", "12", "--out", "cut").accepted()
+    assert document["ensemble"] == again["ensemble"] and len(document["ensemble"]["trials"]) == 2
+    digests = [json.loads(Path(each, "ensemble/best.json").read_text())["weights_digest"] for each in ("whole", "cut")]
+    assert digests[0] == digests[1]
     found = trials_of("whole")
     assert [(t.proposal, t.losses) for t in found] == [(t.proposal, t.losses) for t in trials_of("cut")]
     of_label = {}
@@ -248,6 +252,19 @@ def test_a_search_sees_what_its_networks_predict_and_goes_on_bit_for_bit(run: Ru
         assert trial.proposal.parent in (first, min(pairs, key=lambda i: pairs[i]))
         parents.add(trial.proposal.parent == first)
     assert parents == {True, False}, "another seed is needed"
+
+
+@pytest.mark.usefixtures("here")
+def test_the_ensemble_goes_with_its_search(run: Run) -> None:
+    run(*NES_RE, "-n", "3", "--out", "a").accepted()
+    assert {file.name for file in Path("a/ensemble").iterdir()} == {"best.json", "best.safetensors", "model.py"}
+    Path("a/ensemble/mine").touch()
+    stopped = run(*NES_RE, "-n", "4", "--out", "a")
+    assert stopped.code == 2 and "a/ensemble holds something else than an ensemble" in stopped.err
+    Path("a/ensemble/mine").unlink()
+    run(*NES_RE, "-n", "4", "--out", "a").accepted()
+    run(*SEARCH, "-s", "random", "-n", "1", "--out", "a", "--force").accepted()
+    assert not Path("a/ensemble").exists()
 
 
 @pytest.mark.slow  # two processes import torch

@@ -15,16 +15,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn.functional import nll_loss
 
 from nastool import cli
 from nastool.core.values import Arch, Evaluation, Proposal, Trial
+from nastool.engine import ensembling
 from nastool.engine.command_options import SearchOptions
 from nastool.engine.search_run import SearchRun
 from nastool.engine.store import Store
+from nastool.ensembles import metrics, selection, stored
 from nastool.evaluators.train import Train
 from nastool.nets import checkpoints
 from nastool.nets.networks import build
@@ -141,7 +144,7 @@ class TestOrder:
         strategy = quick()
         steps = climb(strategy, lambda i: None if 1 <= i <= 8 else 0.5)
         assert [{trial.proposal.parent for trial in step} for step in steps[1:]] == [{0}, {0}, {0}, {9}]
-        assert strategy.snapshots() == [0, 9, 13]
+        assert strategy.pool() == [0, 9, 13]
 
     def test_a_failed_start_is_repeated(self) -> None:
         strategy = quick()
@@ -154,7 +157,7 @@ class TestOrder:
         strategy = quick()
         steps = climb(strategy, lambda i: None if i == 13 else 0.5)
         assert [len(step) for step in steps] == [1, 4, 4, 4, 1]
-        assert strategy.snapshots() == [0, 1, 5, 9]
+        assert strategy.pool() == [0, 1, 5, 9]
 
     def test_a_step_is_asked_at_once_and_the_next_when_it_is_over(self) -> None:
         strategy = quick()
@@ -202,7 +205,7 @@ class TestOrder:
         again = quick(seed=4)
         state = json.loads(json.dumps(strategy.state_dict()))
         again.load_state_dict(state, [*done, *(Trial(i, asked[i]) for i in sorted(waiting))])
-        assert (again.wanted(), again.snapshots()) == (strategy.wanted(), strategy.snapshots())
+        assert (again.wanted(), again.pool()) == (strategy.wanted(), strategy.pool())
         while waiting:
             i = waiting.pop()
             told(again, i, asked[i], made_up(i))
@@ -338,7 +341,7 @@ class TestWhatIsKept:
         for i, loss, wanted in ((3, 0.4, [0, 3]), (1, 0.6, [0, 3]), (4, None, [0, 3]), (2, 0.3, [2])):
             told(strategy, i, asked[i - 1], loss)
             assert list(strategy.wanted()) == wanted
-        assert strategy.snapshots() == [0, 2]
+        assert strategy.pool() == [0, 2]
 
     def test_nothing_once_the_last_training_is_over(self) -> None:
         for options in ({}, {"final_epochs": 0}, {"steps": 0}, {"steps": 0, "final_epochs": 0}):
@@ -357,20 +360,20 @@ class TestWhatIsKept:
         told(strategy, 1, last, 0.4)
         assert list(strategy.wanted()) == []
 
-    def test_snapshots_are_the_path(self) -> None:
+    def test_the_pool_is_the_path(self) -> None:
         strategy = quick()
         path = [min(step, key=lambda trial: trial.loss).id for step in climb(strategy)]
-        assert list(strategy.snapshots()) == path
+        assert list(strategy.pool()) == path
 
     @pytest.mark.parametrize("inherit", [True, False])
-    def test_snapshots_hold_what_may_become_part_of_the_path(self, inherit: bool) -> None:
+    def test_the_pool_holds_what_may_become_part_of_the_path(self, inherit: bool) -> None:
         """Or its weights are gone when the step is over."""
         strategy = quick(inherit=inherit)
         told(strategy, 0, ask_all(strategy)[0], 0.1)
         asked = ask_all(strategy)
         told(strategy, 2, asked[1], 0.8)
         told(strategy, 3, asked[2], 0.7)
-        assert list(strategy.snapshots()) == [0, 3]
+        assert list(strategy.pool()) == [0, 3]
 
 
 # --- whole searches
@@ -539,33 +542,29 @@ KEPT = ("safetensors", "optimizer.safetensors", "predictions.safetensors")
 
 
 class TestEnsemble:
+    """Of the networks along the path: snapshot ensembles."""
+
+    MEMBERS = ("-S", "members=3", "--keep", "1")
+
     def by_hand(self, folder: str, members: Sequence[int]) -> dict[str, float]:
         """Accuracy and loss of the mean of the members' softmax, without nastool's data and evaluator."""
         space = MorphCNN(stages=2, layers=3)
-        found = {}
         x_train, _ = separable(80, 0)
-        for part, count, seed in (("val", 40, 1), ("test", 30, 2)):
-            x, y = separable(count, seed)
-            images = torch.from_numpy((x - x_train.mean()) / x_train.std()).float()
-            total = torch.zeros(count, 2, dtype=torch.float64)
-            for trial_id in members:
-                arch = trials_of(folder)[trial_id].proposal.arch
-                network = build(space, arch, ImageTask(1, 8, 8, 2), MorphCNN.Scale(2)).eval()
-                network.load_state_dict(load_file(Path(folder) / checkpoints.name_of(trial_id)))
-                with torch.no_grad():
-                    total += network(images).softmax(1)
-            mean, labels = total / len(members), torch.from_numpy(y)
-            found[f"{part}_acc"] = (mean.argmax(1) == labels).double().mean().item()
-            found[f"{part}_loss"] = nll_loss(mean.log(), labels).item()
-        return found
+        x, y = separable(30, 2)
+        images = torch.from_numpy((x - x_train.mean()) / x_train.std()).float()
+        total = torch.zeros(30, 2, dtype=torch.float64)
+        for trial_id in members:
+            arch = trials_of(folder)[trial_id].proposal.arch
+            network = build(space, arch, ImageTask(1, 8, 8, 2), MorphCNN.Scale(2)).eval()
+            network.load_state_dict(load_file(Path(folder) / checkpoints.name_of(trial_id)))
+            with torch.no_grad():
+                total += network(images).softmax(1)
+        mean, labels = total / len(members), torch.from_numpy(y)
+        right = (mean.argmax(1) == labels).double().mean().item()
+        return {"test_acc": right, "test_loss": nll_loss(mean.log(), labels).item()}
 
-    def best_end(self, run: str, path: list[int]) -> tuple[list[int], dict[str, float]]:
-        """The last of the path, two at least, that have the least validation loss together."""
-        ends = [path[start:] for start in range(len(path) - 1)]
-        return min(((end, self.by_hand(run, end)) for end in ends), key=lambda pair: pair[1]["val_loss"])
-
-    def test_the_path_predicts_together(self, command: Command) -> None:
-        outcome = command(*TINY, "--ensemble", "--keep", "1", "--out", "a")
+    def test_some_of_the_path_predict_together(self, command: Command) -> None:
+        outcome = command(*TINY, *self.MEMBERS, "--out", "a")
         (document,) = outcome.accepted()
         ensemble = document["ensemble"]
         found = trials_of("a")
@@ -574,63 +573,27 @@ class TestEnsemble:
             assert {trial.proposal.parent for trial in step} == {center}
             center = min(step, key=lambda trial: (trial.loss, trial.id)).id
             path.append(center)
-        end, metrics = self.best_end("a", path)
-        assert ensemble["trials"] == end
-        assert ensemble["metrics"] == pytest.approx(metrics, rel=1e-4)
-        assert f"ensemble of trials {', '.join(map(str, end))}: val_acc" in outcome.err
-        assert json.loads(Path("a/best.json").read_text())["ensemble"] == ensemble
-        kept = {*path, document["trial"]}
-        names = {checkpoints.name_of(i).removeprefix("checkpoints/") for i in kept}
-        names |= {checkpoints.predictions_of(Path(checkpoints.name_of(i))).name for i in kept}
-        names |= {f"trial-{i:06d}.artifact.ensemble" for i in path}
-        assert {file.name for file in Path("a/checkpoints").iterdir()} == names
-        command("show", "a").accepted()
-
-    def test_predictions_are_made_once(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-        (document,) = command(*TINY, "--ensemble", "--out", "a").accepted()
-        trials = [
-            trial for trial in trials_of("a") if weights_of("a", trial.id).with_suffix(".artifact.ensemble").exists()
-        ]
-        path = [trial.id for trial in trials]
-        members = [(trial.proposal, trial.evaluation) for trial in trials if trial.evaluation]
-        evaluator = Train(
-            MorphCNN(stages=2, layers=3), data="npz:tiny.npz", scale={"channels": 2}, device="cpu", batch_size=16
+        choosing, judging = ensembling.divided(40, 0.5, 0)
+        kept = [stored.read(weights_of("a", trial)) for trial in path]
+        said, labels = np.stack([each.probabilities for each in kept]), kept[0].labels
+        taken = selection.forward(said[:, choosing], labels[choosing], 3).members
+        assert ensemble["trials"] == [path[i] for i in taken]
+        mean = said[taken].mean(0)[judging]
+        assert ensemble["metrics"]["val_loss"] == pytest.approx(metrics.nll(mean, labels[judging]), rel=1e-4)
+        assert {**ensemble["metrics"], **self.by_hand("a", ensemble["trials"])} == pytest.approx(
+            ensemble["metrics"], rel=1e-4
         )
-        evaluator.workdir = Path("a")
-        made = 0
-        original = Train.predictions
-
-        def predictions(self: Train, *arguments: Any) -> torch.Tensor:
-            nonlocal made
-            made += 1
-            return original(self, *arguments)
-
-        monkeypatch.setattr(Train, "predictions", predictions)
-
-        def ensemble() -> tuple[list[int], dict[str, float]]:
-            metrics = dict(evaluator.ensemble(members))
-            return path[-int(metrics.pop("members")) :], metrics
-
-        assert ensemble() == (document["ensemble"]["trials"], document["ensemble"]["metrics"])
-        assert made == 0
-        last = weights_of("a", path[-1])
-        weights = load_file(last)
-        weights["classifier.bias"][0] += 3
-        save_file(weights, last)
-        end, metrics = ensemble()
-        assert made == 2, "of validation and test images, by the one whose weights are others"
-        expected_end, expected = self.best_end("a", path)
-        assert end == expected_end
-        assert metrics == pytest.approx(expected, rel=1e-4)
-        assert metrics != document["ensemble"]["metrics"]
-        last.with_suffix(".artifact.ensemble").write_bytes(b"damaged")
-        assert ensemble() == (end, metrics) and made == 4
-        assert ensemble() == (end, metrics) and made == 4
-        npz(Path("tiny.npz"), test_seed=7)
-        changed = Train(MorphCNN(stages=2, layers=3), data="npz:tiny.npz", scale={"channels": 2}, device="cpu")
-        changed.workdir = Path("a")
-        assert changed.ensemble(members)["val_loss"] == metrics["val_loss"]
-        assert made == 4 + 2 * len(members), "the data are others"
+        assert f"ensemble of trials {', '.join(map(str, ensemble['trials']))}: val_acc" in outcome.err
+        assert json.loads(Path("a/best.json").read_text())["ensemble"] == ensemble
+        whole = json.loads(Path("a/ensemble/best.json").read_text())
+        assert [member["trial"] for member in whole["members"]] == ensemble["trials"]
+        names = {checkpoints.name_of(i).removeprefix("checkpoints/") for i in {*path, document["trial"]}}
+        names |= {checkpoints.predictions_of(Path(name)).name for name in names}
+        assert {file.name for file in Path("a/checkpoints").iterdir()} == names
+        assert command(*TINY, *self.MEMBERS, "--out", "a").accepted() == [document]
+        (alone,) = command(*TINY, "--keep", "1", "--out", "one").accepted()
+        assert "ensemble" not in alone and not Path("one/ensemble").exists()
+        assert alone["trial"] == document["trial"] and results("a") == results("one")
 
     @pytest.mark.parametrize(
         ("options", "trials"),
@@ -639,33 +602,21 @@ class TestEnsemble:
     )
     def test_of_other_searches(self, command: Command, options: Mapping[str, Any], trials: int) -> None:
         arguments = [*SEARCH, "--scale", "channels=2", *steps(**options), "-n", str(trials)]
-        (document,) = command(*arguments, "--ensemble", "--keep", "1", "--out", "a").accepted()
+        (document,) = command(*arguments, *self.MEMBERS, "--out", "a").accepted()
         ensemble = document["ensemble"]
-        assert ensemble["metrics"] == pytest.approx(self.by_hand("a", ensemble["trials"]), rel=1e-4)
-
-    def test_too_late(self, command: Command) -> None:
-        """Said at once, and the run stays as it was."""
-        (document,) = command(*TINY, "--keep", "1", "--out", "a").accepted()
-        command(*TINY, "--keep", "1", "--ensemble", "--out", "a").refused(
-            "the weights of trial 0 were not kept: give --ensemble from the beginning of a search"
-        )
-        assert command(*TINY, "--out", "a").accepted() == [document]
-
-    def test_not_too_late(self, command: Command) -> None:
-        """While all are among the best that are kept."""
-        (document,) = command(*TINY, "--out", "a").accepted()
-        assert "ensemble" not in document
-        (again,) = command(*TINY, "--ensemble", "--out", "a").accepted()
-        assert {**document, "ensemble": again["ensemble"]} == again
-        assert command(*TINY, "--out", "a").accepted() == [again]
+        expected = {**ensemble["metrics"], **self.by_hand("a", ensemble["trials"])}
+        assert ensemble["metrics"] == pytest.approx(expected, rel=1e-4)
 
     def test_a_member_is_lost(self, command: Command) -> None:
-        command(*TINY, "-n", "5", "--ensemble", "--out", "a").accepted()
-        path = Path("a") / checkpoints.name_of(0)
+        command(*TINY, *self.MEMBERS, "-n", "5", "--out", "a").accepted()
+        path = weights_of("a", 0)
         path.rename("away")
-        command(*TINY, "--ensemble", "--out", "a").refused(f"--ensemble: there is no {path}: put it back")
+        outcome = command(*TINY, *self.MEMBERS, "--out", "a")
+        assert outcome.code == 2 and outcome.err.splitlines()[-1].endswith(f"there is no {path}: put it back")
         assert len(trials_of("a")) == 5
         Path("away").rename(path)
-        command(*TINY, "--ensemble", "--out", "a").accepted()
-        command(*TINY, "--ensemble", "--out", "b").accepted()
+        command(*TINY, *self.MEMBERS, "--out", "a").accepted()
+        command(*TINY, *self.MEMBERS, "--out", "b").accepted()
         assert results("a") == results("b")
+        own = [json.loads(Path(folder, "best.json").read_text())["ensemble"] for folder in ("a", "b")]
+        assert own[0] == own[1]
