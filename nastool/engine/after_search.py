@@ -105,7 +105,8 @@ class Settings:
 class Outcome:
     """best: the best retrained trial; None: nothing was retrained. tested: its metrics on the test set.
 
-    run: the folder of these trainings. report: facts for best.json. lines: the same for people.
+    run: the folder of these trainings. report: facts for best.json. lines: the same for people. members: files of the
+    networks that make an ensemble, where the strategy finds one.
     """
 
     best: Trial | None = None
@@ -114,6 +115,7 @@ class Outcome:
     origin: Mapping[str, object] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    members: list[Path] = field(default_factory=list)
 
 
 class AfterSearch:
@@ -325,12 +327,9 @@ class AfterSearch:
             objective = trained.run.store.objectives[0]
             if not self._conclude(trained, len(heads), scores, objective, outcome):
                 return False
-            if heads and members(self.config.make_strategy(self.space)) is not None:
-                together = trained.together(trained.trials[: len(heads)])
-                if together is not None:
-                    said = f"the {len(heads)} found, their mean prediction: {describe_metrics(together)}"
-                    outcome.lines.append(said)
-                    outcome.report["ensemble"] = {"architectures": len(heads), "metrics": together}
+            if members(self.config.make_strategy(self.space)) is not None:
+                own = [trial.evaluation for trial in trained.trials[: len(heads)] if trial.evaluation is not None]
+                outcome.members = [folder.path / e.checkpoint for e in own if e.checkpoint and "val_acc" in e.metrics]
             trained.run.finish(sum(trial.state != "running" for trial in trained.trials), outcome.report)
             outcome.run, outcome.origin = folder.path, trained.run.store.origin
         return True

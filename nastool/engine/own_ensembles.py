@@ -1,15 +1,15 @@
-"""The ensemble that a search ends with, where its strategy finds the members among its trials (`strategy.Pooling`)."""
+"""The ensemble that a search ends with: of its trials (`strategy.Pooling`), or of what is trained at its end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nastool.core import archfile
 from nastool.core.errors import InputError
-from nastool.core.strategy import Pooling, Strategy, pool
+from nastool.core.strategy import FindingEnsembles, Pooling, Strategy, pool
 from nastool.core.wording import describe_metrics
 from nastool.engine import ensembling, pools
 from nastool.nets import checkpoints
@@ -48,14 +48,14 @@ def weights(strategy: Strategy, store: Store, folder: Path) -> list[Path]:
     return found
 
 
-def make(strategy: Strategy, store: Store, folder: Path, seed: int, test: bool) -> dict[str, Any]:
+def make(strategy: Strategy, networks: Sequence[Path], folder: Path, seed: int, test: bool) -> dict[str, Any]:
     """Facts for best.json: the trials whose networks the ensemble is made of, and its metrics.
 
     Written is the whole of it to `FOLDER`, in place of that of fewer trials.
 
     Args:
         strategy: Of the search.
-        store: Its trials.
+        networks: Files of the weights to choose from.
         folder: Of the run.
         seed: Of the division of the validation data into a part that chooses and one that judges.
         test: Measure test data, too.
@@ -64,12 +64,13 @@ def make(strategy: Strategy, store: Store, folder: Path, seed: int, test: bool) 
         InputError: The weights or predictions of a network are gone, or the folder holds something else.
     """
     ensembling.check_folder(folder / FOLDER, force=True)
-    assert isinstance(strategy, Pooling)
-    candidates = pools.candidates(weights(strategy, store, folder))
-    chosen = ensembling.choose(candidates, strategy.members, seed=seed, test=test)
+    assert isinstance(strategy, FindingEnsembles)
+    chosen = ensembling.choose(pools.candidates(networks), strategy.members, seed=seed, test=test)
     found, _ = ensembling.write(chosen, folder / FOLDER, page=None)
     metrics = {name: value for name, value in found["metrics"].items() if name != "params"}
-    return {"trials": [each.trial for each in chosen.members], "metrics": metrics, "folder": FOLDER}
+    trials, run = [each.trial for each in chosen.members], chosen.members[0].run
+    of = {} if run == folder else {"run": run.name}  # below the search's
+    return {"trials": trials, **of, "metrics": metrics, "folder": FOLDER}
 
 
 def discard(folder: Path) -> None:
@@ -85,4 +86,5 @@ def discard(folder: Path) -> None:
 def describe(ensemble: Mapping[str, Any], folder: Path) -> str:
     """For the summary."""
     trials = ", ".join(map(str, ensemble["trials"]))
-    return f"ensemble of trials {trials}: {describe_metrics(ensemble['metrics'])}: {folder / FOLDER}"
+    of = f" of {ensemble['run']}" if "run" in ensemble else ""
+    return f"ensemble of trials {trials}{of}: {describe_metrics(ensemble['metrics'])}: {folder / FOLDER}"

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from nastool.core import defaults, options, registry
 from nastool.core.errors import InputError, short
 from nastool.core.limits import whole
@@ -24,7 +22,6 @@ from nastool.engine.run import Run, Watch, open_run
 from nastool.engine.search import test_best
 from nastool.engine.stopping import Stopping
 from nastool.engine.store import Store
-from nastool.ensembles import metrics, stored
 from nastool.training.recipes import load_recipe
 
 
@@ -128,27 +125,6 @@ class Trained:
         if problem is None:
             store.write({"tested": {**known, str(trial.id): dict(metrics)}})
         return metrics, problem
-
-    def together(self, trials: Sequence[Trial]) -> dict[str, float] | None:
-        """Accuracy and loss of the mean of several networks' predictions of the validation data, as they are kept.
-
-        None: those of one are not there, as where networks do not tell classes apart.
-        """
-        folder = self.run.folder.path
-        try:
-            kept = [
-                stored.read(folder / trial.evaluation.checkpoint)
-                for trial in trials
-                if trial.evaluation and trial.evaluation.checkpoint
-            ]
-            stored.check_same(kept)
-        except InputError:
-            return None
-        if len(kept) < len(trials):
-            return None
-        mean = metrics.mixture_of(np.stack([each.probabilities for each in kept]))
-        labels = kept[0].labels
-        return {"val_acc": metrics.accuracy(mean, labels), "val_loss": metrics.nll(mean, labels)}
 
 
 def listed(config: RunConfig, evaluator: Plugged, archs: Sequence[Arch]) -> RunConfig:

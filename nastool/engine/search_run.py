@@ -374,12 +374,11 @@ class SearchRun:
             )
         if beside is not None:
             facts["baseline"] = beside
-        if own_ensembles.wanted(self.strategy):
+        if own_ensembles.wanted(self.strategy) or len(outcome.members) > 1:
             try:
-                tests = any(name.startswith("test_") for name in result.metrics)
-                facts["ensemble"] = own_ensembles.make(
-                    self.strategy, run.store, self.folder.path, self.config.seed, tests
-                )
+                tests, path = any(name.startswith("test_") for name in result.metrics), self.folder.path
+                networks = outcome.members or own_ensembles.weights(self.strategy, run.store, path)
+                facts["ensemble"] = own_ensembles.make(self.strategy, networks, path, self.config.seed, tests)
                 lines.append(f"  {own_ensembles.describe(facts['ensemble'], self.folder.path)}")
             except NastoolError as error:  # the search itself has a result all the same
                 problem = problem or error

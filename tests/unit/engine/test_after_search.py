@@ -393,11 +393,13 @@ class TestOthers:
             trained = list(store.trials())
         assert len(scored) == 2 and {trial.proposal.arch for trial in trained} == set(scored)
         assert all(trial.state == "done" for trial in trained)
-        together = document(done)["comparison"]["ensemble"]
-        alone = [trial.evaluation.metrics["val_loss"] for trial in trained if trial.evaluation is not None]
-        assert together["architectures"] == 2
-        assert together["metrics"]["val_loss"] < sum(alone) / 2  # Jensen
-        assert "the 2 found, their mean prediction: val_acc" in done.stderr
+        found = document(done)["ensemble"]
+        assert found["run"] == retrained(tmp_path / "a").name and sorted(found["trials"]) == [0, 1]
+        assert {"val_acc", "val_loss", "test_acc", "test_loss"} == set(found["metrics"])
+        assert "ensemble of trials" in done.stderr and "of retrain-" in done.stderr
+        ensemble = json.loads((tmp_path / "a" / "ensemble" / "best.json").read_text())
+        assert [each["trial"] for each in ensemble["members"]] == found["trials"]
+        assert (tmp_path / "a" / "ensemble" / "model.py").is_file()
 
     def test_random_search_with_shared_weights(self, tmp_path: Path) -> None:
         with_recipe(tmp_path)
