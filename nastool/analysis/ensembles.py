@@ -53,6 +53,10 @@ def _blocks(said: Mapping[str, Any]) -> Iterator[Block]:
         yield Heading("On test data")
         tested = [(name, *_row(own)) for name, own in said["tested"].items()]
         yield Table(("", *NAMES.values()), tested)
+        changed = [each for each in said["tested"]["ensemble"] if each.startswith(("robust_", "shifted_"))]
+        if changed:
+            tested = [(name, *(format_number(own[key]) for key in changed)) for name, own in said["tested"].items()]
+            yield Table(("", *changed), tested)
     yield Heading("Members")
     hot = any("temperature" in member for member in members)
     heads = ("", "weight", *(["temperature"] if hot else []), "accuracy", "NLL", "architecture")
@@ -133,6 +137,8 @@ def ensemble(
     judge: float = 0.5,
     seed: int = 0,
     test: bool = False,
+    attack: str | None = None,
+    shift: str | None = None,
     out: str | Path | None = None,
     force: bool = False,
     report: bool = True,
@@ -148,6 +154,8 @@ def ensemble(
         judge: Share of the validation examples that judge and do not choose, in (0, 1).
         seed: Of that division, and of selectors that draw, >= 0.
         test: Measure test data, too.
+        attack: Also attack test images with the gradients of the mean, as `evaluate` does one network.
+        shift: Also shift test images.
         out: Folder; None: `ensemble` in that of the first run.
         force: Replace an ensemble that is there.
         report: Write report.html, too.
@@ -165,7 +173,8 @@ def ensemble(
     folder = Path(out) if out is not None else first / "ensemble"
     ensembling.check_folder(folder, force)
     pool = candidates(folders, on_event)
-    chosen = ensembling.choose(pool, size, selector, temperature=temperature, judge=judge, seed=seed, test=test)
+    tests: dict[str, Any] = {"test": test, "attack": attack, "shift": shift}
+    chosen = ensembling.choose(pool, size, selector, temperature=temperature, judge=judge, seed=seed, **tests)
     found, problems = ensembling.write(chosen, folder, page if report else None)
     for problem in problems:
         on_event(Note(problem))

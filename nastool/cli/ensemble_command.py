@@ -27,6 +27,8 @@ from nastool.cli import common
 @click.option("--judge", type=float, default=0.5, help="Share of the validation examples that judge and do not choose.")
 @click.option("--seed", type=common.SEED, default=0, help="Of that division, and of selectors that draw.")
 @click.option("--test", is_flag=True, help="Measure test data, too.")
+@click.option("--attack", metavar="NAME[:KEY=VALUE,...]", help="Test on attacked images, too, as eval does.")
+@click.option("--shift", metavar="NAME,...|all", help="Test on shifted images, too, as eval does.")
 @click.option("-o", "--out", metavar="DIR", help="Where; by default RUN/ensemble, of the first run.")
 @click.option("--force", is_flag=True, help="Replace an ensemble that is there.")
 @click.option("--report/--no-report", default=True, help="Write report.html, too.")

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nastool.core import archfile, files, options
+from nastool.core import archfile, files, options, registry
 from nastool.core.errors import InputError, hint, one_line, short, why
+from nastool.core.task import Attackable
 from nastool.core.values import loads
 from nastool.engine.pools import Candidate, data_of, said_of
 from nastool.ensembles import metrics, selection, stored
@@ -115,6 +116,8 @@ def choose(
     judge: float = 0.5,
     seed: int = 0,
     test: bool = False,
+    attack: str | None = None,
+    shift: str | None = None,
 ) -> Chosen:
     """Chooses members of a pool and judges them.
 
@@ -126,6 +129,7 @@ def choose(
         judge: Share of the validation examples that judge.
         seed: Of the division, >= 0, and of a selector that draws.
         test: Measure test data, too.
+        attack, shift: How these are attacked, with the gradients of the mean, and shifted, as of evaluator train.
 
     Raises:
         InputError: Something is wrong with the arguments, the predictions take too much memory, or there are no test
@@ -134,6 +138,7 @@ def choose(
     if size < 1:
         raise InputError(f"size: need 1 or more members, got {size}")
     chooses = selector_of(selector, seed)
+    changes = _changes(pool[0], attack, shift)
     labels = pool[0].stored.labels
     choosing, judging = divided(len(labels), judge, seed)
     numbers = len(pool) * pool[0].stored.logs.size
@@ -179,7 +184,9 @@ def choose(
         sizes=[_quality(_mixed(ours[: len(part)], part, hot), right) for part in prefixes],
         disagreements=metrics.disagreements(ours).tolist(),
         bins={"ensemble": _bins(mixed, right), "best single network": _bins(alone, right)},
-        tested=_tested(members, picked.weights, cold, hot, pool[best], own[best]) if test else {},
+        tested=_tested(members, picked.weights, cold, hot, pool[best], float(own[best]), changes)
+        if test or changes != (None, None)
+        else {},
     )
 
 
@@ -198,8 +205,24 @@ def _bins(mixture: Floats, labels: metrics.Labels) -> list[list[float]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
+def _changes(network: Candidate, attack: str | None, shift: str | None) -> tuple[str | None, str | None]:
+    """How test examples are changed. InputError: there is no such attack or shift, or none of these data."""
+    if (attack or shift) is not None:
+        family = registry.task_for(network.stored.about.get("data", ""))
+        if not issubclass(family, Attackable):
+            raise InputError(f"--attack, --shift: only images are attacked and shifted, and these are {family.kind()}")
+        family.check_robustness(attack, shift)
+    return attack, shift
+
+
 def _tested(
-    members: Sequence[Candidate], weights: Floats, temperatures: Floats, hot: float, best: Candidate, own: float
+    members: Sequence[Candidate],
+    weights: Floats,
+    temperatures: Floats,
+    hot: float,
+    best: Candidate,
+    own: float,
+    changes: tuple[str | None, str | None],
 ) -> dict[str, dict[str, float]]:
     """Metrics on the test data, which the networks are asked about now."""
     about = members[0].stored.about
@@ -210,10 +233,22 @@ def _tested(
     labels = found[0][1]
     said = [metrics.at_temperature(each, t) for (each, _), t in zip(found, (*temperatures, own), strict=True)]
     ours = np.stack(said[:-1])
-    return {
+    tested = {
         "ensemble": metrics.measured(ours, labels, weights, _mixed(ours, weights, hot)),
         "best single network": metrics.measured(said[-1][None], labels),
     }
+    if changes != (None, None):
+        import torch
+
+        from nastool.deploy import ensembles
+
+        batches = data.batches("test", torch.device("cpu"))
+        assert isinstance(data.task, Attackable) and batches is not None
+        several = ensembles.of([_model(each) for each in members], weights.tolist(), temperatures.tolist(), hot)
+        alone = ensembles.of([_model(best)], [1.0], [own])
+        for name, model in zip(tested, (several, alone), strict=True):
+            tested[name] |= data.task.robustness(model.network, batches, *changes)
+    return tested
 
 
 # --- what is left

@@ -21,6 +21,7 @@ from nastool.deploy import ensembles, models
 from nastool.engine import ensembling, pools
 from nastool.ensembles import metrics, stored
 from nastool.nets import checkpoints
+from nastool.tasks.images.task import ImageTask
 from tests.helpers.running import Run
 
 SEARCH: dict[str, Any] = {
@@ -278,3 +279,21 @@ api.ensemble("a", size=2, report=False)
     found = api.ensemble("a", size=2, report=False)
     assert {path.name for path in (runs / "a" / "ensemble").iterdir()} == {"best.json", "best.safetensors", "model.py"}
     assert len(found["members"]) == 2 and len(models.load("a/ensemble").predict(np.zeros((1, 1, 8, 8), np.uint8))) == 1
+
+
+def test_the_mean_is_attacked_as_a_whole_and_shifted(runs: Path) -> None:
+    """By the gradient of the mean: the same attack on the module that is left behind gives the same."""
+    found = api.ensemble(["a", "b"], size=3, attack="fgsm:eps=16/255", shift="noise,contrast", out="e", report=False)
+    tested = found["tested"]["ensemble"]
+    model = ensembles.read(runs / "e" / "best.safetensors")
+    data = ImageTask.load("digits", train_size=200)
+    batches = data.batches("test", torch.device("cpu"))
+    assert batches is not None
+    again = data.task.robustness(model.network, batches, "fgsm:eps=16/255", "noise,contrast")
+    assert {name: tested[name] for name in again} == pytest.approx(again)
+    assert tested["robust_loss"] > tested["nll"] and "shifted_acc" in found["tested"]["best single network"]
+    nothing = api.ensemble(["a", "b"], size=3, attack="pgd:eps=0,steps=1", out="f", report=False)["tested"]
+    for who in ("ensemble", "best single network"):
+        assert nothing[who]["robust_acc"] == nothing[who]["accuracy"]
+    with pytest.raises(InputError, match="no attack pdg; did you mean 'pgd'"):
+        api.ensemble(["a"], attack="pdg", out="g", report=False)
