@@ -36,8 +36,6 @@ class Evaluator(ABC):
 
     local_options: ClassVar[frozenset[str]] = frozenset()
     """Options that say where it runs, not what it measures: a run may be continued with others."""
-    scoring_options: ClassVar[frozenset[str]] = frozenset()
-    """Options that say how shared weights are scored, not how they are trained: weights may be scored with others."""
     metrics: frozenset[str] = frozenset()
     """What its evaluations hold, known when `objective` is; empty: it cannot say beforehand."""
     objective: str = "val_acc"
@@ -106,6 +104,19 @@ class Settling(Protocol):
 def settled_options(evaluator: Evaluator) -> frozenset[str]:
     """As of `Settling`."""
     return evaluator.settled_options if isinstance(evaluator, Settling) else frozenset()
+
+
+@runtime_checkable
+class SharesWeights(Protocol):
+    """An evaluator whose shared weights may be scored in several ways."""
+
+    scoring_options: ClassVar[frozenset[str]]
+    """Names of the options that say how they are scored, not how they are trained."""
+
+
+def scoring_options(evaluator: Evaluator) -> frozenset[str]:
+    """As of `SharesWeights`."""
+    return evaluator.scoring_options if isinstance(evaluator, SharesWeights) else frozenset()
 
 
 @runtime_checkable

@@ -22,7 +22,7 @@ from nastool.analysis.bench.benchmark import Benchmark
 from nastool.analysis.bench.specs import ScorerSpec, StrategySpec
 from nastool.core import folders
 from nastool.core.errors import InputError, NastoolError, TrialFailed
-from nastool.core.evaluator import Evaluator, rounds_of
+from nastool.core.evaluator import Evaluator, rounds_of, scoring_options
 from nastool.core.files import write_atomic
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import planned_trials
@@ -258,14 +258,14 @@ def carry_out(
 def _trained_as(config: RunConfig, evaluator: Evaluator) -> str:
     """Names shared weights that no policy was trained with."""
     said = config.identity["evaluator"]
-    options = {name: value for name, value in said["options"].items() if name not in evaluator.scoring_options}
+    options = {name: value for name, value in said["options"].items() if name not in scoring_options(evaluator)}
     return digest([config.identity["space"], {**said, "options": options}, config.identity["resolved"], config.seed])
 
 
 def _scored_as(config: RunConfig, evaluator: Evaluator) -> str:
     """Names how such weights are scored."""
     options = config.identity["evaluator"]["options"]
-    return digest([evaluator.objective, {name: options.get(name) for name in sorted(evaluator.scoring_options)}])
+    return digest([evaluator.objective, {name: options.get(name) for name in sorted(scoring_options(evaluator))}])
 
 
 def _train(evaluator: Evaluator, kept: Kept, seed: int) -> tuple[float, float]:
