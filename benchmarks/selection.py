@@ -1,4 +1,4 @@
-"""Seconds and peak memory of each selector of ensembles: python benchmarks/selection.py [MEMBERS SAMPLES CLASSES SIZE].
+"""CPU time and peak memory of each selector: python benchmarks/selection.py [MEMBERS SAMPLES CLASSES SIZE].
 
 Predictions are float16, as searches store them, of networks of several accuracies; by default 1,000 members, 10,000
 samples of 100 classes, and 10 to take.
@@ -26,9 +26,9 @@ def main(members: int = 1000, samples: int = 10_000, classes: int = 100, size: i
         each[:] = powers / powers.sum(-1, keepdims=True)
     print(f"{members} members, {samples} samples, {classes} classes, {probabilities.nbytes / 1e9:.2f} GB; size {size}")
     for name, selector in SELECTORS.items():
-        began = time.perf_counter()
+        began = time.process_time()
         found = selector(probabilities, labels, size)
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         print(f"{name}: {seconds:.2f} s, {len(found.members)} members, peak {peak / 1e9:.2f} GB so far", flush=True)
 

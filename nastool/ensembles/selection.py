@@ -109,6 +109,26 @@ def diversity(
     return _beam(probabilities, labels, size, width, strength)
 
 
+def _inner(flat: Probabilities, samples: int, other: Probabilities | None = None) -> Floats:
+    """(members,): mean over samples of the inner product of each one's probabilities with others; None: its own."""
+    rows = max(1, BLOCK // flat.shape[1])
+    found = np.empty(len(flat))
+    with_ = None if other is None else _wide(other)
+    for start in range(0, len(flat), rows):
+        block = _wide(flat[start : start + rows])
+        found[start : start + rows] = np.einsum("ij,ij->i", block, block) if with_ is None else block @ with_
+    return found / samples
+
+
+def _wide(values: Probabilities) -> Probabilities:
+    """In float32 or wider. Half precision is converted by torch, many times faster than by numpy."""
+    if values.dtype != np.float16:
+        return values
+    import torch
+
+    return torch.from_numpy(values).float().numpy()
+
+
 @dataclass(frozen=True)
 class _Set:
     """A set that a beam goes on from."""
@@ -127,7 +147,7 @@ def _beam(probabilities: Probabilities, labels: Labels, size: int, width: int, s
     of_label = of_labels(probabilities, labels)
     pool, samples = of_label.shape
     flat = probabilities.reshape(pool, -1)
-    squares = np.array([np.dot(row, row) for row in map(np.float32, flat)]) / samples if strength else None
+    squares = _inner(flat, samples) if strength else None
     sets = [_Set((), np.zeros_like(of_label[0]), None if squares is None else np.zeros(pool))]
     for count in range(size):
         scores = np.full((len(sets), pool), np.inf)
@@ -149,8 +169,7 @@ def _beam(probabilities: Probabilities, labels: Labels, size: int, width: int, s
                 continue
             products = before.products
             if products is not None:
-                joined = flat[member].astype(np.float32, copy=False)
-                products = products + np.array([np.dot(row, joined) for row in map(np.float32, flat)]) / samples
+                products = products + _inner(flat, samples, flat[member])
             best[frozenset(members)] = _Set(members, before.total + of_label[member], products)
         sets = list(best.values())
     return uniform(list(sets[0].members))

@@ -46,6 +46,7 @@ TINY: dict[str, Any] = {
         (api.evaluate, "eval"),
         (api.retrain, "retrain"),
         (api.predict, "predict"),
+        (api.ensemble, "ensemble"),
     ],
 )
 def test_every_option_of_the_command(function: Callable[..., object], name: str) -> None:
@@ -54,7 +55,7 @@ def test_every_option_of_the_command(function: Callable[..., object], name: str)
     assert command is not None
     flags = {p.name for p in command.params if isinstance(p, click.Option)} - {"dry_run", "json_flag", "config"}
     parameters = inspect.signature(function).parameters.values()
-    arguments = {p.name for p in parameters} - {"architectures", "architecture", "run", "model", "images"}
+    arguments = {p.name for p in parameters} - {"architectures", "architecture", "run", "runs", "model", "images"}
     assert arguments - flags == {"on_event", "stop"} & arguments and flags <= arguments
     documented = inspect.getdoc(function) or ""
     for argument in arguments:
