@@ -17,7 +17,7 @@ from nastool.core.errors import CannotGoOn, InputError, TrialFailed, short, why
 from nastool.core.evaluator import Report
 from nastool.core.recipe import MAX_EPOCHS, Recipe
 from nastool.core.space import SearchSpace
-from nastool.core.task import Attackable
+from nastool.core.task import Attackable, Task
 from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.ensembles import stored
 from nastool.nets import checkpoints
@@ -202,7 +202,7 @@ class Train(TrainingEvaluator):
     @property
     def _classes(self) -> int:
         """How many classes networks tell apart; 0: they say something else."""
-        return int(getattr(self.task, "classes", 0))
+        return 0 if type(self.task).predict is Task.predict else int(getattr(self.task, "classes", 0))
 
     def _keep(self, checkpoint: str, said: Tensor, seed: int) -> None:
         """Write the predictions of a checkpoint's network; where the disk is full, do without."""

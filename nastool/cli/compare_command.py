@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common
-from nastool.core import archfile, files
+from nastool.core import files
 from nastool.core.errors import InputError
 from nastool.core.wording import visible
 
@@ -61,6 +61,7 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
     from nastool.analysis.bench.view import numbers
     from nastool.analysis.comparison.compare import compare
     from nastool.analysis.comparison.gather import gather
+    from nastool.core import archfile
 
     over = list(dict.fromkeys(given["over"]))
     at = numbers(given["at"], "--at") if given["at"] is not None else ()
@@ -88,6 +89,7 @@ def _ensembles(
 ) -> None:
     """Ensembles side by side."""
     from nastool.analysis import blocks, ensembles, pages
+    from nastool.core import archfile
 
     if others := [run for run in runs if run not in found]:
         raise InputError(
@@ -116,6 +118,7 @@ def _ensembles(
 def _form(found: Comparison, form: str, color: bool) -> str:
     from nastool.analysis import blocks
     from nastool.analysis.comparison import render
+    from nastool.core import archfile
 
     if form == "json":
         return visible(archfile.dumps(render.document(found))) + "\n"
