@@ -6,8 +6,8 @@ usage: ensembles.py [--data digits] [--recipe digits] [--trials 40] [--members 3
 For each seed a search by nes-re, nes-rs and deep-ensemble, each `trials` trainings, its pool's included; and by nesbs,
 with both samplers, whose members alone are trained. Prints for each the mean and standard deviation over seeds of the
 test NLL (nats), error (%), ECE (15 bins), disagreement, the ensemble's members and parameters, processor seconds, NLL
-and error of its best member alone, and the exact sign-flip test of its NLL against that of deep-ensemble. Finished runs
-are taken up again.
+and error of the best single network of its pool, NLLs and ECE at the temperature that suits the examples that chose,
+and exact sign-flip tests of both NLLs against those of deep-ensemble. Finished runs are taken up again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from nastool.engine import ensembling, pools
+
 SEARCHES = {
     "nes-re": ["-s", "nes-re"],
     "nes-rs": ["-s", "nes-rs"],
@@ -32,7 +34,10 @@ SEARCHES = {
     "nesbs svgd-rd": ["-s", "nesbs", "-S", "delta=1"],
 }
 REFERENCE = "deep-ensemble"
-COLUMNS = ("nll", "error", "ece_15", "disagreement", "members", "params", "cpu", "alone", "alone_error")
+COLUMNS = (
+    *("nll", "nll_calibrated", "error", "ece_15", "ece_15_calibrated", "disagreement", "members", "params", "cpu"),
+    *("alone", "alone_calibrated", "alone_error"),
+)
 
 
 def seconds_of(*arguments: str) -> float:
@@ -62,6 +67,10 @@ def measured(name: str, seed: int, given: argparse.Namespace) -> dict[str, float
     row = {**columns(found["tested"]["ensemble"]), "members": len(found["members"]), "cpu": cpu}
     alone = columns(found["tested"]["best single network"])
     row |= {"params": found["metrics"]["params"], "alone": alone["nll"], "alone_error": alone["error"]}
+    networks = pools.candidates([Path(each["weights"]) for each in found["members"]])
+    after = ensembling.choose(networks, len(networks), "top", temperature="after", seed=seed, test=True)
+    row |= {f"{name}_calibrated": after.tested["ensemble"][name] for name in ("nll", "ece_15")}
+    row["alone_calibrated"] = after.tested["best single network"]["nll"]
     kept.write_text(json.dumps(row))
     return row
 
@@ -88,15 +97,17 @@ def main() -> None:
     parser.add_argument("further", nargs="*")
     given = parser.parse_args()
     rows = {name: [measured(name, seed, given) for seed in range(given.seeds)] for name in SEARCHES}
-    print("| strategy | " + " | ".join(COLUMNS) + " | p of the NLL |")
-    reference = np.array([row["nll"] for row in rows[REFERENCE]])
+    print("| strategy | " + " | ".join(COLUMNS) + " | p of nll | p of nll_calibrated |")
     for name, own in rows.items():
         cells = []
         for column in COLUMNS:
             values = np.array([row[column] for row in own])
             cells.append(f"{values.mean():.4g} ({values.std(ddof=1):.2g})" if given.seeds > 1 else f"{values[0]:.4g}")
-        p = sign_flip(np.array([row["nll"] for row in own]) - reference)
-        print(f"| {name} | {' | '.join(cells)} | {'' if name == REFERENCE else f'{p:.3g}'} |")
+        for column in ("nll", "nll_calibrated"):
+            pairs = zip(own, rows[REFERENCE], strict=True)
+            p = sign_flip(np.array([row[column] - other[column] for row, other in pairs]))
+            cells.append("" if name == REFERENCE else f"{p:.3g}")
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
