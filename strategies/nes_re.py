@@ -13,7 +13,7 @@ from nastool.core.values import Arch, Trial
 from nastool.ensembles.metrics import of_labels
 from nastool.ensembles.selection import forward
 from nastool.learners.aging import AgingEvolution
-from nastool.learners.pools import Pool
+from nastool.learners.pools import Pool, unseen
 
 IDENTITY = 1 / 3
 """How often a child is its parent, trained with another seed; an input and an operation change as often, where the
@@ -47,7 +47,7 @@ class NESRE(Pool, AgingEvolution):
         super().__init__(space, seed=seed, members=members, population=population, dedup=dedup)
         if members > population:
             raise ValueError(f"need members <= population, got {members}, {population}")
-        self.predictions: Callable[[Trial], tuple[NDArray[Any], NDArray[Any]]] = _unknown
+        self.predictions: Callable[[Trial], tuple[NDArray[Any], NDArray[Any]]] = unseen
         self._of_label: dict[int, NDArray[Any]] = {}
         """The probability that each living individual gives to the samples' labels, by trial."""
         self._chosen: tuple[list[int], list[Trial]] = [], []
@@ -78,7 +78,3 @@ class NESRE(Pool, AgingEvolution):
         if self.members > 1 and self.rng.random() < IDENTITY:
             return parent
         return super()._child(parent)
-
-
-def _unknown(trial: Trial) -> tuple[NDArray[Any], NDArray[Any]]:
-    raise LookupError(f"nobody has said where the predictions of trial {trial.id} are")

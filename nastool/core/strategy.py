@@ -192,6 +192,11 @@ def pool(strategy: Strategy) -> Sequence[int]:
     return strategy.pool() if isinstance(strategy, Pooling) and strategy.members > 1 else ()
 
 
+def removed(strategy: Strategy) -> int:
+    """How many networks it has taken out of its pool again, as its attribute `removed` says; of others 0."""
+    return int(getattr(strategy, "removed", 0))
+
+
 @runtime_checkable
 class SeesPredictions(Protocol):
     """A strategy that looks at what networks say of the validation data; it needs "ensemble" of the evaluator."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nastool.core import archfile
 from nastool.core.errors import InputError
-from nastool.core.strategy import FindingEnsembles, Pooling, Strategy, pool
+from nastool.core.strategy import FindingEnsembles, Pooling, Strategy, pool, removed
 from nastool.core.wording import describe_metrics
 from nastool.engine import ensembling, pools
 from nastool.nets import checkpoints
@@ -69,7 +69,9 @@ def make(strategy: Strategy, networks: Sequence[Path], folder: Path, seed: int, 
     found, _ = ensembling.write(chosen, folder / FOLDER, page=None)
     metrics = {name: value for name, value in found["metrics"].items() if name != "params"}
     trials, run = [each.trial for each in chosen.members], chosen.members[0].run
-    of = {} if run == folder else {"run": run.name}  # below the search's
+    of: dict[str, Any] = {} if run == folder else {"run": run.name}  # below the search's
+    if gone := removed(strategy):
+        of["removed"] = [gone, gone + len(networks)]
     return {"trials": trials, **of, "metrics": metrics, "folder": FOLDER}
 
 
@@ -87,4 +89,5 @@ def describe(ensemble: Mapping[str, Any], folder: Path) -> str:
     """For the summary."""
     trials = ", ".join(map(str, ensemble["trials"]))
     of = f" of {ensemble['run']}" if "run" in ensemble else ""
-    return f"ensemble of trials {trials}{of}: {describe_metrics(ensemble['metrics'])}: {folder / FOLDER}"
+    gone = " ({} of {} members were removed meanwhile)".format(*ensemble["removed"]) if "removed" in ensemble else ""
+    return f"ensemble of trials {trials}{of}{gone}: {describe_metrics(ensemble['metrics'])}: {folder / FOLDER}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from numpy.typing import NDArray
+
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Proposal, Trial
@@ -60,3 +62,8 @@ class RandomDraws(Strategy):
 
     def tell(self, trial: Trial) -> None:
         pass
+
+
+def unseen(trial: Trial) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What `SeesPredictions.predictions` is before a search sets it. LookupError."""
+    raise LookupError(f"nobody has said where the predictions of trial {trial.id} are")

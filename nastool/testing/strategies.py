@@ -165,6 +165,7 @@ class StrategyContract:
         state = json.loads(json.dumps(undisturbed.state_dict()))
         resumed = make(space, 5)
         resumed.load_state_dict(state, [*told, *running])
+        _let_see(resumed)
         for strategy in (undisturbed, resumed):
             for trial in (running[2], running[0], running[1]):
                 strategy.tell(outcome(trial.id, trial.proposal, strategy))
@@ -200,6 +201,7 @@ class StrategyContract:
         """It ends, or goes on repeating members; the state that follows None is unchanged."""
         space = TinySpace()
         strategy = make(space, 0)
+        _let_see(strategy)
         archs: list[Arch] = []
         for i in range(40):
             proposal = strategy.ask()

@@ -40,6 +40,7 @@ def make(name: str, **given: Any) -> Strategy:
         ("nes-rs", {}, "random", {}),
         ("deep-ensemble", {"pool": 60}, "random", {}),
         ("nes-re", {"population": 7}, "evolution", {"population": 7}),
+        ("saep", {"mutants": 0.0}, "random", {}),
     ],
 )
 @pytest.mark.parametrize("seed", range(3))
