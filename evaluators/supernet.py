@@ -110,7 +110,7 @@ class Supernet(TrainingEvaluator):
             flops_bonus: What an architecture gains for each factor of e in FLOPs (from 10^6 on), in [0, 10], in units
                 of the loss. With it the metric shared_score, the gain less the shared loss, is the objective, and
                 likelihoods that a policy learns from are multiplied by exp(gain): weights that others share say too
-                little good of operations that have many, as these learn slowly. By default there is none.
+                little good of operations that have many, as these learn slowly. By default the recipe's, mostly none.
         """
         super().__init__(space, **training)
         self._fits = self._fits and weights is None  # with those, it is their batch_size
@@ -123,13 +123,12 @@ class Supernet(TrainingEvaluator):
             raise ValueError(f"need 0 < tune_lr <= 10, got {tune_lr}")
         if tune_lr is not None and not tune:
             raise ValueError("tune_lr is the learning rate of tune steps: give tune, too")
-        if flops_bonus is not None and not 0 <= flops_bonus <= 10:
-            raise ValueError(f"need 0 <= flops_bonus <= 10, got {flops_bonus}")
-        if flops_bonus is not None:
+        self.recipe = self.recipe.replace(flops_bonus=flops_bonus)
+        self.bonus = flops_bonus is not None or self.recipe.flops_bonus > 0
+        if self.bonus:
             self.objective, self.metrics = "shared_score", self.metrics | {"shared_score"}
         self.seed = seed
         self.fair = sampling == "fair"
-        self.flops_bonus = flops_bonus
         self.tune = tune or 0
         self.tune_lr = 0.4 * self.recipe.lr if tune_lr is None else tune_lr
         self.weights = weights
@@ -350,7 +349,7 @@ class Supernet(TrainingEvaluator):
                 found: list[float] = worth(children.logits(archs, inputs)).tolist()
             else:
                 found = children.logits(archs, inputs, then=lambda output: worth([output]).item())
-        if likelihood and self.flops_bonus:
+        if likelihood and self.recipe.flops_bonus:
             found = [value * math.exp(self._gain(arch)[0]) for arch, value in zip(archs, found, strict=True)]
         return [value if math.isfinite(value) else 0.0 for value in found]
 
@@ -385,7 +384,7 @@ class Supernet(TrainingEvaluator):
         return self._with_bonus(arch, self._on_validation(shared.network))
 
     def _with_bonus(self, arch: Arch, metrics: dict[str, float]) -> dict[str, float]:
-        if self.flops_bonus is None:
+        if not self.bonus:
             return metrics
         gain, flops = self._gain(arch)
         return {**metrics, "shared_score": gain - metrics["shared_loss"], "flops": flops}
@@ -397,7 +396,7 @@ class Supernet(TrainingEvaluator):
         if self._network_costs is None:
             self._network_costs = NetworkCosts(self.space, self.task, self.scale)
         flops = self._network_costs.of(arch, ("flops",))["flops"]
-        return (self.flops_bonus or 0.0) * math.log(max(flops, 1.0) / 1e6), flops
+        return self.recipe.flops_bonus * math.log(max(flops, 1.0) / 1e6), flops
 
     def _on_validation(self, network: nn.Module) -> dict[str, float]:
         """The metrics of what the network executes now, on all validation data."""

@@ -35,6 +35,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "auxiliary_weight": (0, 100),
     "average": (0, MAX_EPOCHS),
     "average_after": (0, MAX_EPOCHS),
+    "flops_bonus": (0, 10),
     "hold_epochs": (0, MAX_EPOCHS),
     "decay": (1e-9, 1),
     "decay_epochs": (1, MAX_EPOCHS),
@@ -66,6 +67,7 @@ SMALLEST_BATCH = 16
 
 LATER = frozenset({"decay_norms", "decay_off_path", "train_auxiliary", "reward_dropout", "optimizer", "average"}) | {
     "average_after",
+    "flops_bonus",
     "hold_epochs",
     "decay",
     "decay_epochs",
@@ -199,6 +201,7 @@ class Recipe:
     auxiliary_weight: of the auxiliary classifier's loss (for networks with one: scale auxiliary=1). train_auxiliary:
         else that classifier stays as it was drawn, as in ENAS' code, and only the network before it learns from it.
     reward_dropout: dropout is on when a policy's children are rewarded, as in ENAS' micro code.
+    flops_bonus: of shared weights, what an architecture gains for each factor of e in FLOPs (evaluator supernet).
     scale: size of the networks, unless one is given; what a space's Scale does not have is left out.
     text: of networks for texts.
     retrain: the recipe by which what a search found with this one is trained afterwards; "" for the data's default.
@@ -229,6 +232,7 @@ class Recipe:
     auxiliary_weight: float = 0.0
     train_auxiliary: bool = True
     reward_dropout: bool = False
+    flops_bonus: float = 0.0
     scale: Mapping[str, int] = field(default_factory=dict)
     retrain: str = ""
     description: str = ""

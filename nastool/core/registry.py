@@ -29,6 +29,7 @@ from nastool.core.values import SpaceRef
 Kind = Literal["strategy", "space", "evaluator", "task", "logger", "executor"]
 KINDS: tuple[Kind, ...] = ("strategy", "space", "evaluator", "task", "logger", "executor")
 
+_SWITCH: Mapping[str, str] = {"strategy": "-S", "space": "-P", "evaluator": "-E"}
 _GROUP: Mapping[Kind, str] = {
     "strategy": "nastool.strategies",
     "space": "nastool.spaces",
@@ -107,6 +108,9 @@ def registered(kind: Kind, name: str) -> type[Any]:
     """`load` of a registered name."""
     known = plugins(kind)
     if name not in known:
+        own, _, options = name.partition(":")
+        if own in known and "=" in options and kind in _SWITCH:
+            raise InputError(f"no {kind} {name!r}; give {own} alone, and each option with {_SWITCH[kind]} KEY=VALUE")
         raise InputError(f"no {kind} {name!r}; {hint(name, known)}{_of_no_file(name)}")
     plugin = known[name]
     try:

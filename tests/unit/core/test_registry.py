@@ -21,6 +21,8 @@ from tests.helpers.plugins import install
 
 class TestRegistry:
     def test_unknown_names_suggest(self) -> None:
+        with pytest.raises(InputError, match="give cell-cnn alone, and each option with -P KEY=VALUE"):
+            registry.load("space", "cell-cnn:ops=darts,blocks=4")
         with pytest.raises(InputError, match="no strategy 'evolutoin'; did you mean 'evolution'"):
             registry.load("strategy", "evolutoin")
 

@@ -730,6 +730,11 @@ class TestScoresWithABonus:
         with pytest.raises(ValueError, match="flops_bonus"):
             supernet(flops_bonus=-0.1)
 
+    def test_the_recipe_has_one_unless_another_is_given(self) -> None:
+        of_recipe, without = (Supernet(SPACE, data="shapes", flops_bonus=bonus) for bonus in (None, 0.0))
+        assert of_recipe.recipe.flops_bonus == 0.1 and without.recipe.flops_bonus == 0
+        assert of_recipe.objective == without.objective == "shared_score"
+
 
 class TestFairSampling:
     def test_each_option_is_taken_equally_often_and_the_estimate_knows(self, monkeypatch: pytest.MonkeyPatch) -> None:

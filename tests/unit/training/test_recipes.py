@@ -54,6 +54,7 @@ SPECIAL |= {
     "decay_off_path",
     "train_auxiliary",
     "reward_dropout",
+    "flops_bonus",
 }
 
 
