@@ -11,19 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nastool.core.arrays import Choices
-from nastool.core.diagram import Edge, Node, Section, chain, kind_of, times
+from nastool.core.diagram import Node, Section, chain, times
 from nastool.core.encodings import basic
 from nastool.core.errors import InvalidArchError
 from nastool.core.space import Choose, SearchSpace, check_scale
 from nastool.core.values import Arch, Decision
+from nastool.nets.definitions.edges_form import EDGES, OPS, drawing, expression
 
 if TYPE_CHECKING:
     from torch import nn
 
     from nastool.tasks.images.task import ImageTask
 
-OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (source, target), in the order of the string form
 ROUTES = ((3,), (0, 4), (1, 5), (0, 2, 5))  # the edges on each way from input to output, the short ways first
 
 
@@ -74,24 +73,8 @@ class NasBench201(SearchSpace):
     # --- equivalence
 
     def canonical(self, arch: Arch) -> str:
-        """The output as an expression of the input "x", by the benchmark's own rules (6,466 differ).
-
-        `skip_connect` passes its source through, `none` and every operation on a zero node give zero ("#"), the
-        terms of a sum are sorted. (A trained BN's shift of a zero map is ignored.) Equal forms compute the
-        same function; the converse does not hold, since sums are not flattened and their zeros stay.
-        """
-        nodes = ["x"]
-        terms: list[str] = []
-        for choice, (source, target) in zip(arch.choices, EDGES, strict=True):
-            inner = nodes[source]
-            if OPS[choice] == "none" or inner == "#":
-                terms.append("#")
-            else:
-                terms.append(inner if OPS[choice] == "skip_connect" else f"({inner})@{choice}")
-            if source == target - 1:
-                nodes.append("+".join(sorted(terms)))
-                terms = []
-        return nodes[-1]
+        """The output as an expression of the input (`edges_form.expression`): 6,466 differ."""
+        return expression(arch.choices)
 
     # --- encodings
 
@@ -113,18 +96,7 @@ class NasBench201(SearchSpace):
 
     def diagram(self, arch: Arch, scale: Scale | None = None) -> list[Section]:
         """The cell, operations on its edges; with a scale also the skeleton."""
-        ops = [OPS[choice] for choice in arch.choices]
-        fed = {target for op, (_, target) in zip(ops, EDGES, strict=True) if op != "none"}
-        labels = {0: "0: input", 1: "1", 2: "2", 3: "3: output"}
-        edges = tuple(Edge(str(j), str(i), op, kind_of(op)) for op, (j, i) in zip(ops, EDGES, strict=True))
-        there = {"0", "3", *(end for edge in edges if edge.kind != "none" for end in (edge.source, edge.target))}
-        nodes = tuple(
-            Node(str(i), label, "plain" if i in (1, 2) else "end", () if i in fed or not i else ("zeros",))
-            for i, label in labels.items()
-            if str(i) in there
-        )
-        edges = tuple(edge for edge in edges if edge.kind != "none")
-        cell = Section("cell", nodes, edges, note="Operations are on the edges; a node adds up what it reads.")
+        cell = drawing(arch.choices)
         return [cell] if scale is None else [cell, self._skeleton(scale)]
 
     def _skeleton(self, scale: Scale) -> Section:
@@ -149,7 +121,7 @@ class NasBench201(SearchSpace):
         """The published skeleton: 3 stages of `cells` cells, residual reductions between, any input size."""
         from nastool.nets.definitions.edges import Network
 
-        return Network(choose, EDGES, task.channels, task.outputs, width=scale.channels, cells=scale.cells)
+        return Network(choose, task.channels, task.outputs, width=scale.channels, cells=scale.cells)
 
 
 _CUT, _LEFT_OUT = -2, -1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -280,6 +282,38 @@ class TrainingOnly(nn.Sequential):
     """Modules that only training needs, such as an auxiliary classifier; counts of parameters leave them out."""
 
     training_only = True
+
+
+class Heads(NamedTuple):
+    """What a network with several heads returns in training.
+
+    Attributes:
+        mean: What it says in evaluation, (N, outputs).
+        heads: What each of them says, logits or numbers (N, outputs).
+    """
+
+    mean: Tensor
+    heads: tuple[Tensor, ...]
+
+
+class Vote(nn.Module):
+    """Outputs (N, classes) -> the logarithms of the mean of their probabilities; of numbers their mean; one as it is.
+
+    Of several in training `Heads`.
+    """
+
+    def __init__(self, numbers: bool) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def forward(self, *heads: Tensor) -> Any:
+        if len(heads) == 1:
+            return heads[0]
+        if self.numbers:
+            mean = torch.stack(heads).mean(0)
+        else:
+            mean = torch.stack(heads).log_softmax(-1).logsumexp(0) - math.log(len(heads))
+        return Heads(mean, heads) if self.training else mean
 
 
 class Add(nn.Module):

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from nastool.nets.blocks import Heads
+
 NAMES = ("synflow", "snip", "grad_norm", "jacob_cov", "naswot")
 """Of all that `proxies` finds."""
 JITTER = 1e-5
@@ -42,7 +44,7 @@ def proxies(
     All but synflow come from one forward pass, one backward pass for the loss and one for the outputs.
 
     Args:
-        network: Of one input, with outputs (N, classes).
+        network: Of one input, with outputs (N, classes), or `Heads`, whose mean counts, and for synflow their sum.
         loss: Of the outputs for these inputs, a scalar.
         inputs: (N, ...), floating point.
         names: Which are wanted.
@@ -74,6 +76,7 @@ def _of_data(
             if isinstance(module, nn.ReLU):
                 stack.callback(module.register_forward_pre_hook(partial(_count_alike, alike)).remove)
         output = network(x)
+        output = output.mean if isinstance(output, Heads) else output
     if "naswot" in names:
         sign, log_det = torch.linalg.slogdet(alike)
         found["naswot"] = float(log_det) if float(sign) > 0 else -math.inf
@@ -116,7 +119,8 @@ def _synflow(network: nn.Module, ones: Tensor) -> float:
         if isinstance(module, _NormBase):
             module.forward = _same
     weights = list(_weights(linear))
-    total = linear(ones.double()).sum()
+    output = linear(ones.double())
+    total = torch.stack(output.heads).sum() if isinstance(output, Heads) else output.sum()
     if total.requires_grad:
         gradients = torch.autograd.grad(total, weights, allow_unused=True)
         flow = _total((w * g).abs().sum() for w, g in zip(weights, gradients, strict=True) if g is not None)

@@ -50,7 +50,7 @@ class Supervised(Task):
 
     A batch is what networks read and, last, labels (N,) int64 from 0 to classes - 1, or numbers (N, targets) float32 in
     standard deviations from their means. A network's output is (N, `outputs`): logits, or these numbers; in training
-    with auxiliary classifiers a tuple, theirs last.
+    with auxiliary classifiers a tuple, theirs last, and with several heads `nets.blocks.Heads`.
 
     Attributes:
         classes: Number of classes; 0 where numbers are said.
@@ -130,10 +130,17 @@ class Supervised(Task):
     def step(self, network: Network, batch: Batch, carry: object, recipe: Recipe) -> Step:
         """Mean cross-entropy in nats, smoothed as the recipe says, or mean squared error, in variances of the target.
 
-        Auxiliary classifiers' count for less.
+        Auxiliary classifiers' count for less. Of a network with several heads half of what is minimised is the mean's
+        loss, which is reported, and half the mean of the heads' losses.
         """
+        from nastool.nets.blocks import Heads
+
         *inputs, y = batch
         output = network(*inputs)
+        if isinstance(output, Heads):
+            loss = self._loss(output.mean, y, recipe)
+            alone = [self._loss(each, y, recipe) for each in output.heads]
+            return Step(loss, extra=(sum(alone[1:], alone[0]) / len(alone) - loss) / 2)
         first, *auxiliary = output if isinstance(output, tuple) else (output,)
         loss = self._loss(first, y, recipe)
         extra = None

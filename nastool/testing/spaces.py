@@ -20,6 +20,7 @@ from nastool.core.space import SearchSpace, mutate_each
 from nastool.core.task import FAMILY, Task
 from nastool.core.values import Arch
 from nastool.nets import networks
+from nastool.nets.blocks import Heads
 from nastool.nets.costs import NetworkCosts, count_flops
 from nastool.nets.inheritance import Growing, inherited
 
@@ -45,9 +46,14 @@ def inputs_of(task: Task, n: int, dtype: torch.dtype = torch.float32) -> tuple[T
 
 
 def said(network: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-    """What a network says of examples, (n, outputs); of texts, of each token and the same again after it."""
+    """What a network says of examples, (n, outputs); of texts, of each token and the same again after it.
+
+    In training mode of all heads, (n, heads * outputs).
+    """
     found = network(*inputs)
-    if isinstance(found, tuple):
+    if isinstance(found, Heads):
+        found = torch.cat(found.heads, 1)
+    elif isinstance(found, tuple):
         first, state, *_ = found
         found = torch.cat([first, network(*inputs, state)[0]], 1).flatten(0, 1)
     output: Tensor = found

@@ -57,6 +57,7 @@ SPACES: list[tuple[str, dict[str, Any], dict[str, int]]] = [
     ("recurrent-cell", {}, {"hidden": 4, "edges": 1}),
     ("recurrent-cell", {"nodes": 4, "output": "all"}, {"hidden": 4, "tied": 0, "bias": 1}),
     ("recurrent-tree", {}, {"hidden": 4}),
+    ("multi-headed", {"heads": 2}, {"channels": 4, "cells": 1}),
     ("signal-cnn", {}, {"channels": 4}),
     ("stacked-rnn", {}, {"hidden": 4, "embedding": 3}),
     ("stacked-rnn", {}, {"hidden": 4, "tied": 0, "biases": 1}),

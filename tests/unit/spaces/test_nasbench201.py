@@ -16,7 +16,8 @@ from nastool.core.space import SearchSpace
 from nastool.core.values import Arch
 from nastool.nets import networks
 from nastool.nets.costs import count_flops
-from nastool.spaces.nasbench201 import OPS, NasBench201
+from nastool.nets.definitions.edges_form import OPS
+from nastool.spaces.nasbench201 import NasBench201
 from nastool.spaces.nasbench_macro import NasBenchMacro
 from nastool.tasks.images.task import ImageTask
 
