@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -38,12 +39,19 @@ class Reinforce(Strategy):
     The controller (`nastool.learners.controller`) makes the space's decisions one after another. After every `batch`
     results it is updated by REINFORCE with a moving average of the rewards as baseline, or by its clipped variant.
 
-    Deviations: the controller is that of ENAS' code; one loop takes the place of parameter servers, so gradients are
-    late only as far as several workers make them; rewards are free of the objective's unit (see `reward`), where the
-    paper cubes the accuracy; there is an entropy bonus. A trial that failed counts as the worst result so far. With
-    `dedup` only new architectures are measured: the policy draws until one is, flattened step by step where it has
-    little new to offer (at last one is drawn uniformly), and learns as if that had been its first draw. So what it
-    learns from follows the policy truncated to what is new (or, in spaces with rules, to members).
+    With `replicas` it is the paper's asynchronous training: so many replicas of the controller at a time, each of which
+    takes the policy as it is, draws `batch` architectures and, once all of these are back, sends its gradient. Nobody
+    waits for another replica, so gradients are of policies that are some updates old, their staleness, which the
+    report shows. As many replicas as workers keep all of these at work; 1 is the serial loop, whatever the number of
+    workers. The parameters are in one place, since shards of them change nothing but their place: Adam steps tensor by
+    tensor.
+
+    Deviations: the controller is that of ENAS' code; without `replicas` an update takes the next results that come,
+    whichever policy drew them; rewards are free of the objective's unit (see `reward`), where the paper cubes the
+    accuracy; there is an entropy bonus. A trial that failed counts as the worst result so far. With `dedup` only new
+    architectures are measured: the policy draws until one is, flattened step by step where it has little new to offer
+    (at last one is drawn uniformly), and learns as if that had been its first draw. So what it learns from follows the
+    policy truncated to what is new (or, in spaces with rules, to members).
     """
 
     name = "reinforce"
@@ -68,6 +76,8 @@ class Reinforce(Strategy):
         depth_start: int | None = None,
         depth_step: int = 2,
         depth_every: int = 1600,
+        replicas: int | None = None,
+        staleness: Literal["scale", "drop", "weigh"] = "weigh",
     ) -> None:
         """Makes a strategy with a controller as it is initialised.
 
@@ -92,6 +102,11 @@ class Reinforce(Strategy):
                 there is (once its architectures are used up, any).
             depth_step: Growth of the depth, see depth_start, >= 0.
             depth_every: Number of trials of the same depth, see depth_start, >= 1.
+            replicas: Number of batches that are measured at a time, the paper's K, in [1, 1000], each drawn by one
+                policy and learnt from as a whole; what has no place in them waits. none: nothing waits.
+            staleness: What is made of a gradient that comes t updates late, with replicas. scale: it is divided by
+                1 + t; drop: it is left out if t > 2 replicas, else taken as it is; weigh: it is taken where the policy
+                is by now, each architecture with importance weight, at most 1.5.
         """
         super().__init__(space, seed=seed)
         if not 1 <= batch <= 1000:
@@ -103,7 +118,13 @@ class Reinforce(Strategy):
                 "need depth_start >= 1, depth_step >= 0, depth_every >= 1, "
                 f"got {depth_start}, {depth_step}, {depth_every}"
             )
+        if replicas is not None and not 1 <= replicas <= 1000:
+            raise ValueError(f"need 1 <= replicas <= 1000, got {short(replicas)}")
+        if replicas is not None and replicas > 1 and ppo_clip is not None:
+            raise ValueError(f"several replicas go without ppo_clip, got {replicas}, {ppo_clip}")
         self.batch = batch
+        self.replicas = replicas
+        self.staleness = staleness
         self.reward = reward
         self.dedup = dedup
         self.depth_start = depth_start
@@ -140,18 +161,47 @@ class Reinforce(Strategy):
         self._losses: list[float] = []  # all so far, sorted; infinite where failed
         self._finite = 0
         self._mean = self._squares = 0.0  # of the finite ones; the sum of squared deviations
-        self._batch: list[Trial] = []
+        self.version = 0
+        """How many updates the policy has had."""
+        self.late: Counter[int] = Counter()
+        """By how many updates gradients came late, with replicas: how often each."""
+        self._told: dict[int, list[Trial]] = {}  # by number of the batch, until it is whole
+        self._drawn_by: dict[int, int] = {}  # batch that is not learnt from yet -> version
+        self._batches_of: Counter[int] = Counter()  # version -> how many these are
+        self._policies: dict[int, Mapping[str, torch.Tensor]] = {}  # earlier versions that these are of
 
     # --- the loop
 
     def propose(self) -> Proposal | None:
-        arch = self._draw()
-        if arch is None:
-            return None
-        if self.asked % FREQUENCIES_EVERY:
-            return Proposal(arch)
-        frequencies = self.controller.frequencies(self._forced(self.asked))
-        return Proposal(arch, notes={"frequencies": list(map(list, frequencies))})
+        version, notes = self.version, dict[str, Any]()
+        if self.replicas is not None:
+            if self.asked % self.batch:
+                version = self._drawn_by[self.asked // self.batch]
+            elif len(self._drawn_by) == self.replicas:
+                return None
+            notes["version"] = version
+        with self.learner.policy(self._policies.get(version)):
+            arch = self._draw()
+            if arch is None:
+                return None
+            if self.asked % FREQUENCIES_EVERY == 0:
+                notes["frequencies"] = list(map(list, self.controller.frequencies(self._forced(self.asked))))
+                if self.late:
+                    notes["staleness"] = {str(updates): count for updates, count in sorted(self.late.items())}
+        return Proposal(arch, notes=notes)
+
+    def ask(self) -> Proposal | None:
+        number, proposal = self.asked, super().ask()
+        if proposal is not None:
+            self._out(number, proposal)
+        return proposal
+
+    def _out(self, number: int, proposal: Proposal) -> None:
+        """Take in that this trial is out, and whose."""
+        if self.replicas is not None and number % self.batch == 0:
+            version: Any = proposal.notes["version"]
+            self._drawn_by[number // self.batch] = version
+            self._batches_of[version] += 1
 
     def remember(self, proposal: Proposal) -> None:
         super().remember(proposal)
@@ -159,23 +209,65 @@ class Reinforce(Strategy):
             self.seen.add(self.space.canonical(proposal.arch))
 
     def tell(self, trial: Trial) -> None:
-        insort(self._losses, trial.loss)
-        if math.isfinite(trial.loss):
-            self._finite += 1
-            step = trial.loss - self._mean
-            self._mean += step / self._finite
-            self._squares += step * (trial.loss - self._mean)
-        self._batch.append(trial)
-        if len(self._batch) == self.batch:
-            self._learn(self._batch)
-            self._batch = []
+        number = 0 if self.replicas is None else trial.id // self.batch
+        batch = self._told.setdefault(number, [])
+        batch.append(trial)
+        if len(batch) < self.batch:
+            return
+        del self._told[number]
+        if self.replicas is None:
+            self._learn(batch, self.version)
+        else:  # whichever came first
+            self._learn(sorted(batch, key=lambda trial: trial.id), self._back(number))
 
-    def _learn(self, trials: list[Trial]) -> None:
+    def _back(self, number: int) -> int:
+        """Take in that this batch is back, and return the version that drew it."""
+        version = self._drawn_by.pop(number)
+        self._batches_of[version] -= 1
+        self.late[self.version - version] += 1
+        return version
+
+    def _learn(self, trials: Sequence[Trial], version: int) -> None:
         import torch
 
+        for trial in trials:
+            self._count(trial.loss)
+        late, factor = self.version - version, None
+        if late and self.staleness != "weigh":
+            factor = 1.0 if self.staleness == "drop" else 1 / (1 + late)
+        drawn_by = self._policies.get(version)
+        if not self._batches_of[version]:
+            self._policies.pop(version, None)
+            del self._batches_of[version]
+        if self.replicas is not None and self.staleness == "drop" and late > 2 * self.replicas:
+            return
         choices = torch.tensor([trial.proposal.arch.choices for trial in trials])
         rewards = torch.tensor([self._reward(trial.loss) for trial in trials], dtype=torch.float64)
-        self.learner.update(choices, rewards, forced=self._forced(trials[0].id))
+        if self._batches_of[self.version]:
+            self._policies[self.version] = self.learner.parameters()
+        self.learner.update(choices, rewards, self._forced(trials[0].id), drawn_by, factor)
+        self.version += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        return state if self.replicas is None else {**state, "version": self.version}
+
+    def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+        for trial in trials:  # all first: so it is known which policies will be needed again
+            self._out(trial.id, trial.proposal)
+        if any(not 0 <= version <= state["version"] for version in self._drawn_by.values()):
+            raise ValueError("a trial was drawn by a policy that is still to come")
+        super().load_state_dict(state, trials)
+
+    # --- rewards
+
+    def _count(self, loss: float) -> None:
+        insort(self._losses, loss)
+        if math.isfinite(loss):
+            self._finite += 1
+            step = loss - self._mean
+            self._mean += step / self._finite
+            self._squares += step * (loss - self._mean)
 
     def _reward(self, loss: float) -> float:
         """Reward of a result that is in the statistics."""

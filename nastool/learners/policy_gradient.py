@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from nastool.core.errors import InputError
 from nastool.learners.controller import Controller, Scored, one_thread
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+MOST_LIKELIER = 1.5
+"""Bound of the importance weights: how much likelier a policy may be taken to draw something than an earlier one."""
 
 
 class PolicyGradient:
@@ -108,12 +112,23 @@ class PolicyGradient:
             return of_others / spread.sqrt() if spread else of_others
         return rewards - self._average / self._weight if self._weight else of_others
 
-    def update(self, choices: Tensor, rewards: Tensor, forced: Collection[int] = ()) -> dict[str, float]:
+    def update(
+        self,
+        choices: Tensor,
+        rewards: Tensor,
+        forced: Collection[int] = (),
+        drawn_by: Mapping[str, Tensor] | None = None,
+        factor: float | None = None,
+    ) -> dict[str, float]:
         """Learn from m architectures that the policy drew.
 
-        choices: (m, decisions), int64. rewards: (m,), finite, higher is better. forced: decisions not drawn. Returns
-        the means of entropy, log_prob, switch_kl, switch_rate before the update, advantage (the mean of its absolute
-        value), reward, and baseline, that after the update. ValueError where shapes or rewards are unfit.
+        choices: (m, decisions), int64. rewards: (m,), finite, higher is better. forced: decisions not drawn. drawn_by:
+        `parameters` of the earlier policy that drew them; None: they are the present one's. factor: the gradient is
+        that policy's, times this; None: the present one's, where each architecture's R - b is multiplied with how much
+        likelier it is by now, at most MOST_LIKELIER (importance weights, truncated as in V-trace: Espeholt et al.,
+        IMPALA, ICML 2018, section 4.1); not with ppo_clip. Returns the means of entropy, log_prob, switch_kl,
+        switch_rate before the update, advantage (the mean of its absolute value), reward, and baseline, that after the
+        update. ValueError where shapes or rewards are unfit.
         """
         if rewards.shape != (len(choices),) or not len(choices) or not bool(rewards.isfinite().all()):
             raise ValueError(f"need a finite reward for each of {len(choices)} architectures, got {rewards}")
@@ -121,10 +136,14 @@ class PolicyGradient:
         first: Scored | None = None
         with one_thread():
             for _ in range(self.ppo_epochs):
-                scored = self.controller.score(choices, forced=forced, switch_target=self.switch_target)
-                first = first or Scored(*(value.detach() for value in scored))
-                self.controller.zero_grad()
-                self._loss(scored, first.log_prob, advantages).backward()  # type: ignore[no-untyped-call]
+                with self.policy(drawn_by if factor is not None else None):
+                    scored = self.controller.score(choices, forced=forced, switch_target=self.switch_target)
+                    first = first or Scored(*(value.detach() for value in scored))
+                    if drawn_by is not None and factor is None:
+                        advantages = advantages * self._likelier(first.log_prob, choices, forced, drawn_by)
+                    loss = self._loss(scored, first.log_prob, advantages)
+                    self.controller.zero_grad()
+                    (loss if factor is None else factor * loss).backward()  # type: ignore[no-untyped-call]
                 if self.grad_clip is not None:
                     nn.utils.clip_grad_norm_(self.controller.parameters(), self.grad_clip)
                 if self.eps_outside:
@@ -151,6 +170,14 @@ class PolicyGradient:
             loss = loss + self.switch_weight * scored.switch_kl
         return loss.mean()
 
+    def _likelier(
+        self, log_prob: Tensor, choices: Tensor, forced: Collection[int], before: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Importance weights (m,): how much likelier the policy of log_prob draws them than the one before."""
+        with torch.no_grad(), self.policy(before):
+            old = self.controller.score(choices, forced=forced).log_prob
+        return (log_prob - old).exp().clamp(max=MOST_LIKELIER)
+
     def _step(self) -> None:
         moved = {name: p for name, p in self.controller.named_parameters() if p.grad is not None}
         for name, p in moved.items():
@@ -162,6 +189,26 @@ class PolicyGradient:
         fixed: dict[str, Any] = {"fused": True, "amsgrad": False, "maximize": False, "weight_decay": 0.0}
         with torch.no_grad():
             adam(list(moved.values()), grads, means, squares, [], steps, **fixed, **self.adam)  # type: ignore[arg-type]
+
+    # --- earlier policies
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The policy's parameters as they are, as copies."""
+        return {name: parameter.detach().clone() for name, parameter in self.controller.named_parameters()}
+
+    @contextmanager
+    def policy(self, parameters: Mapping[str, Tensor] | None) -> Iterator[None]:
+        """Inside, the controller has these `parameters`; None: those that it has."""
+        now = {name: parameter.data for name, parameter in self.controller.named_parameters()}
+        try:
+            for name, value in (parameters or now).items():
+                self.controller.get_parameter(name).data = value
+            yield
+        finally:
+            for name, value in now.items():
+                self.controller.get_parameter(name).data = value
+
+    # --- going on later
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that changes, as copies: the controller's parameters, Adam's moments, the baseline."""

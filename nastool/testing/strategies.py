@@ -183,8 +183,8 @@ class StrategyContract:
         strategy = make(space, 0)
         _let_see(strategy)
         out: list[tuple[int, Proposal]] = []
-        for i in range(64):
-            proposal = strategy.ask()
+        for _ in range(64):
+            i, proposal = strategy.asked, strategy.ask()
             if proposal is None:
                 state = json.dumps(strategy.state_dict())
                 assert strategy.ask() is None

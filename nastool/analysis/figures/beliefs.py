@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -98,6 +99,22 @@ def last_round(study: Study) -> list[Drawn]:
     return found
 
 
+def staleness(study: Study) -> list[Drawn]:
+    """By how many updates gradients came late, of a policy with replicas: how often each."""
+    noted: list[Any] = [trial.trial.proposal.notes.get("staleness") for trial in study.trials]
+    given = next((counts for counts in reversed(noted) if isinstance(counts, dict)), {})
+    counts = sorted((int(k), n) for k, n in given.items() if k.isdecimal() and len(k) < 10 and isinstance(n, int))
+    total = sum(count for _, count in counts)
+    if total < 1:
+        return []
+    figure, (axes,) = style.new(2.4)
+    axes.bar(*zip(*counts, strict=True), color=style.color(0))
+    style.finish(axes, "updates late", "gradients", whole=True)
+    mean = sum(updates * count for updates, count in counts) / total
+    text = f"By how many updates of the policy each of {total:,} gradients came late: {mean:.2f} on average."
+    return [Drawn("staleness", "Staleness of gradients", text, figure)]
+
+
 def expected(study: Study) -> list[Drawn]:
     """Expected against measured."""
     pairs = expectations(study)
@@ -141,5 +158,6 @@ KINDS = (
     Kind("policy", "A policy's reward and entropy, round by round", signs),
     Kind("policy-options", "What a policy prefers, over rounds or trials", preferences),
     Kind("policy-decisions", "A policy's probabilities at the end, decision by decision", last_round),
+    Kind("staleness", "By how many updates gradients of replicas came late", staleness),
     Kind("expected", "What a model expected against what was measured", expected),
 )

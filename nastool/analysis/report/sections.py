@@ -100,7 +100,7 @@ def of(study: Study, prefix: str) -> list[Section]:
     return [Section(f"{prefix}{name}", title, blocks) for name, title, blocks in found if blocks]
 
 
-BELIEFS = ("policy", "policy-options", "policy-decisions", "expected")
+BELIEFS = ("policy", "policy-options", "policy-decisions", "staleness", "expected")
 
 
 def _plots(names: Sequence[str], studies: Sequence[Study], prefix: str) -> list[Block]:

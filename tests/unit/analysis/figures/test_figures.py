@@ -58,8 +58,16 @@ def weighed() -> Study:
     return made_runs.with_latency(study, [float(40 - trial.id) for trial in study.trials])
 
 
+def late(**staleness: Any) -> Study:
+    """With replicas: by how many updates gradients came late so far."""
+    study = made_runs.study([0.1, 0.2])
+    first = study.trials[0]
+    proposal = replace(first.trial.proposal, notes={"staleness": staleness})
+    return replace(study, trials=(replace(first, trial=replace(first.trial, proposal=proposal)), study.trials[1]))
+
+
 SUITABLE = {name: rich for name in kinds.KINDS} | {name: rounds for name in kinds.KINDS if "policy" in name}
-SUITABLE |= {"front": weighed, "hypervolume": weighed}
+SUITABLE |= {"front": weighed, "hypervolume": weighed, "staleness": lambda: late(**{"0": 3, "2": 1})}
 
 
 def suitable(name: str) -> Study:
@@ -350,6 +358,15 @@ def test_a_strategy_with_a_policy_of_its_own_says_what_it_draws() -> None:
     (table,) = drawn("policy-decisions", study)
     assert table.caption.startswith("Probability of each option in %, estimated from draws before trial 20.")
     assert drawn("policy", study) == []
+
+
+def test_how_late_gradients_came() -> None:
+    (found,) = drawn("staleness", late(**{"0": 3, "2": 1}))
+    assert found.caption.endswith("each of 4 gradients came late: 0.50 on average.")
+    heights = {bar.get_x() + bar.get_width() / 2: bar.get_height() for bar in found.figure.axes[0].patches}  # type: ignore[attr-defined]
+    assert heights == {0: 3, 2: 1}
+    for damaged in ({"-1": 3}, {"1": "many"}, {"x": 2}, {"1": -2}):
+        assert drawn("staleness", late(**damaged)) == []
 
 
 # --- lineage and results
