@@ -14,24 +14,20 @@ from numpy.typing import NDArray
 from nastool.core import encodings as encoding
 from nastool.core import pareto
 from nastool.core.errors import short
-from nastool.core.limits import whole
 from nastool.core.space import SearchSpace
 from nastool.core.values import Proposal, Trial
+from nastool.learners import regression
 from nastool.learners.predictors.acquisition import Acquisition, Floats, hypervolume_improvement, score
+from nastool.learners.regression import FIT_POINTS, Features
 from nastool.learners.surrogate import Choices, SurrogateStrategy, representatives
 
 if TYPE_CHECKING:
     from nastool.learners.predictors.gaussian_process import Belief, GaussianProcess, View
 
-Features = list[NDArray[np.float32]]
-"""Vectors of n architectures, (n, d), for each encoding."""
-
 PARENTS = 10
 """Number of the best that are mutated for candidates."""
 REFIT = 1.15
 """The hyper-parameters are fitted anew when there are so many times more results."""
-FIT_POINTS = 300
-"""Most results that the fit sees."""
 BEYOND = 0.1
 """How far the reference point is from the worst quantile."""
 
@@ -148,7 +144,7 @@ class BayesianOptimisation(SurrogateStrategy):
     # --- the model
 
     def _encode(self, choices: Choices) -> Features:
-        return [encoding.encode_many(self.space, choices, kind) for kind in self.encodings]
+        return regression.encode(self.space, choices, self.encodings)
 
     def _processes(self, objectives: int) -> list[GaussianProcess]:
         """One of each objective."""
@@ -161,17 +157,7 @@ class BayesianOptimisation(SurrogateStrategy):
     @cached_property
     def _views(self) -> list[View]:
         """Features, scaled by what a fixed sample of the space looks like."""
-        from nastool.learners.predictors.gaussian_process import View
-
-        rng = np.random.default_rng(0)
-        space = whole(self.space)
-        sample = self._encode(np.array([space.sample(rng).choices for _ in range(500)]))
-        options = [len(decision.options) for decision in self.space.decisions]
-        groups = {"onehot": np.repeat(np.arange(len(options)), options)}
-        views = []
-        for kind, features in zip(self.encodings, sample, strict=True):
-            views.append(View.of(features, groups.get(kind, np.zeros(features.shape[1], dtype=np.intp))))
-        return views
+        return regression.views(self.space, self.encodings)
 
     # --- candidates
 

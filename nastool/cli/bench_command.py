@@ -82,9 +82,10 @@ def command(ctx: click.Context, /, **given: Any) -> int:
     """Compare strategies on tabular benchmarks.
 
     Every strategy runs on every table with every seed. Results are the regret of the architecture that has the best
-    label so far: how many accuracy points (of test accuracy, in %) it is truly worse than the table's best one. Every
-    query is charged. The folder keeps all runs: the same command continues, more --seeds and --trials extend, further
-    strategies and tables are added; without any, the report is written anew.
+    label so far, and of the one that a model recommends by all labels so far: how many accuracy points (of test
+    accuracy, in %) it is truly worse than the table's best one. Every query is charged. The folder keeps all runs: the
+    same command continues, more --seeds and --trials extend, further strategies and tables are added; without any, the
+    report is written anew.
 
     With --evaluator supernet each run is a search with shared weights. The table says how its scores rank architectures
     and what was found is worth, and nothing to the search.

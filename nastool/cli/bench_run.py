@@ -152,7 +152,7 @@ def _make(
 
     with Interrupts(first_interrupt) as interrupts, _Progress(count) as progress:
         try:
-            for event in pool.run(tasks(items, view, journal.path, force), lambda: interrupts.stopping):
+            for event in pool.run(tasks(items, content, view, journal.path, force), lambda: interrupts.stopping):
                 if event is not None:
                     task, finished = event
                     assert not isinstance(task, Describe)

@@ -1,9 +1,11 @@
-"""The best trials of a run, also without reading it whole."""
+"""The best trials of a run, also without reading it whole, and those that a model recommends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+import numpy as np
 
 from nastool.core import pareto
 from nastool.core.errors import InputError, hint
@@ -14,6 +16,42 @@ from nastool.core.wording import format_number
 from nastool.engine.store import Store
 
 T = TypeVar("T")
+
+
+class Recommended(NamedTuple):
+    """A trial and what its architecture is believed to be worth: the loss and its standard deviation."""
+
+    trial: Trial
+    loss: float
+    deviation: float
+
+
+def recommended(space: SearchSpace, trials: Sequence[Trial]) -> list[Recommended]:
+    """Finished trials, best first by what a model believes of their architectures, given all results and their noise.
+
+    A function of the trials alone, whatever strategy proposed them (`learners.regression.believed`). A failed trial
+    counts as the worst result. Empty where the model has nothing to say: with several objectives, where trials are not
+    measured alike (budgets, handed down weights, rounds of a policy), and of few results or equal ones.
+
+    Args:
+        space: That of the run.
+        trials: Of the run; those that are running are left out.
+    """
+    from nastool.learners import regression
+
+    finished = [trial for trial in trials if trial.state != "running"]
+    done = [trial for trial in finished if trial.losses]
+    alike = len({(t.proposal.budget, t.proposal.annealing) for t in done}) == 1
+    if not alike or any(len(t.losses) > 1 or t.proposal.inherit or t.proposal.policy is not None for t in done):
+        return []
+    worst = max(trial.loss for trial in done)
+    losses = np.array([trial.loss if trial.losses else worst for trial in finished])
+    found = regression.believed(space, np.array([trial.proposal.arch.choices for trial in finished]), losses)
+    if found is None:
+        return []
+    rows = zip(found.which, found.losses.tolist(), found.deviations.tolist(), strict=True)
+    every = [Recommended(finished[i], loss, deviation) for i, loss, deviation in rows if finished[i].losses]
+    return sorted(every, key=lambda each: (each.loss, each.trial.rank))
 
 
 def different(space: SearchSpace, trials: Iterable[Trial], count: int | None = None) -> list[Trial]:

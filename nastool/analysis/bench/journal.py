@@ -25,8 +25,8 @@ from nastool.core.errors import InputError, short, why
 from nastool.core.options import told_apart
 from nastool.core.typed import fields, fitted, taken
 
-FORMAT = "nastool.bench/3"
-FORMATS = ("nastool.bench/1", "nastool.bench/2", FORMAT)
+FORMAT = "nastool.bench/4"
+FORMATS = ("nastool.bench/1", "nastool.bench/2", "nastool.bench/3", FORMAT)
 """Those that are read."""
 FIRST = json.dumps({"format": FORMAT}, separators=(",", ":")).encode() + b"\n"
 

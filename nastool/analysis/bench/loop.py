@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -17,6 +17,7 @@ from nastool.analysis.bench.benchmark import Benchmark
 from nastool.core.errors import TrialFailed
 from nastool.core.strategy import Strategy
 from nastool.core.values import Proposal, Trial
+from nastool.engine.ranking import recommended
 from nastool.engine.search import trial_seed
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Best:
-    """The best label so far and its architecture.
+    """An architecture that a run has come to, by its label or a model.
 
-    query: since which one, from 1. label: what the strategy was told. value: what it is truly worth, in [0, 1].
-    rank: 1 + how many of the table's architectures are truly better.
+    query: since which one, from 1; of what a model recommends, after which one. label: what the strategy was told.
+    value: what it is truly worth, in [0, 1]. rank: 1 + how many of the table's architectures are truly better.
     """
 
     query: int
@@ -55,7 +56,7 @@ class Run:
 
     budget: what it was given. queries: how many it made. best: each time the best label so far was beaten.
     spent: simulated seconds after each query, rounded to milliseconds; None: the table has no times.
-    failed: the queries (from 1) that failed.
+    failed: the queries (from 1) that failed. recommended: what a model recommends, as far as that was asked.
     """
 
     budget: Budget
@@ -64,12 +65,14 @@ class Run:
     best: tuple[Best, ...]
     spent: Doubles | None
     failed: tuple[int, ...] = ()
+    recommended: tuple[Best, ...] = ()
 
     def __post_init__(self) -> None:
-        times, spent = ([best.query for best in self.best], self.failed), (0.0, *(self.spent or ()))
+        found = [[best.query for best in those] for those in (self.best, self.recommended)]
+        times, spent = (*found, self.failed), (0.0, *(self.spent or ()))
         if (
             not all(a < b for queries in times for a, b in pairwise((0, *queries, self.queries + 1)))
-            or not all(0 <= best.value <= 1 and best.rank > 0 for best in self.best)
+            or not all(0 <= best.value <= 1 and best.rank > 0 for best in (*self.best, *self.recommended))
             or not all(a <= b for a, b in pairwise(spent))
             or (self.spent is not None and len(self.spent) != self.queries)
         ):
@@ -77,8 +80,8 @@ class Run:
 
     def to_json(self) -> dict[str, object]:
         spent = None if self.spent is None else self.spent.tolist()
-        best = [list(vars(best).values()) for best in self.best]
-        return {**vars(self), "budget": vars(self.budget), "best": best, "spent": spent}
+        lists = {name: [list(vars(one).values()) for one in getattr(self, name)] for name in ("best", "recommended")}
+        return {**vars(self), "budget": vars(self.budget), **lists, "spent": spent}
 
     def covers(self, budget: Budget) -> bool:
         """True if it tells what a run with that budget would have found."""
@@ -111,9 +114,15 @@ class Run:
         found = bisect_right(self.best, queries, key=lambda best: best.query)
         return self.best[found - 1] if found else None
 
+    def recommended_after(self, queries: int) -> Best | None:
+        """What a model recommends after so many queries; None: that was not asked, or all of them had failed."""
+        return next((best for best in self.recommended if best.query == queries), None)
 
-def play(strategy: Strategy, benchmark: Benchmark, seed: int, budget: Budget) -> Run:
+
+def play(strategy: Strategy, benchmark: Benchmark, seed: int, budget: Budget, told: list[Trial] | None = None) -> Run:
     """Run until the budget is used up or the strategy has nothing left to propose.
+
+    told: a list that what the strategy is told is added to.
 
     The run ends before a query that would exceed the simulated seconds. A query whose training time is unknown (it
     failed, say) is charged the table's mean. An architecture without a true value cannot be judged, so its query
@@ -141,7 +150,27 @@ def play(strategy: Strategy, benchmark: Benchmark, seed: int, budget: Budget) ->
         elif not best or -trial.loss > best[-1].label:
             best.append(Best(len(spent), -trial.loss, value, benchmark.rank(value)))
         strategy.tell(trial)
+        if told is not None:
+            told.append(trial)
     return Run(budget, ended, len(spent), tuple(best), spent if timed else None, tuple(failed))
+
+
+def with_recommended(run: Run, benchmark: Benchmark, told: Sequence[Trial], marks: Sequence[Budget]) -> Run:
+    """The run with what a model recommends at the end of each of these budgets; where it has no say, the best label.
+
+    told: what the strategy was told.
+    """
+    found = []
+    for queries in sorted({run.cut(mark) for mark in marks if run.covers(mark)}):
+        best = run.best_after(queries)
+        if best is None:
+            continue
+        if first := recommended(benchmark.space, told[:queries]):
+            trial = first[0].trial
+            value = benchmark.table.true_value(trial.proposal)
+            best = Best(queries, -trial.loss, value, benchmark.rank(value))
+        found.append(replace(best, query=queries))
+    return replace(run, recommended=tuple(found))
 
 
 def _look_up(benchmark: Benchmark, number: int, proposal: Proposal, seed: int) -> tuple[Trial, float]:

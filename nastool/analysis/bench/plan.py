@@ -47,17 +47,20 @@ def missing(
     return [replace(item, seeds=tuple(s for s in seeds if force or not there(item.key(s)))) for item in items]
 
 
-def tasks(items: Sequence[Item], view: View, folder: Path, force: bool) -> Iterator[Play | Score]:
+def tasks(items: Sequence[Item], content: Content, view: View, folder: Path, force: bool) -> Iterator[Play | Score]:
     """The runs, table by table; within one by seed, so that what an interruption leaves is balanced.
+
+    What a model recommends is asked at the marks of all calls so far, since a longer run replaces a shorter one.
 
     Searches by an evaluator go strategy by strategy: two that share weights are hardly made at the same time.
     """
+    marks = tuple(dict.fromkeys(budget for each in (*(c.view for c in content.calls), view) for budget in each.budgets))
     for facts in dict.fromkeys(item.facts for item in items):
         here = [(item, set(item.seeds)) for item in items if item.facts == facts]
         for seed in dict.fromkeys(seed for item, _ in here for seed in item.seeds):
             for item, seeds in here:
                 if seed in seeds and item.scorer is None:
-                    yield Play(item.strategy, item.table, facts, seed, view.budget)
+                    yield Play(item.strategy, item.table, facts, seed, view.budget, marks)
     for item in items:
         for seed in item.seeds if item.scorer is not None else ():
             assert item.scorer is not None

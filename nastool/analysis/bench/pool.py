@@ -14,14 +14,14 @@ from pathlib import Path
 
 from nastool.analysis.bench import scored
 from nastool.analysis.bench.benchmark import Benchmark, Facts
-from nastool.analysis.bench.loop import Budget, play
+from nastool.analysis.bench.loop import Budget, play, with_recommended
 from nastool.analysis.bench.scored import Amounts
 from nastool.analysis.bench.specs import ScorerSpec, StrategySpec, TableSpec
 from nastool.core import registry
 from nastool.core.errors import CannotGoOn, InputError, NastoolError, TrialFailed, one_line
 from nastool.core.evaluator import Evaluator, Report
 from nastool.core.typed import fields, fitted
-from nastool.core.values import Evaluation, Proposal
+from nastool.core.values import Evaluation, Proposal, Trial
 from nastool.engine.executors.base import Drive
 from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job
 from nastool.engine.executors.processes import Processes
@@ -39,13 +39,17 @@ class Describe:
 
 @dataclass(frozen=True)
 class Play:
-    """Make one run. facts: what the table is known to be; it must not have changed since."""
+    """Make one run. facts: what the table is known to be; it must not have changed since.
+
+    marks: budgets within which a model says what it recommends.
+    """
 
     strategy: StrategySpec
     table: TableSpec
     facts: Facts
     seed: int
     budget: Budget
+    marks: tuple[Budget, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,10 @@ class Player(Evaluator):
                 return Evaluation({}, found.seconds, notes=found.to_json())
             benchmark.start(task.seed)
             started = time.process_time()
-            run = play(task.strategy.build(benchmark.space, task.seed), benchmark, task.seed, task.budget)
-            return Evaluation({}, time.process_time() - started, notes=run.to_json())
+            told: list[Trial] = []
+            run = play(task.strategy.build(benchmark.space, task.seed), benchmark, task.seed, task.budget, told)
+            seconds = time.process_time() - started
+            return Evaluation({}, seconds, notes=with_recommended(run, benchmark, told, task.marks).to_json())
         except InputError as error:
             raise CannotGoOn(str(error)) from error
         except BaseException as error:  # also of a strategy that calls sys.exit

@@ -13,7 +13,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -31,7 +31,7 @@ from nastool.analysis.comparison.engine import Cell, Pair, cell, curve, p_value,
 from nastool.analysis.figures import curves
 from nastool.analysis.figures.curves import Curve
 from nastool.analysis.figures.output import save
-from nastool.analysis.statistics import bootstrap, median_until
+from nastool.analysis.statistics import bootstrap, holm, median_until
 from nastool.core.errors import InputError, why
 from nastool.core.files import replacing, write_atomic
 from nastool.core.wording import csv_cell
@@ -46,7 +46,8 @@ POINTS = 300
 class Row:
     """One strategy on one table.
 
-    cells: regrets at each mark; None where no run goes that far; ranks: their mean ranks. seeds: runs that cover the
+    cells: regrets at each mark; None where no run goes that far; ranks: their mean ranks. recommended: regrets of what
+    a model recommends there, by the runs that were asked. seeds: runs that cover the
     whole budget; of these: share that ended on target, median queries until they were there to stay (None: fewer than
     half were). cpu_seconds: per query, median of the runs. failed: share of queries that failed.
     """
@@ -56,6 +57,7 @@ class Row:
     label: str
     seeds: int
     cells: tuple[Cell, ...]
+    recommended: tuple[Cell, ...]
     ranks: tuple[float, ...]
     reached: float | None
     median_queries: int | None
@@ -65,12 +67,12 @@ class Row:
     def to_json(self, view: View) -> dict[str, object]:
         """Without NaN: a standard error of one seed is null."""
         at = []
-        for mark, own, rank in zip(view.marks, self.cells, self.ranks, strict=True):
-            values: dict[str, float | None] = {"seeds": 0, "regret": None, "regret_se": None, "rank": None}
-            if (mean := own.mean) is not None:
-                error = None if math.isnan(mean.error) else mean.error
-                values = {"seeds": mean.n, "regret": mean.mean, "regret_se": error, "rank": rank}
-            at.append({mark.unit: mark.at, **values})
+        for mark, own, rank, advice in zip(view.marks, self.cells, self.ranks, self.recommended, strict=True):
+            seeds, regret, error = _numbers(own)
+            known = None if own.mean is None else rank
+            values = {"seeds": seeds, "regret": regret, "regret_se": error, "rank": known}
+            names = "recommended_seeds", "recommended_regret", "recommended_regret_se"
+            at.append({mark.unit: mark.at, **values, **dict(zip(names, _numbers(advice), strict=True))})
         return {
             "table": self.table.label,
             "strategy": self.label,
@@ -84,9 +86,9 @@ class Row:
             "cpu_seconds_per_query": self.cpu_seconds,
         }
 
-    def regret(self, index: int) -> str:
+    def regret(self, index: int, recommended: bool = False) -> str:
         """ "0.113 ± 0.013"; with the number of seeds where it is another than the row's."""
-        own = self.cells[index].mean
+        own = (self.recommended if recommended else self.cells)[index].mean
         if own is None:
             return "-"
         error = "" if math.isnan(own.error) else f" ± {own.error:.3f}"
@@ -103,6 +105,12 @@ class Row:
     def cpu(self) -> str:
         micro = 1e6 * self.cpu_seconds
         return f"{micro:,.0f} µs" if micro < 1000 else f"{micro / 1000:,.1f} ms"
+
+
+def _numbers(own: Cell) -> tuple[int, float | None, float | None]:
+    """Seeds, mean and standard error, each None where there is none."""
+    mean = own.mean
+    return (0, None, None) if mean is None else (mean.n, mean.mean, None if math.isnan(mean.error) else mean.error)
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,17 @@ class Group:
     def regrets(self, budget: Budget) -> dict[int, float]:
         return {seed: self.regret(best) for seed, best in self.covering(budget).items()}
 
+    def recommended(self, budget: Budget) -> dict[int, float]:
+        """Regrets of what a model recommends at the end of a budget, of the runs that cover it and were asked."""
+        found: dict[int, float] = {}
+        for seed, record in self.records.items():
+            run = record.run
+            queries = run.cut(budget) if run.covers(budget) else 0
+            best = run.recommended_after(queries)
+            if best is not None or (queries and run.recommended and run.best_after(queries) is None):
+                found[seed] = self.regret(best)
+        return found
+
     def until(self, run: Run, budget: Budget, target: float) -> int | None:
         """The query since which the regret was on target until the budget's end; None: it is not."""
         since: int | None = None
@@ -147,14 +166,14 @@ class Group:
         runs = [record.run for record in self.records.values()]
         whole = [run for run in runs if run.covers(view.budget)]
         until = [self.until(run, view.budget, view.target) for run in whole]
-        budgets = [mark.within(view.budget) for mark in view.marks]
-        bests = [self.covering(budget).values() for budget in budgets]
+        bests = [self.covering(budget).values() for budget in view.budgets]
         return Row(
             strategy=self.strategy,
             table=self.table,
             label=self.label,
             seeds=len(whole),
             cells=tuple(cell([self.regret(best) for best in found], len(runs)) for found in bests),
+            recommended=tuple(cell(list(self.recommended(budget).values()), len(runs)) for budget in view.budgets),
             ranks=tuple(float(np.mean([self.rank(b) for b in found])) if found else math.nan for found in bests),
             reached=sum(count is not None for count in until) / len(until) if until else None,
             median_queries=median_until(until),
@@ -197,8 +216,18 @@ def groups(content: Content, view: View) -> dict[Facts, list[Group]]:
 
 def compare(own: Sequence[Group], view: View) -> list[tuple[Pair, ...]]:
     """At each mark every pair of strategies of one table, over the seeds both have; pairs without any are left out."""
-    budgets = [mark.within(view.budget) for mark in view.marks]
-    return [pairs({group.label: group.regrets(budget) for group in own}, unpaired=False) for budget in budgets]
+    return [pairs({group.label: group.regrets(budget) for group in own}, unpaired=False) for budget in view.budgets]
+
+
+def gains(own: Sequence[Group], view: View) -> list[list[Pair]]:
+    """At each mark what a model recommends against the best label, of each strategy, by whose label a pair is named."""
+    found = []
+    for budget in view.budgets:
+        both = {group.label: pairs({"": group.recommended(budget), "label": group.regrets(budget)}) for group in own}
+        these = [replace(pair, first=label, second="") for label, two in both.items() for pair in two]
+        corrected = holm([pair.p for pair in these])
+        found.append([replace(pair, p=p) for pair, p in zip(these, corrected, strict=True)])
+    return found
 
 
 # --- every run at every query
@@ -290,6 +319,11 @@ def report(
         shown.append(Heading("Regret", 3))
         regrets = [[row.label, f"{row.seeds:,}", *(row.regret(i) for i in at_marks)] for row in rows]
         shown.append(Table(["strategy", "seeds", *heads], regrets))
+        shown.append(Heading("Regret of what a model recommends", 3))
+        advice = [[row.label, *(row.regret(i, recommended=True) for i in at_marks)] for row in rows]
+        shown += [Table(["strategy", *heads], advice), Lines((RECOMMENDED,))]
+        if differences := _differences(gains(own, view)):
+            shown.append(Table(["recommended - best label", *heads], differences))
         shown.append(Heading("Mean rank", 3))
         shown.append(Table(["strategy", *heads], [[r.label, *map(_rank, r.ranks)] for r in rows]))
         target = "the optimum" if view.target == 0 else f"a regret of at most {view.target:g}"
@@ -312,6 +346,11 @@ TARGETS = (
 DIFFERENCES = (
     "Negative: the first is better. Mean over the seeds that both have, paired; 95% bootstrap interval; p of "
     "Wilcoxon's signed-rank test, corrected by Holm's method over the pairs of a column."
+)
+RECOMMENDED = (
+    "Of the architectures measured so far the one that a Gaussian process, fitted to the run's labels and their noise, "
+    "expects most of; with fewer than 10 the one with the best label. -: the run was not asked at this mark; --force "
+    "makes it anew. Negative differences: better than the best label; p is corrected over the strategies."
 )
 METHOD = (
     "Every query is charged: the random ones at the start, repeated and failed ones. After n queries a strategy's "
@@ -371,17 +410,19 @@ def _differences(at_marks: Sequence[Sequence[Pair]]) -> list[list[str]]:
             own = pair.difference
             interval = "" if math.isnan(own.low) else f" [{own.low:+.3f}, {own.high:+.3f}]"
             cells.append(f"{own.mean:+.3f}{interval}, {p_value(pair.p)}")
-        rows.append([" - ".join(names), *cells])
+        rows.append([" - ".join(filter(None, names)), *cells])
     return rows
 
 
 def summary(found: Rows, view: View) -> Iterator[Block]:
     """Summary for a terminal."""
-    heads = ["strategy", *map(str, view.marks), "median", "reached"]
+    heads = ["strategy", *(head for mark in view.marks for head in (str(mark), "recommended")), "median", "reached"]
     for facts, own in found.items():
-        yield Heading(f"{facts.label}: regret in accuracy points after queries or seconds")
-        rows = [[row.label, *(row.regret(i) for i in range(len(view.marks))), *row.target(view)] for row in own]
-        yield Table(heads, rows)
+        yield Heading(
+            f"{facts.label}: regret in accuracy points after queries or seconds, of the best label and as recommended"
+        )
+        regrets = [[row.regret(i, which) for i in range(len(view.marks)) for which in (False, True)] for row in own]
+        yield Table(heads, [[row.label, *shown, *row.target(view)] for row, shown in zip(own, regrets, strict=True)])
 
 
 def write(

@@ -82,6 +82,11 @@ class View:
     def marks(self) -> tuple[Mark, ...]:
         return (*(Mark(at, "queries") for at in self.at), *(Mark(at, "seconds") for at in self.at_seconds))
 
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """Those that end at the marks."""
+        return tuple(mark.within(self.budget) for mark in self.marks)
+
     @classmethod
     def of(
         cls,

@@ -55,15 +55,15 @@ class GaussianProcess:
     under log-normal priors (maximum a posteriori), for targets of about unit variance and zero mean.
     """
 
-    def __init__(self, views: Sequence[View]) -> None:
-        """views: at least one."""
+    def __init__(self, views: Sequence[View], noise: float = 0.02) -> None:
+        """views: at least one. noise: the prior's median of the noise's variance, > 0."""
         self.views = tuple(views)
         mean: list[float] = []
         blocks: list[Floats] = []
         for view in self.views:
             mean += [math.log(1 / len(self.views)), *[math.log(2 / view.lengths)] * view.lengths]
             blocks += [np.eye(1), COMMON**2 + INDIVIDUAL**2 * np.eye(view.lengths)]
-        self.prior_mean = np.array([*mean, math.log(0.02)])
+        self.prior_mean = np.array([*mean, math.log(noise)])
         covariance = block_diag(*blocks, np.eye(1))
         self.prior_deviation = np.sqrt(np.diag(covariance))
         self.prior_precision: Floats = np.linalg.inv(covariance)
@@ -176,6 +176,28 @@ class GaussianProcess:
             half = whitening.astype(np.float32) @ self.kernel(inputs, points)
             variance = self.variance - np.einsum("ij,ij->j", half, half)
             return Belief(self, points, (half.T @ whitened).astype(np.float64), _positive(variance), [half])
+
+    def denoised(
+        self, inputs: Sequence[NDArray[np.float32]], targets: Floats, most: float = math.inf
+    ) -> tuple[Floats, Floats]:
+        """What observations would have been without noise: means and standard deviations, (n,).
+
+        With A the covariance of the observations and s the variance of their noise, y - s A^-1 y and the root of the
+        diagonal of s I - s^2 A^-1 (Rasmussen & Williams eq. 2.25, 2.26 for the observed points).
+
+        Args:
+            inputs, targets: As of `fit`.
+            most: Largest s; what `noise` has more of belongs to each point itself, as a function without any length.
+        """
+        with one_thread():
+            exact = [x.astype(np.float64) for x in inputs]
+            covariance = self.kernel(exact, exact)
+            covariance[np.diag_indices_from(covariance)] += self.noise
+            factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
+            inverse = cho_solve((factor, True), np.eye(len(targets)), overwrite_b=True, check_finite=False)
+            noise = min(self.noise, most)
+            variance = noise - noise**2 * np.diag(inverse)
+            return targets - noise * (inverse @ targets), np.sqrt(np.maximum(variance, 0))
 
 
 @dataclass

@@ -182,7 +182,9 @@ def check_report(folder: Path, result: Outcome) -> None:
     assert report.count("\n## ") == 2 and report.count("### Differences of regret") == 2
     for line in result.lines:
         last = line["at"][-1]
-        assert f"| {last['regret']:.3f} ± {last['regret_se']:.3f} |" in report
+        for each in ("regret", "recommended_regret"):
+            assert f"| {last[each]:.3f} ± {last[f'{each}_se']:.3f} |" in report
+        assert last["recommended_seeds"] == line["seeds"]
     for path in folder.glob("curves-*"):
         assert f"({path.stem}.svg)" in report
         if path.suffix == ".svg":
@@ -258,7 +260,10 @@ def test_more_seeds_trials_strategies_and_tables(bench: Bench, tables: dict[str,
     assert {row["queries"] for row in rows(tmp_path / "b")} == {str(n) for n in range(1, 21)}
     cut = bench(*begin, "--seeds", "3", "-n", "10")
     assert len(runs(tmp_path / "b")) == 10, "longer ones are cut"
-    assert without_times(cut.lines[0]) == without_times(first.lines[0])
+    assert without_times(cut.lines[0]) == without_times(first.lines[0]), "what was asked earlier is asked again"
+    (other,) = bench(*begin, "--seeds", "3", "-n", "10", "--at", "7,10").lines
+    assert [(mark["seeds"], mark["recommended_seeds"]) for mark in other["at"]] == [(3, 0), (3, 3)], "and no other mark"
+    assert "| random | - |" in (tmp_path / "b" / "report.md").read_text()
     bench("-s", EVOLUTION, "--table", table(tables), "-o", "b", "--seeds", "2", "-n", "10")
     result = bench("-s", "random", "--table", table(tables, "cell"), "-o", "b", "--seeds", "2", "-n", "10")
     assert [(line["table"], line["strategy"], line["seeds"]) for line in result.lines] == [
@@ -293,8 +298,8 @@ def test_the_report_alone(drawing: Bench, tables: dict[str, str], tmp_path: Path
     assert line["median_queries"] == 1 and line["reached"] == 1
     assert drawing("-o", "b", "-n", "99").lines[0]["seeds"] == 0, "nothing that long was run"
     journal = tmp_path / "b" / "runs.jsonl"
-    assert b'{"format":"nastool.bench/3"}' in journal.read_bytes() and b"sitting" not in journal.read_bytes()
-    earlier = journal.read_text().replace("bench/3", "bench/1").replace('"kind":"call"', '"kind":"sitting"')
+    assert b'{"format":"nastool.bench/4"}' in journal.read_bytes() and b"sitting" not in journal.read_bytes()
+    earlier = journal.read_text().replace("bench/4", "bench/1").replace('"kind":"call"', '"kind":"sitting"')
     journal.write_text(earlier)
     assert drawing("-o", "b").lines == whole.lines, "one of format 1 is read"
 
@@ -385,8 +390,8 @@ def test_a_file_that_is_not_ours_stays(bench: Bench, tables: dict[str, str], tmp
         (b"my diary, a line without end", "none of nastool bench"),
         (random.Random(0).randbytes(100_000), "none of nastool bench"),
         (
-            b'{"format":"nastool.bench/4"}\n{"kind":"new"}\n',
-            "has format nastool.bench/4, this nastool reads",
+            b'{"format":"nastool.bench/5"}\n{"kind":"new"}\n',
+            "has format nastool.bench/5, this nastool reads",
         ),
     ):
         path.write_bytes(data)
@@ -504,10 +509,9 @@ def test_odd_tables(bench: Bench, tables: dict[str, str], name: str) -> None:
 
 def test_a_single_seed_has_no_spread(bench: Bench, tables: dict[str, str], tmp_path: Path) -> None:
     result = bench("-s", "random", "-s", EVOLUTION, "--table", table(tables), "--seeds", "1", "-n", "1", "-o", "b")
-    assert result.lines[0]["at"] == [
-        {"queries": 1, "seeds": 1, "regret": pytest.approx(result.lines[1]["at"][0]["regret"]), "regret_se": None}
-        | {"rank": pytest.approx(result.lines[1]["at"][0]["rank"])}
-    ], "both begin with the same random architecture"
+    assert result.lines[0]["at"] == result.lines[1]["at"], "both begin with the same random architecture"
+    (at,) = result.lines[0]["at"]
+    assert at["regret_se"] is None and at["recommended_regret_se"] is None
     assert "nan" not in (tmp_path / "b" / "report.md").read_text()
 
 

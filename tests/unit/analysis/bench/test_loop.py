@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import pytest
 from scipy import stats
 
 from nastool.analysis.bench.benchmark import Benchmark
-from nastool.analysis.bench.loop import Best, Budget, play
+from nastool.analysis.bench.loop import Best, Budget, play, with_recommended
 from nastool.analysis.bench.specs import TableSpec
 from nastool.core import registry
 from nastool.core.errors import InputError
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Proposal, Trial
+from nastool.engine.ranking import recommended
+from nastool.engine.retraining import Listed
 from nastool.engine.search import trial_seed
 from nastool.evaluators.table import Table
 from nastool.spaces.nasbench_macro import NasBenchMacro
@@ -117,6 +120,27 @@ def test_the_result_is_chosen_by_label_and_judged_by_truth(table: Path) -> None:
     assert run.best == (Best(1, 0.1, 0.5, 4), Best(2, 0.3, 0.4, 5)), "a better label, truly worse"
     run = play(Scripted(SPACE, [0, 2]), benchmark(table, "label=1"), 0, Budget(2))
     assert run.best == (Best(1, 0.3, 0.5, 4),)
+
+
+def test_what_is_recommended_at_marks(table: Path, tmp_path: Path) -> None:
+    """By all results until there; with few the best label counts."""
+    rng = np.random.default_rng(0)
+    archs = np.unique(rng.integers(0, 3, (100, 8)), axis=0)
+    np.savez(tmp_path / "w.npz", arch=archs, val=0.5 + 0.05 * archs.mean(axis=1), test=0.5 + 0.1 * archs.mean(axis=1))
+    found, told = benchmark(tmp_path / "w.npz", "noise=0.02,noise_seed=0"), list[Trial]()
+    strategy = Listed(SPACE, [SPACE.arch(archs[i].tolist()) for i in rng.permutation(len(archs))[:60]])
+    run = play(strategy, found, 0, Budget(60), told)
+    asked = with_recommended(run, found, told, [Budget(5), Budget(60), Budget(30), Budget(60)])
+    assert [best.query for best in asked.recommended] == [5, 30, 60] and asked.best == run.best
+    assert asked.recommended_after(5) == replace(run.best_after(5) or asked.best[0], query=5)
+    for queries in (30, 60):
+        best, first = asked.recommended_after(queries), recommended(SPACE, told[:queries])[0].trial
+        assert best is not None and best.value == found.table.true_value(first.proposal) and best.label == -first.loss
+        assert best.rank == found.rank(best.value)
+    assert asked.recommended_after(31) is None, "nobody asked"
+    none: list[Trial] = []
+    run = play(Scripted(SPACE, [9, 9]), benchmark(table), 0, Budget(2), none)
+    assert with_recommended(run, benchmark(table), none, [Budget(2)]).recommended == () and len(none) == 2
 
 
 def test_random_labels_are_those_of_the_trials_seed(table: Path) -> None:

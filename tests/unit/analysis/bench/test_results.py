@@ -14,7 +14,7 @@ import pytest
 from nastool.analysis.bench.benchmark import Facts
 from nastool.analysis.bench.journal import Content, Key, Record, Strategy
 from nastool.analysis.bench.loop import Best, Budget, Ended, Run
-from nastool.analysis.bench.results import Group, compare, groups
+from nastool.analysis.bench.results import Group, compare, gains, groups
 from nastool.analysis.bench.view import View, parse_seeds
 from nastool.core.errors import InputError
 
@@ -87,6 +87,23 @@ def test_a_row_by_hand() -> None:
     assert row.median_queries == 4 and row.reached == pytest.approx(2 / 3)
     assert row.cpu_seconds == pytest.approx(0.0001)
     assert group(run((2, 0.7), (7, 0.88))).row(view(target=2)).median_queries == 7
+
+
+def test_what_is_recommended_has_a_column() -> None:
+    """Where a run was asked; before any success the worst counts, as everywhere."""
+    advice = tuple(Best(query, value, value, 1) for query, value in [(5, 0.88), (10, 0.9)])
+    asked, other = replace(run((1, 0.8)), recommended=advice), run((1, 0.7))
+    late = replace(run((7, 0.7)), recommended=(Best(10, 0.8, 0.8, 11),))
+    own = group(asked, other, late)
+    row = own.row(view())
+    assert [(cell.mean and (cell.mean.n, round(cell.mean.mean, 6))) for cell in row.recommended] == [(2, 41), (2, 5)]
+    assert row.regret(1, recommended=True).startswith("5.000 ± 5.000 (n=2)")
+    said: Any = row.to_json(view())["at"]
+    assert said[1]["recommended_seeds"] == 2 and said[1]["recommended_regret"] == pytest.approx(5)
+    first, last = gains([own, group(other, name="b")], view())
+    assert [pair.first for pair in first + last] == ["a", "a"]
+    assert last[0].difference.mean == pytest.approx(((0 - 10) + (10 - 20)) / 2)
+    assert group(other).row(view()).regret(0, recommended=True) == "-"
 
 
 def test_without_a_success_the_worst_counts() -> None:

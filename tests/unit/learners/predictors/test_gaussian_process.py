@@ -33,6 +33,28 @@ def test_posterior_is_scikit_learns() -> None:
     np.testing.assert_allclose(belief.deviation, expected[1], atol=1e-4)
 
 
+def test_without_noise_is_the_posterior_at_the_observed_points() -> None:
+    x, y = points(30, 3, 0), np.random.default_rng(1).normal(size=30)
+    process = GaussianProcess([view(3)])
+    process.theta = np.log([1.7, 0.5, 0.4])
+    belief = process.predict([x], y, [x])
+    means, deviations = process.denoised([x], y)
+    np.testing.assert_allclose(means, belief.mean, atol=1e-4)
+    np.testing.assert_allclose(deviations, belief.deviation, atol=1e-4)
+
+
+def test_noise_beyond_the_most_is_a_function_without_length() -> None:
+    x, y = points(30, 3, 0), np.random.default_rng(1).normal(size=30)
+    process = GaussianProcess([view(3)])
+    process.theta = np.log([1.7, 0.5, 0.4])
+    own = process.kernel([x], [x]).astype(np.float64) + (process.noise - 0.1) * np.eye(30)
+    gain = own @ np.linalg.inv(own + 0.1 * np.eye(30))
+    means, deviations = process.denoised([x], y, most=0.1)
+    np.testing.assert_allclose(means, gain @ y, atol=1e-4)
+    np.testing.assert_allclose(deviations, np.sqrt(np.diag(own - gain @ own)), atol=1e-4)
+    assert (deviations < 0.1**0.5).all(), "there is a measurement of each"
+
+
 def test_views_add_up() -> None:
     x, z = points(20, 2, 0), points(20, 5, 1)
     both = GaussianProcess([view(2), view(5)])
