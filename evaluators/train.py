@@ -41,13 +41,13 @@ TYPICAL = (0.0, 0.5, 1.0)
 class Train(TrainingEvaluator):
     """Training by a recipe, from scratch or from weights at hand; the budget is the number of epochs.
 
-    Metrics: those of the task on the validation data after the last epoch, for images val_acc in [0, 1] and val_loss
-    in nats (without label smoothing); params; flops of one example. With all_data none is left for validation: then
-    train_loss, the mean of the last epoch's training losses (with label smoothing), takes the place of the first. They
-    are the same for the same arguments on the same device model with the same number of CPU threads. The test data are
-    looked at by `test` alone. Where memory ran out, batches are split and gradients accumulated; then micro_batches
-    says into how many parts. It is the same training up to rounding, but for batch normalisation, which takes the
-    statistics of a part.
+    Metrics: those of the task on the validation data after the last epoch (the best of the last ones, if the recipe's
+    `best_of` says so), for images val_acc in [0, 1] and val_loss in nats (without label smoothing); params; flops of
+    one example. With all_data none is left for validation: then train_loss, the mean of the last epoch's training
+    losses (with label smoothing), takes the place of the first. They are the same for the same arguments on the same
+    device model with the same number of CPU threads. The test data are looked at by `test` alone. Where memory ran out,
+    batches are split and gradients accumulated; then micro_batches says into how many parts. It is the same training up
+    to rounding, but for batch normalisation, which takes the statistics of a part.
     """
 
     name = "train"
@@ -293,12 +293,13 @@ class Train(TrainingEvaluator):
         return Unfinished(path, {"arch": arch, "recipe": recipe.values(), "seed": seed, "data": self.data.fingerprint})
 
     def _fit(self, training: Training, report: Report, unfinished: Unfinished) -> dict[str, float]:
-        """Train; what was reported after the last epoch."""
+        """Train; what was reported after the last epoch, or the best after the last few."""
         import torch
 
         facts = unfinished.take(training) or {"found": {}, "losses": []}
         found: dict[str, float] = facts["found"]
         losses: list[float] = facts["losses"]
+        recent: list[dict[str, float]] = facts.get("recent", [])
         for epoch in range(len(losses) + 1, training.recipe.epochs + 1):
             total = torch.zeros((), device=self.device)
             for loss in training.epoch():
@@ -316,11 +317,13 @@ class Train(TrainingEvaluator):
             if before and losses[-1] > min(before):
                 training.optimizer.begin = min(training.optimizer.begin, training.done)
             report(epoch, found)
+            recent = [*recent, found][-training.recipe.best_of :]
             if epoch < training.recipe.epochs:
-                unfinished.keep(training, {"found": found, "losses": losses})
+                unfinished.keep(training, {"found": found, "losses": losses, "recent": recent})
         training.optimizer.take_average()
         unfinished.remove()
-        return found
+        known = {name: [each[name] for each in recent] for name in found if name in self.goals}
+        return {**found, **{name: (max if self.goals[name] == "max" else min)(each) for name, each in known.items()}}
 
 
 def _digest_of(path: str) -> str:

@@ -54,12 +54,18 @@ class LayerwiseCNN(SearchSpace):
 
         Args:
             width: Per cent of the filter counts that are built, rounded, at least one filter.
+            more_filters: Filters that each convolution has beside these; the paper's largest network has 40.
         """
 
         width: int = 100
+        more_filters: int = 0
 
         def __post_init__(self) -> None:
-            check_scale(self)
+            check_scale(self, zeros={"more_filters"})
+
+        def filters(self, chosen: int) -> int:
+            """How many a convolution has."""
+            return max(1, round(chosen * self.width / 100)) + self.more_filters
 
     def __init__(
         self,
@@ -134,7 +140,7 @@ class LayerwiseCNN(SearchSpace):
                 label += f" {layer.size[0]}x{layer.size[1]}"
                 details = [f"stride {layer.stride[0]}x{layer.stride[1]}"] if layer.stride != (1, 1) else []
             if layer.kind == "conv":
-                filters = layer.filters if scale is None else max(1, round(layer.filters * scale.width / 100))
+                filters = layer.filters if scale is None else scale.filters(layer.filters)
                 label += f", {filters}"
             nodes.append(Node(str(i), f"{i}  {label}", kind_of(layer.kind), tuple(details), (f"operations.{i - 1}",)))
             edges += [Edge(str(j) if j else "image", str(i)) for j in layer.inputs or (0,)]
@@ -181,9 +187,7 @@ class LayerwiseCNN(SearchSpace):
         from nastool.nets.definitions.layerwise import Network
 
         chosen = {decision.name: choose.option(decision.name) for decision in self.decisions}
-        layers = tuple(
-            replace(layer, filters=max(1, round(layer.filters * scale.width / 100))) for layer in self.read(chosen)
-        )
+        layers = tuple(replace(layer, filters=scale.filters(layer.filters)) for layer in self.read(chosen))
         channels = channels_of(layers, task.channels)
         for number, layer in enumerate(layers, 1):
             if (c_in := sum(channels[j] for j in layer.inputs or (0,))) > MAX_CHANNELS:

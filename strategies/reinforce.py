@@ -47,11 +47,11 @@ class Reinforce(Strategy):
     tensor.
 
     Deviations: the controller is that of ENAS' code; without `replicas` an update takes the next results that come,
-    whichever policy drew them; rewards are free of the objective's unit (see `reward`), where the paper cubes the
-    accuracy; there is an entropy bonus. A trial that failed counts as the worst result so far. With `dedup` only new
-    architectures are measured: the policy draws until one is, flattened step by step where it has little new to offer
-    (at last one is drawn uniformly), and learns as if that had been its first draw. So what it learns from follows the
-    policy truncated to what is new (or, in spaces with rules, to members).
+    whichever policy drew them; rewards are by default free of the objective's unit, where the paper has
+    `reward=cube`; there is an entropy bonus. A trial that failed counts as the worst result so far. With `dedup` only
+    new architectures are measured: the policy draws until one is, flattened step by step where it has little new to
+    offer (at last one is drawn uniformly), and learns as if that had been its first draw. So what it learns from
+    follows the policy truncated to what is new (or, in spaces with rules, to members).
     """
 
     name = "reinforce"
@@ -64,7 +64,7 @@ class Reinforce(Strategy):
         batch: int = 1,
         lr: float = 0.01,
         hidden: int = 64,
-        reward: Literal["rank", "value"] = "rank",
+        reward: Literal["rank", "value", "cube"] = "rank",
         entropy_weight: float = 0.03,
         baseline_decay: float = 0.95,
         beta1: float = 0.9,
@@ -89,7 +89,8 @@ class Reinforce(Strategy):
             beta1: Decay of Adam's first moment, in [0, 1).
             hidden: Units of the LSTM, in [1, 1000].
             reward: rank: the fraction of all results so far that are worse, less that of those better; value: how many
-                standard deviations of these it is better than their mean.
+                standard deviations of these it is better than their mean; cube: the objective to the power of 3, or of
+                one that is minimised its negative, as the paper has it of accuracies.
             entropy_weight: Weight of the entropy, per nat, >= 0.
             baseline_decay: Decay of the moving average of rewards, per result, in [0, 1).
             temperature: Divisor of the logits, > 0.
@@ -274,9 +275,11 @@ class Reinforce(Strategy):
         if self.reward == "rank":
             worse = len(self._losses) - bisect_right(self._losses, loss)
             return (worse - bisect_left(self._losses, loss)) / len(self._losses)
-        if not self._squares > 0:
+        if not self._finite or (self.reward == "value" and not self._squares > 0):
             return 0.0
         loss = min(loss, self._losses[self._finite - 1])
+        if self.reward == "cube":
+            return -(min(max(loss, -1e6), 1e6) ** 3)  # still a number as float32
         return (self._mean - loss) / math.sqrt(self._squares / self._finite)
 
     # --- drawing

@@ -35,6 +35,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "auxiliary_weight": (0, 100),
     "average": (0, MAX_EPOCHS),
     "average_after": (0, MAX_EPOCHS),
+    "best_of": (1, MAX_EPOCHS),
     "flops_bonus": (0, 10),
     "hold_epochs": (0, MAX_EPOCHS),
     "decay": (1e-9, 1),
@@ -67,6 +68,7 @@ SMALLEST_BATCH = 16
 
 LATER = frozenset({"decay_norms", "decay_off_path", "train_auxiliary", "reward_dropout", "optimizer", "average"}) | {
     "average_after",
+    "best_of",
     "flops_bonus",
     "hold_epochs",
     "decay",
@@ -173,6 +175,8 @@ class Recipe:
     average: what comes out has the mean of the weights after each step of so many last epochs; 0: the last weights.
     average_after: the mean begins after the first epoch whose validation loss (of training, where all data are trained
         on) is higher than the lowest one more than so many epochs before, as of AWD-LSTM; 0: never.
+    best_of: a trial's metrics on the validation data are, one by one, the best of so many last epochs, as NAS-RL has it
+        of the accuracy; 1: the last one's. The weights are the last epoch's.
     steps: fewest steps of a training; where few images make fewer, batch_size is halved, down to 16, and then there
         are more epochs (`on_few`), but no more rounds of shared weights; 0: never.
     epochs: passes over the training images.
@@ -239,6 +243,7 @@ class Recipe:
     optimizer: Rule = field(default_factory=Rule)
     average: float = 0.0
     average_after: int = 0
+    best_of: int = 1
     hold_epochs: int = 0
     decay: float = 1.0
     decay_epochs: int = 1

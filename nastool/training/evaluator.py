@@ -149,7 +149,8 @@ class TrainingEvaluator(Evaluator):
         self.fuse = fuse == "auto"
         self._prepared = False
         goals, objective = self.family.goals(data, **self._data_options)
-        self.metrics = frozenset({f"{self.prefix}_{name}" for name in goals}) | self.also_measured
+        self.goals = {f"{self.prefix}_{name}": goal for name, goal in goals.items()}
+        self.metrics = frozenset(self.goals) | self.also_measured
         self.objective = f"{self.prefix}_{objective}"
         if self.objective not in METRICS:
             self.objective += f":{goals[objective]}"

@@ -86,9 +86,10 @@ def trained(evaluator: Train, stop: int = 0) -> tuple[Reports, dict[str, float],
     "recipe",
     [
         Recipe(epochs=5, lr=30, average_after=1, text=TEXT, **PLAIN),  # type: ignore[arg-type]
+        Recipe(epochs=5, lr=30, best_of=5, text=TEXT, **PLAIN),  # type: ignore[arg-type]
         Recipe(epochs=5, lr=0.01, average=4, optimizer=Rule("adamw"), text=TEXT, **PLAIN),  # type: ignore[arg-type]
     ],
-    ids=["averaged-sgd", "adamw"],
+    ids=["averaged-sgd", "best-of", "adamw"],
 )
 def test_an_interrupted_training_goes_on_bit_for_bit(
     recipe: Recipe, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -106,6 +106,16 @@ def test_learns_and_reports_every_epoch(data: str) -> None:
     assert 0 < evaluation.seconds < 60 and evaluation.checkpoint is None
 
 
+def test_the_best_of_the_last_epochs_counts(data: str, tmp_path: Path) -> None:
+    """One metric by one; the weights are the last epoch's all the same."""
+    (tmp_path / "r.yaml").write_text("epochs: 7\nbest_of: 4\nlr: 0.5\nschedule: constant\ngrad_clip: 0")
+    evaluation, reports = run(trainer(data, recipe=str(tmp_path / "r.yaml"), epochs=None))
+    last = [metrics for _, metrics in reports[3:]]
+    assert evaluation.metrics["val_acc"] == max(metrics["val_acc"] for metrics in last)
+    assert evaluation.metrics["val_loss"] == min(metrics["val_loss"] for metrics in last)
+    assert evaluation.metrics["val_loss"] < last[-1]["val_loss"]
+
+
 def test_the_evaluator_takes_every_option_of_the_data(tmp_path: Path) -> None:
     """Each on its own; what is not there is said by the data themselves."""
     given: dict[str, Any] = {

@@ -149,6 +149,8 @@ def test_parameters_by_hand() -> None:
     assert networks.count_params(network) == expected
     halved = (3 * 5 * 3 * 18 + 2 * 18) + (7 * 18 * 32 + 2 * 32) + (32 * 10 + 10)
     assert networks.count_params(build(space, member, width=50)) == halved
+    more = (3 * 5 * 3 * 76 + 2 * 76) + (7 * 76 * 104 + 2 * 104) + (104 * 10 + 10)
+    assert networks.count_params(networks.build(space, member, TASK, space.Scale(more_filters=40))) == more
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (8, 8)])

@@ -84,7 +84,19 @@ def test_rewards_by_value() -> None:
     assert [strategy._reward(loss) for loss in losses] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("reward", ["rank", "value"])
+def test_rewards_by_cube() -> None:
+    """Accuracies, whose losses are their negative; a failure is the worst of them, and alone teaches nothing."""
+    strategy = Reinforce(NasBench201(), batch=4, reward="cube")
+    assert strategy._reward(float("inf")) == 0
+    for i, loss in enumerate([-0.5, -0.9, -0.8, -0.7]):
+        proposal = strategy.ask()
+        assert proposal is not None
+        strategy.tell(done(i, proposal, loss))
+    assert [strategy._reward(loss) for loss in (-0.9, -0.5, float("inf"))] == pytest.approx([0.729, 0.125, 0.125])
+    assert np.isfinite(np.float32(strategy._reward(-1e308)))
+
+
+@pytest.mark.parametrize("reward", ["rank", "value", "cube"])
 def test_a_failure_counts_as_the_worst_result(reward: Any) -> None:
     strategy = Reinforce(NasBench201(), batch=4, reward=reward)
     for i, loss in enumerate([3.0, 1.0, None, 2.0]):
@@ -96,7 +108,7 @@ def test_a_failure_counts_as_the_worst_result(reward: Any) -> None:
     assert np.isfinite(failed)
 
 
-@pytest.mark.parametrize("reward", ["rank", "value"])
+@pytest.mark.parametrize("reward", ["rank", "value", "cube"])
 def test_failures_alone_teach_nothing(reward: Any) -> None:
     strategy = Reinforce(NasBench201(), batch=1, reward=reward, entropy_weight=0)
     before = {name: value.clone() for name, value in strategy.controller.state_dict().items()}
@@ -249,7 +261,12 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"ppo_clip": 0.2, "ppo_epochs": 3, "batch": 5}, {"temperature": 5.0, "tanh_constant": 2.5, "lr": 0.03}]
+    "options",
+    [
+        {"ppo_clip": 0.2, "ppo_epochs": 3, "batch": 5},
+        {"temperature": 5.0, "tanh_constant": 2.5, "lr": 0.03},
+        {"reward": "cube", "lr": 0.03},
+    ],
 )
 def test_variants_learn_too(options: dict[str, Any]) -> None:
     losses = [trial.loss for trial in search(Reinforce(NasBench201(), seed=0, dedup=False, **options), 150)]

@@ -44,6 +44,7 @@ SPECIAL |= {
     "optimizer",
     "average",
     "average_after",
+    "best_of",
     "hold_epochs",
     "decay",
     "decay_epochs",
