@@ -1,13 +1,19 @@
 """Ensembles that searches find, at equal numbers of trainings: test figures by strategy, and paired tests.
 
-usage: ensembles.py [--data digits] [--recipe digits] [--trials 40] [--members 3] [--seeds 5] [--out DIR]
-                    [-- FURTHER OPTIONS OF nastool search]
+usage: ensembles.py [--data digits] [--recipe digits] [--space nasbench201] [--trials 40] [--members 3] [--seeds 5]
+                    [--rounds N] [--population 20] [--attack pgd:eps=8/255,steps=5] [--only NAME,...]
+                    [--against deep-ensemble] [--out DIR] [-- FURTHER OPTIONS OF nastool search]
 
-For each seed a search by nes-re, nes-rs and deep-ensemble, each `trials` trainings, its pool's included; and by nesbs,
-with both samplers, whose members alone are trained. Prints for each the mean and standard deviation over seeds of the
-test NLL (nats), error (%), ECE (15 bins), disagreement, the ensemble's members and parameters, processor seconds, NLL
-and error of the best single network of its pool, NLLs and ECE at the temperature that suits the examples that chose,
-and exact sign-flip tests of both NLLs against those of deep-ensemble. Finished runs are taken up again.
+For each seed a search by nes-re, nes-rs, deep-ensemble and saep (two ways of pruning), each `trials` trainings, its
+pool's included; by nesbs, with both samplers, whose members alone are trained; by gdas in the space multi-headed, whose
+network with `members` heads is trained once; and the best single network of nes-re's trials, trained with so many
+channels that it has as many parameters as nes-re's ensemble. Prints for each the mean and standard deviation over seeds
+of the test NLL (nats), error (%), ECE (15 bins), disagreement, accuracy under attack (%), the ensemble's members and
+parameters, processor seconds of the whole search, NLL and error of the best single network of its pool, NLLs and ECE at
+the temperature that suits the examples that chose, and exact sign-flip tests of both NLLs against those of --against.
+Of saep also which share of its networks was removed (%), and at that temperature the NLL of as many members of all that
+were trained ("unpruned"), of the mean of all that are alive ("alive") and of all that were trained ("all").
+Finished runs are taken up again.
 """
 
 from __future__ import annotations
@@ -18,25 +24,36 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from nastool.deploy import models
 from nastool.engine import ensembling, pools
+from nastool.engine.store import Store
+from nastool.ensembles import metrics, stored
+from nastool.nets import networks
+
+LARGER = "one larger"
 
 SEARCHES = {
     "nes-re": ["-s", "nes-re"],
     "nes-rs": ["-s", "nes-rs"],
     "deep-ensemble": ["-s", "deep-ensemble"],
+    "saep pie": ["-s", "saep"],
+    "saep pap": ["-s", "saep", "-S", "pruning=pap"],
     "nesbs mc": ["-s", "nesbs", "-S", "sampler=mc"],
     "nesbs svgd-rd": ["-s", "nesbs", "-S", "delta=1"],
+    "multi-headed": ["-s", "gdas"],
+    LARGER: [],
 }
-REFERENCE = "deep-ensemble"
 COLUMNS = (
-    *("nll", "nll_calibrated", "error", "ece_15", "ece_15_calibrated", "disagreement", "members", "params", "cpu"),
-    *("alone", "alone_calibrated", "alone_error"),
+    *("nll", "nll_calibrated", "error", "ece_15", "ece_15_calibrated", "disagreement", "robust", "members", "params"),
+    *("cpu", "alone", "alone_calibrated", "alone_error", "removed", "unpruned", "alive", "all"),
 )
 
 
@@ -49,30 +66,118 @@ def seconds_of(*arguments: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def folder_of(name: str, seed: int, given: argparse.Namespace) -> Path:
+    return Path(given.out) / f"{name.replace(' ', '-')}-{seed}"
+
+
 def measured(name: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     """The columns of one search's ensemble, kept beside it."""
-    run = Path(given.out) / f"{name.replace(' ', '-')}-{seed}"
+    run = folder_of(name, seed, given)
     kept = run / "measured.json"
-    if kept.is_file():
-        return dict(json.loads(kept.read_text()))
-    flags = [*SEARCHES[name], "-S", f"members={given.members}", "--seed", str(seed), "--no-report", "--out", str(run)]
-    if name.startswith("nesbs"):
+    if not kept.is_file():
+        row = larger(run, seed, given) if name == LARGER else searched(name, run, seed, given)
+        kept.write_text(json.dumps(row))
+    return dict(json.loads(kept.read_text()))
+
+
+def searched(name: str, run: Path, seed: int, given: argparse.Namespace) -> dict[str, float]:
+    members = ["--space", given.space, "-S", f"members={given.members}"]
+    if name == "multi-headed":
+        members = ["--space", name, "-P", f"heads={given.members}"]
+    flags = [*given.further, *SEARCHES[name], *members, "--seed", str(seed), "--no-report", "--out", str(run)]
+    if name.startswith("nesbs") or name == "multi-headed":
         flags += ["--no-baseline", "--retrain-recipe", given.recipe]
+        flags += ["--retrain", "1"] if name == "multi-headed" else []
+        flags += ["--epochs", str(given.rounds)] if given.rounds else []
     else:
         flags += ["--trials", str(given.trials)]
-    if name == REFERENCE:
+    if name == "deep-ensemble":
         flags += ["-S", f"pool={given.trials - given.members + 1}"]
-    cpu = seconds_of("search", "--data", given.data, *flags, *given.further)
+    if name == "nes-re":
+        flags += ["-S", f"population={given.population}"]
+    if name.startswith("saep"):
+        flags += ["--keep", str(given.trials)]
+    cpu = seconds_of("search", "--data", given.data, *flags)
+    if name == "multi-headed":
+        (path,) = run.glob("retrain-*/checkpoints/trial-000000.safetensors")
+        return {**of_networks(pools.candidates([path]), seed, given), **of_heads(path), "cpu": cpu}
     found = json.loads((run / "ensemble" / "best.json").read_text())
-    row = {**columns(found["tested"]["ensemble"]), "members": len(found["members"]), "cpu": cpu}
+    row = of_networks(pools.candidates([Path(each["weights"]) for each in found["members"]]), seed, given)
     alone = columns(found["tested"]["best single network"])
-    row |= {"params": found["metrics"]["params"], "alone": alone["nll"], "alone_error": alone["error"]}
-    networks = pools.candidates([Path(each["weights"]) for each in found["members"]])
-    after = ensembling.choose(networks, len(networks), "top", temperature="after", seed=seed, test=True)
+    row |= {"alone": alone["nll"], "alone_error": alone["error"], "cpu": cpu}
+    return {**row, **pruned(run, seed, given)} if name.startswith("saep") else row
+
+
+def of_networks(chosen: list[pools.Candidate], seed: int, given: argparse.Namespace) -> dict[str, float]:
+    """Of the mean of these networks, chosen already, as it is and at its temperature."""
+    plain, after = (
+        ensembling.choose(chosen, len(chosen), "top", temperature=t, seed=seed, test=True, attack=given.attack)
+        for t in ("none", "after")
+    )
+    row = columns(plain.tested["ensemble"])
     row |= {f"{name}_calibrated": after.tested["ensemble"][name] for name in ("nll", "ece_15")}
+    row["robust"] = 100 * plain.tested["ensemble"]["robust_acc"]
     row["alone_calibrated"] = after.tested["best single network"]["nll"]
-    kept.write_text(json.dumps(row))
-    return row
+    sizes = (networks.count_params(models.load(str(each.stored.checkpoint)).network) for each in chosen)
+    return {**row, "members": len(chosen), "params": sum(sizes)}
+
+
+def of_heads(path: Path) -> dict[str, float]:
+    """How often the heads of a network differ on the test images."""
+    network: Any = models.load(str(path)).network
+    about = stored.read(path).about
+    data = pools.data_of(about["data"], stored.options(about))
+    batches = data.batches("test", torch.device("cpu"))
+    with torch.inference_mode():
+        said = [
+            data.task.predict(torch.nn.Sequential(network.backbone, head), batches.in_order()) for head in network.heads
+        ]
+    return {"disagreement": metrics.mean_of_pairs(metrics.disagreements(torch.stack(said).numpy()))}
+
+
+def pruned(run: Path, seed: int, given: argparse.Namespace) -> dict[str, float]:
+    """What pruning changed: figures of those alive at the end, and of all that were trained."""
+    with Store.read(run / "run.db") as store:
+        done = [trial for trial in store.trials() if trial.state == "done"]
+        gone = {each for trial in store.trials() for each in trial.proposal.notes.get("removed", ())}
+        gone |= set(store.get("strategy").get("removed", ()))
+    everybody = pools.candidates([run])
+    alive = [each for each in everybody if each.trial not in gone]
+    assert len(everybody) == len(done) and len(alive) == len(done) - len(gone)
+
+    def nll(pool: list[pools.Candidate], size: int, selector: str) -> float:
+        found = ensembling.choose(pool, size, selector, temperature="after", seed=seed, test=True)
+        return found.tested["ensemble"]["nll"]
+
+    return {
+        "removed": 100 * len(gone) / len(done),
+        "unpruned": nll(everybody, given.members, "forward"),
+        "alive": nll(alive, len(alive), "top"),
+        "all": nll(everybody, len(everybody), "top"),
+    }
+
+
+def larger(run: Path, seed: int, given: argparse.Namespace) -> dict[str, float]:
+    """The best network of nes-re's trials, trained anew with about as many parameters as nes-re's ensemble has."""
+    before = folder_of("nes-re", seed, given)
+    wanted = measured("nes-re", seed, given)["params"]
+    model = models.load(str(before))
+
+    def params(channels: int) -> int:
+        with torch.device("meta"):
+            scale = replace(model.scale, channels=channels)
+            return networks.count_params(networks.build(model.space, model.arch, model.task, scale))
+
+    channels = min(range(model.scale.channels, 8 * model.scale.channels), key=lambda c: abs(params(c) - wanted))
+    run.mkdir(parents=True, exist_ok=True)
+    scale = ",".join(f"{k}={v}" for k, v in asdict(replace(model.scale, channels=channels)).items())
+    cpu = seconds_of(
+        *("eval", str(before / "best.json"), "--data", given.data, "--recipe", given.recipe, "--scale", scale),
+        *("--seeds", str(seed), "--save", str(run / "trained")),
+    )
+    (path,) = (run / "trained").rglob("trial-*[0-9].safetensors")
+    row = of_networks(pools.candidates([path]), seed, given)
+    return {**row, "cpu": cpu + measured("nes-re", seed, given)["cpu"]}
 
 
 def columns(tested: dict[str, float]) -> dict[str, float]:
@@ -89,24 +194,36 @@ def sign_flip(differences: np.ndarray[Any, Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--recipe", default="digits", help="that trainings have by default, for the members of nesbs")
+    parser.add_argument("--space", default="nasbench201", help="of all but multi-headed, whose networks are alike")
+    parser.add_argument("--recipe", default="digits", help="that trainings have by default, for those at an end")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help="epochs of shared weights")
+    parser.add_argument("--population", type=int, default=20, help="of nes-re")
+    parser.add_argument("--attack", default="pgd:eps=8/255,steps=5")
+    parser.add_argument("--only", help="names of rows")
+    parser.add_argument("--against", default="deep-ensemble")
     parser.add_argument("--out", default="runs/ensembles")
     parser.add_argument("further", nargs="*")
     given = parser.parse_args()
-    rows = {name: [measured(name, seed, given) for seed in range(given.seeds)] for name in SEARCHES}
+    names = given.only.split(",") if given.only else list(SEARCHES)
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for seed in range(given.seeds):
+        for name in names:
+            rows[name].append(measured(name, seed, given))
+            print(name, seed, json.dumps(rows[name][-1]), file=sys.stderr, flush=True)
     print("| strategy | " + " | ".join(COLUMNS) + " | p of nll | p of nll_calibrated |")
     for name, own in rows.items():
         cells = []
         for column in COLUMNS:
-            values = np.array([row[column] for row in own])
-            cells.append(f"{values.mean():.4g} ({values.std(ddof=1):.2g})" if given.seeds > 1 else f"{values[0]:.4g}")
+            values = np.array([row[column] for row in own if column in row])
+            spread = f" ({values.std(ddof=1):.2g})" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.4g}{spread}" if len(values) else "")
         for column in ("nll", "nll_calibrated"):
-            pairs = zip(own, rows[REFERENCE], strict=True)
+            pairs = zip(own, rows[given.against], strict=True)
             p = sign_flip(np.array([row[column] - other[column] for row, other in pairs]))
-            cells.append("" if name == REFERENCE else f"{p:.3g}")
+            cells.append("" if name == given.against else f"{p:.3g}")
         print(f"| {name} | {' | '.join(cells)} |")
 
 
