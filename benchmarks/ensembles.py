@@ -1,8 +1,9 @@
 """Ensembles that searches find, at equal numbers of trainings: test figures by strategy, and paired tests.
 
-usage: ensembles.py [--data digits] [--recipe digits] [--space nasbench201] [--trials 40] [--members 3] [--seeds 5]
-                    [--rounds N] [--population 20] [--attack pgd:eps=8/255,steps=5] [--only NAME,...]
-                    [--against deep-ensemble] [--out DIR] [-- FURTHER OPTIONS OF nastool search]
+usage: ensembles.py [--data digits] [--recipe digits] [--space nasbench201] [--scale channels=4,cells=1]
+                    [--trials 40] [--members 3] [--seeds 5] [--rounds N] [--population 20] [--only NAME,...]
+                    [--attack pgd:eps=8/255,steps=5] [--against deep-ensemble] [--out DIR]
+                    [-- FURTHER OPTIONS OF nastool search]
 
 For each seed a search by nes-re, nes-rs, deep-ensemble and saep (two ways of pruning), each `trials` trainings, its
 pool's included; by nesbs, with both samplers, whose members alone are trained; by gdas in the space multi-headed, whose
@@ -84,9 +85,10 @@ def searched(name: str, run: Path, seed: int, given: argparse.Namespace) -> dict
     members = ["--space", given.space, "-S", f"members={given.members}"]
     if name == "multi-headed":
         members = ["--space", name, "-P", f"heads={given.members}"]
-    flags = [*given.further, *SEARCHES[name], *members, "--seed", str(seed), "--no-report", "--out", str(run)]
+    flags = [*given.further, "--scale", given.scale, *SEARCHES[name], *members]
+    flags += ["--seed", str(seed), "--no-report", "--out", str(run)]
     if name.startswith("nesbs") or name == "multi-headed":
-        flags += ["--no-baseline", "--retrain-recipe", given.recipe]
+        flags += ["--no-baseline", "--retrain-recipe", given.recipe, "--retrain-scale", given.scale]
         flags += ["--retrain", "1"] if name == "multi-headed" else []
         flags += ["--epochs", str(given.rounds)] if given.rounds else []
     else:
@@ -196,6 +198,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--space", default="nasbench201", help="of all but multi-headed, whose networks are alike")
     parser.add_argument("--recipe", default="digits", help="that trainings have by default, for those at an end")
+    parser.add_argument("--scale", default="channels=4,cells=1", help="of all networks but the larger one")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=5)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nastool.analysis.blocks import Block, Code, Heading, Lines, Plots, Table
+from nastool.analysis.comparison.engine import pairs
+from nastool.analysis.comparison.render import differences
 from nastool.core.errors import InputError
 from nastool.core.wording import format_number
 from nastool.engine import arguments, ensembling
@@ -108,10 +110,30 @@ def compared(given: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
         rows.append((name, *counts, *_row(said["judged"], some), format_number(said["judged"]["disagreement"])))
         rows.append((f"{name}: best single", "1", "", *_row(said["best_single"]["metrics"], some), ""))
     yield Table(heads, rows)
+    if len(given) > 1 and len(divisions) == 1:
+        yield from _tested({name: (Path(name), said) for name, said in given.items()})
     if any("tested" in said for said in given.values()):
         yield Heading("On test data")
         pairs = ((f"{n}: {who}", own) for n, said in given.items() for who, own in said.get("tested", {}).items())
         yield Table(("", *NAMES.values()), [(name, *_row(own)) for name, own in pairs])
+
+
+def _tested(given: Mapping[str, tuple[Path, Mapping[str, Any]]]) -> Iterator[Block]:
+    """How surely the NLL of one is lower than another's, by the examples that judged them all."""
+    yield Heading("Differences in NLL")
+    try:
+        each = {name: dict(enumerate(ensembling.losses(*own).tolist())) for name, own in given.items()}
+    except InputError as error:
+        yield Lines((f"note: not tested: {error}: give `nastool ensemble` again",))
+        return
+    yield differences(pairs(each))
+    yield Lines(
+        (
+            "Paired by example: Wilcoxon's signed-rank test; effect: rank-biserial correlation; bootstrap: "
+            "interval of the mean; p two-sided, corrected by Holm's method. It says what other examples would show of "
+            "these very networks, not what other seeds would.",
+        )
+    )
 
 
 def _row(measured: Mapping[str, float], names: Iterable[str] = NAMES) -> tuple[str, ...]:

@@ -19,6 +19,9 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 """Resamples of a bootstrap. Its seed is fixed: the same runs give the same intervals."""
 
+MANY = 1000
+"""Of more values than this an interval needs no resamples, which would take much memory."""
+
 Floats = NDArray[np.float64]
 
 
@@ -70,9 +73,14 @@ def student(values: Floats) -> Floats:
 
 
 def bootstrap(values: Floats, resamples: int = RESAMPLES) -> Floats:
-    """95% percentile interval of the mean over the first axis. values: (n, ...); returns (2, ...); NaN for n < 2."""
+    """95% percentile interval of the mean over the first axis. values: (n, ...); returns (2, ...); NaN for n < 2.
+
+    Of more than `MANY` values, whose mean is as good as normal, by Student's t.
+    """
     if len(values) < 2:
         return np.full((2, *values.shape[1:]), np.nan)
+    if len(values) > MANY:
+        return student(values)
     return np.quantile(np.tensordot(_weights(len(values), resamples), values, axes=1), (0.025, 0.975), axis=0)
 
 

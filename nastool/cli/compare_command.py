@@ -50,7 +50,8 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
     intervals, and its held-out test accuracy beside it; each pair a difference with interval, test, effect size and
     a verdict in one sentence; three methods or more also mean ranks. Runs may still be searched meanwhile.
 
-    Folders that `nastool ensemble` has written are set side by side, with the best single network of each pool.
+    Folders that `nastool ensemble` has written are set side by side, with the best single network of each pool, and
+    where the same examples judged them, differences are tested by these.
 
     \b
     Examples:

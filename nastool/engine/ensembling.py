@@ -31,7 +31,7 @@ MOST_MEMORY = 8_000_000_000
 """Bytes that the predictions of all networks may take."""
 FEW = 100
 """Of fewer examples a part says little."""
-OWN = ("best.json", "best.safetensors", "model.py", "report.html")
+OWN = ("best.json", "best.safetensors", "best.predictions.safetensors", "model.py", "report.html")
 """What the folder of an ensemble holds."""
 
 
@@ -60,6 +60,7 @@ class Chosen:
         disagreements: How often two of them differ, (members, members).
         bins: Of ensemble and best single network: (count, confidence, accuracy) of each bin.
         tested: Metrics of the ensemble and of the best single network on test data, where they were wanted.
+        said: What the ensemble says of all validation examples, (samples, classes).
     """
 
     members: list[Candidate]
@@ -78,6 +79,7 @@ class Chosen:
     disagreements: list[list[float]]
     bins: dict[str, list[list[float]]]
     tested: dict[str, dict[str, float]]
+    said: Floats
 
 
 def divided(samples: int, share: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -160,7 +162,8 @@ def choose(
         hot = metrics.temperature_of(metrics.mixture_of(taken[:, choosing], picked.weights), labels[choosing])
     best = int(np.argmin(metrics.member_nlls(said[:, choosing], labels[choosing])))
     ours, right = taken[:, judging], labels[judging]
-    mixed = _mixed(ours, picked.weights, hot)
+    whole = _mixed(taken, picked.weights, hot)
+    mixed = whole[judging]
     alone = said[best].astype(np.float64)
     if temperature == "after":  # what is compared is calibrated alike
         own[best] = metrics.temperature_of(alone[choosing], labels[choosing])
@@ -187,6 +190,7 @@ def choose(
         tested=_tested(members, picked.weights, cold, hot, pool[best], float(own[best]), changes)
         if test or changes != (None, None)
         else {},
+        said=whole,
     )
 
 
@@ -313,7 +317,7 @@ def check_folder(folder: Path, force: bool) -> None:
 def write(
     chosen: Chosen, folder: Path, page: Callable[[Mapping[str, Any]], str] | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Writes an ensemble into a folder: weights, code, report, and last best.json, with which it counts.
+    """Writes an ensemble into a folder: weights, predictions, code, report, and last best.json, with which it counts.
 
     Args:
         chosen: The ensemble.
@@ -338,6 +342,9 @@ def write(
             (folder / name).unlink(missing_ok=True)
         (folder / "best.json").unlink(missing_ok=True)
         digest = ensembles.write(model, folder / "best.safetensors")
+        first = chosen.members[0].stored
+        about = {key: first.about[key] for key in ("fingerprint", "data", "options") if key in first.about}
+        stored.write(folder / "best.safetensors", chosen.said, first.labels, about)
     except OSError as error:
         raise InputError(f"cannot write {short(folder)}: {why(error)}; give another --out") from None
     weights = {"weights": str(folder / "best.safetensors"), "weights_digest": digest}
@@ -357,6 +364,19 @@ def write(
             (folder / name).unlink(missing_ok=True)
     files.write_atomic(folder / "best.json", archfile.dumps(found) + "\n")
     return found, problems
+
+
+def losses(folder: Path, said: Mapping[str, Any]) -> Floats:
+    """The NLL of each example that judged an ensemble, (n,). InputError: its predictions are gone.
+
+    Args:
+        folder: Of the ensemble.
+        said: best.json's object.
+    """
+    kept, parts = stored.read(folder / "best.safetensors"), said["examples"]
+    _, judging = divided(len(kept.labels), parts["judged"] / len(kept.labels), parts["seed"])
+    of_label = metrics.of_labels(kept.probabilities[None], kept.labels)[0, judging]
+    return np.asarray(-np.log(np.maximum(of_label, metrics.FLOOR)), np.float64)
 
 
 def _model(member: Candidate) -> Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -96,7 +96,7 @@ def blocks(found: Comparison) -> Iterator[Block]:
             drawn = curves.draw(plotted, f"Best {value} so far", caption, across, f"best {value} so far")
             yield Plots((drawn,), f"{section.axis}-")
         if section.pairs[-1]:
-            yield _differences(section)
+            yield differences(section.pairs[-1])
             yield Lines(tuple(verdict(pair, section.mark(-1), found.objective) for pair in section.pairs[-1]))
         if section.ranks is not None:
             yield from _ranking(section, section.ranks, [method.name for method in found.methods])
@@ -160,10 +160,11 @@ def _plus_minus(own: Mean | None, of: int) -> str:
     return f"{number(own.mean)}{half}" + (f" ({own.n} of {of})" if own.n < of else "")
 
 
-def _differences(section: Section) -> Table:
+def differences(pairs: Sequence[Pair]) -> Table:
+    """Of every two."""
     heads = ("first - second", "difference", "bootstrap 95%", "p (Holm)", "effect", "more/equal/less")
     rows = []
-    for pair in section.pairs[-1]:
+    for pair in pairs:
         own = pair.difference
         interval = "-" if math.isnan(own.low) else f"{number(own.low, True)} to {number(own.high, True)}"
         p = p_value(pair.p).removeprefix("p = ").removeprefix("p ")

@@ -19,6 +19,7 @@ from nastool.analysis.statistics import (
     median_until,
     rank_biserial,
     ranks,
+    student,
     unpaired_bootstrap,
     wilcoxon,
 )
@@ -69,6 +70,8 @@ def test_bootstrap_interval() -> None:
     assert high == pytest.approx(values.mean(axis=0) + half, rel=0.01)
     assert (bootstrap(values) == (low, high)).all(), "the same values, the same interval"
     assert np.isnan(bootstrap(np.ones((1, 2)))).all()
+    many = np.tile(values, (3, 1))
+    assert (bootstrap(many) == student(many)).all() and (bootstrap(values) != student(values)).all()
 
 
 def test_mean_is_students() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from nastool import api
 from nastool.core import registry
@@ -24,6 +25,7 @@ from nastool.nets import checkpoints
 from nastool.tasks.images.task import ImageTask
 from tests.helpers.running import Run
 
+OWN = {"best.json", "best.safetensors", "best.predictions.safetensors", "model.py"}
 SEARCH: dict[str, Any] = {
     "strategy": "random",
     "space": "nasbench201",
@@ -65,7 +67,7 @@ def test_a_set_from_two_searches(runs: Path) -> None:
     assert found["pool"] == 10 and len(found["members"]) == 3
     assert sum(each["weight"] for each in found["members"]) == pytest.approx(1)
     assert found["examples"] == {"chose": 180, "judged": 180, "seed": 0}
-    assert {path.name for path in (runs / "e").iterdir()} == {"best.json", "best.safetensors", "model.py"}
+    assert {path.name for path in (runs / "e").iterdir()} == OWN
     for member in found["members"]:
         network = models.load(member["weights"])
         assert network.arch.key == member["key"] and member["weights_digest"] and member["seed"] >= 0
@@ -146,11 +148,31 @@ def test_what_other_commands_make_of_it(runs: Path, run: Run) -> None:
     run("ensemble", "b", "-m", "2", "--seed", "1")
     shown = run("compare", "a/ensemble", "b/ensemble", "--to", "text").out
     assert "WARNING: they are judged by different examples" in shown and "b/ensemble: best single" in shown
+    assert "Differences in NLL" not in shown
     run("compare", "a/ensemble", "b").refused("b is no ensemble")
     run("compare", "a/ensemble", "--over", "trials").refused("--over and --at are for runs")
     architectures = run("show", "a/ensemble").accepted()
     assert [each["key"] for each in architectures] == [each["key"] for each in found["members"]]
     run("retrain", "a/ensemble").refused("holds 3 architectures")
+
+
+@pytest.mark.parametrize("temperature", ["before", "after"])
+def test_two_ensembles_are_tested_by_the_examples_that_judged_both(runs: Path, run: Run, temperature: Any) -> None:
+    found = {
+        name: api.ensemble(name, size=size, judge=0.3, seed=3, temperature=temperature, report=False)
+        for name, size in (("a", 3), ("b", 1))
+    }
+    losses = [ensembling.losses(Path(name) / "ensemble", said) for name, said in found.items()]
+    for own, said in zip(losses, found.values(), strict=True):
+        assert own.shape == (108,) and own.mean() == pytest.approx(said["judged"]["nll"], rel=1e-3)
+    shown = run("compare", "a/ensemble", "b/ensemble", "--to", "text").out
+    row = shown.partition("Differences in NLL")[2].partition("Paired by example")[0]
+    assert f"{(losses[0] - losses[1]).mean():+.4f}" in row
+    p = stats.wilcoxon(losses[0] - losses[1]).pvalue
+    assert ("< 0.001" if p < 0.0005 else f"{p:.3f}") in row
+    (runs / "a" / "ensemble" / "best.predictions.safetensors").unlink()
+    shown = run("compare", "a/ensemble", "b/ensemble", "--to", "text").out
+    assert "not tested: a/ensemble/best.safetensors has no predictions beside it" in " ".join(shown.split())
 
 
 def test_what_a_search_of_an_earlier_version_left(runs: Path) -> None:
@@ -277,7 +299,7 @@ api.ensemble("a", size=2, report=False)
     with pytest.raises(InputError, match=r"no model|has no best\.json"):
         models.load("a/ensemble")
     found = api.ensemble("a", size=2, report=False)
-    assert {path.name for path in (runs / "a" / "ensemble").iterdir()} == {"best.json", "best.safetensors", "model.py"}
+    assert {path.name for path in (runs / "a" / "ensemble").iterdir()} == OWN
     assert len(found["members"]) == 2 and len(models.load("a/ensemble").predict(np.zeros((1, 1, 8, 8), np.uint8))) == 1
 
 

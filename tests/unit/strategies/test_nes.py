@@ -258,7 +258,8 @@ def test_a_search_sees_what_its_networks_predict_and_goes_on_bit_for_bit(run: Ru
 @pytest.mark.usefixtures("here")
 def test_the_ensemble_goes_with_its_search(run: Run) -> None:
     run(*NES_RE, "-n", "3", "--out", "a").accepted()
-    assert {file.name for file in Path("a/ensemble").iterdir()} == {"best.json", "best.safetensors", "model.py"}
+    own = {"best.json", "best.safetensors", "best.predictions.safetensors", "model.py"}
+    assert {file.name for file in Path("a/ensemble").iterdir()} == own
     Path("a/ensemble/mine").touch()
     stopped = run(*NES_RE, "-n", "4", "--out", "a")
     assert stopped.code == 2 and "a/ensemble holds something else than an ensemble" in stopped.err
