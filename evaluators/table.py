@@ -55,12 +55,15 @@ class Table(Evaluator):
     Which architecture a row is: in a .npz `arch`, the number of the option chosen at each decision, from 0 (rows,
     decisions); for nasbench101 also num_vertices, edge_bits and op_code. In a .json the record's key, a digit for
     each decision; a list in a record has a value for each training seed.
+
+    A smaller fidelity (`Proposal.fidelity`) is the same part's column of as many epochs, mean of the training seeds.
+    Those trainings were short ones of their own, so one of more epochs costs all of its seconds, whatever came before.
     """
 
     name = "table"
     needs = frozenset({"table"})
     inline = True
-    provides = frozenset({"simulated"})
+    provides = frozenset({"simulated", "fidelity"})
     local_options = frozenset({"file", "beside", "max_gigabytes"})
 
     def __init__(
@@ -87,7 +90,7 @@ class Table(Evaluator):
             label: mean (of the training seeds), random (one of them, drawn per trial), or a training seed's number.
             noise: Standard deviation of what is added to the label, one fixed draw from N(0, noise) per architecture;
                 in the unit of the accuracies, so 0.002 is 0.2 points; in [0, 1]. The label is not clipped: it may leave
-                [0, 1]. Test accuracies stay clean.
+                [0, 1]. Test accuracies stay clean, and labels of a smaller fidelity.
             noise_seed: Seed of these draws, >= 0.
             beside: A second file, an .npz of columns with the same rows in the same order.
             columns: Further columns of either file that become metrics, as NAME=COLUMN,...: of latencies in
@@ -129,7 +132,14 @@ class Table(Evaluator):
         same = [f for f in own.values() if f.part == "test" and f.epochs == self._reward.epochs]
         tests = same or sorted((f for f in own.values() if f.part == "test"), key=lambda f: f.epochs or 0)
         self._test = tests[-1] if tests else None
-        self._seconds = training_seconds(times.get(self.dataset, {}), self._reward.epochs)
+        seconds = times.get(self.dataset, {})
+        self._seconds = training_seconds(seconds, self._reward.epochs)
+        whole = self._reward.epochs or 0
+        self._shorter: dict[float, tuple[list[float], NDArray[np.float64] | None]] = {
+            f.epochs: (f.mean.tolist(), training_seconds(seconds, f.epochs))
+            for f in sorted(own.values(), key=lambda f: f.epochs or 0)
+            if f.part == self._reward.part and f.epochs and f.epochs < whole
+        }
         self.facts = network_facts(columns, self.dataset, len(self._rows))
         further = self._further(columns)
         self.facts |= further
@@ -180,7 +190,13 @@ class Table(Evaluator):
             "reward": self._field_name(),
             "rows": len(self._rows),
             "fingerprint": self._fingerprint,
+            **({"fidelities": self.fidelities} if self._shorter else {}),
         }
+
+    @property
+    def fidelities(self) -> str:
+        """Epochs of the columns that a label can come from, such as "12, 200", once prepared."""
+        return ", ".join(map(str, (*self._shorter, self._reward.epochs)))
 
     def _index(self, columns: Columns) -> dict[bytes, int]:
         """Option indices -> row. InputError where a row is no member of the space, or comes twice."""
@@ -240,19 +256,26 @@ class Table(Evaluator):
 
     def estimate(self, proposal: Proposal) -> float | None:
         """The table's mean: simulated seconds of one training."""
-        if self._seconds is None or not np.isfinite(self._seconds).any():
+        seconds = self._seconds if proposal.fidelity is None else self._shorter[proposal.fidelity][1]
+        if seconds is None or not np.isfinite(seconds).any():
             return None
-        return float(np.mean(self._seconds[np.isfinite(self._seconds)]))
+        return float(np.mean(seconds[np.isfinite(seconds)]))
 
     # --- evaluating
 
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
-        row = self._row(proposal.arch)
-        value = self._look_up(row, seed)
-        if self._noise is not None:
-            value += float(self._noise[row])
+        row, times = self._row(proposal.arch), self._seconds
+        if proposal.fidelity is not None:
+            values, times = self._shorter[proposal.fidelity]
+            value = values[row]
+            if value != value:
+                raise TrialFailed(f"the table has no value of {proposal.fidelity:g} epochs for row {row}")
+        else:
+            value = self._look_up(row, seed)
+            if self._noise is not None:
+                value += float(self._noise[row])
         facts = {name: whole(column[row]) for name, column in self.facts.items() if math.isfinite(column[row])}
-        seconds = 0.0 if self._seconds is None else float(self._seconds[row])
+        seconds = 0.0 if times is None else float(times[row])
         return Evaluation({self.objective: value, **facts}, seconds if 0 <= seconds < math.inf else 0.0)
 
     def test(self, proposal: Proposal, evaluation: Evaluation) -> Mapping[str, float]:

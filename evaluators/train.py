@@ -30,6 +30,9 @@ from nastool.training.unfinished import Unfinished
 if TYPE_CHECKING:
     from torch import Tensor
 
+PAUSED = "paused.safetensors"
+"""The artifact that a training leaves which ends early."""
+_Ways = tuple[Unfinished, Unfinished | None, Unfinished | None]
 CALIBRATION = 512
 """How many training examples the statistics of new channels are taken from."""
 COUNTED = 200
@@ -48,10 +51,14 @@ class Train(TrainingEvaluator):
     device model with the same number of CPU threads. The test data are looked at by `test` alone. Where memory ran out,
     batches are split and gradients accumulated; then micro_batches says into how many parts. It is the same training up
     to rounding, but for batch normalisation, which takes the statistics of a part.
+
+    A training that ends early (`Proposal.fidelity`) keeps to the whole one's schedule. It leaves weights, what the
+    optimiser remembers and the states of the random generators in a file, with which another trial goes on: bit for
+    bit as if it had never paused.
     """
 
     name = "train"
-    provides = frozenset({"budget", "warm-start", "ensemble"})
+    provides = frozenset({"budget", "warm-start", "ensemble", "fidelity"})
     also_measured = frozenset({"params", "flops"})
     metrics = frozenset({"val_acc", "val_loss"}) | also_measured
     local_options = TrainingEvaluator.local_options | {"from_checkpoint", "predictions"}  # its content is what counts
@@ -123,7 +130,7 @@ class Train(TrainingEvaluator):
         """Seconds, extrapolated from about a second of training and one of validation (after `prepare`)."""
         self.prepare()
         once, epoch = self._costs(proposal)
-        return once + self._recipe(proposal).epochs * epoch
+        return once + self._last(proposal) * epoch
 
     def estimate_all(self, proposals: Sequence[Proposal]) -> list[float]:
         """Seconds of each: some are looked at that are typical by their FLOPs, and others lie between these."""
@@ -135,7 +142,7 @@ class Train(TrainingEvaluator):
         sizes = [flops[i] for i in looked_at]
         costs = np.array([self._costs(proposals[every * i]) for i in looked_at])
         once, epochs = (np.interp([flops[i // every] for i in range(len(proposals))], sizes, each) for each in costs.T)
-        return [float(once[i] + self._recipe(proposal).epochs * epochs[i]) for i, proposal in enumerate(proposals)]
+        return [float(once[i] + self._last(proposal) * epochs[i]) for i, proposal in enumerate(proposals)]
 
     def _flops(self, arch: Arch) -> int:
         import torch
@@ -172,12 +179,16 @@ class Train(TrainingEvaluator):
         recipe = self._recipe(proposal)
         with self.saying_what_helps(), self.reproducible(seed):
             training = self._begin(proposal, recipe, seed)
-            found = self._fit(training, report, self._unfinished(trial_id, proposal, recipe, seed))
+            last = self._last(proposal)
+            found = self._fit(training, report, self._unfinished(trial_id, proposal, recipe, seed), last)
             network = training.network
-            said = self.predictions(network, self.val_batches) if self._keeps_predictions else None
-            notes = self.notes(network, self.val_batches, said)
-        checkpoint = None
-        if self.workdir is not None:
+            whole = last == recipe.epochs
+            said = self.predictions(network, self.val_batches) if whole and self._keeps_predictions else None
+            notes = self.notes(network, self.val_batches, said) if whole else {}
+        checkpoint, artifacts = None, {}
+        if self.workdir is not None and not whole:
+            artifacts[PAUSED] = checkpoints.artifact_of(trial_id, PAUSED)
+        elif self.workdir is not None:
             checkpoint = self.save(network, trial_id, proposal.arch, training.memory() if proposal.inherit else None)
             if said is not None:
                 self._keep(checkpoint, said, seed)
@@ -189,7 +200,7 @@ class Train(TrainingEvaluator):
         metrics |= {"params": count_params(network), "flops": count_flops(network, self.task)}
         if training.micro_batches > 1:
             metrics["micro_batches"] = training.micro_batches
-        return Evaluation(metrics, time.perf_counter() - start, checkpoint, notes=notes)
+        return Evaluation(metrics, time.perf_counter() - start, checkpoint, artifacts=artifacts, notes=notes)
 
     @property
     def _keeps_predictions(self) -> bool:
@@ -244,6 +255,15 @@ class Train(TrainingEvaluator):
             raise InputError(f"budget: need a whole number of epochs >= 1, got {budget}")
         return self.recipe.replace(epochs=int(budget))
 
+    def _last(self, proposal: Proposal) -> int:
+        """The number of the epoch after which the training ends."""
+        whole, last = self._recipe(proposal).epochs, proposal.fidelity
+        if last is None:
+            return whole
+        if not (last == int(last) and 1 <= last < whole):
+            raise InputError(f"fidelity: need a whole number of epochs from 1 to {whole - 1}, got {last}")
+        return int(last)
+
     def _begin(self, proposal: Proposal, recipe: Recipe, seed: int) -> Training:
         """A training about to start: from scratch, or from the weights and the memory that the network inherits."""
         network = self.build(proposal.arch, seed)
@@ -287,20 +307,42 @@ class Train(TrainingEvaluator):
         generator = torch.Generator().manual_seed(seeds(seed)[1])
         return self.task.inputs(self.train_batches.some(CALIBRATION, generator))
 
-    def _unfinished(self, trial_id: int, proposal: Proposal, recipe: Recipe, seed: int) -> Unfinished:
-        path = None if self.workdir is None else checkpoints.training_of(self.workdir / checkpoints.name_of(trial_id))
+    def _unfinished(self, trial_id: int, proposal: Proposal, recipe: Recipe, seed: int) -> _Ways:
+        """What the training is kept in meanwhile, what it goes on from, and what it leaves where it ends early."""
+        about = {"recipe": recipe.values(), "data": self.data.fingerprint}
         arch = proposal.arch.choices, proposal.parent, proposal.annealing
-        return Unfinished(path, {"arch": arch, "recipe": recipe.values(), "seed": seed, "data": self.data.fingerprint})
+        path = None if self.workdir is None else checkpoints.training_of(self.workdir / checkpoints.name_of(trial_id))
+        own = Unfinished(path, {"arch": arch, "seed": seed, **about})
 
-    def _fit(self, training: Training, report: Report, unfinished: Unfinished) -> dict[str, float]:
-        """Train; what was reported after the last epoch, or the best after the last few."""
+        def paused(number: int | None) -> Unfinished | None:
+            if number is None or self.workdir is None:
+                return None
+            path = self.workdir / checkpoints.artifact_of(number, PAUSED)
+            return Unfinished(path, {"arch": proposal.arch.choices, **about})
+
+        before = paused(proposal.continues)
+        if proposal.continues is not None and before is None:
+            raise InputError("a training goes on in a run folder, and there is none")
+        return own, before, None if proposal.fidelity is None else paused(trial_id)
+
+    def _fit(self, training: Training, report: Report, ways: _Ways, last: int) -> dict[str, float]:
+        """Train until the end of epoch `last`; what was reported after it, or the best after the last few.
+
+        ways: as of `_unfinished`.
+        """
         import torch
 
-        facts = unfinished.take(training) or {"found": {}, "losses": []}
+        unfinished, source, pause = ways
+        facts = unfinished.take(training)
+        if facts is None and source is not None:
+            facts = source.take(training)
+            if facts is None:
+                raise CannotGoOn(f"{source.path} is missing or damaged: put it back, or begin anew with --force")
+        facts = facts or {"found": {}, "losses": []}
         found: dict[str, float] = facts["found"]
         losses: list[float] = facts["losses"]
         recent: list[dict[str, float]] = facts.get("recent", [])
-        for epoch in range(len(losses) + 1, training.recipe.epochs + 1):
+        for epoch in range(len(losses) + 1, last + 1):
             total = torch.zeros((), device=self.device)
             for loss in training.epoch():
                 total += loss
@@ -318,9 +360,12 @@ class Train(TrainingEvaluator):
                 training.optimizer.begin = min(training.optimizer.begin, training.done)
             report(epoch, found)
             recent = [*recent, found][-training.recipe.best_of :]
-            if epoch < training.recipe.epochs:
+            if epoch < last:
                 unfinished.keep(training, {"found": found, "losses": losses, "recent": recent})
-        training.optimizer.take_average()
+        if pause is not None:
+            pause.keep(training, {"found": found, "losses": losses, "recent": recent}, now=True)
+        elif last == training.recipe.epochs:
+            training.optimizer.take_average()
         unfinished.remove()
         known = {name: [each[name] for each in recent] for name in found if name in self.goals}
         return {**found, **{name: (max if self.goals[name] == "max" else min)(each) for name, each in known.items()}}

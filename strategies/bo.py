@@ -102,7 +102,7 @@ class BayesianOptimisation(SurrogateStrategy):
         targets = np.stack([_quantiles(-column) for column in losses.T])
         order = losses[:, 0] if objectives == 1 else pareto.ranks(losses).astype(np.float64)
         processes = self._processes(objectives)
-        if self.theta is None or len(losses) >= REFIT * self.fitted:
+        if self.theta is None or not self.fitted <= len(losses) < REFIT * self.fitted:
             keep = representatives(order, min(self.max_points, FIT_POINTS))
             inputs = self._encode(self.choices(keep))
             for process, target in zip(processes, targets, strict=True):

@@ -23,6 +23,12 @@ MAX_WORKERS = 1000
     help="A strategy to compare, with its options. Repeat it.",
 )
 @click.option(
+    "--fidelity",
+    multiple=True,
+    metavar="NAME[:KEY=VALUE,...]",
+    help="Run each strategy also with trainings that end early, such as asha, as of `nastool search`. Repeat it.",
+)
+@click.option(
     "--table",
     "tables",
     multiple=True,

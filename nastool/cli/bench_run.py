@@ -37,6 +37,7 @@ PLAIN_SECONDS = 5.0
 def run(given: Mapping[str, Any]) -> int:
     """Carry the command out. given: its options. Returns the exit code."""
     strategies = [StrategySpec.parse(text) for text in given["strategies"]]
+    strategies += [strategy.by(rule) for rule in given["fidelity"] for strategy in strategies]
     tables = [TableSpec.parse(text) for text in given["tables"]]
     scorer = _scorer(given)
     journal = Journal(Path(given["out"]))
@@ -60,9 +61,9 @@ def run(given: Mapping[str, Any]) -> int:
 
 def _scorer(given: Mapping[str, Any]) -> ScorerSpec | None:
     """Who scores; None: the tables themselves. InputError: options are given that go with the other alone."""
-    of_tables = ("sim_seconds", "at", "at_seconds", "target_regret")
+    of_tables = ("fidelity", "sim_seconds", "at", "at_seconds", "target_regret")
     if given["evaluator"] is not None:
-        for name in (name for name in of_tables if given[name] is not None):
+        for name in (name for name in of_tables if given[name] not in (None, ())):
             raise InputError(f"--{name.replace('_', '-')} is for labels of a table: leave it or --evaluator out")
         return ScorerSpec.of(given["evaluator"], given["evaluator_options"])
     of_scorers = [f"-E {name}=" for name in given["evaluator_options"]]

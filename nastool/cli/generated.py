@@ -56,6 +56,7 @@ _METAVARS = {
     "trial": "N",
     "log": "NAME[:KEY=VALUE,...]",
     "executor": "NAME",
+    "fidelity": "NAME[:KEY=VALUE,...]",
     "limits": "'METRIC<=VALUE'",
 }
 

@@ -111,6 +111,8 @@ def _say_begun(event: RunBegun) -> None:
             f"  {'evaluator':<10} ", f"{config.evaluator.name}  {facts}".rstrip(), gap="  ", stream=sys.stderr
         )
     )
+    if config.fidelity:
+        say(f"  {'fidelity':<10} {config.fidelity}")
     if config.limits:
         say(f"  {'limits':<10} {'  '.join(config.limits)}")
     for note in notes(event.facts):
@@ -145,7 +147,8 @@ def say_search_ended(event: Ended) -> None:
 def _say_counts(search: Search, seconds: float) -> None:
     if search.exhausted and search.finished < (search.trials or math.inf):
         say(f"the strategy has nothing left to propose after {search.finished} trials")
-    say(f"{search.finished} trials, {search.failed} failed, in {format_seconds(seconds)}")
+    stopped = f", {search.stopped} of them stopped early" if search.stopped else ""
+    say(f"{search.finished} trials{stopped}, {search.failed} failed, in {format_seconds(seconds)}")
 
 
 def say_retrain_ended(event: Ended) -> None:

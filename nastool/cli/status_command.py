@@ -75,6 +75,7 @@ def _status(folder: Path) -> dict[str, Any]:
             "state": state,
             **{kind: config.get(kind, {"name": "?", "options": {}}) for kind in ("strategy", "space", "evaluator")},
             **({"limits": config["limits"]} if config.get("limits") else {}),
+            **({"fidelity": config["fidelity"]} if config.get("fidelity") else {}),
             "objective": store.get("objective"),
             "seed": config.get("seed"),
             "trials": counts,
@@ -104,12 +105,15 @@ def _text(facts: dict[str, Any]) -> None:
         _line(kind, f"{facts[kind]['name']}  {as_typed(facts[kind]['options'])}".rstrip())
     if "limits" in facts:
         _line("limits", "  ".join(facts["limits"]))
+    if "fidelity" in facts:
+        _line("fidelity", facts["fidelity"])
     objectives = [facts["objective"]] if isinstance(facts["objective"], str) else facts["objective"]
     several = "s" if len(objectives) > 1 else " "
     common.show(f"  objective{several} {'  '.join(objectives)}   seed {facts['seed']}")
     wanted = f" of {facts['trials_wanted']}" if facts["trials_wanted"] else ""
     running = f"{counts['running']} {'to repeat' if counts['running'] and facts['state'] != 'running' else 'running'}"
-    common.show(f"  trials     {counts['done']} done, {counts['failed']} failed, {running}{wanted}")
+    stopped = f"{counts['stopped']} stopped early, " if counts["stopped"] else ""
+    common.show(f"  trials     {counts['done']} done, {stopped}{counts['failed']} failed, {running}{wanted}")
     if facts["started"]:
         begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
         cost = describe_cost(facts["evaluation_seconds"], simulated=facts["simulated"])

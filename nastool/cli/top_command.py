@@ -94,6 +94,8 @@ def _of_run(folder: Path, number: int | None, objective: Objective | None) -> tu
         else:
             scored = []
             for trial in store.trials():
+                if trial.state == "stopped":
+                    continue
                 try:
                     loss = objective.loss(trial.evaluation.all_metrics if trial.evaluation else {})
                 except ValueError:

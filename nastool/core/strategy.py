@@ -82,7 +82,10 @@ class Strategy(ABC):
 
     @abstractmethod
     def tell(self, trial: Trial) -> None:
-        """Take in one finished trial, "done" or "failed"; each asked proposal comes back once, in any order."""
+        """Take in one finished trial, "done" or "failed"; each asked proposal comes back once, in any order.
+
+        Also "stopped", where the strategy itself ends trials early.
+        """
 
     def remember(self, proposal: Proposal) -> None:
         """Take in what is handed out by `ask`, or was before a restart. Override to keep more of it than the number."""
@@ -204,3 +207,25 @@ class SeesPredictions(Protocol):
     predictions: Callable[[Trial], tuple[NDArray[Any], NDArray[Any]]]
     """Set before the search: of a trial of the `pool` its probabilities (samples, classes), and the labels (samples,).
     They are the same whenever they are asked for, so nothing of them belongs to the state."""
+
+
+@runtime_checkable
+class Observing(Protocol):
+    """A strategy that sees what running trials report and may end them early; `tell` gets those as "stopped"."""
+
+    def observe(self, number: int, step: int, loss: float) -> bool:
+        """Whether trial `number` ends after this step, of 1, 2, ...
+
+        Each step of a trial is observed once; when a search goes on, all that was is again, trial by trial, once the
+        state is loaded, and nothing depends on that order.
+        """
+        ...
+
+
+@runtime_checkable
+class Refitting(Protocol):
+    """A strategy with a model that learns from finished trials."""
+
+    def refit(self, trials: Sequence[Trial]) -> None:
+        """Let the model learn from these trials, "done" or "failed", instead of those told; until the next call."""
+        ...

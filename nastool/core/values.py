@@ -18,7 +18,9 @@ Scalar = str | int | float | bool | None
 
 MAX_FLOAT = sys.float_info.max
 Goal = Literal["max", "min"]
-State = Literal["running", "done", "failed"]
+State = Literal["running", "done", "failed", "stopped"]
+"""stopped: it ended before its training was whole, with a result of that fidelity."""
+
 
 METRICS: Mapping[str, Goal] = {
     "val_acc": "max",  # in [0, 1]
@@ -127,6 +129,9 @@ class Proposal:
     policy: the state of a policy that the evaluator trains (evaluators that provide "policy"); JSON only.
     inherit: weights are handed down (evaluators that provide "warm-start"): training begins with the parent's, if there
         is one, and leaves behind what a child needs to do the same.
+    fidelity: where the training ends early, of evaluators that provide "fidelity": after how many epochs of all those
+        that it would have, > 0. It leaves behind what it needs to go on, and its trial is "stopped"; None: it is whole.
+    continues: id of the "stopped" trial of the same architecture whose training goes on here.
     annealing: which part of the learning rate's schedule this training goes through, 0 <= from < to <= 1.
     notes: what only reports read, as JSON: "expected", the loss that the strategy's model expects; "frequencies", how
         often its own policy draws each option of each decision, as shares of 1; whatever else is worth keeping.
@@ -139,6 +144,8 @@ class Proposal:
     inherit: bool = False
     annealing: tuple[float, float] = (0.0, 1.0)
     notes: Mapping[str, object] = field(default_factory=dict, hash=False)
+    fidelity: float | None = None
+    continues: int | None = None
 
 
 @dataclass(frozen=True)
@@ -287,6 +294,8 @@ class Trial:
     id: 0, 1, 2, ... in the order asked.
     losses: one per objective, lower is better, the first before the others; empty unless state is "done".
     error: the reason, where state is "failed".
+    early: the same as losses, of its fidelity, where state is "stopped"; empty otherwise, so that what compares losses
+        compares those of whole trainings alone.
     """
 
     id: int
@@ -295,11 +304,20 @@ class Trial:
     evaluation: Evaluation | None = None
     losses: tuple[float, ...] = ()
     error: str | None = None
+    early: tuple[float, ...] = ()
 
     @property
     def loss(self) -> float:
         """The first loss; infinity for a trial that is not done."""
         return self.losses[0] if self.losses else math.inf
+
+    @property
+    def fidelity(self) -> float | None:
+        """How many epochs a trial that was stopped was trained, those before it went on included; else None."""
+        if self.state != "stopped" or self.evaluation is None:
+            return None
+        last = self.evaluation.notes.get("last_step", self.proposal.fidelity)
+        return last if isinstance(last, int | float) else None
 
     @property
     def rank(self) -> tuple[float, ...]:

@@ -209,6 +209,9 @@ class SearchOptions(Measuring, Searching):
         limits: What an architecture may cost, one each time, checked before it is trained: params<=50k, flops<=50M,
             latency_ms<=5, memory_mb<=200, of one example.
         latency_threads: CPU threads with which a latency is measured.
+        fidelity: End trainings early that promise little: asha or hyperband, with options such as
+            asha:eta=3,minimum=1, train many architectures for few epochs and the best of these further; each such part
+            of a training is a trial.
         seed: Seed of strategy and trials.
         workers: Number of trials at a time; GPUs are dealt out in turn.
         out: Folder of the run; by default one under runs/ named after the search.
@@ -238,6 +241,7 @@ class SearchOptions(Measuring, Searching):
     objective: str | Sequence[str] | None = None
     limits: str | Sequence[str] = ()
     latency_threads: int = 1
+    fidelity: str | None = None
     seed: int = 0
     workers: int = 1
     out: str | Path | None = None

@@ -30,6 +30,7 @@ from nastool.engine import own_ensembles
 from nastool.engine.executors.jobs import EvaluatorSpec
 from nastool.engine.store import Store
 from nastool.engine.written import RESULTS, Written
+from nastool.learners import fidelities, multi_fidelity
 from nastool.nets import checkpoints
 
 FORMAT = "nastool.run/1"
@@ -64,6 +65,8 @@ class RunConfig:
     """Conditions on what architectures cost, as of `core.limits`."""
     latency_threads: int = 1
     """CPU threads with which a latency is measured."""
+    fidelity: str | None = None
+    """Which trainings end early, as of `learners.fidelities`, with all options; None: none does."""
 
     @classmethod
     def resolve(
@@ -75,6 +78,7 @@ class RunConfig:
         objective: str | Sequence[str] | None,
         limits: Sequence[str] = (),
         latency_threads: int = 1,
+        fidelity: str | None = None,
     ) -> RunConfig:
         """Check names, options and whether the three go together; nothing is built or read yet. InputError."""
 
@@ -87,7 +91,10 @@ class RunConfig:
             raise InputError(str(error)) from None
         conditions = tuple(map(str, Limits.parse(limits).conditions))
         plugged = plug("strategy", strategy), plug("space", space), plug("evaluator", evaluator)
-        config = cls(*plugged, seed, wanted, conditions, latency_threads)
+        rule = None if fidelity is None else fidelities.spelt(fidelity)
+        config = cls(*plugged, seed, wanted, conditions, latency_threads, rule)
+        if rule is not None and isinstance(wanted, list):
+            raise InputError(f"--fidelity compares by one objective, and {len(wanted)} are given: keep one")
         if isinstance(wanted, list) and not takes_several(registry.load("strategy", config.strategy.name)):
             able = ", ".join(n for n in registry.plugins("strategy") if takes_several(registry.load("strategy", n)))
             raise InputError(
@@ -110,12 +117,20 @@ class RunConfig:
             space = by_choices(space)
         return limited(space, Limits.parse(self.limits)) if self.limits else space
 
-    def make_strategy(self, space: SearchSpace) -> Strategy:
+    def make_strategy(self, space: SearchSpace, facts: Mapping[str, object] | None = None) -> Strategy:
+        """The strategy, untouched. facts: what the evaluator says of itself; where that is not known, it cannot begin.
+
+        Raises:
+            InputError: Its options, the space and the evaluator do not go together.
+        """
         given = {**self.strategy.options, "seed": self.seed}
         strategy: Strategy = registry.make("strategy", self.strategy.name, space, given=given)
         evaluator = registry.load("evaluator", self.evaluator.name)
         if reasons := misfits(strategy, type(space), evaluator):  # with these options it may need more than its class
             raise InputError("; ".join(reasons))
+        if self.fidelity is not None:
+            strategy = multi_fidelity.around(strategy, self.fidelity, evaluator)
+            multi_fidelity.begin(strategy, facts)
         return strategy
 
     def evaluator_spec(self, space: SearchSpace, workdir: Path | None) -> EvaluatorSpec:
@@ -134,16 +149,16 @@ class RunConfig:
             "resolved": dict(cls.resolved(self.evaluator.options)) if issubclass(cls, Resolving) else {},
             "seed": self.seed,
             "objective": self.objective,
-            **self._of_costs,
+            **self._more,
         }
         plain: dict[str, Any] = json.loads(json.dumps(identity))
         return plain
 
     @property
-    def _of_costs(self) -> dict[str, object]:
-        """What it says of costs, where that is anything."""
-        found = {"limits": list(self.limits), "latency_threads": self.latency_threads}
-        return {name: value for name, value in found.items() if value not in ([], 1)}
+    def _more(self) -> dict[str, object]:
+        """What it says of costs and fidelities, where that is anything."""
+        found = {"limits": list(self.limits), "latency_threads": self.latency_threads, "fidelity": self.fidelity}
+        return {name: value for name, value in found.items() if value not in ([], 1, None)}
 
     @property
     def digest(self) -> str:
@@ -168,7 +183,7 @@ class RunConfig:
             "evaluator-options": dict(self.evaluator.options),
             "seed": self.seed,
             "objective": self.objective,
-            **self._of_costs,
+            **self._more,
         }
         return {key: value for key, value in found.items() if value not in (None, {})}
 
@@ -230,7 +245,7 @@ class RunFolder:
             found, counts = store.get("config"), store.count()
         if not differences(found, config.identity):  # an option that a later version added is None at its default
             return True
-        if not counts["done"] + counts["failed"]:
+        if sum(counts.values()) == counts["running"]:
             return False  # nothing was measured yet, so nothing is lost (nobody is at it once we hold the lock)
         raise InputError(
             f"{self.path} holds another search ({_differing(found, config.identity)}): give its options, "
@@ -355,7 +370,7 @@ MOST_DIFFERENCES = 4
 def _differing(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:
     """What a person would have to change to come from one identity to the other, in a few words."""
     lines = []
-    for key in ("strategy", "space", "evaluator", "seed", "objective"):
+    for key in ("strategy", "space", "evaluator", "seed", "objective", "fidelity"):
         was, now = found.get(key), wanted.get(key)
         if isinstance(was, Mapping) and isinstance(now, Mapping) and was.get("name") != now.get("name"):
             was, now = was.get("name"), now.get("name")  # options of another plugin tell nothing

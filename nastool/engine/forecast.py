@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from nastool.core.wording import format_seconds
 from nastool.engine.executors.base import Executor
 from nastool.engine.planning import Estimate, Timing, Trainings, estimate, shares
 from nastool.engine.stopping import Budget
+from nastool.learners.multi_fidelity import ByLevels
 
 if TYPE_CHECKING:
     from nastool.engine.search_run import SearchRun
@@ -39,9 +40,15 @@ def foreseen(strategy: Strategy, trials: int, rounds: int | None, seed: int = 0)
     told = 0
     while len(found) < trials:
         proposal = strategy.ask()
-        if proposal is None and told == len(found):
+        if proposal is not None and isinstance(strategy, ByLevels):  # results decide how far the next is trained
+            losses = (float(rng.random()),)
+            whole = proposal.fidelity is None
+            trial = Trial(len(found), proposal, "done" if whole else "stopped", Evaluation({}, 1.0))
+            strategy.tell(replace(trial, losses=losses) if whole else replace(trial, early=losses))
+            found.append(proposal)
+        elif proposal is None and told == len(found):
             break
-        if proposal is None:
+        elif proposal is None:
             for number in range(told, len(found)):
                 strategy.tell(Trial(number, found[number], "done", Evaluation({}, 1.0), (float(rng.random()),)))
             told = len(found)
@@ -94,10 +101,10 @@ class Forecast:
             trials = trials or planned_trials(run.strategy, rounds)
         sized = "budget" in run.strategy.needs or "policy" in run.strategy.needs
         shown = trials or SHOWN
-        count = min(shown, MOST_SHOWN if sized else SHOWN)
+        count = min(shown, MOST_SHOWN if sized or run.config.fidelity is not None else SHOWN)
         # what is trained longer and longer depends on what is found: the middle one of several courses of events
         courses = COURSES if "budget" in run.strategy.needs else 1
-        told = [foreseen(run.config.make_strategy(run.space), count, rounds, seed) for seed in range(courses)]
+        told = [foreseen(run.config.make_strategy(run.space, facts), count, rounds, seed) for seed in range(courses)]
         first, found = told[0], estimate(executor, [each for course in told for each in course]).seconds
         if len(told) > 1 and found:
             ends = np.cumsum([len(course) for course in told])

@@ -7,17 +7,17 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any
 
-SCHEMA = 5
+SCHEMA = 6
 TABLES = (
     "CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """CREATE TABLE trials (
         id INTEGER PRIMARY KEY,  -- 0, 1, 2, ... in the order asked
-        state TEXT NOT NULL,     -- running, done, failed
+        state TEXT NOT NULL,     -- running, done, failed, stopped
         told INTEGER,            -- 0, 1, 2, ... in the order the strategy was told
         proposal TEXT NOT NULL,  -- JSON: the fields of a Proposal that are not as by default
         evaluation TEXT,         -- JSON: those of an Evaluation
         losses TEXT,             -- JSON: a list of numbers
-        loss REAL,               -- the first of them
+        loss REAL,               -- the first of them, of trials that are done
         error TEXT,
         attempts INTEGER NOT NULL DEFAULT 1,
         started REAL NOT NULL, finished REAL  -- seconds since 1970
@@ -87,5 +87,9 @@ def _without_none(values: Mapping[str, object]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {4: _from_4}
+def _from_5(db: sqlite3.Connection) -> None:
+    """No trial is stopped yet."""
+
+
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {4: _from_4, 5: _from_5}
 """What leads from each earlier schema that can still be read to the next."""

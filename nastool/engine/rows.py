@@ -61,7 +61,9 @@ def trial_of(space: SpaceRef, row: tuple[Any, ...]) -> Trial:
     arch = Arch(space, tuple(found.pop("choices")))
     proposal = Proposal(arch, **fitted(found, fields(Proposal)))
     evaluation = None if evaluated is None else Evaluation(**fitted(_read(evaluated), fields(Evaluation)))
-    trial = Trial(number, proposal, state, evaluation, () if losses is None else tuple(_read(losses)), error)
+    values = () if losses is None else tuple(_read(losses))
+    whole = state != "stopped"
+    trial = Trial(number, proposal, state, evaluation, values if whole else (), error, () if whole else values)
     if not _is_whole(trial):
         raise ValueError("no trial")
     return trial
@@ -77,14 +79,27 @@ def _is_whole(trial: Trial) -> bool:
         and (trial.error is None or isinstance(trial.error, str))
     ):
         return False
-    if evaluation is None or not trial.losses:
-        return trial.state in ("running", "failed") and evaluation is None and not trial.losses
+    losses = trial.losses or trial.early
+    if evaluation is None or not losses:
+        return trial.state in ("running", "failed") and evaluation is None and not losses
     return (
-        trial.state == "done"
-        and all(map(is_number, trial.losses))
+        trial.state in ("done", "stopped")
+        and all(map(is_number, losses))
         and (evaluation.checkpoint is None or is_within(evaluation.checkpoint))
         and all(checkpoints.is_artifact(name, trial.id) for name in evaluation.artifacts.values())
     )
+
+
+def orphan(trials: Sequence[Trial]) -> int | None:
+    """The number of a trial that cannot come from the one that it names; None: there is none."""
+    paused = {trial.id: trial.proposal.arch for trial in trials if trial.state == "stopped"}
+    for trial in trials:
+        parent, source = trial.proposal.parent, trial.proposal.continues
+        if parent is not None and not 0 <= parent < trial.id:
+            return trial.id
+        if source is not None and (source >= trial.id or paused.pop(source, None) != trial.proposal.arch):
+            return trial.id
+    return None
 
 
 _DEFAULTS: Mapping[type, Sequence[tuple[str, object]]] = {

@@ -73,6 +73,7 @@ class Search:
     asked: int = 0
     finished: int = 0
     failed: int = 0
+    stopped: int = 0
     best: Trial | None = None
     front: list[Trial] = field(default_factory=list)
     """With several objectives, the trials that no other one dominates; their checkpoints are not in the heap below."""
@@ -169,8 +170,9 @@ class Search:
         parent, budget = proposal.parent, proposal.budget
         if parent is not None and not (isinstance(parent, int) and 0 <= parent < self.asked):
             raise ValueError(f"its parent is {short(repr(parent))}, which is no earlier trial")
-        if budget is not None and not (isinstance(budget, int | float) and 0 < budget < math.inf):
-            raise ValueError(f"its budget is {short(repr(budget))}")
+        for name, amount in (("budget", budget), ("fidelity", proposal.fidelity)):
+            if amount is not None and not (isinstance(amount, int | float) and 0 < amount < math.inf):
+                raise ValueError(f"its {name} is {short(repr(amount))}")
         try:
             self.strategy.space.validate(proposal.arch)
             if not all(isinstance(choice, int) for choice in proposal.arch.choices):
@@ -246,6 +248,8 @@ class Search:
             bad = [name for name, value in evaluation.all_metrics.items() if not math.isfinite(value)]
             try:
                 losses = tuple(each.loss(evaluation.all_metrics) for each in self.objectives)
+                if not bad and job.proposal.fidelity is not None:
+                    return Trial(job.trial_id, job.proposal, "stopped", evaluation, early=losses)
                 if not bad:
                     return Trial(job.trial_id, job.proposal, "done", evaluation, losses)
                 error = f"{bad[0]} is {evaluation.all_metrics[bad[0]]}"
@@ -270,6 +274,10 @@ class Search:
             self.ends.told(trial, False)
             return
         self._failures_in_row = 0
+        if trial.state == "stopped":
+            self.stopped += 1
+            self.ends.told(trial, False)
+            return
         better = self.best is None or (trial.loss <= self.best.loss and trial.rank < self.best.rank)
         if better:
             self.best = trial
@@ -289,6 +297,9 @@ class Search:
 
     def _take_checkpoint(self, trial: Trial) -> None:
         if not _has_files(trial):
+            return
+        if trial.state == "stopped":
+            self._held[trial.id] = _checkpoint(trial)
             return
         if trial.proposal.inherit:
             self._with_optimizer[trial.id] = _checkpoint(trial)
@@ -316,6 +327,7 @@ class Search:
         """Trials whose weights a running trial inherits, or a later one may."""
         jobs = [*self.executor.busy, *self._unfinished, *(event.job for event in self._drive.pending)]
         parents = {job.proposal.parent for job in jobs if job.proposal.inherit}
+        parents |= {job.proposal.continues for job in jobs}
         return {*wanted(self.strategy), *(trial_id for trial_id in parents if trial_id is not None)}
 
     def _predictions(self, trial: Trial) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -371,10 +383,10 @@ class Search:
     def _check_checkpoints(self) -> None:
         """InputError: what the search builds on is gone. Deletes what a crash left of trials that are forgotten."""
         there = {-trial_id: checkpoint for _, trial_id, checkpoint in self._kept}
-        there |= {trial.id: _checkpoint(trial) for trial in filter(_has_files, self.front)}
+        there |= {trial.id: _checkpoint(trial) for trial in filter(_has_files, self.front)} | self._held
         parents = self._parents()
         for trial_id in sorted(parents):
-            if trial_id not in there or not (self.workdir / there[trial_id]).is_file():
+            if trial_id not in there or not checkpoints.is_there(self.workdir / there[trial_id]):
                 raise InputError(
                     f"{self.workdir} lacks the checkpoint of trial {trial_id}, from which the search goes on: put "
                     f"{checkpoints.name_of(trial_id)} back, or begin anew with --force"

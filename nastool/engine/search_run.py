@@ -35,6 +35,7 @@ from nastool.engine.run import Run, Watch, check_conditions, interruptible, open
 from nastool.engine.search import Search, test_best
 from nastool.engine.stopping import Rules
 from nastool.engine.store import Store
+from nastool.learners import multi_fidelity
 from nastool.training.recipes import default_recipe
 
 _NAMES = {field.name for field in fields(SearchOptions)} - {"out", "force", "on_event", "stop"}
@@ -98,7 +99,7 @@ class SearchRun:
         given = {name: value for key, value in found.items() if (name := str(key).replace("-", "_")) in _NAMES}
         given |= {"log": logs.given((), given.get("log") or {}), "trials": wanted or given.get("trials")}
         changes = {name: value for name, value in vars(options).items() if value not in (None, ()) and name != "run"}
-        made = counts["done"] + counts["failed"]
+        made = sum(counts.values()) - counts["running"]
         finishes = not isinstance(options, ResumeOptions)
         given |= dict.fromkeys(done.ENDS) if finishes else done.dropped(changes, ended, made >= (wanted or 0))
         if "time" in changes:  # from now on
@@ -292,13 +293,14 @@ class SearchRun:
     def _search(self, run: Run, timing: Timing) -> Search:
         if isinstance(self.strategy, Fed):
             self.strategy.feed = outside.feed(run.executor, self.space, run.watch.stop)
+        multi_fidelity.begin(self.strategy, run.facts)
 
         def restored(search: Search) -> None:
             own_ensembles.weights(self.strategy, run.store, self.folder.path)  # for its error, before any training
             if search.asked and not self.finishes:
                 left = search.asked - search.finished
                 run.watch.note(f"continuing {self.folder.path}: {search.finished} trials done, {left} to repeat")
-            for note in self.strategy.notes:
+            for note in (*self.strategy.notes, *multi_fidelity.notes(self.strategy, self.trials)):
                 run.watch.note(f"note: {note}")
             trials, random = self.trials or math.inf, random_trials(self.strategy)
             if trials <= random and not self.finishes:
@@ -339,6 +341,9 @@ class SearchRun:
             if not search.finished and search.ends.why == "time":
                 again = f"nastool resume {shlex.quote(str(self.folder.path))} --time gives it more"
                 raise NastoolError(f"{none}: {again}; or make trials shorter, with --epochs or a smaller --scale")
+            if search.stopped:
+                more = f"nastool resume {shlex.quote(str(self.folder.path))} with more --trials or --time goes on"
+                raise NastoolError(f"of {search.finished} trials none was trained to its end: {more}")
             if not search.finished:
                 raise NastoolError(f"{registry.whose(type(search.strategy))} proposed nothing")
             raise NastoolError(f"all {search.failed} trials failed; see `nastool status {self.folder.path}`")
@@ -429,6 +434,7 @@ def _config(options: SearchOptions) -> RunConfig:
         options.objective,
         options.limits,
         options.latency_threads,
+        options.fidelity,
     )
 
 

@@ -128,7 +128,7 @@ def of_run(folder: Path, given: Given) -> ArchDocument:
         raise InputError(f"--trial {given.trial}: {short(folder)} is no run folder, whose trials have numbers")
     with Store.read(folder / "run.db") as store:
         space, counts = registry.make_space(store.space), store.count()
-        made, wanted = counts["done"] + counts["failed"], store.get("trials") or sum(counts.values())
+        made, wanted = sum(counts.values()) - counts["running"], store.get("trials") or sum(counts.values())
         trials = best_trials(store, space, 1) if given.trial is None else store.numbered(given.trial)
         if not trials:
             there = f"{folder} has trials 0 to {sum(counts.values()) - 1}"

@@ -86,6 +86,14 @@ def moment(text: str, now: datetime | None = None) -> float:
     return (then if then > now else then + timedelta(days=1)).timestamp()
 
 
+_Kind = tuple[bool, float | None, bool]
+
+
+def _kind(proposal: Proposal) -> _Kind:
+    """What trials have in common that take about as long: rounds of a policy, trainings up to the same epoch."""
+    return proposal.policy is not None, proposal.fidelity, proposal.continues is None
+
+
 class Budget:
     """The time that a run has, over all its calls.
 
@@ -180,8 +188,8 @@ class Stopping:
     cut: Sequence[int] = ()
     last: float = 0.0
     _begun: dict[int, float] = field(default_factory=dict)
-    _taken: dict[bool, deque[float]] = field(default_factory=dict)
-    """Seconds of the last trials, for each unit of their budgets, of rounds of a policy and of others."""
+    _taken: dict[_Kind, deque[float]] = field(default_factory=dict)
+    """Seconds of the last trials of each kind, for each unit of their budgets."""
     _since_best: int = 0
     _done: int = 0
 
@@ -195,10 +203,10 @@ class Stopping:
         begun = self._begun.pop(trial.id, None)
         if begun is not None and not (self.learns_first and trial.id == 0):
             self.last = self.budget.clock() - begun
-            kind = trial.proposal.policy is not None
+            kind = _kind(trial.proposal)
             taken = self._taken.setdefault(kind, deque(maxlen=RECENT))
             taken.append(self.last / (trial.proposal.budget or 1))
-        if trial.proposal.policy is not None:
+        if trial.proposal.policy is not None or trial.state == "stopped":
             return  # a round ends nothing
         self._since_best = 0 if better else self._since_best + 1
         if self.rules.patience is not None and self._since_best >= self.rules.patience:
@@ -207,7 +215,7 @@ class Stopping:
         if self.rules.conditions and all(condition.holds(metrics) for condition in self.rules.conditions):
             self.why = self.why or "stop-when"
 
-    def _upper(self, kind: bool) -> float:
+    def _upper(self, kind: _Kind) -> float:
         """Seconds for a unit of budget, of three in four of the last trials at most; 0 where nothing is known."""
         taken = self._taken.get(kind)
         if not taken:
@@ -216,7 +224,7 @@ class Stopping:
 
     def takes(self, proposal: Proposal) -> float:
         """Seconds that a trial takes, as those before did; 0 where nothing is known."""
-        return self._upper(proposal.policy is not None) * (proposal.budget or 1)
+        return self._upper(_kind(proposal)) * (proposal.budget or 1)
 
     @property
     def left(self) -> float:

@@ -271,7 +271,7 @@ class Store:
             trial.state,
             told,
             None if evaluation is None else rows.to_text(evaluation),
-            rows.encode(trial.losses),
+            rows.encode(trial.losses or trial.early),
             trial.losses[0] if trial.losses else None,
             trial.error,
             time.time(),
@@ -351,10 +351,10 @@ class Store:
 
     def count(self) -> dict[str, int]:
         """How many trials are in each state."""
-        counts = {"running": 0, "done": 0, "failed": 0}
+        counts = {"running": 0, "done": 0, "failed": 0, "stopped": 0}
         found = dict(self._query("SELECT state, COUNT(*) FROM trials GROUP BY state"))
         if not found.keys() <= counts.keys():
-            raise InputError(f"{self.path} is damaged: a trial is neither running nor done nor failed")
+            raise InputError(f"{self.path} is damaged: a trial is neither running nor done, failed or stopped")
         return {**counts, **found}
 
     def history(self) -> Iterator[Trial]:
@@ -368,8 +368,8 @@ class Store:
         finished = sum(trial.state != "running" for trial in trials)
         if sorted(trial.id for trial in trials) != list(range(len(trials))) or told != list(range(finished)):
             raise InputError(f"{self.path} is damaged: of its trials some are missing, or told twice")
-        if any(trial.proposal.parent is not None and not 0 <= trial.proposal.parent < trial.id for trial in trials):
-            raise InputError(f"{self.path} is damaged: a trial has a parent that is none")
+        if (orphan := rows.orphan(trials)) is not None:
+            raise InputError(f"{self.path} is damaged: trial {orphan} has a parent that is none")
         return trials
 
     def trials(self) -> Iterator[Trial]:

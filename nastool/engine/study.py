@@ -6,7 +6,7 @@ Everything comes from the run's folder, which is only read; so it works while th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,100 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from nastool.core import archfile, registry
 from nastool.core.errors import InputError, InvalidArchError
-from nastool.core.typed import is_number
 from nastool.core.values import Objective, Trial
 from nastool.engine.ranking import front, knee, pick, ranked
 from nastool.engine.store import Store
+from nastool.engine.study_trial import StudyTrial
 from nastool.nets import checkpoints
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
-    from nastool.core.values import Arch
-
-
-@dataclass(frozen=True)
-class StudyTrial:
-    """One trial of a run, with all that its database says of it.
-
-    order: 0, 1, 2, ... in the order in which results came; None: it is still running.
-    started, finished: seconds since 1970; finished is None while it runs. attempts: how often it was started, >= 1.
-    curve: (step, metrics) of what was reported meanwhile, by step; steps are epochs for trainings.
-    """
-
-    trial: Trial
-    objectives: tuple[Objective, ...]
-    order: int | None
-    started: float
-    finished: float | None
-    attempts: int
-    curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
-
-    @property
-    def id(self) -> int:
-        return self.trial.id
-
-    @property
-    def objective(self) -> Objective:
-        """The first of `objectives`."""
-        return self.objectives[0]
-
-    @property
-    def state(self) -> str:
-        """ "done", "failed" or "running"."""
-        return self.trial.state
-
-    @property
-    def arch(self) -> Arch:
-        return self.trial.proposal.arch
-
-    @property
-    def parent(self) -> int | None:
-        return self.trial.proposal.parent
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """All that was measured, "seconds" included; empty unless it is done."""
-        return {} if self.trial.evaluation is None else self.trial.evaluation.all_metrics
-
-    @cached_property
-    def value(self) -> float | None:
-        """The first objective, in its own unit; None unless it is done."""
-        return self.objective.value(self.trial.loss) if self.trial.losses else None
-
-    @property
-    def expected(self) -> float | None:
-        """What the strategy's model expected of the objective before it was measured; None without a model."""
-        loss = self.trial.proposal.notes.get("expected")
-        return self.objective.value(loss) if isinstance(loss, int | float) and is_number(loss) else None
-
-    @property
-    def frequencies(self) -> Any:
-        """How often the policy drew each option of each decision, as shares of 1; None where it does not say.
-
-        As noted, which may be anything: of a round afterwards, of another trial before it.
-        """
-        noted = self.trial.evaluation if self.is_round else self.trial.proposal
-        return None if noted is None else noted.notes.get("frequencies")
-
-    @property
-    def seconds(self) -> float:
-        """What the evaluation cost; of a trial that failed, how long it took."""
-        if self.trial.evaluation is not None:
-            return self.trial.evaluation.seconds
-        return max(0.0, self.finished - self.started) if self.finished is not None else 0.0
-
-    @property
-    def error(self) -> str | None:
-        return self.trial.error
-
-    @property
-    def is_round(self) -> bool:
-        """Whether it trained shared weights and a policy, so that its value is no score of its architecture alone."""
-        return self.trial.proposal.policy is not None
-
-    def __repr__(self) -> str:
-        shown = "" if self.value is None else f", {self.objective.metric}={self.value:.4f}"
-        return f"<trial {self.id}: {self.state}, {self.arch.key}{shown}>"
 
 
 @dataclass(frozen=True)
@@ -166,15 +80,18 @@ class Study:
             for trial_id, step, metrics in store.all_reports() if curves else ():
                 reported.setdefault(trial_id, []).append((step, metrics))
             when = store.times()
-            trials = tuple(
-                StudyTrial(trial, objectives, *when[trial.id], tuple(reported.get(trial.id, ())))
-                for trial in store.trials()
-            )
+            found: list[StudyTrial] = []
+            for trial in store.trials():
+                source = trial.proposal.continues
+                before = () if source is None or source >= len(found) else found[source].curve
+                curve = (*before, *reported.get(trial.id, ()))
+                found.append(StudyTrial(trial, objectives, *when[trial.id], curve))
+            trials = tuple(found)
             if trials and trials[-1].id != len(trials) - 1:
                 raise InputError(f"{path} is damaged: it has {len(trials)} trials, but not 0 to {len(trials) - 1}")
             origin = store.origin
-        for trial in trials:
-            _check(space, trial.trial, path)
+        for each in trials:
+            _check(space, each.trial, path)
         inner = retrained_in(path, final)
         try:
             about = read_yaml(path / "run.yaml") if (path / "run.yaml").is_file() else {}
@@ -317,6 +234,7 @@ class Study:
             found["parent"] = proposal.parent
         if proposal.budget is not None:
             found["budget"] = proposal.budget
+        found |= {name: value for name, value in _of_fidelity(trial).items() if value is not None}
         if trial.expected is not None:
             found["expected"] = trial.expected
         if trial.curve:
@@ -327,7 +245,8 @@ class Study:
         """All trials as columns of equal length, for `pandas.DataFrame(...)` or `polars.DataFrame(...)`.
 
         trial, state, key, parent, budget, expected, attempts, started, finished, error, a column for each metric
-        ("seconds" among them), and "choice.NAME" for each decision. None where there is no value.
+        ("seconds" among them), and "choice.NAME" for each decision. None where there is no value. Where trials were
+        stopped, fidelity and continues, too.
         """
         found: dict[str, list[object]] = {
             "trial": [t.id for t in self.trials],
@@ -335,6 +254,7 @@ class Study:
             "key": [t.arch.key for t in self.trials],
             "parent": [t.parent for t in self.trials],
             "budget": [t.trial.proposal.budget for t in self.trials],
+            **{name: [_of_fidelity(t)[name] for t in self.trials] for name in self._fidelities},
             "expected": [t.expected for t in self.trials],
             "attempts": [t.attempts for t in self.trials],
             "started": [t.started for t in self.trials],
@@ -348,6 +268,12 @@ class Study:
             found[f"choice.{decision.name}"] = [decision.options[t.arch.choices[i]] for t in self.trials]
         return found
 
+    @property
+    def _fidelities(self) -> Sequence[str]:
+        """Names of the columns on trainings that end early; where none did, ()."""
+        early = any(name for trial in self.trials for name in (trial.fidelity, trial.trial.proposal.continues))
+        return ("fidelity", "continues") if early else ()
+
     def __repr__(self) -> str:
         best = (
             ""
@@ -355,6 +281,11 @@ class Study:
             else f", best {self.objective.metric}={self.best.value:.4f}"
         )
         return f"<study {self.path}: {self.strategy}, {self.state}, {len(self.trials)} trials{best}>"
+
+
+def _of_fidelity(trial: StudyTrial) -> dict[str, float | None]:
+    """How long it was trained, if not to the end, and the trial from which it went on."""
+    return {"fidelity": trial.fidelity, "continues": trial.trial.proposal.continues}
 
 
 def state_of(folder: Path, store: Store, *, ours: bool = False) -> str:

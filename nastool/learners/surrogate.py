@@ -78,6 +78,10 @@ class SurrogateStrategy(Strategy):
         self.running.pop(trial.proposal.arch.choices)
         self.finished.append(trial)
 
+    def refit(self, trials: Sequence[Trial]) -> None:
+        """As of `Refitting`."""
+        self.finished = list(trials)
+
     def state_dict(self) -> dict[str, Any]:
         planned = [[list(proposal.arch.choices), proposal.notes.get("expected")] for proposal in self._planned]
         return {**super().state_dict(), "planned": planned}

@@ -235,6 +235,11 @@ def named(path: Path) -> dict[str, str]:
     return found
 
 
+def is_there(path: Path) -> bool:
+    """Whether a trial left its checkpoint or, as where its training goes on another time, an artifact."""
+    return path.is_file() or any(path.parent.glob(f"{path.stem}.artifact.*"))
+
+
 def remove(path: Path) -> None:
     """A checkpoint and what belongs to it, the trial's artifacts included."""
     artifacts = path.parent.glob(f"{path.stem}.artifact.*")

@@ -35,17 +35,18 @@ class Unfinished:
         self.identity = json.dumps(dict(identity), sort_keys=True)
         self._written = time.monotonic()
 
-    def keep(self, training: Training, facts: Mapping[str, Any]) -> None:
+    def keep(self, training: Training, facts: Mapping[str, Any], *, now: bool = False) -> None:
         """Writes it, if it was not written lately.
 
         Args:
             training: Between two epochs.
             facts: What else is to be known again, as JSON.
+            now: Write it in any case.
 
         Raises:
             CannotGoOn: The disk is full, or the folder cannot be written.
         """
-        if self.path is None or time.monotonic() - self._written < EVERY:
+        if self.path is None or (not now and time.monotonic() - self._written < EVERY):
             return
         tensors = {f"weights.{name}": value for name, value in training.network.state_dict().items()}
         tensors |= {f"memory.{name}": value for name, value in training.memory().items()}

@@ -14,7 +14,8 @@ import numpy as np
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Objective, Proposal, Trial
 from nastool.engine.store import Store
-from nastool.engine.study import Study, StudyTrial
+from nastool.engine.study import Study
+from nastool.engine.study_trial import StudyTrial
 from nastool.spaces.nasbench201 import NasBench201
 
 Value = float | str | None

@@ -71,10 +71,12 @@ class Strategy:
     label: str
     name: str
     options: Mapping[str, object]
+    fidelity: str = ""
 
     @classmethod
     def of(cls, spec: StrategySpec | ScorerSpec) -> Self:
-        return cls(spec.id, spec.label, spec.name, dict(spec.options))
+        fidelity = spec.fidelity if isinstance(spec, StrategySpec) else ""
+        return cls(spec.id, spec.label, spec.name, dict(spec.options), fidelity)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from nastool.core.strategy import Strategy
 from nastool.core.values import Proposal, Trial
 from nastool.engine.ranking import recommended
 from nastool.engine.search import trial_seed
+from nastool.learners import multi_fidelity
 
 if TYPE_CHECKING:
     Doubles: TypeAlias = array[float]
@@ -128,6 +129,7 @@ def play(strategy: Strategy, benchmark: Benchmark, seed: int, budget: Budget, to
     failed, say) is charged the table's mean. An architecture without a true value cannot be judged, so its query
     fails like that of one which the table lacks.
     """
+    multi_fidelity.begin(strategy, benchmark.table.describe())
     timed = benchmark.mean_seconds is not None
     spent = array("d")
     best: list[Best] = []
@@ -147,7 +149,7 @@ def play(strategy: Strategy, benchmark: Benchmark, seed: int, budget: Budget, to
         spent.append(total)
         if trial.state == "failed":
             failed.append(len(spent))
-        elif not best or -trial.loss > best[-1].label:
+        elif trial.state == "done" and (not best or -trial.loss > best[-1].label):
             best.append(Best(len(spent), -trial.loss, value, benchmark.rank(value)))
         strategy.tell(trial)
         if told is not None:
@@ -183,7 +185,10 @@ def _look_up(benchmark: Benchmark, number: int, proposal: Proposal, seed: int) -
             raise TrialFailed(f"the table has no {table.true_metric} for {proposal.arch.choices}")
     except TrialFailed as error:
         return Trial(number, proposal, "failed", error=str(error)), math.nan
-    return Trial(number, proposal, "done", evaluation, (-evaluation.metrics[table.objective],)), value
+    losses = (-evaluation.metrics[table.objective],)
+    if proposal.fidelity is not None:
+        return Trial(number, proposal, "stopped", evaluation, early=losses), value
+    return Trial(number, proposal, "done", evaluation, losses), value
 
 
 def _silent(step: int, metrics: Mapping[str, float]) -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +17,8 @@ from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef, digest
 from nastool.engine.config import said
+from nastool.learners import fidelities
+from nastool.learners.multi_fidelity import around
 
 _T = TypeVar("_T")
 
@@ -53,10 +55,11 @@ class Tabular(Protocol):
 
 @dataclass(frozen=True)
 class StrategySpec:
-    """A registered strategy and all its options, defaults included."""
+    """A registered strategy and all its options, defaults included. fidelity: as of `RunConfig`; "": none."""
 
     name: str
     options: Mapping[str, object]
+    fidelity: str = ""
 
     @classmethod
     def parse(cls, text: str) -> StrategySpec:
@@ -72,18 +75,25 @@ class StrategySpec:
             strategy, type(space), evaluator or registry.tabular()
         ):  # with these options it may need more than its class
             raise InputError("; ".join(reasons))
-        return strategy
+        return around(strategy, self.fidelity, evaluator or registry.tabular()) if self.fidelity else strategy
+
+    def by(self, fidelity: str) -> StrategySpec:
+        """The same with trainings that end early, as of --fidelity. InputError: by a rule that tables cannot follow."""
+        if not issubclass(fidelities.RULES[fidelities.resolved(fidelity)[0]], fidelities.Ladder):
+            raise InputError(f"--fidelity {short(fidelity)}: tables report nothing by which trainings could be ended")
+        return replace(self, fidelity=fidelities.spelt(fidelity))
 
     @property
     def label(self) -> str:
-        """ "evolution(population=10, tournament=3)"; "evolution" with its defaults."""
+        """ "evolution(population=10, tournament=3) by asha"; "evolution" with its defaults."""
+        rule = f" by {fidelities.shown(self.fidelity)}" if self.fidelity else ""
         known = options.of(registry.load("strategy", self.name))
         shown = options.changed(self.options, {name: option.default for name, option in known.items()})
-        return f"{self.name}({', '.join(shown)})" if shown else self.name
+        return (f"{self.name}({', '.join(shown)})" if shown else self.name) + rule
 
     @property
     def id(self) -> str:
-        return digest([self.name, dict(self.options)])
+        return digest([self.name, dict(self.options), *([self.fidelity] if self.fidelity else [])])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from nastool.core.options import told_apart
 from nastool.core.values import Objective, digest, spelt
 from nastool.engine.config import BASELINE, differences
 from nastool.engine.store import Store
-from nastool.engine.study import Study, StudyTrial
+from nastool.engine.study import Study
+from nastool.engine.study_trial import StudyTrial
 
 BESIDE = "random, trained beside"
 """Name of the random architectures that a search with shared weights trains beside its own."""
@@ -63,13 +64,11 @@ class Run:
     made: str = ""
     """Training of its final network: equal where held-out metrics of such networks compare."""
 
-    @property
-    def failed(self) -> int:
-        return int(np.isinf(self.losses).sum())
+    failed: int = 0
 
     @property
     def has_result(self) -> bool:
-        return self.final_loss is not None if self.by_scores else self.failed < len(self.losses)
+        return self.final_loss is not None if self.by_scores else bool(np.isfinite(self.losses).any())
 
     def reach(self, axis: Axis) -> float:
         """End of the run on an axis; infinity where its strategy ended."""
@@ -188,6 +187,7 @@ def read(path: Path) -> Run:
         beside=_numbers(((document.get("comparison") or {}).get("random") or {}).get("metrics")),
         counted=counted,
         made=_made(document, after),
+        failed=sum(trial.state == "failed" for trial in told),
     )
 
 

@@ -13,7 +13,8 @@ from nastool.analysis.figures.base import Drawn, Kind
 from nastool.analysis.figures.families import families, of_frequencies
 from nastool.analysis.figures.operations import PANELS, curves, named, table_figure
 from nastool.core.statistics import rank_correlation
-from nastool.engine.study import Study, StudyTrial
+from nastool.engine.study import Study
+from nastool.engine.study_trial import StudyTrial
 
 SIGNS = {
     "reward": "reward",

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from nastool.core.space import SearchSpace, mattering
 from nastool.core.values import Decision
-from nastool.engine.study import Study, StudyTrial
+from nastool.engine.study import Study
+from nastool.engine.study_trial import StudyTrial
 
 
 @dataclass(frozen=True)

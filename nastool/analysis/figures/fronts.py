@@ -12,7 +12,8 @@ from nastool.core import pareto
 from nastool.core.errors import InputError
 from nastool.core.values import Objective
 from nastool.core.wording import format_number
-from nastool.engine.study import Study, StudyTrial
+from nastool.engine.study import Study
+from nastool.engine.study_trial import StudyTrial
 
 
 def box_of(studies: Sequence[Study]) -> pareto.Box | None:

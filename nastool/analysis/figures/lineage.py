@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from nastool.analysis.figures import style
 from nastool.analysis.figures.base import Drawn, Kind
-from nastool.engine.study import Study, StudyTrial
+from nastool.engine.study import Study
+from nastool.engine.study_trial import StudyTrial
 
 
 def path_to(study: Study, trial: StudyTrial | None) -> list[StudyTrial]:

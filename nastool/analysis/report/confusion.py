@@ -9,7 +9,8 @@ from nastool.analysis.blocks import Block, Lines, Table
 from nastool.analysis.report.data import MISSING
 from nastool.core.errors import InputError, short
 from nastool.core.files import check_tensors
-from nastool.engine.study import Study, StudyTrial
+from nastool.engine.study import Study
+from nastool.engine.study_trial import StudyTrial
 
 
 def confusion(study: Study, result: StudyTrial | None) -> list[Block]:

@@ -15,7 +15,8 @@ from nastool.core.wording import format_number, format_seconds
 from nastool.deploy.models import task_in
 from nastool.engine.ranking import along
 from nastool.engine.retraining import Listed
-from nastool.engine.study import Study, StudyTrial
+from nastool.engine.study import Study
+from nastool.engine.study_trial import StudyTrial
 
 MISSING = "\N{EN DASH}"
 """In place of a value that there is not."""
@@ -123,6 +124,9 @@ def rows(study: Study, drawn: Mapping[int, str], result: StudyTrial | None) -> d
         if name not in ("seconds", *(each.metric for each in study.objectives)):
             kind = "count" if name in ("params", "flops") else "number"
             add(name, kind, [metrics.get(name) for metrics in measured])
+    add("early", "number", [t.early for t in trials], goal=goal)
+    add("epochs then", "number", [t.fidelity for t in trials])
+    add("goes on from", "id", [t.trial.proposal.continues for t in trials])
     add("expected", "number", [t.expected for t in trials], goal=goal)
     add("seconds", "seconds", [None if t.state == "running" else t.seconds for t in trials])
     add("budget", "number", [t.trial.proposal.budget for t in trials])

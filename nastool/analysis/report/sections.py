@@ -17,7 +17,8 @@ from nastool.analysis.report.data import MISSING, comparison, number
 from nastool.core import archfile
 from nastool.core.errors import InputError
 from nastool.core.wording import format_seconds, qualities, trials
-from nastool.engine.study import Study, StudyTrial
+from nastool.engine.study import Study
+from nastool.engine.study_trial import StudyTrial
 
 WITHOUT_SCRIPT = 50
 """Rows of the table for readers without JavaScript."""
@@ -321,6 +322,8 @@ def _setup(study: Study) -> list[Block | Facts | Cards | Trials]:
     for kind in ("strategy", "space", "evaluator"):
         shown = _options(study.config[kind]["options"])
         rows.append((kind, " ".join(filter(None, (study.config[kind]["name"], shown)))))
+    if fidelity := study.config.get("fidelity"):
+        rows.append(("fidelity", str(fidelity)))
     if limits := study.config.get("limits"):
         rows.append(("limits", ", ".join(limits)))
     rows += [

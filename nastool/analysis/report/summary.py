@@ -16,7 +16,7 @@ from nastool.engine.study import Study
 
 def tiles(study: Study) -> Iterator[tuple[str, str, str]]:
     """Names, values and their CSS classes: how far it is, and what was found."""
-    counts = {state: sum(t.state == state for t in study.trials) for state in ("done", "failed", "running")}
+    counts = {state: sum(t.state == state for t in study.trials) for state in ("done", "stopped", "failed", "running")}
     parts = [f"{counts['done']:,} done"] + [f"{n:,} {s}" for s, n in counts.items() if n and s != "done"]
     wanted = f" of {study.wanted:,} wanted" if study.wanted and study.state != "finished" else ""
     yield "state", study.state, f"state {study.state}"

@@ -154,10 +154,11 @@ def _rounds(view: View, width: int) -> list[Text]:
 
 
 def _failures(view: View, width: int) -> list[Text]:
+    stopped = [_row("stopped", width, (f"{view.stopped} before their training was whole", ""))] if view.stopped else []
     if not view.failed:
-        return []
+        return stopped
     last = "" if view.failure is None else f", the last trial {view.failure[0]}: {view.failure[1]}"
-    return [_row("failed", width, (f"{view.failed}{last}", "red"))]
+    return [*stopped, _row("failed", width, (f"{view.failed}{last}", "red"))]
 
 
 def _machine(view: View, width: int) -> list[Text]:
@@ -186,9 +187,18 @@ def _table(view: View, width: int, height: int) -> RenderableType:
             kept.append(values)
     best = None if view.best is None else view.best.row.id
     for row, *values in zip(rows, *kept, strict=True):
-        table.add_row("", *values, style="bold green" if row.id == best else "red" if row.value is None else None)
+        table.add_row("", *values, style="bold green" if row.id == best else _style(row))
     return table if rows and kept else Group()
 
 
 def _value(row: Row) -> str:
+    if row.early is not None:
+        return f"{format_number(row.early)} after {row.fidelity or 0:g}"
     return "failed" if row.value is None else format_number(row.value)
+
+
+def _style(row: Row) -> str | None:
+    """Of a row that is not the best."""
+    if row.value is not None:
+        return None
+    return "red" if row.early is None else "dim"

@@ -108,7 +108,7 @@ class Followed:
             assert isinstance(store, Recent)
             objective = store.objectives[0]
             counts = store.count()
-            done, total = counts["done"] + counts["failed"], store.get("trials")
+            done, total = sum(counts.values()) - counts["running"], store.get("trials")
             rounds = rounds_of([trial.evaluation for trial in store.rounds() if trial.evaluation is not None])
             in_rounds = rounds is not None and rounds.done < rounds.total
             state = state or state_of(self.folder, store)
@@ -129,6 +129,7 @@ class Followed:
                 last=[_row(trial, objective) for trial in store.last(LAST)],
                 running=self._running(store, objective.metric),
                 failed=counts["failed"],
+                stopped=counts["stopped"],
                 failure=(failures[0].id, failures[0].error or "") if failures else None,
                 rounds=rounds,
             )
@@ -207,6 +208,8 @@ def _row(trial: Trial, objective: Objective) -> Row:
         None if evaluation is None else evaluation.seconds,
         None if evaluation is None else evaluation.metrics.get("params"),
         trial.proposal.parent,
+        objective.value(trial.early[0]) if trial.early else None,
+        trial.fidelity,
     )
 
 

@@ -84,6 +84,8 @@ def line(view: View) -> str:
     if view.best is not None and view.best.row.value is not None:
         parts.append(f"best {clean(view.metric)} {view.best.row.value:.4f} (#{view.best.row.id})")
         parts += filter(None, [view.best.beside])
+    if view.stopped:
+        parts.append(f"{view.stopped} stopped early")
     if view.failed:
         parts.append(f"{view.failed} failed")
     if view.per_hour is not None:

@@ -11,13 +11,18 @@ DRAWN = 6
 
 @dataclass(frozen=True)
 class Row:
-    """A finished trial. value: of the objective; None: it failed. params, parent: None where unknown."""
+    """A finished trial. value: of the objective; None: it failed or was stopped. params, parent: None where unknown.
+
+    early: value of a trial that was stopped, after so many epochs as fidelity.
+    """
 
     id: int
     value: float | None
     seconds: float | None
     params: float | None
     parent: int | None
+    early: float | None = None
+    fidelity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ class View:
     last: Sequence[Row] = ()
     running: Sequence[Running] = ()
     failed: int = 0
+    stopped: int = 0
     failure: tuple[int, str] | None = None
     rounds: Rounds | None = None
     stopping: bool = False

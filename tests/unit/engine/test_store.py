@@ -29,7 +29,9 @@ from tests.helpers import made_runs
 
 SPACE = NasBench201()
 ARCH = SPACE.arch((0, 1, 2, 3, 4, 0))
-FULL = Proposal(ARCH, 0, 2, {"round": 1, "of": [None, "x"]}, True, (0.25, 1.0), {"expected": 0.1 + 0.2, "more": [1]})
+FULL = Proposal(
+    ARCH, 0, 2, {"round": 1, "of": [None, "x"]}, True, (0.25, 1.0), {"expected": 0.1 + 0.2, "more": [1]}, 3, 0
+)
 MEASURED = Evaluation(
     {"val_acc": 1 / 3, "params": 2**40},
     0.1,
@@ -66,8 +68,9 @@ def put(store: Store, trial: Trial) -> None:
         Trial(1, FULL, "failed", error="why"),
         Trial(1, FULL, "done", MEASURED, (-1 / 3,)),
         Trial(1, Proposal(ARCH), "done", Evaluation({}, 0.0), (5.0,)),
+        Trial(1, FULL, "stopped", MEASURED, early=(-1 / 3, 2.0)),
     ],
-    ids=["running", "failed", "done", "bare"],
+    ids=["running", "failed", "done", "bare", "stopped"],
 )
 def test_a_trial_comes_back_as_it_was(store: Store, trial: Trial) -> None:
     put(store, trial)
@@ -204,4 +207,28 @@ def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
     store.begin()
     with pytest.raises(InputError):
         store.add(Trial(0, FULL))  # there is one already
-    assert store.count() == {"running": 0, "done": 1, "failed": 0}
+    assert store.count() == {"running": 0, "done": 1, "failed": 0, "stopped": 0}
+
+
+def test_a_stopped_trial_is_never_among_the_best(store: Store) -> None:
+    put(store, Trial(1, FULL, "stopped", MEASURED, early=(-0.9,)))
+    put(store, Trial(2, Proposal(ARCH), "done", Evaluation({}, 0.0), (-0.1,)))
+    assert [trial.id for trial in store.best(3)] == [0, 2]
+    assert store.count() == {"running": 0, "done": 2, "failed": 0, "stopped": 1}
+
+
+@pytest.mark.parametrize("source", [0, 1, 2, 3], ids=["done", "itself", "later", "of another architecture"])
+def test_a_trial_goes_on_from_an_earlier_stopped_one_alone(store: Store, source: int) -> None:
+    other = SPACE.arch((1, 1, 2, 3, 4, 0))
+    proposals = [
+        Proposal(ARCH, continues=source if source < 3 else None),
+        Proposal(ARCH, fidelity=1),
+        Proposal(ARCH, fidelity=1),
+        Proposal(other, continues=2 if source == 3 else None),
+    ]
+    for number, proposal in enumerate(proposals, 1):
+        trial = Trial(number, proposal, "done", Evaluation({}, 0.0), (0.0,))
+        stopped = Trial(number, proposal, "stopped", Evaluation({}, 0.0), early=(0.0,))
+        put(store, trial if proposal.fidelity is None else stopped)
+    with pytest.raises(InputError, match=r"trial \d has a parent that is none"):
+        store.whole_history()

@@ -160,7 +160,7 @@ def test_the_mean_begins_when_validation_gets_worse(data: str, monkeypatch: pyte
     losses = iter([5, 4, 3, 4.0, 4.5, 9, 9])
     monkeypatch.setattr(evaluator, "measure", lambda *_: {"val_loss": next(losses)})
     training = evaluator._begin(Proposal(LSTM), recipe, 0)
-    evaluator._fit(training, lambda *_: None, Unfinished(None, {}))
+    evaluator._fit(training, lambda *_: None, (Unfinished(None, {}), None, None), 7)
     assert training.optimizer.begin == 5 * training.steps
 
 

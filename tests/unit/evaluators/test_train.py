@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -624,6 +625,51 @@ def test_budget_is_epochs(data: str) -> None:
 def test_bad_budgets(data: str, budget: float) -> None:
     with pytest.raises(InputError, match=rf"^budget: need a whole number of epochs >= 1, got {budget}$"):
         run(trainer(data), budget=budget)
+
+
+def _append(reports: Reports, step: int, metrics: Mapping[str, float]) -> None:
+    reports.append((step, dict(metrics)))
+
+
+@pytest.mark.parametrize("recipe", [{}, {"drop_path": 0.3, "dropout": 0.2}, {"average_after": 1}], ids=str)
+def test_a_training_in_parts_is_the_training(data: str, tmp_path: Path, recipe: dict[str, Any]) -> None:
+    """Weights, reports and metrics are those of a training that never paused, also where a part was begun twice."""
+    evaluator = trainer(data, epochs=6)
+    evaluator.recipe = evaluator.recipe.replace(**recipe)
+    evaluator.workdir = tmp_path / "whole"
+    whole, reports = run(evaluator, seed=5)
+    evaluator.workdir = tmp_path / "parts"
+    found: Reports = []
+    for trial, (fidelity, source) in enumerate([(1, None), (2, 0), (2, 0), (4, 2), (None, 3)]):
+        part: Reports = []
+        proposal = Proposal(CELL, fidelity=fidelity, continues=source)
+        evaluation = evaluator.evaluate(trial, proposal, seed=5 + trial, report=partial(_append, part))
+        assert (evaluation.checkpoint is None) == (fidelity is not None) == bool(evaluation.artifacts)
+        assert evaluation.metrics["val_acc"] == part[-1][1]["val_acc"]
+        found += part if trial != 1 else []
+    assert [step for step, _ in found] == [1, 2, 3, 4, 5, 6]
+    assert found == reports
+    assert evaluation.metrics == whole.metrics
+    assert whole.checkpoint is not None and evaluation.checkpoint is not None
+    one = load_file(tmp_path / "whole" / whole.checkpoint)
+    other = load_file(tmp_path / "parts" / evaluation.checkpoint)
+    assert all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
+
+
+def test_a_training_goes_on_from_what_is_there_alone(data: str, tmp_path: Path) -> None:
+    evaluator = trainer(data, epochs=3)
+    evaluator.workdir = tmp_path
+    evaluator.evaluate(0, Proposal(CELL, fidelity=1), seed=0, report=lambda step, metrics: None)
+    other = SPACE.from_string("|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|avg_pool_3x3~1|nor_conv_3x3~2|")
+    for proposal in (Proposal(CELL, continues=7), Proposal(other, continues=0)):
+        with pytest.raises(CannotGoOn, match=r"paused.safetensors is missing or damaged"):
+            evaluator.evaluate(1, proposal, seed=0, report=lambda step, metrics: None)
+
+
+@pytest.mark.parametrize("fidelity", [0.5, 1.5, 2, 3])
+def test_bad_fidelities(data: str, fidelity: float) -> None:
+    with pytest.raises(InputError, match="fidelity: need a whole number of epochs from 1 to 1"):
+        trainer(data).evaluate(0, Proposal(CELL, fidelity=fidelity), seed=0, report=lambda step, metrics: None)
 
 
 def test_recipe_and_what_overrides_it(tmp_path: Path) -> None:
