@@ -18,14 +18,15 @@ from nastool.core.errors import InputError, OutOfMemory, fault_of, one_line
 from nastool.core.evaluator import Threaded
 from nastool.core.processes import settle_in
 from nastool.core.streams import settle_streams
-from nastool.engine.executors.jobs import Job, described, perform, reported
-from nastool.engine.executors.slot import Beat, Body, Broken, Ready
+from nastool.engine.executors.jobs import Abandoned, Job, described, perform, reported
+from nastool.engine.executors.slot import Abandon, Beat, Body, Broken, Ready
 from nastool.nets import devices
 
 
 class Pipe(Protocol):
     """One end of a connection that carries Python objects."""
 
+    def poll(self) -> bool: ...
     def recv(self) -> Any: ...
     def send(self, obj: Any, /) -> None: ...
 
@@ -53,10 +54,16 @@ class Line:
 
     def next(self) -> Job:
         """What to do next. EOFError: nothing."""
-        job: Job = self._connection.recv()
+        while isinstance(job := self._connection.recv(), Abandon):
+            pass  # it had finished meanwhile
+        assert isinstance(job, Job)
         with self._lock:
             self._at_work = True
         return job
+
+    def abandoned(self, job: Job) -> bool:
+        """Whether the job at work has been abandoned."""
+        return self._connection.poll() and self._connection.recv() == Abandon(job.trial_id)
 
     def _beat(self) -> None:
         while True:
@@ -123,6 +130,8 @@ def serve(connection: Pipe, *, follows_parent: bool = True) -> None:
 
         def report(step: int, metrics: Mapping[str, float], job: Job = job) -> None:
             line.send(reported(job, step, metrics))
+            if line.abandoned(job):
+                raise Abandoned
 
         result = perform(evaluator, job, report)
         if result.error:
@@ -140,7 +149,7 @@ class _Duplex:
     """Two one-way connections as one."""
 
     def __init__(self, incoming: Connection, outgoing: Connection) -> None:
-        self.recv, self.send = incoming.recv, outgoing.send
+        self.poll, self.recv, self.send = incoming.poll, incoming.recv, outgoing.send
 
 
 def main() -> None:

@@ -211,7 +211,7 @@ class SearchOptions(Measuring, Searching):
         latency_threads: CPU threads with which a latency is measured.
         fidelity: End trainings early that promise little: asha or hyperband, with options such as
             asha:eta=3,minimum=1, train many architectures for few epochs and the best of these further; each such part
-            of a training is a trial.
+            of a training is a trial. median ends a training that is worse than the others were by then.
         seed: Seed of strategy and trials.
         workers: Number of trials at a time; GPUs are dealt out in turn.
         out: Folder of the run; by default one under runs/ named after the search.

@@ -20,7 +20,8 @@ from nastool.core.pareto import dominates
 from nastool.core.strategy import SeesPredictions, Strategy, pool, wanted
 from nastool.core.values import Arch, Evaluation, Objective, Proposal, Silence, Trial
 from nastool.engine.executors.base import Drive, Executor, carry_out
-from nastool.engine.executors.jobs import OUTSIDE, Finished, Job, Reported
+from nastool.engine.executors.jobs import OUTSIDE, Finished, Job, JobEvent, Reported
+from nastool.engine.reports import Reports
 from nastool.engine.stopping import Budget, Rules, Stopping
 from nastool.engine.store import Store
 from nastool.ensembles import stored
@@ -98,6 +99,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self._drive = Drive(self.executor, self._next, stop=self.stop, retried=self._retried)
+        self._reports = Reports(self.store, self.strategy, self.objectives[0])
         if isinstance(self.strategy, SeesPredictions):
             self.strategy.predictions = self._predictions
         self.ends = self.stopping or Stopping(Rules(), Budget(Rules()))
@@ -111,9 +113,16 @@ class Search:
         for event in self._drive:
             self.ends.budget.tick()
             self._keep_silent()
-            if event is None or isinstance(event, Reported):
-                if event is not None:
-                    self.store.report(event.job.trial_id, event.step, event.metrics)
+            if event is not None and event.job.trial_id in self._drive.abandoned:
+                self._leave(event)
+            elif isinstance(event, Reported):
+                self.watch(self, event)
+                trial = self._reports.take(event, self.ends.taken(event.job.trial_id))
+                if trial is not None:
+                    self._drive.abandon(event.job)
+                    self._finish(trial)
+                    self.watch(self, trial)
+            elif event is None:
                 self.watch(self, event)
             else:
                 trial = self._trial(event)
@@ -125,6 +134,13 @@ class Search:
                 self.store.begin()
                 self._commit()
                 return
+
+    def _leave(self, event: JobEvent) -> None:
+        """Of a trial that was ended, nothing that comes yet counts."""
+        if isinstance(event, Finished):
+            self._drive.abandoned.remove(event.job.trial_id)
+            self._dropped.append(checkpoints.name_of(event.job.trial_id))
+            self._delete()
 
     # --- the steps of a trial
 
@@ -351,6 +367,7 @@ class Search:
             except InvalidArchError as error:
                 raise InputError(f"{self.store.path} is damaged: trial {trial.id}: {error}") from None
         self._restore_strategy(trials)
+        self._reports.restore()
         for trial in trials:
             self.asked += 1
             if self.costs is not None and isinstance(found := trial.proposal.notes.get(NOTE), Mapping):

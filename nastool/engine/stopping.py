@@ -197,6 +197,11 @@ class Stopping:
         """A trial is handed out."""
         self._begun[trial_id] = self.budget.clock()
 
+    def taken(self, trial_id: int) -> float:
+        """Seconds since a trial was handed out."""
+        now = self.budget.clock()
+        return now - self._begun.get(trial_id, now)
+
     def told(self, trial: Trial, better: bool) -> None:
         """A trial has finished, now or in an earlier call. better: it is the best so far."""
         self._done += trial.state == "done"

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from nastool.core import options
 from nastool.core.errors import InputError, hint, short
@@ -37,7 +38,8 @@ class Ladder(ABC):
         """Makes a ladder without levels; `climb` gives it some.
 
         Args:
-            eta: One in so many goes on to the next level, which is at least so many times longer, from 2 to 1000.
+            eta: One in so many goes on to the next level, which is at least so many times longer, from 2 to 1000. Where
+                a table's is k times longer, one in k does, so that each level takes as much time as any other.
             minimum: Least level, > 0: epochs of a training, or of a table's column.
         """
         if not 2 <= eta <= 1000:
@@ -55,6 +57,8 @@ class Ladder(ABC):
     def climb(self, levels: Sequence[float]) -> None:
         """Take these levels, ascending, at least two; nothing has begun."""
         self.levels, self.rungs, self.gone = tuple(levels), {}, set()
+        self.etas = [max(self.eta, int(after // before)) for before, after in pairwise(levels)]
+        """One in so many goes on from each level."""
 
     @property
     def top(self) -> int:
@@ -64,7 +68,7 @@ class Ladder(ABC):
     @property
     def least(self) -> int:
         """How many trials it takes, one at a time, until one has reached the last level."""
-        return sum(self.eta**i for i in range(len(self.levels)))
+        return sum(math.prod(self.etas[rung:]) for rung in range(len(self.levels)))
 
     @abstractmethod
     def next(self, new: bool = True) -> Step | None:
@@ -109,7 +113,7 @@ class Asha(Ladder):
     def next(self, new: bool = True) -> Step | None:
         for rung in reversed(range(self.top)):
             results, left = self._results[rung], self._left[rung]
-            if left and bisect_left(results, left[0]) < len(results) // self.eta:
+            if left and bisect_left(results, left[0]) < len(results) // self.etas[rung]:
                 return Step(rung + 1, left[0][1])
         return Step(0) if new else None
 
@@ -155,10 +159,15 @@ class _Bracket:
             found += [(self.first + place, number) for number in best if number not in gone]
         return found
 
-    def end_new(self, eta: int) -> None:
-        """No further new architecture comes."""
+    def end_new(self, etas: Sequence[int]) -> None:
+        """No further new architecture comes. etas: as of `Ladder`."""
         if self.begun[0] < self.sizes[0]:
-            self.sizes = [self.begun[0] // eta**i for i in range(len(self.sizes))]
+            self.sizes = _sizes(self.begun[0], etas[self.first :])
+
+
+def _sizes(begin: int, etas: Sequence[int]) -> list[int]:
+    """How many are left at each level, of `begin`."""
+    return [begin // math.prod(etas[:place]) for place in range(len(etas) + 1)]
 
 
 class Hyperband(Ladder):
@@ -181,13 +190,13 @@ class Hyperband(Ladder):
 
     def sizes(self, s: int) -> list[int]:
         """How many are trained at each level of bracket s, from level s_max - s to the last."""
-        begin = -(-(self.top + 1) * self.eta**s // (s + 1))
-        return [begin // self.eta**i for i in range(s + 1)]
+        etas = self.etas[self.top - s :]
+        return _sizes(-(-(self.top + 1) * math.prod(etas) // (s + 1)), etas)
 
     def next(self, new: bool = True) -> Step | None:
         for bracket in self._brackets[self._done :]:
             if not new:
-                bracket.end_new(self.eta)
+                bracket.end_new(self.etas)
             if due := bracket.due(self.gone):
                 return Step(*due[0])
             if new and bracket.begun[0] < bracket.sizes[0]:
@@ -267,7 +276,7 @@ class Median:
         return step >= self.grace and len(others) >= self.others and min(curve) > statistics.median(others)
 
 
-RULES: Mapping[str, type[Ladder | Median]] = {"asha": Asha, "hyperband": Hyperband}
+RULES: Mapping[str, type[Ladder | Median]] = {"asha": Asha, "hyperband": Hyperband, "median": Median}
 """What --fidelity names."""
 
 

@@ -243,7 +243,7 @@ def is_there(path: Path) -> bool:
 def remove(path: Path) -> None:
     """A checkpoint and what belongs to it, the trial's artifacts included."""
     artifacts = path.parent.glob(f"{path.stem}.artifact.*")
-    for file in (path, optimizer_of(path), predictions_of(path), *artifacts):
+    for file in (path, optimizer_of(path), predictions_of(path), training_of(path), *artifacts):
         file.unlink(missing_ok=True)
 
 

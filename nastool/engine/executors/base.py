@@ -99,6 +99,12 @@ class Executor(ABC):
     def submit(self, job: Job) -> None:
         """Start a job, or put it first in line where it is one that waits for a place of its own (see `again`)."""
 
+    def abandon(self, job: Job) -> None:
+        """End a job that is submitted, whose result nobody wants any more: soon, or not before it has one.
+
+        Its `Finished` comes in any case.
+        """
+
     @abstractmethod
     def wait(self, seconds: float) -> list[JobEvent]:
         """Return what happened since the last call, at the latest after so many seconds."""
@@ -136,6 +142,8 @@ class Drive:
         self.executor = executor
         self.pending: list[JobEvent] = []
         """Events that have happened and are not yielded yet."""
+        self.abandoned: set[int] = set()
+        """Trials of jobs that were abandoned and have not finished yet; they get no further try."""
         self._source = source
         self._stop = stop
         self._retried = retried
@@ -167,13 +175,18 @@ class Drive:
                 if isinstance(event, Finished):
                     if event.fatal:
                         raise InputError(event.error or "no result")
-                    next_try = again(event)
+                    next_try = None if event.job.trial_id in self.abandoned else again(event)
                     if next_try is not None:
                         self._retried(next_try)
                         executor.submit(next_try)
                         continue
                     open_jobs -= 1
                 yield event
+
+    def abandon(self, job: Job) -> None:
+        """Give up a job that runs; what is still to be yielded of it counts no more."""
+        self.abandoned.add(job.trial_id)
+        self.executor.abandon(job)
 
     def aside(self, job: Job) -> Finished:
         """Return what becomes of a job that is carried out while the source is asked, and so there is room for it.

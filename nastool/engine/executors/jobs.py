@@ -123,6 +123,10 @@ class Finished:
     bug: bool = False
 
 
+class Abandoned(BaseException):
+    """A report was the last of a job whose result nobody wants any more. What an evaluator catches are other errors."""
+
+
 JobEvent = Reported | Finished
 
 
@@ -166,6 +170,8 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
             tested = plain(evaluator.test(job.proposal, evaluation))
     except CannotGoOn as error:
         return Finished(job, error=one_line(error), fatal=True)
+    except Abandoned:
+        return Finished(job, error="abandoned")
     except (Exception, SystemExit) as error:
         fault = fault_of(error)
         who = (

@@ -107,6 +107,11 @@ class Processes(Executor):
     def busy(self) -> Sequence[Job]:
         return [*(slot.job for slot in self._slots if slot.job is not None), *self._line]
 
+    def abandon(self, job: Job) -> None:
+        for slot in self._slots:
+            if slot.job is not None and slot.job.trial_id == job.trial_id:
+                slot.abandon()
+
     def submit(self, job: Job) -> None:
         self._line.append(job)
         self._place()

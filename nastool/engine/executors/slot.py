@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -57,6 +58,13 @@ class Body:
     spec: EvaluatorSpec
     log: Path | None
     beat: float
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """To a worker at work: nobody wants the result of this trial's job any more."""
+
+    trial_id: int
 
 
 @dataclass(frozen=True)
@@ -196,6 +204,12 @@ class Slot:
             process.connection.send(job)
         except OSError:
             pass  # the worker died while idle: `receive` will find its end of the pipe closed
+
+    def abandon(self) -> None:
+        """Have its job end with its next report."""
+        assert self.job is not None
+        with suppress(OSError):  # it has died: `receive` will say so
+            self.connection.send(Abandon(self.job.trial_id))
 
     def receive(self) -> list[JobEvent]:
         assert self.job is not None

@@ -224,6 +224,18 @@ def test_a_ladder_goes_on_from_what_began_and_ended(rule: str) -> None:
             one.ended(*ended[-1])
 
 
+def test_where_levels_are_further_apart_fewer_go_on() -> None:
+    """A table's: as much time is spent at each level as at any other."""
+    asha, hyperband = Asha(), Hyperband()
+    for ladder in (asha, hyperband):
+        ladder.climb((12, 200))
+    had = play(asha, shuffled(160, 0), 170)
+    assert asha.etas == hyperband.etas == [16]
+    assert [hyperband.sizes(s) for s in (1, 0)] == [[16, 1], [2]]
+    assert (asha.least, hyperband.least) == (17, 17)
+    assert (climb(Asha(), 27).least, climb(Hyperband(), 27).least) == (40, 40)
+
+
 # --- the median rule
 
 
@@ -269,6 +281,7 @@ def test_rules_are_read_and_written() -> None:
         ("asha:eta=1", "need 2 <= eta <= 1,000, got 1"),
         ("asha:minimum=0", "need minimum > 0"),
         ("asha:rungs=3", "no option 'rungs'"),
+        ("median:others=0", "need grace >= 1 and others >= 1"),
         ("asha:eta", "write --fidelity NAME"),
     ],
 )

@@ -12,7 +12,7 @@ from nastool.core import registry
 from nastool.core.errors import InputError
 from nastool.core.strategy import Strategy
 from nastool.core.values import Evaluation, Proposal, Trial
-from nastool.learners.multi_fidelity import ByLevels, around, notes
+from nastool.learners.multi_fidelity import ByLevels, Watched, around, notes
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.testing.strategies import TinySpace
 
@@ -148,6 +148,27 @@ def test_strategies_within_are_told_of_first_results_as_of_whole_ones() -> None:
     first = [trial for trial in trials if trial.proposal.continues is None and trial.state != "failed"]
     assert [trial.id for trial in inner.alive] == [trial.id for trial in first[-5:]]
     assert {trial.state for trial in inner.alive} == {"done"}
+
+
+def test_median_stops_and_tells_what_a_trial_came_to() -> None:
+    inner: Strategy = registry.make("strategy", "evolution", NasBench201(), given={"seed": 0, "population": 3})
+    strategy = around(inner, "median:others=2", registry.load("evaluator", "train"))
+    assert isinstance(strategy, Watched)
+    for number, loss in enumerate([0.1, 0.2]):
+        proposal = strategy.ask()
+        assert proposal is not None
+        assert not strategy.observe(number, 1, loss)
+        strategy.tell(Trial(number, proposal, "done", Evaluation({}, 1.0), (loss,)))
+    proposal = strategy.ask()
+    assert proposal is not None
+    assert strategy.observe(2, 1, 0.9)
+    strategy.tell(Trial(2, proposal, "stopped", Evaluation({}, 1.0), early=(0.9,)))
+    alive: Any = inner.alive  # type: ignore[attr-defined]
+    assert [(trial.id, trial.state, trial.loss) for trial in alive] == [
+        (0, "done", 0.1),
+        (1, "done", 0.2),
+        (2, "done", 0.9),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,216 @@
+"""Searches whose trainings end early: killed at any moment, they go on as if they had never been."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nastool.core import registry
+from nastool.core.evaluator import Evaluator, Report
+from nastool.core.strategy import Strategy
+from nastool.core.values import Evaluation, Proposal, Trial
+from nastool.engine.executors.inline import Inline
+from nastool.engine.executors.jobs import Job, Reported
+from nastool.engine.search import Search
+from nastool.engine.store import Store
+from nastool.engine.study import Study
+from nastool.learners import multi_fidelity
+from nastool.nets import checkpoints
+from nastool.spaces.nasbench201 import NasBench201
+from tests.helpers import made_runs
+
+SPACE = NasBench201()
+EPOCHS = 9
+
+
+class Curves(Evaluator):
+    """Reports a made-up curve, epoch by epoch; paused trainings leave a file, without which nothing goes on."""
+
+    name = "curves"
+    provides = frozenset({"fidelity"})
+
+    def prepare(self) -> None: ...
+
+    def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
+        assert self.workdir is not None
+        last = int(proposal.fidelity or EPOCHS)
+        begin = 0
+        if proposal.continues is not None:
+            begin = int((self.workdir / checkpoints.artifact_of(proposal.continues, "state")).read_text())
+        number = hash(proposal.arch.choices)
+        for epoch in range(begin + 1, last + 1):
+            value = (number * epoch % 1009) / 2018 + epoch / 18
+            report(epoch, {"val_acc": value})
+        artifacts = {}
+        if proposal.fidelity is not None:
+            artifacts["state"] = checkpoints.artifact_of(trial_id, "state")
+            (self.workdir / "checkpoints").mkdir(exist_ok=True)
+            (self.workdir / artifacts["state"]).write_text(str(last))
+        return Evaluation({"val_acc": value}, float(last - begin), artifacts=artifacts)
+
+
+class Killed(BaseException):
+    """As a kill -9 would have it: nothing is tidied up."""
+
+
+def strategy(name: str, rule: str) -> Strategy:
+    inner: Strategy = registry.make("strategy", name, SPACE, given={"seed": 1})
+    found = multi_fidelity.around(inner, rule, Curves)
+    multi_fidelity.begin(found, {"epochs": EPOCHS})
+    return found
+
+
+class OneByOne(Inline):
+    """Hands out a job's events one at a time, and is killed instead of handing out number `dies`."""
+
+    def __init__(self, evaluator: Evaluator, dies: int | None) -> None:
+        super().__init__(evaluator)
+        self.dies = dies
+        self.given = 0
+        self.cut: list[int] = []
+
+    def wait(self, seconds: float) -> list[Any]:
+        if self.given == self.dies:
+            raise Killed
+        self.given += 1
+        events, self._events = self._events[:1], self._events[1:]
+        return list(events)
+
+    def abandon(self, job: Job) -> None:
+        """What it would have reported yet, and its result, are still to come."""
+        self.cut.append(job.trial_id)
+
+
+def search(folder: Path, name: str, rule: str, trials: int, dies: int | None = None) -> Search:
+    """Begin or go on. Killed: after so many events."""
+    evaluator = Curves(SPACE)
+    evaluator.workdir = folder
+    executor = OneByOne(evaluator, dies)
+    with Store.open(folder / "run.db") as store:
+        found = Search(store, strategy(name, rule), executor, store.objectives, 0, trials, folder)
+        found.restore()
+        found.run()
+    return found
+
+
+def content(folder: Path) -> list[Sequence[object]]:
+    """All that must not depend on interruptions, and the strategy's state."""
+    with closing(sqlite3.connect(folder / "run.db")) as db:
+        what = "json_remove(evaluation, '$.seconds')"
+        found = db.execute(f"SELECT id, state, told, proposal, {what}, losses, loss FROM trials ORDER BY id").fetchall()
+        found += db.execute("SELECT trial, step, metrics FROM reports ORDER BY trial, step").fetchall()
+        return [*found, *db.execute("SELECT value FROM run WHERE key = 'strategy'").fetchall()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return made_runs.folder(tmp_path / "run", [])
+
+
+RULES = [
+    ("random", "median:others=2"),
+    ("evolution", "median:others=1,grace=2"),
+    ("random", "asha"),
+    ("bo", "hyperband"),
+]
+
+
+@pytest.mark.parametrize(("name", "rule"), RULES)
+def test_killed_at_any_moment_it_goes_on_as_if_it_had_not_been(
+    folder: Path, tmp_path: Path, name: str, rule: str
+) -> None:
+    """Twenty kills on the way, each some events after the one before."""
+    again = Path(shutil.copytree(folder, tmp_path / "again"))
+    whole = search(folder, name, rule, 24)
+    assert whole.stopped > 3
+    assert whole.finished > whole.stopped + whole.failed, "some are trained to the end"
+    kills = 0
+    for moment in [0, 1, 3, 2, 5, 8, 1, 4, 13, 7, 9, 2, 6, 11, 3, 5, 10, 4, 12, 7, 9, 8]:
+        try:
+            search(again, name, rule, 24, dies=moment)
+        except Killed:
+            kills += 1
+    search(again, name, rule, 24)
+    assert kills >= 12
+    assert content(again) == content(folder)
+    there = [{file.name for file in checkpoints.files_of(path)} for path in (folder, again)]
+    assert there[0] == there[1]
+
+
+def test_a_kill_between_a_report_and_its_end_loses_neither(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are one transaction: after a kill within, the trial runs, and the same report ends it."""
+
+    def dies(search: Search, trial: Trial, *more: Any) -> None:
+        if trial.state == "stopped":
+            raise Killed
+        finish(search, trial, *more)
+
+    finish = Search._finish
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "_finish", dies)
+        with pytest.raises(Killed):
+            search(folder, "random", "median:others=2", 24)
+    with Store.read(folder / "run.db") as store:
+        running = [trial.id for trial in store.trials() if trial.state == "running"]
+        assert len(running) == 1
+        last = [step for step, _ in store.reports(running[0])]
+    search(folder, "random", "median:others=2", 24)
+    with Store.read(folder / "run.db") as store:
+        assert next(iter(store.numbered(running[0]))).fidelity == len(last) + 1
+
+
+def test_nothing_of_an_ended_trial_counts(folder: Path) -> None:
+    seen: list[object] = []
+    evaluator = Curves(SPACE)
+    evaluator.workdir = folder
+    executor = OneByOne(evaluator, None)
+    with Store.open(folder / "run.db") as store:
+        found = Search(store, strategy("random", "median:others=2"), executor, store.objectives, 0, 20, folder)
+        found.watch = lambda search, event: seen.append(event)
+        found.restore()
+        found.run()
+        trials = {trial.id: trial for trial in store.trials()}
+        stopped = [trial for trial in trials.values() if trial.state == "stopped"]
+        assert executor.cut == [trial.id for trial in stopped]
+        assert len(stopped) > 2
+        for trial in stopped:
+            reports = store.reports(trial.id)
+            assert trial.fidelity == reports[-1][0] < EPOCHS
+            assert trial.evaluation is not None
+            assert trial.evaluation.metrics == reports[-1][1]
+            assert trial.early == (-reports[-1][1]["val_acc"],)
+            assert not trial.losses
+    assert [each.id for each in seen if isinstance(each, Trial)] == list(trials), "each is told once"
+    assert {each.job.trial_id for each in seen if isinstance(each, Reported)} == set(trials)
+    assert found.best is not None
+    assert found.best.state == "done"
+
+
+def test_a_study_shows_them_apart(folder: Path) -> None:
+    search(folder, "random", "asha", 24)
+    study = Study.read(folder)
+    stopped = [trial for trial in study.trials if trial.state == "stopped"]
+    whole = [trial for trial in study.trials if trial.state == "done"]
+    assert {trial.fidelity for trial in stopped} == {1, 3}
+    assert all(trial.value is None and trial.early is not None for trial in stopped)
+    assert [trial.id for trial in study.ranked] == [trial.id for trial in sorted(whole, key=lambda t: t.trial.rank)]
+    assert all([step for step, _ in trial.curve] == [*range(1, EPOCHS + 1)] for trial in whole), "from its first epoch"
+    columns = study.columns()
+    assert columns["fidelity"] == [trial.fidelity for trial in study.trials]
+    assert columns["continues"] == [trial.trial.proposal.continues for trial in study.trials]
+    lines: list[Mapping[str, Any]] = list(study.lines())
+    assert [line.get("fidelity") for line in lines] == columns["fidelity"]
+
+
+def test_a_paused_training_that_is_gone_is_told(folder: Path) -> None:
+    found = search(folder, "random", "asha", 9)
+    number = min(found.strategy.wanted())  # type: ignore[attr-defined]
+    (folder / checkpoints.artifact_of(number, "state")).unlink()
+    with pytest.raises(Exception, match=f"lacks the checkpoint of trial {number}, from which the search goes on"):
+        search(folder, "random", "asha", 9)
