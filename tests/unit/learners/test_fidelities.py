@@ -229,7 +229,6 @@ def test_where_levels_are_further_apart_fewer_go_on() -> None:
     asha, hyperband = Asha(), Hyperband()
     for ladder in (asha, hyperband):
         ladder.climb((12, 200))
-    had = play(asha, shuffled(160, 0), 170)
     assert asha.etas == hyperband.etas == [16]
     assert [hyperband.sizes(s) for s in (1, 0)] == [[16, 1], [2]]
     assert (asha.least, hyperband.least) == (17, 17)
