@@ -20,14 +20,15 @@ NOTE = "removed"
 class SAEP(Pool, RandomDraws):
     """An ensemble grows by a network a trial, and after each those are removed that it can do without.
 
-    While more than `members` are alive, a step of pruning is one of three: at random (prs: with probability 1/2 one
+    While more than `least` are alive, a step of pruning is one of three: at random (prs: with probability 1/2 one
     goes), by accuracy (pap: those go without which the mean is more accurate on the validation data) or by information
-    entropy (pie: one goes, and what stays is that with the best trade-off of diversity and accuracy). The result are
-    `members` of those that are alive at the end, by forward selection; with pie these are all.
+    entropy (pie: one goes, and what stays is that with the best trade-off of diversity and accuracy; a network that
+    takes all for one class counts as diverse). The result are `members` of those that are alive at the end, by forward
+    selection.
 
     Deviations: what is published prunes ensembles that AdaNet grows, whose networks have one form and become deeper;
     here a new one is a mutant of one that is alive, or is drawn at random. Of the published code pap keeps those that
-    spoil the accuracy and may keep nobody; here they are those that go, and never fewer than `members` stay.
+    spoil the accuracy and may keep nobody; here they are those that go, and never fewer than `least` stay.
     """
 
     name = "saep"
@@ -38,7 +39,8 @@ class SAEP(Pool, RandomDraws):
         *,
         seed: int = 0,
         members: int = 5,
-        pruning: Literal["prs", "pap", "pie"] = "pie",
+        least: int = 20,
+        pruning: Literal["prs", "pap", "pie"] = "pap",
         weighted: bool = False,
         alpha: float = 0.5,
         mutants: float = 0.5,
@@ -47,8 +49,8 @@ class SAEP(Pool, RandomDraws):
         """Makes a strategy that nobody lives in.
 
         Args:
-            members: Number of networks whose mean is the result, and that always stay, from 1 to 1,000; with 1 nothing
-                is pruned.
+            members: Number of networks whose mean is the result, from 1 to `least`; with 1 nothing is pruned.
+            least: So many stay alive at least.
             pruning: Who goes: at random (prs), by accuracy (pap), by information entropy (pie).
             weighted: The mean that is pruned is the convex combination with the least NLL (published as .W); else all
                 count alike in it (.O).
@@ -57,11 +59,14 @@ class SAEP(Pool, RandomDraws):
             dedup: Compare canonical forms with all earlier proposals.
         """
         super().__init__(space, seed=seed, members=members, dedup=dedup)
+        if members > least:
+            raise ValueError(f"need members <= least, got {members}, {least}")
         for name, share in (("alpha", alpha), ("mutants", mutants)):
             if not 0 <= share <= 1:
                 raise ValueError(f"need {name} in [0, 1], got {share:g}")
         if alpha != 0.5 and pruning != "pie":
             raise ValueError("alpha is what pruning=pie weighs diversity by: leave one of the two out")
+        self.least = least
         self.pruning = pruning
         self.weighted = weighted
         self.alpha = alpha
@@ -104,7 +109,7 @@ class SAEP(Pool, RandomDraws):
 
     def tell(self, trial: Trial) -> None:
         self._take_in(trial)
-        if trial.state == "done" and len(self.alive) > self.members > 1:
+        if trial.state == "done" and self.members > 1 and len(self.alive) > self.least:
             self._gone += self._remove(set(self.alive) - set(self._kept()))
 
     def _take_in(self, trial: Trial) -> None:
@@ -137,7 +142,9 @@ class SAEP(Pool, RandomDraws):
         else:
             step = pie(said, labels, len(ids) - 1, weighted=self.weighted, alpha=self.alpha, seed=seed)
         kept = step.members
-        kept += [each for each in top(said, labels, len(ids)).members if each not in kept][: self.members - len(kept)]
+        kept += [each for each in top(said, labels, len(ids)).members if each not in kept][
+            : max(0, self.least - len(kept))
+        ]
         return [ids[each] for each in kept]
 
     def pool(self) -> Sequence[int]:

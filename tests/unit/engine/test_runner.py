@@ -470,7 +470,7 @@ STRATEGIES: Mapping[str, tuple[type[Strategy], SearchSpace, Mapping[str, Any]]] 
     "random": (RandomSearch, NasBench201(), {}),
     "nes-rs": (NESRS, NasBench201(), {"members": 2}),
     "deep-ensemble": (DeepEnsemble, NasBench201(), {"members": 20, "pool": 12}),
-    "saep": (SAEP, NasBench201(), {"members": 2, "pruning": "pap"}),
+    "saep": (SAEP, NasBench201(), {"members": 2, "least": 2}),
 }
 
 

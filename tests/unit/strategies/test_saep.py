@@ -31,9 +31,9 @@ KINDS = [(pruning, weighted) for pruning in ("prs", "pap", "pie") for weighted i
 
 
 class TestEachWayOfPruning(StrategyContract):
-    @pytest.fixture(params=KINDS[:-2] + KINDS[-1:], ids=str)  # all contracts have the default
+    @pytest.fixture(params=KINDS, ids=str)
     def given(self, request: pytest.FixtureRequest) -> Mapping[str, object]:
-        return {"pruning": request.param[0], "weighted": request.param[1], "members": 3}
+        return {"pruning": request.param[0], "weighted": request.param[1], "members": 2, "least": 3}
 
     @pytest.fixture
     def space(self) -> SearchSpace:
@@ -46,7 +46,7 @@ class TestEachWayOfPruning(StrategyContract):
 
 @pytest.mark.parametrize(("pruning", "weighted"), KINDS)
 def test_who_is_removed_is_said_once_and_enough_stay(pruning: Any, weighted: bool) -> None:
-    strategy = SAEP(NasBench201(), seed=0, members=4, pruning=pruning, weighted=weighted)
+    strategy = SAEP(NasBench201(), seed=0, members=2, least=4, pruning=pruning, weighted=weighted)
     alive: set[int] = set()
     trials: list[Trial] = []
     for number in range(60):
@@ -73,7 +73,7 @@ def wrong(members: list[Trial], weights: Any) -> float:
 
 def step(pruning: Any, seed: int, **given: Any) -> tuple[list[Trial], set[int]]:
     """Those alive before a step of pruning, the new one among them, and who is removed by it."""
-    strategy = SAEP(NasBench201(), seed=seed, members=5, pruning=pruning, **given)
+    strategy = SAEP(NasBench201(), seed=seed, least=5, pruning=pruning, **given)
     trials = drive(strategy, 5)
     trials.append(Trial(7, drive(SAEP(NasBench201(), seed=100 + seed), 1)[0].proposal, "done", Evaluation({}, 1.0)))
     alive = [*strategy.alive.values(), trials[-1]]
@@ -129,7 +129,7 @@ def test_at_random_one_goes_every_other_time_each_as_often() -> None:
 
 def test_mutants_are_of_those_alive_and_new() -> None:
     space = NasBench201()
-    strategy = SAEP(space, seed=0, members=4, mutants=0.7)
+    strategy = SAEP(space, seed=0, members=4, least=4, mutants=0.7)
     seen, mutants = set[str](), 0
     for number in range(300):
         before = set(strategy.pool())
@@ -143,9 +143,9 @@ def test_mutants_are_of_those_alive_and_new() -> None:
 
 def test_nobody_asks_again_what_the_removed_predict() -> None:
     """Their files are gone."""
-    strategy = SAEP(NasBench201(), seed=0, members=3)
+    strategy = SAEP(NasBench201(), seed=0, members=3, least=3, pruning="pie")
     trials = drive(strategy, 30)
-    resumed = SAEP(NasBench201(), seed=0, members=3)
+    resumed = SAEP(NasBench201(), seed=0, members=3, least=3, pruning="pie")
     resumed.load_state_dict(json.loads(json.dumps(strategy.state_dict())), trials)
     read = []
 
@@ -166,9 +166,10 @@ def test_nobody_asks_again_what_the_removed_predict() -> None:
     ("given", "message"),
     [
         ({"members": 0}, "need 1 <= members <= 1,000, got 0"),
+        ({"members": 7, "least": 6}, "need members <= least, got 7, 6"),
         ({"mutants": 1.5}, r"need mutants in \[0, 1\], got 1.5"),
-        ({"alpha": -1}, r"need alpha in \[0, 1\], got -1"),
-        ({"alpha": 0.2, "pruning": "prs"}, "alpha is what pruning=pie weighs diversity by"),
+        ({"alpha": -1, "pruning": "pie"}, r"need alpha in \[0, 1\], got -1"),
+        ({"alpha": 0.2, "pruning": "pap"}, "alpha is what pruning=pie weighs diversity by"),
     ],
 )
 def test_bad_options(given: Mapping[str, Any], message: str) -> None:
@@ -183,7 +184,21 @@ def test_a_search_goes_on_bit_for_bit_without_the_weights_of_the_removed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Train, "inline", True)
     npz(Path("tiny.npz"))
-    command = ["search", "-s", "saep", "-S", "members=2", "--space", "nasbench201", "--data", "npz:tiny.npz"]
+    command = [
+        "search",
+        "-s",
+        "saep",
+        "-S",
+        "members=2",
+        "-S",
+        "least=2",
+        "-S",
+        "pruning=pie",
+        "--space",
+        "nasbench201",
+        "--data",
+        "npz:tiny.npz",
+    ]
     command += ["--epochs", "1", "-E", "batch_size=16", "--scale", "channels=2,cells=1", "--device", "cpu"]
     command += ["--no-report", "--keep", "1"]
     whole = run(*command, "-n", "9", "--out", "whole")
