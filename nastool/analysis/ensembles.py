@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nastool.analysis.blocks import Block, Code, Heading, Lines, Plots, Table
-from nastool.analysis.comparison.engine import pairs
+from nastool.analysis.comparison.engine import Pair, pairs
 from nastool.analysis.comparison.render import differences
 from nastool.core.errors import InputError
 from nastool.core.wording import format_number
@@ -99,9 +100,9 @@ def _where(member: Mapping[str, Any]) -> str:
 def compared(given: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
     """Several ensembles side by side, each with the best single network of its pool. given: best.json's objects."""
     yield Heading(f"{len(given)} ensembles", 1)
-    divisions = {(said["fingerprint"], *sorted(said["examples"].items())) for said in given.values()}
-    if len(divisions) > 1:
-        yield Lines(("WARNING: they are judged by different examples, so differences may be those of the examples",))
+    found, problem = tested(given)
+    if problem:
+        yield Lines((problem,))
     some = [key for key in NAMES if key not in ("brier", "ece_adaptive")]
     heads = ("", "networks", "parameters", *(NAMES[key] for key in some), "disagreement")
     rows = []
@@ -110,30 +111,44 @@ def compared(given: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
         rows.append((name, *counts, *_row(said["judged"], some), format_number(said["judged"]["disagreement"])))
         rows.append((f"{name}: best single", "1", "", *_row(said["best_single"]["metrics"], some), ""))
     yield Table(heads, rows)
-    if len(given) > 1 and len(divisions) == 1:
-        yield from _tested({name: (Path(name), said) for name, said in given.items()})
+    if found:
+        yield Heading("Differences in NLL")
+        yield differences(found)
+        yield Lines(
+            (
+                "Paired by example: Wilcoxon's signed-rank test; effect: rank-biserial correlation; bootstrap: "
+                "interval of the mean; p two-sided, corrected by Holm's method. It says what other examples would show "
+                "of these very networks, not what other seeds would.",
+            )
+        )
     if any("tested" in said for said in given.values()):
         yield Heading("On test data")
-        pairs = ((f"{n}: {who}", own) for n, said in given.items() for who, own in said.get("tested", {}).items())
-        yield Table(("", *NAMES.values()), [(name, *_row(own)) for name, own in pairs])
+        rivals = ((f"{n}: {who}", own) for n, said in given.items() for who, own in said.get("tested", {}).items())
+        yield Table(("", *NAMES.values()), [(name, *_row(own)) for name, own in rivals])
 
 
-def _tested(given: Mapping[str, tuple[Path, Mapping[str, Any]]]) -> Iterator[Block]:
-    """How surely the NLL of one is lower than another's, by the examples that judged them all."""
-    yield Heading("Differences in NLL")
+def tested(given: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[Pair, ...], str]:
+    """How surely the NLL of one is lower than another's, by the examples that judged them all; or why that is unknown.
+
+    given: best.json's objects by the folders that they are in.
+    """
+    divisions = {(said["fingerprint"], *sorted(said["examples"].items())) for said in given.values()}
+    if len(divisions) > 1:
+        return (), "WARNING: they are judged by different examples, so differences may be those of the examples"
     try:
-        each = {name: dict(enumerate(ensembling.losses(*own).tolist())) for name, own in given.items()}
+        of_each = {name: ensembling.losses(Path(name), said) for name, said in given.items()}
     except InputError as error:
-        yield Lines((f"note: not tested: {error}: give `nastool ensemble` again",))
-        return
-    yield differences(pairs(each))
-    yield Lines(
-        (
-            "Paired by example: Wilcoxon's signed-rank test; effect: rank-biserial correlation; bootstrap: "
-            "interval of the mean; p two-sided, corrected by Holm's method. It says what other examples would show of "
-            "these very networks, not what other seeds would.",
-        )
-    )
+        return (), f"note: differences are not tested: {error}: give `nastool ensemble` again"
+    return pairs({name: dict(enumerate(own.tolist())) for name, own in of_each.items()}), ""
+
+
+def document(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The same as JSON values."""
+    found = [
+        {"first": pair.first, "second": pair.second, **asdict(pair.difference), "p_holm": pair.p}
+        for pair in tested(given)[0]
+    ]
+    return {"ensembles": dict(given), "differences": found}
 
 
 def _row(measured: Mapping[str, float], names: Iterable[str] = NAMES) -> tuple[str, ...]:

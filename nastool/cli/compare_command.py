@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from nastool.core.errors import InputError
 from nastool.core.wording import visible
 
 if TYPE_CHECKING:
+    from nastool.analysis.blocks import Block
     from nastool.analysis.comparison.compare import Comparison
 
 SUFFIXES = {".txt": "text", ".md": "md", ".json": "json", ".html": "html", ".htm": "html"}
@@ -69,61 +70,60 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **given: Any) -> None:
     if at and len(over) > 1:
         raise InputError("--at goes with one --over: say which")
     out = None if given["out"] is None else files.target(given["out"], "comparison.html", given["force"])
+    form = given["to"] or (SUFFIXES.get(out.suffix.lower(), "text") if out else None)
+    form = form or ("json" if common.as_json(None) else "text")
+    color = out is None and sys.stdout.isatty()
     ensembles = {run: said for run in runs if (said := archfile.ensemble_in(Path(run) / "best.json")) is not None}
     if ensembles:
-        _ensembles(ensembles, runs, out, given)
-        return
-    gathered = gather(runs, anyway=given["anyway"], baselines=given["baselines"])
-    found = compare(gathered, over or (["trials"] if at else []), at)
-    form = given["to"] or (SUFFIXES.get(out.suffix.lower(), "text") if out else None)
-    if form is None:
-        form = "json" if common.as_json(None) else "text"
+        _check(ensembles, runs, given)
+        text = _ensembles(ensembles, form, color)
+    else:
+        gathered = gather(runs, anyway=given["anyway"], baselines=given["baselines"])
+        text = _runs(compare(gathered, over or (["trials"] if at else []), at), form, color)
     if out is None:
-        sys.stdout.write(_form(found, form, color=sys.stdout.isatty()))
+        sys.stdout.write(text)
         return
-    files.write_atomic(out, _form(found, form, color=False))
+    files.write_atomic(out, text)
     common.say(f"written to {out}")
 
 
-def _ensembles(
-    found: Mapping[str, Mapping[str, Any]], runs: Sequence[str], out: Path | None, given: Mapping[str, Any]
-) -> None:
-    """Ensembles side by side."""
-    from nastool.analysis import blocks, ensembles, pages
-    from nastool.core import archfile
-
-    if others := [run for run in runs if run not in found]:
+def _check(ensembles: Collection[str], runs: Sequence[str], given: Mapping[str, Any]) -> None:
+    """InputError: something of it goes with runs alone."""
+    if others := [run for run in runs if run not in ensembles]:
         raise InputError(
             f"{others[0]} is no ensemble: compare ensembles with each other (each has the best single network of its "
             "pool beside it), or runs"
         )
     if given["over"] or given["at"]:
         raise InputError("--over and --at are for runs: ensembles have no course")
-    form = given["to"] or (SUFFIXES.get(out.suffix.lower(), "text") if out else None)
-    form = form or ("json" if common.as_json(None) else "text")
-    shown = list(ensembles.compared(found))
+
+
+def _ensembles(found: Mapping[str, Mapping[str, Any]], form: str, color: bool) -> str:
+    from nastool.analysis import ensembles, pages
+
     if form == "json":
-        text = archfile.dumps({"ensembles": found}) + "\n"
-    elif form == "html":
-        text = pages.render("comparison.html", title="ensembles", content=shown, version=None)
-    else:
-        color = out is None and sys.stdout.isatty()
-        text = blocks.text(shown, None if color else 100, color) if form == "text" else blocks.markdown(shown)
-    if out is None:
-        sys.stdout.write(visible(text))
-    else:
-        files.write_atomic(out, text)
-        common.say(f"written to {out}")
+        return _json(ensembles.document(found))
+    shown = list(ensembles.compared(found))
+    if form == "html":
+        return pages.render("comparison.html", title="ensembles", content=shown, version=None)
+    return _words(shown, form, color)
 
 
-def _form(found: Comparison, form: str, color: bool) -> str:
-    from nastool.analysis import blocks
+def _runs(found: Comparison, form: str, color: bool) -> str:
     from nastool.analysis.comparison import render
+
+    if form == "json":
+        return _json(render.document(found))
+    return render.html(found) if form == "html" else _words(render.blocks(found), form, color)
+
+
+def _json(document: Mapping[str, Any]) -> str:
     from nastool.core import archfile
 
-    if form == "json":
-        return visible(archfile.dumps(render.document(found))) + "\n"
-    if form == "html":
-        return render.html(found)
-    shown = render.blocks(found)
+    return visible(archfile.dumps(document)) + "\n"
+
+
+def _words(shown: Iterable[Block], form: str, color: bool) -> str:
+    from nastool.analysis import blocks
+
     return blocks.text(shown, None if color else 100, color) if form == "text" else visible(blocks.markdown(shown))

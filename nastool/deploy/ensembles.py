@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nastool import __version__
-from nastool.core import archfile, files, registry
+from nastool.core import archfile, files
 from nastool.core.errors import InputError, short
 from nastool.core.space import make_scale
-from nastool.core.task import FAMILY, Task
 from nastool.core.typed import is_number
-from nastool.deploy.models import Model
+from nastool.deploy.models import Model, trained_for
 from nastool.nets import checkpoints
 
 if TYPE_CHECKING:
@@ -138,9 +137,7 @@ def read(path: Path, said: Mapping[str, Any] | None = None) -> Ensemble:
         raise InputError(f"{path} is of another ensemble than best.json beside it: give `nastool ensemble` again")
     try:
         found = archfile.loads(metadata["ensemble"])
-        task: Task = registry.load("task", metadata.get("family", FAMILY)).from_json(archfile.loads(metadata["task"]))
-        about = {key: archfile.loads(metadata[key]) for key in task.kept if key in metadata}
-        task.check_kept(about)
+        task, about = trained_for(metadata)
         classes, mean, std = (tuple(about.pop(key, ())) for key in ("classes", "mean", "std"))
         members, numbers = [], []
         for i, row in enumerate(found["members"]):

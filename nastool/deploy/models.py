@@ -292,6 +292,14 @@ def load(source: str) -> Model:
     return of(document)
 
 
+def trained_for(metadata: Mapping[str, str]) -> tuple[Task, dict[str, Any]]:
+    """The task that a file's network is for, and what is kept of its data. KeyError, TypeError, ValueError: damaged."""
+    task: Task = registry.load("task", metadata.get("family", FAMILY)).from_json(archfile.loads(metadata["task"]))
+    about = {key: archfile.loads(metadata[key]) for key in task.kept if key in metadata}
+    task.check_kept(about)
+    return task, about
+
+
 def _read(path: Path, document: ArchDocument | None) -> Model:
     """A checkpoint; document: the line that names it; None: best.json beside it may be about it."""
     import torch
@@ -305,10 +313,8 @@ def _read(path: Path, document: ArchDocument | None) -> Model:
         return ensembles.read(path)
     try:
         found = archfile.from_json(archfile.loads(metadata["arch"]))
-        task: Task = registry.load("task", metadata.get("family", FAMILY)).from_json(archfile.loads(metadata["task"]))
+        task, about = trained_for(metadata)
         scale = make_scale(found.space, dict(archfile.loads(metadata["scale"])))
-        about = {key: archfile.loads(metadata[key]) for key in task.kept if key in metadata}
-        task.check_kept(about)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no checkpoint of nastool: it does not say of which network ({error})") from error
     weights = checkpoints.read(path, found.space, scale, task).weights

@@ -170,9 +170,13 @@ def test_two_ensembles_are_tested_by_the_examples_that_judged_both(runs: Path, r
     assert f"{(losses[0] - losses[1]).mean():+.4f}" in row
     p = stats.wilcoxon(losses[0] - losses[1]).pvalue
     assert ("< 0.001" if p < 0.0005 else f"{p:.3f}") in row
+    (pair,) = json.loads(run("compare", "a/ensemble", "b/ensemble", "--to", "json").out)["differences"]
+    assert (pair["first"], pair["second"], pair["p_holm"]) == ("a/ensemble", "b/ensemble", pytest.approx(p))
     (runs / "a" / "ensemble" / "best.predictions.safetensors").unlink()
     shown = run("compare", "a/ensemble", "b/ensemble", "--to", "text").out
-    assert "not tested: a/ensemble/best.safetensors has no predictions beside it" in " ".join(shown.split())
+    assert "differences are not tested: a/ensemble/best.safetensors has no predictions beside it" in " ".join(
+        shown.split()
+    )
 
 
 def test_what_a_search_of_an_earlier_version_left(runs: Path) -> None:
