@@ -13,7 +13,7 @@ from nastool.cli.progress import Progress
 from nastool.core import archfile
 from nastool.core.strategy import Fed
 from nastool.core.values import Trial
-from nastool.core.wording import as_typed, describe_metrics, format_seconds, trials
+from nastool.core.wording import as_typed, describe_belief, describe_metrics, format_seconds, trials
 from nastool.engine.events import (
     Ended,
     Event,
@@ -133,10 +133,14 @@ def say_search_ended(event: Ended) -> None:
     by = f" (by {objectives[0].metric})" if len(objectives) > 1 and searched else ""
     say(f"best: {which}, architecture {document['key']}{by}")
     say(f"  {describe_metrics(metrics)}")
+    run, advice = shlex.quote(str(event.folder)), document.get("recommended")
+    if advice is not None and searched and advice["trial"] != document["trial"]:
+        which = f"trial {advice['trial']}, architecture {advice['key']}"
+        say(f"recommended: {which}: by all results {describe_belief(advice['believed'])} without noise")
+        say(f"  to train it: nastool retrain {run} --trial {advice['trial']}")
     for line in event.lines:
         say(line)
     if "front" in document:
-        run = shlex.quote(str(event.folder))
         say(f"front: {trials(len(document['front']))} that no other beats in all objectives: nastool top {run} --front")
     if event.written is not None:
         results.say_where(event.folder, event.written, unfinished="unfinished" in document)

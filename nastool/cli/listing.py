@@ -29,6 +29,8 @@ def ranking(documents: Sequence[Mapping[str, object]], objective: Objective) -> 
     columns = [["rank", *(str(rank) for rank in range(1, len(documents) + 1))]]
     if any("trial" in document for document in documents):
         columns.append(["trial", *(clean(str(document.get("trial", ""))) for document in documents)])
+    if any("believed" in document for document in documents):
+        columns.append(["expected", *map(_believed, documents)])
     measured = {name: [clean(name), *(_cell(document, name) for document in documents)] for name in names}
     keys = ["key", *(clean(str(document["key"])) for document in documents)]
     optional = [name for name in reversed(names[1:]) if name not in COSTS]
@@ -97,6 +99,13 @@ def _cell(document: Mapping[str, object], name: str) -> str:
     spread = document.get("std")
     std = spread.get(name) if isinstance(spread, Mapping) and name not in COSTS else None
     return format_number(value) + (f" ± {std:.4f}" if _is_number(std) else "")
+
+
+def _believed(document: Mapping[str, Any]) -> str:
+    """What a model expects of the objective without noise."""
+    found = document.get("believed")
+    mean, std = (found.get("mean"), found.get("std")) if isinstance(found, Mapping) else (None, None)
+    return f"{format_number(mean)} ± {std:.2g}" if _is_number(mean) and _is_number(std) else ""
 
 
 def _is_number(value: object) -> TypeGuard[float]:

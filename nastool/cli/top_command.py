@@ -28,11 +28,25 @@ if TYPE_CHECKING:
     metavar="METRIC[:min|max]",
     help="Order by this; by default what the run optimised, or val_acc.",
 )
+@click.option(
+    "--by",
+    type=click.Choice(["label", "model"]),
+    default="label",
+    show_default=True,
+    help="Order by what was measured, or by what a model expects without the measurements' noise.",
+)
 @click.option("--front", is_flag=True, help="Those that no other beats in all objectives of the run.")
 @common.json_option
 @click.pass_context
 def command(
-    ctx: click.Context, /, source: str, number: int | None, objective: str | None, front: bool, json_flag: bool | None
+    ctx: click.Context,
+    /,
+    source: str,
+    number: int | None,
+    objective: str | None,
+    by: str,
+    front: bool,
+    json_flag: bool | None,
 ) -> None:
     """Print the best architectures of a run or of JSON lines.
 
@@ -41,10 +55,14 @@ def command(
     After a search with shared weights these are its scores; what was trained from scratch at its end is a run of its
     own, RUN/retrain-..., which this command takes, too.
 
+    Measurements have noise, so that the best of many was also lucky. --by model fits a Gaussian process to all results
+    of a run and their noise, and orders by what it expects of each architecture; lines have it as "believed".
+
     \b
     Examples:
       nastool top runs/a -k 3
       nastool top runs/a --front
+      nastool top runs/a --by model -k 3
       nastool sample -n 8 | nastool eval | nastool top - -k 2 --objective val_loss
     """
     from nastool.core.values import Objective
@@ -56,8 +74,12 @@ def command(
     path = Path(source)
     if front and (number is not None or objective is not None):
         raise InputError("--front prints all of a front, by the first objective: leave out -k and --objective")
+    if by == "model" and (front or objective is not None):
+        raise InputError("--by model orders by the run's own objective: leave out --objective and --front")
     if source != "-" and (path.is_dir() or path.name == "run.db"):
-        wanted, lines = _of_run(path if path.is_dir() else path.parent, None if front else number or 1, wanted)
+        wanted, lines = _of_run(path if path.is_dir() else path.parent, None if front else number or 1, wanted, by)
+    elif by == "model":
+        raise InputError(f"--by model: {source} is no run folder, whose results the model is fitted to")
     elif front:
         raise InputError(f"--front: {source} is no run folder, and lines do not say what was optimised")
     else:
@@ -71,12 +93,15 @@ def command(
 
     where = "stdin" if source == "-" else source
     these = f"the front, {trials(len(lines))}, " if front else ""
-    common.show(f"{where}: {these}by {wanted.metric}, {'highest' if wanted.goal == 'max' else 'lowest'} first")
+    by = f"what a model expects of {wanted.metric}" if by == "model" else wanted.metric
+    common.show(f"{where}: {these}by {by}, {'highest' if wanted.goal == 'max' else 'lowest'} first")
     for row in listing.ranking(lines, wanted):
         common.show(row)
 
 
-def _of_run(folder: Path, number: int | None, objective: Objective | None) -> tuple[Objective, list[dict[str, Any]]]:
+def _of_run(
+    folder: Path, number: int | None, objective: Objective | None, by: str
+) -> tuple[Objective, list[dict[str, Any]]]:
     """What they are ordered by, and the lines. number: None: the front."""
     from nastool.core import registry
     from nastool.engine import ranking
@@ -87,6 +112,15 @@ def _of_run(folder: Path, number: int | None, objective: Objective | None) -> tu
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
         own = store.objectives[0]
+        if by == "model":
+            found = ranking.recommended(space, list(store.trials()))
+            if not found:
+                needs = "one objective, and 10 results or more that differ and were measured alike"
+                raise InputError(f"--by model: there is nothing to say of {folder}: it needs {needs}")
+            return own, [
+                {**line_of(folder, store, space, each.trial), "believed": ranking.believed(each, own)}
+                for each in found[:number]
+            ]
         if number is None:
             trials = ranking.front(best_trials(store, space, sum(store.count().values())))
         elif objective is None or objective == own:

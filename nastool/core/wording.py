@@ -23,6 +23,11 @@ def describe_metrics(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {format_number(value)}" for name, value in metrics.items())
 
 
+def describe_belief(believed: Mapping[str, Any]) -> str:
+    """ "val_acc 0.9512 ± 0.004": what a model believes of a metric."""
+    return f"{believed['metric']} {format_number(believed['mean'])} ± {believed['std']:.2g}"
+
+
 def qualities(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What says how good a network is on validation and test data: val_acc, test_rmse; losses where that is all."""
     found = {name: value for name, value in metrics.items() if name.startswith(("val_", "test_"))}

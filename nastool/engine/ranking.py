@@ -54,6 +54,23 @@ def recommended(space: SearchSpace, trials: Sequence[Trial]) -> list[Recommended
     return sorted(every, key=lambda each: (each.loss, each.trial.rank))
 
 
+def advice(space: SearchSpace, trials: Sequence[Trial], objective: Objective) -> dict[str, object] | None:
+    """The first of `recommended` as JSON: its trial, key, and what is believed of the objective; None: there is none.
+
+    Scores with shared weights are ranked as they are: what is best by them is trained from scratch anyway.
+    """
+    found = [] if objective.metric.startswith("shared_") else recommended(space, trials)
+    if not found:
+        return None
+    trial = found[0].trial
+    return {"trial": trial.id, "key": trial.proposal.arch.key, "believed": believed(found[0], objective)}
+
+
+def believed(found: Recommended, objective: Objective) -> dict[str, object]:
+    """What is believed of a trial's objective: its metric, the mean in the metric's unit, the standard deviation."""
+    return {"metric": objective.metric, "mean": objective.value(found.loss), "std": found.deviation}
+
+
 def different(space: SearchSpace, trials: Iterable[Trial], count: int | None = None) -> list[Trial]:
     """The first so many of them of which no two are equivalent; None: all."""
     found: dict[str, Trial] = {}

@@ -377,6 +377,8 @@ class SearchRun:
             facts["front"] = ranking.described(
                 ranking.best_trials(run.store, self.space, search.finished), search.objectives
             )
+        elif (advice := ranking.advice(self.space, list(run.store.trials()), search.objectives[0])) is not None:
+            facts["recommended"] = advice
         if beside is not None:
             facts["baseline"] = beside
         if own_ensembles.wanted(self.strategy) or len(outcome.members) > 1:

@@ -9,7 +9,7 @@ from typing import Any
 from nastool.analysis.report import data
 from nastool.analysis.report.data import comparison, number
 from nastool.core import defaults
-from nastool.core.wording import format_seconds, trials
+from nastool.core.wording import describe_belief, format_seconds, trials
 from nastool.engine.baseline import describe
 from nastool.engine.study import Study
 
@@ -48,6 +48,11 @@ def _best_tiles(study: Study) -> Iterator[tuple[str, str, str]]:
         value = metrics.get(name, best.value if name == metric else None)
         if isinstance(value, int | float):
             yield name, number(value), "big" if name in large else ""
+    advice = document.get("recommended") if finished and not retrained else None
+    if isinstance(advice, dict) and advice.get("trial") != document.get("trial"):
+        with suppress(LookupError, TypeError, ValueError):
+            yield "recommended by all results", f"trial {advice['trial']}, {advice['key']}", ""
+            yield "without noise", describe_belief(advice["believed"]), ""
     if finished and not tested:
         yield "test", "nothing was tested", ""
     if not finished:

@@ -13,6 +13,7 @@ from nastool import Study
 from nastool.analysis.report import data as reported
 from nastool.core.values import Evaluation, Proposal, Trial
 from nastool.engine.store import Store
+from nastool.evaluators.table import Table
 from nastool.evaluators.train import Train
 from nastool.spaces.nasbench201 import NasBench201
 from tests.helpers import made_runs
@@ -133,3 +134,47 @@ def test_failed_trials_cost_what_they_took_everywhere(tmp_path: Path) -> None:
         assert store.spent() == (9, 100, 107)
     study = Study.read(folder)
     assert reported.cost(study) == 9 and reported.cost_text(study) == "9.0 s" and not study.simulated
+
+
+@pytest.fixture
+def noisy(tmp_path: Path) -> Path:
+    """An architecture is worth a sum over its edges; what is measured has noise of its own."""
+    archs = np.array([arch.choices for arch in SPACE.members()])
+    worth = 0.5 + 0.01 * (archs * [1, 2, 3, 1, 2, 3]).sum(axis=1) / 4
+    noise = np.random.default_rng(0).normal(0, 0.01, len(archs))
+    path = tmp_path / "t.npz"
+    np.savez(path, arch=archs, val200=worth + noise, test200=worth)
+    return path
+
+
+def test_the_best_and_the_recommended(run: Run, noisy: Path) -> None:
+    """Where they differ both are named; the result stays what was measured best."""
+    ended = run(*(each.replace("12", "80") for each in SEARCH if each != "--no-report"))
+    (best,) = ended.accepted()
+    advice = best["recommended"]
+    assert advice["trial"] != best["trial"] and set(advice) == {"trial", "key", "believed"}
+    assert advice["believed"]["metric"] == "val_acc" and advice["believed"]["std"] > 0
+    said = f"recommended: trial {advice['trial']}, architecture {advice['key']}: by all results val_acc 0."
+    assert said in ended.err and f"nastool retrain a --trial {advice['trial']}" in ended.err
+    assert f"trial {advice['trial']}, {advice['key']}" in Path("a/report.html").read_text()
+    lines = run("top", "a", "--by", "model", "-k", "80").accepted()
+    means = [line["believed"]["mean"] for line in lines]
+    assert lines[0]["trial"] == advice["trial"] and lines[0]["believed"] == advice["believed"]
+    assert len(lines) == 80 and means == sorted(means, reverse=True)
+    table = Table(SPACE, file="t.npz")
+    table.prepare()
+    worth = [table.true_value(Proposal(SPACE.arch(trial.arch.choices))) for trial in Study.read("a").trials]
+    assert worth[advice["trial"]] > worth[best["trial"]]
+    shown = run("top", "a", "--by", "model", "--text").out
+    assert "by what a model expects of val_acc, highest first" in shown and f"{means[0]:.4f} ± " in shown
+    with Store.read(Path("a/run.db")) as store:
+        assert store.get("final")["document"]["recommended"] == advice
+
+
+def test_where_nothing_is_recommended(run: Run, noisy: Path) -> None:
+    ended = run(*(each.replace("12", "9") for each in SEARCH))
+    assert "recommended" not in ended.accepted()[0] and "recommended" not in ended.err
+    run("top", "a", "--by", "model").refused("10 results or more")
+    run("top", "-", "--by", "model", stdin="").refused("no run folder")
+    run("top", "a", "--by", "model", "--front").refused("leave out --objective")
+    run("top", "a", "--by", "model", "--objective", "val_acc").refused("leave out --objective")
