@@ -24,7 +24,7 @@ from nastool.engine.config import Plugged, RunConfig, RunFolder
 from nastool.engine.executors.base import Executor, Setting
 from nastool.engine.executors.jobs import EvaluatorSpec
 from nastool.engine.planning import Estimate, Timing, Trainings
-from nastool.engine.ranking import derive
+from nastool.engine.ranking import derive, finalists
 from nastool.engine.retraining import Trained
 from nastool.engine.run import Run, Watch, scale_of
 from nastool.engine.search import evaluate_all
@@ -240,7 +240,7 @@ class AfterSearch:
     def _run(self, run: Run, setting: Setting, executor: str | None, timing: Timing | None) -> Outcome | None:
         store, watch = run.store, run.watch
         outcome = Outcome()
-        derived = derive(store, self.space, max(1, self.settings.retrain))
+        derived = finalists(store, self.space, max(1, self.settings.retrain))
         found = derived or list(store.trials())[:1]  # no time for a result: a guess
         heads = ([trial.proposal.arch for trial in found] or self._random(1))[: self.settings.retrain]
         rivals = len(heads) if self.settings.baseline and found else 0

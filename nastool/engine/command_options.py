@@ -220,8 +220,9 @@ class SearchOptions(Measuring, Searching):
         trial_timeout: Seconds after which a trial is given up; time in which the search was stopped or its machine
             asleep does not count.
         max_failures: Number of failed trials in a row after which the search ends.
-        retrain: Number of best architectures to train from scratch at the end; by default 3 where scores are with
-            shared weights (with nesbs its ensemble's members), else 0.
+        retrain: Number of best architectures to train from scratch at the end, as a model recommends them by all
+            results (`nastool top --by model`); by default 3 where scores are with shared weights, taken as they are
+            (with nesbs its ensemble's members), else 0.
         retrain_recipe: Recipe for that; by default the one that the search's recipe names.
         retrain_scale: Size of the networks then; by default the recipe's, or the search's.
         baseline: With shared weights, train as many random architectures beside them.

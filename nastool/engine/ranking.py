@@ -39,7 +39,7 @@ def recommended(space: SearchSpace, trials: Sequence[Trial]) -> list[Recommended
     """
     from nastool.learners import regression
 
-    finished = [trial for trial in trials if trial.state != "running"]
+    finished = [trial for trial in trials if trial.losses or trial.state == "failed"]
     done = [trial for trial in finished if trial.losses]
     alike = len({(t.proposal.budget, t.proposal.annealing) for t in done}) == 1
     if not alike or any(len(t.losses) > 1 or t.proposal.inherit or t.proposal.policy is not None for t in done):
@@ -91,6 +91,16 @@ def derive(store: Store, space: SearchSpace, count: int) -> list[Trial]:
         first = along(front(different(space, best)), count)
         best = [*first, *(trial for trial in best if trial not in first)]
     return different(space, (t for t in best if t.proposal.policy is None), count) or different(space, best, count)
+
+
+def finalists(store: Store, space: SearchSpace, count: int) -> list[Trial]:
+    """The first so many that are trained once more at the end, no two equivalent: as `recommended`, else of `derive`.
+
+    Scores with shared weights are taken as they are.
+    """
+    shared = store.objectives[0].metric.startswith("shared_")
+    found = [] if shared else recommended(space, list(store.trials()))
+    return different(space, (each.trial for each in found), count) or derive(store, space, count)
 
 
 def ranked(space: SearchSpace, trials: Sequence[Trial]) -> list[Trial]:

@@ -12,6 +12,7 @@ import pytest
 from nastool import Study
 from nastool.analysis.report import data as reported
 from nastool.core.values import Evaluation, Proposal, Trial
+from nastool.engine.ranking import derive, finalists
 from nastool.engine.store import Store
 from nastool.evaluators.table import Table
 from nastool.evaluators.train import Train
@@ -156,6 +157,7 @@ def test_the_best_and_the_recommended(run: Run, noisy: Path) -> None:
     assert advice["believed"]["metric"] == "val_acc" and advice["believed"]["std"] > 0
     said = f"recommended: trial {advice['trial']}, architecture {advice['key']}: by all results val_acc 0."
     assert said in ended.err and f"nastool retrain a --trial {advice['trial']}" in ended.err
+    assert run("report", "a").code == 0
     assert f"trial {advice['trial']}, {advice['key']}" in Path("a/report.html").read_text()
     lines = run("top", "a", "--by", "model", "-k", "80").accepted()
     means = [line["believed"]["mean"] for line in lines]
@@ -169,11 +171,15 @@ def test_the_best_and_the_recommended(run: Run, noisy: Path) -> None:
     assert "by what a model expects of val_acc, highest first" in shown and f"{means[0]:.4f} ± " in shown
     with Store.read(Path("a/run.db")) as store:
         assert store.get("final")["document"]["recommended"] == advice
+        again = [trial.id for trial in finalists(store, SPACE, 3)]
+        assert again == [line["trial"] for line in lines[:3]], "these are trained once more by --retrain 3"
 
 
 def test_where_nothing_is_recommended(run: Run, noisy: Path) -> None:
     ended = run(*(each.replace("12", "9") for each in SEARCH))
     assert "recommended" not in ended.accepted()[0] and "recommended" not in ended.err
+    with Store.read(Path("a/run.db")) as store:
+        assert finalists(store, SPACE, 3) == derive(store, SPACE, 3) == store.best(3)
     run("top", "a", "--by", "model").refused("10 results or more")
     run("top", "-", "--by", "model", stdin="").refused("no run folder")
     run("top", "a", "--by", "model", "--front").refused("leave out --objective")
