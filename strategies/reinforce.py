@@ -78,6 +78,7 @@ class Reinforce(Strategy):
         depth_every: int = 1600,
         replicas: int | None = None,
         staleness: Literal["scale", "drop", "weigh"] = "weigh",
+        layers: int = 1,
     ) -> None:
         """Makes a strategy with a controller as it is initialised.
 
@@ -87,7 +88,7 @@ class Reinforce(Strategy):
             batch: Number of results an update learns from, the paper's m, in [1, 1000].
             lr: Learning rate of Adam, > 0.
             beta1: Decay of Adam's first moment, in [0, 1).
-            hidden: Units of the LSTM, in [1, 1000].
+            hidden: Units of each layer of the LSTM, in [1, 1000].
             reward: rank: the fraction of all results so far that are worse, less that of those better; value: how many
                 standard deviations of these it is better than their mean; cube: the objective to the power of 3, or of
                 one that is minimised its negative, as the paper has it of accuracies.
@@ -108,12 +109,15 @@ class Reinforce(Strategy):
             staleness: What is made of a gradient that comes t updates late, with replicas. scale: it is divided by
                 1 + t; drop: it is left out if t > 2 replicas, else taken as it is; weigh: it is taken where the policy
                 is by now, each architecture with importance weight, at most 1.5.
+            layers: Number of layers of the LSTM, in [1, 10]; the paper's has 2 of 35 units.
         """
         super().__init__(space, seed=seed)
         if not 1 <= batch <= 1000:
             raise ValueError(f"need 1 <= batch <= 1000, got {short(batch)}")
         if not 1 <= hidden <= 1000 or not 1 <= ppo_epochs <= 100:
             raise ValueError(f"need 1 <= hidden <= 1000, 1 <= ppo_epochs <= 100, got {hidden}, {ppo_epochs}")
+        if not 1 <= layers <= 10:
+            raise ValueError(f"need 1 <= layers <= 10, got {short(layers)}")
         if depth_step < 0 or depth_every < 1 or (depth_start is not None and depth_start < 1):
             raise ValueError(
                 "need depth_start >= 1, depth_step >= 0, depth_every >= 1, "
@@ -145,6 +149,7 @@ class Reinforce(Strategy):
         self.controller = Controller(
             space,
             hidden=hidden,
+            layers=layers,
             temperature=temperature,
             tanh_constant=tanh_constant,
             generator=self._generator(),

@@ -43,6 +43,7 @@ from nastool.learners.predictors.threads import one_thread as blas_on_one_thread
 from nastool.learners.walk import (
     GATES,
     ZERO,
+    Backward,
     Choices,
     Decide,
     Floats,
@@ -52,6 +53,7 @@ from nastool.learners.walk import (
     Walk,
     add_at,
     index_of,
+    lstm,
     parts_of,
     plan,
     where,
@@ -59,6 +61,8 @@ from nastool.learners.walk import (
 
 FREQUENCY_DRAWS = 256
 """A power of two, so that shares are short numbers."""
+INTO = ("input", "state")
+"""What a layer of the LSTM reads."""
 
 
 @contextmanager
@@ -91,7 +95,7 @@ class Scored(NamedTuple):
 
 
 class Controller(nn.Module):
-    """The policy: an LSTM of one layer without biases that makes a space's decisions one after another.
+    """The policy: an LSTM without biases, by default of one layer, that makes a space's decisions one after another.
 
     Everything is float32 on the CPU. The steps and their gradient are numpy's: tensors are so small that torch's
     overhead would be two thirds of the time. Architectures that are scored as they were drawn are not walked again.
@@ -104,6 +108,7 @@ class Controller(nn.Module):
         space: SearchSpace,
         *,
         hidden: int = 64,
+        layers: int = 1,
         temperature: float | None = None,
         tanh_constant: float | None = None,
         op_tanh_reduce: float = 1.0,
@@ -114,7 +119,7 @@ class Controller(nn.Module):
         learnt_bias: Callable[[str], float] | None = None,
         generator: torch.Generator,
     ) -> None:
-        """hidden: units, >= 1. temperature: divides all logits, > 0.
+        """hidden: units of each layer, >= 1. layers: of the LSTM, >= 1. temperature: divides all logits, > 0.
 
         tanh_constant: then logits become this times their tanh, so none exceeds it, > 0; of ordinary decisions it is
         divided by op_tanh_reduce, > 0 (2.5 in the micro space). None: neither. init: parameters are
@@ -124,8 +129,8 @@ class Controller(nn.Module):
         bad value.
         """
         super().__init__()
-        if hidden < 1:
-            raise ValueError(f"need hidden >= 1, got {hidden}")
+        if hidden < 1 or layers < 1:
+            raise ValueError(f"need hidden, layers >= 1, got {hidden}, {layers}")
         for name, value in {
             "temperature": temperature,
             "tanh_constant": tanh_constant,
@@ -169,6 +174,11 @@ class Controller(nn.Module):
             self.attend_anchor = matrix(hidden, hidden)
             self.attend_state = matrix(hidden, hidden)
             self.attend_vector = matrix(1, hidden)
+        above = {f"from_{what}{i}": matrix(4 * hidden, hidden) for i in range(2, layers + 1) for what in INTO}
+        self.above = nn.ParameterDict(above)
+        self.matrices = [("from_input", "from_state")]
+        self.matrices += [(f"above.from_input{i}", f"above.from_state{i}") for i in range(2, layers + 1)]
+        """Of each layer, the lowest first."""
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.uniform_(-init, init, generator=generator)
@@ -259,24 +269,23 @@ class Controller(nn.Module):
             w = {name: value.copy() for name, value in self._weights().items()}
             n, size = len(choices), self.hidden
             half, lift = GATES.repeat(size, 1)
-            gates = np.ascontiguousarray(np.concatenate([w["from_input"], w["from_state"]], 1).T) * half
+            gates = [np.ascontiguousarray(np.concatenate([w[a], w[b]], 1).T) * half for a, b in self.matrices]
             x = start = np.broadcast_to(w["start"], (n, size))
-            h = c = np.zeros((n, size), np.float32)
+            h = c = [np.zeros((n, size), np.float32)] * len(gates)
             anchors = np.zeros((len(self.places), n, size), np.float32)
             keys = np.zeros_like(anchors)  # W1 times the anchors' states
             matters = None if self.all_matter else mattering(self.space, choices)
             taken: list[Taken] = []
             for step, columns, refers in zip(self.steps, self.columns, self.refers, strict=True):
-                into = np.concatenate([start if step.kind == "input" else x, h], 1)
-                gate = np.tanh(into @ gates)
-                gate *= half
-                gate += lift  # i, f, g, o: a sigmoid is half a tanh of the half, and a half
-                before = c
-                after = gate[:, size : 2 * size] * c + gate[:, :size] * gate[:, 2 * size : 3 * size]
-                bent = np.tanh(after)
-                state = gate[:, 3 * size :] * bent
-                done = Taken(step, refers, into, gate, before, bent)
+                state, after = list[Floats](), list[Floats]()
+                done = Taken(step, refers, [])
                 taken.append(done)
+                below = start if step.kind == "input" else x
+                for layer, matrix in enumerate(gates):
+                    cell, below, over = lstm(below, h[layer], c[layer], matrix, half, lift)
+                    done.cells.append(cell)
+                    state.append(below)
+                    after.append(over)
                 if not step.columns:
                     h, c = state, after
                     x = start if step.kind == "anchor" else x
@@ -286,8 +295,9 @@ class Controller(nn.Module):
                         matters = mattering(self.space, choices) if decide is not None else matters
                         active = matters[:, columns]
                         done.there = there = None if active.all() else np.any(active, 1, keepdims=True)
-                    h, c = where(there, state, h), where(there, after, c)
-                    self._scores(done, w, h, keys)
+                    h = [where(there, *pair) for pair in zip(state, h, strict=True)]
+                    c = [where(there, *pair) for pair in zip(after, c, strict=True)]
+                    self._scores(done, w, h[-1], keys)
                     if decide is not None:
                         drawn = decide(done.logs, columns)
                         drawn = drawn if active is None else drawn * active
@@ -297,11 +307,11 @@ class Controller(nn.Module):
                         else:
                             choices[:, columns] = drawn
                     x = where(there, self._next_input(done, w, choices[:, columns], active, anchors), x)
-                done.state = h
+                done.state = h[-1]
                 if step.place is not None:
                     at = self.places[step.place]
-                    anchors[at] = 0 if step.kind == "input" else h
-                    keys[at] = h @ w["attend_anchor"]
+                    anchors[at] = 0 if step.kind == "input" else h[-1]
+                    keys[at] = h[-1] @ w["attend_anchor"]
         return Walk(choices, w, taken, anchors)
 
     def _scores(self, done: Taken, w: Mapping[str, Floats], h: Floats, keys: Floats) -> None:
@@ -358,24 +368,19 @@ class Controller(nn.Module):
         """Of a loss by the parameters. of_logits: by the logits (n, k) of each step, by the step's number."""
         w, size, n = walk.used, self.hidden, len(walk.choices)
         found = {name: np.zeros_like(value) for name, value in w.items()}
-        into_gates = np.concatenate([w["from_input"], w["from_state"]], 1)
+        layers = [
+            Backward([done.cells[i] for done in walk.taken], np.concatenate([w[a], w[b]], 1))
+            for i, (a, b) in enumerate(self.matrices)
+        ]
         rows = np.arange(n)
         of_anchors, of_keys = np.zeros_like(walk.anchors), np.zeros_like(walk.anchors)
-        of_x, of_h, of_c = (np.zeros((n, size), np.float32) for _ in range(3))
+        of_x = np.zeros((n, size), np.float32)
         onto: dict[str, list[tuple[Choices, Floats]]] = {}  # what embeddings were read, and the gradients by them
-        i, f, g, o = np.moveaxis(np.stack([done.gate for done in walk.taken]).reshape(-1, n, 4, size), 2, 0)
-        bent = np.stack([done.bent for done in walk.taken])
-        passed = o * (1 - bent * bent)  # from a state to its cell
-        of_gates = np.empty((len(walk.taken), n, 4, size), np.float32)  # by what the gates read; until then, the slopes
-        of_gates[:, :, 0] = g * i * (1 - i)
-        of_gates[:, :, 1] = np.stack([done.before for done in walk.taken]) * f * (1 - f)
-        of_gates[:, :, 2] = i * (1 - g * g)
-        of_gates[:, :, 3] = bent * o * (1 - o)
         attended: list[tuple[Floats, Floats]] = []  # states, and the gradients by what W2 makes of them
         remembered: list[tuple[Floats, Floats]] = []  # the same of W1
         for number in range(len(walk.taken) - 1, -1, -1):
             done = walk.taken[number]
-            step, there = done.step, done.there
+            step, there, of_h = done.step, done.there, layers[-1].of_h
             if step.place is not None:
                 at = self.places[step.place]
                 remembered.append((done.state, of_keys[at]))
@@ -409,20 +414,16 @@ class Controller(nn.Module):
             elif step.kind == "anchor":
                 found["start"] += of_x.sum(0)
                 of_x = np.zeros_like(of_x)
-            of_state, of_after = where(there, of_h, ZERO), where(there, of_c, ZERO)
-            of_after = of_after + of_state * passed[number]
-            of_gates[number, :, :3] *= of_after[:, None]
-            of_gates[number, :, 3] *= of_state
-            of_into = of_gates[number].reshape(n, -1) @ into_gates
-            of_h = of_into[:, size:] if there is None else where(there, ZERO, of_h) + of_into[:, size:]
-            of_c = of_after * f[number] if there is None else where(there, ZERO, of_c) + of_after * f[number]
+            of_input = layers[-1].step(number, of_h, there)
+            for layer in reversed(layers[:-1]):
+                of_input = layer.step(number, layer.of_h + of_input, there)
             if step.kind == "input":
-                found["start"] += of_into[:, :size].sum(0)
+                found["start"] += of_input.sum(0)
             else:
-                of_x = of_x + of_into[:, :size]
+                of_x = of_x + of_input
         found["start"] += of_x.sum(0)
-        both = of_gates.reshape(-1, 4 * size).T @ np.concatenate([done.into for done in walk.taken])
-        found["from_input"], found["from_state"] = map(np.ascontiguousarray, (both[:, :size], both[:, size:]))
+        for names, layer in zip(self.matrices, layers, strict=True):
+            found |= zip(names, layer.of_matrices(), strict=True)
         for head, reads in onto.items():
             picked, gradients = (np.concatenate(side) for side in zip(*reads, strict=True))
             which = np.arange(len(w[f"embeddings.{head}"]))[:, None] == picked

@@ -98,12 +98,9 @@ def plan(decisions: Sequence[Decision], shared_heads: bool = True, order: Sequen
 
 
 @dataclass
-class Taken:
-    """A step of a walk, as far as its gradient needs it. Arrays begin with n architectures."""
+class Cell:
+    """What one layer of the LSTM does in a step, as far as its gradient needs it. Arrays begin with n architectures."""
 
-    step: Step
-    refers: Index
-    """The numbers of the places that it refers to."""
     into: Floats
     """What the gates read: the input, then the state before."""
     gate: Floats
@@ -112,6 +109,70 @@ class Taken:
     """The cell before."""
     bent: Floats
     """tanh of the cell after."""
+
+
+def lstm(x: Floats, h: Floats, c: Floats, gates: Floats, half: Floats, lift: Floats) -> tuple[Cell, Floats, Floats]:
+    """A layer's step: that, its state and its cell. gates: the matrix (2 units, 4 units), multiplied with half."""
+    size = h.shape[1]
+    into = np.concatenate([x, h], 1)
+    gate = np.tanh(into @ gates)
+    gate *= half
+    gate += lift  # i, f, g, o: a sigmoid is half a tanh of the half, and a half
+    after = gate[:, size : 2 * size] * c + gate[:, :size] * gate[:, 2 * size : 3 * size]
+    bent = np.tanh(after)
+    return Cell(into, gate, c, bent), gate[:, 3 * size :] * bent, after
+
+
+class Backward:
+    """The way back through a layer's steps, from the last to the first.
+
+    of_h: the gradient by the state after the step that is next, as far as later steps have a part in it.
+    """
+
+    def __init__(self, cells: Sequence[Cell], into_gates: Floats) -> None:
+        """into_gates: the matrix (4 units, 2 units), from input and state."""
+        self.cells, self.into_gates = cells, into_gates
+        n, size = cells[0].before.shape
+        i, self.f, g, o = np.moveaxis(np.stack([cell.gate for cell in cells]).reshape(-1, n, 4, size), 2, 0)
+        bent = np.stack([cell.bent for cell in cells])
+        self.passed = o * (1 - bent * bent)  # from a state to its cell
+        self.of_gates = np.empty((len(cells), n, 4, size), np.float32)  # until their step comes, the slopes
+        self.of_gates[:, :, 0] = g * i * (1 - i)
+        self.of_gates[:, :, 1] = np.stack([cell.before for cell in cells]) * self.f * (1 - self.f)
+        self.of_gates[:, :, 2] = i * (1 - g * g)
+        self.of_gates[:, :, 3] = bent * o * (1 - o)
+        self.of_h, self.of_c = (np.zeros((n, size), np.float32) for _ in range(2))
+
+    def step(self, number: int, of_h: Floats, there: NDArray[np.bool_] | None) -> Floats:
+        """From the gradient by the state after a step to that by its input."""
+        size = of_h.shape[1]
+        of_state, of_after = where(there, of_h, ZERO), where(there, self.of_c, ZERO)
+        of_after = of_after + of_state * self.passed[number]
+        self.of_gates[number, :, :3] *= of_after[:, None]
+        self.of_gates[number, :, 3] *= of_state
+        of_into = self.of_gates[number].reshape(len(of_h), -1) @ self.into_gates
+        of_before: Floats = of_after * self.f[number]
+        self.of_h = of_into[:, size:] if there is None else where(there, ZERO, of_h) + of_into[:, size:]
+        self.of_c = of_before if there is None else where(there, ZERO, self.of_c) + of_before
+        found: Floats = of_into[:, :size]
+        return found
+
+    def of_matrices(self) -> tuple[Floats, Floats]:
+        """The gradients by the matrices from input and from state, after all steps."""
+        size = self.of_h.shape[1]
+        both = self.of_gates.reshape(-1, 4 * size).T @ np.concatenate([cell.into for cell in self.cells])
+        return np.ascontiguousarray(both[:, :size]), np.ascontiguousarray(both[:, size:])
+
+
+@dataclass
+class Taken:
+    """A step of a walk, as far as its gradient needs it. Arrays begin with n architectures."""
+
+    step: Step
+    refers: Index
+    """The numbers of the places that it refers to."""
+    cells: list[Cell]
+    """Of each layer, the lowest first."""
     state: Floats = NONE
     """After the step; where no decision of it matters, that of before."""
     there: NDArray[np.bool_] | None = None

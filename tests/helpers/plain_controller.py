@@ -35,22 +35,28 @@ def score(policy: Controller, choices: Tensor, forced: Collection[int], target: 
 def _walk(policy: Controller, choices: Tensor) -> list[tuple[Step, Tensor]]:
     n = len(choices)
     x = start = policy.start.expand(n, -1)
-    h = c = zero = torch.zeros(n, policy.hidden)
+    zero = torch.zeros(n, policy.hidden)
+    matrices = [[policy.get_parameter(name) for name in names] for names in policy.matrices]
+    layers = [(zero, zero)] * len(matrices)
     anchors: dict[str | None, Tensor] = {}
     keys: dict[str | None, Tensor] = {}
     matters = torch.from_numpy(mattering(policy.space, choices.numpy()))
     walked = []
     for step in policy.steps:
-        after = torch.lstm_cell(start if step.kind == "input" else x, (h, c), policy.from_input, policy.from_state)
+        after, below = [], start if step.kind == "input" else x
+        for state, own in zip(layers, matrices, strict=True):
+            after.append(torch.lstm_cell(below, state, *own))
+            below = after[-1][0]
         if not step.columns:
-            h, c = after
+            layers = after
             x = start if step.kind == "anchor" else x
         else:
             columns = list(step.columns)
             active = matters[:, columns]
             there = active.any(1, keepdim=True)
-            h, c = torch.where(there, after[0], h), torch.where(there, after[1], c)
-            walked.append((step, torch.log_softmax(_logits(policy, step, h, keys), -1)))
+            pairs = zip(after, layers, strict=True)
+            layers = [(torch.where(there, a[0], b[0]), torch.where(there, a[1], b[1])) for a, b in pairs]
+            walked.append((step, torch.log_softmax(_logits(policy, step, layers[-1][0], keys), -1)))
             picked = choices[:, columns]
             if step.kind == "choose":
                 after_x: Tensor = policy.embeddings[step.head][picked[:, 0]]
@@ -64,8 +70,8 @@ def _walk(policy: Controller, choices: Tensor) -> list[tuple[Step, Tensor]]:
                         after_x = after_x / (0.1 + len(step.refers) - picked)
             x = torch.where(there, after_x, x)
         if step.place is not None:
-            anchors[step.place] = zero if step.kind == "input" else h
-            keys[step.place] = h @ policy.attend_anchor
+            anchors[step.place] = zero if step.kind == "input" else layers[-1][0]
+            keys[step.place] = layers[-1][0] @ policy.attend_anchor
     return walked
 
 

@@ -168,6 +168,8 @@ def biased(i: int, option: str) -> float:
         {"temperature": 5.0, "tanh_constant": 1.1, "op_tanh_reduce": 2.5, "shared_heads": False, "hidden": 16},
         {"tanh_constant": 60.0, "bias": biased, "learnt_bias": lambda option: 0.2 * len(option), "hidden": 16},
         {"temperature": 5.0, "tanh_constant": 2.25, "nearness": True, "hidden": 16},
+        {"tanh_constant": 1.5, "hidden": 16, "layers": 2},
+        {"hidden": 8, "layers": 3},
     ],
 )
 @pytest.mark.parametrize("name", sorted(registry.plugins("space")))
@@ -647,6 +649,7 @@ def test_the_number_of_threads_is_left_as_it_was() -> None:
     ("options", "message"),
     [
         ({"hidden": 0}, "hidden"),
+        ({"layers": 0}, "layers"),
         ({"temperature": 0.0}, "temperature"),
         ({"tanh_constant": -1.0}, "tanh_constant"),
         ({"init": float("nan")}, "init"),

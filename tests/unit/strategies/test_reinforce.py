@@ -242,6 +242,7 @@ def test_a_space_without_depth_is_named() -> None:
         ({"batch": 0}, "batch"),
         ({"batch": 1001}, "batch"),
         ({"hidden": 0}, "hidden"),
+        ({"layers": 0}, "layers"),
         ({"ppo_epochs": 2}, "ppo_clip"),
         ({"ppo_epochs": 101, "ppo_clip": 0.2}, "ppo_epochs"),
         ({"lr": 0.0}, "lr"),
@@ -266,6 +267,7 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
         {"ppo_clip": 0.2, "ppo_epochs": 3, "batch": 5},
         {"temperature": 5.0, "tanh_constant": 2.5, "lr": 0.03},
         {"reward": "cube", "lr": 0.03},
+        {"layers": 2, "hidden": 35, "lr": 0.03},
     ],
 )
 def test_variants_learn_too(options: dict[str, Any]) -> None:
