@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-import json
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from torch import Tensor
 
 from nastool.analysis.figures import kinds
 from nastool.core.space import SearchSpace
-from nastool.core.values import Evaluation, Proposal, Trial
+from nastool.core.values import Arch, Evaluation, Trial
 from nastool.engine.study import Study
 from nastool.learners.controller import Controller
 from nastool.learners.policy_gradient import MOST_LIKELIER, PolicyGradient
@@ -25,73 +22,16 @@ from nastool.strategies.reinforce import Reinforce
 from nastool.testing.strategies import MakeStrategy, StrategyContract, TinySpace
 from tests.contract.test_contracts import write_table
 from tests.helpers.running import Run
-
-Seconds = Callable[[int], float]
-
-
-@dataclass
-class Workers:
-    """Workers for a strategy: each child takes its time, and the strategy is told in the order they end.
-
-    lost: ids of children that fail. running: heap of (end, id, proposal). ended: trials in that order. idle, all:
-    seconds of all workers together, while there was more to ask.
-    """
-
-    strategy: Reinforce
-    count: int
-    seconds: Seconds
-    lost: Collection[int] = ()
-    now: float = 0.0
-    asked: int = 0
-    running: list[tuple[float, int, Proposal]] = field(default_factory=list)
-    ended: list[Trial] = field(default_factory=list)
-    idle: float = 0.0
-    all: float = 0.0
-
-    def search(self, trials: int, events: int | None = None) -> list[Trial]:
-        """Until so many have ended. events: of which so many now."""
-        last = trials if events is None else min(trials, len(self.ended) + events)
-        while len(self.ended) < last:
-            while len(self.running) < self.count and self.asked < trials:
-                proposal = self.strategy.ask()
-                if proposal is None:
-                    break
-                heapq.heappush(self.running, (self.now + self.seconds(self.asked), self.asked, proposal))
-                self.asked += 1
-            end, i, proposal = heapq.heappop(self.running)
-            if self.asked < trials:
-                self.idle += (self.count - 1 - len(self.running)) * (end - self.now)
-                self.all += self.count * (end - self.now)
-            self.now = end
-            self.ended.append(self._outcome(i, proposal))
-            self.strategy.tell(self.ended[-1])
-        return self.ended
-
-    def _outcome(self, i: int, proposal: Proposal) -> Trial:
-        """The loss is the mean distance of the choices from the last options."""
-        if i in self.lost:
-            return Trial(i, proposal, "failed", error="its worker is gone")
-        highs = [len(decision.options) - 1 for decision in self.strategy.space.decisions]
-        loss = float(np.mean(np.array(proposal.arch.choices) != highs))
-        return Trial(i, proposal, "done", Evaluation({"val_loss": loss}, 1.0), (loss,))
-
-    def killed(self, strategy: Reinforce) -> Workers:
-        """The same search, whose coordinator was killed just now: what is out is begun anew, by a new strategy."""
-        state = json.loads(json.dumps(self.strategy.state_dict()))
-        out = sorted((i, proposal) for _, i, proposal in self.running)
-        strategy.load_state_dict(state, [*self.ended, *(Trial(i, proposal) for i, proposal in out)])
-        found = Workers(strategy, self.count, self.seconds, self.lost, self.now, self.asked, ended=self.ended)
-        found.running = self.running  # begun anew they end at other times; here as before, so that all is comparable
-        return found
+from tests.helpers.workers import Workers, equal, lognormal
 
 
-def equal(i: int) -> float:
-    return 1.0
+def distance(arch: Arch) -> float:
+    """What share of nasbench201's choices is not the last option."""
+    return float(np.mean(np.array(arch.choices) != 4))
 
 
-def lognormal(i: int) -> float:
-    """Standard deviation 1, in logarithms."""
-    return float(np.random.default_rng(i).lognormal(sigma=1.0))
+def workers(strategy: Reinforce, count: int, seconds: Callable[[int], float] = lognormal) -> Workers:
+    return Workers(strategy, count, distance, seconds)
 
 
 def parameters(strategy: Reinforce) -> dict[str, Tensor]:
@@ -111,8 +51,8 @@ def make(**options: Any) -> Reinforce:
 def test_one_replica_is_the_serial_loop(batch: int, reward: str) -> None:
     """Bit for bit, whatever the number of workers and the order in which children end."""
     serial, alone = make(batch=batch, reward=reward), make(batch=batch, reward=reward, replicas=1)
-    expected = Workers(serial, 1, equal).search(48)
-    assert archs(Workers(alone, 6, lognormal).search(48)) == archs(expected)
+    expected = workers(serial, 1, equal).search(48)
+    assert archs(workers(alone, 6).search(48)) == archs(expected)
     assert set(alone.late) == {0}
     one, other = parameters(serial), parameters(alone)
     assert one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
@@ -123,24 +63,25 @@ def test_a_kill_changes_nothing(staleness: str) -> None:
     """Four replicas, killed after every few trials: the same proposals and, to the bit, the same policy."""
     options = {"replicas": 4, "batch": 3, "staleness": staleness}
     whole = make(**options)
-    expected = Workers(whole, 12, lognormal).search(72)
+    expected = workers(whole, 12).search(72)
     assert max(whole.late) > 2
-    workers = Workers(make(**options), 12, lognormal)
+    found = workers(make(**options), 12)
     for _ in range(8):
-        workers.search(72, events=7)
-        workers = workers.killed(make(**options))
-    assert workers.search(72) == expected
-    one, other = parameters(whole), parameters(workers.strategy)
+        found.search(72, events=7)
+        again = make(**options)
+        found = found.killed(again)
+    assert found.search(72) == expected
+    one, other = parameters(whole), parameters(again)
     assert all(torch.equal(value, other[name]) for name, value in one.items())
-    assert workers.strategy.late == whole.late
-    assert not workers.strategy._policies and not whole._policies, "no policy is kept that nobody needs"
+    assert again.late == whole.late
+    assert not again._policies and not whole._policies, "no policy is kept that nobody needs"
 
 
 def test_rules_differ_and_learn() -> None:
     found = {}
     for staleness in ("scale", "drop", "weigh"):
         strategy = make(replicas=4, dedup=False, staleness=staleness)
-        trials = Workers(strategy, 4, lognormal).search(200)
+        trials = workers(strategy, 4).search(200)
         found[staleness] = archs(trials)
         assert np.mean([trial.loss for trial in trials[-40:]]) < np.mean([trial.loss for trial in trials[:40]]) - 0.3
     assert len({str(drawn) for drawn in found.values()}) == 3
@@ -149,7 +90,7 @@ def test_rules_differ_and_learn() -> None:
 @pytest.mark.parametrize(("replicas", "batch"), [(2, 1), (4, 2), (5, 3)])
 def test_with_equal_times_gradients_are_late_by_the_other_replicas(replicas: int, batch: int) -> None:
     strategy = make(replicas=replicas, batch=batch)
-    Workers(strategy, replicas * batch, equal).search(20 * replicas * batch)
+    workers(strategy, replicas * batch, equal).search(20 * replicas * batch)
     assert max(strategy.late) == replicas - 1
     assert strategy.late[replicas - 1] > 18 * replicas
 
@@ -162,10 +103,10 @@ def test_what_is_too_late_is_dropped() -> None:
 
     for staleness, changes in (("drop", False), ("scale", True)):
         strategy = make(replicas=2, staleness=staleness)
-        workers = Workers(strategy, 2, slow)
-        while not any(trial.id == 5 for trial in workers.ended):
+        found = workers(strategy, 2, slow)
+        while not any(trial.id == 5 for trial in found.ended):
             before = parameters(strategy)
-            workers.search(60, events=1)
+            found.search(60, events=1)
         assert max(strategy.late) > 30
         after = parameters(strategy)
         assert any(not torch.equal(after[name], value) for name, value in before.items()) == changes
@@ -177,20 +118,20 @@ def test_no_worker_waits_where_a_barrier_does(batch: int) -> None:
     shares = {}
     for name, replicas, m in (("replicas", 8, batch), ("barrier", 1, 8)):
         strategy = Reinforce(TinySpace(), dedup=False, hidden=4, replicas=replicas, batch=m)
-        workers = Workers(strategy, 8, lognormal)
-        workers.search(400)
-        shares[name] = 1 - workers.idle / workers.all
+        found = Workers(strategy, 8, lambda arch: float(arch.choices[0]))
+        found.search(400)
+        shares[name] = found.busy
     assert shares["replicas"] >= 0.9 and shares["barrier"] <= 0.7
 
 
 def test_a_lost_replica_loses_its_children_alone() -> None:
     """Of three replicas with 4 children one is lost: at most those 4 count as failed, and the others go on."""
     strategy = make(replicas=3, batch=4)
-    workers = Workers(strategy, 12, lognormal)
-    workers.search(96, events=30)
-    batch = workers.running[0][1] // 4
-    workers.lost = [i for _, i, _ in workers.running if i // 4 == batch]
-    trials = workers.search(96)
+    found = workers(strategy, 12)
+    found.search(96, events=30)
+    batch = found.running[0][1] // 4
+    found.lost = [i for _, i, _ in found.running if i // 4 == batch]
+    trials = found.search(96)
     assert 1 <= sum(trial.state == "failed" for trial in trials) <= 4
     assert strategy.version == 96 // 4 and len(trials) == 96
 
