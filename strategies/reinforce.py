@@ -171,7 +171,7 @@ class Reinforce(Strategy):
         """How many updates the policy has had."""
         self.late: Counter[int] = Counter()
         """By how many updates gradients came late, with replicas: how often each."""
-        self._told: dict[int, list[Trial]] = {}  # by number of the batch, until it is whole
+        self._told: dict[int | None, list[Trial]] = {}  # by number of the batch, until it is whole
         self._drawn_by: dict[int, int] = {}  # batch that is not learnt from yet -> version
         self._batches_of: Counter[int] = Counter()  # version -> how many these are
         self._policies: dict[int, Mapping[str, torch.Tensor]] = {}  # earlier versions that these are of
@@ -185,7 +185,7 @@ class Reinforce(Strategy):
                 version = self._drawn_by[self.asked // self.batch]
             elif len(self._drawn_by) == self.replicas:
                 return None
-            notes["version"] = version
+            notes = {"batch": self.asked // self.batch, "version": version}
         with self.learner.policy(self._policies.get(version)):
             arch = self._draw()
             if arch is None:
@@ -197,16 +197,17 @@ class Reinforce(Strategy):
         return Proposal(arch, notes=notes)
 
     def ask(self) -> Proposal | None:
-        number, proposal = self.asked, super().ask()
+        proposal = super().ask()
         if proposal is not None:
-            self._out(number, proposal)
+            self._out(proposal)
         return proposal
 
-    def _out(self, number: int, proposal: Proposal) -> None:
-        """Take in that this trial is out, and whose."""
-        if self.replicas is not None and number % self.batch == 0:
-            version: Any = proposal.notes["version"]
-            self._drawn_by[number // self.batch] = version
+    def _out(self, proposal: Proposal) -> None:
+        """Take in that this proposal is out, of which batch, and who drew it."""
+        number: Any = proposal.notes.get("batch")
+        version: Any = proposal.notes.get("version")
+        if self.replicas is not None and number not in self._drawn_by:
+            self._drawn_by[number] = version
             self._batches_of[version] += 1
 
     def remember(self, proposal: Proposal) -> None:
@@ -215,7 +216,7 @@ class Reinforce(Strategy):
             self.seen.add(self.space.canonical(proposal.arch))
 
     def tell(self, trial: Trial) -> None:
-        number = 0 if self.replicas is None else trial.id // self.batch
+        number: Any = None if self.replicas is None else trial.proposal.notes["batch"]
         batch = self._told.setdefault(number, [])
         batch.append(trial)
         if len(batch) < self.batch:
@@ -260,8 +261,9 @@ class Reinforce(Strategy):
 
     def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         for trial in trials:  # all first: so it is known which policies will be needed again
-            self._out(trial.id, trial.proposal)
-        if any(not 0 <= version <= state["version"] for version in self._drawn_by.values()):
+            self._out(trial.proposal)
+        versions = [self._drawn_by[number] for number in range(len(self._drawn_by))]
+        if any(not 0 <= version <= state["version"] for version in versions):
             raise ValueError("a trial was drawn by a policy that is still to come")
         super().load_state_dict(state, trials)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,28 @@ def test_a_lost_replica_loses_its_children_alone() -> None:
     trials = found.search(96)
     assert 1 <= sum(trial.state == "failed" for trial in trials) <= 4
     assert strategy.version == 96 // 4 and len(trials) == 96
+
+
+def test_trials_that_go_on_between_are_none_of_its_own() -> None:
+    """With --fidelity, a child is another's training too: ids have gaps; batches are whole all the same."""
+    plain, gaps = make(replicas=2, batch=3), make(replicas=2, batch=3)
+    for i in range(24):
+        one, other = plain.ask(), gaps.ask()
+        assert one is not None and one == other
+        for strategy, number in ((plain, i), (gaps, 5 * i + 2)):
+            strategy.tell(Trial(number, one, "done", Evaluation({"val_loss": 0.1 * i}, 1.0), (0.1 * i,)))
+    assert plain.version == gaps.version == 8
+
+
+@pytest.mark.parametrize("note", [{"version": 9}, {"version": -1}, {"version": None}, {"batch": 7}, {"batch": "x"}])
+def test_damaged_notes_are_refused(note: dict[str, object]) -> None:
+    strategy = make(replicas=2, batch=3)
+    told = workers(strategy, 1).search(9)
+    state = strategy.state_dict()
+    damaged = replace(told[3].proposal, notes={**told[3].proposal.notes, **note})
+    told[3] = replace(told[3], proposal=damaged)
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        make(replicas=2, batch=3).load_state_dict(state, told)
 
 
 def test_there_are_no_more_than_so_many_batches() -> None:
