@@ -116,11 +116,12 @@ class Search:
             if event is not None and event.job.trial_id in self._drive.abandoned:
                 self._leave(event)
             elif isinstance(event, Reported):
-                self.watch(self, event)
                 trial = self._reports.take(event, self.ends.taken(event.job.trial_id))
                 if trial is not None:
                     self._drive.abandon(event.job)
                     self._finish(trial)
+                self.watch(self, event)
+                if trial is not None:
                     self.watch(self, trial)
             elif event is None:
                 self.watch(self, event)

@@ -34,18 +34,18 @@ class Step:
 class Ladder(ABC):
     """Decides by results alone: a function of what has begun, in the order of numbers, and of what has ended."""
 
-    def __init__(self, *, eta: int = 3, minimum: float = 1.0) -> None:
+    def __init__(self, *, eta: int = 3, minimum: int = 1) -> None:
         """Makes a ladder without levels; `climb` gives it some.
 
         Args:
             eta: One in so many goes on to the next level, which is at least so many times longer, from 2 to 1000. Where
                 a table's is k times longer, one in k does, so that each level takes as much time as any other.
-            minimum: Least level, > 0: epochs of a training, or of a table's column.
+            minimum: Least level, >= 1: epochs of a training, or of a table's column.
         """
         if not 2 <= eta <= 1000:
             raise ValueError(f"need 2 <= eta <= 1,000, got {eta}")
-        if not minimum > 0:
-            raise ValueError(f"need minimum > 0, got {minimum:g}")
+        if minimum < 1:
+            raise ValueError(f"need minimum >= 1, got {minimum}")
         self.eta = eta
         self.minimum = minimum
         self.levels: tuple[float, ...] = ()

@@ -330,7 +330,7 @@ def told(folder: Path) -> int:
             counts = store.count()
     except Exception:
         return 0
-    return counts["done"] + counts["failed"]
+    return sum(counts.values()) - counts["running"]
 
 
 def running(folder: Path) -> int:

@@ -607,7 +607,7 @@ def test_ctrl_c_once_finishes_the_running_trials(tmp_path: Path) -> None:
         assert "^C" not in tty.text()
         assert [line for line in tty.screen() if line.startswith("saved in run; continue with: nastool resume run")]
     with Store.read(tmp_path / "run" / "run.db") as store:
-        assert store.count() == {"running": 0, "done": 1, "failed": 0}
+        assert store.count() == {"running": 0, "done": 1, "failed": 0, "stopped": 0}
 
 
 def test_ctrl_c_twice_stops_at_once(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ class TestWhole:
         folder, done = whole
         status = document(run("status", "a", cwd=folder))
         assert status["state"] == "finished"
-        assert status["trials"] == {"running": 0, "done": ROUNDS + CANDIDATES, "failed": 0}
+        assert status["trials"] == {"running": 0, "done": ROUNDS + CANDIDATES, "failed": 0, "stopped": 0}
         best = document(done)
         assert status["trained"] == best and "shared_acc" in status["best"]["metrics"]
         text = run("status", "a", "--text", cwd=folder).stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from nastool.learners import multi_fidelity
 from nastool.nets import checkpoints
 from nastool.spaces.nasbench201 import NasBench201
 from tests.helpers import made_runs
+from tests.system.test_resume import NASTOOL, search_and_kill
 
 SPACE = NasBench201()
 EPOCHS = 9
@@ -214,3 +216,24 @@ def test_a_paused_training_that_is_gone_is_told(folder: Path) -> None:
     (folder / checkpoints.artifact_of(number, "state")).unlink()
     with pytest.raises(Exception, match=f"lacks the checkpoint of trial {number}, from which the search goes on"):
         search(folder, "random", "asha", 9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["asha", "median:others=2"])
+def test_killed_for_good_with_two_workers_nothing_is_lost(tmp_path: Path, rule: str) -> None:
+    """kill -9 five times, real trainings in two workers; each trial is told once, and what went on went on once."""
+    command = (
+        f"search -s random --space nasbench201 --data digits -E train_size=120 --epochs 4 --fidelity {rule}".split()
+    )
+    command += "--scale channels=1,cells=1 --device cpu --trials 24 --workers 2 --no-report --out".split()
+    search_and_kill([*NASTOOL, *command, str(tmp_path / "run")], dict(os.environ), tmp_path / "run", 5, 24)
+    with Store.read(tmp_path / "run" / "run.db") as store:
+        found = store.whole_history()
+    assert sorted(trial.id for trial in found) == list(range(24))
+    assert {trial.state for trial in found} == {"done", "stopped"}
+    sources = [trial.proposal.continues for trial in found if trial.proposal.continues is not None]
+    assert len(sources) == len(set(sources))
+    study = Study.read(tmp_path / "run")
+    for trial in study.trials:
+        last = 4 if trial.state == "done" else trial.fidelity
+        assert [step for step, _ in trial.curve] == [*range(1, int(last or 0) + 1)]

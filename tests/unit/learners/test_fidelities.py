@@ -13,7 +13,7 @@ from nastool.learners import fidelities
 from nastool.learners.fidelities import Asha, Hyperband, Ladder, Median, levels
 
 
-def climb(ladder: Ladder, whole: int, minimum: float = 1) -> Ladder:
+def climb(ladder: Ladder, whole: int, minimum: int = 1) -> Ladder:
     ladder.climb(levels(whole, None, minimum, ladder.eta))
     return ladder
 
@@ -265,9 +265,9 @@ def test_the_median_rule_needs_others_and_grace() -> None:
 
 
 def test_rules_are_read_and_written() -> None:
-    assert fidelities.spelt("asha") == fidelities.spelt("asha:minimum=1,eta=3") == "asha:eta=3,minimum=1.0"
-    assert fidelities.shown("asha:eta=4,minimum=1.0") == "asha(eta=4)"
-    assert fidelities.shown("hyperband:eta=3,minimum=1.0") == "hyperband"
+    assert fidelities.spelt("asha") == fidelities.spelt("asha:minimum=1,eta=3") == "asha:eta=3,minimum=1"
+    assert fidelities.shown("asha:eta=4,minimum=1") == "asha(eta=4)"
+    assert fidelities.shown("hyperband:eta=3,minimum=1") == "hyperband"
     rule = fidelities.made("hyperband:eta=4,minimum=2")
     assert isinstance(rule, Hyperband)
     assert (rule.eta, rule.minimum) == (4, 2)
@@ -278,7 +278,7 @@ def test_rules_are_read_and_written() -> None:
     [
         ("sha", "there is no such rule; did you mean"),
         ("asha:eta=1", "need 2 <= eta <= 1,000, got 1"),
-        ("asha:minimum=0", "need minimum > 0"),
+        ("asha:minimum=0", "need minimum >= 1"),
         ("asha:rungs=3", "no option 'rungs'"),
         ("median:others=0", "need grace >= 1 and others >= 1"),
         ("asha:eta", "write --fidelity NAME"),
