@@ -13,7 +13,8 @@ of the test NLL (nats), error (%), ECE (15 bins), disagreement, accuracy under a
 parameters, processor seconds of the whole search, NLL and error of the best single network of its pool, NLLs and ECE at
 the temperature that suits the examples that chose, and exact sign-flip tests of both NLLs against those of --against.
 Of saep also which share of its networks was removed (%), and at that temperature the NLL of as many members of all that
-were trained ("unpruned"), of the mean of all that are alive ("alive") and of all that were trained ("all").
+were trained ("unpruned"), of the mean of all that are alive ("alive") and of all that were trained ("all"); and in a
+second table what each way of pruning would have made of the networks that "saep pap" trained.
 Finished runs are taken up again.
 """
 
@@ -25,6 +26,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -37,7 +39,9 @@ from nastool.deploy import models
 from nastool.engine import ensembling, pools
 from nastool.engine.store import Store
 from nastool.ensembles import metrics, stored
+from nastool.ensembles.selection import forward
 from nastool.nets import networks
+from nastool.strategies.saep import SAEP
 
 LARGER = "one larger"
 
@@ -107,7 +111,10 @@ def searched(name: str, run: Path, seed: int, given: argparse.Namespace) -> dict
     row = of_networks(pools.candidates([Path(each["weights"]) for each in found["members"]]), seed, given)
     alone = columns(found["tested"]["best single network"])
     row |= {"alone": alone["nll"], "alone_error": alone["error"], "cpu": cpu}
-    return {**row, **pruned(run, seed, given)} if name.startswith("saep") else row
+    if name.startswith("saep"):
+        trained = Trained(run, seed, given.members)
+        row |= trained.figures(trained.alive)
+    return row
 
 
 def of_networks(chosen: list[pools.Candidate], seed: int, given: argparse.Namespace) -> dict[str, float]:
@@ -137,26 +144,53 @@ def of_heads(path: Path) -> dict[str, float]:
     return {"disagreement": metrics.mean_of_pairs(metrics.disagreements(torch.stack(said).numpy()))}
 
 
-def pruned(run: Path, seed: int, given: argparse.Namespace) -> dict[str, float]:
-    """What pruning changed: figures of those alive at the end, and of all that were trained."""
-    with Store.read(run / "run.db") as store:
-        done = [trial for trial in store.trials() if trial.state == "done"]
-        gone = {each for trial in store.trials() for each in trial.proposal.notes.get("removed", ())}
-        gone |= set(store.get("strategy").get("removed", ()))
-    everybody = pools.candidates([run])
-    alive = [each for each in everybody if each.trial not in gone]
-    assert len(everybody) == len(done) and len(alive) == len(done) - len(gone)
+class Trained:
+    """The networks of a search, with what they say of validation and test images, by trial."""
 
-    def nll(pool: list[pools.Candidate], size: int, selector: str) -> float:
-        found = ensembling.choose(pool, size, selector, temperature="after", seed=seed, test=True)
-        return found.tested["ensemble"]["nll"]
+    def __init__(self, run: Path, seed: int, members: int) -> None:
+        everybody = pools.candidates([run])
+        first = everybody[0].stored
+        data = pools.data_of(first.about["data"], stored.options(first.about))
+        self.run, self.seed, self.members = run, seed, members
+        self.val = {each.trial: each.stored.probabilities for each in everybody}
+        self.labels = first.labels
+        self.choosing, _ = ensembling.divided(len(self.labels), 0.5, seed)
+        found = {each.trial: pools.said_of(each.stored.checkpoint, data, "test") for each in everybody}
+        self.test = {trial: said for trial, (said, _) in found.items()}
+        self.truth = found[everybody[0].trial][1]
+        with Store.read(run / "run.db") as store:
+            self.trials = [trial for trial in store.trials() if trial.id in self.val]
+            gone = {each for trial in store.trials() for each in trial.proposal.notes.get("removed", ())}
+            self.alive = set(self.val) - gone - set(store.get("strategy").get("removed", ()))
 
-    return {
-        "removed": 100 * len(gone) / len(done),
-        "unpruned": nll(everybody, given.members, "forward"),
-        "alive": nll(alive, len(alive), "top"),
-        "all": nll(everybody, len(everybody), "top"),
-    }
+    def nll(self, pool: set[int], size: int) -> float:
+        """Test NLL of so many of a pool at their temperature, chosen as a search chooses them."""
+        said, right = np.stack([self.val[each] for each in sorted(pool)])[:, self.choosing], self.labels[self.choosing]
+        chosen = forward(said, right, size).members
+        temperature = metrics.temperature_of(said[chosen].mean(0), right)
+        test = np.stack([self.test[each] for each in sorted(pool)])[chosen].mean(0)
+        return metrics.nll(metrics.at_temperature(test, temperature), self.truth)
+
+    def figures(self, alive: set[int]) -> dict[str, float]:
+        """What it changes that only these are alive."""
+        return {
+            "removed": 100 - 100 * len(alive) / len(self.val),
+            "pruned": self.nll(alive, self.members),
+            "unpruned": self.nll(set(self.val), self.members),
+            "alive": self.nll(alive, len(alive)),
+            "all": self.nll(set(self.val), len(self.val)),
+        }
+
+    def replayed(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """The same of each way of pruning, had these networks come in this order."""
+        space = models.load(str(self.run)).space
+        for pruning, weighted, least in product(("prs", "pap", "pie"), (False, True), (20, 10, self.members)):
+            more = {"members": self.members, "least": least, "pruning": pruning, "weighted": weighted}
+            strategy = SAEP(space, seed=self.seed, **more)
+            strategy.predictions = lambda trial: (self.val[trial.id], self.labels)
+            for trial in self.trials:
+                strategy.tell(trial)
+            yield f"{pruning}.{'W' if weighted else 'O'} least={least}", self.figures(set(strategy.pool()))
 
 
 def larger(run: Path, seed: int, given: argparse.Namespace) -> dict[str, float]:
@@ -216,17 +250,29 @@ def main() -> None:
         for name in names:
             rows[name].append(measured(name, seed, given))
             print(name, seed, json.dumps(rows[name][-1]), file=sys.stderr, flush=True)
-    print("| strategy | " + " | ".join(COLUMNS) + " | p of nll | p of nll_calibrated |")
+    table(rows, COLUMNS, given.against)
+    if "saep pap" in names:
+        ways: dict[str, list[dict[str, float]]] = {}
+        for seed in range(given.seeds):
+            for name, row in Trained(folder_of("saep pap", seed, given), seed, given.members).replayed():
+                ways.setdefault(name, []).append(row)
+        table(ways, tuple(next(iter(ways.values()))[0]), None)
+
+
+def table(rows: Mapping[str, list[dict[str, float]]], names: Sequence[str], against: str | None) -> None:
+    """Means and standard deviations; p of NLLs against those of a row."""
+    tested = ("nll", "nll_calibrated") if against else ()
+    print("| | " + " | ".join([*names, *(f"p of {name}" for name in tested)]) + " |")
     for name, own in rows.items():
         cells = []
-        for column in COLUMNS:
+        for column in names:
             values = np.array([row[column] for row in own if column in row])
             spread = f" ({values.std(ddof=1):.2g})" if len(values) > 1 else ""
             cells.append(f"{values.mean():.4g}{spread}" if len(values) else "")
-        for column in ("nll", "nll_calibrated"):
-            pairs = zip(own, rows[given.against], strict=True)
+        for column in tested:
+            pairs = zip(own, rows[against or name], strict=True)
             p = sign_flip(np.array([row[column] - other[column] for row, other in pairs]))
-            cells.append("" if name == given.against else f"{p:.3g}")
+            cells.append("" if name == against else f"{p:.3g}")
         print(f"| {name} | {' | '.join(cells)} |")
 
 
