@@ -36,11 +36,11 @@ MARKS = (50, 100, 150)
 REPLICAS = 4
 WAYS = {
     "serial": (1, {}),
-    "4 workers, whatever comes next": (REPLICAS, {}),
     **{
         f"4 replicas, {rule}": (REPLICAS, {"replicas": REPLICAS, "staleness": rule})
-        for rule in ("scale", "drop", "weigh")
+        for rule in ("weigh", "scale", "drop")
     },
+    "4 workers, whatever comes next": (REPLICAS, {}),
 }
 """Workers for each child of a batch, and options."""
 
@@ -72,7 +72,7 @@ def quality(table: Path, dataset: str, seeds: int, batch: int) -> None:
         taken = (time.process_time() - began) / seeds
         serial = found if name == "serial" else serial
         shown = [*map(_mean, found.T), "" if name == "serial" else _mean(found[:, -1] - serial[:, -1])]
-        print(f"| {name} | {' | '.join(shown)} | {np.mean(late) if late else 0:.2f} | {taken:.1f} |", flush=True)
+        print(f"| {name} | {' | '.join(shown)} | {f'{np.mean(late):.2f}' if late else ''} | {taken:.1f} |", flush=True)
 
 
 def _mean(values: np.ndarray) -> str:
@@ -83,7 +83,7 @@ def throughput(children: int) -> None:
     print(f"{children:,} children\n| workers | replicas | children each | busy |\n|---|---|---|---|")
     for workers in (4, 16, 64):
         ways = [(workers, 1), (workers, 8), (workers // 4, 8), (workers // 4, 4), (1, workers)]
-        for replicas, batch in ways:
+        for replicas, batch in dict.fromkeys(ways):
             strategy = Reinforce(TinySpace(), dedup=False, hidden=4, replicas=replicas, batch=batch)
             search = Workers(strategy, workers, lambda arch: float(arch.choices[0]))
             search.search(children)
