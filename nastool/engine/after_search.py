@@ -59,7 +59,7 @@ class Settings:
         """Return what the options say. InputError: they do not go together."""
         retrain = given.retrain
         if retrain is None:
-            retrain = (members(strategy) or 3) if "shared-weights" in evaluator.provides else 0
+            retrain = (members(strategy) or 4) if "shared-weights" in evaluator.provides else 0
         settings = cls(
             retrain=retrain,
             baseline=given.baseline and "shared-weights" in evaluator.provides,

@@ -221,7 +221,7 @@ class SearchOptions(Measuring, Searching):
             asleep does not count.
         max_failures: Number of failed trials in a row after which the search ends.
         retrain: Number of best architectures to train from scratch at the end, as a model recommends them by all
-            results (`nastool top --by model`); by default 3 where scores are with shared weights, taken as they are
+            results (`nastool top --by model`); by default 4 where scores are with shared weights, taken as they are
             (with nesbs its ensemble's members), else 0.
         retrain_recipe: Recipe for that; by default the one that the search's recipe names.
         retrain_scale: Size of the networks then; by default the recipe's, or the search's.

@@ -613,7 +613,7 @@ class TestFlags:
 
     def test_defaults(self, tmp_path: Path) -> None:
         assert finale(tmp_path).settings.to_json() == {
-            "retrain": 3,
+            "retrain": 4,
             "baseline": True,
             "recipe": None,
             "scale": None,
