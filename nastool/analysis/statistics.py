@@ -152,11 +152,13 @@ def wilcoxon(differences: Floats) -> float:
     differences: (n,), of pairs. Zeros are left out, as Wilcoxon did; nothing left gives 1. Those equal but for
     rounding are ties.
     """
-    from scipy import stats
-
     kept = np.round(differences, 9)
     kept = kept[kept != 0]
-    return float(stats.wilcoxon(kept).pvalue) if len(kept) else 1.0
+    if not len(kept):
+        return 1.0
+    from scipy import stats
+
+    return float(stats.wilcoxon(kept).pvalue)
 
 
 def mann_whitney(first: Floats, second: Floats) -> float:
@@ -187,11 +189,11 @@ def rank_biserial(differences: Floats) -> float:
 
     Zeros are left out; 0: nothing is left.
     """
-    from scipy import stats
-
     kept = differences[differences != 0]
     if not len(kept):
         return 0.0
+    from scipy import stats
+
     ranks = stats.rankdata(np.abs(kept))
     return float((ranks * np.sign(kept)).sum() / ranks.sum())
 

@@ -106,7 +106,7 @@ class TestDryRun:
     def test_rounds(self, run: Run) -> None:
         small: list[Any] = ["-s", "enas", "-S", "candidates=10"]
         cost, rounds, trainings, _ = self.lines(run, *small, "--time", "10m")
-        assert rounds == "# rounds: 48, as there is time for" and "for about 58" in cost
-        assert trainings == "# and then: about 5.0 s a training from scratch, 30 s for up to 6 on one worker"
+        assert rounds == "# rounds: 47, as there is time for" and "for about 57" in cost
+        assert trainings == "# and then: about 5.0 s a training from scratch, 40 s for up to 8 on one worker"
         cost, trainings = self.lines(run, *small, "--epochs", "20")
         assert "for 30 on one worker" in cost and "3 min" in cost
