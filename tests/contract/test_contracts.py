@@ -44,8 +44,14 @@ STRATEGY_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "enas": {"steps": 1, "children": 2, "candidates": 200},
     "nesbs": {"members": 200, "sets": 1, "steps": 1, "children": 2, "sampler": "mc"},
     "network-morphism": {"steps": 30, "neighbors": 7},
+    "seminas": {
+        **{"init": 20, "batch": 20, "unlabelled": 10, "epochs": 2, "joint_epochs": 1},
+        **{"hidden": 4, "parents": 5, "steps": 2},
+    },
 }
-"""Not built with their defaults here: ENAS' controller takes too long, and others would come to their end."""
+"""Not built with their defaults here: ENAS' controller and SemiNAS' model take too long, and others would come to
+their end.
+"""
 
 
 SPACE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
