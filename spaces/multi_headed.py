@@ -23,8 +23,8 @@ class MultiHeaded(SearchSpace):
     One network is an ensemble that is trained once: the heads share stem and first two stages, the backbone, whose cell
     is searched, too. It says the mean of its heads' probabilities; what is minimised is half the loss of that mean and
     half the mean of the heads' losses, since the first alone lets heads rely on each other. With one head it is the
-    ordinary network. Any strategy searches it, best one that shares weights. From the paper's abstract; where networks
-    part, their cells and the loss are choices of this implementation.
+    ordinary network. Any strategy searches it. From the paper's abstract; where networks part, their cells and the loss
+    are choices of this implementation.
     """
 
     name = "multi-headed"
