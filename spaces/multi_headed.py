@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nastool.core.diagram import Edge, Kind, Node, Section, times
-from nastool.core.space import Choose, SearchSpace, check_scale
+from nastool.core.space import Choose, SearchSpace
 from nastool.core.values import Arch, Decision
+from nastool.nets.definitions import edges_form
 from nastool.nets.definitions.edges_form import EDGES, OPS, drawing, expression
 
 if TYPE_CHECKING:
@@ -30,20 +30,7 @@ class MultiHeaded(SearchSpace):
     name = "multi-headed"
     provides = frozenset({"network", "supernet"})
 
-    @dataclass(frozen=True)
-    class Scale:
-        """Size of the network.
-
-        Args:
-            channels: Channels of the first stage; each of the two that follow has twice as many.
-            cells: Cells per stage.
-        """
-
-        channels: int = 16
-        cells: int = 5
-
-        def __post_init__(self) -> None:
-            check_scale(self)
+    Scale = edges_form.Scale
 
     def __init__(self, *, heads: int = 3) -> None:
         """Makes a space.
@@ -69,13 +56,13 @@ class MultiHeaded(SearchSpace):
         backbone, *heads = map(expression, self._cells(arch))
         return " | ".join([backbone, *sorted(heads)])
 
-    def diagram(self, arch: Arch, scale: Scale | None = None) -> list[Section]:
+    def diagram(self, arch: Arch, scale: edges_form.Scale | None = None) -> list[Section]:
         """The cells; with a scale also the skeleton."""
         backbone, *heads = self._cells(arch)
         cells = [drawing(each, f"head {i}: cell") for i, each in enumerate(heads, 1)]
         return [drawing(backbone, "backbone: cell"), *cells, *([] if scale is None else [self._skeleton(scale)])]
 
-    def _skeleton(self, scale: Scale) -> Section:
+    def _skeleton(self, scale: edges_form.Scale) -> Section:
         """The network, a stage's cells as one node: the backbone, and from it each head."""
         k = scale.cells
         nodes, edges = [Node("image", "image", "end")], []
@@ -100,7 +87,7 @@ class MultiHeaded(SearchSpace):
         edges += [Edge(end, "vote") for end in ends]
         return Section("network", tuple(nodes), tuple(edges))
 
-    def network(self, choose: Choose, task: ImageTask, scale: Scale) -> nn.Module:
+    def network(self, choose: Choose, task: ImageTask, scale: edges_form.Scale) -> nn.Module:
         """The skeleton of nasbench201: 3 stages of `cells` cells, residual reductions between, any input size."""
         from nastool.nets.definitions.edges import MultiHeaded
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -14,8 +13,9 @@ from nastool.core.arrays import Choices
 from nastool.core.diagram import Node, Section, chain, times
 from nastool.core.encodings import basic
 from nastool.core.errors import InvalidArchError
-from nastool.core.space import Choose, SearchSpace, check_scale
+from nastool.core.space import Choose, SearchSpace
 from nastool.core.values import Arch, Decision
+from nastool.nets.definitions import edges_form
 from nastool.nets.definitions.edges_form import EDGES, OPS, drawing, expression
 
 if TYPE_CHECKING:
@@ -33,20 +33,7 @@ class NasBench201(SearchSpace):
     provides = frozenset({"network", "supernet", "table"})
     encodings = ("onehot", "counts", "path", "simplified_path")
 
-    @dataclass(frozen=True)
-    class Scale:
-        """Size of the network.
-
-        Args:
-            channels: Channels of the first stage; each of the two that follow has twice as many.
-            cells: Cells per stage.
-        """
-
-        channels: int = 16
-        cells: int = 5
-
-        def __post_init__(self) -> None:
-            check_scale(self)
+    Scale = edges_form.Scale
 
     def __init__(self) -> None:
         super().__init__([Decision(f"{target}<-{source}", OPS) for source, target in EDGES])
@@ -94,12 +81,12 @@ class NasBench201(SearchSpace):
 
     # --- drawings
 
-    def diagram(self, arch: Arch, scale: Scale | None = None) -> list[Section]:
+    def diagram(self, arch: Arch, scale: edges_form.Scale | None = None) -> list[Section]:
         """The cell, operations on its edges; with a scale also the skeleton."""
         cell = drawing(arch.choices)
         return [cell] if scale is None else [cell, self._skeleton(scale)]
 
-    def _skeleton(self, scale: Scale) -> Section:
+    def _skeleton(self, scale: edges_form.Scale) -> Section:
         """The network, a stage's cells as one node."""
         nodes = [Node("image", "image", "end"), Node("stem", "stem: conv 3x3", "conv", modules=("0",))]
         index = 1
@@ -117,7 +104,7 @@ class NasBench201(SearchSpace):
 
     # --- the network
 
-    def network(self, choose: Choose, task: ImageTask, scale: Scale) -> nn.Module:
+    def network(self, choose: Choose, task: ImageTask, scale: edges_form.Scale) -> nn.Module:
         """The published skeleton: 3 stages of `cells` cells, residual reductions between, any input size."""
         from nastool.nets.definitions.edges import Network
 

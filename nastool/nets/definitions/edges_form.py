@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from nastool.core.diagram import Edge, Node, Section, kind_of
+from nastool.core.space import check_scale
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (source, target), in the order of the string form
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Size of the network.
+
+    Args:
+        channels: Channels of the first stage; each of the two that follow has twice as many.
+        cells: Cells per stage.
+    """
+
+    channels: int = 16
+    cells: int = 5
+
+    def __post_init__(self) -> None:
+        check_scale(self)
 
 
 def expression(choices: Sequence[int]) -> str:
