@@ -25,7 +25,8 @@ from torch import Tensor
 from nastool import __version__
 from nastool.core import registry
 from nastool.evaluators.supernet import Supernet
-from nastool.training.shared import SharedWeights, Trainer
+from nastool.training.policies import Trainer
+from nastool.training.shared import SharedWeights
 
 STRATEGIES = ("enas", "gdas", "darts", "darts order=2", "snas", "drnas", "fairdarts")
 SPACES: Mapping[str, Mapping[str, Any]] = {"nasbench201": {}, "cell-cnn": {"ops": "darts", "blocks": 4}}

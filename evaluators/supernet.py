@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nastool.core import files
-from nastool.core.errors import CannotGoOn, InputError, TrialFailed, fault_of, why
+from nastool.core.errors import CannotGoOn, InputError, TrialFailed
 from nastool.core.evaluator import Report
 from nastool.core.files import path_of
 from nastool.core.recipe import MAX_EPOCHS
@@ -25,16 +25,8 @@ from nastool.core.values import Arch, Evaluation, Proposal
 from nastool.training.counting import Counting
 from nastool.training.evaluator import TrainingEvaluator
 from nastool.training.loop import seconds_of_one, seeds
-from nastool.training.shared import (
-    LAST_PAIRS,
-    PAIRS,
-    BeginsFairly,
-    Drawn,
-    LearningLast,
-    Policy,
-    Sampling,
-    SharedWeights,
-)
+from nastool.training.policies import BeginsFairly, Drawn, LearningLast, Policy, Sampling
+from nastool.training.shared import LAST_PAIRS, PAIRS, SharedWeights
 
 if TYPE_CHECKING:
     import torch
@@ -460,33 +452,17 @@ class Supernet(TrainingEvaluator):
         )
         path = path_of(self.weights) if self.weights is not None else self.checkpoint
         if path is not None and (self.weights is not None or path.is_file()):
-            tensors, facts = files.read_tensors(path, str(self.device))
-            if "state" not in facts:
-                raise InputError(f"{path} holds no shared weights: give RUN/checkpoints/supernet.safetensors")
-            own = self._identity()
-            for key in own if self.weights is None else ("space", "scale", "task"):
-                if facts.get(key) != own[key]:
-                    raise InputError(
-                        f"{path} holds shared weights of another {key}: give the options they were made with"
-                    )
-            try:
-                shared.restore(tensors, state := json.loads(facts["state"]))
-                if self.weights is not None and not self._batch_given:
-                    self.recipe = self.recipe.replace(batch_size=state.get("batch_size"))
-            except (RuntimeError, KeyError, ValueError) as error:
-                if fault_of(error) is not None:
-                    raise
-                raise InputError(f"{path} is damaged: begin anew (--force)") from error
+            whose = self._identity()
+            if self.weights is not None:
+                del whose["seed"]
+            state = shared.read(path, whose, str(self.device))
+            if self.weights is not None and not self._batch_given:
+                self.recipe = self.recipe.replace(batch_size=state.get("batch_size"))
         return shared
 
     def _save_shared(self, shared: SharedWeights) -> None:
-        if self.checkpoint is None:
-            return
-        tensors, state = shared.capture()
-        try:
-            files.write_tensors(self.checkpoint, tensors, {**self._identity(), "state": json.dumps(state)})
-        except OSError as error:
-            raise CannotGoOn(f"cannot write {self.checkpoint}: {why(error)}") from error
+        if self.checkpoint is not None:
+            shared.write(self.checkpoint, self._identity())
 
     def _identity(self) -> dict[str, str]:
         """Whose weights they are."""

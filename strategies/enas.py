@@ -19,7 +19,7 @@ from nastool.learners.sharing import cells_of, has_weights
 if TYPE_CHECKING:
     import torch
 
-    from nastool.training.shared import Trainer
+    from nastool.training.policies import Trainer
 
 MIN_STEPS = 10
 MOST_LR = 10.0

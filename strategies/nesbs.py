@@ -19,7 +19,7 @@ from nastool.learners.rounds import Rounds
 if TYPE_CHECKING:
     import torch
 
-    from nastool.training.shared import Trainer
+    from nastool.training.policies import Trainer
 
 WORST = 700.0
 """Loss that stands for one that is no number."""

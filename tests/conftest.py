@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from nastool import cli
 from tests.helpers import fake_cuda as fake
@@ -26,6 +27,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks here are tiny, and several tests run at a time
 os.environ.setdefault("NASTOOL_SEARCH_REPORT", "0")  # a report takes seconds; those who want one ask for it
 os.environ.setdefault("NASTOOL_RETRAIN_REPORT", "0")
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # others are at work
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
 collect_ignore = ["helpers"]  # no doctests there, and it looks for torch where it must not be imported

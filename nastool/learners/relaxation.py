@@ -25,7 +25,7 @@ from nastool.learners.sharing import SKIPS, cells_of, most_skips, weighs
 
 if TYPE_CHECKING:
     from nastool.nets.networks import Selection
-    from nastool.training.shared import Trainer
+    from nastool.training.policies import Trainer
 
 BETAS, EPS = (0.5, 0.999), 1e-8
 """Of Adam, as published."""

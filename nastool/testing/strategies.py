@@ -19,7 +19,7 @@ from nastool.core.strategy import SeesPredictions, Strategy
 from nastool.core.values import Arch, Decision, Evaluation, Proposal, SpaceRef, Trial
 from nastool.tasks.images.task import ImageTask
 from nastool.training.counting import Counting
-from nastool.training.shared import HasPolicy
+from nastool.training.policies import HasPolicy
 
 MakeStrategy = Callable[[SearchSpace, int], Strategy]
 Elsewhere = Callable[[Strategy, Mapping[str, object], int], list[list[int]]]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nastool.nets.networks import Selection
-    from nastool.training.shared import Part
+    from nastool.training.policies import Part
 
 
 class Counting:

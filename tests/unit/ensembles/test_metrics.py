@@ -52,7 +52,7 @@ def test_brier_is_the_squared_distance_to_the_label() -> None:
     assert metrics.brier(np.eye(3)[[1, 2, 0, 1]], LABELS) == 2.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_the_mean_is_never_worse_than_its_members_in_the_mean(seed: int, weighted: bool) -> None:
     probabilities, labels = drawn(seed)
@@ -60,7 +60,7 @@ def test_the_mean_is_never_worse_than_its_members_in_the_mean(seed: int, weighte
     assert metrics.jensen_gap(probabilities, labels, weights) >= 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_the_oracle_is_at_least_as_good_as_each(seed: int) -> None:
     probabilities, labels = drawn(seed)

@@ -23,7 +23,7 @@ def test_forward_takes_the_published_order() -> None:
 
 
 @pytest.mark.parametrize("name", SELECTORS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 8), half=st.booleans())
 def test_every_selector_names_different_members_and_weights(name: str, seed: int, size: int, half: bool) -> None:
     probabilities, labels = drawn(seed, members=6)
@@ -45,7 +45,7 @@ def test_one_member_is_the_best_by_itself(name: str) -> None:
     assert list(found.weights) == [1.0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_forward_is_what_its_definition_says(seed: int) -> None:
     probabilities, labels = drawn(seed)
@@ -58,7 +58,7 @@ def test_forward_is_what_its_definition_says(seed: int) -> None:
     assert selection.beam(probabilities, labels, 3, width=1).members == taken
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_a_beam_that_holds_all_sets_finds_the_best(seed: int) -> None:
     probabilities, labels = drawn(seed)

@@ -28,7 +28,8 @@ from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.enas import ENAS, ENASPolicy
 from nastool.training.counting import Counting
 from nastool.training.loop import seeds
-from nastool.training.shared import Drawn, SharedWeights
+from nastool.training.policies import Drawn
+from nastool.training.shared import SharedWeights
 
 OPTIONS: Mapping[str, Any] = {
     "data": "digits",

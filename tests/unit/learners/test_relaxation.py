@@ -27,7 +27,8 @@ from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.training.counting import Counting
-from nastool.training.shared import Part, SharedWeights
+from nastool.training.policies import Part
+from nastool.training.shared import SharedWeights
 
 STRATEGIES = ("darts", "drnas", "fairdarts", "gdas", "snas")
 SPACE = NasBench201()

@@ -20,7 +20,7 @@ from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.enas import ENAS, ENASPolicy, Settings, in_first_cell
 from nastool.training.counting import Counting
-from nastool.training.shared import Part
+from nastool.training.policies import Part
 
 CELL = NasBench201()
 MACRO = MacroCNN(layers=4)

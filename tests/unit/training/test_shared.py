@@ -16,7 +16,8 @@ from nastool.evaluators.supernet import Supernet
 from nastool.nets.networks import Choice, chosen_options
 from nastool.spaces.macro_cnn import MacroCNN
 from nastool.spaces.nasbench201 import NasBench201
-from nastool.training.shared import Drawn, SharedWeights, Trainer
+from nastool.training.policies import Drawn, Trainer
+from nastool.training.shared import SharedWeights
 
 SPACE = NasBench201()
 

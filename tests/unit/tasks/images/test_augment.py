@@ -83,7 +83,7 @@ def test_the_generator_decides_and_the_memory_format_does_not(
     padding=st.integers(1, 4),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_crop_is_a_shifted_copy(
     memory_format: torch.memory_format, h: int, w: int, c: int, padding: int, seed: int
 ) -> None:

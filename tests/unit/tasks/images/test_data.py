@@ -120,7 +120,7 @@ def test_splits_repeat() -> None:
     seed=st.integers(0, 99),
     fraction=st.floats(0.01, 0.99),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_splits_are_disjoint_complete_and_stratified(
     tmp_path_factory: pytest.TempPathFactory, n: int, classes: int, seed: int, fraction: float
 ) -> None:
@@ -140,7 +140,7 @@ def test_splits_are_disjoint_complete_and_stratified(
 
 
 @given(size=st.integers(2, 60), seed=st.integers(0, 9))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_train_size_keeps_exactly_that_many(tmp_path_factory: pytest.TempPathFactory, size: int, seed: int) -> None:
     name = npz(tmp_path_factory.mktemp("d"), **numbered(100, 3))
     whole, some = load(name, split_seed=seed), load(name, split_seed=seed, train_size=size)

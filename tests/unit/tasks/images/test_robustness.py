@@ -62,7 +62,7 @@ def trained(name: str) -> tuple[ImageData, ImageBatches, nn.Module]:
 
 
 @given(st.floats(0, 1), st.integers(1, 4), st.booleans(), st.sampled_from([None, 0.0, 0.03, 1.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_pixel_changes_by_more_than_eps_or_leaves_its_range(
     eps: float, steps: int, random_start: bool, step: float | None
 ) -> None:
