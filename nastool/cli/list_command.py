@@ -18,15 +18,21 @@ if TYPE_CHECKING:
 
 Entry = dict[str, Any]
 """Everything known of one thing that is listed, as a JSON object."""
-KINDS = ("strategies", "spaces", "evaluators", "recipes", "data", "zoo", "loggers")
+KINDS = ("strategies", "spaces", "evaluators", "recipes", "data", "zoo", "executors", "loggers")
 SINGULAR: Mapping[str, registry.Kind] = {
     "strategies": "strategy",
     "spaces": "space",
     "evaluators": "evaluator",
+    "executors": "executor",
     "loggers": "logger",
 }
 """Kinds that are plugins."""
-_FLAGS = {"strategy": "-S NAME=VALUE", "space": "-P NAME=VALUE", "evaluator": "-E NAME=VALUE"}
+_FLAGS = {
+    "strategy": "-S NAME=VALUE",
+    "space": "-P NAME=VALUE",
+    "evaluator": "-E NAME=VALUE",
+    "executor": "--executor NAME:OPTION=VALUE,...",
+}
 
 
 @click.command("list", cls=common.Command)
@@ -37,8 +43,8 @@ def command(ctx: click.Context, /, what: tuple[str, ...], json_flag: bool | None
     """List strategies, spaces, evaluators, data, recipes and more.
 
     Strategies, spaces and evaluators come with what goes with what. KIND is strategies, spaces, evaluators,
-    recipes, data, zoo or loggers; by default all. With NAMEs of this kind each is shown in full, with its options
-    and what they mean.
+    recipes, data, zoo, executors or loggers; by default all. With NAMEs of this kind each is shown in full, with its
+    options and what they mean.
 
     \b
     Examples:
@@ -130,7 +136,7 @@ def _entries(kind: str, names: Sequence[str] = ()) -> Iterator[Entry]:
 
 
 def plugin_entry(kind: registry.Kind, name: str) -> Entry:
-    """Everything known of a strategy, a space, an evaluator or a logger."""
+    """Everything known of a strategy, a space, an evaluator, an executor or a logger."""
     from nastool.core import registry
 
     package = plugin.owner if (plugin := registry.plugins(kind).get(name)) else "nastool"

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Literal
 
-Fault = Literal["memory", "device"]
-"""Fault of the machine that an error shows: memory ran out, or a device does not work as it should."""
+Fault = Literal["memory", "device", "killed", "machine"]
+"""Fault: memory ran out, a device does not work as it should, a process died, or its machine is gone."""
 
 
 class NastoolError(Exception):

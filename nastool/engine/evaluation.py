@@ -248,7 +248,8 @@ def evaluating(documents: Iterator[ArchDocument], options: EvaluateOptions) -> G
     if options.save is not None:
         prepare_folder(Path(options.save))
     watch = Watch(options.on_event)
-    with tempfile.TemporaryDirectory(prefix="nastool-") as scratch:
+    seen = None if options.executor is None else Path.cwd()  # by other machines, too, if the executor has some
+    with tempfile.TemporaryDirectory(prefix=".nastool-" if seen else "nastool-", dir=seen) as scratch:
         at_work = Evaluations(
             registry.load("evaluator", options.evaluator or defaults.EVALUATOR).name,
             options.of_evaluator,

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nastool.core import options as plugin_options
 from nastool.core import registry
 from nastool.core.archfile import ArchDocument
 from nastool.core.costs import Costs
@@ -262,11 +263,26 @@ def open_run(
 
 
 def make_executor(name: str | Executor | None, spec: EvaluatorSpec, evaluator: Evaluator, setting: Setting) -> Executor:
-    """Return an executor, not open yet. name: or it itself; None: the one that suits the evaluator."""
+    """Return an executor, not open yet.
+
+    Args:
+        name: Of the executor, with options as NAME:KEY=VALUE,...; or it itself; None: the one that suits the evaluator.
+        spec, evaluator, setting: As of `Executor.make`.
+
+    Raises:
+        InputError: There is none of that name, its options do not fit, or as of `Executor.make`.
+    """
     if not isinstance(name, str | None):
         return name
-    cls: type[Executor] = registry.load("executor", name or executor_of(evaluator))
-    return cls.make(spec, evaluator, setting)
+    plain, given = plugin_options.split(name or executor_of(evaluator), "--executor")
+    cls: type[Executor] = registry.load("executor", plain)
+    values = plugin_options.resolve(f"executor {plain}", cls, given)
+    try:
+        return cls.make(spec, evaluator, replace(setting, options=values))
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"executor {plain}: {error}") from error
 
 
 def _threads_of(folder: RunFolder, watch: Watch) -> int | None:

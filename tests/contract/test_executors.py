@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nastool.core import registry
-from nastool.engine.executors.base import Executor, Setting
+from nastool.engine.executors.base import Setting
 from nastool.engine.executors.jobs import EvaluatorSpec
+from nastool.engine.run import make_executor
 from nastool.spaces.nasbench_macro import NasBenchMacro
 from nastool.testing.executors import ExecutorContract, MakeExecutor
 from tests.helpers.examples import example
+from tests.helpers.slurm import fake_slurm
 
 
 def executors() -> list[str]:
@@ -31,10 +35,15 @@ class TestExecutors(ExecutorContract):
         return EvaluatorSpec(space.ref, "table", {"file": str(tmp_path / "table.npz")})
 
     @pytest.fixture(params=[*executors(), "docs/examples/remote.py"])
-    def make(self, request: pytest.FixtureRequest, spec: EvaluatorSpec) -> MakeExecutor:
-        cls: type[Executor]
-        if request.param in registry.plugins("executor"):
-            cls = registry.load("executor", request.param)
-        else:
-            cls = example("remote", "Remote")
-        return lambda: cls.make(spec, spec.build(), Setting(workers=2))
+    def make(
+        self, request: pytest.FixtureRequest, spec: EvaluatorSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[MakeExecutor]:
+        with ExitStack() as stack:
+            if request.param == "slurm":
+                monkeypatch.chdir(tmp_path)
+                monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+                stack.enter_context(fake_slurm(tmp_path / "slurm", monkeypatch))
+            if request.param in registry.plugins("executor"):
+                yield lambda: make_executor(request.param, spec, spec.build(), Setting(workers=2))
+            else:
+                yield lambda: example("remote", "Remote").make(spec, spec.build(), Setting(workers=2))

@@ -37,7 +37,7 @@ def plugin_reference() -> str:
     """What nastool's own plugins and their options are, as Markdown."""
     parts = [
         "# Plugins\n\n"
-        "nastool's own strategies, spaces, evaluators and loggers, and what their options mean, as\n"
+        "nastool's own strategies, spaces, evaluators, executors and loggers, and what their options mean, as\n"
         "`nastool list KIND NAME` shows it; that also says which go together.\n"
     ]
     for plural, kind in list_command.SINGULAR.items():

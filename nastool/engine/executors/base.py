@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -33,6 +33,7 @@ class Setting:
         threads: CPU threads of each worker; None: whatever is quickest there.
         logs: Folder for what workers print; None: it goes to stderr.
         say: Called with a line for people, such as that a job makes no progress.
+        options: Of the executor.
     """
 
     workers: int = 1
@@ -40,13 +41,15 @@ class Setting:
     threads: int | None = None
     logs: Path | None = None
     say: Callable[[str], None] = _quiet
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 class Executor(ABC):
     """Carries out jobs with evaluators that it builds from one specification.
 
     A job is handed over with `submit`; `wait` returns what happened since: reports, and results in any order. An
-    executor is registered by an entry point of group `nastool.executors`.
+    executor is registered by an entry point of group `nastool.executors`. Its options are the keyword-only parameters
+    of its constructor, and `make` finds their values in the setting.
     """
 
     name: ClassVar[str]

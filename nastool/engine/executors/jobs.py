@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_DEATHS = 2
 """Number of tries of a job whose worker dies, or whose evaluator says that another try may help."""
+MAX_MOVES = 20
+"""Number of tries of a job whose machines are taken away."""
 BUGS = (TypeError, AttributeError, NameError, ImportError, NotImplementedError, RecursionError, SystemExit)
 """Errors that are a plugin's for every trial, as long as none has succeeded."""
 OUTSIDE = 10**9
@@ -71,7 +73,7 @@ class Job:
     "estimate" says what proposals take, by spec's evaluator if there is one.
     What it learnt from earlier tries, see `again`: deaths: how many of them ended with their worker. alone: with
     nothing else on the same GPU (of workers without one: nothing else at all). micro_batches: into how many parts each
-    batch is split. shunned: the GPU that failed under it.
+    batch is split. shunned: the GPU that failed under it. moves: how many machines were taken away under it.
     """
 
     trial_id: int
@@ -85,6 +87,7 @@ class Job:
     alone: bool = False
     micro_batches: int = 1
     shunned: str | None = None
+    moves: int = 0
     costs: tuple[str, ...] = ()
     threads: int = 1
 
@@ -135,7 +138,7 @@ def again(finished: Finished) -> Job | None:
 
     Where memory ran out: alone on its GPU; then with batches in 2, 4, ... parts, as far as its evaluator can split
     them. After a fault of its device: once more, on another GPU if there is one. Where it fails on two GPUs that
-    work otherwise, the job is at fault.
+    work otherwise, the job is at fault. Where its machine was taken away: elsewhere, which says nothing of the job.
     """
     job = finished.job
     if finished.fatal or finished.error is None:
@@ -148,6 +151,8 @@ def again(finished: Finished) -> Job | None:
         if finished.given_up:
             return job
         return replace(job, shunned=finished.gpu or "") if job.shunned is None else None
+    if finished.fault == "machine" and finished.retry:
+        return replace(job, moves=job.moves + 1) if job.moves + 1 < MAX_MOVES else None
     return replace(job, deaths=job.deaths + 1) if finished.retry and job.deaths + 1 < MAX_DEATHS else None
 
 

@@ -46,13 +46,12 @@ class Processes(Executor):
         """
         self._clock = AwakeClock()
         self._slots = [
-            Slot(self.start, spec, i, environment, setting.logs, self._clock) for i, environment in enumerate(slots)
+            Slot(self.start, spec, i, environment, setting.logs, self._clock, self._there)
+            for i, environment in enumerate(slots)
         ]
-        chosen = str(spec.options.get("device") or "auto")
         by_name: dict[str, Device] = {}
         for slot in self._slots:
-            given = slot.environment.get("CUDA_VISIBLE_DEVICES")
-            name = f"GPU {given}" if given else f"GPU {chosen}" if chosen.startswith("cuda") else "this machine"
+            name = self._device(slot)
             slot.device = by_name.setdefault(name, Device(name))
             slot.device.slots.append(slot)
         self._devices = list(by_name.values())
@@ -83,9 +82,23 @@ class Processes(Executor):
         """
         return WorkerProcess(worker.serve, (), name=f"nastool-worker-{number}", environment=environment)
 
+    def _there(self, number: int) -> bool:
+        """Whether a worker can be started now."""
+        return True
+
+    def _device(self, slot: Slot) -> str:
+        """Name of what a worker runs on."""
+        chosen = str(slot.spec.options.get("device") or "auto")
+        given = slot.environment.get("CUDA_VISIBLE_DEVICES")
+        return f"GPU {given}" if given else f"GPU {chosen}" if chosen.startswith("cuda") else "this machine"
+
+    def _first_slot(self) -> Slot:
+        """The one whose facts hold for all."""
+        return next(slot for slot in self._slots if not slot.device.given_up)
+
     def open(self) -> Mapping[str, Scalar]:
         while True:
-            first = next(slot for slot in self._slots if not slot.device.given_up)
+            first = self._first_slot()
             try:
                 facts = self._first = first.open(self._say)
                 break
@@ -141,6 +154,8 @@ class Processes(Executor):
                 slot, *others = (slot for slot in device.slots if not slot.crowded_out)
                 for each in (slot, *others):  # a fresh process, and no memory held by idle ones
                     each.kill()
+                if not slot.there:
+                    continue
             else:
                 devices = self._elsewhere(job)
                 free = [slot for slot in self._free() if slot.device in devices]
@@ -187,8 +202,10 @@ class Processes(Executor):
         elif not event.retry:
             device.faults = 0
         next_try = again(event)
-        if next_try is not None and event.fault is not None:
-            if event.fault == "device":
+        if next_try is not None and event.fault in ("device", "memory", "machine"):
+            if event.fault == "machine":
+                how = "on another machine"
+            elif event.fault == "device":
                 how = "on another, if there is one"
             elif next_try.micro_batches == 1:
                 how = "with nothing else on its device"

@@ -21,7 +21,10 @@ SILENT_SECONDS = 60.0
 
 
 class Process(Protocol):
-    """A process that runs `nastool.worker.serve`, on this machine or another; see `core.processes.WorkerProcess`."""
+    """A process that runs `nastool.worker.serve`, on this machine or another; see `core.processes.WorkerProcess`.
+
+    Once it has died it may say by an attribute `fault` by which kind of fault: "machine" where its machine is gone.
+    """
 
     connection: Connection
     """Leads to it; when it dies, reading from there ends."""
@@ -92,6 +95,10 @@ class DeviceError(NastoolError):
     """A worker could not be prepared since its device does not work."""
 
 
+class MachineGone(NastoolError):
+    """A worker could not be prepared since its machine is gone."""
+
+
 @dataclass
 class Device:
     """What workers run on: a GPU, or the machine where they have none."""
@@ -118,7 +125,9 @@ class Slot:
         environment: Mapping[str, str],
         logs: Path | None,
         clock: AwakeClock,
+        there: Callable[[int], bool],
     ) -> None:
+        """there(number): whether a process can be started for worker `number` now."""
         self._start = start
         self.spec = spec
         self.number = number
@@ -135,6 +144,7 @@ class Slot:
         self.facts: Mapping[str, Scalar] = {}
         self.stopped = False
         """Whether it was, when last looked at."""
+        self._there = there
         self._clock = clock
         self._started = 0.0
         self._progress = 0.0
@@ -145,7 +155,12 @@ class Slot:
     @property
     def free(self) -> bool:
         alone = any(slot.job is not None and slot.job.alone for slot in self.device.slots)
-        return self.job is None and not self.crowded_out and not self.device.given_up and not alone
+        return self.job is None and not self.crowded_out and not self.device.given_up and not alone and self.there
+
+    @property
+    def there(self) -> bool:
+        """Whether its process is, or can be started."""
+        return self.process is not None or self._there(self.number)
 
     @property
     def seconds(self) -> float:
@@ -185,7 +200,8 @@ class Slot:
                     break
                 self._take_beat(message)
         except (EOFError, OSError):
-            raise NastoolError(f"{self} died at its start: {self._how_it_died()}") from None
+            kind = MachineGone if getattr(process, "fault", None) == "machine" else NastoolError
+            raise kind(f"{self} died at its start: {self._how_it_died()}") from None
         if isinstance(message, InputError | Broken):
             self.kill()
             raise message if isinstance(message, InputError) else DeviceError(message.error)
@@ -218,7 +234,8 @@ class Slot:
             message = self.connection.recv()
         except (EOFError, OSError):
             who = "worker died" if self.ready else f"{self} died at its start"
-            return [Finished(job, error=f"{who}: {self._how_it_died()}", retry=True)]
+            fault = getattr(self.process, "fault", None)
+            return [Finished(job, error=f"{who}: {self._how_it_died()}", retry=True, fault=fault)]
         if isinstance(message, Beat):
             self._take_beat(message)
             return []
