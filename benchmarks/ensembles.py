@@ -2,16 +2,17 @@
 
 usage: ensembles.py [--data digits] [--recipe digits] [--space nasbench201] [--scale channels=4,cells=1]
                     [--trials 40] [--members 3] [--seeds 5] [--rounds N] [--population 20] [--only NAME,...]
-                    [--attack pgd:eps=8/255,steps=5] [--against deep-ensemble] [--out DIR]
+                    [--long digits-long] [--attack pgd:eps=8/255,steps=5] [--against deep-ensemble] [--out DIR]
                     [-- FURTHER OPTIONS OF nastool search]
 
 For each seed a search by nes-re, nes-rs, deep-ensemble and saep (two ways of pruning), each `trials` trainings, its
-pool's included; by nesbs, with both samplers, whose members alone are trained; by gdas in the space multi-headed, whose
-network with `members` heads is trained once; and the best single network of nes-re's trials, trained with so many
-channels that it has as many parameters as nes-re's ensemble. Prints for each the mean and standard deviation over seeds
-of the test NLL (nats), error (%), ECE (15 bins), disagreement, accuracy under attack (%), the ensemble's members and
-parameters, processor seconds of the whole search, NLL and error of the best single network of its pool, NLLs and ECE at
-the temperature that suits the examples that chose, and exact sign-flip tests of both NLLs against those of --against.
+pool's included; by nesbs, with both samplers, whose members alone are trained; by random search with shared weights (30
+scores after the last round) in the space multi-headed, whose network with `members` heads, or with one ("one head"), is
+trained once, by the recipe `long`; and the best single network of nes-re's trials, trained with so many channels that
+it has as many parameters as nes-re's ensemble. Prints for each the mean and standard deviation over seeds of the test
+NLL (nats), error (%), ECE (15 bins), disagreement, accuracy under attack (%), the ensemble's members and parameters,
+processor seconds of the whole search, NLL and error of the best single network of its pool, NLLs and ECE at the
+temperature that suits the examples that chose, and exact sign-flip tests of both NLLs against those of --against.
 Of saep also which share of its networks was removed (%), and at that temperature the NLL of as many members of all that
 were trained ("unpruned"), of the mean of all that are alive ("alive") and of all that were trained ("all"); and in a
 second table what each way of pruning would have made of the networks that "saep pap" trained.
@@ -44,6 +45,9 @@ from nastool.nets import networks
 from nastool.strategies.saep import SAEP
 
 LARGER = "one larger"
+HEADED = ("multi-headed", "one head")
+SCORES = 30
+"""Number of random architectures that shared weights score."""
 
 SEARCHES = {
     "nes-re": ["-s", "nes-re"],
@@ -53,7 +57,8 @@ SEARCHES = {
     "saep pie": ["-s", "saep", "-S", "pruning=pie"],
     "nesbs mc": ["-s", "nesbs", "-S", "sampler=mc"],
     "nesbs svgd-rd": ["-s", "nesbs", "-S", "delta=1"],
-    "multi-headed": ["-s", "gdas"],
+    "multi-headed": ["-s", "random", "--evaluator", "supernet"],
+    "one head": ["-s", "random", "--evaluator", "supernet"],
     LARGER: [],
 }
 COLUMNS = (
@@ -87,13 +92,14 @@ def measured(name: str, seed: int, given: argparse.Namespace) -> dict[str, float
 
 def searched(name: str, run: Path, seed: int, given: argparse.Namespace) -> dict[str, float]:
     members = ["--space", given.space, "-S", f"members={given.members}"]
-    if name == "multi-headed":
-        members = ["--space", name, "-P", f"heads={given.members}"]
+    if name in HEADED:
+        members = ["--space", "multi-headed", "-P", f"heads={given.members if name == 'multi-headed' else 1}"]
     flags = [*given.further, "--scale", given.scale, *SEARCHES[name], *members]
     flags += ["--seed", str(seed), "--no-report", "--out", str(run)]
-    if name.startswith("nesbs") or name == "multi-headed":
-        flags += ["--no-baseline", "--retrain-recipe", given.recipe, "--retrain-scale", given.scale]
-        flags += ["--retrain", "1"] if name == "multi-headed" else []
+    if name.startswith("nesbs") or name in HEADED:
+        last = given.long if name in HEADED else given.recipe
+        flags += ["--no-baseline", "--retrain-recipe", last, "--retrain-scale", given.scale]
+        flags += ["--retrain", "1", "--trials", str(SCORES)] if name in HEADED else []
         flags += ["--epochs", str(given.rounds)] if given.rounds else []
     else:
         flags += ["--trials", str(given.trials)]
@@ -104,9 +110,9 @@ def searched(name: str, run: Path, seed: int, given: argparse.Namespace) -> dict
     if name.startswith("saep"):
         flags += ["--keep", str(given.trials)]
     cpu = seconds_of("search", "--data", given.data, *flags)
-    if name == "multi-headed":
+    if name in HEADED:
         (path,) = run.glob("retrain-*/checkpoints/trial-000000.safetensors")
-        return {**of_networks(pools.candidates([path]), seed, given), **of_heads(path), "cpu": cpu}
+        return of_networks(pools.candidates([path]), seed, given) | of_heads(path) | {"cpu": cpu}
     found = json.loads((run / "ensemble" / "best.json").read_text())
     row = of_networks(pools.candidates([Path(each["weights"]) for each in found["members"]]), seed, given)
     alone = columns(found["tested"]["best single network"])
@@ -135,6 +141,8 @@ def of_heads(path: Path) -> dict[str, float]:
     """How often the heads of a network differ on the test images."""
     network: Any = models.load(str(path)).network
     about = stored.read(path).about
+    if len(network.heads) == 1:
+        return {}
     data = pools.data_of(about["data"], stored.options(about))
     batches = data.batches("test", torch.device("cpu"))
     with torch.inference_mode():
@@ -232,6 +240,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--space", default="nasbench201", help="of all but multi-headed, whose networks are alike")
     parser.add_argument("--recipe", default="digits", help="that trainings have by default, for those at an end")
+    parser.add_argument("--long", default="digits-long", help="recipe of the networks with heads")
     parser.add_argument("--scale", default="channels=4,cells=1", help="of all networks but the larger one")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--members", type=int, default=3)

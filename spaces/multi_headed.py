@@ -22,9 +22,10 @@ class MultiHeaded(SearchSpace):
 
     One network is an ensemble that is trained once: the heads share stem and first two stages, the backbone, whose cell
     is searched, too. It says the mean of its heads' probabilities; what is minimised is half the loss of that mean and
-    half the mean of the heads' losses, since the first alone lets heads rely on each other. With one head it is the
-    ordinary network. Any strategy searches it. From the paper's abstract; where networks part, their cells and the loss
-    are choices of this implementation.
+    half the mean of the heads' losses, since the first alone lets heads rely on each other. The gradient of what each
+    of M heads has of its own is M times that loss's, as large as one network's. With one head it is the ordinary
+    network. Any strategy searches it. From the paper's abstract; where networks part, their cells, the loss and its
+    gradients are choices of this implementation.
     """
 
     name = "multi-headed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -290,10 +291,23 @@ class Heads(NamedTuple):
     Attributes:
         mean: What it says in evaluation, (N, outputs).
         heads: What each of them says, logits or numbers (N, outputs).
+        shared: What all of them read.
     """
 
     mean: Tensor
     heads: tuple[Tensor, ...]
+    shared: Tensor
+
+    def learn_alike(self) -> None:
+        """Has backward multiply the gradients of what the heads have of their own by their number.
+
+        A loss that counts each of M heads 1 / M teaches the backbone like one network, its gradient being a mean, but a
+        head only at 1 / M of the learning rate.
+        """
+        for factor, tensors in ((len(self.heads), self.heads), (1 / len(self.heads), [self.shared])):
+            for each in tensors:
+                if each.requires_grad:
+                    each.register_hook(partial(torch.mul, other=factor))  # type: ignore[no-untyped-call]  # torch's stub
 
 
 class Vote(nn.Module):
@@ -306,14 +320,14 @@ class Vote(nn.Module):
         super().__init__()
         self.numbers = numbers
 
-    def forward(self, *heads: Tensor) -> Any:
+    def forward(self, shared: Tensor, *heads: Tensor) -> Any:
         if len(heads) == 1:
             return heads[0]
         if self.numbers:
             mean = torch.stack(heads).mean(0)
         else:
             mean = torch.stack(heads).log_softmax(-1).logsumexp(0) - math.log(len(heads))
-        return Heads(mean, heads) if self.training else mean
+        return Heads(mean, heads, shared) if self.training else mean
 
 
 class Add(nn.Module):

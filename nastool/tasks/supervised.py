@@ -131,13 +131,15 @@ class Supervised(Task):
         """Mean cross-entropy in nats, smoothed as the recipe says, or mean squared error, in variances of the target.
 
         Auxiliary classifiers' count for less. Of a network with several heads half of what is minimised is the mean's
-        loss, which is reported, and half the mean of the heads' losses.
+        loss, which is reported, and half the mean of the heads' losses; each head learns as fast as one alone would
+        (`Heads.learn_alike`).
         """
         from nastool.nets.blocks import Heads
 
         *inputs, y = batch
         output = network(*inputs)
         if isinstance(output, Heads):
+            output.learn_alike()
             loss = self._loss(output.mean, y, recipe)
             alone = [self._loss(each, y, recipe) for each in output.heads]
             return Step(loss, extra=(sum(alone[1:], alone[0]) / len(alone) - loss) / 2)

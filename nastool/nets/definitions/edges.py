@@ -77,4 +77,4 @@ class MultiHeaded(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         seen = self.backbone(images)
-        return self.vote(*(head(seen) for head in self.heads))
+        return self.vote(seen, *(head(seen) for head in self.heads))

@@ -115,7 +115,7 @@ def test_it_says_the_mean_of_the_heads_and_is_never_worse_than_them_on_average(h
 
 
 def test_a_head_that_is_sure_and_wrong_costs_what_the_others_say() -> None:
-    said = Vote(False).eval()(torch.tensor([[1000.0, 0.0]]), torch.tensor([[0.0, 1000.0]]))
+    said = Vote(False).eval()(torch.zeros(1), torch.tensor([[1000.0, 0.0]]), torch.tensor([[0.0, 1000.0]]))
     torch.testing.assert_close(said, torch.full((1, 2), -math.log(2)))
 
 
@@ -133,6 +133,60 @@ def test_half_the_loss_is_the_means_and_half_the_heads() -> None:
     assert step.extra is not None
     torch.testing.assert_close(step.loss, loss(said.mean))
     torch.testing.assert_close(step.loss + step.extra, loss(said.mean) / 2 + sum(map(loss, said.heads)) / 6)
+
+
+@pytest.mark.parametrize("heads", [2, 5])
+def test_heads_learn_as_fast_as_one_alone_and_the_backbone_as_it_would(heads: int) -> None:
+    """Where all heads are alike, each has the gradient of a network with one head, and so has the backbone."""
+    images, labels = batch()
+    images = images.double()
+    space = MultiHeaded(heads=heads)
+    arch = space.arch([3] * 6 * (heads + 1))
+    several: Any
+    alone: Any
+    several, alone = (networks.build(space, arch, TASK, SMALL).double().train() for _ in range(2))
+    for each in (*several.heads, *alone.heads):
+        each.load_state_dict(several.heads[0].state_dict())
+    alone.backbone.load_state_dict(several.backbone.state_dict())
+    step = TASK.step(several, (images, labels), None, Recipe())
+    assert step.extra is not None
+    (step.loss + step.extra).backward()  # type: ignore[no-untyped-call]
+    one = cross_entropy(alone.heads[0](alone.backbone(images)).float(), labels)
+    torch.testing.assert_close(step.loss, one)
+    one.backward()  # type: ignore[no-untyped-call]
+    for head in several.heads:
+        for ours, theirs in zip(head.parameters(), alone.heads[0].parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(several.backbone.parameters(), alone.backbone.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_the_backbone_has_the_gradient_of_what_is_minimised() -> None:
+    images, labels = batch()
+    network = drawn(3).double().train()
+    step = TASK.step(network, (images.double(), labels), None, Recipe())
+    assert step.extra is not None
+    (step.loss + step.extra).backward()  # type: ignore[no-untyped-call]
+    taught = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad()
+    said = network(images.double())
+    loss = cross_entropy(said.mean, labels) / 2 + sum(cross_entropy(head, labels) for head in said.heads) / 6
+    loss.backward()  # type: ignore[no-untyped-call]
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None:
+            times = 1 if name.startswith("backbone") else 3
+            torch.testing.assert_close(taught[name], times * parameter.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_that_do_not_learn_are_left_alone() -> None:
+    images, labels = batch()
+    network = drawn(2).train()
+    network.backbone.requires_grad_(False)
+    step = TASK.step(network, (images, labels), None, Recipe())
+    step.loss.backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is None for p in network.backbone.parameters())
+    with torch.no_grad():
+        assert not TASK.step(network, (images, labels), None, Recipe()).loss.requires_grad
 
 
 def test_of_numbers_too() -> None:
