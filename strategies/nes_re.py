@@ -27,8 +27,9 @@ class NESRE(Pool, AgingEvolution):
     adds, again and again, the one with which the validation NLL of the mean of their probabilities is least. One of
     these, each as likely, is the parent. A child is its parent with another seed, or with another input or operation,
     as often each. In the end the same selection takes the members of the whole pool. The paper has a population of 50,
-    10 parents and 400 trials. Deviations: the validation data are as they are (the paper may shift them); with dedup no
-    mutant is measured that is equivalent to an earlier architecture; a trial that failed is no individual.
+    10 parents and 400 trials. Deviations: the validation data are as they are (the paper may shift them; `nastool
+    ensemble --choose-shift` does so for the members); with dedup no mutant is measured that is equivalent to an earlier
+    architecture; a trial that failed is no individual.
     """
 
     name = "nes-re"

@@ -83,8 +83,9 @@ def _blocks(said: Mapping[str, Any]) -> Iterator[Block]:
 def _sentences(said: Mapping[str, Any], chose: int, judges: int) -> Iterator[str]:
     hot = said["temperature"]
     after = f", at temperature {format_number(hot)}" if hot != 1 else ""
+    both = f", as they are and shifted ({said['choose_shift']})" if "choose_shift" in said else ""
     yield (
-        f"Chosen from {said['pool']:,} networks by {said['selector']} on {chose:,} validation examples{after}; "
+        f"Chosen from {said['pool']:,} networks by {said['selector']} on {chose:,} validation examples{both}{after}; "
         f"all figures are of {judges:,} others, which chose nothing."
     )
     if min(chose, judges) < ensembling.FEW:
@@ -176,6 +177,7 @@ def ensemble(
     test: bool = False,
     attack: str | None = None,
     shift: str | None = None,
+    choose_shift: str | None = None,
     out: str | Path | None = None,
     force: bool = False,
     report: bool = True,
@@ -193,6 +195,7 @@ def ensemble(
         test: Measure test data, too.
         attack: Also attack test images with the gradients of the mean, as `evaluate` does one network.
         shift: Also shift test images.
+        choose_shift: Choose by validation images as they are and shifted so, at the highest severity.
         out: Folder; None: `ensemble` in that of the first run.
         force: Replace an ensemble that is there.
         report: Write report.html, too.
@@ -210,7 +213,7 @@ def ensemble(
     folder = Path(out) if out is not None else first / "ensemble"
     ensembling.check_folder(folder, force)
     pool = candidates(folders, on_event)
-    tests: dict[str, Any] = {"test": test, "attack": attack, "shift": shift}
+    tests: dict[str, Any] = {"test": test, "attack": attack, "shift": shift, "choose_shift": choose_shift}
     chosen = ensembling.choose(pool, size, selector, temperature=temperature, judge=judge, seed=seed, **tests)
     found, problems = ensembling.write(chosen, folder, page if report else None)
     for problem in problems:

@@ -29,6 +29,11 @@ from nastool.cli import common
 @click.option("--test", is_flag=True, help="Measure test data, too.")
 @click.option("--attack", metavar="NAME[:KEY=VALUE,...]", help="Test on attacked images, too, as eval does.")
 @click.option("--shift", metavar="NAME,...|all", help="Test on shifted images, too, as eval does.")
+@click.option(
+    "--choose-shift",
+    metavar="NAME,...|all",
+    help="Choose by validation images as they are and, as many, shifted at the highest severity, kinds in turn.",
+)
 @click.option("-o", "--out", metavar="DIR", help="Where; by default RUN/ensemble, of the first run.")
 @click.option("--force", is_flag=True, help="Replace an ensemble that is there.")
 @click.option("--report/--no-report", default=True, help="Write report.html, too.")

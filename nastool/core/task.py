@@ -271,6 +271,10 @@ class Attackable(Protocol):
         """
         ...
 
+    def shifted(self, batches: Batches, shift: str) -> Iterator[Batch]:
+        """Every example once, in order, at the highest severity of one of these shifts, which take turns."""
+        ...
+
 
 class Batches(Protocol):
     """One part of a data set, resident on a device."""

@@ -23,6 +23,7 @@ from nastool.ensembles import metrics, selection, stored
 from nastool.nets import checkpoints
 
 if TYPE_CHECKING:
+    from nastool.core.task import Data
     from nastool.deploy.ensembles import Ensemble
     from nastool.deploy.models import Model
 
@@ -61,6 +62,7 @@ class Chosen:
         bins: Of ensemble and best single network: (count, confidence, accuracy) of each bin.
         tested: Metrics of the ensemble and of the best single network on test data, where they were wanted.
         said: What the ensemble says of all validation examples, (samples, classes).
+        shifts: By which the examples that chose counted once more, shifted; None: by none.
     """
 
     members: list[Candidate]
@@ -80,6 +82,7 @@ class Chosen:
     bins: dict[str, list[list[float]]]
     tested: dict[str, dict[str, float]]
     said: Floats
+    shifts: str | None = None
 
 
 def divided(samples: int, share: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -120,6 +123,7 @@ def choose(
     test: bool = False,
     attack: str | None = None,
     shift: str | None = None,
+    choose_shift: str | None = None,
 ) -> Chosen:
     """Chooses members of a pool and judges them.
 
@@ -132,6 +136,8 @@ def choose(
         seed: Of the division, >= 0, and of a selector that draws.
         test: Measure test data, too.
         attack, shift: How these are attacked, with the gradients of the mean, and shifted, as of evaluator train.
+        choose_shift: The examples that choose count twice, as they are and shifted (`Attackable.shifted`): members are
+            chosen to do well on both, as Zaidi et al. (2021) choose them for shifted data. Networks are asked anew.
 
     Raises:
         InputError: Something is wrong with the arguments, the predictions take too much memory, or there are no test
@@ -141,6 +147,7 @@ def choose(
         raise InputError(f"size: need 1 or more members, got {size}")
     chooses = selector_of(selector, seed)
     changes = _changes(pool[0], attack, shift)
+    _changes(pool[0], None, choose_shift)
     labels = pool[0].stored.labels
     choosing, judging = divided(len(labels), judge, seed)
     numbers = len(pool) * pool[0].stored.logs.size
@@ -154,13 +161,17 @@ def choose(
             own[i] = metrics.temperature_of(found[choosing], labels[choosing])
             found = metrics.at_temperature(found, own[i]).astype(np.float32)
         said[i] = found
-    picked = chooses(said[:, choosing], labels[choosing], size)
+    shown, truth = said[:, choosing], labels[choosing]
+    if choose_shift is not None:
+        shown = np.concatenate([shown, _shifted(pool, choosing, own, choose_shift)], 1)
+        truth = np.tile(truth, 2)
+    picked = chooses(shown, truth, size)
     cold = own[picked.members]
     taken = said[picked.members].astype(np.float64)
     hot = 1.0
     if temperature == "after":
         hot = metrics.temperature_of(metrics.mixture_of(taken[:, choosing], picked.weights), labels[choosing])
-    best = int(np.argmin(metrics.member_nlls(said[:, choosing], labels[choosing])))
+    best = int(np.argmin(metrics.member_nlls(shown, truth)))
     ours, right = taken[:, judging], labels[judging]
     whole = _mixed(taken, picked.weights, hot)
     mixed = whole[judging]
@@ -191,7 +202,27 @@ def choose(
         if test or changes != (None, None)
         else {},
         said=whole,
+        shifts=choose_shift,
     )
+
+
+def _shifted(pool: Sequence[Candidate], choosing: NDArray[np.intp], temperatures: Floats, shift: str) -> Floats:
+    """What all networks say of the examples that choose, shifted, (networks, examples, classes)."""
+    data = _data_of(pool[0], "--choose-shift")
+    found = []
+    for each, temperature in zip(pool, temperatures, strict=True):
+        said = said_of(each.stored.checkpoint, data, "val", shift)[0][choosing]
+        found.append(metrics.at_temperature(said, temperature).astype(np.float32))
+    return np.stack(found)
+
+
+def _data_of(network: Candidate, option: str) -> Data:
+    """The data that a network was trained on. InputError: they are others now. option: What needs them."""
+    about = network.stored.about
+    data = data_of(about.get("data", ""), stored.options(about))
+    if data.fingerprint != about["fingerprint"]:
+        raise InputError(f"{option}: data {short(data.name)} are not those that the networks were trained on")
+    return data
 
 
 def _mixed(probabilities: Floats, weights: Floats, temperature: float) -> Floats:
@@ -214,7 +245,8 @@ def _changes(network: Candidate, attack: str | None, shift: str | None) -> tuple
     if (attack or shift) is not None:
         family = registry.task_for(network.stored.about.get("data", ""))
         if not issubclass(family, Attackable):
-            raise InputError(f"--attack, --shift: only images are attacked and shifted, and these are {family.kind()}")
+            options = "--attack, --shift, --choose-shift"
+            raise InputError(f"{options}: only images are attacked and shifted, and these are {family.kind()}")
         family.check_robustness(attack, shift)
     return attack, shift
 
@@ -229,10 +261,7 @@ def _tested(
     changes: tuple[str | None, str | None],
 ) -> dict[str, dict[str, float]]:
     """Metrics on the test data, which the networks are asked about now."""
-    about = members[0].stored.about
-    data = data_of(about.get("data", ""), stored.options(about))
-    if data.fingerprint != about["fingerprint"]:
-        raise InputError(f"--test: data {short(data.name)} are not those that the networks were trained on")
+    data = _data_of(members[0], "--test")
     found = [said_of(each.stored.checkpoint, data, "test") for each in (*members, best)]
     labels = found[0][1]
     said = [metrics.at_temperature(each, t) for (each, _), t in zip(found, (*temperatures, own), strict=True)]
@@ -287,6 +316,7 @@ def document(chosen: Chosen, model: Ensemble) -> dict[str, Any]:
         "metrics": {**values, "params": sum(count_params(each.network) for each in model.members)},
         "temperature": chosen.temperature,
         "selector": chosen.selector,
+        **({"choose_shift": chosen.shifts} if chosen.shifts else {}),
         "pool": chosen.pool,
         "examples": {"chose": chosen.parts[0], "judged": chosen.parts[1], "seed": chosen.seed},
         "fingerprint": about["fingerprint"],

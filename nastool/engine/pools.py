@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nastool.core import archfile, registry
 from nastool.core.errors import InputError, short, why
+from nastool.core.task import Attackable
 from nastool.engine.command_options import nobody
 from nastool.engine.events import Listener, Note
 from nastool.engine.store import Store
@@ -146,8 +147,13 @@ def data_of(name: str, given: Mapping[str, Any]) -> Data:
     return family.load(name, **{k: v for k, v in given.items() if k in family.data_options and v is not None})
 
 
-def said_of(path: Path, data: Data, part: Literal["val", "test"]) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """What the network of a checkpoint says of a part of the data, and the labels. InputError: it is for others."""
+def said_of(
+    path: Path, data: Data, part: Literal["val", "test"], shift: str | None = None
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """What the network of a checkpoint says of a part of the data, and the labels. InputError: it is for others.
+
+    shift: As of `Attackable.shifted`; None: the examples are as they are.
+    """
     import torch
 
     from nastool.deploy import models
@@ -159,6 +165,10 @@ def said_of(path: Path, data: Data, part: Literal["val", "test"]) -> tuple[NDArr
     if batches is None or not len(batches):
         raise InputError(f"data {short(data.name)} have no {part} examples")
     with torch.inference_mode():
-        said = data.task.predict(model.network, batches.in_order())
+        shown = batches.in_order()
+        if shift is not None:
+            assert isinstance(data.task, Attackable)
+            shown = data.task.shifted(batches, shift)
+        said = data.task.predict(model.network, shown)
         labels = torch.cat([batch[-1] for batch in batches.in_order()])
     return said.numpy(), labels.numpy()

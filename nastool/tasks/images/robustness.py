@@ -195,6 +195,22 @@ def shifts_of(spec: str) -> list[str]:
     return kinds
 
 
+def in_turn(batches: ImageBatches, shift: str) -> Iterator[Batch]:
+    """Every image once, in order, at the highest severity: the first of K by the first of K kinds, and so on.
+
+    For the same batches they are the same. shift: as of `shifts_of`.
+    """
+    kinds, generator, done = shifts_of(shift), torch.Generator().manual_seed(0), 0
+    for x, y in batches.pixels():
+        found = x.clone()
+        for i, kind in enumerate(kinds):
+            part = slice((i - done) % len(kinds), None, len(kinds))
+            if len(x[part]):
+                found[part] = shifted(x[part], kind, SEVERITIES[-1], generator)
+        done += len(x)
+        yield batches.of_pixels(found), y
+
+
 # --- measuring
 
 _Change = Callable[[Tensor, Tensor, torch.Generator], Tensor]

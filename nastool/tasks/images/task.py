@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from nastool.core.task import Batches, Network
+    from nastool.core.task import Batch, Batches, Network
     from nastool.tasks.arrays import Arrays
     from nastool.tasks.images.data import ImageData
 
@@ -120,6 +120,13 @@ class ImageTask(Supervised):
 
         assert isinstance(batches, ImageBatches)
         return measured(self, network, batches, attack, shift, parts)
+
+    def shifted(self, batches: Batches, shift: str) -> Iterator[Batch]:
+        from nastool.tasks.images.augment import ImageBatches
+        from nastool.tasks.images.robustness import in_turn
+
+        assert isinstance(batches, ImageBatches)
+        return in_turn(batches, shift)
 
     def example(self, n: int, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
         import torch

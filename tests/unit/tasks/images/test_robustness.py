@@ -243,3 +243,22 @@ def test_what_is_wrong_with_a_specification_is_said(read: Any, spec: str, says: 
 def test_all_that_is_named_is_there() -> None:
     assert all(shifts_of(kind) == [kind] for kind in robustness.SHIFTS)
     assert all(isinstance(attack_of(name), PGD) for name in robustness.ATTACKS)
+
+
+def test_kinds_of_shifts_take_turns_whatever_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, batches, _ = trained("digits")
+    kinds = [kind for kind in SHIFTS if kind != "noise"]
+    whole = torch.cat([x for x, _ in robustness.in_turn(batches, ",".join(kinds))])
+    monkeypatch.setattr(batches, "at_once", 7)
+    parts = [x for x, _ in robustness.in_turn(batches, ",".join(kinds))]
+    assert len(parts) > 2
+    torch.testing.assert_close(torch.cat(parts), whole)
+    pixels = torch.cat([x for x, _ in batches.pixels()])
+    for i, kind in enumerate(kinds):
+        torch.testing.assert_close(whole[i :: len(kinds)], batches.of_pixels(shifted(pixels, kind, 5))[i :: len(kinds)])
+
+
+def test_the_same_images_are_shifted_alike_each_time() -> None:
+    _, batches, _ = trained("digits")
+    first, again = (torch.cat([x for x, _ in robustness.in_turn(batches, "all")]) for _ in range(2))
+    assert torch.equal(first, again)
