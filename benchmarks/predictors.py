@@ -1,10 +1,11 @@
 """How long the predictors take to fit and predict, on one thread.
 
-usage: predictors.py [--runs 11] [--reference-runs 3] [--only ensemble iteration growth] [--max-points 2000]
+usage: predictors.py [--runs 11] [--reference-runs 3] [--only ensemble trees iteration growth] [--max-points 20000]
 
 ensemble: the neural ensemble of BANANAS (5 networks of 10 x 20, 150 epochs), fit + prediction of 100 candidates; and,
     in turns with it, the same recipe written plainly, network after network with eager PyTorch, as public
     implementations have it.
+trees: extremely randomised trees, fit + prediction of 100 candidates.
 iteration: what the strategies `bananas` and `bo` take from one batch to the next, candidates and all.
 growth: the same for more and more results, per trial.
 
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from nastool.core import encodings, registry
 from nastool.core.space import SearchSpace
 from nastool.core.values import Evaluation, Proposal, Trial
-from nastool.learners.predictors import ensemble
+from nastool.learners.predictors import ensemble, trees
 from nastool.learners.predictors.threads import one_thread
 from nastool.learners.surrogate import SurrogateStrategy
 
@@ -40,13 +41,14 @@ CANDIDATES = 100
 def main() -> None:
     sections: dict[str, Callable[[argparse.Namespace], None]] = {
         "ensemble": ensemble_section,
+        "trees": trees_section,
         "iteration": iteration_section,
         "growth": growth_section,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=11)
     parser.add_argument("--reference-runs", type=int, default=3, help="of the plain implementation; 0: leave it out")
-    parser.add_argument("--max-points", type=int, default=2000, help="where growth ends")
+    parser.add_argument("--max-points", type=int, default=20_000, help="where growth ends")
     parser.add_argument("--only", nargs="+", choices=sections, default=list(sections), help="sections")
     args = parser.parse_args()
     print(header())
@@ -176,6 +178,20 @@ def plain(inputs: Inputs) -> Callable[[], object]:
     return lambda: [train_one() for _ in range(5)]
 
 
+# --- trees
+
+
+def trees_section(args: argparse.Namespace) -> None:
+    for n in (50, 150, 300):
+        print(row(f"paths of cells, d = 155, n = {n}", seconds(grown(cells(n + CANDIDATES)), args.runs)))
+
+
+def grown(inputs: Inputs) -> Callable[[], object]:
+    y = targets(inputs)[:-CANDIDATES]
+    x, candidates = inputs[:-CANDIDATES], inputs[-CANDIDATES:]
+    return lambda: trees.fit(x, y, np.random.default_rng(0)).predict(candidates)
+
+
 # --- whole strategies
 
 
@@ -192,9 +208,10 @@ def iteration_section(args: argparse.Namespace) -> None:
 
 def growth_section(args: argparse.Namespace) -> None:
     for space in ("nasbench201", "nasbench101"):
+        cells_there = 6000 if space == "nasbench201" else 20_000  # of nasbench201's 6,466
         for name, refit in (("bananas", False), ("bo", False), ("bo", True)):
-            for n in (100, 300, 1000, 2000):
-                if n <= args.max_points:
+            for n in (100, 300, 2000, 6000, 20_000):
+                if n <= min(args.max_points, cells_there):
                     times = seconds(iteration(name, space, n, refit), 3)
                     batch = registry.load("strategy", name)(registry.make("space", space, given={})).batch
                     what = ", fitted anew" if refit else ""

@@ -127,6 +127,8 @@ class NasBench101(SearchSpace):
     provides = frozenset({"network", "table"})
     encodings = (*BASIC, "path", "adjacency")
     views = ("onehot", "counts", "path")  # the first depends on how vertices are numbered, the last does not
+    paths_kept = 40  # those of at most 3 operations
+    mutation_rate = 0.0
 
     @dataclass(frozen=True)
     class Scale:

@@ -32,6 +32,8 @@ class NasBench201(SearchSpace):
     name = "nasbench201"
     provides = frozenset({"network", "supernet", "table"})
     encodings = ("onehot", "counts", "path", "simplified_path")
+    paths_kept = 30  # those of at most 2 operations
+    mutation_rate = 0.25
 
     Scale = edges_form.Scale
 

@@ -12,8 +12,8 @@ from nastool.core import encodings
 from nastool.core.errors import short
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Proposal
-from nastool.learners.predictors import ensemble
-from nastool.learners.predictors.acquisition import Acquisition, score
+from nastool.learners.predictors import ensemble, trees
+from nastool.learners.predictors.acquisition import OfMembers, score_members
 from nastool.learners.surrogate import Choices, SurrogateStrategy, representatives
 
 FALLBACKS = 4
@@ -31,9 +31,9 @@ class Bananas(SurrogateStrategy):
     best `batch` of them are measured. Deviations: the targets are standardised; two candidates are never equivalent
     by the space's canonical form (the authors compare path encodings); a failed trial counts as the worst result.
     By default there are all paths, mutants are the space's own, and expected improvement takes the ensemble's deviation
-    as it is; `truncate`, `mutation_rate` and `ei_divisor` do as their code does. The authors stop at 150 results;
-    of more than `max_points` the ensemble is trained on so many, the best half of these and of the others an even
-    choice over the ranks, so that a proposal's cost is bounded.
+    as it is; `preset=published` sets `truncate`, `mutation_rate` and `ei_divisor` as in their code. The authors stop at
+    150 results; of more than `max_points` the ensemble is trained on so many, the best half of these and of the others
+    an even choice over the ranks, so that a proposal's cost is bounded.
     """
 
     name = "bananas"
@@ -53,12 +53,15 @@ class Bananas(SurrogateStrategy):
         epochs: int = 150,
         learning_rate: float = 0.01,
         loss: Literal["mae", "mse"] = "mae",
-        acquisition: Acquisition = "its",
+        acquisition: OfMembers = "its",
         candidates: int = 100,
         parents: int = 1,
         mutation_rate: float = 0.0,
         ei_divisor: float = 1.0,
         max_points: int | None = None,
+        predictor: Literal["trees"] | None = None,
+        pool: Literal["mutation", "random", "both"] | None = None,
+        preset: Literal["published"] | None = None,
     ) -> None:
         """Makes a strategy that has measured nothing yet.
 
@@ -74,18 +77,30 @@ class Bananas(SurrogateStrategy):
             epochs: Epochs of a training of the ensemble.
             learning_rate: Learning rate of the ensemble.
             loss: Loss of the ensemble.
-            acquisition: Function that candidates maximise: independent Thompson sampling (its), expected improvement
-                (ei), upper confidence bound (ucb) or probability of improvement (pi).
+            acquisition: Function that candidates maximise: independent Thompson sampling (its), Thompson sampling (ts),
+                expected improvement (ei), upper confidence bound (ucb), probability of improvement (pi), the mean of
+                the ensemble (mean) or the best that one of its networks predicts (percentile).
             candidates: Number of candidates scored, in [batch, 10000].
             parents: Number of the best architectures that are mutated, >= 1.
             mutation_rate: Probability in (0, 1] that a decision takes another option (0.25 in the authors' code for
                 nasbench201); 0: the space's own mutation (in nasbench101 the authors').
             ei_divisor: Divisor of the deviations for ei, in [0.001, 1000] (5 in the authors' code).
             max_points: Most results that the ensemble is trained on, in [10, 5000]; by default 300.
+            predictor: trees: extremely randomised trees, which take the place of the networks, whose options then do
+                nothing; by default the ensemble of networks.
+            pool: Where candidates come from: mutants of the best (mutation), random draws (random) or as many of each
+                (both); by default mutation.
+            preset: published: truncate, mutation_rate and ei_divisor, where they are at their defaults, are as in the
+                authors' code.
         """
         super().__init__(space, seed=seed, init=init, batch=batch)
         if not batch <= candidates <= 10_000:
             raise ValueError(f"need batch <= candidates <= 10,000, got {batch}, {candidates}")
+        if preset == "published":
+            ei_divisor = 5.0 if ei_divisor == 1 else ei_divisor
+            if isinstance(space, encodings.Published):
+                truncate = space.paths_kept if truncate is None and encoding in ("auto", "path") else truncate
+                mutation_rate = mutation_rate or space.mutation_rate
         if encoding == "auto":
             encoding = "path" if "path" in encodings.kinds(space) else "onehot"
             if encoding == "onehot":
@@ -125,14 +140,29 @@ class Bananas(SurrogateStrategy):
         self.epochs = epochs
         self.learning_rate = learning_rate
         self.loss = loss
+        self.predictor = predictor
+        self.source = pool or "mutation"
 
     @np.errstate(over="ignore", invalid="ignore")  # of networks that diverge: NaN comes last in the order
     def select(self, count: int) -> list[Proposal]:
         losses = self.losses()
         keep = representatives(losses, self.max_points)
-        values = -losses[keep]
-        predictor = ensemble.fit(
-            self._encode(self.choices(keep)),
+        predictor = self._fitted(self._encode(self.choices(keep)), -losses[keep])
+        candidates = self._candidates()
+        if not candidates:
+            return []
+        predictions = predictor.predict(self._encode(np.array([arch.choices for arch in candidates])))
+        mean = predictions.mean(axis=0)
+        best = -losses[keep].min()
+        scores = score_members(self.acquisition, predictions, best, self.rng, ei_divisor=self.ei_divisor)
+        return [self.expecting(candidates[i], -mean[i]) for i in np.argsort(-scores, kind="stable")[:count]]
+
+    def _fitted(self, inputs: NDArray[np.float32], values: NDArray[np.float64]) -> ensemble.Ensemble | trees.Trees:
+        """The predictor, trained on inputs (n, d) and values (n,), of which higher are better."""
+        if self.predictor == "trees":
+            return trees.fit(inputs, values, self.rng)
+        return ensemble.fit(
+            inputs,
             values,
             self.rng,
             networks=self.networks,
@@ -142,20 +172,27 @@ class Bananas(SurrogateStrategy):
             learning_rate=self.learning_rate,
             loss=self.loss,
         )
-        candidates = self._candidates()
-        if not candidates:
-            return []
-        predictions = predictor.predict(self._encode(np.array([arch.choices for arch in candidates])))
-        mean = predictions.mean(axis=0)
-        deviation = predictions.std(axis=0) / (self.ei_divisor if self.acquisition == "ei" else 1)
-        scores = score(self.acquisition, mean, deviation, values.max(), self.rng)
-        return [self.expecting(candidates[i], -mean[i]) for i in np.argsort(-scores, kind="stable")[:count]]
 
     def _candidates(self) -> list[Arch]:
-        """New mutants of the best `parents`; of the next best, too, where these are used up."""
-        best = [trial.proposal.arch for trial in self.best_trials(self.parents + FALLBACKS)]
-        draws = math.ceil(self.candidates / self.parents)
-        return self.new_mutants(best, self.candidates, draws, self.mutation_rate)
+        """New mutants of the best `parents` (of the next best, too, where these are used up), random ones, or both."""
+        found: list[Arch] = []
+        if self.source != "random":
+            best = [trial.proposal.arch for trial in self.best_trials(self.parents + FALLBACKS)]
+            draws = math.ceil(self.candidates / self.parents)
+            found = self.new_mutants(best, self.candidates, draws, self.mutation_rate)
+        return found if self.source == "mutation" else found + self._random_ones(found)
+
+    def _random_ones(self, others: list[Arch]) -> list[Arch]:
+        """Up to `candidates` new random architectures, no two equivalent, nor one to others."""
+        taken = {self.space.canonical(arch) for arch in others} | self.seen
+        found: list[Arch] = []
+        while len(found) < self.candidates:
+            arch = self.space.sample_new(self.rng, taken, self.space.canonical)
+            if arch is None:
+                break
+            taken.add(self.space.canonical(arch))
+            found.append(arch)
+        return found
 
     def _encode(self, choices: Choices) -> NDArray[np.float32]:
         return encodings.encode_many(self.space, choices, self.encoding)[:, : self.truncate]

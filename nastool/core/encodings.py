@@ -37,6 +37,16 @@ class Viewed(Protocol):
     """Those that together describe an architecture well, for models that can look at several at once."""
 
 
+@runtime_checkable
+class Published(Protocol):
+    """A space with the settings of the code that came with its path encoding (White et al. 2021)."""
+
+    paths_kept: int
+    """How many entries of "path" that code keeps, the first ones."""
+    mutation_rate: float
+    """Probability with which each decision of a mutant changes there; 0: mutants are as the space makes them."""
+
+
 def kinds(space: SearchSpace) -> tuple[str, ...]:
     """Kinds of vectors that the space has."""
     return space.encodings if isinstance(space, Encoded) else BASIC

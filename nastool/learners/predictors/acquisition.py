@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from nastool.core import pareto
 
 Floats = NDArray[np.float64]
-Acquisition = Literal["its", "ei", "ucb", "pi"]
+Acquisition = Literal["its", "ei", "ucb", "pi", "mean"]
+"""What a mean and a standard deviation suffice for."""
+OfMembers = Literal["its", "ei", "ucb", "pi", "mean", "ts", "percentile"]
+"""What the members of an ensemble suffice for."""
 
 
 def score(
@@ -25,11 +28,14 @@ def score(
     "ei": expected improvement over best (Mockus 1975)
     "pi": probability of improvement (Kushner 1964)
     "ucb": mean + beta * deviation (Srinivas et al. 2010)
+    "mean": mean, which explores nothing
     """
     if kind == "its":
         return mean + deviation * rng.standard_normal(len(mean))
     if kind == "ucb":
         return mean + beta * deviation
+    if kind == "mean":
+        return mean
     if kind == "ei":
         return _beyond(best, mean, deviation)
     from scipy.special import ndtr  # here, since listing strategies imports this module
@@ -38,6 +44,26 @@ def score(
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(deviation > 0, above / deviation, np.where(above > 0, np.inf, -np.inf))
     return np.asarray(ndtr(z), dtype=np.float64)
+
+
+def score_members(
+    kind: OfMembers, predictions: Floats, best: float, rng: np.random.Generator, *, ei_divisor: float = 1.0
+) -> Floats:
+    """As `score`, (m,), of what each member of an ensemble predicts, (members, m); their spread is the deviation.
+
+    Besides those of `score`, as White et al. (2021) have them:
+
+    "ts": Thompson sampling, what one member, drawn for all candidates together, predicts
+    "percentile": the highest of all members' predictions
+
+    ei_divisor: what the deviation is divided by for "ei".
+    """
+    if kind == "ts":
+        return np.asarray(predictions[rng.integers(len(predictions))], dtype=np.float64)
+    if kind == "percentile":
+        return np.asarray(predictions.max(axis=0), dtype=np.float64)
+    deviation = predictions.std(axis=0) / (ei_divisor if kind == "ei" else 1)
+    return score(kind, predictions.mean(axis=0), deviation, best, rng)
 
 
 def _beyond(bound: float | Floats, mean: Floats, deviation: Floats) -> Floats:

@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from nastool.core import encodings
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Trial
-from nastool.learners.predictors import ensemble
+from nastool.learners.predictors import ensemble, trees
 from nastool.learners.predictors.acquisition import Acquisition
 from nastool.learners.surrogate import Members, SurrogateStrategy, representatives
 from nastool.spaces.cell_cnn import CellCNN
@@ -133,11 +133,62 @@ def test_expected_improvement_as_in_the_authors_code_has_a_fifth_of_the_deviatio
             seen.setdefault(key, deviation)
             return mean
 
-        monkeypatch.setattr("nastool.strategies.bananas.score", record)
+        monkeypatch.setattr("nastool.learners.predictors.acquisition.score", record)
         strategy = Bananas(NasBench201(), seed=0, acquisition=acquisition, ei_divisor=divisor)
         run(strategy, 11)
     np.testing.assert_allclose(seen["ei", 5.0], seen["ei", 1.0] / 5)
     np.testing.assert_allclose(seen["its", 5.0], seen["ei", 1.0])
+
+
+def test_bananas_with_the_settings_of_the_authors_code() -> None:
+    """Of each space that it has; what is given otherwise stays."""
+
+    def settings(space: SearchSpace, **given: Any) -> tuple[Any, ...]:
+        strategy = Bananas(space, preset="published", **given)
+        return strategy.truncate, strategy.mutation_rate, strategy.ei_divisor
+
+    assert settings(NasBench101()) == (40, 0.0, 5.0)  # all paths of at most 3 operations: 1 + 3 + 9 + 27
+    assert settings(NasBench201()) == (30, 0.25, 5.0)  # of at most 2: 5 + 25
+    assert settings(CellCNN()) == settings(NasBenchMacro()) == (None, 0.0, 5.0)
+    assert settings(NasBench201(), truncate=100, mutation_rate=0.5, ei_divisor=2.0) == (100, 0.5, 2.0)
+    assert settings(NasBench201(), encoding="onehot")[0] is None
+
+
+@pytest.mark.parametrize("pool, old, new", [("mutation", 15, 0), ("random", 0, 15), ("both", 15, 15)])
+def test_bananas_candidates_from_elsewhere(pool: Any, old: int, new: int) -> None:
+    """Mutants come first; no two candidates are equivalent, nor one to what was asked."""
+    space = NasBench101()
+    strategy = Bananas(space, seed=0, candidates=15, batch=5, pool=pool)
+    run(strategy, 20)
+    candidates = strategy._candidates()
+    forms = {space.canonical(arch) for arch in candidates}
+    assert len(candidates) == len(forms) == old + new and not forms & strategy.seen
+    best = np.array(strategy.best_trials(1)[0].proposal.arch.choices)
+    changes = [int((np.array(arch.choices) != best).sum()) for arch in candidates]
+    assert all(change < 10 for change in changes[:old]) and (not new or np.mean(changes[old:]) > 8)
+
+
+def test_bananas_draws_what_is_left_of_a_small_space() -> None:
+    space = CellCNN(blocks=1, normal_output="2", reduce_output="0")  # 55 that differ
+    trials = run(Bananas(space, seed=0, networks=1, epochs=2, pool="random"), 70, lambda arch: float(arch.choices[0]))
+    assert len(trials) == 55
+
+
+def test_bananas_with_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are trained instead of the networks."""
+    fits: list[int] = []
+    fit = trees.fit
+
+    def counted(inputs: NDArray[np.float32], *rest: Any) -> trees.Trees:
+        fits.append(len(inputs))
+        return fit(inputs, *rest)
+
+    monkeypatch.setattr(trees, "fit", counted)
+    monkeypatch.setattr(ensemble, "fit", None)
+    trials = run(Bananas(NasBenchMacro(), seed=0, predictor="trees"), 60)
+    assert fits == [10, 20, 30, 40, 50] and min(trial.loss for trial in trials) < min(
+        trial.loss for trial in trials[:10]
+    )
 
 
 @pytest.mark.parametrize("given", [{"mutation_rate": -0.1}, {"mutation_rate": 1.1}, {"ei_divisor": 0}])
