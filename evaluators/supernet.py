@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nastool.core import files
-from nastool.core.errors import CannotGoOn, InputError, TrialFailed
+from nastool.core.errors import CannotGoOn, Diverged, InputError, TrialFailed
 from nastool.core.evaluator import Report
 from nastool.core.files import path_of
 from nastool.core.recipe import MAX_EPOCHS
@@ -353,7 +353,7 @@ class Supernet(TrainingEvaluator):
         with self.reproducible(self.seed):
             found = self._with_bonus(arch, self._on_validation(self._tuned(shared, arch)))
         if not math.isfinite(loss := found["shared_loss"]):
-            raise TrialFailed(f"diverged: validation loss is {loss} after {self.tune} steps alone; lower tune_lr")
+            raise Diverged(f"diverged: validation loss is {loss} after {self.tune} steps alone; lower tune_lr")
         return found
 
     def _tuned(self, shared: SharedWeights, arch: Arch) -> nn.Module:
@@ -475,6 +475,6 @@ class Supernet(TrainingEvaluator):
 
 
 def _check(metrics: Mapping[str, float], shared: SharedWeights) -> None:
-    """TrialFailed: the loss is not finite."""
+    """Diverged: the loss is not finite."""
     if not math.isfinite(loss := metrics["shared_loss"]):
-        raise TrialFailed(f"diverged: validation loss is {loss} after epoch {shared.done}; lower lr")
+        raise Diverged(f"diverged: validation loss is {loss} after epoch {shared.done}; lower lr")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nastool.core.errors import CannotGoOn, InputError, TrialFailed, short, why
+from nastool.core.errors import CannotGoOn, Diverged, InputError, short, why
 from nastool.core.evaluator import Report
 from nastool.core.recipe import MAX_EPOCHS, Recipe
 from nastool.core.space import SearchSpace
@@ -353,7 +353,7 @@ class Train(TrainingEvaluator):
             for name, what in (("train_loss", "training"), ("val_loss", "validation")):
                 if not math.isfinite(found.get(name, 0)):
                     unfinished.remove()
-                    raise TrialFailed(f"diverged: {what} loss is {found[name]} in epoch {epoch}; lower lr")
+                    raise Diverged(f"diverged: {what} loss is {found[name]} in epoch {epoch}; lower lr")
             before = losses[: -training.recipe.average_after] if training.recipe.average_after else []
             losses.append(found.get("val_loss", found["train_loss"]))
             if before and losses[-1] > min(before):

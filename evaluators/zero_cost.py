@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from nastool.core.errors import InputError, TrialFailed
+from nastool.core.errors import Diverged, InputError
 from nastool.core.evaluator import Report
 from nastool.core.space import SearchSpace
 from nastool.core.values import Evaluation, Proposal, Scalar
@@ -69,14 +69,14 @@ class ZeroCost(TrainingEvaluator):
         return seconds_of_one((self._found(proposal, 0) for _ in range(5)), self.synchronize)
 
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
-        """seed: of the weights. TrialFailed: a proxy is no number, as where nothing reaches the output."""
+        """seed: of the weights. Diverged: a proxy is no number, as where nothing reaches the output."""
         start = time.perf_counter()
         self.prepare()
         with self.saying_what_helps(), self.reproducible(seed):
             found = self._found(proposal, seed)
         objective = self.objective.partition(":")[0]
         if objective in found and not math.isfinite(found[objective]):
-            raise TrialFailed(f"{objective} is {found[objective]}: no signal goes through, or examples are alike")
+            raise Diverged(f"{objective} is {found[objective]}: no signal goes through, or examples are alike")
         finite = {name: value for name, value in found.items() if math.isfinite(value)}
         return Evaluation(finite, time.perf_counter() - start)
 

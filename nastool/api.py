@@ -123,8 +123,8 @@ def tell(
     Args:
         run: The run, or its folder.
         results: One or several, such as {"trial": 3, "metrics": {"val_acc": 0.9}, "seconds": 60} or {"trial": 3,
-            "error": "why"}; lines of `ask` with "metrics" are some, too. Those without "trial", with "choices", are
-            proposals of strategy external.
+            "error": "why", "fault": "nan"}; lines of `ask` with "metrics" are some, too. Those without "trial", with
+            "choices", are proposals of strategy external.
         on_event: Called with every event.
 
     Returns:

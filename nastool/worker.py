@@ -135,6 +135,8 @@ def serve(connection: Pipe, *, follows_parent: bool = True) -> None:
 
         result = perform(evaluator, job, report)
         if result.error:
+            if body.log is not None and result.log:  # elsewhere a person reads it, to whom the error is enough
+                _say(result.log)
             _say(f"trial {job.trial_id}: {result.error}")
         line.end(result)
 

@@ -48,6 +48,7 @@ _METAVARS = {
     "attack": "NAME[:KEY=VALUE,...]",
     "shift": "NAME,...|all",
     "trial_timeout": "SECONDS",
+    "hung_timeout": "SECONDS",
     "retrain": "K",
     "retrain_recipe": "NAME|FILE",
     "retrain_scale": "KEY=N,...",

@@ -93,7 +93,7 @@ def _answer(trial: Trial, search: Search) -> dict[str, object]:
     found = archfile.to_json(search.strategy.space, trial.proposal.arch)
     if trial.evaluation is not None:
         found["metrics"] = trial.evaluation.all_metrics
-    return {**found, "trial": trial.id, **({"error": trial.error} if trial.error else {})}
+    return {**found, "trial": trial.id, **({"error": trial.error, "fault": trial.fault} if trial.error else {})}
 
 
 def _say_begun(event: RunBegun) -> None:

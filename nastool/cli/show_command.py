@@ -15,6 +15,7 @@ import click
 from nastool.cli import common
 from nastool.core import files
 from nastool.core.errors import InputError
+from nastool.core.wording import FAULTS
 
 if TYPE_CHECKING:
     from nastool.core.archfile import ArchDocument
@@ -45,7 +46,8 @@ def command(ctx: click.Context, /, source: str, json_flag: bool | None, **given:
 
     On a terminal it is drawn in characters, with what is known of it. A drawing shows a cell as a graph, a network
     layer by layer. With --input it also has the shapes, parameters and FLOPs of the layers, and the network that is
-    made of a cell. --to decisions lists the choices one by one.
+    made of a cell. --to decisions lists the choices one by one. Of a trial that failed it says why, with the end of its
+    worker's log.
 
     \b
     Examples:
@@ -198,4 +200,9 @@ def _facts(document: ArchDocument, drawn: str) -> str:
         numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         lines.append(common.labelled("metrics  ", common.describe_metrics(numbers), gap="  "))
     lines += [f"{key:<7}  {document.extra[key]}" for key in ("run", "trial", "weights") if key in document.extra]
+    if isinstance(error := document.extra.get("error"), str):
+        kind = FAULTS.get(str(document.extra.get("fault")))
+        lines.append(f"failed   {f'{kind}: ' if kind else ''}{error}")
+    if isinstance(log := document.extra.get("log"), list):
+        lines += ["log", *(f"  {line}" for line in log)]
     return "\n".join(["", *lines, ""]) if lines else ""

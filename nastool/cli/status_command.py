@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nastool.cli import common
-from nastool.core.wording import as_typed, describe_cost, qualities, trials
+from nastool.core.wording import as_typed, describe_cost, describe_faults, qualities, trials
 
 if TYPE_CHECKING:
     from nastool.cli.live.stored import Followed
@@ -79,6 +79,7 @@ def _status(folder: Path) -> dict[str, Any]:
             "objective": store.get("objective"),
             "seed": config.get("seed"),
             "trials": counts,
+            "faults": store.faults(),
             "trials_wanted": store.get("trials"),
             "evaluation_seconds": round(cost, 3),
             "simulated": is_simulated(config.get("evaluator", {}).get("name", "?")),
@@ -94,7 +95,7 @@ def _status(folder: Path) -> dict[str, Any]:
                 {"trial": trial, "how": silence.how, "seconds": round(max(0.0, time.time() - silence.since))}
                 for trial, silence in silent.items()
             ],
-            "failures": [{"trial": trial.id, "error": trial.error} for trial in store.failures(5)],
+            "failures": [{"trial": t.id, "error": t.error, "fault": t.fault} for t in store.failures(5)],
         }
 
 
@@ -113,7 +114,8 @@ def _text(facts: dict[str, Any]) -> None:
     wanted = f" of {facts['trials_wanted']}" if facts["trials_wanted"] else ""
     running = f"{counts['running']} {'to repeat' if counts['running'] and facts['state'] != 'running' else 'running'}"
     stopped = f"{counts['stopped']} stopped early, " if counts["stopped"] else ""
-    common.show(f"  trials     {counts['done']} done, {stopped}{counts['failed']} failed, {running}{wanted}")
+    failed = f"{counts['failed']} failed{describe_faults(facts['faults'])}"
+    common.show(f"  trials     {counts['done']} done, {stopped}{failed}, {running}{wanted}")
     if facts["started"]:
         begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
         cost = describe_cost(facts["evaluation_seconds"], simulated=facts["simulated"])
@@ -142,9 +144,12 @@ def _text(facts: dict[str, Any]) -> None:
         _trained(facts["trained"])
     for silent in facts["silent"]:
         how = f"{silent['how']} for {common.format_seconds(silent['seconds'])}"
-        _line("silent", f"trial {silent['trial']} {how}; --trial-timeout SECONDS ends such trials")
+        _line("silent", f"trial {silent['trial']} {how}; --hung-timeout SECONDS ends such trials")
     for failure in facts["failures"]:
         common.show(f"  failed     trial {failure['trial']}: {failure['error']}")
+    if facts["failures"]:
+        run, trial = shlex.quote(facts["run"]), facts["failures"][0]["trial"]
+        _line("", f"`nastool show {run} --trial {trial}` prints the end of its log")
     if facts["state"] == "interrupted" and facts["strategy"]["name"] != "listed":
         run = shlex.quote(facts["run"])
         _line("next", f"`nastool resume {run}` goes on; `nastool finish {run}` makes a result of these trials")

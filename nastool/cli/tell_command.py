@@ -18,9 +18,9 @@ def command(run: str, results: str, json_flag: bool | None) -> int:
     """Tell what came of trials that are measured elsewhere.
 
     RUN is the folder of a search that was begun with --evaluator external, RESULTS a file of JSON lines, or - for stdin
-    (the default). A line has "trial", the number that `nastool ask` gave, with "metrics", or "error" and why. With
-    --strategy external a line may have "choices" of an architecture and "metrics" instead. The last trial's result ends
-    the search as usual.
+    (the default). A line has "trial", the number that `nastool ask` gave, with "metrics", or "error" and why, perhaps
+    with a "fault" such as memory, nan or machine (`nastool status` counts by it). With --strategy external a line may
+    have "choices" of an architecture and "metrics" instead. The last trial's result ends the search as usual.
 
     \b
     Example:

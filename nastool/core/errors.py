@@ -6,10 +6,18 @@ import errno
 import re
 from collections.abc import Iterable
 from pathlib import PurePath
-from typing import Literal
+from typing import Literal, get_args
 
-Fault = Literal["memory", "device", "killed", "machine"]
-"""Fault: memory ran out, a device does not work as it should, a process died, or its machine is gone."""
+Fault = Literal["memory", "nan", "exception", "timeout", "killed", "hung", "device", "machine"]
+"""What kind of fault a trial failed by.
+
+memory: it ran out, however small the parts of a batch were. nan: a loss or a metric is not finite. exception: any other
+error was raised. timeout: it took too long. killed: its process died. hung: it made no progress any more. device: one
+does not work as it should. machine: that is gone, or its disk full.
+"""
+FAULTS: tuple[Fault, ...] = get_args(Fault)
+OF_THE_MACHINE: frozenset[Fault] = frozenset({"killed", "hung", "device", "machine"})
+"""Those that say nothing of the architecture: another try may well succeed."""
 
 
 class NastoolError(Exception):
@@ -43,6 +51,10 @@ class TrialFailed(NastoolError):
         """
         super().__init__(message)
         self.retry = retry
+
+
+class Diverged(TrialFailed):
+    """A loss, or what else is measured, is not finite."""
 
 
 class OutOfMemory(InputError):
@@ -94,8 +106,20 @@ _BROKEN = re.compile(
 """As CUDA, cuDNN and cuBLAS name them. A failed assertion in a kernel is not among them: the program is at fault."""
 
 
-def fault_of(error: BaseException) -> Fault | None:
-    """The fault of the machine that the error, or one that caused it, comes from; None: no such.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+
+
+def kind_of(error: BaseException) -> Fault:
+    """What kind of fault a trial fails by in which this was raised."""
+    if (found := fault_of(error)) is not None:
+        return found
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return "machine"
+    return "nan" if isinstance(error, Diverged | FloatingPointError) else "exception"
+
+
+def fault_of(error: BaseException) -> Literal["memory", "device"] | None:
+    """Whether memory ran out, or a device does not work, by the error or one that caused it; None: neither.
 
     Told by the type's name and torch's text: torch.OutOfMemoryError is no MemoryError, cuDNN's and cuBLAS' failed
     allocations are RuntimeErrors, and only newer versions have torch.AcceleratorError. torch is not imported for it.

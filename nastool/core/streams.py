@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 
 
 def hold_streams() -> None:
@@ -22,5 +24,10 @@ def hold_streams() -> None:
 
 
 def settle_streams() -> None:
-    """Send what is printed to stderr: stdout carries the coordinator's results, and nothing else may get there."""
+    """Send what is printed to stderr: stdout carries the coordinator's results, and nothing else may get there.
+
+    Line by line, so that a log has it also where the process is killed.
+    """
     os.dup2(2, 1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)

@@ -11,7 +11,7 @@ from functools import cached_property
 from hashlib import blake2s
 from typing import Any, Literal, NoReturn
 
-from nastool.core.errors import hint
+from nastool.core.errors import Fault, hint
 
 Scalar = str | int | float | bool | None
 """What an option's value may be; everything here is exactly representable in JSON."""
@@ -293,7 +293,7 @@ class Trial:
 
     id: 0, 1, 2, ... in the order asked.
     losses: one per objective, lower is better, the first before the others; empty unless state is "done".
-    error: the reason, where state is "failed".
+    error: the reason, where state is "failed". fault: of which kind; None: it is not known.
     early: the same as losses, of its fidelity, where state is "stopped"; empty otherwise, so that what compares losses
         compares those of whole trainings alone.
     """
@@ -305,6 +305,7 @@ class Trial:
     losses: tuple[float, ...] = ()
     error: str | None = None
     early: tuple[float, ...] = ()
+    fault: Fault | None = None
 
     @property
     def loss(self) -> float:

@@ -43,6 +43,25 @@ def format_number(value: float) -> str:
     return f"{value:.0f}" if value % 1 == 0 and abs(value) > 1 else f"{value:.4f}"
 
 
+FAULTS: Mapping[str, str] = {
+    "memory": "out of memory",
+    "nan": "not a number",
+    "exception": "exception",
+    "timeout": "timeout",
+    "killed": "killed",
+    "hung": "hung",
+    "device": "device",
+    "machine": "machine gone",
+}
+"""Kinds of faults (`core.errors.Fault`) for people."""
+
+
+def describe_faults(faults: Mapping[str, int]) -> str:
+    """ " (2 out of memory, 1 timeout)": how many trials failed by which kind of fault; "": of none that is known."""
+    found = ", ".join(f"{count:,} {FAULTS[fault]}" for fault, count in faults.items())
+    return f" ({found})" if found else ""
+
+
 def trials(count: int) -> str:
     """ "1 trial", "1,200 trials"."""
     return f"{count:,} trial" + "s" * (count != 1)

@@ -126,7 +126,7 @@ class Baseline:
             self.config,
             self.config.evaluator_spec(self.space, self.folder.path).build(),
             self.folder,
-            Setting(options.workers, options.trial_timeout),
+            Setting(options.workers, options.trial_timeout, options.hung_timeout),
             watch,
             executor=options.executor,
             options={"trials": trials},

@@ -103,7 +103,7 @@ class Options:
             if outside or (high is not None and isinstance(value, int) and value > high):
                 wanted = f">= {low}" if high is None else f"from {low} to {high:,}"
                 raise InputError(f"{each.name}: need an integer {wanted}, got {short(repr(value))}")
-        if each.name == "trial_timeout":
+        if each.name in ("trial_timeout", "hung_timeout"):
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 < value < math.inf:  # type: ignore[operator]
                 raise InputError(f"{each.name}: need a number of seconds > 0, got {short(repr(value))}")
@@ -219,6 +219,9 @@ class SearchOptions(Measuring, Searching):
         keep: Number of best trials whose weights are kept; with several objectives all of the front are.
         trial_timeout: Seconds after which a trial is given up; time in which the search was stopped or its machine
             asleep does not count.
+        hung_timeout: Seconds without any progress (no report, and no use of the processor, or no sign of life at all)
+            after which a trial's process is ended and it is tried once more; by default it is only said. Not for
+            evaluators that wait for long for what others compute.
         max_failures: Number of failed trials in a row after which the search ends.
         retrain: Number of best architectures to train from scratch at the end, as a model recommends them by all
             results (`nastool top --by model`); by default 4 where scores are with shared weights, taken as they are
@@ -249,6 +252,7 @@ class SearchOptions(Measuring, Searching):
     force: bool = False
     keep: int = 10
     trial_timeout: float | None = None
+    hung_timeout: float | None = None
     max_failures: int = 10
     retrain: int | None = None
     retrain_recipe: str | None = None
@@ -307,6 +311,7 @@ class ResumeOptions(FinishOptions):
         patience: Number of trials in a row without a better one after which it ends; with several objectives, without
             one that joins the front.
         trial_timeout: Seconds after which a trial is given up.
+        hung_timeout: Seconds without any progress after which a trial's process is ended and it is tried once more.
         log: Also send the trials to a logger (`nastool list loggers`).
     """
 
@@ -316,6 +321,7 @@ class ResumeOptions(FinishOptions):
     stop_when: str | Sequence[str] | None = None
     patience: int | None = None
     trial_timeout: float | None = None
+    hung_timeout: float | None = None
     log: str | Sequence[str] | None = None
 
 
@@ -338,6 +344,7 @@ class EvaluateOptions(Measuring):
         force: Evaluate although the data are not those that a line was measured with.
         trial_timeout: Seconds after which one is given up; time in which the command was stopped or its machine asleep
             does not count.
+        hung_timeout: Seconds without any progress after which one's process is ended and it is tried once more.
     """
 
     architectures: Architecture | Iterable[Architecture] = field(kw_only=False)
@@ -351,6 +358,7 @@ class EvaluateOptions(Measuring):
     save: str | Path | None = None
     force: bool = False
     trial_timeout: float | None = None
+    hung_timeout: float | None = None
 
 
 @dataclass(kw_only=True)

@@ -28,7 +28,7 @@ from nastool.tasks.tensors import notes
 from nastool.training.evaluator import TrainingEvaluator
 
 STALE = (
-    *("metrics", "std", "mean", "runs", "seeds", "error", "weights", "weights_digest"),
+    *("metrics", "std", "mean", "runs", "seeds", "error", "fault", "log", "weights", "weights_digest"),
     *("comparison", "baseline", "ensemble", "unfinished"),
 )
 """What a line says of an earlier evaluation. Its trial and run still say where the architecture comes from."""
@@ -204,7 +204,7 @@ class Evaluations:
             result = line.results[seed]
             if result.evaluation is None:
                 errors.append(f"seed {seed}: {result.error}")
-                runs.append({"seed": seed, "error": result.error})
+                runs.append({"seed": seed, "error": result.error, "fault": result.fault})
             else:
                 metrics = {**result.evaluation.metrics, **(result.tested or {})}
                 run = {"seed": seed, "metrics": {**metrics, "seconds": result.evaluation.seconds}}
@@ -254,7 +254,7 @@ def evaluating(documents: Iterator[ArchDocument], options: EvaluateOptions) -> G
             registry.load("evaluator", options.evaluator or defaults.EVALUATOR).name,
             options.of_evaluator,
             seeds_of(options.seeds),
-            Setting(options.workers, options.trial_timeout, say=watch.note),
+            Setting(options.workers, options.trial_timeout, options.hung_timeout, say=watch.note),
             Path(options.save or scratch),
             options.save is not None,
             options.force,

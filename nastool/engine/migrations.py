@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any
 
-SCHEMA = 6
+SCHEMA = 7
 TABLES = (
     "CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """CREATE TABLE trials (
@@ -18,13 +18,14 @@ TABLES = (
         evaluation TEXT,         -- JSON: those of an Evaluation
         losses TEXT,             -- JSON: a list of numbers
         loss REAL,               -- the first of them, of trials that are done
-        error TEXT,
+        error TEXT, fault TEXT,  -- of a trial that failed; fault: one of core.errors.FAULTS
         attempts INTEGER NOT NULL DEFAULT 1,
         started REAL NOT NULL, finished REAL  -- seconds since 1970
     )""",
     """CREATE TABLE reports (
         trial INTEGER, step INTEGER, metrics TEXT NOT NULL, PRIMARY KEY (trial, step)
     ) WITHOUT ROWID""",
+    "CREATE TABLE logs (trial INTEGER PRIMARY KEY, text TEXT NOT NULL)",  # of trials that failed: the last lines
 )
 
 
@@ -91,5 +92,12 @@ def _from_5(db: sqlite3.Connection) -> None:
     """No trial is stopped yet."""
 
 
-MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {4: _from_4, 5: _from_5}
+def _from_6(db: sqlite3.Connection) -> None:
+    """Of which kind the faults were is not known, nor what was printed."""
+    if "fault" not in [name for _, name, *_ in db.execute("PRAGMA table_info(trials)")]:  # as of schema 4 it is there
+        db.execute("ALTER TABLE trials ADD COLUMN fault TEXT")
+    db.execute(TABLES[3].replace("TABLE", "TABLE IF NOT EXISTS", 1))
+
+
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {4: _from_4, 5: _from_5, 6: _from_6}
 """What leads from each earlier schema that can still be read to the next."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from nastool.core import archfile
 from nastool.core.archfile import MAX_LINE
-from nastool.core.errors import InputError, short
+from nastool.core.errors import FAULTS, Fault, InputError, hint, short
 from nastool.core.evaluator import Evaluator, executor_of
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Fed
@@ -40,6 +40,7 @@ class Line:
         trial: Number of the trial whose result it is; None: it proposes `arch`.
         key: Of the architecture, where it says so.
         result: What was measured, or why that failed; None: it says neither.
+        fault: By which kind of fault it failed.
     """
 
     where: str
@@ -47,6 +48,7 @@ class Line:
     arch: Arch | None
     key: str | None
     result: Evaluation | str | None
+    fault: Fault = "exception"
 
     @classmethod
     def read(cls, document: object, space: SearchSpace, where: str) -> Line:
@@ -60,7 +62,10 @@ class Line:
         if trial is None and arch is None:
             raise InputError('need "trial" with a result, or "choices" of an architecture')
         key = document.get("key") if arch is None else arch.key
-        return cls(where, trial, arch, key, _result(document, trial or 0))
+        fault = document.get("fault", "exception")
+        if fault not in FAULTS:
+            raise InputError(f'"fault" is {short(repr(fault))}; {hint(fault, FAULTS)}')
+        return cls(where, trial, arch, key, _result(document, trial or 0), fault)
 
 
 def _read(text: str, space: SearchSpace, where: str) -> Line:
@@ -218,8 +223,9 @@ class Outside(Executor):
 
     @classmethod
     def make(cls, spec: EvaluatorSpec, evaluator: Evaluator, setting: Setting) -> Outside:
-        if setting.timeout is not None:
-            raise InputError("--trial-timeout: what is measured outside cannot be given up; tell its error instead")
+        if (setting.timeout, setting.hung) != (None, None):
+            name = "--hung-timeout" if setting.timeout is None else "--trial-timeout"
+            raise InputError(f"{name}: what is measured outside cannot be given up; tell its error instead")
         return cls(spec, evaluator, setting.workers)
 
     def open(self) -> Mapping[str, Scalar]:
@@ -311,8 +317,10 @@ class Outside(Executor):
         if line.result is None:
             raise InputError(f'{line.where}: need "metrics" or "error" of trial {job.trial_id}')
         del self._jobs[job.trial_id]
-        failed = isinstance(line.result, str)
-        self._events.append(Finished(job, error=line.result) if failed else Finished(job, line.result))  # type: ignore[arg-type]
+        if isinstance(line.result, str):
+            self._events.append(Finished(job, error=line.result, fault=line.fault))
+        else:
+            self._events.append(Finished(job, line.result))
 
 
 def feed(executor: Executor, space: SearchSpace, stop: Callable[[], bool]) -> Callable[[bool], Arch | None]:

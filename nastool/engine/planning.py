@@ -327,6 +327,7 @@ class Timing:
         setting = Setting(
             options.workers,
             options.trial_timeout,
+            options.hung_timeout,
             threads if isinstance(threads, int) else None,
             path / "logs",
             run.watch.note,

@@ -166,7 +166,7 @@ class RetrainRun:
         runs: list[dict[str, Any]] = []
         for seed, trial in zip(self.seeds, trained.trials, strict=True):
             if trial.evaluation is None:
-                runs.append({"seed": seed, "error": trial.error})
+                runs.append({"seed": seed, "error": trial.error, "fault": trial.fault})
                 continue
             known, problem = trained.test(trial, seed)
             if problem is not None:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from nastool.core.errors import FAULTS
 from nastool.core.folders import is_within
 from nastool.core.typed import fields, fitted, is_number
 from nastool.core.values import Arch, Evaluation, Objective, Proposal, SpaceRef, Trial
@@ -51,19 +52,19 @@ def trial_of(space: SpaceRef, row: tuple[Any, ...]) -> Trial:
 
     Args:
         space: the search space of the run.
-        row: (id, state, proposal, evaluation, losses, error).
+        row: (id, state, proposal, evaluation, losses, error, fault).
 
     Raises:
         AttributeError, LookupError, TypeError, ValueError, RecursionError: it is no trial.
     """
-    number, state, proposed, evaluated, losses, error = row
+    number, state, proposed, evaluated, losses, error, fault = row
     found = _read(proposed)
     arch = Arch(space, tuple(found.pop("choices")))
     proposal = Proposal(arch, **fitted(found, fields(Proposal)))
     evaluation = None if evaluated is None else Evaluation(**fitted(_read(evaluated), fields(Evaluation)))
     values = () if losses is None else tuple(_read(losses))
     whole = state != "stopped"
-    trial = Trial(number, proposal, state, evaluation, values if whole else (), error, () if whole else values)
+    trial = Trial(number, proposal, state, evaluation, values if whole else (), error, () if whole else values, fault)
     if not _is_whole(trial):
         raise ValueError("no trial")
     return trial
@@ -77,6 +78,7 @@ def _is_whole(trial: Trial) -> bool:
         and trial.id >= 0
         and (set(map(type, choices)) <= {int} or all(isinstance(choice, int) for choice in choices))
         and (trial.error is None or isinstance(trial.error, str))
+        and (trial.fault is None or (trial.fault in FAULTS and trial.state == "failed"))
     ):
         return False
     losses = trial.losses or trial.early

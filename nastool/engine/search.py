@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from nastool.core import registry
 from nastool.core.costs import NOTE, Costs
-from nastool.core.errors import Fault, InputError, InvalidArchError, NastoolError, one_line, short
+from nastool.core.errors import InputError, InvalidArchError, NastoolError, one_line
 from nastool.core.pareto import dominates
-from nastool.core.strategy import SeesPredictions, Strategy, pool, wanted
+from nastool.core.strategy import Fed, SeesPredictions, Strategy, pool, wanted
 from nastool.core.values import Arch, Evaluation, Objective, Proposal, Silence, Trial
 from nastool.engine.executors.base import Drive, Executor, carry_out
 from nastool.engine.executors.jobs import OUTSIDE, Finished, Job, JobEvent, Reported
+from nastool.engine.proposals import Failures, check
 from nastool.engine.reports import Reports
 from nastool.engine.stopping import Budget, Rules, Stopping
 from nastool.engine.store import Store
@@ -81,6 +82,8 @@ class Search:
     exhausted: bool = False
     """The strategy has nothing left to propose."""
     _failures_in_row: int = 0
+    _known: Failures | None = None
+    """What is known to fail; None: what is proposed was given by somebody, who may want it again."""
     _unfinished: list[Job] = field(default_factory=list)
     _kept: list[tuple[list[float], int, str]] = field(default_factory=list)
     """Heap of (what `Trial.rank` has before the id, -id, checkpoint), negative: the worst of those kept first."""
@@ -99,6 +102,8 @@ class Search:
 
     def __post_init__(self) -> None:
         self._drive = Drive(self.executor, self._next, stop=self.stop, retried=self._retried)
+        if self.seeds is None and not isinstance(self.strategy, Fed):
+            self._known = Failures(self.strategy.space, self.store.numbered)
         self._reports = Reports(self.store, self.strategy, self.objectives[0])
         if isinstance(self.strategy, SeesPredictions):
             self.strategy.predictions = self._predictions
@@ -127,7 +132,7 @@ class Search:
                 self.watch(self, event)
             else:
                 trial = self._trial(event)
-                self._finish(trial, event.fault)
+                self._finish(trial, event.log)
                 self.watch(self, trial)
             if self.executor.busy and not self._drive.pending and self.ends.overdue:
                 self.ends.why, self.ends.cut = "time", [job.trial_id for job in self.executor.busy]
@@ -160,7 +165,21 @@ class Search:
         return job
 
     def _ask(self) -> Job | None:
-        """Ask for one trial. None: another has to finish first, or the strategy is exhausted."""
+        """Ask for a trial to evaluate; one that is known to fail has ended at once.
+
+        None: another has to finish first, the strategy is exhausted, or these were enough.
+        """
+        while (trial := self._asked()) is not None:
+            if trial.state == "running":
+                return self._job(trial)
+            self._finish(trial)
+            self.watch(self, trial)
+            if self.ends.over(self.asked) or self.stop():
+                break
+        return None
+
+    def _asked(self) -> Trial | None:
+        """Ask for one trial, as `_ask` does."""
         proposal = self.strategy.ask()
         if proposal is None:
             self.exhausted = not self.executor.busy
@@ -168,34 +187,19 @@ class Search:
         trial = Trial(self.asked, proposal)
         self.store.begin()
         try:
-            self._check(proposal)
+            check(proposal, self.strategy.space, self.asked)
             trial = replace(trial, proposal=self._with_costs(proposal))
             self.store.add(trial)
         except (AttributeError, TypeError, ValueError) as error:
             self.store.rollback()
             who = registry.whose(type(self.strategy))
             raise NastoolError(f"{who} proposed what is no proposal: {one_line(error)}") from error
+        self.asked += 1
+        if self._known is not None and (failed := self._known.answer(trial)) is not None:
+            return failed
         if not self.one_commit:
             self._commit()
-        self.asked += 1
-        return self._job(trial)
-
-    def _check(self, proposal: Proposal) -> None:
-        """TypeError or ValueError: it is no proposal."""
-        if not isinstance(proposal, Proposal):
-            raise TypeError(f"it is of type {type(proposal).__name__}")
-        parent, budget = proposal.parent, proposal.budget
-        if parent is not None and not (isinstance(parent, int) and 0 <= parent < self.asked):
-            raise ValueError(f"its parent is {short(repr(parent))}, which is no earlier trial")
-        for name, amount in (("budget", budget), ("fidelity", proposal.fidelity)):
-            if amount is not None and not (isinstance(amount, int | float) and 0 < amount < math.inf):
-                raise ValueError(f"its {name} is {short(repr(amount))}")
-        try:
-            self.strategy.space.validate(proposal.arch)
-            if not all(isinstance(choice, int) for choice in proposal.arch.choices):
-                raise InvalidArchError(f"choices are {short(proposal.arch.choices)}")
-        except InvalidArchError as error:
-            raise ValueError(f"no member of {registry.whose(type(self.strategy.space))}: {error}") from None
+        return trial
 
     def _with_costs(self, proposal: Proposal) -> Proposal:
         """The proposal, with what its architecture costs among its notes, where that is wanted."""
@@ -222,11 +226,12 @@ class Search:
         self.store.retry(job.trial_id)
         self._commit()
 
-    def _finish(self, trial: Trial, fault: Fault | None = None) -> None:
+    def _finish(self, trial: Trial, log: str = "") -> None:
+        """log: what its worker printed last."""
         self.store.begin()
         self.strategy.tell(trial)
-        self.store.finish(trial, self.finished)
-        self._count(trial, fault)
+        self.store.finish(trial, self.finished, log if trial.state == "failed" else "")
+        self._count(trial)
         self._take_checkpoint(trial)
         self._prune()
         self._commit()
@@ -251,7 +256,7 @@ class Search:
 
     def _trial(self, event: Finished) -> Trial:
         """The finished trial: an evaluation without a usable objective is a failure, too."""
-        job, evaluation, error = event.job, event.evaluation, event.error
+        job, evaluation, error, fault = event.job, event.evaluation, event.error, event.fault
         if event.bug and self.failed == self.finished:  # why should the next fare better?
             raise NastoolError(error or "no result")
         if evaluation is not None:
@@ -269,13 +274,13 @@ class Search:
                     return Trial(job.trial_id, job.proposal, "stopped", evaluation, early=losses)
                 if not bad:
                     return Trial(job.trial_id, job.proposal, "done", evaluation, losses)
-                error = f"{bad[0]} is {evaluation.all_metrics[bad[0]]}"
+                error, fault = f"{bad[0]} is {evaluation.all_metrics[bad[0]]}", "nan"
             except ValueError as problem:
-                error = str(problem)
+                error, fault = str(problem), "nan" if bad else "exception"
             if evaluation.checkpoint is not None:
                 self._dropped.append(evaluation.checkpoint)
         self._dropped.append(checkpoints.name_of(job.trial_id))  # a worker may have died after it wrote one
-        return Trial(job.trial_id, job.proposal, "failed", error=error or "no result")
+        return Trial(job.trial_id, job.proposal, "failed", error=error or "no result", fault=fault or "exception")
 
     def _with_known(self, proposal: Proposal, evaluation: Evaluation) -> Evaluation:
         """The evaluation, with what was known of the architecture before."""
@@ -283,11 +288,13 @@ class Search:
         known = {name: found[name] for name in self.measured if name in found and name not in evaluation.metrics}
         return replace(evaluation, metrics={**evaluation.metrics, **known}) if known else evaluation
 
-    def _count(self, trial: Trial, fault: Fault | None = None) -> None:
+    def _count(self, trial: Trial) -> None:
         self.finished += 1
         if trial.state == "failed":
+            if self._known is not None:
+                self._known.take(trial)
             self.failed += 1
-            self._failures_in_row += fault != "device"
+            self._failures_in_row += trial.fault != "device"
             self.ends.told(trial, False)
             return
         self._failures_in_row = 0
@@ -426,10 +433,7 @@ def test_best(executor: Executor, best: Trial, seed: int) -> tuple[Mapping[str, 
 
     Returns its metrics and, where that failed for good, the reason.
     """
-    return _measure(executor, Job(best.id, best.proposal, trial_seed(seed, best.id), "test", best.evaluation))
-
-
-def _measure(executor: Executor, job: Job) -> tuple[Mapping[str, float], str | None]:
+    job = Job(best.id, best.proposal, trial_seed(seed, best.id), "test", best.evaluation)
     finished = carry_out(executor, job)
     return finished.tested or {}, finished.error
 

@@ -222,7 +222,7 @@ class SearchRun:
             self.config,
             self.evaluator,
             self.folder,
-            Setting(self.options.workers, self.options.trial_timeout),
+            Setting(self.options.workers, self.options.trial_timeout, self.options.hung_timeout),
             watch,
             executor=executor or self.options.executor,
             force=self.options.force,

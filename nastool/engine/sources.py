@@ -135,6 +135,8 @@ def of_run(folder: Path, given: Given) -> ArchDocument:
             none = f"{folder} has no finished trial yet: `nastool resume {run}` goes on"
             raise InputError(none if given.trial is None else f"--trial {given.trial}: {there}")
         line = line_of(folder, store, space, trials[0])
+        if log := store.log(trials[0].id):
+            line["log"] = log.splitlines()
     if given.trial is None:
         so_far = f"{folder} has not finished ({made} of {wanted} trials): this is the best so far, trial {trials[0].id}"
         given.say(f"note: {so_far}; `nastool finish {run}` makes its result")

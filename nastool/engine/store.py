@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nastool.core.errors import InputError, one_line, short, why
+from nastool.core.errors import FAULTS, InputError, one_line, short, why
 from nastool.core.folders import file_at
 from nastool.core.typed import is_number
 from nastool.core.values import Objective, Silence, SpaceRef, Trial, loads
 from nastool.engine import rows
 from nastool.engine.migrations import MIGRATIONS, SCHEMA, TABLES, migrate
 
-_TRIAL = "id, state, proposal, evaluation, losses, error"
+_TRIAL = "id, state, proposal, evaluation, losses, error, fault"
 
 
 class Store:
@@ -264,8 +264,8 @@ class Store:
         with self._errors:
             self._db.execute("INSERT INTO trials (id, state, proposal, started) VALUES (?,?,?,?)", values)
 
-    def finish(self, trial: Trial, told: int) -> None:
-        """A trial that was just told, as number `told`."""
+    def finish(self, trial: Trial, told: int, log: str = "") -> None:
+        """A trial that was just told, as number `told`. log: what its worker printed last, of one that failed."""
         evaluation = trial.evaluation
         values = (
             trial.state,
@@ -274,14 +274,18 @@ class Store:
             rows.encode(trial.losses or trial.early),
             trial.losses[0] if trial.losses else None,
             trial.error,
+            trial.fault,
             time.time(),
             trial.id,
         )
         with self._errors:
             self._db.execute(
-                "UPDATE trials SET state=?, told=?, evaluation=?, losses=?, loss=?, error=?, finished=? WHERE id=?",
+                "UPDATE trials SET state=?, told=?, evaluation=?, losses=?, loss=?, error=?, fault=?, finished=? "
+                "WHERE id=?",
                 values,
             )
+            if log:
+                self._db.execute("INSERT OR REPLACE INTO logs VALUES (?, ?)", (trial.id, log))
 
     def retry(self, trial_id: int) -> None:
         """The trial is evaluated once more after its worker died."""
@@ -389,6 +393,21 @@ class Store:
     def failures(self, k: int) -> list[Trial]:
         """The last k failed trials, the latest first."""
         return list(self._select("WHERE state = 'failed' ORDER BY told DESC LIMIT ?", k))
+
+    def faults(self) -> dict[str, int]:
+        """How many trials failed by each kind of fault that is known, the most frequent first."""
+        found = self._query(
+            "SELECT fault, COUNT(*) FROM trials WHERE state = 'failed' GROUP BY fault ORDER BY 2 DESC, 1"
+        )
+        return {fault: count for fault, count in found if fault in FAULTS}
+
+    def log(self, trial_id: int) -> str:
+        """What the worker of a failed trial printed last; "": nothing that is known."""
+        return next((str(text) for (text,) in self._query("SELECT text FROM logs WHERE trial = ?", trial_id)), "")
+
+    def logs(self, k: int) -> dict[int, str]:
+        """As of `log`, of the last k trials that have one, the latest first."""
+        return {trial: str(text) for trial, text in self._query("SELECT * FROM logs ORDER BY trial DESC LIMIT ?", k)}
 
     def spent(self) -> tuple[float, float, float]:
         """Seconds of all evaluations, failed ones too; time of the first start, of the last finish (since 1970)."""

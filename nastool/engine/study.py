@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
 
 
+LOGS = 50
+"""So many failed trials' logs are read."""
+
+
 @dataclass(frozen=True)
 class Study:
     """A run as it is now. `read` makes one.
@@ -34,6 +38,7 @@ class Study:
     state: "running": a search is at work on it; "finished"; "interrupted": its command would go on.
     document: best.json's object, once it has finished. about: run.yaml (command, versions, hardware); {} without one.
     retrained: the run of what was trained from scratch at its end, if there is one.
+    logs: what the workers of the last failed trials printed last, by trial.
     """
 
     path: Path
@@ -48,6 +53,7 @@ class Study:
     document: Mapping[str, Any] | None
     about: Mapping[str, Any]
     retrained: Study | None = None
+    logs: Mapping[int, str] = field(default_factory=dict, repr=False)
     ranked: tuple[StudyTrial, ...] = field(repr=False, default=())
     """Finished trials, best first; of a search by rounds of a policy those scored afterwards, no two equivalent."""
 
@@ -89,7 +95,7 @@ class Study:
             trials = tuple(found)
             if trials and trials[-1].id != len(trials) - 1:
                 raise InputError(f"{path} is damaged: it has {len(trials)} trials, but not 0 to {len(trials) - 1}")
-            origin = store.origin
+            origin, logs = store.origin, store.logs(LOGS)
         for each in trials:
             _check(space, each.trial, path)
         inner = retrained_in(path, final)
@@ -110,6 +116,7 @@ class Study:
             document=None if final is None else final["document"],
             about=about,
             retrained=None if inner is None else Study.read(inner, curves=curves),
+            logs=logs,
             ranked=tuple(trials[trial.id] for trial in ranked(space, [trial.trial for trial in trials])),
         )
 
@@ -244,7 +251,7 @@ class Study:
     def columns(self) -> dict[str, list[object]]:
         """All trials as columns of equal length, for `pandas.DataFrame(...)` or `polars.DataFrame(...)`.
 
-        trial, state, key, parent, budget, expected, attempts, started, finished, error, a column for each metric
+        trial, state, key, parent, budget, expected, attempts, started, finished, error, fault, a column for each metric
         ("seconds" among them), and "choice.NAME" for each decision. None where there is no value. Where trials were
         stopped, fidelity and continues, too.
         """
@@ -260,6 +267,7 @@ class Study:
             "started": [t.started for t in self.trials],
             "finished": [t.finished for t in self.trials],
             "error": [t.error for t in self.trials],
+            "fault": [t.fault for t in self.trials],
         }
         measured = [trial.metrics for trial in self.trials]
         for name in sorted(self.measured):
@@ -321,7 +329,7 @@ def _measured(space: SearchSpace, trial: Trial) -> dict[str, Any]:
     if trial.evaluation is not None:
         found["metrics"] = trial.evaluation.all_metrics
     if trial.error is not None:
-        found["error"] = trial.error
+        found |= {"error": trial.error, "fault": trial.fault}
     found["trial"] = trial.id
     return found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from nastool.core.errors import Fault
 from nastool.core.typed import is_number
 from nastool.core.values import Objective, Trial
 
@@ -98,6 +99,11 @@ class StudyTrial:
     @property
     def error(self) -> str | None:
         return self.trial.error
+
+    @property
+    def fault(self) -> Fault | None:
+        """By which kind of fault it failed; None: it did not, or that is not known."""
+        return self.trial.fault
 
     @property
     def is_round(self) -> bool:

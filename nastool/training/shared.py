@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nastool.core import files
-from nastool.core.errors import CannotGoOn, InputError, TrialFailed, fault_of, why
+from nastool.core.errors import CannotGoOn, Diverged, InputError, fault_of, why
 from nastool.core.task import Batch, Batches
 from nastool.core.values import Arch
 from nastool.training.policies import Part, Policy, Sampling, Trainer
@@ -89,7 +89,7 @@ class SharedWeights:
             not finite, steps were left out, "skipped_steps".
 
         Raises:
-            TrialFailed: The loss is not finite.
+            Diverged: The loss is not finite.
         """
         import torch
 
@@ -114,10 +114,10 @@ class SharedWeights:
     def _mean_loss(self) -> float:
         mean = self._total.item() / max(1, self.training.steps - self._skipped)
         if not math.isfinite(mean):
-            raise TrialFailed(f"diverged: training loss is {mean} in epoch {self.done}; lower lr")
+            raise Diverged(f"diverged: training loss is {mean} in epoch {self.done}; lower lr")
         if 2 * self._skipped > self.training.steps:
             what = f"the gradients of {self._skipped} of {self.training.steps} steps are not finite"
-            raise TrialFailed(f"diverged: {what} in epoch {self.done}; lower lr")
+            raise Diverged(f"diverged: {what} in epoch {self.done}; lower lr")
         return mean
 
     @property

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
 
 from nastool import cli
+from nastool.core.values import State
 
 NASTOOL = str(Path(sys.executable).parent / "nastool")
 """The installed command."""
@@ -111,6 +112,12 @@ def in_this_process(folder: Path, *arguments: str, stdin: str = "", trains: bool
         code = cli.run()
     out, err = (stream.buffer.getvalue().decode() for stream in streams)
     return Outcome(code, out, err)
+
+
+def counts(**states: int) -> dict[str, int]:
+    """What a store and `status` say of so many trials in these states, and none in the others."""
+    assert states.keys() <= set(get_args(State))
+    return {**dict.fromkeys(get_args(State), 0), **states}
 
 
 def content(folder: Path) -> dict[str, bytes]:

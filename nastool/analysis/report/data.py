@@ -11,7 +11,7 @@ from typing import Any
 from nastool.analysis.figures.results import curve_metric
 from nastool.analysis.pages import printable
 from nastool.core import archfile
-from nastool.core.wording import format_number, format_seconds
+from nastool.core.wording import FAULTS, format_number, format_seconds
 from nastool.deploy.models import task_in
 from nastool.engine.ranking import along
 from nastool.engine.retraining import Listed
@@ -132,6 +132,7 @@ def rows(study: Study, drawn: Mapping[int, str], result: StudyTrial | None) -> d
     add("budget", "number", [t.trial.proposal.budget for t in trials])
     add("parent", "id", [t.parent for t in trials])
     add("attempts", "count", [t.attempts if t.attempts > 1 else None for t in trials])
+    add("fault", "text", [t.fault for t in trials])
     add("error", "text", [t.error for t in trials])
     add("key", "code", [t.arch.key for t in trials])
     if len(trials) <= STRINGS:
@@ -175,18 +176,20 @@ def curves(study: Study) -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Failure:
-    """Failures for the same reason. reason: of the first, word for word."""
+    """Failures for the same reason. reason: of the first, word for word. fault: of which kind; "": it is not known."""
 
     reason: str
+    fault: str
     trials: list[int] = field(default_factory=list)
 
 
 def failures(study: Study) -> list[Failure]:
-    """Grouped by reason, numbers in it aside; the most frequent first."""
-    found: dict[str, Failure] = {}
+    """Grouped by kind and reason, numbers in it aside; the most frequent first."""
+    found: dict[tuple[str, str], Failure] = {}
     for trial in study.failed:
         reason = trial.error or "no reason was recorded"
-        found.setdefault(re.sub(r"\d+(\.\d+)?", "#", reason), Failure(reason)).trials.append(trial.id)
+        fault, same = FAULTS.get(trial.fault or "", ""), re.sub(r"\d+(\.\d+)?", "#", reason)
+        found.setdefault((fault, same), Failure(reason, fault)).trials.append(trial.id)
     return sorted(found.values(), key=lambda failure: -len(failure.trials))
 
 

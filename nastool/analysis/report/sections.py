@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,12 +17,14 @@ from nastool.analysis.report.confusion import confusion
 from nastool.analysis.report.data import MISSING, comparison, number
 from nastool.core import archfile
 from nastool.core.errors import InputError
-from nastool.core.wording import format_seconds, qualities, trials
+from nastool.core.wording import describe_faults, format_seconds, qualities, trials
 from nastool.engine.study import Study
 from nastool.engine.study_trial import StudyTrial
 
 WITHOUT_SCRIPT = 50
 """Rows of the table for readers without JavaScript."""
+LOGS = 10
+"""So many reasons of failures come with the end of a log."""
 CHANGES, STEPS = 12, 50
 """Changes between two networks that are listed, and networks on the path to the best."""
 
@@ -239,10 +242,16 @@ def _failures(study: Study) -> list[Block]:
     rows = []
     for failure in found[:50]:
         trials = ", ".join(map(str, failure.trials[:20])) + (", …" if len(failure.trials) > 20 else "")
-        rows.append((f"{len(failure.trials):,}", failure.reason, trials))
+        rows.append((f"{len(failure.trials):,}", failure.fault, failure.reason, trials))
     failed, told = len(study.failed), len(study.finished)
-    text = f"{failed:,} of {told:,} trials failed ({failed / max(1, told):.0%}), for {len(found):,} different reasons."
-    return [_lines(text), Table(("times", "reason", "trials"), rows, numeric=False)]
+    kinds = describe_faults(Counter(trial.fault for trial in study.failed if trial.fault))
+    share = f"{failed / max(1, told):.0%}"
+    text = f"{failed:,} of {told:,} trials failed{kinds}, {share}, for {len(found):,} different reasons."
+    blocks: list[Block] = [_lines(text), Table(("times", "kind", "reason", "trials"), rows, numeric=False)]
+    for failure in found[:LOGS]:
+        if (last := next((t for t in reversed(failure.trials) if t in study.logs), None)) is not None:
+            blocks += [_lines(f"The end of the log of trial {last}:"), Listing(study.logs[last])]
+    return blocks
 
 
 # --- what was trained from scratch at the end, and the ensemble

@@ -30,6 +30,7 @@ class Setting:
     Attributes:
         workers: Number of jobs at a time, >= 1.
         timeout: Seconds after which a job is given up; None: never.
+        hung: Seconds without any progress after which a job's process is ended, and another tried; None: never.
         threads: CPU threads of each worker; None: whatever is quickest there.
         logs: Folder for what workers print; None: it goes to stderr.
         say: Called with a line for people, such as that a job makes no progress.
@@ -38,6 +39,7 @@ class Setting:
 
     workers: int = 1
     timeout: float | None = None
+    hung: float | None = None
     threads: int | None = None
     logs: Path | None = None
     say: Callable[[str], None] = _quiet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,12 +13,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nastool.core import options, registry
 from nastool.core.costs import Costs
-from nastool.core.errors import CannotGoOn, Fault, InputError, NastoolError, TrialFailed, fault_of, one_line, short
+from nastool.core.errors import (
+    CannotGoOn,
+    Fault,
+    InputError,
+    NastoolError,
+    TrialFailed,
+    fault_of,
+    kind_of,
+    one_line,
+    short,
+)
 from nastool.core.evaluator import Splitting, estimate_all
 from nastool.core.limits import Limits, limited
 from nastool.core.space import said
 from nastool.core.values import Evaluation, Proposal, Scalar, SpaceRef
 from nastool.engine.costs import check_names, costs_of, known
+from nastool.engine.executors import tails
 from nastool.nets import checkpoints
 
 if TYPE_CHECKING:
@@ -108,8 +120,9 @@ class Finished:
 
     retry: another try in a fresh process may help. unsound: the process must not evaluate anything else.
     fatal: the error is not the trial's own; nothing can go on before it is mended.
-    fault: of the machine. divisible: its batches can be split further. gpu: where it was, if the fault is of a device.
-    given_up: the fault is that GPU's own, which is not used any more. bug: in the code of a plugin.
+    fault: of which kind the error is. divisible: its batches can be split further. gpu: where it was, if the fault is
+    of a device. given_up: the fault is that GPU's own, which is not used any more. bug: in the code of a plugin. log:
+    what was printed last, or where an error was raised, as of `tails`.
     """
 
     job: Job
@@ -124,6 +137,7 @@ class Finished:
     gpu: str | None = None
     given_up: bool = False
     bug: bool = False
+    log: str = ""
 
 
 class Abandoned(BaseException):
@@ -194,7 +208,8 @@ def perform(evaluator: Evaluator, job: Job, report: Any) -> Finished:
             retry=retry,
             # An error that is not ours may leave a device in a bad state (after some, CUDA answers nothing else).
             unsound=retry or fault is not None or not isinstance(error, NastoolError),
-            fault=fault,
+            fault=kind_of(error),
+            log="" if isinstance(error, NastoolError) else tails.of_text(traceback.format_exc()),
             divisible=isinstance(evaluator, Splitting) and 2 * job.micro_batches <= evaluator.max_micro_batches,
         )
     return Finished(job, evaluation, tested)

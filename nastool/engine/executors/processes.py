@@ -58,6 +58,7 @@ class Processes(Executor):
         self._line: list[Job] = []
         """Jobs that wait for a place."""
         self._timeout = setting.timeout
+        self._hung = setting.hung
         self._say = setting.say
         self._looked = 0.0
         self._first: Mapping[str, Scalar] = {}
@@ -179,14 +180,21 @@ class Processes(Executor):
                 self._crowd_out(slot, error)
         self._look()
         for slot in self._slots:
-            limit = self._timeout if slot.ready else START_SECONDS
-            if slot.job is not None and limit is not None and slot.seconds > limit:
-                job = slot.job
-                what = "(--trial-timeout)" if slot.ready else "of waiting for its worker to start"
-                slot.kill()
-                events.append(Finished(job, error=f"gave up after {limit:g} s {what}"))
+            if slot.job is not None and (given_up := self._overdue(slot)) is not None:
+                events.append(self._judged(slot, given_up))
         self._place()
         return events
+
+    def _overdue(self, slot: Slot) -> Finished | None:
+        """What becomes of a job that takes too long; None: it does not."""
+        if not slot.ready:
+            waited = f"gave up after {START_SECONDS:g} s of waiting for its worker to start"
+            return slot.give_up(waited, "hung") if slot.seconds > START_SECONDS else None
+        if self._timeout is not None and slot.seconds > self._timeout:
+            return slot.give_up(f"gave up after {self._timeout:g} s (--trial-timeout)", "timeout")
+        if self._hung is not None and not slot.stopped and slot.quiet > self._hung:
+            return slot.give_up(f"{slot.how} for {self._hung:g} s (--hung-timeout)", "hung")
+        return None
 
     def _judged(self, slot: Slot, event: JobEvent) -> JobEvent:
         """The event with what it means for the slot's device; says why a job is tried again."""
@@ -199,14 +207,16 @@ class Processes(Executor):
             if all(device.given_up for device in self._devices):
                 return replace(event, error=self._nothing_left(device, what), fatal=True)
             event = replace(event, error=f"{what} ({device.name})", gpu=device.name, given_up=given_up)
-        elif not event.retry:
+        elif not event.retry and event.fault != "timeout":
             device.faults = 0
         next_try = again(event)
-        if next_try is not None and event.fault in ("device", "memory", "machine"):
+        if next_try is not None and event.fault in ("device", "memory", "machine", "hung"):
             if event.fault == "machine":
                 how = "on another machine"
             elif event.fault == "device":
                 how = "on another, if there is one"
+            elif event.fault == "hung":
+                how = "in a fresh process"
             elif next_try.micro_batches == 1:
                 how = "with nothing else on its device"
             else:
@@ -281,7 +291,7 @@ class Processes(Executor):
             since = before[key].since if key in before else time.time() - SILENT_SECONDS
             self.silent |= {key: Silence(since, how)}
             if key not in before or before[key].how != how:
-                rest = "--trial-timeout SECONDS ends such trials" if self._timeout is None else ""
+                rest = "--hung-timeout SECONDS ends such trials" if self._hung is None and self._timeout is None else ""
                 pid = 0 if slot.process is None else slot.process.pid
                 rest = f"kill -CONT {pid} lets it go on" if slot.stopped else rest
                 self._say(f"{slot.job} {how} for {time.time() - since:.0f} s (process {pid})" + (rest and f"; {rest}"))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
 
-from nastool.core.errors import InputError, NastoolError, OutOfMemory
+from nastool.core.errors import Fault, InputError, NastoolError, OutOfMemory
 from nastool.core.processes import LOOK_SECONDS, AwakeClock
 from nastool.core.values import Scalar
+from nastool.engine.executors import tails
 from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job, JobEvent
 
 BEAT_SECONDS = 5.0
@@ -149,8 +150,12 @@ class Slot:
         self._started = 0.0
         self._progress = 0.0
         """When it last made some; `_beat`: when it last gave a sign of life."""
+        self._excused = 0.0
+        """Seconds for which it was stopped since it last made progress."""
         self._beat = 0.0
         self._cpu = 0.0
+        self._printed = 0
+        """Bytes that its log had when its job began."""
 
     @property
     def free(self) -> bool:
@@ -166,6 +171,11 @@ class Slot:
     def seconds(self) -> float:
         """Since its job or, where it has yet to prepare its evaluator, it was started; without what it was stopped."""
         return self._clock.now() - self._started
+
+    @property
+    def quiet(self) -> float:
+        """Seconds since it last made any progress, without those for which it was stopped."""
+        return self._clock.now() - self._progress - self._excused
 
     def _running(self) -> Process:
         """Its process, started where there is none."""
@@ -215,6 +225,7 @@ class Slot:
     def start(self, job: Job) -> None:
         process = self._running()
         self.job = job
+        self._printed = tails.size(self.log)
         self._begin()
         try:
             process.connection.send(job)
@@ -234,8 +245,8 @@ class Slot:
             message = self.connection.recv()
         except (EOFError, OSError):
             who = "worker died" if self.ready else f"{self} died at its start"
-            fault = getattr(self.process, "fault", None)
-            return [Finished(job, error=f"{who}: {self._how_it_died()}", retry=True, fault=fault)]
+            fault: Fault = getattr(self.process, "fault", "killed")
+            return [self._with_log(Finished(job, error=f"{who}: {self._how_it_died()}", retry=True, fault=fault))]
         if isinstance(message, Beat):
             self._take_beat(message)
             return []
@@ -246,27 +257,42 @@ class Slot:
             raise message
         if isinstance(message, Broken):
             self.kill()
-            return [Finished(job, error=message.error, fault="device")]
+            return [self._with_log(Finished(job, error=message.error, fault="device"))]
         if isinstance(message, Ready):
             self.ready = True
             self.facts = message.facts
             self._begin()
             return []
-        self._progress = self._clock.now()
+        self._progress, self._excused = self._clock.now(), 0.0
         if isinstance(message, Finished):
             if message.unsound:
                 self.kill()
             self.job = None
+            return [self._with_log(message)]
         event: JobEvent = message
         return [event]
 
+    def give_up(self, error: str, fault: Fault) -> Finished:
+        """End its job, which takes too long, and its process. Where that hung, another try may help."""
+        assert self.job is not None
+        job = self.job
+        self.kill()
+        return self._with_log(Finished(job, error=error, fault=fault, retry=fault == "hung"))
+
+    def _with_log(self, event: Finished) -> Finished:
+        """The event with what was printed meanwhile, where it is an error and anything was."""
+        if event.error is None:
+            return event
+        return replace(event, log=tails.of_file(self.log, self._printed) or event.log)
+
     def _begin(self) -> None:
         self._started = self._progress = self._beat = self._clock.now()
+        self._excused = 0.0
 
     def _take_beat(self, beat: Beat) -> None:
         now = self._clock.now()
         if beat.cpu - self._cpu > 0.01 * (now - self._beat):
-            self._progress = now
+            self._progress, self._excused = now, 0.0
         self._beat, self._cpu = now, beat.cpu
 
     def look(self, passed: float) -> str | None:
@@ -275,13 +301,16 @@ class Slot:
         self.stopped = self.process is not None and self.process.stopped
         if self.stopped:
             self._started += passed
+            self._excused += passed
         if now - self._progress <= SILENT_SECONDS:
             return None
-        if self.stopped:
-            return "has been stopped"
-        if now - self._beat > SILENT_SECONDS:
-            return "has not been heard of"
-        return "has reported nothing and used no processor time"
+        return "has been stopped" if self.stopped else self.how
+
+    @property
+    def how(self) -> str:
+        """How it makes no progress, in words."""
+        unheard = self._clock.now() - self._beat > SILENT_SECONDS
+        return "has not been heard of" if unheard else "has reported nothing and used no processor time"
 
     def _how_it_died(self) -> str:
         assert self.process is not None

@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import nastool
 from nastool import cli
 from nastool.cli import listing
 from nastool.core import archfile, registry
+from nastool.core.errors import Fault
 from nastool.core.values import Objective, SpaceRef
 from nastool.core.wording import as_typed
+from nastool.engine.store import Store
 from nastool.spaces.nasbench201 import NasBench201
 from tests.helpers.made_runs import folder
 from tests.helpers.running import Run
@@ -240,6 +243,29 @@ class TestOptions:
         text = run("status", "a", "--text").out
         assert "  evaluator  train  scale=channels=4 all_data=false\n" in text and "trained" not in text
         assert "trained" not in run("status", "a").accepted()[0]
+
+    def test_status_and_show_of_what_failed(self, run: Run) -> None:
+        made = folder(Path("a"), [0.5, "training loss is nan", "killed", "killed"])
+        with Store.open(made / "run.db") as store:
+            for trial in list(store.trials())[1:]:
+                fault: Fault = "killed" if trial.error == "killed" else "nan"
+                store.begin()
+                store.finish(
+                    replace(trial, fault=fault), trial.id, "epoch 1\nloss \x1b[31mnan" if fault == "nan" else ""
+                )
+                store.commit()
+        text = run("status", "a", "--text").out
+        assert "1 done, 3 failed (2 killed, 1 not a number), 0 running" in text
+        assert "`nastool show a --trial 3` prints the end of its log" in text
+        (facts,) = run("status", "a").accepted()
+        assert facts["faults"] == {"killed": 2, "nan": 1} and facts["failures"][-1]["fault"] == "nan"
+        shown = run("show", "a", "--trial", "1", "--text").out
+        assert "failed   not a number: training loss is nan\nlog\n  epoch 1\n  loss \\u001b[31mnan\n" in shown
+        (line,) = run("show", "a", "--trial", "1").accepted()
+        assert (line["error"], line["fault"]) == ("training loss is nan", "nan")
+        assert line["log"] == ["epoch 1", "loss \x1b[31mnan"]
+        (line,) = run("show", "a", "--trial", "2").accepted()
+        assert "log" not in line and line["fault"] == "killed"
 
     def test_neither_a_configuration_file_nor_python_says_how_to_print(self, run: Run) -> None:
         Path("a.yaml").write_text("search: {json-flag: true}")

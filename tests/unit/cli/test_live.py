@@ -47,6 +47,7 @@ from nastool.nets.devices import Gpu
 from nastool.spaces.nasbench201 import NasBench201
 from tests.helpers.made_runs import folder
 from tests.helpers.plugins import install
+from tests.helpers.running import counts
 
 HOSTILE = [
     "[/red]",
@@ -607,7 +608,7 @@ def test_ctrl_c_once_finishes_the_running_trials(tmp_path: Path) -> None:
         assert "^C" not in tty.text()
         assert [line for line in tty.screen() if line.startswith("saved in run; continue with: nastool resume run")]
     with Store.read(tmp_path / "run" / "run.db") as store:
-        assert store.count() == {"running": 0, "done": 1, "failed": 0, "stopped": 0}
+        assert store.count() == counts(done=1)
 
 
 def test_ctrl_c_twice_stops_at_once(tmp_path: Path) -> None:

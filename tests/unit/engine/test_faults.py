@@ -8,25 +8,41 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nastool.core.errors import CannotGoOn, InputError, NastoolError, OutOfMemory, TrialFailed, fault_of, one_line
+from nastool.core.errors import (
+    CannotGoOn,
+    Diverged,
+    InputError,
+    NastoolError,
+    OutOfMemory,
+    TrialFailed,
+    fault_of,
+    kind_of,
+    one_line,
+)
 from nastool.core.evaluator import Evaluator, Report
 from nastool.core.space import SearchSpace
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
 from nastool.engine import search as runner
+from nastool.engine.executors import tails
 from nastool.engine.executors.base import Setting
 from nastool.engine.executors.inline import Inline
-from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job, perform
+from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job, again, perform
 from nastool.engine.executors.processes import Processes
+from nastool.engine.executors.slot import Beat, Slot
 from nastool.engine.results import of_seeds
 from nastool.engine.search import Search, evaluate_all
 from nastool.engine.store import Store
@@ -99,6 +115,56 @@ def caused(error: Exception, by: Exception) -> Exception:
 )
 def test_what_kind_of_error_it_is(error: Exception, fault: str | None) -> None:
     assert fault_of(error) == fault
+    assert kind_of(error) == (fault or "exception")
+
+
+@pytest.mark.parametrize(
+    "error, fault",
+    [
+        (Diverged("training loss is nan"), "nan"),
+        (FloatingPointError("overflow"), "nan"),
+        (OSError(28, "No space left on device"), "machine"),
+        (FileNotFoundError(2, "No such file or directory"), "exception"),
+        (ZeroDivisionError(), "exception"),
+    ],
+)
+def test_of_which_kind_other_errors_are(error: Exception, fault: str) -> None:
+    assert fault_of(error) is None and kind_of(error) == fault
+
+
+def test_a_worker_that_was_stopped_did_not_hang(tmp_path: Path) -> None:
+    """What counts is the time in which it could have made progress."""
+    now = [0.0]
+    process = SimpleNamespace(connection=SimpleNamespace(send=lambda message: None), stopped=False, kill=lambda: None)
+    clock: Any = SimpleNamespace(now=lambda: now[0])
+    spec = EvaluatorSpec(SPACE.ref, "faulty", {})
+    slot = Slot(lambda number, environment: process, spec, 0, {}, None, clock, lambda number: True)
+    slot.start(Job(0, Proposal(SPACE.sample(np.random.default_rng(0))), 0))
+    for second in range(1, 301):
+        now[0], process.stopped = float(second), 100 < second <= 250
+        slot.look(1.0)
+    assert slot.quiet == 150 and slot.seconds == 150
+    slot._take_beat(Beat(50.0))
+    assert slot.quiet == 0
+    finished = slot.give_up("it hung", "hung")
+    assert again(finished) is not None and again(replace(finished, job=replace(finished.job, deaths=1))) is None
+
+
+@given(st.text(), st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"])), max_size=60))
+def test_the_end_of_a_log_is_short(before: str, lines: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log"
+        path.write_bytes(before.encode(errors="replace"))
+        begin = tails.size(path)
+        with path.open("ab") as file:
+            file.write("\n".join(lines).encode())
+        found = tails.of_file(path, begin)
+    assert len(found.splitlines()) <= tails.LINES and len(found.encode()) <= tails.BYTES
+    whole = "\n".join("\n".join(lines).splitlines()).strip("\n")
+    if len(whole.encode()) < tails.BYTES // 2 and len(whole.splitlines()) <= tails.LINES:
+        assert found == whole
+    assert tails.of_text("\n".join(lines)) == found
+    assert tails.of_file(Path(folder) / "gone", 0) == tails.of_file(None, 0) == ""
 
 
 def test_torchs_own_errors() -> None:
@@ -288,7 +354,7 @@ def test_as_far_as_the_evaluator_can(tmp_path: Path, most: int, tries: int) -> N
     scene = Scene(tmp_path, ["0", "0"], {"large": {3: 8}, "most": most}, trials=5)
     trials = scene.search()
     assert [trial.state for trial in trials] == ["done", "done", "done", "failed", "done"]
-    assert trials[3].error == f"RuntimeError: {FULL}"
+    assert trials[3].error == f"RuntimeError: {FULL}" and trials[3].fault == "memory"
     assert scene.attempts() == [1, 1, 1, tries, 1]
 
 
@@ -387,6 +453,7 @@ def test_who_fails_on_two_sound_gpus_is_at_fault(tmp_path: Path) -> None:
     assert [trial.state for trial in trials] == states
     error = trials[2].error or ""
     assert error.startswith("AcceleratorError: CUDA error: an illegal memory access was encountered (GPU ")
+    assert [trial.fault for trial in trials[1:4]] == ["exception", "device", "exception"]
     assert {gpu for gpu, _, _ in scene.log(2)} == {"0", "1"}
 
 

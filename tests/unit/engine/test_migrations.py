@@ -249,6 +249,27 @@ def test_a_migration_that_is_interrupted_leaves_what_was(every: Path, monkeypatc
     assert Study.read(every).trials == before.trials
 
 
+def test_of_what_failed_before_the_kind_is_not_known(tmp_path: Path) -> None:
+    """A run of schema 6 goes on; what fails then has a kind."""
+    folder = made_runs.folder(tmp_path / "a", [0.5, "why"])
+    before = (
+        "ALTER TABLE trials DROP COLUMN fault",
+        "DROP TABLE logs",
+        "UPDATE run SET value = '6' WHERE key = 'schema'",
+    )
+    made_runs.sql(folder / "run.db", *before)
+    (_, failed) = Study.read(folder).trials
+    assert failed.error == "why" and failed.fault is None and schema(folder) == 6
+    with Store.open(folder / "run.db") as store:
+        assert schema(folder) == SCHEMA and store.faults() == {} and store.log(1) == ""
+        proposal = failed.trial.proposal
+        store.begin()
+        store.add(Trial(2, proposal))
+        store.finish(Trial(2, proposal, "failed", error="diverged", fault="nan"), 2, "the end")
+        store.commit()
+        assert store.faults() == {"nan": 1} and store.log(2) == "the end"
+
+
 def test_every_earlier_schema_leads_to_this_one() -> None:
     assert sorted(MIGRATIONS) == list(range(min(MIGRATIONS), SCHEMA))
 

@@ -72,9 +72,10 @@ def test_many_short_processes_and_one_open_one_search_alike(
 def test_results_come_in_any_order_and_some_are_failures(begun: Path) -> None:
     lines = [*nastool.ask(begun, count=2, again=True)]
     assert [line["trial"] for line in lines] == [0, 1, 2]
-    study = nastool.tell(begun, [measured(lines[2]), {"trial": 0, "error": "no power"}])
+    study = nastool.tell(begun, [measured(lines[2]), {"trial": 0, "error": "no power", "fault": "machine"}])
     assert [(trial.id, trial.state) for trial in study.trials] == [(0, "failed"), (1, "running"), (2, "done")]
-    assert study.trials[0].trial.error == "no power" and study.trials[2].metrics["seconds"] == 2
+    assert (study.trials[0].error, study.trials[0].fault) == ("no power", "machine")
+    assert study.trials[2].metrics["seconds"] == 2
     assert study.state == "interrupted"
     assert [line["trial"] for line in nastool.ask(begun)] == [3]  # what is open is not handed out again
 
@@ -92,6 +93,7 @@ def test_a_strategy_that_waits_hands_out_less(run: Run) -> None:
         ('{"trial": 5, "metrics": {"val_acc": 1}}', "result 1: trial 5 is not open; open: 0"),
         ('{"trial": 0, "key": "abc", "metrics": {"val_acc": 1}}', "result 1: trial 0 is architecture"),
         ('{"trial": 0}', 'result 1: need "metrics" or "error" of trial 0'),
+        ('{"trial": 0, "error": "x", "fault": "nap"}', "result 1: \"fault\" is 'nap'; did you mean 'nan'?"),
         ('{"trial": true, "error": "x"}', 'result 1: "trial" is the number of a trial, got True'),
         ('{"trial": 0, "metrics": {"val_acc": "high"}}', "result 1: val_acc is no number"),
         ('{"trial": 0, "metrics": {}}', 'result 1: "metrics" maps names to numbers, got {}'),

@@ -91,6 +91,8 @@ REASONS = {
     "report": "TypeError: step is no number that fits a float",
 }
 """Misbehaviour -> why the trial failed."""
+FAULT = {"nan": "nan", "die": "killed", "hang": "timeout"}
+"""Of which kind that is; any other: an exception."""
 
 
 def test_a_failed_trial_has_its_reason_and_the_search_goes_on(tmp_path: Path) -> None:
@@ -100,8 +102,15 @@ def test_a_failed_trial_has_its_reason_and_the_search_goes_on(tmp_path: Path) ->
     assert result.returncode == 0, result.stderr
     found = trials(tmp_path)
     assert [trial.state for trial in found] == ["failed" if i % 5 == 3 else "done" for i in range(number)]
-    for trial, reason in zip(found[3::5], REASONS.values(), strict=True):
+    for trial, (how, reason) in zip(found[3::5], REASONS.items(), strict=True):
         assert trial.error is not None and trial.error.startswith(reason)
+        assert trial.fault == FAULT.get(how, "exception")
+    with Store.read(tmp_path / "run" / "run.db") as store:
+        assert store.faults() == {"exception": len(REASONS) - 3, "killed": 1, "nan": 1, "timeout": 1}
+        *trace, last = store.log(3).splitlines()
+        assert last.startswith("trial 3: RuntimeError: made to fail; see evaluator sleepy ")
+        assert trace[0] == "Traceback (most recent call last):" and trace[-1] == "RuntimeError: made to fail"
+        assert store.log(4) == "", "it did not fail"
     said = [trial for trial in found if f"trial {trial.id} failed: {trial.error}" in result.stderr]
     assert len(said) == 10 < len(REASONS)  # the first that ended, with two workers in any order
     assert f"{len(REASONS)} failed" in result.stderr
@@ -303,6 +312,24 @@ def test_a_hung_trial_is_said_to_be(tmp_path: Path, misbehave: str, how: str) ->
         assert [(each["trial"], each["how"]) for each in facts["silent"]] == [(3, how)]
         process.kill()
     assert "silent" not in subprocess.check_output([*status, "--text"], cwd=tmp_path, text=True), "nobody is at work"
+
+
+def test_a_hung_trial_is_ended_where_that_is_asked_for(tmp_path: Path) -> None:
+    """And tried once more; so is one of which not even Python is heard any more."""
+    command = [sys.executable, "-c", QUICK, "search", "--evaluator", "sleepy", "-E", "misbehave=hang+native", "-n", "9"]
+    command += ["--hung-timeout", "2", "--out", "run"]
+    environment = sleepy(tmp_path / "plugin")
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    found = trials(tmp_path)
+    assert [trial.fault for trial in found] == [None, None, None, "hung", None, None, None, None, "hung"]
+    with Store.read(tmp_path / "run" / "run.db") as store:
+        tries = {trial_id: attempts for trial_id, (*_, attempts) in store.times().items()}
+    assert tries[3] == tries[8] == 2
+    for trial, how in ((3, "has reported nothing and used no processor time"), (8, "has not been heard of")):
+        reason = f"{how} for 2 s (--hung-timeout)"
+        assert found[trial].error == reason
+        assert f"trial {trial}: {reason}; next try: in a fresh process" in result.stderr
 
 
 def test_who_works_is_not_silent(tmp_path: Path) -> None:

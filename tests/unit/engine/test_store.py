@@ -26,6 +26,7 @@ from nastool.nets import checkpoints
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.random_search import RandomSearch
 from tests.helpers import made_runs
+from tests.helpers.running import counts
 
 SPACE = NasBench201()
 ARCH = SPACE.arch((0, 1, 2, 3, 4, 0))
@@ -66,15 +67,32 @@ def put(store: Store, trial: Trial) -> None:
     [
         Trial(1, FULL),
         Trial(1, FULL, "failed", error="why"),
+        Trial(1, FULL, "failed", error="why", fault="nan"),
         Trial(1, FULL, "done", MEASURED, (-1 / 3,)),
         Trial(1, Proposal(ARCH), "done", Evaluation({}, 0.0), (5.0,)),
         Trial(1, FULL, "stopped", MEASURED, early=(-1 / 3, 2.0)),
     ],
-    ids=["running", "failed", "done", "bare", "stopped"],
+    ids=["running", "failed", "of a kind", "done", "bare", "stopped"],
 )
 def test_a_trial_comes_back_as_it_was(store: Store, trial: Trial) -> None:
     put(store, trial)
     assert list(store.trials())[1] == trial
+
+
+def test_what_failed_is_counted_by_kind_and_the_end_of_its_log_kept(store: Store) -> None:
+    for number, fault in enumerate(("nan", "memory", None, "nan"), 1):
+        store.begin()
+        store.add(Trial(number, Proposal(ARCH)))
+        store.finish(Trial(number, Proposal(ARCH), "failed", error="why", fault=fault), number, f"line {number}")  # type: ignore[arg-type]
+        store.commit()
+    assert store.faults() == {"nan": 2, "memory": 1}, "of one it is not known"
+    assert store.log(2) == "line 2" and store.log(0) == ""
+    assert list(store.logs(2).items()) == [(4, "line 4"), (3, "line 3")]
+    for wrong in ("'odd'", "5"):
+        with store._errors:
+            store._db.execute(f"UPDATE trials SET fault = {wrong} WHERE id = 3")
+        with Store.read(store.path) as other, pytest.raises(InputError, match="what it says of trial 3 is no trial"):
+            list(other.trials())
 
 
 def test_every_field_is_kept() -> None:
@@ -207,14 +225,14 @@ def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
     store.begin()
     with pytest.raises(InputError):
         store.add(Trial(0, FULL))  # there is one already
-    assert store.count() == {"running": 0, "done": 1, "failed": 0, "stopped": 0}
+    assert store.count() == counts(done=1)
 
 
 def test_a_stopped_trial_is_never_among_the_best(store: Store) -> None:
     put(store, Trial(1, FULL, "stopped", MEASURED, early=(-0.9,)))
     put(store, Trial(2, Proposal(ARCH), "done", Evaluation({}, 0.0), (-0.1,)))
     assert [trial.id for trial in store.best(3)] == [0, 2]
-    assert store.count() == {"running": 0, "done": 2, "failed": 0, "stopped": 1}
+    assert store.count() == counts(done=2, stopped=1)
 
 
 @pytest.mark.parametrize("source", [0, 1, 2, 3], ids=["done", "itself", "later", "of another architecture"])

@@ -410,6 +410,14 @@ def test_failures_are_grouped_by_reason() -> None:
     assert [(failure.reason, failure.trials) for failure in found] == [("out of memory: 12 MiB", [2, 5])]
 
 
+def test_failures_are_told_by_kind_with_the_end_of_a_log() -> None:
+    study = rich()
+    trials = [replace(t, trial=replace(t.trial, fault="memory")) if t.state == "failed" else t for t in study.trials]
+    page = html([replace(study, trials=tuple(trials), logs={5: "epoch 1\n<killed>"})])
+    assert "2 of 10 trials failed (2 out of memory), 20%, for 1 different reasons." in page
+    assert "The end of the log of trial 5:" in page and "epoch 1\n&lt;killed&gt;" in page
+
+
 def test_long_curves_are_thinned_out_and_keep_their_end() -> None:
     curve = [(step, {"val_acc": step / 1000}) for step in range(1, 1001)]
     kept = data.curves(made_runs.study([0.5], curve=curve))["0"]
