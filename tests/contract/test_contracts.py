@@ -44,6 +44,7 @@ STRATEGY_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "enas": {"steps": 1, "children": 2, "candidates": 200},
     "nesbs": {"members": 200, "sets": 1, "steps": 1, "children": 2, "sampler": "mc"},
     "network-morphism": {"steps": 30, "neighbors": 7},
+    "pnas": {"beam": 6, "candidates": 200},
     "seminas": {
         **{"init": 20, "batch": 20, "unlabelled": 10, "epochs": 2, "joint_epochs": 1},
         **{"hidden": 4, "parents": 5, "steps": 2},
@@ -111,7 +112,10 @@ class TestStrategies(StrategyContract):
         return make
 
 
-@pytest.mark.parametrize("strategy", ["bananas", "bo", "evolution", "local-search", "nes-rs", "random", "reinforce"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["bananas", "bo", "evolution", "local-search", "nes-rs", "pnas", "q-learning", "random", "reinforce"],
+)
 def test_no_trial_repeats_an_equivalent_one(strategy: str) -> None:
     """By default, in every strategy with a result per trial: none has more different architectures than another."""
     space = make_space("nasbench201")

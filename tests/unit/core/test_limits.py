@@ -212,7 +212,11 @@ class TestStrategies:
 
     @pytest.mark.parametrize("text", ["params<=30", "latency_ms<=30"])
     @pytest.mark.parametrize(
-        "name", ["random", "evolution", "local-search", "bo", "bananas", "reinforce", "nsga2", "evolution-by-rate"]
+        "name",
+        [
+            *("random", "evolution", "local-search", "bo", "bananas", "pnas", "q-learning", "reinforce", "nsga2"),
+            "evolution-by-rate",
+        ],
     )
     def test_propose_nothing_beyond_and_go_on_exactly(self, name: str, text: str) -> None:
         """Also from JSON after any trial; a strategy's own code knows of no limit."""
