@@ -86,6 +86,30 @@ def locked(path: Path, lock_name: str, taken: str, patience: float = 0.1) -> Ite
         yield
 
 
+REMOTE = frozenset(
+    "9p afs beegfs ceph cifs fuse.beegfs fuse.ceph fuse.glusterfs fuse.juicefs fuse.sshfs fuse.weka glusterfs gpfs "
+    "lustre nfs nfs4 orangefs panfs smb3 smbfs virtiofs wekafs".split()
+)
+"""Kinds of file systems that other machines may write to as well."""
+
+
+def is_remote(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Whether a path is on a file system that other machines may write to; False where that is not known.
+
+    Args:
+        path: Of a file, which may not exist yet.
+        mounts: Names what is mounted where, as Linux does.
+    """
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    place = Path(os.path.realpath(path))
+    found = (line.split(" ") for line in lines)
+    holds = [(len(at), kind) for _, at, kind, *_ in found if place.is_relative_to(at.replace(r"\040", " "))]
+    return max(holds, default=(0, ""))[1] in REMOTE
+
+
 def _lock(file: IO[bytes], patience: float) -> bool:
     """Lock a file for this process. Whoever asks whether it is locked may hold it for an instant: try a few times."""
     end = time.monotonic() + patience

@@ -30,6 +30,7 @@ from nastool.engine.events import Interrupted, Listener, Note, TrialFinished, Tr
 from nastool.engine.executors.base import Executor, Setting
 from nastool.engine.executors.jobs import EvaluatorSpec, Reported
 from nastool.engine.interrupts import Interrupts
+from nastool.engine.lease import Lease
 from nastool.engine.limiting import check_limits
 from nastool.engine.search import Search
 from nastool.engine.stopping import Stopping
@@ -229,8 +230,10 @@ def open_run(
     setting = replace(setting, threads=threads, logs=folder.path / "logs", say=watch.note)
     built = spec.build() if settled else evaluator
     at_work = make_executor(executor, spec, built, setting)
+    lease = Lease(folder.database, watch.note)
     with folder.locked(), ExitStack() as stack:
         stack.enter_context(closing(at_work))
+        lease.watch()
         continued = folder.check(config, force)  # nobody else can change it from here on
         check()
         try:
@@ -254,11 +257,12 @@ def open_run(
             at_work.close()
             folder.discard()
             raise
+        lease.watch()  # it may have been long until a worker was there
         if continued:
             begun = _continue(evaluator, folder, facts, watch)
         else:
             begun = _create(config, evaluator, folder, facts, options)
-        with begun as store:
+        with begun as store, lease.held(store):
             yield Run(config, evaluator, folder, at_work, store, facts, continued, watch)
 
 

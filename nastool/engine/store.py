@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from nastool.core.errors import FAULTS, InputError, one_line, short, why
-from nastool.core.folders import file_at
+from nastool.core.folders import file_at, is_remote
 from nastool.core.typed import is_number
 from nastool.core.values import Objective, Silence, SpaceRef, Trial, loads
 from nastool.engine import rows
@@ -43,6 +43,8 @@ class Store:
         """Which file it is, if this is the connection that writes."""
         self._read: dict[int, Trial] = {}
         """Finished trials that the connection that writes has read, and not changed since."""
+        self.guard: Callable[[], None] | None = None
+        """Called in each transaction as it begins; an InputError of it ends that."""
 
     # --- opening
 
@@ -120,9 +122,9 @@ class Store:
             raise InputError(f"cannot write {path}: {error}") from None
         store = cls(db, path)
         with store._errors:
-            try:
-                db.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError:  # which maps memory, as some network file systems cannot
+            try:  # WAL maps memory, as some network file systems cannot, and of which other machines see nothing
+                db.execute(f"PRAGMA journal_mode = {'DELETE' if is_remote(path) else 'WAL'}")
+            except sqlite3.OperationalError:
                 db.execute("PRAGMA journal_mode = DELETE")
             db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         store._file = file_at(path)
@@ -172,10 +174,12 @@ class Store:
     # --- transactions
 
     def begin(self) -> None:
-        """Start a transaction; nothing happens inside one."""
+        """Start a transaction; nothing happens inside one. InputError: also of `guard`."""
         if not self._db.in_transaction:
             with self._errors:
                 self._db.execute("BEGIN IMMEDIATE")
+            if self.guard is not None:
+                self.guard()
 
     def commit(self) -> None:
         """InputError: also where somebody has deleted or replaced the file; then it is put back, or saved beside."""
