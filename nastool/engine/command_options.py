@@ -65,8 +65,9 @@ class Options:
 
     Args:
         on_event: Called with every event, in this thread.
-        executor: Who carries out trials: processes, inline, slurm with options such as slurm:partition=gpu,gpus=1, or
-            one of another package; by default worker processes, or this process for what costs next to nothing.
+        executor: Who carries out trials: processes, inline, slurm or ray with options such as
+            slurm:partition=gpu,gpus=1, or one of another package; by default worker processes, or this process for what
+            costs next to nothing.
 
     Raises:
         InputError: A value is of another type, or out of its range.

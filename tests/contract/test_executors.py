@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 
 from nastool.core import registry
 from nastool.engine.executors.base import Setting
@@ -16,13 +17,17 @@ from nastool.engine.run import make_executor
 from nastool.spaces.nasbench_macro import NasBenchMacro
 from nastool.testing.executors import ExecutorContract, MakeExecutor
 from tests.helpers.examples import example
+from tests.helpers.ray_nodes import IS_THERE, ray_nodes
 from tests.helpers.slurm import fake_slurm
 
 
-def executors() -> list[str]:
+def executors() -> list[ParameterSet]:
     """Those that evaluate; what "external" answers is as whoever is outside makes it."""
     own = registry.plugins("executor").values()
-    return [plugin.name for plugin in own if plugin.owner == "nastool" and plugin.name != "external"]
+    found = [plugin.name for plugin in own if plugin.owner == "nastool" and plugin.name != "external"]
+    reason = "needs Ray: pip install 'nastool[ray]'"
+    marks = [pytest.mark.slow, pytest.mark.skipif(not IS_THERE, reason=reason)]
+    return [pytest.param(name, marks=marks if name == "ray" else []) for name in found]
 
 
 class TestExecutors(ExecutorContract):
@@ -43,6 +48,9 @@ class TestExecutors(ExecutorContract):
                 monkeypatch.chdir(tmp_path)
                 monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
                 stack.enter_context(fake_slurm(tmp_path / "slurm", monkeypatch))
+            if request.param == "ray":
+                monkeypatch.chdir(tmp_path)
+                stack.enter_context(ray_nodes(monkeypatch))
             if request.param in registry.plugins("executor"):
                 yield lambda: make_executor(request.param, spec, spec.build(), Setting(workers=2))
             else:
