@@ -49,6 +49,7 @@ _METAVARS = {
     "shift": "NAME,...|all",
     "trial_timeout": "SECONDS",
     "hung_timeout": "SECONDS",
+    "final": "N",
     "retrain": "K",
     "retrain_recipe": "NAME|FILE",
     "retrain_scale": "KEY=N,...",

@@ -52,6 +52,7 @@ def command(
 
     Equal ones are ordered by a run's further objectives, then by validation loss and the number of parameters, and the
     earlier comes first. A run with several objectives has a front, of which --front prints all, by the first objective.
+    After a final stage its architectures come first, as it has ordered them.
     After a search with shared weights these are its scores; what was trained from scratch at its end is a run of its
     own, RUN/retrain-..., which this command takes, too.
 
@@ -105,10 +106,12 @@ def _of_run(
     """What they are ordered by, and the lines. number: None: the front."""
     from nastool.core import registry
     from nastool.engine import ranking
+    from nastool.engine.final_stage import FinalStage
     from nastool.engine.ranking import best_trials
     from nastool.engine.store import Store
     from nastool.engine.study import line_of
 
+    finalists: dict[int, dict[str, object]] = {}
     with Store.read(folder / "run.db") as store:
         space = registry.make_space(store.space)
         own = store.objectives[0]
@@ -125,6 +128,8 @@ def _of_run(
             trials = ranking.front(best_trials(store, space, sum(store.count().values())))
         elif objective is None or objective == own:
             trials = best_trials(store, space, number)
+            stage = FinalStage.read(space, store, list(store.trials()))
+            finalists = {} if stage is None else {each.trial.id: each.to_json(own) for each in stage.order}
         else:
             scored = []
             for trial in store.trials():
@@ -146,7 +151,10 @@ def _of_run(
             inner = _retrained(folder, store)
             leads = f"top {inner} -k 9" if inner is not None else f"top {shlex.quote(str(folder))} -k 3 | nastool eval"
             common.say(f"note: scores with shared weights; trained from scratch: `nastool {leads}`")
-        return objective, [line_of(folder, store, space, trial) for trial in trials]
+        if finalists:
+            common.say("note: those of the final stage come first, by the means of all their trainings (final_stage)")
+        more = {number: {"final_stage": said} for number, said in finalists.items()}
+        return objective, [{**line_of(folder, store, space, t), **more.get(t.id, {})} for t in trials]
 
 
 def _retrained(folder: Path, store: Store) -> str | None:

@@ -132,6 +132,8 @@ class Proposal:
     fidelity: where the training ends early, of evaluators that provide "fidelity": after how many epochs of all those
         that it would have, > 0. It leaves behind what it needs to go on, and its trial is "stopped"; None: it is whole.
     continues: id of the "stopped" trial of the same architecture whose training goes on here.
+    again: id of the trial whose architecture is measured once more here, with another seed, as its search's final stage
+        does; it makes no difference to the measurement.
     annealing: which part of the learning rate's schedule this training goes through, 0 <= from < to <= 1.
     notes: what only reports read, as JSON: "expected", the loss that the strategy's model expects; "frequencies", how
         often its own policy draws each option of each decision, as shares of 1; whatever else is worth keeping.
@@ -146,6 +148,7 @@ class Proposal:
     notes: Mapping[str, object] = field(default_factory=dict, hash=False)
     fidelity: float | None = None
     continues: int | None = None
+    again: int | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from nastool.core.strategy import Strategy, members
 from nastool.core.values import Arch, Objective, Proposal, Trial
 from nastool.core.wording import describe_metrics, qualities
 from nastool.engine import planning, retraining
+from nastool.engine.aside import evaluate_all
 from nastool.engine.config import Plugged, RunConfig, RunFolder
 from nastool.engine.executors.base import Executor, Setting
 from nastool.engine.executors.jobs import EvaluatorSpec
@@ -27,7 +28,6 @@ from nastool.engine.planning import Estimate, Timing, Trainings
 from nastool.engine.ranking import derive, finalists
 from nastool.engine.retraining import Trained
 from nastool.engine.run import Run, Watch, scale_of
-from nastool.engine.search import evaluate_all
 from nastool.engine.store import Store
 from nastool.engine.verdict import verdict, verdicts
 

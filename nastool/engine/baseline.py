@@ -14,11 +14,11 @@ from nastool.core.strategy import Strategy
 from nastool.core.values import Objective, Trial
 from nastool.core.wording import format_number
 from nastool.engine import results
+from nastool.engine.aside import test_best
 from nastool.engine.config import BASELINE, Plugged, RunConfig, RunFolder
 from nastool.engine.executors.base import Setting
 from nastool.engine.planning import Timing
 from nastool.engine.run import Run, open_run
-from nastool.engine.search import test_best
 from nastool.engine.store import Store
 
 if TYPE_CHECKING:

@@ -33,6 +33,7 @@ RANGES: Mapping[str, tuple[int, int | None]] = {
     "workers": (1, None),
     "keep": (1, None),
     "max_failures": (1, None),
+    "final": (0, 10_000),
     "retrain": (0, 10_000),
     "check_ranking": (0, 100_000),
     "trial": (0, None),
@@ -213,6 +214,9 @@ class SearchOptions(Measuring, Searching):
         fidelity: End trainings early that promise little: asha or hyperband, with options such as
             asha:eta=3,minimum=1, train many architectures for few epochs and the best of these further; each such part
             of a training is a trial. median ends a training that is worse than the others were by then.
+        final: Number of the last trials that are a final stage: they train the most promising architectures, at most 5,
+            again with other seeds. A model recommends these by all results, the trainings are dealt out by successive
+            rejects, and the result is the one that is best on average. By default 0.
         seed: Seed of strategy and trials.
         workers: Number of trials at a time; GPUs are dealt out in turn.
         out: Folder of the run; by default one under runs/ named after the search.
@@ -247,6 +251,7 @@ class SearchOptions(Measuring, Searching):
     limits: str | Sequence[str] = ()
     latency_threads: int = 1
     fidelity: str | None = None
+    final: int | None = None
     seed: int = 0
     workers: int = 1
     out: str | Path | None = None

@@ -197,6 +197,7 @@ class Timing:
             self.reserve,
             self.reserve if shares(run.evaluator) else self.closing,
             learns_first=learns_first,
+            workers=run.options.workers,
         )
         self.trained_in = 0.0
         """Seconds that are kept for trainings at the end."""

@@ -1,15 +1,22 @@
-"""What a strategy proposes: whether that is a proposal, and whether it is known to fail."""
+"""What a strategy proposes: the seed of its trial, whether that is a proposal, and whether it is known to fail."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import blake2s
 
 from nastool.core import registry
 from nastool.core.errors import OF_THE_MACHINE, InvalidArchError, short
 from nastool.core.space import SearchSpace
 from nastool.core.values import Proposal, Trial
+
+
+def trial_seed(seed: int, trial_id: int) -> int:
+    """The seed of one trial, in [0, 2^63)."""
+    digest = blake2s(f"{seed}/{trial_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def check(proposal: Proposal, space: SearchSpace, asked: int) -> None:

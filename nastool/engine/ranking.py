@@ -11,8 +11,9 @@ from nastool.core import pareto
 from nastool.core.errors import InputError, hint
 from nastool.core.quantities import Condition
 from nastool.core.space import SearchSpace
-from nastool.core.values import Objective, Trial
+from nastool.core.values import Arch, Objective, Trial
 from nastool.core.wording import format_number
+from nastool.engine.final_stage import KEY, FinalStage
 from nastool.engine.store import Store
 
 T = TypeVar("T")
@@ -30,8 +31,9 @@ def recommended(space: SearchSpace, trials: Sequence[Trial]) -> list[Recommended
     """Finished trials, best first by what a model believes of their architectures, given all results and their noise.
 
     A function of the trials alone, whatever strategy proposed them (`learners.regression.believed`). A failed trial
-    counts as the worst result. Empty where the model has nothing to say: with several objectives, where trials are not
-    measured alike (budgets, handed down weights, rounds of a policy), and of few results or equal ones.
+    counts as the worst result; of an architecture with several trials the best stands for it. Empty where the model has
+    nothing to say: with several objectives, where trials are not measured alike (budgets, handed down weights, rounds
+    of a policy), and of few results or equal ones.
 
     Args:
         space: That of the run.
@@ -51,7 +53,10 @@ def recommended(space: SearchSpace, trials: Sequence[Trial]) -> list[Recommended
         return []
     rows = zip(found.which, found.losses.tolist(), found.deviations.tolist(), strict=True)
     every = [Recommended(finished[i], loss, deviation) for i, loss, deviation in rows if finished[i].losses]
-    return sorted(every, key=lambda each: (each.loss, each.trial.rank))
+    first: dict[Arch, Recommended] = {}
+    for each in sorted(every, key=lambda each: (each.loss, each.trial.rank)):
+        first.setdefault(each.trial.proposal.arch, each)
+    return list(first.values())
 
 
 def advice(space: SearchSpace, trials: Sequence[Trial], objective: Objective) -> dict[str, object] | None:
@@ -96,21 +101,28 @@ def derive(store: Store, space: SearchSpace, count: int) -> list[Trial]:
 def finalists(store: Store, space: SearchSpace, count: int) -> list[Trial]:
     """The first so many that are trained once more at the end, no two equivalent: as `recommended`, else of `derive`.
 
-    Scores with shared weights are taken as they are.
+    Those of a final stage come first, as it has ordered them. Scores with shared weights are taken as they are.
     """
     shared = store.objectives[0].metric.startswith("shared_")
-    found = [] if shared else recommended(space, list(store.trials()))
-    return different(space, (each.trial for each in found), count) or derive(store, space, count)
+    trials = list(store.trials())
+    found = [] if shared else recommended(space, trials)
+    order = [each.trial for each in found] or derive(store, space, count)
+    stage = FinalStage.read(space, store, trials)
+    return different(space, order if stage is None else stage.ranked(order), count)
 
 
-def ranked(space: SearchSpace, trials: Sequence[Trial]) -> list[Trial]:
+def ranked(space: SearchSpace, trials: Sequence[Trial], stage: FinalStage | None = None) -> list[Trial]:
     """The finished ones, best first; of a search by rounds of a policy those scored afterwards, no two equivalent.
 
     Args:
         space: That of the run.
         trials: All of the run, by id.
+        stage: Its final stage; then the best trial of each of its architectures comes first, as it has ordered them,
+            and none of their others.
     """
     best = sorted((trial for trial in trials if trial.losses), key=lambda trial: trial.rank)
+    if stage is not None:
+        return stage.ranked(best)
     if not trials or trials[0].proposal.policy is None:
         return best
     return different(space, (t for t in best if t.proposal.policy is None)) or different(space, best)
@@ -118,6 +130,9 @@ def ranked(space: SearchSpace, trials: Sequence[Trial]) -> list[Trial]:
 
 def best_trials(store: Store, space: SearchSpace, count: int) -> list[Trial]:
     """The first so many of the run's `ranked`."""
+    if store.get(KEY) is not None:
+        trials = list(store.trials())
+        return ranked(space, trials, FinalStage.read(space, store, trials))[:count]
     first = next(store.trials(), None)
     by_rounds = first is not None and first.proposal.policy is not None
     return derive(store, space, count) if by_rounds else store.best(count)

@@ -16,10 +16,10 @@ from nastool.core.recipe import Recipe
 from nastool.core.space import SearchSpace, make_scale
 from nastool.core.strategy import Strategy
 from nastool.core.values import Arch, Proposal, Scalar, Trial
+from nastool.engine.aside import test_best
 from nastool.engine.config import Plugged, RunConfig, RunFolder
 from nastool.engine.executors.base import Setting
 from nastool.engine.run import Run, Watch, open_run
-from nastool.engine.search import test_best
 from nastool.engine.stopping import Stopping
 from nastool.engine.store import Store
 from nastool.training.recipes import load_recipe

@@ -95,8 +95,11 @@ def _is_whole(trial: Trial) -> bool:
 def orphan(trials: Sequence[Trial]) -> int | None:
     """The number of a trial that cannot come from the one that it names; None: there is none."""
     paused = {trial.id: trial.proposal.arch for trial in trials if trial.state == "stopped"}
+    done = {trial.id: trial.proposal.arch for trial in trials if trial.state == "done"}
     for trial in trials:
-        parent, source = trial.proposal.parent, trial.proposal.continues
+        parent, source, again = trial.proposal.parent, trial.proposal.continues, trial.proposal.again
+        if again is not None and (again >= trial.id or done.get(again) != trial.proposal.arch):
+            return trial.id
         if parent is not None and not 0 <= parent < trial.id:
             return trial.id
         if source is not None and (source >= trial.id or paused.pop(source, None) != trial.proposal.arch):

@@ -105,6 +105,7 @@ class Run:
         seeds: Sequence[int] | None = None,
         as_it_is: bool = False,
         stopping: Stopping | None = None,
+        finalists: Callable[[], Sequence[int]] = lambda: (),
     ) -> Search:
         """Search until there are so many trials, the strategy has nothing left, or it is to stop.
 
@@ -114,7 +115,7 @@ class Run:
             noun: What these trials are called. then: what comes after them.
             restored: Called with the search before it goes on.
             facts: Values to store with the number of trials.
-            keep, max_failures, seeds: As of `Search`.
+            keep, max_failures, seeds, finalists: As of `Search`.
             as_it_is: Only restore it, with the trials that there are.
             stopping: What ends it beside their number.
         """
@@ -141,6 +142,7 @@ class Run:
             seeds=seeds,
             stop=lambda: self.watch.stop() or self.executor.ended,
             stopping=stopping,
+            finalists=finalists,
             watch=watch,
         )
         search.costs = self._costs(search)
@@ -150,11 +152,12 @@ class Run:
             named += limits.names
         search.measured = [metric for metric in dict.fromkeys(named) if metric in search.costs.names]
         tell(TrialsBegun(search, noun, then))
+        rules = search.ends.rules.to_json()
         try:
             search.restore()
             restored(search)
             if not as_it_is:
-                rules, before = search.ends.rules.to_json(), self.store.get("ended") or {}
+                before = self.store.get("ended") or {}
                 if before.get("rules") == rules:  # also where a clock has decided it
                     search.ends.why = before["why"]
                 else:
@@ -164,7 +167,7 @@ class Run:
                 search.ends.budget.counts = True
                 search.run()
                 if search.ends.why and not self.watch.stop():
-                    self.store.write({"ended": {"why": search.ends.why, "trials": search.finished, "rules": rules}})
+                    self.store.write({"ended": {"why": search.ends.reason, "trials": search.finished, "rules": rules}})
         finally:
             tell(TrialsEnded())
         return search

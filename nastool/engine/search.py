@@ -5,9 +5,8 @@ from __future__ import annotations
 import heapq
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import blake2s
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,15 @@ from nastool.core.errors import InputError, InvalidArchError, NastoolError, one_
 from nastool.core.pareto import dominates
 from nastool.core.strategy import Fed, SeesPredictions, Strategy, pool, wanted
 from nastool.core.values import Arch, Evaluation, Objective, Proposal, Silence, Trial
-from nastool.engine.executors.base import Drive, Executor, carry_out
+from nastool.engine.executors.base import Drive, Executor
 from nastool.engine.executors.jobs import OUTSIDE, Finished, Job, JobEvent, Reported
-from nastool.engine.proposals import Failures, check
+from nastool.engine.final_stage import KEY, FinalStage
+from nastool.engine.proposals import Failures, check, trial_seed
 from nastool.engine.reports import Reports
 from nastool.engine.stopping import Budget, Rules, Stopping
 from nastool.engine.store import Store
 from nastool.ensembles import stored
 from nastool.nets import checkpoints
-
-
-def trial_seed(seed: int, trial_id: int) -> int:
-    """The seed of one trial, in [0, 2^63)."""
-    digest = blake2s(f"{seed}/{trial_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 @dataclass
@@ -51,6 +45,8 @@ class Search:
     costs: what architectures cost; None: nothing is known before they are measured.
     measured: names of costs that become metrics of every trial.
     stopping: what else ends it; None: nothing.
+    finalists: at the end of the search proper, which trials' architectures its final stage trains again, the most
+        promising first; fewer than two: there is none. `Stopping.final` says how often.
     watch: told of every report and every finished trial and, at least every WAIT_SECONDS, of None; for displays.
     """
 
@@ -70,6 +66,7 @@ class Search:
     measured: Sequence[str] = ()
     stop: Callable[[], bool] = lambda: False
     stopping: Stopping | None = None
+    finalists: Callable[[], Sequence[int]] = lambda: ()
     watch: Callable[[Search, Reported | Trial | None], None] = lambda search, event: None
 
     asked: int = 0
@@ -85,6 +82,8 @@ class Search:
     _known: Failures | None = None
     """What is known to fail; None: what is proposed was given by somebody, who may want it again."""
     _unfinished: list[Job] = field(default_factory=list)
+    _left: list[Job] = field(default_factory=list)
+    """Those of the search proper for which there was no time before its final stage."""
     _kept: list[tuple[list[float], int, str]] = field(default_factory=list)
     """Heap of (what `Trial.rank` has before the id, -id, checkpoint), negative: the worst of those kept first."""
     _behind: list[Trial] = field(default_factory=list)
@@ -99,6 +98,8 @@ class Search:
     """Checkpoints of which only the weights are still kept."""
     _silent: Mapping[int, Silence] = field(default_factory=dict)
     """The trials that are known to make no progress, as stored."""
+    _stage: FinalStage | None = None
+    """The final stage, once it has begun."""
 
     def __post_init__(self) -> None:
         self._drive = Drive(self.executor, self._next, stop=self.stop, retried=self._retried)
@@ -151,7 +152,15 @@ class Search:
     # --- the steps of a trial
 
     def _next(self) -> Job | None:
-        """Return the next job: what an earlier run left over, then what the strategy asks for."""
+        """Return the next job, of the search proper or, once that is over and all its results are there, of its end."""
+        job = self._next_job()
+        if job is None and self._stage is None and self.ends.final and (self.exhausted or self.ends.why):
+            if not self.executor.busy and not self._drive.pending and self._begin_stage():
+                job = self._next_job()
+        return job
+
+    def _next_job(self) -> Job | None:
+        """Return the next job: what an earlier run left over, then what the strategy or the final stage asks for."""
         if not self._unfinished and not self.exhausted and not self.ends.over(self.asked):
             self._unfinished += filter(None, [self._ask()])
         if not self._unfinished:
@@ -163,6 +172,26 @@ class Search:
         job = self._unfinished.pop(0)
         self.ends.begins(job.trial_id)
         return job
+
+    def _begin_stage(self) -> bool:
+        """Have the best trained again from now on; False: there are no two to compare, or no trials left for it."""
+        rules, why = self.ends.rules, self.ends.why
+        trainings = rules.final if rules.trials is None else min(rules.final, rules.trials - self.asked)
+        arms = self.finalists() if trainings > 0 else ()
+        if len(arms) < 2:
+            return False
+        stage = FinalStage(self.strategy.space, self.asked, trainings, arms, rules.to_json(), why)
+        stage.take(list(self.store.trials()))
+        self.store.write({KEY: stage.to_json()})
+        self._enter(stage)
+        return True
+
+    def _enter(self, stage: FinalStage) -> None:
+        """Go on with the final stage; what there was no time for before it is left."""
+        self._stage, self.exhausted = stage, False
+        self.ends.begin_final(stage.begins, stage.trainings, stage.why)
+        self._left = [job for job in self._unfinished if job.proposal.again is None]
+        self._unfinished = [job for job in self._unfinished if job.proposal.again is not None]
 
     def _ask(self) -> Job | None:
         """Ask for a trial to evaluate; one that is known to fail has ended at once.
@@ -180,7 +209,7 @@ class Search:
 
     def _asked(self) -> Trial | None:
         """Ask for one trial, as `_ask` does."""
-        proposal = self.strategy.ask()
+        proposal = self.strategy.ask() if self._stage is None else self._stage.ask(self.asked)
         if proposal is None:
             self.exhausted = not self.executor.busy
             return None
@@ -229,7 +258,10 @@ class Search:
     def _finish(self, trial: Trial, log: str = "") -> None:
         """log: what its worker printed last."""
         self.store.begin()
-        self.strategy.tell(trial)
+        if trial.proposal.again is None:
+            self.strategy.tell(trial)
+        elif self._stage is not None:
+            self._stage.tell(trial)
         self.store.finish(trial, self.finished, log if trial.state == "failed" else "")
         self._count(trial)
         self._take_checkpoint(trial)
@@ -339,7 +371,7 @@ class Search:
         if not self._held and not self._with_optimizer:
             return
         parents = self._parents()
-        kept = {*parents, *pool(self.strategy)}
+        kept = {*parents, *pool(self.strategy), *(() if self._stage is None else self._stage.trials)}
         for trial_id in [trial_id for trial_id in self._held if trial_id not in kept]:
             self.store.drop_checkpoint(trial_id)
             self._with_optimizer.pop(trial_id, None)
@@ -349,7 +381,7 @@ class Search:
 
     def _parents(self) -> set[int]:
         """Trials whose weights a running trial inherits, or a later one may."""
-        jobs = [*self.executor.busy, *self._unfinished, *(event.job for event in self._drive.pending)]
+        jobs = [*self.executor.busy, *self._unfinished, *self._left, *(event.job for event in self._drive.pending)]
         parents = {job.proposal.parent for job in jobs if job.proposal.inherit}
         parents |= {job.proposal.continues for job in jobs}
         return {*wanted(self.strategy), *(trial_id for trial_id in parents if trial_id is not None)}
@@ -374,7 +406,7 @@ class Search:
                 self.strategy.space.validate(trial.proposal.arch)
             except InvalidArchError as error:
                 raise InputError(f"{self.store.path} is damaged: trial {trial.id}: {error}") from None
-        self._restore_strategy(trials)
+        self._restore_strategy([trial for trial in trials if trial.proposal.again is None])
         self._reports.restore()
         for trial in trials:
             self.asked += 1
@@ -386,6 +418,9 @@ class Search:
             self._count(trial)
             self._take_checkpoint(trial)
         self._failures_in_row = 0
+        stage = FinalStage.read(self.strategy.space, self.store, trials)
+        if stage is not None and stage.rules == self.ends.rules.to_json():
+            self._enter(stage)
         self._check_checkpoints()
 
     def _restore_strategy(self, trials: Sequence[Trial]) -> None:
@@ -426,24 +461,3 @@ def _has_files(trial: Trial) -> bool:
 def _checkpoint(trial: Trial) -> str:
     """The file that the trial left, or would have."""
     return (trial.evaluation and trial.evaluation.checkpoint) or checkpoints.name_of(trial.id)
-
-
-def test_best(executor: Executor, best: Trial, seed: int) -> tuple[Mapping[str, float], str | None]:
-    """Test what the best trial's evaluation left behind, once, at the end of a search.
-
-    Returns its metrics and, where that failed for good, the reason.
-    """
-    job = Job(best.id, best.proposal, trial_seed(seed, best.id), "test", best.evaluation)
-    finished = carry_out(executor, job)
-    return finished.tested or {}, finished.error
-
-
-def evaluate_all(executor: Executor, proposals: Sequence[Proposal], stop: Callable[[], bool]) -> Iterator[Evaluation]:
-    """Evaluate each, outside of a search, in order; ends early where `stop`. NastoolError: one failed for good."""
-    for number, proposal in enumerate(proposals, OUTSIDE):
-        if stop():
-            return
-        finished = carry_out(executor, Job(number, proposal, 0))
-        if finished.evaluation is None:
-            raise NastoolError(f"architecture {proposal.arch.key} could not be evaluated: {finished.error}")
-        yield finished.evaluation

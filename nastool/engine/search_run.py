@@ -11,32 +11,45 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nastool.core import defaults, invocation, plugin_files, registry
+from nastool.core import invocation, plugin_files, registry
 from nastool.core.errors import InputError, NastoolError
-from nastool.core.evaluator import Evaluator, Stateful, most_workers, rounds_of
+from nastool.core.evaluator import Evaluator, Stateful, rounds_of
 from nastool.core.options import split
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Fed, Strategy, planned_trials, random_trials
 from nastool.core.values import Trial
 from nastool.core.wording import describe_cost
 from nastool.core.yaml_files import read_yaml
-from nastool.engine import after_search, arguments, baseline, done, logs, outside, own_ensembles, ranking, results
+from nastool.engine import (
+    after_search,
+    arguments,
+    baseline,
+    done,
+    final_stage,
+    logs,
+    outside,
+    own_ensembles,
+    ranking,
+    results,
+)
 from nastool.engine.after_search import AfterSearch, Outcome
+from nastool.engine.aside import test_best
 from nastool.engine.baseline import Baseline
 from nastool.engine.command_options import FinishOptions, ResumeOptions, SearchOptions
 from nastool.engine.config import RunConfig, RunFolder
 from nastool.engine.events import Ended, RunBegun
 from nastool.engine.executors.base import Executor, Setting
+from nastool.engine.final_stage import ARMS, FinalStage
 from nastool.engine.logs import Loggers
 from nastool.engine.planning import Timing, paced, shares
 from nastool.engine.results import Product, Report, Result
 from nastool.engine.retraining import Listed
 from nastool.engine.run import Run, Watch, check_conditions, interruptible, open_run
-from nastool.engine.search import Search, test_best
+from nastool.engine.search import Search
+from nastool.engine.search_config import check, config_of
 from nastool.engine.stopping import Rules
 from nastool.engine.store import Store
 from nastool.learners import multi_fidelity
-from nastool.training.recipes import default_recipe
 
 _NAMES = {field.name for field in fields(SearchOptions)} - {"out", "force", "on_event", "stop"}
 _SAID = {"out", "force", "log", *SearchOptions.FLAGS}
@@ -136,7 +149,7 @@ class SearchRun:
         rules, begun = Rules.read(options), invocation.began()
         if rules.until is not None:  # the moment that was meant now
             options = replace(options, until=datetime.fromtimestamp(rules.until).astimezone().isoformat())
-        config = _config(options)
+        config = config_of(options)
         space = config.make_space()
         strategy = config.make_strategy(space)
         folder = RunFolder(Path(options.out) if options.out else config.default_folder)
@@ -147,7 +160,7 @@ class SearchRun:
         planned = planned_trials(strategy, rounds) or (None if endless else max(20, 3 * random_trials(strategy)))
         options = replace(options, trials=options.trials or planned)
         rules = replace(rules, trials=options.trials)
-        _check(options, config, strategy, evaluator)
+        check(options, config, strategy, evaluator)
         after = AfterSearch(config, space, evaluator, folder, after_search.Settings.read(options, strategy, evaluator))
         beside = None
         if options.with_baseline:
@@ -302,15 +315,24 @@ class SearchRun:
                 run.watch.note(f"continuing {self.folder.path}: {search.finished} trials done, {left} to repeat")
             for note in (*self.strategy.notes, *multi_fidelity.notes(self.strategy, self.trials)):
                 run.watch.note(f"note: {note}")
-            trials, random = self.trials or math.inf, random_trials(self.strategy)
+            random = random_trials(self.strategy)
+            trials = (self.trials or math.inf) - self.rules.final
             if trials <= random and not self.finishes:
                 begins = f"{self.strategy.name} begins with {random} random trials, and these are all"
                 same = ", which --with-baseline compares with itself" if self.beside is not None else ""
                 run.watch.note(f"note: {begins}, so this is random search{same}: give more than {random} --trials")
 
+        def finalists() -> list[int]:
+            found = [trial.id for trial in ranking.finalists(run.store, self.space, ARMS)]
+            if len(found) > 1:
+                what = f"the {len(found)} most promising architectures are trained again with other seeds"
+                run.watch.note(f"final stage: {what}, {self.rules.final} trainings in all")
+            return found
+
         return run.search(
             self.strategy,
             self.trials,
+            finalists=finalists,
             then=self._then(),
             restored=restored,
             keep=self.options.keep,
@@ -351,10 +373,12 @@ class SearchRun:
         beside: dict[str, Any] | None = None
         if self.beside is not None and search.best is not None:
             run.executor.close()  # its processes are started again when there is something to test
-            trials = self.trials if search.ends.why == "trials" and self.trials else search.finished
+            trials = self.trials if search.ends.reason == "trials" and self.trials else search.finished
             beside = self.beside.run(run, trials, search.best, self.options, timing)
             if beside is None:
                 return None
+        stage = FinalStage.read(self.space, run.store, list(run.store.trials()))
+        order = [] if stage is None else stage.order
         outcome: Outcome | None = Outcome()
         if self.after.settings.any or "shared-weights" in self.evaluator.provides:
             limited = timing if self.rules.timed else None
@@ -372,8 +396,13 @@ class SearchRun:
         elif search.best is None:
             raise NastoolError(f"{none}, or anything was trained: give more --time")
         else:
-            result, problem = self._tested(run, self.after.best(search.best, run.store))
-        if len(search.objectives) > 1:
+            best = order[0].trial if order else self.after.best(search.best, run.store)
+            result, problem = self._tested(run, best)
+        if stage is not None and order:
+            facts["final_stage"] = stage.facts(search.objectives[0])
+            metric = search.objectives[0].metric
+            lines.append(f"  final stage: mean {metric} {final_stage.describe(facts['final_stage'])}")
+        elif len(search.objectives) > 1:
             facts["front"] = ranking.described(
                 ranking.best_trials(run.store, self.space, search.finished), search.objectives
             )
@@ -414,39 +443,3 @@ class SearchRun:
             cost, _, _ = store.spent()
             trials = sum(store.count().values())
         return f"  cost of {trials:,} trials: {describe_cost(cost, simulated='simulated' in self.evaluator.provides)}"
-
-
-def _config(options: SearchOptions) -> RunConfig:
-    """What identifies the search. InputError: unknown names or options, or a strategy, ... that do not go together."""
-    several = isinstance(options.objective, list) and len(options.objective) > 1
-    strategy = options.strategy or (defaults.STRATEGY_OF_SEVERAL if several else defaults.STRATEGY)
-    goes_with = registry.load("strategy", strategy).goes_with
-    space, found = options.space or goes_with.get("space", defaults.SPACE), options.of_evaluator
-    evaluator = options.evaluator or registry.evaluator_for(space, goes_with.get("evaluator", defaults.EVALUATOR))
-    if options.space is None and "data" in found:
-        space = registry.space_for(str(found["data"]), space)
-    target = registry.load("evaluator", evaluator)
-    if "recipes" in goes_with and "recipe" not in found and getattr(target, "recipe_prefix", None) == "":
-        found["recipe"] = default_recipe(str(found.get("data", "digits")), goes_with["recipes"])
-    return RunConfig.resolve(
-        (strategy, options.strategy_options),
-        (space, options.space_options),
-        (evaluator, found),
-        options.seed,
-        options.objective,
-        options.limits,
-        options.latency_threads,
-        options.fidelity,
-    )
-
-
-def _check(options: SearchOptions, config: RunConfig, strategy: Strategy, evaluator: Evaluator) -> None:
-    """InputError: these options do not go together."""
-    if "policy" in strategy.needs and rounds_of(evaluator) is None:
-        raise InputError(f"strategy {strategy.name} trains shared weights of its own: leave out -E weights=")
-    if "budget" in strategy.needs and config.evaluator.options.get("epochs") is not None:
-        raise InputError(f"strategy {strategy.name} says itself how long to train: give -S epochs=N, not --epochs")
-    own_ensembles.check(strategy, evaluator)
-    most = most_workers(evaluator)
-    if most is not None and options.workers > most and "shared-weights" not in evaluator.provides:
-        raise InputError(f"evaluator {evaluator.name} runs with at most --workers {most}")

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SAVE_SECONDS = 2.0
 """How often the time that is used is stored, at least while a search has a budget."""
+FINAL = 0.4
+"""Most of all time that is kept for the final stage."""
 RECENT = 20
 """Number of the last trials from which is told how long the next one takes."""
 
@@ -42,6 +44,7 @@ class Rules:
     until: float | None = None
     conditions: tuple[Condition, ...] = ()
     patience: int | None = None
+    final: int = 0
 
     @classmethod
     def read(cls, options: SearchOptions) -> Rules:
@@ -58,6 +61,7 @@ class Rules:
             None if options.until is None else moment(options.until),
             tuple(Condition.parse(text, "--stop-when") for text in options.stop_when),
             options.patience,
+            options.final or 0,
         )
 
     @property
@@ -67,7 +71,8 @@ class Rules:
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored with the result that it led to."""
-        return {**vars(self), "conditions": list(map(str, self.conditions))}
+        found = {**vars(self), "conditions": list(map(str, self.conditions))}
+        return {name: value for name, value in found.items() if name != "final" or value}
 
 
 def moment(text: str, now: datetime | None = None) -> float:
@@ -177,6 +182,8 @@ class Stopping:
         why: Which rule has ended it: "trials", "time", "stop-when" or "patience"; "": none has.
         last: Seconds that the last trial took.
         cut: Trials that were running when the time was up, and are repeated when it goes on.
+        workers: Number of trials at a time.
+        final: Number of trials of the final stage, before it begins; then, and without one, 0.
     """
 
     rules: Rules
@@ -187,11 +194,30 @@ class Stopping:
     why: str = ""
     cut: Sequence[int] = ()
     last: float = 0.0
+    workers: int = 1
+    final: int = field(init=False)
+    _before_final: str = ""
+    """What ended the search proper, as of `describe`, and `why`, once the final stage has begun."""
+    _why_before: str = ""
     _begun: dict[int, float] = field(default_factory=dict)
     _taken: dict[_Kind, deque[float]] = field(default_factory=dict)
     """Seconds of the last trials of each kind, for each unit of their budgets."""
     _since_best: int = 0
     _done: int = 0
+
+    def __post_init__(self) -> None:
+        self.final = self.rules.final
+
+    def begin_final(self, trials: int, trainings: int, why: str) -> None:
+        """The search proper has ended for this reason after so many trials; its final stage has so many trainings."""
+        self.why, self.final = why, 0
+        self._before_final, self._why_before, self.why = self.describe(trials), why, ""
+        self.rules = replace(self.rules, trials=trials + trainings, conditions=(), patience=None)
+
+    @property
+    def reason(self) -> str:
+        """Which rule has ended it all, as of `why`; where there was a final stage, the search proper."""
+        return self.why if self.why == "time" else self._why_before or self.why
 
     def begins(self, trial_id: int) -> None:
         """A trial is handed out."""
@@ -211,7 +237,7 @@ class Stopping:
             kind = _kind(trial.proposal)
             taken = self._taken.setdefault(kind, deque(maxlen=RECENT))
             taken.append(self.last / (trial.proposal.budget or 1))
-        if trial.proposal.policy is not None or trial.state == "stopped":
+        if trial.proposal.policy is not None or trial.proposal.again is not None or trial.state == "stopped":
             return  # a round ends nothing
         self._since_best = 0 if better else self._since_best + 1
         if self.rules.patience is not None and self._since_best >= self.rules.patience:
@@ -232,13 +258,24 @@ class Stopping:
         return self._upper(_kind(proposal)) * (proposal.budget or 1)
 
     @property
-    def left(self) -> float:
-        """Seconds for trials; infinity where there is no limit. Before one is done, there is nothing to follow it."""
+    def _left(self) -> float:
+        """Seconds until all that follows the trials has to begin; infinity where there is no limit."""
         return self.budget.left - (self.reserve if self._done else self.least)() if self.rules.timed else math.inf
 
+    @property
+    def left(self) -> float:
+        """Seconds for trials; infinity where there is no limit. Before one is done, there is nothing to follow it.
+
+        Of the time before the final stage, that stage has what it takes, and at most FINAL of all.
+        """
+        if not self.final or not self._done or not self.rules.timed:
+            return self._left
+        each = max(map(self._upper, self._taken), default=0.0)
+        return self._left - min(math.ceil(self.final / self.workers) * each, FINAL * self.budget.whole)
+
     def over(self, asked: int) -> bool:
-        """Whether no further trial is asked for."""
-        if not self.why and self.rules.trials is not None and asked >= self.rules.trials:
+        """Whether no further trial is asked for, before the final stage or in it."""
+        if not self.why and self.rules.trials is not None and asked >= self.rules.trials - self.final:
             self.why = "trials"
         if not self.why and ((left := self.left) <= 0 or left < min(map(self._upper, self._taken), default=0.0)):
             self.why = "time"
@@ -253,10 +290,14 @@ class Stopping:
     @property
     def overdue(self) -> bool:
         """Whether trials that run have to be ended."""
-        return self.left <= 0
+        return self._left <= 0
 
     def describe(self, finished: int) -> str:
         """Why it has ended, in words; "": as it always does."""
+        found = self._described(finished)
+        return "; ".join(filter(None, (self._before_final, found)))
+
+    def _described(self, finished: int) -> str:
         of = f"after {finished} trials"
         if self.why == "patience":
             return f"{of}: none of the last {self.rules.patience} was better than the best (--patience)"

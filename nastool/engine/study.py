@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nastool.core import archfile, registry
 from nastool.core.errors import InputError, InvalidArchError
 from nastool.core.values import Objective, Trial
+from nastool.engine.final_stage import FinalStage
 from nastool.engine.ranking import front, knee, pick, ranked
 from nastool.engine.store import Store
 from nastool.engine.study_trial import StudyTrial
@@ -55,7 +56,7 @@ class Study:
     retrained: Study | None = None
     logs: Mapping[int, str] = field(default_factory=dict, repr=False)
     ranked: tuple[StudyTrial, ...] = field(repr=False, default=())
-    """Finished trials, best first; of a search by rounds of a policy those scored afterwards, no two equivalent."""
+    """As of `ranking.ranked`: the best first."""
 
     @classmethod
     def read(cls, folder: str | Path, *, curves: bool = True, store: Store | None = None) -> Study:
@@ -96,8 +97,10 @@ class Study:
             if trials and trials[-1].id != len(trials) - 1:
                 raise InputError(f"{path} is damaged: it has {len(trials)} trials, but not 0 to {len(trials) - 1}")
             origin, logs = store.origin, store.logs(LOGS)
-        for each in trials:
-            _check(space, each.trial, path)
+            bare = [trial.trial for trial in trials]
+            for each in bare:
+                _check(space, each, path)
+            order = ranked(space, bare, FinalStage.read(space, store, bare))
         inner = retrained_in(path, final)
         try:
             about = read_yaml(path / "run.yaml") if (path / "run.yaml").is_file() else {}
@@ -117,7 +120,7 @@ class Study:
             about=about,
             retrained=None if inner is None else Study.read(inner, curves=curves),
             logs=logs,
-            ranked=tuple(trials[trial.id] for trial in ranked(space, [trial.trial for trial in trials])),
+            ranked=tuple(trials[trial.id] for trial in order),
         )
 
     # --- what it was
@@ -241,7 +244,7 @@ class Study:
             found["parent"] = proposal.parent
         if proposal.budget is not None:
             found["budget"] = proposal.budget
-        found |= {name: value for name, value in _of_fidelity(trial).items() if value is not None}
+        found |= {name: value for name, value in _of_training(trial).items() if value is not None}
         if trial.expected is not None:
             found["expected"] = trial.expected
         if trial.curve:
@@ -253,7 +256,7 @@ class Study:
 
         trial, state, key, parent, budget, expected, attempts, started, finished, error, fault, a column for each metric
         ("seconds" among them), and "choice.NAME" for each decision. None where there is no value. Where trials were
-        stopped, fidelity and continues, too.
+        stopped, fidelity and continues, too, and where some were made again, again.
         """
         found: dict[str, list[object]] = {
             "trial": [t.id for t in self.trials],
@@ -261,7 +264,7 @@ class Study:
             "key": [t.arch.key for t in self.trials],
             "parent": [t.parent for t in self.trials],
             "budget": [t.trial.proposal.budget for t in self.trials],
-            **{name: [_of_fidelity(t)[name] for t in self.trials] for name in self._fidelities},
+            **{name: [_of_training(t)[name] for t in self.trials] for name in self._further},
             "expected": [t.expected for t in self.trials],
             "attempts": [t.attempts for t in self.trials],
             "started": [t.started for t in self.trials],
@@ -277,10 +280,11 @@ class Study:
         return found
 
     @property
-    def _fidelities(self) -> Sequence[str]:
-        """Names of the columns on trainings that end early; where none did, ()."""
-        early = any(name for trial in self.trials for name in (trial.fidelity, trial.trial.proposal.continues))
-        return ("fidelity", "continues") if early else ()
+    def _further(self) -> Sequence[str]:
+        """Names of the columns on trainings that ended early or were made again; without such ones, ()."""
+        some = {name for t in self.trials for name, value in _of_training(t).items() if value is not None}
+        early = ("fidelity", "continues") if some & {"fidelity", "continues"} else ()
+        return (*early, *(("again",) if "again" in some else ()))
 
     def __repr__(self) -> str:
         best = (
@@ -291,9 +295,10 @@ class Study:
         return f"<study {self.path}: {self.strategy}, {self.state}, {len(self.trials)} trials{best}>"
 
 
-def _of_fidelity(trial: StudyTrial) -> dict[str, float | None]:
-    """How long it was trained, if not to the end, and the trial from which it went on."""
-    return {"fidelity": trial.fidelity, "continues": trial.trial.proposal.continues}
+def _of_training(trial: StudyTrial) -> dict[str, float | None]:
+    """How long it was trained, if not to the end, the trial from which it went on, and the one that it repeats."""
+    proposal = trial.trial.proposal
+    return {"fidelity": trial.fidelity, "continues": proposal.continues, "again": proposal.again}
 
 
 def state_of(folder: Path, store: Store, *, ours: bool = False) -> str:

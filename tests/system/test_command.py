@@ -382,7 +382,7 @@ def test_eval_repeats_what_the_search_did(trained: tuple[Path, subprocess.Comple
     with Store.read(folder / "a" / "run.db") as store:
         best = store.best(1)[0]
     assert best.evaluation is not None
-    from nastool.engine.search import trial_seed
+    from nastool.engine.proposals import trial_seed
 
     seed = str(trial_seed(0, best.id))
     (line,) = lines(run("eval", "a", "--device", "cpu", "--seeds", seed, cwd=folder, OMP_NUM_THREADS="1"))

@@ -17,8 +17,8 @@ from nastool.analysis.bench.benchmark import Benchmark
 from nastool.core.errors import TrialFailed
 from nastool.core.strategy import Strategy
 from nastool.core.values import Proposal, Trial
+from nastool.engine.proposals import trial_seed
 from nastool.engine.ranking import recommended
-from nastool.engine.search import trial_seed
 from nastool.learners import multi_fidelity
 
 if TYPE_CHECKING:

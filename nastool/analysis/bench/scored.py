@@ -27,13 +27,13 @@ from nastool.core.files import write_atomic
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import planned_trials
 from nastool.core.values import Arch, Objective, Proposal, digest
+from nastool.engine.aside import evaluate_all
 from nastool.engine.config import RunConfig, RunFolder
 from nastool.engine.events import TrialFinished
 from nastool.engine.executors.base import Setting
 from nastool.engine.executors.inline import Inline
 from nastool.engine.executors.jobs import OUTSIDE
 from nastool.engine.run import Watch, open_run
-from nastool.engine.search import evaluate_all
 
 TOP = 0.1
 """Share of the table's architectures, the truly best, among which a ranking is looked at on its own."""

@@ -11,6 +11,7 @@ from nastool.analysis.report.data import comparison, number
 from nastool.core import defaults
 from nastool.core.wording import describe_belief, format_seconds, trials
 from nastool.engine.baseline import describe
+from nastool.engine.final_stage import describe as describe_final
 from nastool.engine.study import Study
 
 
@@ -53,6 +54,9 @@ def _best_tiles(study: Study) -> Iterator[tuple[str, str, str]]:
         with suppress(LookupError, TypeError, ValueError):
             yield "recommended by all results", f"trial {advice['trial']}, {advice['key']}", ""
             yield "without noise", describe_belief(advice["believed"]), ""
+    if finished and not retrained and isinstance(document.get("final_stage"), dict):
+        with suppress(LookupError, TypeError, ValueError):
+            yield f"mean {metric} in the final stage", describe_final(document["final_stage"]), ""
     if finished and not tested:
         yield "test", "nothing was tested", ""
     if not finished:

@@ -31,9 +31,9 @@ from nastool.core.values import Evaluation, Objective, Proposal, Trial
 from nastool.engine.after_search import AfterSearch, Outcome, Settings
 from nastool.engine.command_options import SearchOptions, nobody
 from nastool.engine.config import RunConfig, RunFolder
+from nastool.engine.proposals import trial_seed
 from nastool.engine.retraining import Trained
 from nastool.engine.run import Watch
-from nastool.engine.search import trial_seed
 from nastool.engine.store import Store
 from nastool.engine.verdict import verdict, verdicts
 from nastool.evaluators.supernet import Supernet

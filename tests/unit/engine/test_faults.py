@@ -36,7 +36,7 @@ from nastool.core.errors import (
 from nastool.core.evaluator import Evaluator, Report
 from nastool.core.space import SearchSpace
 from nastool.core.values import Evaluation, Objective, Proposal, Trial
-from nastool.engine import search as runner
+from nastool.engine import aside
 from nastool.engine.executors import tails
 from nastool.engine.executors.base import Setting
 from nastool.engine.executors.inline import Inline
@@ -44,7 +44,7 @@ from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job, again, p
 from nastool.engine.executors.processes import Processes
 from nastool.engine.executors.slot import Beat, Slot
 from nastool.engine.results import of_seeds
-from nastool.engine.search import Search, evaluate_all
+from nastool.engine.search import Search
 from nastool.engine.store import Store
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.strategies.random_search import RandomSearch
@@ -363,7 +363,7 @@ def test_also_of_what_is_tested(tmp_path: Path) -> None:
     (best,) = scene.search()
     pool = scene.pool()
     try:
-        assert runner.test_best(pool, best, 0) == ({"test_acc": 0.5}, None)
+        assert aside.test_best(pool, best, 0) == ({"test_acc": 0.5}, None)
         assert [parts for _, _, parts in scene.log("test")] == [1, 1, 2]
         pool.submit(Job(0, best.proposal, 1, "both"))
         (event,) = (e for e in iter_events(pool) if isinstance(e, Finished))
@@ -382,14 +382,14 @@ def iter_events(pool: Processes) -> list[Any]:
 def test_outside_of_a_search_and_in_this_process(tmp_path: Path) -> None:
     proposals = [Proposal(SPACE.sample(np.random.default_rng(0)))]
     pool = Inline(Faulty(SPACE, folder=tmp_path, large={10**9: 2}))
-    (evaluation,) = evaluate_all(pool, proposals, lambda: False)
+    (evaluation,) = aside.evaluate_all(pool, proposals, lambda: False)
     assert evaluation.metrics["micro_batches"] == 2
     for how, why in (
         ({"large": {10**9: 99}}, "RuntimeError: CUDA error: CUBLAS"),
         ({"poison": [10**9]}, "Accelerator"),
     ):
         with pytest.raises(NastoolError, match=f"could not be evaluated: {why}"):
-            list(evaluate_all(Inline(Faulty(SPACE, folder=tmp_path, **how)), proposals, lambda: False))
+            list(aside.evaluate_all(Inline(Faulty(SPACE, folder=tmp_path, **how)), proposals, lambda: False))
 
 
 def test_seeds_of_which_one_was_split() -> None:

@@ -181,7 +181,7 @@ class TestRetrain:
 
     def test_more_seeds_extend_it(self, run: Run, a: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """And no network is tested twice."""
-        from nastool.engine.search import test_best as real
+        from nastool.engine.aside import test_best as real
 
         tested: list[int] = []
 

@@ -92,6 +92,20 @@ class TestTime:
         search("--time", "30s", "-n", "100").accepted()
         assert len(made()) == 26
 
+    def test_a_final_stage_fits_in(self, search: Callable[..., Any], clock: Clock) -> None:
+        outcome = search("--time", "40s", "--final", "6")
+        (line,) = outcome.accepted()
+        assert [trial.id for trial in made() if trial.proposal.again is not None] == list(range(30, 36))
+        assert clock.now <= 1000 + 40 and line["final_stage"]["trainings"] == 6
+        assert "ended after 30 trials: the time is up" in outcome.err
+        assert "a ended after 36 trials by its --time" in search("--time", "40s", "--final", "6").err
+        search("--time", "60s", "--final", "6").accepted()
+        assert [trial.id for trial in made() if trial.proposal.again is not None] == [*range(30, 36), *range(50, 56)]
+
+    def test_a_final_stage_takes_no_more_than_its_share(self, search: Callable[..., Any], clock: Clock) -> None:
+        search("--time", "30s", "--final", "20").accepted()
+        assert [trial.id for trial in made() if trial.proposal.again is not None] == list(range(14, 26))
+
     def test_until_an_hour(self, search: Callable[..., Any], clock: Clock) -> None:
         clock.now = moment("07:30") - 20
         search("--until", "07:30").accepted()

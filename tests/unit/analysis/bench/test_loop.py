@@ -20,9 +20,9 @@ from nastool.core.errors import InputError
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy
 from nastool.core.values import Proposal, Trial
+from nastool.engine.proposals import trial_seed
 from nastool.engine.ranking import recommended
 from nastool.engine.retraining import Listed
-from nastool.engine.search import trial_seed
 from nastool.evaluators.table import Table
 from nastool.spaces.nasbench_macro import NasBenchMacro
 
