@@ -199,6 +199,9 @@ class Cluster(Processes):
         """One job may wait for the first worker that joins."""
         return max(len(self._free()) - sum(not job.alone for job in self._line), int(not self.busy))
 
+    def _free(self) -> list[Slot]:
+        return [slot for slot in super()._free() if slot.there]
+
     def submit(self, job: Job) -> None:
         self._tend()
         super().submit(job)

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection, wait
 from typing import Self
 
 from nastool import worker
@@ -16,6 +15,7 @@ from nastool.core.processes import LOOK_SECONDS, AwakeClock, WorkerProcess
 from nastool.core.values import Scalar, Silence
 from nastool.engine.executors.base import Executor, Setting
 from nastool.engine.executors.jobs import EvaluatorSpec, Finished, Job, JobEvent, again
+from nastool.engine.executors.occupancy import Occupancy
 from nastool.engine.executors.slot import SILENT_SECONDS, Device, DeviceError, Process, Slot
 from nastool.nets import devices
 
@@ -55,6 +55,7 @@ class Processes(Executor):
             slot.device = by_name.setdefault(name, Device(name))
             slot.device.slots.append(slot)
         self._devices = list(by_name.values())
+        self._occupancy = Occupancy(self._slots)
         self._line: list[Job] = []
         """Jobs that wait for a place."""
         self._timeout = setting.timeout
@@ -119,10 +120,10 @@ class Processes(Executor):
 
     @property
     def busy(self) -> Sequence[Job]:
-        return [*(slot.job for slot in self._slots if slot.job is not None), *self._line]
+        return [*(slot.job for slot in self._occupancy.working if slot.job is not None), *self._line]
 
     def abandon(self, job: Job) -> None:
-        for slot in self._slots:
+        for slot in self._occupancy.working:
             if slot.job is not None and slot.job.trial_id == job.trial_id:
                 slot.abandon()
 
@@ -133,8 +134,12 @@ class Processes(Executor):
     def _free(self) -> list[Slot]:
         """The slots that a job may be given to that need not be alone."""
         waiting = next((job for job in self._line if job.alone), None)
-        kept = None if waiting is None else self._quietest(waiting)
-        return [slot for slot in self._slots if slot.free and slot.device is not kept]
+        if waiting is None and not self._occupancy.alone:
+            return self._occupancy.vacant
+        kept = [slot.device for slot in self._occupancy.working if slot.job is not None and slot.job.alone]
+        if waiting is not None and (quietest := self._quietest(waiting)) is not None:
+            kept.append(quietest)
+        return [slot for slot in self._occupancy.vacant if slot.device not in kept]
 
     def _elsewhere(self, job: Job) -> list[Device]:
         """The devices that a job may go to: not to the one that failed under it, if there are others."""
@@ -158,30 +163,29 @@ class Processes(Executor):
                 if not slot.there:
                     continue
             else:
-                devices = self._elsewhere(job)
-                free = [slot for slot in self._free() if slot.device in devices]
-                if not free:
+                devices = None if job.shunned is None else self._elsewhere(job)
+                free = next((slot for slot in self._free() if devices is None or slot.device in devices), None)
+                if free is None:
                     continue
-                slot = free[0]
+                slot = free
             self._line.remove(job)
             slot.start(job)
+            self._occupancy.update(slot)
 
     def wait(self, seconds: float) -> list[JobEvent]:
         """What happened, at the latest after so many seconds."""
-        busy = {slot.connection: slot for slot in self._slots if slot.job is not None}
         events: list[JobEvent] = []
-        for connection in wait(list(busy), seconds):
-            assert isinstance(connection, Connection)
-            slot = busy[connection]
+        for slot in self._occupancy.ready(seconds):
             try:
                 events += [self._judged(slot, event) for event in slot.receive()]
                 self._check(slot)
             except OutOfMemory as error:
                 self._crowd_out(slot, error)
-        self._look()
-        for slot in self._slots:
-            if slot.job is not None and (given_up := self._overdue(slot)) is not None:
+            self._occupancy.update(slot)
+        for slot in list(self._occupancy.working) if self._look() else ():
+            if (given_up := self._overdue(slot)) is not None:
                 events.append(self._judged(slot, given_up))
+                self._occupancy.update(slot)
         self._place()
         return events
 
@@ -232,6 +236,7 @@ class Processes(Executor):
             for slot in device.slots:
                 if slot.job is None:
                     slot.kill()
+                self._occupancy.update(slot)
             if not all(other.given_up for other in self._devices):
                 self._say(f"{device.name} failed {MAX_FAULTS} times in a row and is not used any more: {error}")
         return device.given_up
@@ -273,19 +278,17 @@ class Processes(Executor):
             f"fewer --workers, only devices that are alike in {devices.VARIABLE}, or a precision that all have"
         )
 
-    def _look(self) -> None:
-        """See which workers are stopped, and which trials make no progress."""
+    def _look(self) -> bool:
+        """See which workers are stopped, and which trials make no progress; False: that was seen just now."""
         now = self._clock.now()
         passed, before = now - self._looked, self.silent
         if passed < LOOK_SECONDS / 2:
-            return
+            return False
         self._looked = now
         self.silent = {}
-        for slot in self._slots:
-            if slot.job is None:
-                continue
+        for slot in self._occupancy.working:
             how = slot.look(passed)
-            if how is None:
+            if how is None or slot.job is None:
                 continue
             key = slot.job.trial_id
             since = before[key].since if key in before else time.time() - SILENT_SECONDS
@@ -295,8 +298,10 @@ class Processes(Executor):
                 pid = 0 if slot.process is None else slot.process.pid
                 rest = f"kill -CONT {pid} lets it go on" if slot.stopped else rest
                 self._say(f"{slot.job} {how} for {time.time() - since:.0f} s (process {pid})" + (rest and f"; {rest}"))
+        return True
 
     def close(self) -> None:
         self._line.clear()
         for slot in self._slots:
             slot.kill()
+            self._occupancy.update(slot)

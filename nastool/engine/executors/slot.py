@@ -100,7 +100,7 @@ class MachineGone(NastoolError):
     """A worker could not be prepared since its machine is gone."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Device:
     """What workers run on: a GPU, or the machine where they have none."""
 
@@ -158,9 +158,9 @@ class Slot:
         """Bytes that its log had when its job began."""
 
     @property
-    def free(self) -> bool:
-        alone = any(slot.job is not None and slot.job.alone for slot in self.device.slots)
-        return self.job is None and not self.crowded_out and not self.device.given_up and not alone and self.there
+    def vacant(self) -> bool:
+        """Whether it can be given a job, unless it is not there, or one on its device is to be alone."""
+        return self.job is None and not self.crowded_out and not self.device.given_up
 
     @property
     def there(self) -> bool:
