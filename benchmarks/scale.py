@@ -13,8 +13,8 @@ fail. A case ends after `--limit` seconds of CPU.
 
 Each case runs in processes of its own, one that searches and one that continues what the first left. Printed are, as
 Markdown: the share of the slots' time without a child, from when all had one until the last was handed out; trials a
-second of the clock there; CPU a trial, of the last 1,000 and as ratio to trials 1,001 to 2,000 (1: it does not grow)
-and to the reference; the most memory, and how much of it came with each trial; bytes of run.db a trial; CPU time and
+second of the clock there; CPU a trial, of the last tenth, and as ratio to that of the second tenth (1: it does not
+grow) and to the reference; the most memory, and how much came with each trial; bytes of run.db a trial; CPU time and
 memory to continue. The reference is what nobody can do without: a job and its result pickled through a pipe, and their
 rows written in two transactions.
 """
@@ -54,8 +54,8 @@ from nastool.engine.executors.slot import Beat, Body, Ready
 from nastool.engine.search import Search
 from nastool.engine.store import Store
 
-WINDOW = 1000
-"""Trials of which CPU time is averaged."""
+PARTS = 10
+"""Of all trials, of which CPU time is averaged."""
 
 
 class Free(Evaluator):
@@ -97,12 +97,12 @@ class Synced(Store):
     """A database on a disk that takes a time to say that a transaction is written; that goes by on the clock alone."""
 
     clock: Clock | None = None
-    sync = 0.0
+    takes = 0.0
 
     def commit(self) -> None:
         super().commit()
         if self.clock is not None:
-            self.clock.now += self.sync
+            self.clock.now += self.takes
 
 
 class Line(Connection):
@@ -201,7 +201,7 @@ class Simulated(Processes):
     def _look(self) -> bool:
         return False  # a minute of this clock is none of theirs
 
-    def idle(self) -> tuple[float, float]:
+    def idle_share(self) -> tuple[float, float]:
         """Share of the slots' time without a child, and trials a second, while all could have one."""
         begun, ended, slots = np.array(self._begun), np.array(self._ended), len(self._slots)
         first, last = begun[slots - 1], begun[-1]
@@ -260,37 +260,38 @@ def search_of(case: Case, folder: Path, store: Store) -> tuple[Search, Simulated
 
 def searched(case: Case, folder: Path) -> dict[str, Any]:
     """Search, and what that took."""
-    config = {"space": {"name": case.space, "options": {}}}
+    ref = registry.make_space(SpaceRef(case.space)).ref
+    config = {"space": {"name": ref.name, "options": dict(ref.options)}}
     names = ["val_acc:max", "params:min"][: case.objectives]
     usage: dict[int, float] = {}
-    early = {0: held()}
+    early: dict[int, int] = {}
     with Synced.create(folder / "run.db", {"config": config, "objective": names}, durable=False) as store:
         search, executor = search_of(case, folder, store)
         assert isinstance(store, Synced)
-        store.clock, store.sync = executor.clock, case.sync
+        store.clock, store.takes = executor.clock, case.sync
+
+        part = case.trials // PARTS
 
         def watch(search: Search, event: Reported | Trial | None) -> None:
-            if search.finished % WINDOW == 0:
+            if search.finished % part == 0 and search.finished not in usage:
                 usage[search.finished] = time.process_time()
-                if search.finished == max(WINDOW, case.trials // 10):
-                    early[search.finished] = held()
+                early[search.finished] = held()
 
         search.watch = watch
         search.restore()
         search.run()
         late = held()
-        idle, speed = executor.idle()
-        last = search.finished // WINDOW * WINDOW
-        cpu = (usage[last] - usage[last - WINDOW]) / WINDOW
-        from_trial, before = max(early.items())
+        idle, speed = executor.idle_share()
+        last = search.finished // part * part
+        cpu = (usage[last] - usage[last - part]) / part
         return {
             "trials": search.finished,
             "idle": idle,
             "speed": speed,
             "cpu": cpu,
-            "growth": cpu / ((usage[2 * WINDOW] - usage[WINDOW]) / WINDOW),
+            "growth": cpu / ((usage[2 * part] - usage[part]) / part),
             "memory": most_held(),
-            "memory_trial": (late - before) / (search.finished - from_trial),
+            "memory_trial": (late - early[part]) / (search.finished - part),
             "clock": executor.clock.now,
             "beat": executor.beat(),
         }
@@ -349,7 +350,7 @@ COLUMNS = (
     "idle",
     "trials/s",
     "CPU ms a trial",
-    "x trial 2,000",
+    "x second tenth",
     "x reference",
     "peak MB",
     "KB a trial",

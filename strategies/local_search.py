@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -45,7 +44,7 @@ class LocalSearch(Strategy):
         self.improvement = improvement
         self.init = self.random_trials = init
         self.seen: set[str] = set()
-        self.out: Counter[int | None] = Counter()  # trials being measured, by their parent
+        self.out = 0  # trials being measured
         self.starts = init  # random architectures still to be drawn before the climb
         self.center: Trial | None = None  # where the climb is
         self.next: Trial | None = None  # the best result so far that the climb may move to
@@ -64,7 +63,7 @@ class LocalSearch(Strategy):
                 arch = self._neighbor(self.center)
                 if arch is not None:
                     return Proposal(arch, self.center.id)
-            if self.out.total():
+            if self.out:
                 return None  # its result may be where the climb moves
             if self.next is not None:  # the best start or, with "best", the best neighbor
                 self.center, self.next = self.next, None
@@ -92,10 +91,10 @@ class LocalSearch(Strategy):
     def remember(self, proposal: Proposal) -> None:
         super().remember(proposal)
         self.seen.add(self.space.canonical(proposal.arch))
-        self.out[proposal.parent] += 1
+        self.out += 1
 
     def tell(self, trial: Trial) -> None:
-        self.out[trial.proposal.parent] -= 1
+        self.out -= 1
         if trial.state != "done":
             return
         if trial.loss < min(self._loss(self.center), self._loss(self.next)):
@@ -116,8 +115,7 @@ class LocalSearch(Strategy):
         by_id = {trial.id: trial for trial in trials}
         for trial in trials:
             self.remember(trial.proposal)
-            if trial.state != "running":
-                self.out[trial.proposal.parent] -= 1
+            self.out -= trial.state != "running"
         self.starts = int(state["starts"])
         if not 0 <= self.starts <= self.init:
             raise ValueError(f"starts is {self.starts}")

@@ -7,7 +7,6 @@ pauses; what goes on from there to the next is a trial of its own.
 from __future__ import annotations
 
 import math
-import statistics
 from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from collections.abc import Collection, Mapping, Sequence
@@ -109,6 +108,7 @@ class Asha(Ladder):
         self._results: list[list[tuple[float, int]]] = [[] for _ in levels]
         self._left: list[list[tuple[float, int]]] = [[] for _ in levels]
         """Ascending, of each level: all results, and those that have not gone on."""
+        self._losses: dict[int, float] = {}
 
     def next(self, new: bool = True) -> Step | None:
         for rung in reversed(range(self.top)):
@@ -120,11 +120,14 @@ class Asha(Ladder):
     def begun(self, number: int, source: int | None) -> None:
         super().begun(number, source)
         if source is not None:
-            left = self._left[self.rungs[source]]
-            left[:] = [each for each in left if each[1] != source]
+            left, result = self._left[self.rungs[source]], (self._losses.get(source, math.inf), source)
+            place = bisect_left(left, result)
+            if left[place : place + 1] == [result]:
+                del left[place]
 
     def ended(self, number: int, loss: float) -> None:
         rung = self.rungs[number]
+        self._losses[number] = loss
         insort(self._results[rung], (loss, number))
         if math.isfinite(loss) and rung < self.top and number not in self.gone:
             insort(self._left[rung], (loss, number))
@@ -262,18 +265,20 @@ class Median:
         self.grace = grace
         self.others = others
         self._curves: dict[int, list[float]] = {}
-        self._means: list[dict[int, float]] = []
-        """For each step, the mean of each training's losses until then."""
+        self._means: list[list[float]] = []
+        """For each step, the means of all trainings' losses until then, ascending."""
 
     def observe(self, number: int, step: int, loss: float) -> bool:
         """Whether training `number` ends after this step, of 1, 2, ...; each comes once, and loss is finite."""
         curve = self._curves.setdefault(number, [])
         curve.append(loss)
         while len(self._means) < step:
-            self._means.append({})
-        others = [mean for other, mean in self._means[step - 1].items() if other != number]
-        self._means[step - 1][number] = math.fsum(curve) / len(curve)
-        return step >= self.grace and len(others) >= self.others and min(curve) > statistics.median(others)
+            self._means.append([])
+        means = self._means[step - 1]
+        enough = step >= self.grace and len(means) >= self.others
+        ends = enough and min(curve) > (means[(len(means) - 1) // 2] + means[len(means) // 2]) / 2
+        insort(means, math.fsum(curve) / len(curve))
+        return ends
 
 
 RULES: Mapping[str, type[Ladder | Median]] = {"asha": Asha, "hyperband": Hyperband, "median": Median}
