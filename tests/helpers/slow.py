@@ -18,18 +18,25 @@ from nastool.spaces.nasbench_macro import NasBenchMacro
 class Slow(Evaluator):
     """The accuracy is the sum of the choices. Which process evaluates what is written to a file.
 
-    seconds: of each trial. dies: its process dies of this trial, once. log: the file; "TRIAL PID PARENT" in each line.
+    seconds: of each trial. dies: its process dies of this trial, once. room: False: only the first process finds any.
+    log: the file; "TRIAL PID PARENT" in each line.
     """
 
     name = "slow"
     metrics = frozenset({"val_acc"})
 
-    def __init__(self, space: SearchSpace, *, log: str, seconds: float = 0.0, dies: int = -1) -> None:
+    def __init__(
+        self, space: SearchSpace, *, log: str, seconds: float = 0.0, dies: int = -1, room: bool = True
+    ) -> None:
         super().__init__(space)
-        self.log, self.seconds, self.dies = Path(log), seconds, dies
+        self.log, self.seconds, self.dies, self.room = Path(log), seconds, dies, room
 
     def prepare(self) -> None:
-        pass
+        if not self.room:
+            try:
+                self.log.with_suffix(".full").touch(exist_ok=False)
+            except FileExistsError:
+                raise MemoryError from None
 
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
         with open(self.log, "a", encoding="utf-8") as file:

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -241,6 +241,9 @@ class Cluster(Processes):
 
     def _device(self, slot: Slot) -> str:
         return f"the machine of worker {slot.number}"
+
+    def _others(self, slot: Slot) -> Sequence[Slot]:
+        return self._slots
 
     def _tend(self) -> None:
         """See who has joined or left, and ask for who is missing. InputError: nobody will come any more."""

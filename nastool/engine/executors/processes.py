@@ -94,6 +94,10 @@ class Processes(Executor):
         given = slot.environment.get("CUDA_VISIBLE_DEVICES")
         return f"GPU {given}" if given else f"GPU {chosen}" if chosen.startswith("cuda") else "this machine"
 
+    def _others(self, slot: Slot) -> Sequence[Slot]:
+        """Those that a search can go on with where a worker finds no memory, itself included."""
+        return slot.device.slots
+
     def _first_slot(self) -> Slot:
         """The one whose facts hold for all."""
         return next(slot for slot in self._slots if not slot.device.given_up)
@@ -251,7 +255,7 @@ class Processes(Executor):
     def _crowd_out(self, slot: Slot, error: OutOfMemory) -> None:
         """Go on without a worker that finds no room beside the others. OutOfMemory: it is the last one there."""
         job = slot.job
-        left = [other for other in slot.device.slots if not other.crowded_out and other is not slot]
+        left = [other for other in self._others(slot) if not other.crowded_out and other is not slot]
         slot.kill()
         if not left or job is None or job.alone:
             raise error

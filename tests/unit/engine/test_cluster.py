@@ -170,6 +170,15 @@ def test_a_process_that_dies_by_itself_is_followed_by_another_in_the_same_place(
     assert len({pid for pid, _ in pids}) == 2 and len({parent for _, parent in pids}) == 1
 
 
+def test_a_machine_without_room_is_done_without(tmp_path: Path, slurm: FakeSlurm) -> None:
+    said: list[str] = []
+    with closing(made(tmp_path, say=said.append, room=False, seconds=0.1)) as executor:
+        executor.open()
+        wait_until(lambda: executor.free == 2 or executor.wait(0.1))
+        check(carried_out(executor, lambda found: bool(said) and len(found) > 3))
+    assert "MemoryError" in said[0] and said[0].endswith("1 goes on without it")
+
+
 def test_what_takes_too_long_is_ended_there(tmp_path: Path, slurm: FakeSlurm) -> None:
     with closing(made(tmp_path, workers=1, seconds=60)) as executor:
         executor._timeout = 0.5
