@@ -6,13 +6,14 @@ usage: ensembles.py [--data digits] [--recipe digits] [--space nasbench201] [--s
                     [-- FURTHER OPTIONS OF nastool search]
 
 For each seed a search by nes-re, nes-rs, deep-ensemble and saep (two ways of pruning), each `trials` trainings, its
-pool's included; by nesbs, with both samplers, whose members alone are trained; by random search with shared weights (30
-scores after the last round) in the space multi-headed, whose network with `members` heads, or with one ("one head"), is
-trained once, by the recipe `long`; and the best single network of nes-re's trials, trained with so many channels that
-it has as many parameters as nes-re's ensemble. Prints for each the mean and standard deviation over seeds of the test
-NLL (nats), error (%), ECE (15 bins), disagreement, accuracy under attack (%), the ensemble's members and parameters,
-processor seconds of the whole search, NLL and error of the best single network of its pool, NLLs and ECE at the
-temperature that suits the examples that chose, and exact sign-flip tests of both NLLs against those of --against.
+pool's included; by nesbs, with both samplers, whose members alone are trained; by random search with shared weights and
+by enas (30 scores after the last round) in the space multi-headed, whose network with `members` heads, or with one
+("one head"), is trained once, by the recipe `long`; and the best single network of nes-re's trials, trained with so
+many channels that it has as many parameters as nes-re's ensemble. Prints for each the mean and standard deviation over
+seeds of the test NLL (nats), error (%), ECE (15 bins), disagreement, accuracy under attack (%), the ensemble's members
+and parameters, processor seconds of the whole search, NLL and error of the best single network of its pool, NLLs and
+ECE at the temperature that suits the examples that chose, and exact sign-flip tests of both NLLs against those of
+--against.
 Of saep also which share of its networks was removed (%), and at that temperature the NLL of as many members of all that
 were trained ("unpruned"), of the mean of all that are alive ("alive") and of all that were trained ("all"); and in a
 second table what each way of pruning would have made of the networks that "saep pap" trained.
@@ -45,9 +46,9 @@ from nastool.nets import networks
 from nastool.strategies.saep import SAEP
 
 LARGER = "one larger"
-HEADED = ("multi-headed", "one head")
+HEADED = ("multi-headed", "multi-headed enas", "one head")
 SCORES = 30
-"""Number of random architectures that shared weights score."""
+"""Number of architectures that shared weights score after the last round."""
 
 SEARCHES = {
     "nes-re": ["-s", "nes-re"],
@@ -58,6 +59,7 @@ SEARCHES = {
     "nesbs mc": ["-s", "nesbs", "-S", "sampler=mc"],
     "nesbs svgd-rd": ["-s", "nesbs", "-S", "delta=1"],
     "multi-headed": ["-s", "random", "--evaluator", "supernet"],
+    "multi-headed enas": ["-s", "enas", "-S", f"candidates={SCORES}"],
     "one head": ["-s", "random", "--evaluator", "supernet"],
     LARGER: [],
 }
@@ -93,13 +95,14 @@ def measured(name: str, seed: int, given: argparse.Namespace) -> dict[str, float
 def searched(name: str, run: Path, seed: int, given: argparse.Namespace) -> dict[str, float]:
     members = ["--space", given.space, "-S", f"members={given.members}"]
     if name in HEADED:
-        members = ["--space", "multi-headed", "-P", f"heads={given.members if name == 'multi-headed' else 1}"]
+        members = ["--space", "multi-headed", "-P", f"heads={1 if name == 'one head' else given.members}"]
     flags = [*given.further, "--scale", given.scale, *SEARCHES[name], *members]
     flags += ["--seed", str(seed), "--no-report", "--out", str(run)]
     if name.startswith("nesbs") or name in HEADED:
         last = given.long if name in HEADED else given.recipe
         flags += ["--no-baseline", "--retrain-recipe", last, "--retrain-scale", given.scale]
-        flags += ["--retrain", "1", "--trials", str(SCORES)] if name in HEADED else []
+        flags += ["--retrain", "1"] if name in HEADED else []
+        flags += ["--trials", str(SCORES)] if "supernet" in SEARCHES[name] else []
         flags += ["--epochs", str(given.rounds)] if given.rounds else []
     else:
         flags += ["--trials", str(given.trials)]
