@@ -99,8 +99,8 @@ class Synced(Store):
     clock: Clock | None = None
     takes = 0.0
 
-    def commit(self) -> None:
-        super().commit()
+    def _commit(self) -> None:
+        super()._commit()
         if self.clock is not None:
             self.clock.now += self.takes
 
@@ -273,9 +273,9 @@ def searched(case: Case, folder: Path) -> dict[str, Any]:
         part = case.trials // PARTS
 
         def watch(search: Search, event: Reported | Trial | None) -> None:
-            if search.finished % part == 0 and search.finished not in usage:
-                usage[search.finished] = time.process_time()
-                early[search.finished] = held()
+            if search.told % part == 0 and search.told not in usage:
+                usage[search.told] = time.process_time()
+                early[search.told] = held()
 
         search.watch = watch
         search.restore()

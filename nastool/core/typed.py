@@ -7,6 +7,7 @@ import math
 from array import array
 from collections.abc import Callable, Mapping
 from functools import cache
+from sys import intern
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -80,7 +81,7 @@ def _read(hint: Any) -> Read:
         read = reads[1]
         for each in value.values():
             read(each)
-        return value
+        return {intern(name): each for name, each in value.items()}  # few names come many times
 
     if kind is UnionType:
         return lambda value: None if value is None else reads[0](value)

@@ -120,7 +120,7 @@ class Arch:
         return blake2s(text.encode(), digest_size=6).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Proposal:
     """What a strategy wants measured.
 
@@ -181,7 +181,7 @@ class Learnt:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What an evaluator measured.
 
@@ -290,7 +290,7 @@ def tie_break(metrics: Mapping[str, object]) -> tuple[float, float]:
     return number("val_loss", "shared_loss"), number("params")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One proposal and what became of it.
 

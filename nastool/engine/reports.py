@@ -44,7 +44,9 @@ class Reports:
         """
         number = event.job.trial_id
         if not isinstance(self.strategy, Observing):
+            self.store.begin()
             self.store.report(number, event.step, event.metrics)
+            self.store.commit()
             return None
         if event.step <= self._last.get(number, 0):
             return None

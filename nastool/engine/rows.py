@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from nastool.core.errors import FAULTS
 from nastool.core.folders import is_within
 from nastool.core.typed import fields, fitted, is_number
-from nastool.core.values import Arch, Evaluation, Objective, Proposal, SpaceRef, Trial
+from nastool.core.values import Arch, Evaluation, Objective, Proposal, SpaceRef, State, Trial
 from nastool.nets import checkpoints
 
 encode: Callable[[object], str] = json.JSONEncoder(allow_nan=False).encode
@@ -28,14 +28,15 @@ def to_text(value: Proposal | Evaluation) -> str:
         TypeError, ValueError: some of it is no JSON.
     """
     found: dict[str, object] = {"choices": value.arch.choices} if isinstance(value, Proposal) else {}
-    values = vars(value)
     for name, default in _DEFAULTS[type(value)]:
-        each = values[name]
+        each = getattr(value, name)
         if each is not default and each != default:
             found[name] = each
     return encode(found)
 
 
+_STATES: Mapping[str, State] = {state: state for state in get_args(State)}
+"""One text each, for all trials."""
 _parse = json.JSONDecoder().raw_decode
 
 
@@ -64,7 +65,8 @@ def trial_of(space: SpaceRef, row: tuple[Any, ...]) -> Trial:
     evaluation = None if evaluated is None else Evaluation(**fitted(_read(evaluated), fields(Evaluation)))
     values = () if losses is None else tuple(_read(losses))
     whole = state != "stopped"
-    trial = Trial(number, proposal, state, evaluation, values if whole else (), error, () if whole else values, fault)
+    done, early = (values, ()) if whole else ((), values)
+    trial = Trial(number, proposal, _STATES[state], evaluation, done, error, early, fault)
     if not _is_whole(trial):
         raise ValueError("no trial")
     return trial

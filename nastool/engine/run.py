@@ -123,7 +123,7 @@ class Run:
 
         def watch(search: Search, event: Reported | Trial | None) -> None:
             if isinstance(event, Trial):
-                tell(TrialFinished(event, search.finished - 1))
+                tell(TrialFinished(event, search.told - 1))
             else:
                 tell(event or Waiting())
 

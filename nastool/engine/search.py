@@ -6,6 +6,7 @@ import heapq
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from nastool.engine.store import Store
 from nastool.ensembles import stored
 from nastool.nets import checkpoints
 
+TOGETHER_SECONDS = 0.05
+"""How long trials that are asked for at the same time wait for each other, to be written to the disk together."""
+
 
 @dataclass
 class Search:
@@ -47,7 +51,8 @@ class Search:
     stopping: what else ends it; None: nothing.
     finalists: at the end of the search proper, which trials' architectures its final stage trains again, the most
         promising first; fewer than two: there is none. `Stopping.final` says how often.
-    watch: told of every report and every finished trial and, at least every WAIT_SECONDS, of None; for displays.
+    watch: told of every report and every finished trial, once they are stored, and, at least every WAIT_SECONDS, of
+        None; for displays.
     """
 
     store: Store
@@ -73,6 +78,8 @@ class Search:
     finished: int = 0
     failed: int = 0
     stopped: int = 0
+    told: int = 0
+    """How many finished trials `watch` knows of."""
     best: Trial | None = None
     front: list[Trial] = field(default_factory=list)
     """With several objectives, the trials that no other one dominates; their checkpoints are not in the heap below."""
@@ -94,6 +101,8 @@ class Search:
     """Checkpoints with what the optimiser remembers, by trial."""
     _dropped: list[str] = field(default_factory=list)
     """Checkpoint files to delete once the transaction that forgets them has committed."""
+    _untold: list[Reported | Trial | None] = field(default_factory=list)
+    """What `watch` is told of once it is stored."""
     _bare: list[str] = field(default_factory=list)
     """Checkpoints of which only the weights are still kept."""
     _silent: Mapping[int, Silence] = field(default_factory=dict)
@@ -102,7 +111,14 @@ class Search:
     """The final stage, once it has begun."""
 
     def __post_init__(self) -> None:
-        self._drive = Drive(self.executor, self._next, stop=self.stop, retried=self._retried)
+        self._drive = Drive(
+            self.executor,
+            self._next,
+            stop=self.stop,
+            retried=self._retried,
+            settle=self._settle,
+            together=0.0 if isinstance(self.strategy, Fed) else TOGETHER_SECONDS,
+        )
         if self.seeds is None and not isinstance(self.strategy, Fed):
             self._known = Failures(self.strategy.space, self.store.numbered)
         self._reports = Reports(self.store, self.strategy, self.objectives[0])
@@ -116,6 +132,10 @@ class Search:
 
         Trials that run when its time is up are ended; they stay unfinished, and are repeated when it goes on.
         """
+        with nullcontext() if self.one_commit else self.store.together():
+            self._run()
+
+    def _run(self) -> None:
         for event in self._drive:
             self.ends.budget.tick()
             self._keep_silent()
@@ -126,28 +146,35 @@ class Search:
                 if trial is not None:
                     self._drive.abandon(event.job)
                     self._finish(trial)
-                self.watch(self, event)
-                if trial is not None:
-                    self.watch(self, trial)
+                self._untold += [event] if trial is None else [event, trial]
             elif event is None:
-                self.watch(self, event)
+                self._untold.append(event)
             else:
                 trial = self._trial(event)
                 self._finish(trial, event.log)
-                self.watch(self, trial)
-            if self.executor.busy and not self._drive.pending and self.ends.overdue:
+                self._untold.append(trial)
+            if not self._drive.pending and self.ends.overdue and self.executor.busy:
                 self.ends.why, self.ends.cut = "time", [job.trial_id for job in self.executor.busy]
                 self.executor.close()
                 self.store.begin()
                 self._commit()
+                self._settle()
                 return
+
+    def _settle(self) -> None:
+        """Have the disk hold what has happened; tell of it."""
+        self.store.sync()
+        self._delete()
+        while self._untold:
+            event = self._untold.pop(0)
+            self.told += isinstance(event, Trial)
+            self.watch(self, event)
 
     def _leave(self, event: JobEvent) -> None:
         """Of a trial that was ended, nothing that comes yet counts."""
         if isinstance(event, Finished):
             self._drive.abandoned.remove(event.job.trial_id)
             self._dropped.append(checkpoints.name_of(event.job.trial_id))
-            self._delete()
 
     # --- the steps of a trial
 
@@ -155,7 +182,7 @@ class Search:
         """Return the next job, of the search proper or, once that is over and all its results are there, of its end."""
         job = self._next_job()
         if job is None and self._stage is None and self.ends.final and (self.exhausted or self.ends.why):
-            if not self.executor.busy and not self._drive.pending and self._begin_stage():
+            if self.executor.idle and not self._drive.taken and not self._drive.pending and self._begin_stage():
                 job = self._next_job()
         return job
 
@@ -202,7 +229,8 @@ class Search:
             if trial.state == "running":
                 return self._job(trial)
             self._finish(trial)
-            self.watch(self, trial)
+            self._untold.append(trial)
+            self._settle()
             if self.ends.over(self.asked) or self.stop():
                 break
         return None
@@ -211,7 +239,7 @@ class Search:
         """Ask for one trial, as `_ask` does."""
         proposal = self.strategy.ask() if self._stage is None else self._stage.ask(self.asked)
         if proposal is None:
-            self.exhausted = not self.executor.busy
+            self.exhausted = self.executor.idle and not self._drive.taken
             return None
         trial = Trial(self.asked, proposal)
         self.store.begin()
@@ -267,8 +295,8 @@ class Search:
         self._take_checkpoint(trial)
         self._prune()
         self._commit()
-        self._delete()
         if self._failures_in_row >= self.max_failures:
+            self._settle()
             raise NastoolError(f"gave up after {self._failures_in_row} failed trials in a row; the last: {trial.error}")
 
     # --- details
@@ -381,7 +409,14 @@ class Search:
 
     def _parents(self) -> set[int]:
         """Trials whose weights a running trial inherits, or a later one may."""
-        jobs = [*self.executor.busy, *self._unfinished, *self._left, *(event.job for event in self._drive.pending)]
+        drive = self._drive
+        jobs = [
+            *self.executor.busy,
+            *self._unfinished,
+            *self._left,
+            *drive.taken,
+            *(event.job for event in drive.pending),
+        ]
         parents = {job.proposal.parent for job in jobs if job.proposal.inherit}
         parents |= {job.proposal.continues for job in jobs}
         return {*wanted(self.strategy), *(trial_id for trial_id in parents if trial_id is not None)}
@@ -417,6 +452,7 @@ class Search:
                 continue
             self._count(trial)
             self._take_checkpoint(trial)
+        self.told = self.finished
         self._failures_in_row = 0
         stage = FinalStage.read(self.strategy.space, self.store, trials)
         if stage is not None and stage.rules == self.ends.rules.to_json():

@@ -277,13 +277,13 @@ class Stopping:
         """Whether no further trial is asked for, before the final stage or in it."""
         if not self.why and self.rules.trials is not None and asked >= self.rules.trials - self.final:
             self.why = "trials"
-        if not self.why and ((left := self.left) <= 0 or left < min(map(self._upper, self._taken), default=0.0)):
-            self.why = "time"
+        if not self.why and (left := self.left) < math.inf:
+            self.why = "time" if left <= 0 or left < min(map(self._upper, self._taken), default=0.0) else ""
         return bool(self.why)
 
     def hinders(self, proposal: Proposal) -> bool:
         """Whether there is no time for a trial; from then on none begins."""
-        if self.takes(proposal) > self.left:
+        if self.rules.timed and self.takes(proposal) > self.left:
             self.why = self.why or "time"
         return self.why == "time"
 

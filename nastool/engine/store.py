@@ -1,8 +1,8 @@
 """run.db: the only memory of a search.
 
 One SQLite file in WAL mode with a single writer, the coordinator. A finished trial and the strategy's state
-commit in one transaction, so whatever moment the process dies at, what is in the file is a state the search
-really went through. Readers (`status`, `top`) open it read-only and never block the writer.
+are one step, of which a transaction holds one or several, so whatever moment the process dies at, what is in the file
+is a state the search really went through. Readers (`status`, `top`) open it read-only and never block the writer.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from nastool.core.typed import is_number
 from nastool.core.values import Objective, Silence, SpaceRef, Trial, loads
 from nastool.engine import rows
 from nastool.engine.migrations import MIGRATIONS, SCHEMA, TABLES, migrate
+from nastool.engine.store_faults import Errors, saved
 
 _TRIAL = "id, state, proposal, evaluation, losses, error, fault"
 
@@ -31,14 +32,16 @@ _TRIAL = "id, state, proposal, evaluation, losses, error, fault"
 class Store:
     """A run's database. Use as a context manager; `create` or `open` makes one.
 
-    Trials and the strategy's state are written between `begin` and `commit`; a report is a commit of its own.
+    Trials and the strategy's state are written between `begin` and `commit`: a step. It is a transaction of its own;
+    within `together`, those up to the next `sync` are one.
     sqlite3 errors of a full or broken disk leave as InputError and the transaction rolled back.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
         self.path = path
-        self._errors = _Errors(self)
+        self._errors = Errors(path, self.rollback)
+        self._together = self._in_step = False
         self._file: tuple[int, int] | None = None
         """Which file it is, if this is the connection that writes."""
         self._read: dict[int, Trial] = {}
@@ -174,41 +177,61 @@ class Store:
     # --- transactions
 
     def begin(self) -> None:
-        """Start a transaction; nothing happens inside one. InputError: also of `guard`."""
+        """Start a step; nothing happens inside one. InputError: also of `guard`."""
         if not self._db.in_transaction:
             with self._errors:
                 self._db.execute("BEGIN IMMEDIATE")
             if self.guard is not None:
                 self.guard()
+        if self._together and not self._in_step:
+            with self._errors:
+                self._db.execute("SAVEPOINT step")
+            self._in_step = True
 
     def commit(self) -> None:
-        """InputError: also where somebody has deleted or replaced the file; then it is put back, or saved beside."""
+        """End a step. InputError: as of `sync`."""
+        if not self._together:
+            self._commit()
+            return
+        with self._errors:
+            self._db.execute("RELEASE step")
+        self._in_step = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Steps within are written to the disk together, by `sync` or at the end; one that does not end is left out."""
+        self._together = True
+        try:
+            yield
+        finally:
+            if self._in_step:
+                self.rollback()
+            self.sync()
+            self._together = False
+
+    def sync(self) -> None:
+        """Write what `together` left for later to the disk, unless a step is open.
+
+        Raises:
+            InputError: Also where somebody has deleted or replaced the file; then it is put back, or saved beside.
+        """
+        if self._together and self._db.in_transaction and not self._in_step:
+            self._commit()
+
+    def _commit(self) -> None:
         with self._errors:
             self._db.execute("COMMIT")
         if self._file is not None and file_at(self.path) != self._file:
-            self._save()
-
-    def _save(self) -> None:
-        """Write down what the file held that is gone, which this connection still has. InputError, in any case."""
-        there = self.path.exists()
-        path = self.path.with_name("run.db.saved") if there else self.path
-        if there and path.exists():
-            raise InputError(f"{self.path} was replaced while it was in use, and {path} is there already")
-        with self._errors, closing(sqlite3.connect(path)) as copy:
-            self._db.backup(copy)
-        if there:
-            raise InputError(
-                f"{self.path} was replaced by another file while it was in use: what it held is in {path}; put that in "
-                "its place, then give the same command again"
-            )
-        raise InputError(
-            f"{self.path} was deleted while it was in use, and is put back with all that it held: to go on, give the "
-            "same command again"
-        )
+            raise saved(self._db, self.path)
 
     def rollback(self) -> None:
+        """Take back what the open step has written."""
         self._read.clear()
-        if self._db.in_transaction:
+        step, self._in_step = self._in_step, False
+        if step and self._db.in_transaction:  # SQLite itself has ended it where the disk is full, say
+            self._db.execute("ROLLBACK TO step")
+            self._db.execute("RELEASE step")
+        elif self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
     @contextmanager
@@ -442,30 +465,3 @@ class Store:
     def _query(self, statement: str, *values: object) -> Iterator[Any]:
         with self._errors:
             yield from self._db.execute(statement, values)
-
-
-class _Errors:
-    """Turns sqlite3's errors into one clear line and rolls back."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if not isinstance(error, sqlite3.Error | UnicodeError | OverflowError):
-            return
-        text = str(error) if isinstance(error, sqlite3.Error) else "malformed text or numbers"
-        try:
-            self.store.rollback()
-        except (sqlite3.Error, UnicodeError):
-            pass
-        path = self.store.path
-        if "full" in text or "disk I/O" in text:
-            raise InputError(
-                f"cannot write {path}: {text}; free some space, then give the same command again"
-            ) from error
-        if "not a database" in text or "malformed" in text or "no such" in text or "UTF-8" in text:
-            raise InputError(f"{path} is damaged or no nastool run: {text}") from error
-        raise InputError(f"cannot use {path}: {text}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,6 +101,11 @@ class Executor(ABC):
     def busy(self) -> Sequence[Job]:
         """Jobs that are submitted and not finished."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether there are none. Override where that is quicker to say."""
+        return not self.busy
+
     @abstractmethod
     def submit(self, job: Job) -> None:
         """Start a job, or put it first in line where it is one that waits for a place of its own (see `again`)."""
@@ -136,6 +142,8 @@ class Drive:
         *,
         stop: Callable[[], bool] = lambda: False,
         retried: Callable[[Job], None] = lambda job: None,
+        settle: Callable[[], None] = lambda: None,
+        together: float = 0.0,
     ) -> None:
         """Args:
         executor: Open, and used by nobody else meanwhile.
@@ -143,15 +151,22 @@ class Drive:
             finished, or none at all where nothing is running.
         stop: Asked between events; once true, no further job is taken from the source.
         retried: Called with each job before it is submitted again.
+        settle: Called before jobs of the source are submitted, and once all events are yielded: what led to these jobs,
+            or followed from these events, is to be stored by then.
+        together: Seconds after which jobs from the source are submitted, though there is room for more.
         """
         self.executor = executor
         self.pending: list[JobEvent] = []
         """Events that have happened and are not yielded yet."""
         self.abandoned: set[int] = set()
         """Trials of jobs that were abandoned and have not finished yet; they get no further try."""
+        self.taken: list[Job] = []
+        """Jobs from the source that are not submitted yet."""
         self._source = source
         self._stop = stop
         self._retried = retried
+        self._settle = settle
+        self._together = together
 
     def __iter__(self) -> Iterator[JobEvent | None]:
         """Yield events.
@@ -162,13 +177,15 @@ class Drive:
         """
         executor, open_jobs = self.executor, 0
         while True:
-            while executor.free and not self._stop():
-                job = self._source()
-                if job is None:
-                    break
-                executor.submit(job)
-                open_jobs += 1
-            if not executor.busy and not self.pending:
+            self._settle()
+            more = True
+            while more and executor.free and not self._stop():
+                more = self._take()
+                self._settle()
+                open_jobs += len(self.taken)
+                while self.taken:
+                    executor.submit(self.taken.pop(0))
+            if not self.pending and executor.idle:
                 if open_jobs and not self._stop():
                     raise NastoolError(f"executor {executor.name} lost {trials(open_jobs)}: the same command goes on")
                 return
@@ -187,6 +204,18 @@ class Drive:
                         continue
                     open_jobs -= 1
                 yield event
+
+    def _take(self) -> bool:
+        """Take jobs from the source, as many as there is room for now. False: it has no more."""
+        begun = time.monotonic()
+        while len(self.taken) < self.executor.free and not self._stop():
+            job = self._source()
+            if job is None:
+                return False
+            self.taken.append(job)
+            if time.monotonic() - begun >= self._together:
+                break
+        return True
 
     def abandon(self, job: Job) -> None:
         """Give up a job that runs; what is still to be yielded of it counts no more."""

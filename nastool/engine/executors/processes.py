@@ -126,6 +126,10 @@ class Processes(Executor):
     def busy(self) -> Sequence[Job]:
         return [*(slot.job for slot in self._occupancy.working if slot.job is not None), *self._line]
 
+    @property
+    def idle(self) -> bool:
+        return not self._line and not self._occupancy.working
+
     def abandon(self, job: Job) -> None:
         for slot in self._occupancy.working:
             if slot.job is not None and slot.job.trial_id == job.trial_id:

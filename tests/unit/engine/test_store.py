@@ -228,6 +228,38 @@ def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
     assert store.count() == counts(done=1)
 
 
+def test_steps_together_are_one_transaction(store: Store) -> None:
+    with Store.read(store.path) as reader:
+        with store.together():
+            put(store, Trial(1, FULL))
+            put(store, Trial(2, FULL))
+            assert store.count()["running"] == 2
+            assert reader.count()["running"] == 0
+            store.begin()
+            store.sync()
+            assert reader.count()["running"] == 0, "a step is open"
+            store.commit()
+            store.sync()
+            assert reader.count()["running"] == 2
+            put(store, Trial(3, FULL))
+        assert reader.count()["running"] == 3
+
+
+@pytest.mark.parametrize("how", ["it failed", "it did not end"])
+def test_a_step_that_fails_leaves_those_before_it(store: Store, how: str) -> None:
+    with pytest.raises(InputError if how == "it failed" else KeyError), store.together():
+        put(store, Trial(1, FULL))
+        store.begin()
+        store.add(Trial(2, FULL))
+        if how == "it failed":
+            store.add(Trial(0, FULL))  # there is one already
+        raise KeyError
+    assert store.count()["running"] == 1
+    put(store, Trial(2, FULL))
+    with Store.read(store.path) as reader:
+        assert reader.count()["running"] == 2, "steps are transactions again"
+
+
 def test_a_stopped_trial_is_never_among_the_best(store: Store) -> None:
     put(store, Trial(1, FULL, "stopped", MEASURED, early=(-0.9,)))
     put(store, Trial(2, Proposal(ARCH), "done", Evaluation({}, 0.0), (-0.1,)))
