@@ -31,7 +31,7 @@ from tests.helpers.running import counts
 SPACE = NasBench201()
 ARCH = SPACE.arch((0, 1, 2, 3, 4, 0))
 FULL = Proposal(
-    ARCH, 0, 2, {"round": 1, "of": [None, "x"]}, True, (0.25, 1.0), {"expected": 0.1 + 0.2, "more": [1]}, 3, 0
+    ARCH, 0, 2, {"round": 1, "of": [None, "x"]}, True, (0.25, 1.0), {"expected": 0.1 + 0.2, "more": [1]}, 3, 0, 0
 )
 MEASURED = Evaluation(
     {"val_acc": 1 / 3, "params": 2**40},
