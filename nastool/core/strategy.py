@@ -223,6 +223,15 @@ class Observing(Protocol):
 
 
 @runtime_checkable
+class Finishing(Protocol):
+    """A strategy by which all trials may be stopped; then the best of them goes on, beyond the number of trials."""
+
+    def lead(self) -> Proposal | None:
+        """What goes on so that one training is whole; None: nothing can, or something still runs. Else as of `ask`."""
+        ...
+
+
+@runtime_checkable
 class Refitting(Protocol):
     """A strategy with a model that learns from finished trials."""
 

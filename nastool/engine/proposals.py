@@ -61,8 +61,8 @@ class Failures:
     def answer(self, trial: Trial) -> Trial | None:
         """The trial as it fails, without being evaluated; None: it is not known to."""
         proposal = trial.proposal
-        if not self._first or proposal.policy is not None:  # most often none has failed, and forms take their time
-            return None
+        if not self._first or proposal.policy is not None or proposal.again is not None:
+            return None  # most often none has failed, and forms take their time
         known = self._first.get(self._key(proposal))
         if known is None or self._is_copy(proposal):
             return None

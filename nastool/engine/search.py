@@ -17,7 +17,7 @@ from nastool.core import registry
 from nastool.core.costs import NOTE, Costs
 from nastool.core.errors import InputError, InvalidArchError, NastoolError, one_line
 from nastool.core.pareto import dominates
-from nastool.core.strategy import Fed, SeesPredictions, Strategy, pool, wanted
+from nastool.core.strategy import Fed, Finishing, SeesPredictions, Strategy, pool, wanted
 from nastool.core.values import Arch, Evaluation, Objective, Proposal, Silence, Trial
 from nastool.engine.executors.base import Drive, Executor
 from nastool.engine.executors.jobs import OUTSIDE, Finished, Job, JobEvent, Reported
@@ -188,8 +188,12 @@ class Search:
 
     def _next_job(self) -> Job | None:
         """Return the next job: what an earlier run left over, then what the strategy or the final stage asks for."""
-        if not self._unfinished and not self.exhausted and not self.ends.over(self.asked):
-            self._unfinished += filter(None, [self._ask()])
+        if not self._unfinished:
+            over = self.exhausted or self.ends.over(self.asked)
+            job = None if over else self._ask(self._proposed)
+            if job is None and (self.exhausted or self.ends.why):
+                job = self._lead()
+            self._unfinished += filter(None, [job])
         if not self._unfinished:
             return None
         if self.ends.hinders(self._unfinished[0].proposal):
@@ -220,12 +224,25 @@ class Search:
         self._left = [job for job in self._unfinished if job.proposal.again is None]
         self._unfinished = [job for job in self._unfinished if job.proposal.again is not None]
 
-    def _ask(self) -> Job | None:
+    def _proposed(self) -> Proposal | None:
+        proposal = self.strategy.ask() if self._stage is None else self._stage.ask(self.asked)
+        if proposal is None:
+            self.exhausted = self.executor.idle and not self._drive.taken
+        return proposal
+
+    def _lead(self) -> Job | None:
+        """What goes on although the search is over, since otherwise it had no result: all its trials were stopped."""
+        lacks = self.stopped > 0 and self.best is None and self.ends.why != "time"
+        idle = lacks and self.executor.idle and not self._drive.taken
+        return self._ask(self.strategy.lead) if idle and isinstance(self.strategy, Finishing) else None
+
+    def _ask(self, ask: Callable[[], Proposal | None]) -> Job | None:
         """Ask for a trial to evaluate; one that is known to fail has ended at once.
 
         None: another has to finish first, the strategy is exhausted, or these were enough.
         """
-        while (trial := self._asked()) is not None:
+        while (proposal := ask()) is not None:
+            trial = self._added(proposal)
             if trial.state == "running":
                 return self._job(trial)
             self._finish(trial)
@@ -235,12 +252,8 @@ class Search:
                 break
         return None
 
-    def _asked(self) -> Trial | None:
-        """Ask for one trial, as `_ask` does."""
-        proposal = self.strategy.ask() if self._stage is None else self._stage.ask(self.asked)
-        if proposal is None:
-            self.exhausted = self.executor.idle and not self._drive.taken
-            return None
+    def _added(self, proposal: Proposal) -> Trial:
+        """The trial of a proposal, as it is stored; as it fails, if it is known to."""
         trial = Trial(self.asked, proposal)
         self.store.begin()
         try:

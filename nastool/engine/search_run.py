@@ -113,6 +113,7 @@ class SearchRun:
         given |= {"log": logs.given((), given.get("log") or {}), "trials": wanted or given.get("trials")}
         changes = {name: value for name, value in vars(options).items() if value not in (None, ()) and name != "run"}
         made = sum(counts.values()) - counts["running"]
+        given["trials"] = given["trials"] and max(given["trials"], made)  # its leader may have gone on beyond these
         finishes = not isinstance(options, ResumeOptions)
         given |= dict.fromkeys(done.ENDS) if finishes else done.dropped(changes, ended, made >= (wanted or 0))
         if "time" in changes:  # from now on

@@ -96,16 +96,30 @@ class ByLevels(Around):
                 step = None if self._running else self.ladder.next(new=False)
         if step is None:
             return None
-        fidelity = None if step.rung == self.ladder.top else self.ladder.levels[step.rung]
         if step.source is not None:
-            before = self._paused.pop(step.source).proposal
-            proposal = Proposal(before.arch, before.parent, fidelity=fidelity, continues=step.source)
+            return self._goes_on(step.source)
         assert proposal is not None
-        if step.source is None:
-            notes = {name: note for name, note in proposal.notes.items() if name != "expected"}  # at another level
-            proposal = replace(proposal, fidelity=fidelity, notes=notes)
+        fidelity = self._fidelity(step.rung)
+        notes = {name: note for name, note in proposal.notes.items() if name != "expected"}  # at another level
+        proposal = replace(proposal, fidelity=fidelity, notes=notes)
         self._begin(self.asked, proposal)
         return proposal
+
+    def lead(self) -> Proposal | None:
+        """As of `Finishing`: the best of the highest level, one level further."""
+        waiting = [] if self._running else [self._paused[number] for number in self.ladder.waiting()]
+        best = min(waiting, key=lambda trial: (-self.ladder.rungs[trial.id], trial.early, trial.id), default=None)
+        return None if best is None else self._goes_on(best.id)
+
+    def _goes_on(self, source: int) -> Proposal:
+        """A trial goes on to the next level."""
+        before, fidelity = self._paused.pop(source).proposal, self._fidelity(self.ladder.rungs[source] + 1)
+        proposal = Proposal(before.arch, before.parent, fidelity=fidelity, continues=source)
+        self._begin(self.asked, proposal)
+        return proposal
+
+    def _fidelity(self, rung: int) -> float | None:
+        return None if rung == self.ladder.top else self.ladder.levels[rung]
 
     def _begin(self, number: int, proposal: Proposal) -> None:
         self.ladder.begun(number, proposal.continues)
@@ -184,7 +198,7 @@ def notes(strategy: Strategy, trials: int | None) -> Iterator[str]:
     if isinstance(strategy, ByLevels) and trials is not None and trials < strategy.ladder.least:
         levels = ", ".join(f"{level:g}" for level in strategy.ladder.levels)
         least = f"it takes up to {strategy.ladder.least} trials until one architecture is trained to its end"
-        yield f"{least}, by levels of {levels} epochs"
+        yield f"{least}, by levels of {levels} epochs; where none has been by then, the best goes on to its end"
 
 
 def around(inner: Strategy, fidelity: str, evaluator: type[Evaluator]) -> ByLevels | Watched:

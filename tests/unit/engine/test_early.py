@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,24 @@ RULES = [
     ("random", "asha"),
     ("bo", "hyperband"),
 ]
+
+
+@pytest.mark.parametrize("rule", ["asha", "hyperband"])
+def test_where_none_was_whole_the_best_goes_on_to_its_end(folder: Path, tmp_path: Path, rule: str) -> None:
+    """Beyond the number of trials; killed on the way, and extended, too."""
+    again = Path(shutil.copytree(folder, tmp_path / "again"))
+    whole = search(folder, "random", rule, 2)
+    first, second, third, last = Study.read(folder).trials
+    assert whole.best is not None and whole.best.id == last.id == 3 and whole.ends.why == "trials"
+    better = min(first, second, key=lambda trial: trial.trial.early)
+    assert third.trial.proposal.continues == better.id and last.trial.proposal.continues == third.id
+    assert not whole.exhausted
+    for moment in range(12):
+        with suppress(Killed):
+            search(again, "random", rule, 2, dies=moment)
+    assert content(again) == content(folder)
+    longer = search(folder, "random", rule, 24)
+    assert longer.finished >= 24 and longer.best is not None
 
 
 @pytest.mark.parametrize(("name", "rule"), RULES)

@@ -121,6 +121,32 @@ def test_a_space_that_runs_out_ends_with_what_can_go_on(rule: str) -> None:
     assert [trial.proposal.fidelity for trial in trials if trial not in new] == [3, 3], "a third of the six go on"
 
 
+@pytest.mark.parametrize("rule", ["asha", "hyperband"])
+def test_the_best_of_what_was_stopped_leads_to_a_whole_training(rule: str) -> None:
+    strategy = by_levels(rule=rule, facts={"epochs": 9})
+    first, second = (strategy.ask() for _ in range(2))
+    assert first is not None and second is not None
+    for number, (proposal, loss) in enumerate([(first, 0.5), (second, 0.4)]):
+        assert strategy.lead() is None, "something still runs"
+        strategy.tell(Trial(number, proposal, "stopped", Evaluation({}, 1.0), early=(loss,)))
+    for number, (source, fidelity) in enumerate([(1, 3), (2, None)], 2):
+        assert strategy.wanted() and source in strategy.wanted()
+        led = strategy.lead()
+        assert led is not None and (led.continues, led.fidelity) == (source, fidelity)
+        assert led.arch == second.arch and strategy.asked == number + 1
+        strategy.tell(_told(number, led))
+    for number in range(4, 40):
+        more = strategy.ask()
+        assert more is not None, "it goes on as ever"
+        strategy.tell(ended(number, more))
+
+
+def _told(number: int, proposal: Proposal) -> Trial:
+    if proposal.fidelity is None:
+        return Trial(number, proposal, "done", Evaluation({}, 1.0), (0.1,))
+    return Trial(number, proposal, "stopped", Evaluation({}, 1.0), early=(0.1,))
+
+
 def test_a_model_sees_one_level_the_highest_with_enough() -> None:
     strategy = by_levels("bo", init=4)
     seen: list[set[float | None]] = []
@@ -209,6 +235,7 @@ def test_one_level_is_none(facts: dict[str, object]) -> None:
 def test_too_few_trials_are_told() -> None:
     strategy = by_levels()
     assert list(notes(strategy, 39)) == [
-        "it takes up to 40 trials until one architecture is trained to its end, by levels of 1, 3, 9, 27 epochs"
+        "it takes up to 40 trials until one architecture is trained to its end, by levels of 1, 3, 9, 27 epochs; "
+        "where none has been by then, the best goes on to its end"
     ]
     assert not list(notes(strategy, 40)) and not list(notes(strategy, None)) and not list(notes(strategy.inner, 1))
