@@ -2,7 +2,7 @@
 
 usage: early_trainings.py run STRATEGY... > runs.jsonl; early_trainings.py look < runs.jsonl
 
-run: nasbench201 networks (channels=4,cells=1) on 300 images of --data digits, 9 epochs, seeds 0 to 4, one thread.
+run: nasbench201 networks (channels=4,cells=1) on 300 images of --data digits, 9 epochs, seeds 0 to 9, one thread.
 Random search makes 24 whole trainings; every other search of that seed, with asha (levels of 1, 3 and 9 epochs) and
 without, has as many seconds.
 look: when the mean over seeds is what random search's is in the end, with a 95% interval of 2,000 bootstrap samples of
@@ -27,7 +27,7 @@ import nastool
 from nastool.engine.events import Event, TrialFinished
 from nastool.evaluators.train import Train
 
-SEEDS, TRIALS, SAMPLES = 5, 24, 2000
+SEEDS, TRIALS, SAMPLES = 10, 24, 2000
 Floats = NDArray[np.float64]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from nastool.core.values import Arch, Evaluation, Objective, Proposal, Silence, 
 from nastool.engine.executors.base import Drive, Executor
 from nastool.engine.executors.jobs import OUTSIDE, Finished, Job, JobEvent, Reported
 from nastool.engine.final_stage import KEY, FinalStage
+from nastool.engine.kept import Kept, checkpoint_of
 from nastool.engine.proposals import Failures, check, trial_seed
 from nastool.engine.reports import Reports
 from nastool.engine.stopping import Budget, Rules, Stopping
@@ -91,26 +91,17 @@ class Search:
     _unfinished: list[Job] = field(default_factory=list)
     _left: list[Job] = field(default_factory=list)
     """Those of the search proper for which there was no time before its final stage."""
-    _kept: list[tuple[list[float], int, str]] = field(default_factory=list)
-    """Heap of (what `Trial.rank` has before the id, -id, checkpoint), negative: the worst of those kept first."""
     _behind: list[Trial] = field(default_factory=list)
     """With several objectives, what the last trial left behind the front: itself, or those of it that it dominates."""
-    _held: dict[int, str] = field(default_factory=dict)
-    """Checkpoints that are not among the best, by trial, kept since they are wanted."""
-    _with_optimizer: dict[int, str] = field(default_factory=dict)
-    """Checkpoints with what the optimiser remembers, by trial."""
-    _dropped: list[str] = field(default_factory=list)
-    """Checkpoint files to delete once the transaction that forgets them has committed."""
     _untold: list[Reported | Trial | None] = field(default_factory=list)
     """What `watch` is told of once it is stored."""
-    _bare: list[str] = field(default_factory=list)
-    """Checkpoints of which only the weights are still kept."""
     _silent: Mapping[int, Silence] = field(default_factory=dict)
     """The trials that are known to make no progress, as stored."""
     _stage: FinalStage | None = None
     """The final stage, once it has begun."""
 
     def __post_init__(self) -> None:
+        self._kept = Kept(self.store, self.workdir, self.keep)
         self._drive = Drive(
             self.executor,
             self._next,
@@ -164,7 +155,7 @@ class Search:
     def _settle(self) -> None:
         """Have the disk hold what has happened; tell of it."""
         self.store.sync()
-        self._delete()
+        self._kept.delete()
         while self._untold:
             event = self._untold.pop(0)
             self.told += isinstance(event, Trial)
@@ -174,7 +165,7 @@ class Search:
         """Of a trial that was ended, nothing that comes yet counts."""
         if isinstance(event, Finished):
             self._drive.abandoned.remove(event.job.trial_id)
-            self._dropped.append(checkpoints.name_of(event.job.trial_id))
+            self._kept.drop(checkpoints.name_of(event.job.trial_id))
 
     # --- the steps of a trial
 
@@ -305,8 +296,8 @@ class Search:
             self._stage.tell(trial)
         self.store.finish(trial, self.finished, log if trial.state == "failed" else "")
         self._count(trial)
-        self._take_checkpoint(trial)
-        self._prune()
+        self._keep(trial)
+        self._kept.prune(len(self.front), self._parents, self._wanted)
         self._commit()
         if self._failures_in_row >= self.max_failures:
             self._settle()
@@ -351,8 +342,8 @@ class Search:
             except ValueError as problem:
                 error, fault = str(problem), "nan" if bad else "exception"
             if evaluation.checkpoint is not None:
-                self._dropped.append(evaluation.checkpoint)
-        self._dropped.append(checkpoints.name_of(job.trial_id))  # a worker may have died after it wrote one
+                self._kept.drop(evaluation.checkpoint)
+        self._kept.drop(checkpoints.name_of(job.trial_id))  # a worker may have died after it wrote one
         return Trial(job.trial_id, job.proposal, "failed", error=error or "no result", fault=fault or "exception")
 
     def _with_known(self, proposal: Proposal, evaluation: Evaluation) -> Evaluation:
@@ -392,33 +383,12 @@ class Search:
         self.front = [other for other in self.front if other not in self._behind] + [trial]
         return new
 
-    def _take_checkpoint(self, trial: Trial) -> None:
-        if not _has_files(trial):
-            return
-        if trial.state == "stopped":
-            self._held[trial.id] = _checkpoint(trial)
-            return
-        if trial.proposal.inherit:
-            self._with_optimizer[trial.id] = _checkpoint(trial)
-        for each in filter(_has_files, self._behind if len(self.objectives) > 1 else [trial]):
-            *order, _ = each.rank
-            heapq.heappush(self._kept, ([-value for value in order], -each.id, _checkpoint(each)))
+    def _keep(self, trial: Trial) -> None:
+        self._kept.take(trial, self._behind if len(self.objectives) > 1 else [trial])
 
-    def _prune(self) -> None:
-        """Keep the checkpoints of the best `keep` trials and of those that are wanted, forget the others."""
-        while self._kept and len(self.front) + len(self._kept) > self.keep:
-            _, worst, checkpoint = heapq.heappop(self._kept)
-            self._held[-worst] = checkpoint
-        if not self._held and not self._with_optimizer:
-            return
-        parents = self._parents()
-        kept = {*parents, *pool(self.strategy), *(() if self._stage is None else self._stage.trials)}
-        for trial_id in [trial_id for trial_id in self._held if trial_id not in kept]:
-            self.store.drop_checkpoint(trial_id)
-            self._with_optimizer.pop(trial_id, None)
-            self._dropped.append(self._held.pop(trial_id))
-        for trial_id in [trial_id for trial_id in self._with_optimizer if trial_id not in parents]:
-            self._bare.append(self._with_optimizer.pop(trial_id))
+    def _wanted(self) -> set[int]:
+        """Trials whose weights stay, though nothing goes on from them."""
+        return {*pool(self.strategy), *(() if self._stage is None else self._stage.trials)}
 
     def _parents(self) -> set[int]:
         """Trials whose weights a running trial inherits, or a later one may."""
@@ -436,15 +406,8 @@ class Search:
 
     def _predictions(self, trial: Trial) -> tuple[NDArray[Any], NDArray[Any]]:
         """As of `SeesPredictions`. InputError: they are not there any more, or damaged."""
-        found = stored.read(self.workdir / _checkpoint(trial))
+        found = stored.read(self.workdir / checkpoint_of(trial))
         return found.probabilities, found.labels
-
-    def _delete(self) -> None:
-        """Remove the files that the last transaction forgot."""
-        while self._dropped:
-            checkpoints.remove(self.workdir / self._dropped.pop())
-        while self._bare:
-            checkpoints.optimizer_of(self.workdir / self._bare.pop()).unlink(missing_ok=True)
 
     def restore(self) -> None:
         """Continue from the store: rebuild the strategy, find the jobs that were running. InputError: it is damaged."""
@@ -464,13 +427,13 @@ class Search:
                 self._unfinished.append(self._job(trial))
                 continue
             self._count(trial)
-            self._take_checkpoint(trial)
+            self._keep(trial)
         self.told = self.finished
         self._failures_in_row = 0
         stage = FinalStage.read(self.strategy.space, self.store, trials)
         if stage is not None and stage.rules == self.ends.rules.to_json():
             self._enter(stage)
-        self._check_checkpoints()
+        self._kept.check(self.front, self._parents(), self.asked)
 
     def _restore_strategy(self, trials: Sequence[Trial]) -> None:
         """InputError: what the store has of it is not what it said of itself, whatever else may stand there."""
@@ -488,25 +451,3 @@ class Search:
             f"{self.store.path} is damaged: strategy {self.strategy.name} cannot go on from its state ({problem}); "
             "begin anew with --force"
         )
-
-    def _check_checkpoints(self) -> None:
-        """InputError: what the search builds on is gone. Deletes what a crash left of trials that are forgotten."""
-        there = {-trial_id: checkpoint for _, trial_id, checkpoint in self._kept}
-        there |= {trial.id: _checkpoint(trial) for trial in filter(_has_files, self.front)} | self._held
-        parents = self._parents()
-        for trial_id in sorted(parents):
-            if trial_id not in there or not checkpoints.is_there(self.workdir / there[trial_id]):
-                raise InputError(
-                    f"{self.workdir} lacks the checkpoint of trial {trial_id}, from which the search goes on: put "
-                    f"{checkpoints.name_of(trial_id)} back, or begin anew with --force"
-                )
-        checkpoints.sweep(self.workdir, there, parents, self.asked)
-
-
-def _has_files(trial: Trial) -> bool:
-    return trial.evaluation is not None and bool(trial.evaluation.checkpoint or trial.evaluation.artifacts)
-
-
-def _checkpoint(trial: Trial) -> str:
-    """The file that the trial left, or would have."""
-    return (trial.evaluation and trial.evaluation.checkpoint) or checkpoints.name_of(trial.id)

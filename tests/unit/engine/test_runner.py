@@ -28,6 +28,7 @@ from nastool.core.strategy import Strategy, pool, wanted
 from nastool.core.values import Evaluation, Objective, Proposal, Scalar, Trial
 from nastool.engine.executors.base import Drive, Executor, Setting
 from nastool.engine.executors.jobs import OUTSIDE, EvaluatorSpec, Finished, Job, JobEvent, Reported
+from nastool.engine.kept import Kept
 from nastool.engine.search import Search
 from nastool.engine.store import Store
 from nastool.nets import checkpoints
@@ -559,20 +560,20 @@ class Checked:
         """One sitting, killed where files are to be deleted after so many told trials. All trials so far."""
         told = 0
 
-        def delete(search: Search) -> None:
+        def delete(kept: Kept) -> None:
             nonlocal told
             told += sum(isinstance(event, Trial) for event in search._untold)
             if told >= enough:
                 raise Killed
-            original(search)
+            original(kept)
 
         def watch(search: Search, event: Reported | Trial | None) -> None:
             if isinstance(event, Trial):
                 self.check(search)
 
-        original = Search._delete
+        original = Kept.delete
         with Store.open(self.folder / "run.db", durable=False) as store, monkeypatch.context() as patch:
-            patch.setattr(Search, "_delete", delete)
+            patch.setattr(Kept, "delete", delete)
             patch.setattr(Search, "_predictions", staticmethod(made_up_predictions))
             search = Search(
                 store,
