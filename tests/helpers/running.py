@@ -23,6 +23,14 @@ NASTOOL = str(Path(sys.executable).parent / "nastool")
 """The installed command."""
 
 
+class Started(subprocess.Popen[str]):
+    """A command, as a context that ends it: where a test fails meanwhile, nobody waits for it."""
+
+    def __exit__(self, *error: Any) -> None:
+        self.kill()
+        super().__exit__(*error)
+
+
 @dataclass(frozen=True)
 class Outcome:
     code: int

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.running import NASTOOL, process
+from tests.helpers.running import NASTOOL, Started, process
 
 SCRIPTS: dict[str, tuple[str, int, str]] = {
     # script: exit code, what stderr says
@@ -77,17 +77,14 @@ def test_a_run_that_is_being_searched(tmp_path: Path, nasbench201_table: str) ->
         "--out",
         "out",
     ]
-    with subprocess.Popen(
+    with Started(
         [*command, "-n", "10000000"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as other:
-        try:
-            _until(lambda: json.loads(process("$nastool status out", tmp_path).out or "{}").get("best"))
-            again = process(f"{shlex.join(command)} -n 10000000", tmp_path)
-            force = process(f"{shlex.join(command)} -n 5 --force", tmp_path)
-            other.send_signal(signal.SIGINT)
-            message = other.communicate(timeout=30)[1]
-        finally:
-            other.kill()
+        _until(lambda: json.loads(process("$nastool status out", tmp_path).out or "{}").get("best"))
+        again = process(f"{shlex.join(command)} -n 10000000", tmp_path)
+        force = process(f"{shlex.join(command)} -n 5 --force", tmp_path)
+        other.send_signal(signal.SIGINT)
+        message = other.communicate(timeout=30)[1]
     again.refused(f"process {other.pid}")
     force.refused(f"process {other.pid}")
     assert other.returncode == 130

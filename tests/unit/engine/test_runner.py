@@ -42,7 +42,7 @@ from nastool.strategies.random_search import RandomSearch
 from nastool.strategies.saep import SAEP
 from nastool.testing.strategies import made_up_predictions
 from tests.helpers.plugins import sleepy
-from tests.helpers.running import Run
+from tests.helpers.running import Run, Started
 from tests.system.test_resume import wait_for
 
 QUICK = """
@@ -183,11 +183,10 @@ def test_one_coordinator_at_a_time(tmp_path: Path) -> None:
     environment = sleepy(tmp_path / "plugin")
     command = [sys.executable, "-m", "nastool", "search", "--evaluator", "sleepy", "-E", "seconds=600"]
     command += ["--out", str(tmp_path / "run")]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+    with Started(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
         assert first.stderr is not None
         assert first.stderr.readline().startswith("searching in")
         second = subprocess.run(command, env=environment, capture_output=True, text=True)
-        first.kill()
     assert second.returncode == 2
     assert f"is being searched by process {first.pid}" in second.stderr
 
@@ -300,18 +299,17 @@ def test_a_hung_trial_is_said_to_be(tmp_path: Path, misbehave: str, how: str) ->
         "--out",
         "run",
     ]
-    with subprocess.Popen(search, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with Started(search, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         line = next(line for line in process.stderr if line.startswith("trial 3 "))
         assert line.startswith(f"trial 3 {how} for 1 s (process ")
-        remedy = "kill -CONT" if misbehave == "stop" else "--trial-timeout SECONDS ends such trials"
+        remedy = "kill -CONT" if misbehave == "stop" else "--hung-timeout SECONDS ends such trials"
         assert remedy in line
         status = [sys.executable, "-m", "nastool", "status", "run"]
         wait_for(lambda: "silent" in subprocess.check_output([*status, "--text"], cwd=tmp_path, text=True))
         assert f"silent     trial 3 {how} for " in subprocess.check_output([*status, "--text"], cwd=tmp_path, text=True)
         (facts,) = map(json.loads, subprocess.check_output([*status, "--json"], cwd=tmp_path, text=True).splitlines())
         assert [(each["trial"], each["how"]) for each in facts["silent"]] == [(3, how)]
-        process.kill()
     assert "silent" not in subprocess.check_output([*status, "--text"], cwd=tmp_path, text=True), "nobody is at work"
 
 
