@@ -31,6 +31,8 @@ def ranking(documents: Sequence[Mapping[str, object]], objective: Objective) -> 
         columns.append(["trial", *(clean(str(document.get("trial", ""))) for document in documents)])
     if any("believed" in document for document in documents):
         columns.append(["expected", *map(_believed, documents)])
+    if any("final_stage" in document for document in documents):
+        columns.append(["mean", *map(_mean, documents)])
     measured = {name: [clean(name), *(_cell(document, name) for document in documents)] for name in names}
     keys = ["key", *(clean(str(document["key"])) for document in documents)]
     optional = [name for name in reversed(names[1:]) if name not in COSTS]
@@ -99,6 +101,15 @@ def _cell(document: Mapping[str, object], name: str) -> str:
     spread = document.get("std")
     std = spread.get(name) if isinstance(spread, Mapping) and name not in COSTS else None
     return format_number(value) + (f" ± {std:.4f}" if _is_number(std) else "")
+
+
+def _mean(document: Mapping[str, Any]) -> str:
+    """Of all trainings of one that the final stage trained again."""
+    found = document.get("final_stage")
+    mean, error, count = map(found.get, ("mean", "error", "trainings")) if isinstance(found, Mapping) else (None,) * 3
+    if not _is_number(mean) or not _is_number(count):
+        return ""
+    return format_number(mean) + (f" ± {error:.2g}" if _is_number(error) else "") + f" of {count:g}"
 
 
 def _believed(document: Mapping[str, Any]) -> str:

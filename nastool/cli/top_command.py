@@ -95,7 +95,8 @@ def command(
     where = "stdin" if source == "-" else source
     these = f"the front, {trials(len(lines))}, " if front else ""
     by = f"what a model expects of {wanted.metric}" if by == "model" else wanted.metric
-    common.show(f"{where}: {these}by {by}, {'highest' if wanted.goal == 'max' else 'lowest'} first")
+    first = "those of the final stage by their means, others " if any("final_stage" in line for line in lines) else ""
+    common.show(f"{where}: {these}{first}by {by}, {'highest' if wanted.goal == 'max' else 'lowest'} first")
     for row in listing.ranking(lines, wanted):
         common.show(row)
 
@@ -151,8 +152,6 @@ def _of_run(
             inner = _retrained(folder, store)
             leads = f"top {inner} -k 9" if inner is not None else f"top {shlex.quote(str(folder))} -k 3 | nastool eval"
             common.say(f"note: scores with shared weights; trained from scratch: `nastool {leads}`")
-        if finalists:
-            common.say("note: those of the final stage come first, by the means of all their trainings (final_stage)")
         more = {number: {"final_stage": said} for number, said in finalists.items()}
         return objective, [{**line_of(folder, store, space, t), **more.get(t.id, {})} for t in trials]
 

@@ -262,6 +262,8 @@ class TestCommands:
         assert (first["trial"], first["key"]) == (line["trial"], line["key"])
         top = run("top", "a", "-k", "6").accepted()
         assert [each.get("final_stage") for each in top] == [*said["architectures"], None]
+        heading, heads, *_ = run("top", "a", "-k", "6", "--text").out.splitlines()
+        assert "those of the final stage by their means, others by val_acc" in heading and "mean" in heads
         assert run("status", "a").accepted()[0]["best"]["trial"] == line["trial"]
         assert "again" in Study.read("a").columns()
         assert "already has its 24 trials" in run(*self.args(nasbench201_table, "-n", "24", "--final", "8")).err
