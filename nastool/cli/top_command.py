@@ -129,7 +129,7 @@ def _of_run(
             trials = ranking.front(best_trials(store, space, sum(store.count().values())))
         elif objective is None or objective == own:
             trials = best_trials(store, space, number)
-            stage = FinalStage.read(space, store, list(store.trials()))
+            stage = FinalStage.read(space, store)
             finalists = {} if stage is None else {each.trial.id: each.to_json(own) for each in stage.order}
         else:
             scored = []

@@ -89,11 +89,15 @@ class FinalStage:
     _before: int = 0
 
     @classmethod
-    def read(cls, space: SearchSpace, store: Store, trials: Sequence[Trial]) -> FinalStage | None:
-        """That of a run, as far as it is; None: it has none, or went on searching. trials: all. InputError: damaged."""
+    def read(cls, space: SearchSpace, store: Store, trials: Sequence[Trial] | None = None) -> FinalStage | None:
+        """That of a run, as far as it is; None: it has none, or went on searching.
+
+        trials: all, where they have been read. InputError: it is damaged.
+        """
         found = store.get(KEY)
         if found is None:
             return None
+        trials = list(store.trials()) if trials is None else trials
         try:
             stage = cls(space, **{name: found[name] for name in _STORED})
             if any(t.proposal.again is None for t in trials if t.id >= stage.begins):

@@ -107,6 +107,7 @@ class Lease:
         finally:
             over.set()
             counting.join()
+            store.rollback()  # of a step that was interrupted
             with suppress(InputError):  # it has been taken over, or the disk is full
                 store.write({KEY: None})
             store.guard = None

@@ -378,7 +378,7 @@ class SearchRun:
             beside = self.beside.run(run, trials, search.best, self.options, timing)
             if beside is None:
                 return None
-        stage = FinalStage.read(self.space, run.store, list(run.store.trials()))
+        stage = FinalStage.read(self.space, run.store)
         order = [] if stage is None else stage.order
         outcome: Outcome | None = Outcome()
         if self.after.settings.any or "shared-weights" in self.evaluator.provides:

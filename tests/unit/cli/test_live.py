@@ -258,7 +258,7 @@ class Given(Strategy):
 
 
 class Scripted(Inline):
-    """Trial i reports twice and gives i / 10; trial 1 fails."""
+    """Trial i reports twice and gives i / 10; trial 1 fails, for no fault of its architecture."""
 
     def __init__(self) -> None:
         self._events = []
@@ -270,7 +270,7 @@ class Scripted(Inline):
         i = job.trial_id
         self._events += [Reported(job, step, {"loss": 1.0, "val_acc": i / 10 + step}) for step in (1, 2)]
         if i == 1:
-            self._events.append(Finished(job, error="[/red] it \x1b[31mbroke"))
+            self._events.append(Finished(job, error="[/red] it \x1b[31mbroke", fault="killed"))
             return
         policy = None if job.proposal.policy is None else {"best": [0], "rounds_left": 5 - i}
         metrics = {"val_acc": i / 10, "shared_acc": i / 10, "entropy": 9.0 - i, "params": 1000.0 + i}

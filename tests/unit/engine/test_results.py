@@ -39,7 +39,7 @@ def test_a_full_disk_costs_no_result(tmp_path: Path, macro_table: str) -> None:
     script = (
         f"$nastool search -s random --space nasbench-macro --evaluator table -E file={shlex.quote(macro_table)} -n 4"
     )
-    outcome = process(f"ulimit -f 90; {script} --report --out a", tmp_path)
+    outcome = process(f"ulimit -f 110; {script} --report --out a", tmp_path)
     assert len(outcome.accepted()) == 1, outcome
     assert "note: report.html could not be written" in outcome.err
     assert not list((tmp_path / "a").glob("report.html*"))
