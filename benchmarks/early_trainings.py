@@ -46,7 +46,7 @@ class Clock:
             finally:
                 self.spent += time.process_time() - begin
 
-        Train.evaluate = evaluate  # type: ignore[method-assign]
+        Train.evaluate = evaluate  # type: ignore[method-assign]  # to time it
 
     def tell(self, event: Event) -> None:
         if isinstance(event, TrialFinished) and event.trial.losses:

@@ -254,7 +254,10 @@ def search_of(case: Case, folder: Path, store: Store) -> tuple[Search, Simulated
     space = registry.make_space(SpaceRef(case.space))
     strategy = registry.make("strategy", case.strategy, space, given={"seed": 0, **case.options})
     executor = Simulated(case.slots, case.seconds, case.spread, folder, Free(space))
-    stop = lambda: time.process_time() > case.limit  # noqa: E731
+
+    def stop() -> bool:
+        return time.process_time() > case.limit
+
     return Search(store, strategy, executor, store.objectives, 0, case.trials, folder, stop=stop), executor
 
 
