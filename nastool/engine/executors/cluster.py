@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -49,6 +49,7 @@ class Place:
         refused: Why it is not asked for any more; "": it is.
         control: Leads there, once it has joined.
         work: Connection of a worker process that can be started.
+        early: Such connections that were greeted before the one that leads to their place, by the place's name.
         name, host, pid: What it said of itself.
         serial: Number of the last worker process.
     """
@@ -60,14 +61,15 @@ class Place:
     refused: str = ""
     control: Connection | None = None
     work: Connection | None = None
+    early: dict[str, Connection] = field(default_factory=dict)
     name: str = ""
     host: str = ""
     pid: int = 0
     serial: int = 0
 
-    def leave(self) -> None:
-        """Let go of where it was."""
-        for connection in (self.control, self.work):
+    def leave(self, *also: Connection) -> None:
+        """Let go of where it was, and of further connections."""
+        for connection in (self.control, self.work, *also):
             if connection is not None:
                 connection.close()
         self.control = self.work = None
@@ -228,7 +230,7 @@ class Cluster(Processes):
             futures.wait([looking])  # so that nothing is asked for afterwards
         self._thread.submit(self.dismiss).result()  # also those that would start now that others end
         for place in self.places:
-            place.leave()
+            place.leave(*place.early.values())
         self._meeting.close()
         self._meeting = None
         shutil.rmtree(self._own, ignore_errors=True)
@@ -266,12 +268,15 @@ class Cluster(Processes):
             return
         place = self.places[hello.number]
         if not hello.works:
-            place.leave()
+            work = place.early.pop(hello.name, None)
+            place.leave(*place.early.values())
+            place.early.clear()
+            place.work = work
             place.control, place.name, place.host, place.pid = connection, hello.name, hello.host, hello.pid
             place.asked = place.joined = True
             place.vain = 0
         elif place.control is None or place.name != hello.name:
-            connection.close()
+            place.early[hello.name] = connection
         else:
             place.work = connection
 

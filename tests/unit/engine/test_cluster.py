@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,24 @@ def test_a_queue_is_waited_for_and_said(tmp_path: Path, slurm: FakeSlurm, monkey
         said.clear()
         check(carried_out(executor, enough))
     assert said.count("waiting for executor slurm to start one of 2 workers") == 1
+
+
+def test_a_place_is_known_by_either_of_its_connections(
+    tmp_path: Path, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first may take longer to be greeted than the second."""
+    waits, greeted = iter([0.5]), places._wait_long
+
+    def slow(connection: Connection) -> None:
+        time.sleep(next(waits, 0))
+        greeted(connection)
+
+    monkeypatch.setattr(places, "_wait_long", slow)
+    with closing(made(tmp_path, workers=1)) as executor:
+        monkeypatch.setattr(executor, "_say_if_alone", lambda: wait_for < time.monotonic() and pytest.fail("no worker"))
+        wait_for = time.monotonic() + 30
+        executor.open()
+        assert carry_out(executor, next(jobs(1))).error is None
 
 
 def test_a_process_that_dies_by_itself_is_followed_by_another_in_the_same_place(
