@@ -32,6 +32,7 @@ from nastool.core.values import Evaluation, Proposal, Trial
 from nastool.learners.predictors import ensemble, trees
 from nastool.learners.predictors.threads import one_thread
 from nastool.learners.surrogate import SurrogateStrategy
+from nastool.strategies.bo import REFIT
 
 Inputs = NDArray[np.float32]
 Targets = NDArray[np.float64]
@@ -227,16 +228,21 @@ def iteration(name: str, space_name: str, n: int, refit: bool = False) -> Callab
     strategy: SurrogateStrategy = registry.make("strategy", name, space, given={})
     rng = np.random.default_rng(0)
     weights = rng.normal(size=len(encodings.encode(space, space.sample(rng))))
+    earlier = int(n / REFIT)
     for i in range(n):
+        if refit and i == earlier:
+            strategy.select(1)
         arch = space.sample_new(rng, strategy.seen, space.canonical)
         assert arch is not None
         loss = float(encodings.encode(space, arch) @ weights + 0.1 * rng.normal())
         strategy.remember(Proposal(arch))
         strategy.tell(Trial(i, Proposal(arch), "done", Evaluation({"val_loss": loss}, 1.0), (loss,)))
 
+    state = strategy.state_dict()
+
     def select() -> None:
-        if refit and name == "bo":
-            vars(strategy)["fitted"] = 0
+        if refit:
+            strategy.load_state_dict(state, [])
         assert len(strategy.select(strategy.batch)) == strategy.batch
 
     return select

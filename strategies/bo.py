@@ -106,7 +106,7 @@ class BayesianOptimisation(SurrogateStrategy):
             keep = representatives(order, min(self.max_points, FIT_POINTS))
             inputs = self._encode(self.choices(keep))
             for process, target in zip(processes, targets, strict=True):
-                process.fit(inputs, target[keep])
+                process.fit(inputs, target[keep], again=self.fitted >= FIT_POINTS)
             self.theta, self.fitted = [each for p in processes for each in p.theta.tolist()], len(losses)
         keep = representatives(order, self.max_points)
         inputs, targets = self._encode(self.choices(keep)), targets[:, keep]
