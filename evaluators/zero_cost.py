@@ -14,20 +14,20 @@ from nastool.core.values import Evaluation, Proposal, Scalar
 from nastool.training.evaluator import TrainingEvaluator
 from nastool.training.loop import seconds_of_one, seeds
 
-Proxy = Literal["synflow", "snip", "grad_norm", "jacob_cov", "naswot"]
+Proxy = Literal["synflow", "snip", "grad_norm", "jacob_cov", "naswot", "zen"]
 
 
 class ZeroCost(TrainingEvaluator):
-    """Zero-cost proxies of a network as it is drawn: synflow, snip, grad_norm, jacob_cov, naswot.
+    """Zero-cost proxies of a network as it is drawn: synflow, snip, grad_norm, jacob_cov, naswot, zen.
 
-    All come from one minibatch of the training data (synflow from an input of ones), in a fraction of a second
-    (Abdelfattah et al., ICLR 2021; `nastool.nets.proxies` says how each is computed); more is better. Beside them stand
-    params and flops, which in NAS-Bench-201 rank as well as the best of them, and cost nothing: compare. A proxy says
-    how an architecture may train, not how good it is: train the best that it finds.
+    All come from one minibatch of the training data (synflow from an input of ones, zen from random ones), in a
+    fraction of a second (Abdelfattah et al., ICLR 2021; `nastool.nets.proxies` says how each is computed); more is
+    better. Beside them stand params and flops, which in NAS-Bench-201 rank as well as the best of them, and cost
+    nothing: compare. A proxy says how an architecture may train, not how good it is: train the best that it finds.
     """
 
     name = "zero-cost"
-    metrics = frozenset({"synflow", "snip", "grad_norm", "jacob_cov", "naswot", "params", "flops"})
+    metrics = frozenset({"synflow", "snip", "grad_norm", "jacob_cov", "naswot", "zen", "params", "flops"})
 
     def __init__(
         self, space: SearchSpace, *, proxy: Proxy = "synflow", all_proxies: bool = True, seed: int = 0, **training: Any
@@ -37,7 +37,7 @@ class ZeroCost(TrainingEvaluator):
         Args:
             proxy: The objective, unless another is given.
             all_proxies: Compute the others, too.
-            seed: Seed of the minibatch; weights are drawn with a trial's own.
+            seed: Seed of the minibatch; weights, and what zen draws, come from a trial's own.
             batch_size: Examples of the minibatch; by default the recipe's.
         """
         super().__init__(space, **training)
@@ -95,5 +95,5 @@ class ZeroCost(TrainingEvaluator):
         def loss(output: torch.Tensor) -> torch.Tensor:
             return self.task.step(lambda *_: output, batch, None, self.recipe).loss
 
-        found = proxies(network, loss, inputs, self.wanted)
+        found = proxies(network, loss, inputs, self.wanted, seed)
         return {**found, "params": float(count_params(network)), "flops": float(count_flops(network, self.task))}

@@ -108,6 +108,7 @@ class QLearning(Strategy):
         self.reward: str = reward or own["reward"]
         self.shaped: bool = own["shaped"] if shaped is None else shaped
         self.flops_weight = flops_weight
+        self.reads = ("flops",) if flops_weight else ()
         self.order = space.policy_order if isinstance(space, Ordered) else tuple(range(len(space.decisions)))
         self.looks_back = looks_back(space, self.order, memory)
         self.values: dict[tuple[int, ...], list[float]] = {}
@@ -176,7 +177,7 @@ class QLearning(Strategy):
         assert trial.evaluation is not None
         flops = trial.evaluation.metrics.get("flops", 0.0)
         if flops <= 0:
-            raise NastoolError(f"flops_weight: trial {trial.id} has no metric flops; --limit flops<=... measures it")
+            raise NastoolError(f"flops_weight: trial {trial.id} has no metric flops")
         return -trial.loss - self.flops_weight * float(np.log(flops))
 
     def _reward(self, result: float | None) -> float:

@@ -132,6 +132,11 @@ def takes_several(strategy: Strategy | type[Strategy]) -> bool:
     return bool(getattr(strategy, "several_objectives", False))
 
 
+def reads(strategy: Strategy) -> tuple[str, ...]:
+    """Names of metrics of its trials that it looks at beside their losses, as its attribute `reads` says."""
+    return tuple(getattr(strategy, "reads", ()))
+
+
 @runtime_checkable
 class Planned(Protocol):
     """A strategy that knows its end."""

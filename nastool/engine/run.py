@@ -20,7 +20,7 @@ from nastool.core.evaluator import Evaluator, Scaled, executor_of, settled_optio
 from nastool.core.limits import limits_of
 from nastool.core.quantities import Condition
 from nastool.core.space import SearchSpace
-from nastool.core.strategy import Strategy
+from nastool.core.strategy import Strategy, reads
 from nastool.core.values import Objective, Scalar, Trial, spelt
 from nastool.core.yaml_files import read_yaml
 from nastool.engine import results
@@ -147,6 +147,7 @@ class Run:
         )
         search.costs = self._costs(search)
         named = [*(each.metric for each in search.objectives), *(each.metric for each in search.ends.rules.conditions)]
+        named += reads(strategy)
         if (limits := limits_of(strategy.space)) is not None:
             limits.costs = search.costs
             named += limits.names
@@ -392,6 +393,12 @@ def check_metric(evaluator: Evaluator, metric: str, what: str = "") -> None:
     if evaluator.metrics and metric not in metrics:
         who, near = registry.whose(type(evaluator)), hint(metric, sorted(metrics))
         raise InputError(f"{what}{who} gives no metric {metric!r}; {near}")
+
+
+def check_reads(strategy: Strategy, evaluator: Evaluator) -> None:
+    """InputError: the strategy looks at a metric that no trial will have."""
+    for metric in reads(strategy):
+        check_metric(evaluator, metric, f"strategy {strategy.name} looks at {metric}: ")
 
 
 def check_conditions(evaluator: Evaluator, conditions: Sequence[Condition]) -> None:

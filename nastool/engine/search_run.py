@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
@@ -17,7 +18,7 @@ from nastool.core.evaluator import Evaluator, Stateful, rounds_of
 from nastool.core.options import split
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Fed, Strategy, planned_trials, random_trials
-from nastool.core.values import Trial
+from nastool.core.values import Scalar, Trial
 from nastool.core.wording import describe_cost
 from nastool.core.yaml_files import read_yaml
 from nastool.engine import (
@@ -44,7 +45,7 @@ from nastool.engine.logs import Loggers
 from nastool.engine.planning import Timing, paced, shares
 from nastool.engine.results import Product, Report, Result
 from nastool.engine.retraining import Listed
-from nastool.engine.run import Run, Watch, check_conditions, interruptible, open_run
+from nastool.engine.run import Run, Watch, check_conditions, check_reads, interruptible, open_run
 from nastool.engine.search import Search
 from nastool.engine.search_config import check, config_of
 from nastool.engine.stopping import Rules
@@ -241,12 +242,12 @@ class SearchRun:
             executor=executor or self.options.executor,
             force=self.options.force,
             options=self.recorded,
-            accept=lambda facts: check_conditions(self.evaluator, self.rules.conditions),
+            accept=self._accept,
             space=self.space,
             pace=timing.pace if self.paced else None,
         )
         with opened as run, self.loggers.opened(run.store, self.space, self.folder.path, watch.note):
-            check_conditions(self.evaluator, self.rules.conditions)
+            self._check_metrics()
             if not run.continued:
                 watch.tell(RunBegun(self.config, self.folder.path, run.facts))
             saved = lambda: f"{sum(run.store.count().values()) - run.store.count()['running']} trials"  # noqa: E731
@@ -259,6 +260,16 @@ class SearchRun:
         folder = shlex.quote(str(self.folder.path))
         ends = "" if self.finishes else f"; or make a result of what it has: nastool finish {folder}"
         return f"continue with: nastool {'finish' if self.finishes else 'resume'} {folder}{ends}"
+
+    def _accept(self, facts: Mapping[str, Scalar]) -> None:
+        """InputError: it cannot begin with an evaluator that says this of itself."""
+        self._check_metrics()
+        multi_fidelity.begin(self.strategy, facts)
+
+    def _check_metrics(self) -> None:
+        """InputError: no trial will have what the search looks at."""
+        check_conditions(self.evaluator, self.rules.conditions)
+        check_reads(self.strategy, self.evaluator)
 
     def _check_state(self) -> None:
         """InputError: the run cannot go on, since what its evaluator left of finished trials is not there any more."""

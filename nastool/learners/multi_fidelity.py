@@ -8,7 +8,7 @@ from typing import Any
 
 from nastool.core.errors import InputError
 from nastool.core.evaluator import Evaluator
-from nastool.core.strategy import Fed, Pooling, Refitting, Strategy, random_trials
+from nastool.core.strategy import Fed, Pooling, Refitting, Strategy, random_trials, reads
 from nastool.core.values import Proposal, Trial
 from nastool.learners import fidelities
 from nastool.learners.fidelities import Ladder, Median
@@ -27,6 +27,7 @@ class Around(Strategy):
         self.name = inner.name  # type: ignore[misc]  # it stands for it
         self.needs = inner.needs
         self.notes = inner.notes
+        self.reads = reads(inner)
 
     def propose(self) -> Proposal | None:
         return self.inner.ask()

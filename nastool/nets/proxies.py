@@ -1,7 +1,8 @@
 """Zero-cost proxies: what a network that was never trained says of itself on one minibatch; more is better.
 
-After Abdelfattah et al., ICLR 2021, arXiv 2101.08134, and Mellor et al., ICML 2021, arXiv 2006.04647, whose code draws,
-normalises and sums as here. Weights are those of convolutions and linear layers; the network is left as it was.
+After Abdelfattah et al., ICLR 2021, arXiv 2101.08134, Mellor et al., ICML 2021, arXiv 2006.04647, and Lin et al., ICCV
+2021, arXiv 2102.01063, whose code draws, normalises and sums as here. Weights are those of convolutions and linear
+layers; the network is left as it was.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from nastool.nets.blocks import Heads
+from nastool.nets.blocks import GlobalPool, Heads
 
-NAMES = ("synflow", "snip", "grad_norm", "jacob_cov", "naswot")
+NAMES = ("synflow", "snip", "grad_norm", "jacob_cov", "naswot", "zen")
 """Of all that `proxies` finds."""
 JITTER = 1e-5
 """Added to eigenvalues, which may be 0 where examples are alike."""
+ZEN_REPEATS, ZEN_BATCH = 2, 8
+"""How often weights and inputs are drawn for the Zen score, and how many inputs; published are 32 and 16."""
+ZEN_ALPHA = 0.01
+"""What a normal perturbation of an input is multiplied with."""
 
 
 def proxies(
@@ -30,6 +35,7 @@ def proxies(
     loss: Callable[[Tensor], Tensor],
     inputs: Tensor,
     names: Collection[str] = NAMES,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Proxies of a network in training mode: batch normalisation uses the minibatch's statistics.
 
@@ -40,14 +46,19 @@ def proxies(
       turn on the same ones, or there is no ReLU.
     - synflow: the logarithm of the sum of |w dR/dw| (Tanaka et al., NeurIPS 2020), of the absolute weights, without
       normalisation, for an input of ones, in float64; R is the sum of the outputs; -inf where none reaches them.
+    - zen: how much features change with the input, of normal weights and inputs (Lin et al. alg. 1): log(mean |f(x) -
+      f(x + 0.01 e)|_1) plus, for each batch normalisation, the log of the deviation that it divides by (the root of its
+      channels' mean variance, of these inputs themselves where the authors' code has running means); features are what
+      enters global pooling, or else the outputs. The mean of 2 draws of 8 inputs; -inf where nothing changes.
 
-    All but synflow come from one forward pass, one backward pass for the loss and one for the outputs.
+    All but synflow and zen come from one forward pass, one backward pass for the loss and one for the outputs.
 
     Args:
         network: Of one input, with outputs (N, classes), or `Heads`, whose mean counts, and for synflow their sum.
         loss: Of the outputs for these inputs, a scalar.
         inputs: (N, ...), floating point.
         names: Which are wanted.
+        seed: Of what zen draws.
 
     Raises:
         ValueError: One of the names is unknown.
@@ -59,6 +70,8 @@ def proxies(
         found = _of_data(network, loss, inputs, names)
         if "synflow" in names:
             found["synflow"] = _synflow(network, torch.ones_like(inputs[:1]))
+        if "zen" in names:
+            found["zen"] = _zen(network, inputs, torch.Generator().manual_seed(seed))
     return {name: found[name] for name in NAMES if name in names}
 
 
@@ -126,6 +139,52 @@ def _synflow(network: nn.Module, ones: Tensor) -> float:
         flow = _total((w * g).abs().sum() for w, g in zip(weights, gradients, strict=True) if g is not None)
         return math.log(flow) if flow > 0 else -math.inf
     return -math.inf
+
+
+def _zen(network: nn.Module, inputs: Tensor, generator: torch.Generator) -> float:
+    """inputs: (N, ...), for their shape, type and device. generator: the CPU's, so that all devices see the same."""
+    drawn, shape = deepcopy(network), (ZEN_BATCH, *inputs.shape[1:])
+    features: list[Tensor] = []
+    variances: list[Tensor] = []
+    for module in drawn.modules():
+        if isinstance(module, _BatchNorm):
+            module.register_forward_pre_hook(lambda _, given: variances.append(_variance(given[0])))
+        elif isinstance(module, GlobalPool | nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d):
+            module.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+    total = 0.0
+    with torch.no_grad():
+        for _ in range(ZEN_REPEATS):
+            features.clear()
+            variances.clear()
+            _draw_weights(drawn, generator)
+            x = torch.randn(shape, generator=generator)
+            both = torch.cat([x, x + ZEN_ALPHA * torch.randn(shape, generator=generator)])
+            output = drawn(both.to(inputs))
+            pairs = [each.chunk(2) for each in features or [output.mean if isinstance(output, Heads) else output]]
+            change = float(sum((f - g).abs().flatten(1).sum(1).mean() for f, g in pairs))
+            if not 0 < change < math.inf:
+                return -math.inf
+            scales = [float(each) for each in variances]  # 0 where no signal enters: such a one divides nothing
+            total += math.log(change) + sum(0.5 * math.log(scale) for scale in scales if scale > 0)
+    return total / ZEN_REPEATS
+
+
+def _variance(x: Tensor) -> Tensor:
+    """The mean over the channels of (N, C, ...) of their variance."""
+    return x.var([i for i in range(x.dim()) if i != 1]).mean()
+
+
+def _draw_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Weights from N(0, 1), biases 0; normalisation as it is when it is made."""
+    for module in network.modules():
+        if isinstance(module, _ConvNd | nn.Linear):
+            module.weight.copy_(torch.randn(module.weight.shape, generator=generator))
+        elif isinstance(module, _BatchNorm | nn.GroupNorm) and module.weight is not None:
+            nn.init.ones_(module.weight)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _weights(network: nn.Module) -> Iterator[Tensor]:

@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from nastool.analysis.bench.benchmark import Benchmark
-from nastool.core.errors import TrialFailed
-from nastool.core.strategy import Strategy
+from nastool.core.errors import InputError, TrialFailed
+from nastool.core.strategy import Strategy, reads
 from nastool.core.values import Proposal, Trial
 from nastool.engine.proposals import trial_seed
 from nastool.engine.ranking import recommended
@@ -125,11 +125,15 @@ def play(strategy: Strategy, benchmark: Benchmark, seed: int, budget: Budget, to
 
     told: a list that what the strategy is told is added to.
 
+    InputError: the strategy looks at a metric that the table lacks.
+
     The run ends before a query that would exceed the simulated seconds. A query whose training time is unknown (it
     failed, say) is charged the table's mean. An architecture without a true value cannot be judged, so its query
     fails like that of one which the table lacks.
     """
     multi_fidelity.begin(strategy, benchmark.table.describe())
+    for metric in set(reads(strategy)) - benchmark.table.metrics:
+        raise InputError(f"strategy {strategy.name} looks at {metric}, which {benchmark.table.file} has not")
     timed = benchmark.mean_seconds is not None
     spent = array("d")
     best: list[Best] = []

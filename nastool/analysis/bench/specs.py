@@ -33,6 +33,7 @@ class Tabular(Protocol):
 
     space: SearchSpace
     objective: str
+    metrics: frozenset[str]
     local_options: ClassVar[frozenset[str]]
     file: str
     dataset: str | None

@@ -9,7 +9,7 @@ import numpy as np
 
 import nastool
 from nastool.engine.store import Store
-from tests.helpers.running import Run
+from tests.helpers.running import Run, in_this_process
 
 SMALL: dict[str, Any] = {"epochs": 1, "scale": {"channels": 2, "cells": 1}, "device": "cpu", "report": False}
 
@@ -70,3 +70,26 @@ def test_a_table_says_what_it_has(run: Run, here: Path) -> None:
     with Store.read(here / "a" / "run.db") as store:
         assert all(trial.loss == 50 + 100 * sum(trial.proposal.arch.choices) for trial in store.trials())
     run(*table, "--objective", "latency_ms", "-o", "b").refused("no metric 'latency_ms'", "params")
+
+
+def test_what_a_strategy_looks_at_is_a_metric_too(here: Path, one_thread: None) -> None:
+    given = {"train_size": 60}
+    weighs = {"flops_weight": 0.1}
+    nastool.search(
+        "q-learning", strategy_options=weighs, trials=2, evaluator_options=given, out="a", executor="inline", **SMALL
+    )
+    with Store.read(here / "a" / "run.db") as store:
+        trials = list(store.trials())
+    assert all(trial.evaluation and trial.evaluation.metrics["flops"] > 0 for trial in trials)
+
+
+def test_a_search_whose_evaluator_cannot_serve_it_does_not_begin(run: Run, here: Path, macro_table: str) -> None:
+    table = ["--space", "nasbench-macro", "--evaluator", "table", "-E", f"file={macro_table}", "-o", "a"]
+    weighs = ["-s", "q-learning", "-S", "flops_weight=0.1"]
+    run("search", *weighs, *table).refused("strategy q-learning looks at flops", "gives no metric 'flops'")
+    run("search", *weighs, "--fidelity", "median", *table).refused("looks at flops")
+    run("search", "-s", "evolution", "--fidelity", "asha", *table).refused("results of one fidelity alone")
+    assert not (here / "a").exists()
+    bench = ["--strategy", "q-learning:flops_weight=0.1", "--table", f"nasbench-macro:file={macro_table}"]
+    outcome = in_this_process(here, "bench", *bench, "--seeds", "1", "-n", "5", "--out", "b")
+    assert (outcome.code, outcome.err.count("looks at flops, which")) == (2, 1)

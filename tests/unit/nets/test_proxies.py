@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nastool.nets.blocks import GlobalPool, Zero, conv_bn_relu
 from nastool.nets.costs import count_flops
 from nastool.nets.networks import build
-from nastool.nets.proxies import NAMES, proxies
+from nastool.nets.proxies import NAMES, ZEN_BATCH, ZEN_REPEATS, proxies
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.tasks.images.task import ImageTask
 
@@ -77,6 +78,38 @@ def test_synflow_of_linear_layers_is_known() -> None:
     assert proxies(silent, labelled, torch.ones(2, 3), ("synflow",))["synflow"] == -math.inf
 
 
+def test_zen_is_how_features_change_and_what_normalisation_takes_off() -> None:
+    """Written out for one convolution: of what it gives x and x + 0.01 e the difference, normalised, on a log scale."""
+    net = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), GlobalPool(), nn.Linear(5, 2))
+    generator = torch.Generator().manual_seed(7)
+    expected = []
+    for _ in range(ZEN_REPEATS):
+        weight = torch.randn(5, 3, 3, 3, generator=generator)
+        torch.randn(2, 5, generator=generator)  # the linear layer's, which features do not see
+        x, e = (torch.randn(ZEN_BATCH, 3, 8, 8, generator=generator) for _ in range(2))
+        seen = nn.functional.conv2d(torch.cat([x, x + 0.01 * e]), weight, padding=1)
+        variance = seen.var((0, 2, 3))
+        f, g = nn.functional.batch_norm(seen, None, None, training=True).relu().chunk(2)
+        change = (f - g).abs().sum() / ZEN_BATCH
+        expected.append(float(change.log() + variance.mean().sqrt().log()))
+    assert proxies(net, labelled, images(), ("zen",), 7)["zen"] == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_zen_is_of_draws_alone_and_grows_with_every_layer() -> None:
+    found = proxies(network(), labelled, images(), ("zen",), 1)
+    assert found == proxies(network(seed=1), labelled, images(seed=1), ("zen",), 1), "neither weights nor images matter"
+    assert found != proxies(network(), labelled, images(), ("zen",), 2)
+
+    def of(depth: int) -> float:
+        return proxies(nn.Sequential(*(conv_bn_relu(3, 3, 3) for _ in range(depth))), labelled, images(), ("zen",))[
+            "zen"
+        ]
+
+    assert of(1) < of(2) < of(3), "without pooling features are outputs"
+    empty = nn.Sequential(conv_bn_relu(3, 3, 3), Zero(), GlobalPool())
+    assert proxies(empty, labelled, images(), ("zen",))["zen"] == -math.inf
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_networks_stay_as_they_are(seed: int) -> None:
     net = network(arch=seed).eval()
@@ -93,5 +126,5 @@ def test_networks_stay_as_they_are(seed: int) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="no proxy zen"):
-        proxies(network(), labelled, images(), ("zen",))
+    with pytest.raises(ValueError, match="no proxy fisher"):
+        proxies(network(), labelled, images(), ("fisher",))
