@@ -221,7 +221,7 @@ class Observing(Protocol):
     def observe(self, number: int, step: int, loss: float) -> bool:
         """Whether trial `number` ends after this step, of 1, 2, ...
 
-        Each step of a trial is observed once; when a search goes on, all that was is again, trial by trial, once the
+        Each step of a trial is observed once; when a search goes on, all that was is again, trial by trial, before the
         state is loaded, and nothing depends on that order.
         """
         ...

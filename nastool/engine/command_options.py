@@ -213,7 +213,9 @@ class SearchOptions(Measuring, Searching):
         latency_threads: CPU threads with which a latency is measured.
         fidelity: End trainings early that promise little: asha or hyperband, with options such as
             asha:eta=3,minimum=1, train many architectures for few epochs and the best of these further; each such part
-            of a training is a trial. median ends a training that is worse than the others were by then.
+            of a training is a trial. median ends a training that is worse than the others were by then. With
+            predict=power-law any of them compares what learning curves will come to instead of last values, where an
+            evaluator reports on the way.
         final: Number of the last trials that are a final stage: they train the most promising architectures, at most 5,
             again with other seeds. A model recommends these by all results, the trainings are dealt out by successive
             rejects, and the result is the one that is best on average. By default 0.

@@ -27,7 +27,7 @@ class Reports:
     """The last step of each trial that was observed."""
 
     def restore(self) -> None:
-        """Show the strategy, whose state is loaded, all that was reported to it."""
+        """Show the strategy, before its state is loaded, all that was reported to it."""
         if isinstance(self.strategy, Observing):
             for number, step, metrics in self.store.all_reports():
                 self._observe(number, step, metrics)

@@ -417,8 +417,8 @@ class Search:
                 self.strategy.space.validate(trial.proposal.arch)
             except InvalidArchError as error:
                 raise InputError(f"{self.store.path} is damaged: trial {trial.id}: {error}") from None
-        self._restore_strategy([trial for trial in trials if trial.proposal.again is None])
         self._reports.restore()
+        self._restore_strategy([trial for trial in trials if trial.proposal.again is None])
         for trial in trials:
             self.asked += 1
             if self.costs is not None and isinstance(found := trial.proposal.notes.get(NOTE), Mapping):

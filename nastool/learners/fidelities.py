@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from nastool.core import options
 from nastool.core.errors import InputError, hint, short
+from nastool.learners.curves import Law
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,15 @@ class Step:
 class Ladder(ABC):
     """Decides by results alone: a function of what has begun, in the order of numbers, and of what has ended."""
 
-    def __init__(self, *, eta: int = 3, minimum: int = 1) -> None:
+    def __init__(self, *, eta: int = 3, minimum: int = 1, predict: Law | None = None) -> None:
         """Makes a ladder without levels; `climb` gives it some.
 
         Args:
             eta: One in so many goes on to the next level, which is at least so many times longer, from 2 to 1000. Where
                 a table's is k times longer, one in k does, so that each level takes as much time as any other.
             minimum: Least level, >= 1: epochs of a training, or of a table's column.
+            predict: What trainings are compared by: what their curves will come to at the last level by a power law
+                (power-law), once they have 5 epochs; by default their last values.
         """
         if not 2 <= eta <= 1000:
             raise ValueError(f"need 2 <= eta <= 1,000, got {eta}")
@@ -47,6 +50,7 @@ class Ladder(ABC):
             raise ValueError(f"need minimum >= 1, got {minimum}")
         self.eta = eta
         self.minimum = minimum
+        self.predict = predict
         self.levels: tuple[float, ...] = ()
         self.rungs: dict[int, int] = {}
         """Of each trial that has begun, the place of its level."""
@@ -253,17 +257,20 @@ class Median:
     mean of their losses until that step.
     """
 
-    def __init__(self, *, grace: int = 1, others: int = 5) -> None:
+    def __init__(self, *, grace: int = 1, others: int = 5, predict: Law | None = None) -> None:
         """Makes a rule that has seen nothing.
 
         Args:
             grace: Number of the first step after which a training may end, >= 1.
             others: Number of other trainings that have to have come as far, >= 1.
+            predict: What is compared: at each step what a curve will come to in the end by a power law (power-law),
+                once it has 5 epochs; by default the values themselves.
         """
         if grace < 1 or others < 1:
             raise ValueError(f"need grace >= 1 and others >= 1, got {grace} and {others}")
         self.grace = grace
         self.others = others
+        self.predict = predict
         self._curves: dict[int, list[float]] = {}
         self._means: list[list[float]] = []
         """For each step, the means of all trainings' losses until then, ascending."""
@@ -298,9 +305,9 @@ def resolved(text: str) -> tuple[str, dict[str, object]]:
 
 
 def spelt(text: str) -> str:
-    """The same with all options, in one order."""
+    """The same with all options that have a value, in one order."""
     name, found = resolved(text)
-    return f"{name}:{','.join(options.changed(found, {}))}"
+    return f"{name}:{','.join(options.changed({k: v for k, v in found.items() if v is not None}, {}))}"
 
 
 def shown(text: str) -> str:
@@ -318,6 +325,11 @@ def made(text: str) -> Ladder | Median:
         return RULES[name](**found)  # type: ignore[arg-type]  # their types are checked
     except ValueError as error:
         raise InputError(f"--fidelity {name}: {error}") from None
+
+
+def by_reports(rule: Ladder | Median) -> bool:
+    """Whether it decides by what trainings report on the way."""
+    return isinstance(rule, Median) or rule.predict is not None
 
 
 def levels(whole: float, known: Sequence[float] | None, minimum: float, eta: int) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from nastool.core.evaluator import Evaluator
 from nastool.core.strategy import Fed, Pooling, Refitting, Strategy, random_trials, reads
 from nastool.core.values import Proposal, Trial
 from nastool.learners import fidelities
+from nastool.learners.curves import Curves
 from nastool.learners.fidelities import Ladder, Median
 
 TRIALS = 60
@@ -18,16 +20,25 @@ TRIALS = 60
 
 
 class Around(Strategy):
-    """What is around another strategy, which proposes architectures and knows nothing of fidelities."""
+    """What is around another strategy, which proposes architectures and knows nothing of fidelities.
 
-    def __init__(self, inner: Strategy) -> None:
+    That is told of a stopped trial what its rule takes it for: its last value or, as in Domhan et al., IJCAI 2015, what
+    its curve predicts.
+    """
+
+    def __init__(self, inner: Strategy, rule: Ladder | Median) -> None:
         """inner: Untouched."""
         super().__init__(inner.space)
         self.inner = inner
+        self.curves = Curves(rule.predict)
         self.name = inner.name  # type: ignore[misc]  # it stands for it
         self.needs = inner.needs
         self.notes = inner.notes
         self.reads = reads(inner)
+
+    @abstractmethod
+    def take(self, facts: Mapping[str, object]) -> None:
+        """Take in what an evaluator says of itself, before anything is asked. InputError: the rule needs more."""
 
     def propose(self) -> Proposal | None:
         return self.inner.ask()
@@ -45,7 +56,7 @@ class ByLevels(Around):
     """
 
     def __init__(self, inner: Strategy, ladder: Ladder) -> None:
-        super().__init__(inner)
+        super().__init__(inner, ladder)
         self.ladder = ladder
         self.needs = inner.needs | {"fidelity"}
         self._enough = max(2, random_trials(inner))
@@ -66,6 +77,7 @@ class ByLevels(Around):
                 f"{self.ladder.eta} or more: give more --epochs, a smaller eta or minimum, or leave it out"
             )
         self.ladder.climb(levels)
+        self.curves.whole = levels[-1]
         self._paused, self._results, self._running = {}, [[] for _ in levels], 0
 
     def take(self, facts: Mapping[str, object]) -> None:
@@ -134,6 +146,7 @@ class ByLevels(Around):
             self.inner.refit([_as_done(trial) for trial in self._results[rung]])
 
     def tell(self, trial: Trial) -> None:
+        trial = self.curves.ended(trial)
         self._end(trial)
         if trial.proposal.continues is None:
             self.inner.tell(_as_done(trial))
@@ -149,6 +162,7 @@ class ByLevels(Around):
     def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         for trial in sorted(trials, key=lambda trial: trial.id):
             self._begin(trial.id, trial.proposal)
+        trials = [trial if trial.state == "running" else self.curves.ended(trial) for trial in trials]
         for trial in trials:
             if trial.state != "running":
                 self._end(trial)
@@ -157,16 +171,32 @@ class ByLevels(Around):
         self.inner.load_state_dict(state["inner"], [_as_done(t) for t in trials if t.proposal.continues is None])
 
 
+class ByCurves(ByLevels):
+    """The same, by what learning curves predict of the last level."""
+
+    def observe(self, number: int, step: int, loss: float) -> bool:
+        """As of `Observing`; it ends none."""
+        self.curves.take(number, step, loss)
+        return False
+
+
 class Watched(Around):
-    """Trials end early where a rule says so after one of their reports; the inner strategy takes what they came to."""
+    """Trials end early where a rule says so after one of their reports."""
 
     def __init__(self, inner: Strategy, rule: Median) -> None:
-        super().__init__(inner)
+        super().__init__(inner, rule)
         self.rule = rule
+
+    def take(self, facts: Mapping[str, object]) -> None:
+        whole = facts.get("epochs")
+        if self.rule.predict is not None and not isinstance(whole, int | float):
+            raise InputError("--fidelity: the evaluator does not say how many epochs a training has: leave predict out")
+        self.curves.whole = whole if isinstance(whole, int | float) else None
 
     def observe(self, number: int, step: int, loss: float) -> bool:
         """As of `Observing`."""
-        return self.rule.observe(number, step, loss)
+        self.curves.take(number, step, loss)
+        return self.rule.observe(number, step, self.curves.predicted(number, loss))
 
     def ask(self) -> Proposal | None:
         proposal = self.inner.ask()
@@ -174,11 +204,12 @@ class Watched(Around):
         return proposal
 
     def tell(self, trial: Trial) -> None:
-        self.inner.tell(_as_done(trial))
+        self.inner.tell(_as_done(self.curves.ended(trial)))
 
     def load_state_dict(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         self.asked += len(trials)
-        self.inner.load_state_dict(state["inner"], list(map(_as_done, trials)))
+        ended = (trial if trial.state == "running" else self.curves.ended(trial) for trial in trials)
+        self.inner.load_state_dict(state["inner"], list(map(_as_done, ended)))
 
 
 def _as_done(trial: Trial) -> Trial:
@@ -189,8 +220,8 @@ def _as_done(trial: Trial) -> Trial:
 
 
 def begin(strategy: Strategy, facts: Mapping[str, object] | None) -> None:
-    """`ByLevels.take`, where the strategy is one and the facts are known."""
-    if isinstance(strategy, ByLevels) and facts is not None:
+    """`Around.take`, where the strategy is one and the facts are known."""
+    if isinstance(strategy, Around) and facts is not None:
         strategy.take(facts)
 
 
@@ -214,7 +245,10 @@ def around(inner: Strategy, fidelity: str, evaluator: type[Evaluator]) -> ByLeve
     if own or isinstance(inner, Fed | Pooling):
         why = "trains shared weights" if "policy" in own else "says itself how each network is trained and kept"
         raise InputError(f"--fidelity: strategy {inner.name} {why}: leave one of the two out")
-    found = ByLevels(inner, rule) if isinstance(rule, Ladder) else Watched(inner, rule)
+    if fidelities.by_reports(rule) and "simulated" in evaluator.provides:
+        raise InputError(f"--fidelity {fidelity}: evaluator {evaluator.name} reports nothing before a training's end")
+    levels = ByLevels if rule.predict is None else ByCurves
+    found = levels(inner, rule) if isinstance(rule, Ladder) else Watched(inner, rule)
     if not found.needs <= inner.needs | evaluator.provides:
         raise InputError(f"--fidelity: evaluator {evaluator.name} measures with one fidelity alone: leave it out")
     return found

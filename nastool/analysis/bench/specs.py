@@ -80,7 +80,7 @@ class StrategySpec:
 
     def by(self, fidelity: str) -> StrategySpec:
         """The same with trainings that end early, as of --fidelity. InputError: by a rule that tables cannot follow."""
-        if not issubclass(fidelities.RULES[fidelities.resolved(fidelity)[0]], fidelities.Ladder):
+        if fidelities.by_reports(fidelities.made(fidelity)):
             raise InputError(f"--fidelity {short(fidelity)}: tables report nothing by which trainings could be ended")
         return replace(self, fidelity=fidelities.spelt(fidelity))
 

@@ -28,7 +28,7 @@ from tests.helpers import made_runs
 from tests.system.test_resume import NASTOOL, search_and_kill
 
 SPACE = NasBench201()
-EPOCHS = 9
+EPOCHS = 10
 
 
 class Curves(Evaluator):
@@ -120,6 +120,8 @@ RULES = [
     ("evolution", "median:others=1,grace=2"),
     ("random", "asha"),
     ("bo", "hyperband"),
+    ("bo", "asha:eta=2,predict=power-law"),
+    ("random", "median:others=1,grace=3,predict=power-law"),
 ]
 
 

@@ -268,6 +268,8 @@ def test_rules_are_read_and_written() -> None:
     assert fidelities.spelt("asha") == fidelities.spelt("asha:minimum=1,eta=3") == "asha:eta=3,minimum=1"
     assert fidelities.shown("asha:eta=4,minimum=1") == "asha(eta=4)"
     assert fidelities.shown("hyperband:eta=3,minimum=1") == "hyperband"
+    assert fidelities.spelt("asha:predict=none") == "asha:eta=3,minimum=1", "as runs of earlier versions have it"
+    assert fidelities.shown("asha:predict=power-law") == "asha(predict=power-law)"
     rule = fidelities.made("hyperband:eta=4,minimum=2")
     assert isinstance(rule, Hyperband)
     assert (rule.eta, rule.minimum) == (4, 2)
@@ -280,6 +282,7 @@ def test_rules_are_read_and_written() -> None:
         ("asha:eta=1", "need 2 <= eta <= 1,000, got 1"),
         ("asha:minimum=0", "need minimum >= 1"),
         ("asha:rungs=3", "no option 'rungs'"),
+        ("asha:predict=line", "option predict must be power-law [|] none, got 'line'"),
         ("median:others=0", "need grace >= 1 and others >= 1"),
         ("asha:eta", "write --fidelity NAME"),
     ],

@@ -12,7 +12,7 @@ from nastool.core import registry
 from nastool.core.errors import InputError
 from nastool.core.strategy import Strategy
 from nastool.core.values import Evaluation, Proposal, Trial
-from nastool.learners.multi_fidelity import ByLevels, Watched, around, notes
+from nastool.learners.multi_fidelity import ByCurves, ByLevels, Watched, around, notes
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.testing.strategies import TinySpace
 
@@ -197,6 +197,44 @@ def test_median_stops_and_tells_what_a_trial_came_to() -> None:
     ]
 
 
+def test_who_goes_on_is_who_will_be_better() -> None:
+    """Of three curves the one that falls on is the worst after 9 epochs, and the best after 27."""
+    for rule, goes_on in (("asha:minimum=9", 1), ("asha:minimum=9,predict=power-law", 2)):
+        strategy = by_levels(rule=rule)
+        for number, (end, fall, exponent) in enumerate([(0.25, 0.5, 1.5), (0.24, 0.5, 1.5), (0.1, 0.6, 0.5)]):
+            proposal = strategy.ask()
+            assert proposal is not None and proposal.fidelity == 9
+            losses = [end + fall * step**-exponent for step in range(1, 10)]
+            if isinstance(strategy, ByCurves):
+                assert not any(strategy.observe(number, step, loss) for step, loss in enumerate(losses, 1))
+            strategy.tell(Trial(number, proposal, "stopped", Evaluation({}, 1.0), early=(losses[-1],)))
+        proposal = strategy.ask()
+        assert proposal is not None and proposal.continues == goes_on
+
+
+def test_the_median_rule_takes_what_curves_predict() -> None:
+    """Of the last training, which is behind at each step and will be ahead."""
+    ends = {}
+    for rule in ("median:grace=5,others=2", "median:grace=5,others=2,predict=power-law"):
+        inner: Strategy = registry.make("strategy", "random", NasBench201(), given={"seed": 0})
+        strategy = around(inner, rule, registry.load("evaluator", "train"))
+        assert isinstance(strategy, Watched)
+        strategy.take(FACTS)
+        for number in range(3):
+            strategy.ask()
+            law = (0.25, 0.2, 2) if number < 2 else (-0.4, 1.2, 0.3)
+            curve = [law[0] + law[1] * step ** -law[2] for step in range(1, 7)]
+            ends[rule, number] = [strategy.observe(number, step, loss) for step, loss in enumerate(curve, 1)]
+    assert [any(end) for end in ends.values()] == [False, False, True, False, False, False]
+
+
+def test_the_median_rule_predicts_for_trainings_of_known_length() -> None:
+    inner: Strategy = registry.make("strategy", "random", NasBench201(), given={"seed": 0})
+    strategy = around(inner, "median:predict=power-law", registry.load("evaluator", "train"))
+    with pytest.raises(InputError, match="does not say how many epochs a training has: leave predict out"):
+        strategy.take({})
+
+
 @pytest.mark.parametrize(
     ("strategy", "options", "evaluator", "message"),
     [
@@ -212,6 +250,13 @@ def test_what_does_not_go_together(strategy: str, options: dict[str, Any], evalu
     inner = registry.make("strategy", strategy, space, given=options)
     with pytest.raises(InputError, match=message):
         around(inner, "asha", registry.load("evaluator", evaluator))
+
+
+@pytest.mark.parametrize("rule", ["median", "asha:predict=power-law"])
+def test_what_reports_nothing_has_no_curves(rule: str) -> None:
+    inner: Strategy = registry.make("strategy", "random", NasBench201(), given={})
+    with pytest.raises(InputError, match="evaluator table reports nothing before a training's end"):
+        around(inner, rule, registry.load("evaluator", "table"))
 
 
 @pytest.mark.parametrize(
