@@ -241,5 +241,8 @@ class Refitting(Protocol):
     """A strategy with a model that learns from finished trials."""
 
     def refit(self, trials: Sequence[Trial]) -> None:
-        """Let the model learn from these trials, "done" or "failed", instead of those told; until the next call."""
+        """Let the model learn from these trials, "done" or "failed", instead of those told; until the next call.
+
+        There may be more of them by then, at their end, since they are not copied.
+        """
         ...

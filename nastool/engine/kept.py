@@ -12,6 +12,9 @@ from nastool.core.values import Trial
 from nastool.engine.store import Store
 from nastool.nets import checkpoints
 
+ONCE_IN = 16
+"""Looking through n checkpoints is done once in n / ONCE_IN trials: no trial takes longer the more there are."""
+
 
 @dataclass
 class Kept:
@@ -36,6 +39,9 @@ class Kept:
     """Files to delete."""
     _bare: list[str] = field(default_factory=list)
     """Those of which only the weights are still kept."""
+    _looked: int = 0
+    """At how many trials was looked last; `_since`: how many have finished since."""
+    _since: int = 0
 
     def take(self, trial: Trial, ranked: Iterable[Trial]) -> None:
         """Take in a finished trial. ranked: those that from now on are ranked among the best, and on no front."""
@@ -54,21 +60,27 @@ class Kept:
         """Have a file deleted that belongs to no trial any more."""
         self._dropped.append(name)
 
-    def prune(self, front: int, parents: Callable[[], set[int]], others: Callable[[], set[int]]) -> None:
-        """Keep the best and those that are wanted, forget the others.
+    def prune(
+        self, front: int, parents: Callable[[], set[int]], others: Callable[[], set[int]], now: bool = False
+    ) -> None:
+        """Keep the best and those that are wanted, forget the others; once a trial has finished.
 
         Args:
             front: How many trials are on the front.
             parents: Trials that others go on from, also with what the optimiser remembers.
             others: Trials whose weights alone are wanted.
+            now: Whether to look through all; else that is done so often that it costs little.
         """
         while self._best and front + len(self._best) > self.keep:
             _, worst, checkpoint = heapq.heappop(self._best)
             self._held[-worst] = checkpoint
-        if not self._held and not self._with_optimizer:
+        self._since += 1
+        few = ONCE_IN * self._since < self._looked
+        if (few and not now) or not (self._held or self._with_optimizer):
             return
         going_on = parents()
         wanted = going_on | others()
+        self._since, self._looked = 0, len(self._held) + len(wanted)
         for trial_id in [trial_id for trial_id in self._held if trial_id not in wanted]:
             self.store.drop_checkpoint(trial_id)
             self._with_optimizer.pop(trial_id, None)

@@ -146,11 +146,17 @@ class Search:
                 self._untold.append(trial)
             if not self._drive.pending and self.ends.overdue and self.executor.busy:
                 self.ends.why, self.ends.cut = "time", [job.trial_id for job in self.executor.busy]
+                self._conclude()
                 self.executor.close()
-                self.store.begin()
-                self._commit()
-                self._settle()
                 return
+        self._conclude()
+
+    def _conclude(self) -> None:
+        """Leave nothing undone that was put off; the executor still has the jobs that are repeated another time."""
+        self.store.begin()
+        self._prune(now=True)
+        self._commit()
+        self._settle()
 
     def _settle(self) -> None:
         """Have the disk hold what has happened; tell of it."""
@@ -297,7 +303,7 @@ class Search:
         self.store.finish(trial, self.finished, log if trial.state == "failed" else "")
         self._count(trial)
         self._keep(trial)
-        self._kept.prune(len(self.front), self._parents, self._wanted)
+        self._prune()
         self._commit()
         if self._failures_in_row >= self.max_failures:
             self._settle()
@@ -382,6 +388,10 @@ class Search:
         self._behind = [other for other in self.front if dominates(trial.losses, other.losses)]
         self.front = [other for other in self.front if other not in self._behind] + [trial]
         return new
+
+    def _prune(self, now: bool = False) -> None:
+        """now: also where that can be put off."""
+        self._kept.prune(len(self.front), self._parents, self._wanted, now)
 
     def _keep(self, trial: Trial) -> None:
         self._kept.take(trial, self._behind if len(self.objectives) > 1 else [trial])

@@ -17,6 +17,9 @@ from nastool.core import options
 from nastool.core.errors import InputError, hint, short
 from nastool.learners.curves import Law
 
+FAR = 3.0
+"""How many standard deviations of the number that goes on a trial may be behind, by ASHA."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -97,7 +100,7 @@ class Ladder(ABC):
 
     @abstractmethod
     def waiting(self) -> list[int]:
-        """Numbers of the trials that may go on yet."""
+        """Numbers of the trials that may go on yet; the best of a level is among them unless it has gone on."""
 
 
 class Asha(Ladder):
@@ -105,6 +108,10 @@ class Asha(Ladder):
 
     Whenever there is room, a trial goes on that is among the best 1/eta of its level's results so far, from the highest
     level that has one, the best first; where there is none, a new architecture begins. Nothing waits for others.
+
+    Not so there: a trial is let go of for good once more than n / eta + FAR sqrt(n / eta) of its level's n results are
+    better, FAR standard deviations behind those that go on. By Algorithm 2 all may yet go on, however unlikely, and
+    what each needs for that would be kept.
     """
 
     def climb(self, levels: Sequence[float]) -> None:
@@ -133,8 +140,14 @@ class Asha(Ladder):
         rung = self.rungs[number]
         self._losses[number] = loss
         insort(self._results[rung], (loss, number))
-        if math.isfinite(loss) and rung < self.top and number not in self.gone:
-            insort(self._left[rung], (loss, number))
+        if rung == self.top:
+            return
+        results, left = self._results[rung], self._left[rung]
+        if math.isfinite(loss) and number not in self.gone:
+            insort(left, (loss, number))
+        go_on = len(results) / self.etas[rung]
+        while left and bisect_left(results, left[-1]) > go_on + FAR * math.sqrt(go_on):
+            left.pop()
 
     def waiting(self) -> list[int]:
         return [number for left in self._left for _, number in left]
@@ -245,8 +258,9 @@ class Hyperband(Ladder):
     def waiting(self) -> list[int]:
         found = []
         for bracket in self._brackets[self._done :]:
-            for results in bracket.results[:-1]:
-                found += [number for loss, number in results if math.isfinite(loss) and number not in self.gone]
+            for results, size in zip(bracket.results, bracket.sizes[1:], strict=False):
+                best = sorted(result for result in results if math.isfinite(result[0]))[: max(1, size)]
+                found += [number for _, number in best if number not in self.gone]
         return found
 
 

@@ -62,7 +62,7 @@ class ByLevels(Around):
         self._enough = max(2, random_trials(inner))
         self._paused: dict[int, Trial] = {}
         self._results: list[list[Trial]] = []
-        """Of each level, what has ended there, in that order."""
+        """Of each level, what has ended there, in that order, as a strategy is told of it."""
         self._running = 0
 
     def climb(self, levels: Sequence[float]) -> None:
@@ -143,7 +143,7 @@ class ByLevels(Around):
         """Have the inner strategy's model see one level's results."""
         if isinstance(self.inner, Refitting):
             rung = max((i for i, own in enumerate(self._results) if len(own) >= self._enough), default=0)
-            self.inner.refit([_as_done(trial) for trial in self._results[rung]])
+            self.inner.refit(self._results[rung])
 
     def tell(self, trial: Trial) -> None:
         trial = self.curves.ended(trial)
@@ -154,7 +154,7 @@ class ByLevels(Around):
     def _end(self, trial: Trial) -> None:
         loss = trial.early[0] if trial.early else trial.loss
         self.ladder.ended(trial.id, loss)
-        self._results[self.ladder.rungs[trial.id]].append(trial)
+        self._results[self.ladder.rungs[trial.id]].append(_as_done(trial))
         self._running -= 1
         if trial.state == "stopped":
             self._paused[trial.id] = trial

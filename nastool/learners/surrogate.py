@@ -41,7 +41,9 @@ class SurrogateStrategy(Strategy):
         self.init = self.random_trials = init
         self.batch = batch
         self.seen: set[str] = set()
-        self.finished: list[Trial] = []
+        self._told: list[Trial] = []
+        self.finished: Sequence[Trial] = self._told
+        """What the model learns from, in the order finished: those told, or those of `refit`."""
         self.running: dict[tuple[int, ...], None] = {}  # a set that keeps its order
         self._planned: deque[Proposal] = deque()
 
@@ -76,11 +78,11 @@ class SurrogateStrategy(Strategy):
 
     def tell(self, trial: Trial) -> None:
         self.running.pop(trial.proposal.arch.choices)
-        self.finished.append(trial)
+        self._told.append(trial)
 
     def refit(self, trials: Sequence[Trial]) -> None:
         """As of `Refitting`."""
-        self.finished = list(trials)
+        self.finished = trials
 
     def state_dict(self) -> dict[str, Any]:
         planned = [[list(proposal.arch.choices), proposal.notes.get("expected")] for proposal in self._planned]

@@ -235,6 +235,63 @@ def test_where_levels_are_further_apart_fewer_go_on() -> None:
     assert (climb(Asha(), 27).least, climb(Hyperband(), 27).least) == (40, 40)
 
 
+# --- who waits
+
+
+@pytest.mark.parametrize("eta", [2, 3, 16])
+@pytest.mark.parametrize("drift", [0.0, -0.5])
+def test_who_goes_on_is_the_same_though_few_are_waited_for(
+    eta: int, drift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Algorithm 2 all may go on for ever; of 1,500 noisy draws, or better and better ones, few are kept."""
+
+    def drawn(far: float, seed: int) -> tuple[list[int | None], int]:
+        monkeypatch.setattr(fidelities, "FAR", far)
+        ladder, moments = Asha(eta=eta), random.Random(seed)
+        ladder.climb((1, eta, eta**2))
+        quality, sources = dict[int, float](), list[int | None]()
+        for number in range(1500):
+            step = ladder.next()
+            assert step is not None
+            ladder.begun(number, step.source)
+            sources.append(step.source)
+            new = moments.random() + drift * number / 1500
+            quality[number] = new if step.source is None else quality[step.source]
+            ladder.ended(number, quality[number] + 0.3 * moments.random())
+        return sources, len(ladder.waiting())
+
+    own = fidelities.FAR
+    for seed in range(3):
+        (all_of_them, before), (sources, after) = drawn(math.inf, seed), drawn(own, seed)
+        assert sources == all_of_them
+        assert before > 400 and after < 110
+
+
+def test_asha_waits_for_what_is_a_little_behind_and_always_for_the_best() -> None:
+    ladder = Asha(eta=4)
+    ladder.climb((1, 4))
+    for number in range(100):
+        ladder.begun(number, None)
+    for number in reversed(range(100)):
+        ladder.ended(number, number)
+    assert ladder.waiting() == [*range(41)], "a quarter, three times its square root, and the one just there"
+    alone = Asha(eta=16)
+    alone.climb((1, 16))
+    for number in range(3):
+        alone.begun(number, None)
+        alone.ended(number, -number)
+        assert number in alone.waiting()
+
+
+def test_hyperband_waits_for_the_best_of_each_level_alone() -> None:
+    ladder = climb(Hyperband(), 9)
+    for number in range(9):
+        ladder.begun(number, None)
+    for number in range(8):
+        ladder.ended(number, 8 - number)
+        assert ladder.waiting() == [*reversed(range(max(0, number - 2), number + 1))], "three of nine go on"
+
+
 # --- the median rule
 
 
