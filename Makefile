@@ -1,7 +1,7 @@
 # Everything a newcomer needs. A fresh machine has Python >= 3.11, pip and a C compiler; nothing else is assumed.
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 2
+JOBS ?= 3  # many tests wait for processes
 unexport PYTHONDONTWRITEBYTECODE  # a hundred processes would compile all of it anew
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

@@ -84,8 +84,24 @@ def fitting() -> list[tuple[str, str]]:
     ]
 
 
+def is_quick(strategy: str, space: str) -> bool:
+    """Whether a pair is tried without --slow: some strategies in all their spaces, the others in two.
+
+    One is small; the other has rules, or, with a supernet, many decisions.
+    """
+    if strategy in ("bo", "enas", "evolution", "network-morphism", "reinforce"):
+        return True
+    trains = "policy" in registry.load("strategy", strategy).needs
+    return space in ("nasbench201", "cell-cnn" if trains else "nasbench101")
+
+
+PAIRS = [
+    pytest.param(pair, id="-".join(pair), marks=() if is_quick(*pair) else (pytest.mark.slow,)) for pair in fitting()
+]
+
+
 class TestStrategies(StrategyContract):
-    @pytest.fixture(params=fitting(), ids="-".join)
+    @pytest.fixture(params=PAIRS)
     def pair(self, request: pytest.FixtureRequest) -> tuple[str, str]:
         pair: tuple[str, str] = request.param
         return pair
