@@ -83,9 +83,11 @@ for job in jobs():
 """
 
 SCANCEL = """
+given = [word for word in sys.argv[1:] if word.isdecimal()]
+sys.argv[1:] = [word for word in sys.argv[1:] if word not in given]
 found = options({"name", "user"})
 for job in jobs():
-    if read(job)["name"] == found["name"]:
+    if str(job) in given or (not given and read(job)["name"] == found["name"]):
         open(path(job, "cancel"), "w").close()
 """
 

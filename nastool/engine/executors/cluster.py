@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import selectors
 import shutil
 import time
 from abc import abstractmethod
@@ -16,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
-from nastool.core.errors import CannotGoOn, Fault, InputError
+from nastool.core.errors import CannotGoOn, Fault, InputError, OutOfMemory
 from nastool.core.evaluator import Evaluator, most_workers
 from nastool.core.files import UNFINISHED
 from nastool.core.processes import LOOK_SECONDS
@@ -136,6 +137,7 @@ class Cluster(Processes):
         environment = {"OMP_NUM_THREADS": given or str(setting.threads or cpus)}
         if given is None and setting.threads is None and cpus > 1:
             environment[devices.MOST_THREADS] = str(cpus)
+        self._nobody(workers)
         super().__init__(spec, [environment] * workers, setting)
         self._own = f".nastool-{secrets.token_hex(4)}"
         """Name of a folder for the time being, where there is no run."""
@@ -143,7 +145,6 @@ class Cluster(Processes):
         self.file = folder / f".workers{UNFINISHED}"
         """Leads workers here; all machines have to see it."""
         self.logs = setting.logs.absolute() if setting.logs else folder
-        self.places = [Place(number) for number in range(workers)]
         self._host = host
         self._meeting: Meeting | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nastool-cluster")
@@ -157,6 +158,16 @@ class Cluster(Processes):
         workers = min(setting.workers, most_workers(evaluator) or setting.workers)
         given: dict[str, Any] = dict(setting.options)
         return cls(spec, workers, setting, **given)
+
+    def _nobody(self, workers: int) -> None:
+        """So many places, of which none has been asked for. No step looks at all of them."""
+        self.places = [Place(number) for number in range(workers)]
+        self._joined = selectors.DefaultSelector()
+        """Connections that lead to places, each with its place."""
+        self._missing = set(range(workers))
+        """Numbers of the places that have not joined, or are gone, unless they are not wanted any more; `_new`: of
+        those of them that are to be asked for."""
+        self._new = set(self._missing)
 
     # --- what a subclass does
 
@@ -183,6 +194,9 @@ class Cluster(Processes):
     def dismiss(self) -> None:
         """Send all away that were asked for, those that wait included."""
 
+    def give_back(self, number: int) -> None:  # what follows from its connection's end is enough
+        """Send one away that has joined and is not wanted any more; it also ends by itself, soon."""
+
     # --- an executor
 
     def open(self) -> Mapping[str, Scalar]:
@@ -199,10 +213,7 @@ class Cluster(Processes):
     @property
     def free(self) -> int:
         """One job may wait for the first worker that joins."""
-        return max(len(self._free()) - sum(not job.alone for job in self._line), int(not self.busy))
-
-    def _free(self) -> list[Slot]:
-        return [slot for slot in super()._free() if slot.there]
+        return max(len(self._free()) - sum(not job.alone for job in self._line), int(self.idle))
 
     def submit(self, job: Job) -> None:
         self._tend()
@@ -234,7 +245,10 @@ class Cluster(Processes):
         self._meeting.close()
         self._meeting = None
         shutil.rmtree(self._own, ignore_errors=True)
-        self.places = [Place(number) for number in range(len(self.places))]
+        self._joined.close()
+        self._nobody(len(self.places))
+        for slot in self._slots:
+            self._occupancy.update(slot)
 
     # --- machines that come and go
 
@@ -255,23 +269,26 @@ class Cluster(Processes):
             self._alone_since = time.monotonic()
         while not self._meeting.arrivals.empty():
             self._take_in(*self._meeting.arrivals.get())
-        for place, slot in zip(self.places, self._slots, strict=True):
-            if place.control is not None and slot.job is None:
-                self._listen(place, slot)
+        for key, _ in self._joined.select(0):
+            if self._slots[key.data.number].job is None:  # else how it died is asked for once its job has ended
+                self._listen(key.data, self._slots[key.data.number])
         self._look_for_missing()
         self._say_if_alone()
 
     def _take_in(self, hello: Hello, connection: Connection) -> None:
         """Take a connection from a place. The latest place of a number counts; one before it has been lost."""
-        if not 0 <= hello.number < len(self.places):
+        if not 0 <= hello.number < len(self.places) or self._slots[hello.number].crowded_out:
             connection.close()
             return
         place = self.places[hello.number]
         if not hello.works:
             work = place.early.pop(hello.name, None)
-            place.leave(*place.early.values())
+            self._leave(place, *place.early.values())
             place.early.clear()
             place.work = work
+            self._joined.register(connection, selectors.EVENT_READ, place)
+            self._missing.discard(place.number)
+            self._new.discard(place.number)
             place.control, place.name, place.host, place.pid = connection, hello.name, hello.host, hello.pid
             place.asked = place.joined = True
             place.vain = 0
@@ -279,6 +296,23 @@ class Cluster(Processes):
             place.early[hello.name] = connection
         else:
             place.work = connection
+        self._occupancy.update(self._slots[place.number])
+
+    def _leave(self, place: Place, *also: Connection) -> None:
+        """Let go of where a place was, and of further connections."""
+        if place.control is not None:
+            self._joined.unregister(place.control)
+            if not place.refused:
+                self._missing.add(place.number)
+        place.leave(*also)
+        self._occupancy.update(self._slots[place.number])
+
+    def _crowd_out(self, slot: Slot, error: OutOfMemory) -> None:
+        super()._crowd_out(slot, error)
+        place = self.places[slot.number]
+        place.refused, place.asked = str(error), False
+        self._leave(place)
+        self._thread.submit(self.give_back, place.number)
 
     def _listen(self, place: Place, slot: Slot) -> None:
         """Hear what a place says whose worker has nothing to do: that this has died, or by its end that itself has."""
@@ -288,23 +322,25 @@ class Cluster(Processes):
                 message = place.control.recv()
                 if isinstance(message, Died) and message.serial == place.serial:
                     slot.kill()
+                    self._occupancy.update(slot)
         except (EOFError, OSError):
-            place.leave()
             slot.kill()
+            self._leave(place)
 
     def _look_for_missing(self) -> None:
         """Ask for places, and see which have ended, as long as some are missing."""
         if self._looking is not None and self._looking.done():
             looking, self._looking = self._looking, None
             self._take_ends(looking)
-        missing = [place for place in self.places if place.control is None and not place.refused]
-        new = [place for place in missing if not place.asked]
-        now = time.monotonic()
-        if self._looking is None and missing and (now >= self._look_at or (new and not any(p.vain for p in new))):
+        if self._looking is not None or not self._missing:
+            return
+        now, new = time.monotonic(), sorted(self._new)
+        if now >= self._look_at or (new and not any(self.places[number].vain for number in new)):
             self._look_at = now + self.look_seconds
-            for place in new:
-                place.asked, place.joined = True, False
-            self._looking = self._thread.submit(self._ask_and_look, [place.number for place in new])
+            self._new.clear()
+            for number in new:
+                self.places[number].asked, self.places[number].joined = True, False
+            self._looking = self._thread.submit(self._ask_and_look, new)
 
     def _ask_and_look(self, numbers: list[int]) -> dict[int, str]:
         """In the thread: ask for these places, and return how others have ended."""
@@ -325,14 +361,17 @@ class Cluster(Processes):
             place.vain = 0 if place.joined else place.vain + 1
             if place.vain >= MOST_VAIN or how.startswith(("cancelled", CANNOT)):
                 place.refused = how
+                self._missing.discard(number)
                 self._say(f"worker {number} is not asked for any more: {how}")
+            else:
+                self._new.add(number)
         if all(place.refused for place in self.places):
             last = self.places[-1].refused
             raise CannotGoOn(f"executor {self.name}: no worker is left, nor will any come: {last}")
 
     def _say_if_alone(self) -> None:
         """Say once that there is no worker, after a while."""
-        if any(place.control is not None for place in self.places):
+        if len(self._joined.get_map()):
             self._alone_since = 0.0
         elif not self._alone_since:
             self._alone_since = time.monotonic()

@@ -15,7 +15,7 @@ class Occupancy:
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         """slots: in the order of their numbers; none has a job."""
-        self.vacant = list(slots)
+        self.vacant = [slot for slot in slots if slot.vacant]
         """Those that can be given a job, the lowest number first."""
         self.alone = 0
         """How many have a job that is to be alone on its device."""
@@ -28,7 +28,7 @@ class Occupancy:
         return self._working.keys()
 
     def update(self, slot: Slot) -> None:
-        """Take in what has become of a slot: it was given a job, say, or its job has ended."""
+        """Take in what has become of a slot: it was given a job, say, its job has ended, or its machine is gone."""
         before = self._working.get(slot)
         if slot.job is None or before is None or before[0] is not slot.connection:
             if before is not None:

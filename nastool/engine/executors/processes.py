@@ -168,11 +168,13 @@ class Processes(Executor):
                 slot, *others = (slot for slot in device.slots if not slot.crowded_out)
                 for each in (slot, *others):  # a fresh process, and no memory held by idle ones
                     each.kill()
+                    self._occupancy.update(each)
                 if not slot.there:
                     continue
             else:
                 devices = None if job.shunned is None else self._elsewhere(job)
-                free = next((slot for slot in self._free() if devices is None or slot.device in devices), None)
+                fit = (slot for slot in self._free() if devices is None or slot.device in devices)
+                free = next((slot for slot in fit if slot.there), None)
                 if free is None:
                     continue
                 slot = free

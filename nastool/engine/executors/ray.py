@@ -87,11 +87,14 @@ class Ray(Cluster):
                     found[number] = one_line(getattr(error, "cause", None) or error)
         return found
 
-    def dismiss(self) -> None:
-        for task in self._tasks.values():
+    def give_back(self, number: int) -> None:
+        if (task := self._tasks.pop(number, None)) is not None:
             with suppress(Exception):  # it has ended, or its cluster has
                 self._ray.cancel(task, force=True)
-        self._tasks.clear()
+
+    def dismiss(self) -> None:
+        for number in list(self._tasks):
+            self.give_back(number)
         if self._ray is not None and self._ours:
             self._ray.shutdown()
         self._ray = None

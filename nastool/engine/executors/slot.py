@@ -159,8 +159,8 @@ class Slot:
 
     @property
     def vacant(self) -> bool:
-        """Whether it can be given a job, unless it is not there, or one on its device is to be alone."""
-        return self.job is None and not self.crowded_out and not self.device.given_up
+        """Whether it can be given a job, unless one on its device is to be alone."""
+        return self.job is None and self.there and not self.crowded_out and not self.device.given_up
 
     @property
     def there(self) -> bool:

@@ -135,6 +135,11 @@ class Slurm(Cluster):
     def _mine(self) -> Sequence[str]:
         return f"--name={self._name}", f"--user={getpass.getuser()}"
 
+    def give_back(self, number: int) -> None:
+        if (job := self._jobs.pop(number, None)) is not None:
+            with suppress(InputError):
+                _run(["scancel", job])
+
     def dismiss(self) -> None:
         with suppress(InputError):
             _run(["scancel", *self._mine])

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from nastool.core.values import Proposal
 from nastool.engine.executors import cluster, places
 from nastool.engine.executors.base import Drive, Setting, carry_out
 from nastool.engine.executors.jobs import MAX_MOVES, EvaluatorSpec, Finished, Job, again
+from nastool.engine.executors.slot import Slot
 from nastool.engine.executors.slurm import Slurm
 from nastool.engine.run import make_executor
 from nastool.spaces.nasbench_macro import NasBenchMacro
@@ -195,7 +197,52 @@ def test_a_machine_without_room_is_done_without(tmp_path: Path, slurm: FakeSlurm
         executor.open()
         wait_until(lambda: executor.free == 2 or executor.wait(0.1))
         check(carried_out(executor, lambda found: bool(said) and len(found) > 3))
+        wait_until(lambda: len(slurm.running()) == 1 or executor.wait(0.1))
+        assert carry_out(executor, next(jobs(1))).error is None
+        assert len(slurm.jobs()) == 2, "what is given back is not asked for again"
     assert "MemoryError" in said[0] and said[0].endswith("1 goes on without it")
+
+
+def test_one_job_alone_is_cancelled(tmp_path: Path, slurm: FakeSlurm) -> None:
+    """Also one that does not end by itself."""
+    with closing(made(tmp_path)) as executor:
+        executor.open()
+        wait_until(lambda: len(slurm.running()) == 2)
+        executor.give_back(1)
+        executor.give_back(1)
+        wait_until(lambda: slurm.states() == ["RUNNING", "CANCELLED"])
+
+
+def test_a_step_looks_at_those_places_alone_where_something_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 100 that are there and have nothing to say, none is looked at; of one that is gone, only that."""
+    executor = Slurm(spec(tmp_path), 100, Setting(100, logs=tmp_path))
+    executor._look_at = float("inf")
+    looked: list[int] = []
+    listen = executor._listen
+    with closing(executor):
+        executor._meeting = places.Meeting(executor.file, "localhost")
+        ends = []
+        for number in range(100):
+            for works in (False, True):
+                ours, theirs = Pipe()
+                ends.append(theirs)
+                executor._meeting.arrivals.put((places.Hello(number, "a", "here", 1, works), ours))
+        assert executor.free == 1, "one may wait for the first"
+        executor._tend()
+        assert executor.free == 100 and not executor._missing
+
+        def note(place: cluster.Place, slot: Slot) -> None:
+            looked.append(place.number)
+            listen(place, slot)
+
+        monkeypatch.setattr(executor, "_listen", note)
+        executor._tend()
+        assert looked == []
+        ends[2 * 7].close()
+        executor._tend()
+        assert looked == [7] and executor._missing == {7} and executor.free == 99
 
 
 def test_what_takes_too_long_is_ended_there(tmp_path: Path, slurm: FakeSlurm) -> None:
