@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nastool.core.strategy import Fed
 from nastool.engine import baseline, own_ensembles, results
 from nastool.engine.events import Ended
+from nastool.engine.lease import Lease
 from nastool.engine.run import Watch
 from nastool.engine.store import Store
 
@@ -61,16 +62,20 @@ def finished(run: SearchRun, watch: Watch) -> bool:
     if complete is not False and results.whole(path, document, report=run.report is not None):
         watch.note(_why(run, count, final, ended))
     else:
-        document = results.moved(path, document)
-        with run.folder.locked(), Store.open(run.folder.database) as store:
-            weights = results.held(path, document) if "weights" in document else None
-            if "weights" in document and weights is None:
-                return False  # they can be found again
-            watch.note(_why(run, count, final, ended))
-            document = results.result(path, document, weights)
-            store.write({"final": {**final, "document": document}, "written": False})
-            written = results.write(path, store, run.report)
-            store.write({"written": True})
+        document, lease = results.moved(path, document), Lease(run.folder.database, watch.note)
+        with run.folder.locked():
+            lease.watch()
+            with Store.open(run.folder.database) as store, lease.held(store):
+                if store.get("final") != final:
+                    return False  # somebody went on with it meanwhile
+                weights = results.held(path, document) if "weights" in document else None
+                if "weights" in document and weights is None:
+                    return False  # they can be found again
+                watch.note(_why(run, count, final, ended))
+                document = results.result(path, document, weights)
+                store.write({"final": {**final, "document": document}, "written": False})
+                written = results.write(path, store, run.report)
+                store.write({"written": True})
     watch.tell(Ended(path, document, written, (run.cost(),)))
     return True
 

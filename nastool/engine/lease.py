@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -124,11 +124,7 @@ class Lease:
                 store.put(KEY, self._next())
             return
         store.rollback()
-        who = f"process {found.get('pid')} on {short(found.get('host'))}" if found else "another process"
-        raise InputError(
-            f"{short(self._path.parent)} was taken over by {who} while this process stood still, which writes nothing "
-            f"there any more: see `nastool status {short(self._path.parent)}`"
-        )
+        raise _taken_over(self._path, found)
 
     def _next(self) -> dict[str, object]:
         """What to write down now."""
@@ -146,6 +142,22 @@ class Lease:
                 values = json.dumps(self._next()), KEY, ours
                 with suppress(sqlite3.Error):  # a full disk, say, of which the search itself will speak
                     db.execute("UPDATE run SET value = ? WHERE key = ? AND value LIKE ?", values)
+
+
+def check(store: Store) -> None:
+    """InputError: a process other than this one holds the lease; for writers who have another connection than it."""
+    found = store.get(KEY) or {}
+    if found and (found.get("machine"), found.get("pid")) != (machine(), os.getpid()):
+        raise _taken_over(store.path, found)
+
+
+def _taken_over(path: Path, found: Mapping[str, object]) -> InputError:
+    """found: who has it now, as stored."""
+    who = f"process {found.get('pid')} on {short(str(found.get('host')))}" if found else "another process"
+    return InputError(
+        f"{short(path.parent)} was taken over by {who} while this process stood still, which writes nothing there any "
+        f"more: see `nastool status {short(path.parent)}`"
+    )
 
 
 def machine() -> str:

@@ -21,6 +21,7 @@ from nastool.core.files import write_bytes
 from nastool.core.space import SearchSpace
 from nastool.core.values import Trial
 from nastool.core.wording import csv_cell
+from nastool.engine import lease
 from nastool.engine.store import Store
 from nastool.engine.study import Study, below, document
 from nastool.engine.written import Written
@@ -108,7 +109,11 @@ def write(folder: Path, store: Store, report: Report | None = None) -> Product:
         folder: The run's.
         store: Its database, open to be written.
         report: Makes an HTML page of the run; None: no report is written.
+
+    Raises:
+        InputError: Another process has taken the run over.
     """
+    lease.check(store)
     product = Product()
     written = Written(folder)
     for name in ("best.json", "best.safetensors"):

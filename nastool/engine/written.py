@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from nastool.core.errors import InputError
 from nastool.core.files import is_marked, write_bytes
+from nastool.engine import lease
 from nastool.engine.store import Store
 
 RESULTS: Mapping[str, str] = {
@@ -68,7 +70,7 @@ class Written:
             )
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a result. InputError: it is not the run's any more, or the disk is full."""
+        """Write a result. InputError: it is not the run's any more, nor the run this process's, or the disk is full."""
         path = self.folder / name
         before = _digest(path.read_bytes()) if path.is_file() else None
         if before is None or not self._is_own(path, before):
@@ -91,6 +93,7 @@ class Written:
         self._known[name] = digests
         if not Store.is_blank(self.folder / "run.db"):
             with Store.open(self.folder / "run.db", durable=False) as store:
+                store.guard = partial(lease.check, store)
                 store.begin()
                 store.put(self.KEY, self._known)
                 store.commit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -15,9 +16,11 @@ import pytest
 from nastool.core import folders
 from nastool.core.errors import InputError
 from nastool.engine import lease as module
+from nastool.engine import results
 from nastool.engine import store as stores
 from nastool.engine.lease import Holder, Lease
 from nastool.engine.store import Store
+from nastool.engine.written import Written
 from tests.helpers.running import Run
 
 ELSEWHERE = Holder("far.away", 77, "another boot", "0123456789abcdef", 5)
@@ -162,6 +165,35 @@ def test_a_search_of_another_machine_is_refused(search: Run, here: Path, monkeyp
     assert outcome.code == 0, outcome.err
     with Store.read(path) as store:
         assert store.count()["done"] == 6 and store.get("lease") is None
+
+
+def test_results_of_a_run_that_another_machine_goes_on_with_are_left(
+    search: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of a search that has ended are written again where they are lost, by one process at a time."""
+    assert search("-n", "3").code == 0
+    path, lost = here / "out" / "run.db", here / "out" / "trials.csv"
+    lost.unlink()
+    put(path, ELSEWHERE)
+    Clock(monkeypatch, lambda: counted(path))
+    outcome = search("-n", "3")
+    assert outcome.code == 2 and "out is being searched by process 77 on far.away" in outcome.err
+    assert not lost.exists()
+    put(path, None)
+    assert search("-n", "3").code == 0 and lost.exists()
+
+
+def test_who_lost_a_run_writes_no_result_there(path: Path) -> None:
+    with Store.create(path, FACTS) as store:
+        written = Written(path.parent)
+        written.write("best.json", b"{}")
+        put(path, ELSEWHERE)
+        for write in (lambda: written.write("trials.csv", b"1"), lambda: results.write(path.parent, store)):
+            with pytest.raises(InputError, match=r"taken over by process 77 on far\.away"):
+                write()
+        assert not (path.parent / "trials.csv").exists()
+        put(path, replace(ELSEWHERE, machine=module.machine(), pid=os.getpid()))
+        written.write("trials.csv", b"1")
 
 
 @pytest.mark.parametrize("remote", [False, True])
