@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import nastool
-from nastool.core import registry
 from nastool.core.errors import InputError
 from nastool.core.values import Arch
 from nastool.engine.study import Study
@@ -34,14 +33,10 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("examples")
     plugins.install(folder, "series", (EXAMPLES / "series.py").read_text(), POINTS)
     shutil.copy(EXAMPLES / "series_space.py", folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
+    with pytest.MonkeyPatch.context() as patch, plugins.here(folder):
         patch.setattr(Train, "inline", True)
         patch.setattr(Supernet, "inline", True)
-        registry.plugins.cache_clear()
         yield
-    registry.plugins.cache_clear()
-    registry.registered.cache_clear()
 
 
 def scores(folder: str, metric: str) -> list[tuple[Arch, float]]:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from nastool.core import registry
 
 SLEEPY = '''
 import hashlib, os, signal, time
@@ -143,3 +149,21 @@ def install(
 def sleepy(folder: Path) -> dict[str, str]:
     """The environment with the evaluators of SLEEPY."""
     return install(folder, "sleepy_plugin", SLEEPY, {"nastool.evaluators": POINTS})
+
+
+@contextmanager
+def here(folder: Path) -> Iterator[None]:
+    """This process finds what is installed in a folder, and afterwards nothing of it."""
+
+    def forget() -> None:
+        registry.plugins.cache_clear()
+        registry.registered.cache_clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        forget()
+        yield
+    forget()
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(f"{folder}{os.sep}"):
+            del sys.modules[name]

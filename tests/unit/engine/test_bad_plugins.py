@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nastool.core import registry
-from tests.helpers.plugins import install
+from tests.helpers.plugins import here, install
 from tests.helpers.running import Run, changed
 
 SOURCE = """
@@ -105,15 +104,10 @@ POINTS = {
 
 
 @pytest.fixture
-def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def plugged(tmp_path: Path) -> Iterator[None]:
     install(tmp_path / "there", "odd_plugins", SOURCE, POINTS, "odd-package")
-    monkeypatch.syspath_prepend(tmp_path / "there")
-    registry.plugins.cache_clear()
-    registry.registered.cache_clear()
-    yield
-    registry.plugins.cache_clear()
-    registry.registered.cache_clear()
-    del sys.modules["odd_plugins"]
+    with here(tmp_path / "there"):
+        yield
 
 
 EVALUATIONS = {

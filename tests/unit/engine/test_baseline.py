@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +18,28 @@ import pytest
 from nastool.analysis.comparison.gather import gather
 from nastool.engine.store import Store
 from nastool.engine.study import Study
-from tests.helpers.plugins import sleepy
-from tests.helpers.running import changed, process
+from tests.helpers.plugins import here, sleepy
+from tests.helpers.running import changed, in_this_process
 
 NASTOOL = [sys.executable, "-m", "nastool"]
 INLINE = ["--evaluator", "sleepy-inline", "-E", "seconds=0"]
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    return {**sleepy(tmp_path / "plugin"), "PYTHONHASHSEED": "0"}
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Of processes that find the plugins, which this one does, too."""
+    found = sleepy(tmp_path / "plugin")
+    with here(tmp_path / "plugin"):
+        yield found
 
 
-def search(
-    environment: dict[str, str], folder: Path, *more: object, code: int = 0
-) -> tuple[dict[str, Any] | None, str]:
+def search(folder: Path, *more: object, code: int = 0) -> tuple[dict[str, Any] | None, str]:
     command = ["search", *INLINE, "-s", "evolution", "--no-report", "--out", str(folder)]
-    command = [*NASTOOL, *changed(command, *map(str, more))]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=folder.parent)
-    assert result.returncode == code, result.stderr
-    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    result = in_this_process(folder.parent, *changed(command, *map(str, more)))
+    assert result.code == code, result.err
+    lines = [json.loads(line) for line in result.out.splitlines()]
     assert len(lines) == (code == 0)
-    return (lines[0] if lines else None), result.stderr
+    return (lines[0] if lines else None), result.err
 
 
 def trials(folder: Path) -> list[tuple[Any, ...]]:
@@ -53,8 +53,8 @@ def best(folder: Path) -> float:
     return float(max(json.loads(row[4])["val_acc"] for row in trials(folder) if row[4]))
 
 
-def test_the_same_budget_at_random(environment: dict[str, str], tmp_path: Path) -> None:
-    found, said = search(environment, tmp_path / "a", "-n", 40, "--seed", 5, "--with-baseline")
+def test_the_same_budget_at_random(tmp_path: Path) -> None:
+    found, said = search(tmp_path / "a", "-n", 40, "--seed", 5, "--with-baseline")
     assert found is not None
     own = found["baseline"]
     assert own["trials"] == 40 and own["failed"] == 0 and own["seeds"] == 1
@@ -65,34 +65,32 @@ def test_the_same_budget_at_random(environment: dict[str, str], tmp_path: Path) 
     (line,) = (line for line in said.splitlines() if "beside random search (40 trials)" in line)
     assert f"{own['search']:.4f} against {own['random']:.4f}" in line and "n=1 seed: no verdict" in line
 
-    search(environment, tmp_path / "r", "-n", 40, "--seed", 5, "-s", "random")
+    search(tmp_path / "r", "-n", 40, "--seed", 5, "-s", "random")
     assert trials(tmp_path / "a" / "baseline") == trials(tmp_path / "r"), "the very search that -s random makes"
     study = Study.read(tmp_path / "a" / "baseline")
     assert (study.strategy, study.state, study.seed) == ("random", "finished", 5)
     assert [method.name for method in gather([tmp_path / "a"]).methods] == ["evolution", "random"]
     for command in ("status", "top"):
-        result = subprocess.run(
-            [*NASTOOL, command, str(tmp_path / "a" / "baseline")], env=environment, capture_output=True, text=True
-        )
-        assert result.returncode == 0 and json.loads(result.stdout), result.stderr
+        (about,) = in_this_process(tmp_path, command, "a/baseline", "--json").accepted()
+        assert about
 
-    again, said = search(environment, tmp_path / "a", "-n", 40, "--seed", 5, "--with-baseline")
+    again, said = search(tmp_path / "a", "-n", 40, "--seed", 5, "--with-baseline")
     assert again == found and "already has its 40 trials" in said
 
 
-def test_it_can_be_added_and_extended(environment: dict[str, str], tmp_path: Path) -> None:
+def test_it_can_be_added_and_extended(tmp_path: Path) -> None:
     folder = tmp_path / "a"
-    found, _ = search(environment, folder, "-n", 20)
+    found, _ = search(folder, "-n", 20)
     assert found is not None and "baseline" not in found
-    found, _ = search(environment, folder, "-n", 20, "--with-baseline")
+    found, _ = search(folder, "-n", 20, "--with-baseline")
     assert found is not None and found["baseline"]["trials"] == 20
     first = trials(folder / "baseline")
-    found, _ = search(environment, folder, "-n", 30, "--with-baseline")
+    found, _ = search(folder, "-n", 30, "--with-baseline")
     assert found is not None and found["baseline"]["trials"] == 30 == len(trials(folder))
     assert trials(folder / "baseline")[:20] == first and len(trials(folder / "baseline")) == 30
     recorded = (folder / "run.yaml").read_text()
     assert "with-baseline" not in recorded, "it is as the run began"
-    search(environment, tmp_path / "b", "-n", 5, "--with-baseline")
+    search(tmp_path / "b", "-n", 5, "--with-baseline")
     assert "with-baseline: true" in (tmp_path / "b" / "run.yaml").read_text()
 
 
@@ -137,17 +135,17 @@ def test_interrupted_anywhere_it_goes_on(environment: dict[str, str], tmp_path: 
         assert sorted(row[1] for row in trials(part)) == list(range(30)), "each is told once"
 
 
-def test_a_baseline_that_fails_is_no_failure(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_baseline_that_fails_is_no_failure(tmp_path: Path) -> None:
     folder = tmp_path / "a"
-    search(environment, folder, "-n", 12, "-E", "misbehave=raise")
-    found, said = search(environment, folder, "-n", 12, "-E", "misbehave=raise", "--with-baseline", "--max-failures", 1)
+    search(folder, "-n", 12, "-E", "misbehave=raise")
+    found, said = search(folder, "-n", 12, "-E", "misbehave=raise", "--with-baseline", "--max-failures", 1)
     assert found is not None and "gave up after 1 failed" in found["baseline"]["error"] and "metrics" in found
     assert "the baseline failed" in said and "random search beside it failed" in said
-    found, _ = search(environment, folder, "-n", 12, "-E", "misbehave=raise", "--with-baseline")
+    found, _ = search(folder, "-n", 12, "-E", "misbehave=raise", "--with-baseline")
     assert found is not None and found["baseline"]["trials"] == 12 and found["baseline"]["failed"] == 2
 
 
-def test_a_small_space_ends_both(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_small_space_ends_both(tmp_path: Path) -> None:
     """Of 3 x 2^k members all are evaluated; more trials would change nothing."""
     plugin = tmp_path / "plugin" / "tiny.py"
     plugin.write_text(
@@ -160,14 +158,14 @@ def test_a_small_space_ends_both(environment: dict[str, str], tmp_path: Path) ->
     points = tmp_path / "plugin" / "sleepy_plugin-1.0.dist-info" / "entry_points.txt"
     points.write_text(points.read_text() + "[nastool.spaces]\ntiny = tiny:Tiny\n")
     options = ["--space", "tiny", "-S", "population=2", "-S", "tournament=1", "-n", 50, "--with-baseline"]
-    found, _ = search(environment, tmp_path / "a", *options)
+    found, _ = search(tmp_path / "a", *options)
     assert found is not None
     assert found["baseline"]["trials"] == 6 == len(trials(tmp_path / "a")) and found["baseline"]["difference"] == 0
-    again, _ = search(environment, tmp_path / "a", *options)
+    again, _ = search(tmp_path / "a", *options)
     assert again == found
 
 
-def test_a_strategy_that_ends_earlier_has_a_smaller_budget(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_strategy_that_ends_earlier_has_a_smaller_budget(tmp_path: Path) -> None:
     plugin = tmp_path / "plugin" / "brief.py"
     plugin.write_text(
         "from nastool.strategies.random_search import RandomSearch\n"
@@ -177,21 +175,21 @@ def test_a_strategy_that_ends_earlier_has_a_smaller_budget(environment: dict[str
     points = tmp_path / "plugin" / "sleepy_plugin-1.0.dist-info" / "entry_points.txt"
     points.write_text(points.read_text() + "[nastool.strategies]\nbrief = brief:Brief\n")
     options = ["-s", "brief", "-n", 50, "--with-baseline"]
-    found, _ = search(environment, tmp_path / "a", *options)
+    found, _ = search(tmp_path / "a", *options)
     assert found is not None and found["baseline"]["trials"] == 7 == len(trials(tmp_path / "a" / "baseline"))
-    again, said = search(environment, tmp_path / "a", *options)
+    again, said = search(tmp_path / "a", *options)
     assert again == found and "nothing left to propose" in said
 
 
-def test_force_removes_it(environment: dict[str, str], tmp_path: Path) -> None:
+def test_force_removes_it(tmp_path: Path) -> None:
     folder = tmp_path / "a"
-    search(environment, folder, "-n", 5, "--with-baseline")
+    search(folder, "-n", 5, "--with-baseline")
     (folder / "baseline" / "notes.txt").write_text("mine")
-    search(environment, folder, "-n", 5, "--seed", 1, "--force")
+    search(folder, "-n", 5, "--seed", 1, "--force")
     assert os.listdir(folder / "baseline") == ["notes.txt"], "what nastool did not write stays"
-    search(environment, folder, "-n", 5, "--seed", 2, "--force")
+    search(folder, "-n", 5, "--seed", 2, "--force")
     (folder / "baseline" / "notes.txt").unlink()
-    found, _ = search(environment, folder, "-n", 5, "--seed", 3, "--force", "--with-baseline")
+    found, _ = search(folder, "-n", 5, "--seed", 3, "--force", "--with-baseline")
     assert found is not None and Study.read(folder / "baseline").seed == 3
 
 
@@ -203,35 +201,27 @@ def test_force_removes_it(environment: dict[str, str], tmp_path: Path) -> None:
         (["-s", "network-morphism", "--data", "digits"], "says itself how long each trial is trained"),
     ],
 )
-def test_where_it_makes_no_sense(
-    environment: dict[str, str], tmp_path: Path, arguments: list[str], message: str
-) -> None:
-    command = [*NASTOOL, "search", *arguments, "--with-baseline", "--out", str(tmp_path / "a")]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
+def test_where_it_makes_no_sense(tmp_path: Path, arguments: list[str], message: str) -> None:
+    in_this_process(tmp_path, "search", *arguments, "--with-baseline", "--out", "a").refused(message)
     assert not (tmp_path / "a").exists()
 
 
-def test_another_run_in_its_place_is_left_alone(environment: dict[str, str], tmp_path: Path) -> None:
+def test_another_run_in_its_place_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "a"
-    search(environment, folder, "-n", 5)
-    subprocess.run(
-        [*NASTOOL, "search", *INLINE, "-n", "5", "--seed", "9", "--out", str(folder / "baseline")],
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
+    search(folder, "-n", 5)
+    in_this_process(tmp_path, "search", *INLINE, "-n", "5", "--seed", "9", "--out", "a/baseline").accepted()
     before = trials(folder / "baseline")
-    _, said = search(environment, folder, "-n", 9, "--with-baseline", code=2)
+    _, said = search(folder, "-n", 9, "--with-baseline", code=2)
     assert "holds another search" in said and trials(folder / "baseline") == before
     assert len(trials(folder)) == 5, "it is found out before anything is searched"
 
 
 def test_no_place_for_a_baseline(tmp_path: Path, macro_table: str) -> None:
     """Said before anything is replaced."""
-    script = f"$nastool search -s evolution --space nasbench-macro --evaluator table -E file={macro_table} --out a"
-    assert process(f"{script} -n 3 --no-report", tmp_path).code == 0
+    command = ["search", "-s", "evolution", "--space", "nasbench-macro", "--evaluator", "table", "--out", "a"]
+    command += ["-E", f"file={macro_table}"]
+    in_this_process(tmp_path, *command, "-n", "3", "--no-report").accepted()
     (tmp_path / "a" / "baseline").write_text("mine")
-    process(f"{script} -n 2 --with-baseline --force", tmp_path).refused("a/baseline is a file")
+    in_this_process(tmp_path, *command, "-n", "2", "--with-baseline", "--force").refused("a/baseline is a file")
     assert len(Study.read(tmp_path / "a").trials) == 3
     assert (tmp_path / "a" / "baseline").read_text() == "mine"

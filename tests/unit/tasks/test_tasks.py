@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 import nastool
-from nastool.core import files, registry
+from nastool.core import files
 from nastool.core.errors import InputError
 from nastool.core.recipe import Recipe, Rule, Text
 from nastool.core.values import Evaluation, Proposal
@@ -36,13 +36,9 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The made-up tasks and spaces, installed as a package of somebody else's."""
     folder = tmp_path_factory.mktemp("toys")
     plugins.install(folder, "toys_of_tests", "", POINTS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
+    with pytest.MonkeyPatch.context() as patch, plugins.here(folder):
         patch.setattr(Train, "inline", True)
-        registry.plugins.cache_clear()
         yield
-    registry.plugins.cache_clear()
-    registry.registered.cache_clear()
 
 
 def texts(**options: Any) -> Train:
