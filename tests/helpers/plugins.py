@@ -153,7 +153,7 @@ def sleepy(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def here(folder: Path) -> Iterator[None]:
-    """This process finds what is installed in a folder, and afterwards nothing of it."""
+    """This process and those that it starts find what is installed in a folder; afterwards it finds nothing of it."""
 
     def forget() -> None:
         registry.plugins.cache_clear()
@@ -161,6 +161,7 @@ def here(folder: Path) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         forget()
         yield
     forget()

@@ -41,8 +41,8 @@ from nastool.strategies.network_morphism import NetworkMorphism
 from nastool.strategies.random_search import RandomSearch
 from nastool.strategies.saep import SAEP
 from nastool.testing.strategies import made_up_predictions
-from tests.helpers.plugins import sleepy
-from tests.helpers.running import Run, Started
+from tests.helpers.plugins import here, sleepy
+from tests.helpers.running import Outcome, Run, Started, in_this_process
 from tests.system.test_resume import wait_for
 
 QUICK = """
@@ -56,20 +56,13 @@ if __name__ == "__main__":
 """nastool, whose workers are missed after a second."""
 
 
-def search(folder: Path, *arguments: str, evaluator: str = "sleepy") -> subprocess.CompletedProcess[str]:
-    environment = sleepy(folder / "plugin")
-    command = [
-        sys.executable,
-        "-m",
-        "nastool",
-        "search",
-        "--evaluator",
-        evaluator,
-        "--out",
-        str(folder / "run"),
-        *arguments,
-    ]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+def search(folder: Path, *arguments: str, evaluator: str = "sleepy") -> Outcome:
+    """Of this process, whose workers find the evaluator."""
+    plugin = folder / "plugin"
+    if not plugin.exists():
+        sleepy(plugin)
+    with here(plugin):
+        return in_this_process(folder, "search", "--evaluator", evaluator, "--out", "run", *arguments)
 
 
 def trials(folder: Path) -> list[Trial]:
@@ -100,7 +93,7 @@ def test_a_failed_trial_has_its_reason_and_the_search_goes_on(tmp_path: Path) ->
     number = 5 * len(REASONS)
     options = ("-n", str(number), "--workers", "2", "--trial-timeout", "1.5")
     result = search(tmp_path, "-E", f"misbehave={'+'.join(REASONS)}", *options)
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.err
     found = trials(tmp_path)
     assert [trial.state for trial in found] == ["failed" if i % 5 == 3 else "done" for i in range(number)]
     for trial, (how, reason) in zip(found[3::5], REASONS.items(), strict=True):
@@ -112,17 +105,17 @@ def test_a_failed_trial_has_its_reason_and_the_search_goes_on(tmp_path: Path) ->
         assert last.startswith("trial 3: RuntimeError: made to fail; see evaluator sleepy ")
         assert trace[0] == "Traceback (most recent call last):" and trace[-1] == "RuntimeError: made to fail"
         assert store.log(4) == "", "it did not fail"
-    said = [trial for trial in found if f"trial {trial.id} failed: {trial.error}" in result.stderr]
+    said = [trial for trial in found if f"trial {trial.id} failed: {trial.error}" in result.err]
     assert len(said) == 10 < len(REASONS)  # the first that ended, with two workers in any order
-    assert f"{len(REASONS)} failed" in result.stderr
-    best = json.loads(result.stdout)
+    assert f"{len(REASONS)} failed" in result.err
+    best = json.loads(result.out)
     assert best["metrics"]["val_acc"] == max(-trial.loss for trial in found if trial.losses)
     assert best["metrics"]["test_acc"] == best["metrics"]["val_acc"] / 2
 
 
 def test_a_worker_that_dies_once_is_given_another_try(tmp_path: Path) -> None:
     result = search(tmp_path, "-E", "misbehave=die-once", "-n", "6")
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.err
     assert [trial.state for trial in trials(tmp_path)] == ["done"] * 6
     with Store.read(tmp_path / "run" / "run.db") as store:
         assert [attempts for *_, attempts in store.times().values()] == [1, 1, 1, 2, 1, 1]
@@ -130,45 +123,28 @@ def test_a_worker_that_dies_once_is_given_another_try(tmp_path: Path) -> None:
 
 def test_gives_up_when_everything_fails(tmp_path: Path) -> None:
     result = search(tmp_path, "-E", "misbehave=always", "-n", "50", "--max-failures", "4")
-    assert result.returncode == 1
-    assert result.stdout == ""
-    assert "gave up after 4 failed trials in a row; the last: RuntimeError: made to fail" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.code == 1
+    assert result.out == ""
+    assert "gave up after 4 failed trials in a row; the last: RuntimeError: made to fail" in result.err
+    assert "Traceback" not in result.err
 
 
 def test_all_failed_is_exit_code_1(tmp_path: Path) -> None:
     result = search(tmp_path, "-E", "misbehave=always", "-n", "3")
-    assert result.returncode == 1
-    assert "all 3 trials failed" in result.stderr
+    assert result.code == 1
+    assert "all 3 trials failed" in result.err
 
 
 def test_bad_data_is_found_before_anything_is_written(tmp_path: Path) -> None:
     result = search(tmp_path, "-E", "misbehave=unprepared")
-    assert result.returncode == 2
-    assert result.stderr == "nastool: no such data: give other data\n"
+    assert result.code == 2
+    assert result.err == "nastool: no such data: give other data\n"
     assert not (tmp_path / "run").exists(), "nothing is left behind"
-    assert search_again_works(tmp_path)
-
-
-def search_again_works(folder: Path) -> bool:
-    command = [
-        sys.executable,
-        "-m",
-        "nastool",
-        "search",
-        "--evaluator",
-        "sleepy",
-        "--out",
-        str(folder / "run"),
-        "-n",
-        "2",
-    ]
-    environment = sleepy(folder / "plugin2")
-    return subprocess.run(command, env=environment, capture_output=True).returncode == 0
+    assert search(tmp_path, "-n", "2").code == 0
 
 
 def test_reports_are_kept(tmp_path: Path) -> None:
-    assert search(tmp_path, "-n", "2").returncode == 0
+    assert search(tmp_path, "-n", "2").code == 0
     with Store.read(tmp_path / "run" / "run.db") as store:
         assert store.reports(1) == [(1, {"val_acc": 0.1})]
 
@@ -176,7 +152,7 @@ def test_reports_are_kept(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "logs").write_text("no folder")
-    assert search(tmp_path, "-n", "1").returncode == 0
+    assert search(tmp_path, "-n", "1").code == 0
 
 
 def test_one_coordinator_at_a_time(tmp_path: Path) -> None:
@@ -199,16 +175,15 @@ def test_extending_a_run_equals_a_longer_one(tmp_path: Path) -> None:
     for folder in (short, long):
         folder.mkdir()
     options = ("-S", "population=4", "-S", "tournament=2")
-    assert search(short, "-n", "8", *options).returncode == 0
-    (short / "plugin").rename(short / "away")
+    assert search(short, "-n", "8", *options).code == 0
     extended = search(short, "-n", "20", *options)
-    assert extended.returncode == 0 and "8 trials done" in extended.stderr
-    assert search(long, "-n", "20", *options).returncode == 0
+    assert extended.code == 0 and "8 trials done" in extended.err
+    assert search(long, "-n", "20", *options).code == 0
     assert rows(short) == rows(long)
 
 
 def test_any_kind_of_number_is_a_metric(tmp_path: Path) -> None:
-    assert search(tmp_path, "-E", "misbehave=numpy", "-n", "3").returncode == 0
+    assert search(tmp_path, "-E", "misbehave=numpy", "-n", "3").code == 0
     for trial in trials(tmp_path):
         assert trial.evaluation is not None
         assert type(trial.evaluation.metrics["val_acc"]) is float
@@ -217,7 +192,7 @@ def test_any_kind_of_number_is_a_metric(tmp_path: Path) -> None:
 def test_the_timeout_counts_trials_not_the_start_of_workers(tmp_path: Path) -> None:
     """A worker needs longer than this to start, a trial does not."""
     result = search(tmp_path, "-n", "6", "--workers", "2", "--trial-timeout", "0.3")
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.err
     assert [trial.state for trial in trials(tmp_path)] == ["done"] * 6
 
 
@@ -338,8 +313,9 @@ def test_who_works_is_not_silent(tmp_path: Path) -> None:
     assert "trial 3" not in result.stderr
 
 
-def test_what_happens_at_once_is_written_at_once(tmp_path: Path) -> None:
+def test_what_happens_at_once_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight trials begin in one transaction, and end in one; who is told of them finds them stored."""
+    monkeypatch.setattr("nastool.engine.search.TOGETHER_SECONDS", 60.0)
     about = {"config": {"space": {"name": "nasbench201", "options": {}}}, "objective": "val_loss:min"}
     statements: list[str] = []
     told: list[int] = []
@@ -356,7 +332,7 @@ def test_what_happens_at_once_is_written_at_once(tmp_path: Path) -> None:
         store._db.set_trace_callback(statements.append)
         search.run()
     assert told == [*range(1, 17)]
-    assert statements.count("COMMIT") == 4
+    assert statements.count("COMMIT") == 5, "two times two, and one for what was put off"
 
 
 def test_a_pipe_shows_a_long_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,7 +372,7 @@ def rows(folder: Path, query: str) -> list[Any]:
 
 def test_the_cost_can_be_the_objective(tmp_path: Path) -> None:
     result = search(tmp_path, "-n", "3", "--objective", "seconds")
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.err
     assert all(trial.evaluation and trial.loss == trial.evaluation.seconds for trial in trials(tmp_path))
 
 
@@ -715,7 +691,7 @@ def test_a_step_keeps_all_workers_busy(tmp_path: Path) -> None:
     """Eight neighbors on four workers: four at a time, until fewer are left."""
     options = ("-s", "network-morphism", "-S", "steps=2", "-S", "final_epochs=0", "-E", "seconds=0.5")
     result = search(tmp_path, *options, "--workers", "4", evaluator="sleepy-heir")
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.err
     with sqlite3.connect(tmp_path / "run" / "run.db") as db:
         rows = db.execute(
             "SELECT id, json_extract(proposal, '$.parent'), started, finished FROM trials ORDER BY id"
@@ -735,6 +711,6 @@ def test_a_step_keeps_all_workers_busy(tmp_path: Path) -> None:
 
 def test_not_every_evaluator_keeps_what_an_ensemble_is_chosen_by(tmp_path: Path) -> None:
     result = search(tmp_path, "-s", "network-morphism", "-S", "members=3", evaluator="sleepy-heir")
-    assert result.returncode == 2
-    assert "needs 'ensemble'" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert result.code == 2
+    assert "needs 'ensemble'" in result.err and len(result.err.splitlines()) == 1
     assert not (tmp_path / "run").exists()
