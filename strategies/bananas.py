@@ -14,7 +14,8 @@ from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Proposal
 from nastool.learners.predictors import ensemble, trees
 from nastool.learners.predictors.acquisition import OfMembers, score_members
-from nastool.learners.surrogate import Choices, SurrogateStrategy, representatives
+from nastool.learners.regression import representatives
+from nastool.learners.surrogate import Choices, SurrogateStrategy
 
 FALLBACKS = 4
 """Number of the next best that are mutated, too, where the mutants of the best are used up."""
@@ -33,7 +34,8 @@ class Bananas(SurrogateStrategy):
     By default there are all paths, mutants are the space's own, and expected improvement takes the ensemble's deviation
     as it is; `preset=published` sets `truncate`, `mutation_rate` and `ei_divisor` as in their code. The authors stop at
     150 results; of more than `max_points` the ensemble is trained on so many, the best half of these and of the others
-    an even choice over the ranks, so that a proposal's cost is bounded.
+    an even choice over the ranks, so that a proposal's cost is bounded. Earlier runs are a prior mean, as of `Prior`:
+    the ensemble is trained on what is left of the results.
     """
 
     name = "bananas"
@@ -147,11 +149,14 @@ class Bananas(SurrogateStrategy):
     def select(self, count: int) -> list[Proposal]:
         losses = self.losses()
         keep = representatives(losses, self.max_points)
-        predictor = self._fitted(self._encode(self.choices(keep)), -losses[keep])
+        own, values = self.choices(keep), -losses[keep]
+        before = self.before(own, values)
+        predictor = self._fitted(self._encode(own), values - before(own))
         candidates = self._candidates()
         if not candidates:
             return []
-        predictions = predictor.predict(self._encode(np.array([arch.choices for arch in candidates])))
+        others = np.array([arch.choices for arch in candidates])
+        predictions = predictor.predict(self._encode(others)) + before(others)
         mean = predictions.mean(axis=0)
         best = -losses[keep].min()
         scores = score_members(self.acquisition, predictions, best, self.rng, ei_divisor=self.ei_divisor)

@@ -18,8 +18,9 @@ from nastool.core.space import SearchSpace
 from nastool.core.values import Proposal, Trial
 from nastool.learners import regression
 from nastool.learners.predictors.acquisition import Acquisition, Floats, hypervolume_improvement, score
-from nastool.learners.regression import FIT_POINTS, Features
-from nastool.learners.surrogate import Choices, SurrogateStrategy, representatives
+from nastool.learners.prior import weighed
+from nastool.learners.regression import FIT_POINTS, Features, representatives
+from nastool.learners.surrogate import Choices, SurrogateStrategy
 
 if TYPE_CHECKING:
     from nastool.learners.predictors.gaussian_process import Belief, GaussianProcess, View
@@ -45,6 +46,7 @@ class BayesianOptimisation(SurrogateStrategy):
     - With more than `max_points` results the process sees that number (and the fit 300): the best half of it and of
       the others an even choice over the ranks. So a proposal's cost is bounded.
     - A failed trial counts as the worst result.
+    - Earlier runs are a prior mean, as of `Prior`: the process sees what is left of the targets.
     - With several objectives each has a process of its own, and what is maximised is the expected gain in hypervolume
       of those quantiles; the reference point lies just beyond the worst.
     """
@@ -99,21 +101,19 @@ class BayesianOptimisation(SurrogateStrategy):
         pool, features, group = self._pool()
         if not len(pool):
             return []
-        targets = np.stack([_quantiles(-column) for column in losses.T])
+        targets = np.stack([regression.quantiles(-column) for column in losses.T])
         order = losses[:, 0] if objectives == 1 else pareto.ranks(losses).astype(np.float64)
         processes = self._processes(objectives)
         if self.theta is None or not self.fitted <= len(losses) < REFIT * self.fitted:
             keep = representatives(order, min(self.max_points, FIT_POINTS))
-            inputs = self._encode(self.choices(keep))
-            for process, target in zip(processes, targets, strict=True):
-                process.fit(inputs, target[keep], again=self.fitted >= FIT_POINTS)
-            self.theta, self.fitted = [each for p in processes for each in p.theta.tolist()], len(losses)
+            self._fit(processes, self._encode(self.choices(keep)), [target[keep] for target in targets])
+            self.fitted = len(losses)
         keep = representatives(order, self.max_points)
         inputs, targets = self._encode(self.choices(keep)), targets[:, keep]
         running = np.array(list(self.running), dtype=np.intp).reshape(-1, pool.shape[1])
         there = len(running)
         points = [np.concatenate(pair) for pair in zip(self._encode(running), features, strict=True)]
-        beliefs = [p.predict(inputs, target, points) for p, target in zip(processes, targets, strict=True)]
+        beliefs = self._predict(processes, inputs, targets, points)
         taken = list(range(there))
         for belief, i in product(beliefs, taken):
             belief.believe(i)
@@ -144,7 +144,32 @@ class BayesianOptimisation(SurrogateStrategy):
     # --- the model
 
     def _encode(self, choices: Choices) -> Features:
-        return regression.encode(self.space, choices, self.encodings)
+        """Vectors of the process; after them for each objective, where there are any, what earlier runs predict."""
+        before = [] if self.prior is None else self.prior.predictions(choices)
+        return [*regression.encode(self.space, choices, self.encodings), *before]
+
+    def _fit(self, processes: Sequence[GaussianProcess], inputs: Features, targets: Sequence[Floats]) -> None:
+        """Fit the hyper-parameters to the targets of each objective, (n,)."""
+        views = len(self.encodings)
+        for i, (process, target) in enumerate(zip(processes, targets, strict=True)):
+            if self.prior is not None:
+                target = target - weighed(inputs[views + i], target)(inputs[views + i])
+            process.fit(inputs[:views], target, again=self.fitted >= FIT_POINTS)
+        self.theta = [each for process in processes for each in process.theta.tolist()]
+
+    def _predict(
+        self, processes: Sequence[GaussianProcess], inputs: Features, targets: Floats, points: Features
+    ) -> list[Belief]:
+        """What is believed of the points: earlier runs' mean, and what the process makes of the rest."""
+        views, found = len(self.encodings), []
+        for i, (process, target) in enumerate(zip(processes, targets, strict=True)):
+            if self.prior is None:
+                found.append(process.predict(inputs, target, points))
+                continue
+            before = weighed(inputs[views + i], target)
+            found.append(process.predict(inputs[:views], target - before(inputs[views + i]), points[:views]))
+            found[-1].mean += before(points[views + i])
+        return found
 
     def _processes(self, objectives: int) -> list[GaussianProcess]:
         """One of each objective."""
@@ -191,12 +216,3 @@ class BayesianOptimisation(SurrogateStrategy):
                 raise ValueError("theta does not fit")
             for process, own in zip(self._processes(len(theta)), theta, strict=True):
                 process.theta = own
-
-
-def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The standard normal quantile of each value's rank; equal values share their mean rank."""
-    from scipy.special import ndtri
-
-    _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - counts / 2  # from 0 to n, in the middle of those that share it
-    return np.asarray(ndtri(ranks / len(values))[position])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from nastool.core.strategy import Earlier
+from nastool.core.values import Proposal
 from nastool.learners.aging import AgingEvolution
+from nastool.learners.prior import Prior
 
 
 class RegularizedEvolution(AgingEvolution):
@@ -12,8 +17,20 @@ class RegularizedEvolution(AgingEvolution):
     with replacement, mutates the best of them, and lets the child replace the oldest. Deviations: a trial that
     failed is no individual; with several workers children are bred while others are still being measured; and
     `dedup` (not in the paper) never spends a trial on an architecture equivalent to an earlier one. With several
-    objectives the best of a tournament is one that none in it dominates, the most alone of these (as in nsga2).
+    objectives the best of a tournament is one that none in it dominates, the most alone of these (as in nsga2). With
+    earlier runs their best are half of the first population; they are measured anew.
     """
 
     name = "evolution"
     several_objectives = True
+    prior: Prior | None = None
+
+    def inform(self, earlier: Sequence[Earlier]) -> None:
+        """As of `Informable`."""
+        self.prior, self.random_trials = Prior(self.space, earlier), 0
+
+    def propose(self) -> Proposal | None:
+        known = None if self.prior is None or self.asked >= self.population else self.prior.first(self.asked)
+        if known is None or self.space.canonical(known) in self.seen:
+            return super().propose()
+        return Proposal(known, inherit=self.inherit)

@@ -14,7 +14,8 @@ from nastool.core.arrays import Choices
 from nastool.core.space import SearchSpace, mattering
 from nastool.core.values import Decision, Proposal, Trial
 from nastool.learners.predictors import ensemble
-from nastool.learners.surrogate import SurrogateStrategy, representatives
+from nastool.learners.regression import representatives
+from nastool.learners.surrogate import SurrogateStrategy
 
 NOTHING = ("none", "no", "identity", "skip_connect", "skip")
 """Options that stand for no operation, the emptiest first."""
@@ -39,7 +40,8 @@ class PNAS(SurrogateStrategy):
     decisions where a space has no paths (the paper's is an LSTM or five networks over embeddings); the two cells
     of `cell-cnn` grow in turns, each choosing its own blocks; beyond `candidates` a random choice of what is larger
     is looked at. Once nothing can grow, the search begins again at the smallest size that has a parent with
-    something unmeasured around it, with what the predictor knows by then. The paper's beam is 256.
+    something unmeasured around it, with what the predictor knows by then. The paper's beam is 256. Earlier runs are a
+    prior mean, as of `Prior`: the ensemble is trained on what is left of the results.
     """
 
     name = "pnas"
@@ -118,10 +120,12 @@ class PNAS(SurrogateStrategy):
             losses = self.losses()
             scale = float(np.ptp(losses))
             keep = representatives(losses, self.max_points)
-            predictor = ensemble.fit(self._encode(self.choices(keep)), losses[keep], self.rng)
+            own = self.choices(keep)
+            before = self.before(own, -losses[keep])
+            predictor = ensemble.fit(self._encode(own), losses[keep] + before(own), self.rng)
             for start in range(0, len(rows), 1000):
-                part = self._encode(rows[start : start + 1000])
-                predicted[start : start + 1000] = predictor.predict(part).mean(axis=0)
+                part = rows[start : start + 1000]
+                predicted[start : start + 1000] = predictor.predict(self._encode(part)).mean(axis=0) - before(part)
         mixed = self.rng.permutation(len(rows))
         # Equal vectors have equal predictions, but for rounding: what has fewer parts without effect comes first.
         rank = np.round(predicted / scale, 6)

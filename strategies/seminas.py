@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 
 from nastool.core.arrays import Choices
 from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Proposal
-from nastool.learners.surrogate import SurrogateStrategy, representatives
+from nastool.learners.regression import representatives
+from nastool.learners.surrogate import SurrogateStrategy
 
 REPEATS = 10
 """How often each measured architecture stands beside one pseudo-labelled."""
@@ -37,7 +40,8 @@ class SemiNAS(SurrogateStrategy):
     without counting them), values are standardised by the results so far instead of by the whole table, the model is
     trained from new weights each time, of more than `max_points` results on the best half of these and an even choice
     over the ranks of the others, and where the steps find too few, random architectures make up a batch. The defaults
-    are for some 200 results; theirs are init=1100, batch=300, unlabelled=10000, epochs=1000 and joint_epochs=500.
+    are for some 200 results; theirs are init=1100, batch=300, unlabelled=10000, epochs=1000 and joint_epochs=500. What
+    earlier runs have measured is labelled by their prior mean, as of `Prior`, and stands among the results, once each.
     """
 
     name = "seminas"
@@ -104,11 +108,16 @@ class SemiNAS(SurrogateStrategy):
         generator = torch.Generator().manual_seed(int(self.rng.integers(2**63)))
         pool = self._pool()
         tokens = Tokens(self.space.decisions)
-        known = tokens.of(self.choices(keep))
+        own = self.choices(keep)
+        known, taught = tokens.of(own), self._taught()
+        if len(taught):
+            said = (center + self.before(own, -losses[keep])(taught)) / scale
+            known, labels = torch.cat([known, tokens.of(taught)]), torch.cat([labels, torch.from_numpy(said).float()])
         with one_thread():
             model = Autoencoder(tokens, generator, hidden=self.hidden, width=self.width)
             model.fit(known, labels, epochs=self.epochs, learning_rate=self.learning_rate)
-            given, values = known.repeat(REPEATS, 1), labels.repeat(REPEATS)
+            given = torch.cat([known[: len(own)].repeat(REPEATS, 1), known[len(own) :]])
+            values = torch.cat([labels[: len(own)].repeat(REPEATS), labels[len(own) :]])
             if len(pool):
                 others = tokens.of(pool)
                 given, values = torch.cat([given, others]), torch.cat([values, model.predict(others)])
@@ -132,6 +141,11 @@ class SemiNAS(SurrogateStrategy):
             archs = list(found.values())
             predicted = model.predict(tokens.of(np.array([arch.choices for arch in archs]))).tolist()
         return [self.expecting(arch, center - scale * value) for arch, value in zip(archs, predicted, strict=True)]
+
+    def _taught(self) -> Choices:
+        """Option indices (m, decisions) of what earlier runs have measured, of more than `max_points` the best."""
+        best = [] if self.prior is None else islice(self.prior.best(), self.max_points)
+        return np.array([arch.choices for arch in best], dtype=np.intp)
 
     def _pool(self) -> Choices:
         """Option indices (m, decisions) of new architectures, none equivalent to another; fewer in a small space."""

@@ -60,6 +60,7 @@ _METAVARS = {
     "executor": "NAME",
     "fidelity": "NAME[:KEY=VALUE,...]",
     "limits": "'METRIC<=VALUE'",
+    "warm_start": "RUN",
 }
 
 

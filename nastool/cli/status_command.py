@@ -55,6 +55,7 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], follow: bool, json_fla
 
 def _status(folder: Path) -> dict[str, Any]:
     from nastool.core import registry
+    from nastool.engine import earlier
     from nastool.engine.ranking import best_trials, described
     from nastool.engine.results import moved
     from nastool.engine.store import Store
@@ -76,6 +77,7 @@ def _status(folder: Path) -> dict[str, Any]:
             **{kind: config.get(kind, {"name": "?", "options": {}}) for kind in ("strategy", "space", "evaluator")},
             **({"limits": config["limits"]} if config.get("limits") else {}),
             **({"fidelity": config["fidelity"]} if config.get("fidelity") else {}),
+            **({"warm_start": found} if (found := earlier.described(store)) else {}),
             "objective": store.get("objective"),
             "seed": config.get("seed"),
             "trials": counts,
@@ -100,6 +102,8 @@ def _status(folder: Path) -> dict[str, Any]:
 
 
 def _text(facts: dict[str, Any]) -> None:
+    from nastool.engine import earlier
+
     counts = facts["trials"]
     common.show(f"{facts['run']}: {facts['state']}")
     for kind in ("strategy", "space", "evaluator"):
@@ -108,6 +112,8 @@ def _text(facts: dict[str, Any]) -> None:
         _line("limits", "  ".join(facts["limits"]))
     if "fidelity" in facts:
         _line("fidelity", facts["fidelity"])
+    if "warm_start" in facts:
+        _line("warm start", earlier.shown(facts["warm_start"]))
     objectives = [facts["objective"]] if isinstance(facts["objective"], str) else facts["objective"]
     several = "s" if len(objectives) > 1 else " "
     common.show(f"  objective{several} {'  '.join(objectives)}   seed {facts['seed']}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -246,3 +246,32 @@ class Refitting(Protocol):
         There may be more of them by then, at their end, since they are not copied.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier run of the same space measured: perhaps of other data, at another scale, with another budget.
+
+    choices: (n, decisions), option indices of each result's architecture. losses: (n, objectives), finite, lower is
+    better; the first are not all equal. They have no unit in common with those of this search, only an order.
+    """
+
+    choices: NDArray[np.intp]
+    losses: NDArray[np.float64]
+
+
+@runtime_checkable
+class Informable(Protocol):
+    """A strategy that learns from earlier runs."""
+
+    def inform(self, earlier: Sequence[Earlier]) -> None:
+        """Take in what earlier runs measured; called at most once, before anything is asked or restored.
+
+        It is the same whenever a search goes on, so nothing of it belongs to the state.
+        """
+        ...
+
+
+def learns_from_earlier(strategy: type[Strategy]) -> bool:
+    """Whether strategies of a class are `Informable`."""
+    return issubclass(strategy, Informable)

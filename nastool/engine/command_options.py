@@ -47,6 +47,7 @@ SEVERAL: Mapping[str, str] = {
     "limits": "--limit",
     "pick": "--pick",
     "stop_when": "--stop-when",
+    "warm_start": "--warm-start",
 }
 """Options that are no plugin's and may be given several times, and what each time is called on a command line."""
 
@@ -219,6 +220,9 @@ class SearchOptions(Measuring, Searching):
         final: Number of the last trials that are a final stage: they train the most promising architectures, at most 5,
             again with other seeds. A model recommends these by all results, the trainings are dealt out by successive
             rejects, and the result is the one that is best on average. By default 0.
+        warm_start: An earlier run of the same space, perhaps on other data, at another scale or with other epochs: its
+            results tell the strategy where to begin, as far as its own bear them out. They are read once, and are no
+            trials of this search.
         seed: Seed of strategy and trials.
         workers: Number of trials at a time; GPUs are dealt out in turn.
         out: Folder of the run; by default one under runs/ named after the search.
@@ -254,6 +258,7 @@ class SearchOptions(Measuring, Searching):
     latency_threads: int = 1
     fidelity: str | None = None
     final: int | None = None
+    warm_start: str | Path | Sequence[str | Path] = ()
     seed: int = 0
     workers: int = 1
     out: str | Path | None = None
@@ -278,6 +283,8 @@ class SearchOptions(Measuring, Searching):
             self.objective = list(self.objective) or None
         self.stop_when = [self.stop_when] if isinstance(self.stop_when, str) else list(self.stop_when)
         self.limits = [self.limits] if isinstance(self.limits, str) else list(self.limits)
+        runs = [self.warm_start] if isinstance(self.warm_start, str | os.PathLike) else self.warm_start
+        self.warm_start = list(map(os.fsdecode, runs))
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,10 @@ from nastool.core.files import is_unfinished, write_atomic
 from nastool.core.limits import Limits, limited
 from nastool.core.registry import misfits
 from nastool.core.space import SearchSpace, by_choices
-from nastool.core.strategy import Strategy, takes_several
+from nastool.core.strategy import Strategy, learns_from_earlier, takes_several
 from nastool.core.values import Objective, spelt
 from nastool.core.yaml_files import dump_yaml
-from nastool.engine import own_ensembles
+from nastool.engine import earlier, own_ensembles
 from nastool.engine.executors.jobs import EvaluatorSpec
 from nastool.engine.store import Store
 from nastool.engine.written import RESULTS, Written
@@ -67,6 +67,8 @@ class RunConfig:
     """CPU threads with which a latency is measured."""
     fidelity: str | None = None
     """Which trainings end early, as of `learners.fidelities`, with all options; None: none does."""
+    warm_start: tuple[str, ...] = ()
+    """Folders of the earlier runs that the strategy learns from, as of `engine.earlier`."""
 
     @classmethod
     def resolve(
@@ -79,6 +81,7 @@ class RunConfig:
         limits: Sequence[str] = (),
         latency_threads: int = 1,
         fidelity: str | None = None,
+        warm_start: str | Path | Sequence[str | Path] = (),
     ) -> RunConfig:
         """Check names, options and whether the three go together; nothing is built or read yet. InputError."""
 
@@ -92,17 +95,22 @@ class RunConfig:
         conditions = tuple(map(str, Limits.parse(limits).conditions))
         plugged = plug("strategy", strategy), plug("space", space), plug("evaluator", evaluator)
         rule = None if fidelity is None else fidelities.spelt(fidelity)
-        config = cls(*plugged, seed, wanted, conditions, latency_threads, rule)
+        config = cls(*plugged, seed, wanted, conditions, latency_threads, rule, earlier.named(warm_start))
         if rule is not None and isinstance(wanted, list):
             raise InputError(f"--fidelity compares by one objective, and {len(wanted)} are given: keep one")
-        if isinstance(wanted, list) and not takes_several(registry.load("strategy", config.strategy.name)):
-            able = ", ".join(n for n in registry.plugins("strategy") if takes_several(registry.load("strategy", n)))
+        searches = registry.load("strategy", config.strategy.name)
+        if isinstance(wanted, list) and not takes_several(searches):
             raise InputError(
                 f"strategy {config.strategy.name} looks at one objective alone, and {len(wanted)} are given "
-                f"({', '.join(wanted)}): keep one, or take a strategy that weighs several: {able}"
+                f"({', '.join(wanted)}): keep one, or take a strategy that weighs several: {_those(takes_several)}"
+            )
+        if warm_start and not learns_from_earlier(searches):
+            raise InputError(
+                f"--warm-start: strategy {config.strategy.name} learns nothing from earlier runs: leave it out, or "
+                f"take one that does: {_those(learns_from_earlier)}"
             )
         reasons = misfits(
-            registry.load("strategy", config.strategy.name),
+            searches,
             registry.load("space", config.space.name),
             registry.load("evaluator", config.evaluator.name),
         )
@@ -156,8 +164,13 @@ class RunConfig:
 
     @property
     def _more(self) -> dict[str, object]:
-        """What it says of costs and fidelities, where that is anything."""
-        found = {"limits": list(self.limits), "latency_threads": self.latency_threads, "fidelity": self.fidelity}
+        """What it says of costs, fidelities and earlier runs, where that is anything."""
+        found = {
+            "limits": list(self.limits),
+            "latency_threads": self.latency_threads,
+            "fidelity": self.fidelity,
+            "warm_start": list(self.warm_start),
+        }
         return {name: value for name, value in found.items() if value not in ([], 1, None)}
 
     @property
@@ -183,9 +196,14 @@ class RunConfig:
             "evaluator-options": dict(self.evaluator.options),
             "seed": self.seed,
             "objective": self.objective,
-            **self._more,
+            **{name.replace("_", "-"): value for name, value in self._more.items()},
         }
         return {key: value for key, value in found.items() if value not in (None, {})}
+
+
+def _those(can: Callable[[type[Strategy]], bool]) -> str:
+    """The names of the strategies that can do something."""
+    return ", ".join(name for name in registry.plugins("strategy") if can(registry.load("strategy", name)))
 
 
 class RunFolder:
@@ -370,7 +388,7 @@ MOST_DIFFERENCES = 4
 def _differing(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:
     """What a person would have to change to come from one identity to the other, in a few words."""
     lines = []
-    for key in ("strategy", "space", "evaluator", "seed", "objective", "fidelity"):
+    for key in ("strategy", "space", "evaluator", "seed", "objective", "fidelity", "warm_start"):
         was, now = found.get(key), wanted.get(key)
         if isinstance(was, Mapping) and isinstance(now, Mapping) and was.get("name") != now.get("name"):
             was, now = was.get("name"), now.get("name")  # options of another plugin tell nothing

@@ -23,7 +23,7 @@ from nastool.core.space import SearchSpace
 from nastool.core.strategy import Strategy, reads
 from nastool.core.values import Objective, Scalar, Trial, spelt
 from nastool.core.yaml_files import read_yaml
-from nastool.engine import results
+from nastool.engine import earlier, results
 from nastool.engine.config import RunConfig, RunFolder, differences, said
 from nastool.engine.costs import costs_of, known
 from nastool.engine.events import Interrupted, Listener, Note, TrialFinished, TrialsBegun, TrialsEnded, Waiting
@@ -257,15 +257,15 @@ def open_run(
                         evaluator = spec.build()
                         at_work = stack.enter_context(closing(make_executor(executor, spec, evaluator, setting)))
                         facts = at_work.open()
+            lease.watch()  # it may have been long until a worker was there
+            if continued:
+                begun = _continue(evaluator, folder, facts, watch)
+            else:
+                begun = _create(config, evaluator, folder, facts, options)
         except InputError:
             at_work.close()
             folder.discard()
             raise
-        lease.watch()  # it may have been long until a worker was there
-        if continued:
-            begun = _continue(evaluator, folder, facts, watch)
-        else:
-            begun = _create(config, evaluator, folder, facts, options)
         with begun as store, lease.held(store):
             yield Run(config, evaluator, folder, at_work, store, facts, continued, watch)
 
@@ -359,6 +359,7 @@ def _create(
     for objective in objectives:
         check_metric(evaluator, objective.metric)
     written = spelt(objectives)
+    before = earlier.read(config.warm_start, evaluator.space, objectives)
     folder.clear()
     folder.describe(config, written, facts, options)
     about = {
@@ -374,6 +375,7 @@ def _create(
             "evaluator": said(evaluator.name, config.evaluator.options),
             **said_of_data(facts),
         },
+        **({earlier.KEY: before} if before else {}),
     }
     return Store.create(folder.database, about, durable=not evaluator.inline)
 

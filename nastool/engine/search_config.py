@@ -34,6 +34,7 @@ def config_of(options: SearchOptions) -> RunConfig:
         options.limits,
         options.latency_threads,
         options.fidelity,
+        options.warm_start,
     )
 
 

@@ -26,6 +26,7 @@ from nastool.engine import (
     arguments,
     baseline,
     done,
+    earlier,
     final_stage,
     logs,
     outside,
@@ -319,6 +320,7 @@ class SearchRun:
         if isinstance(self.strategy, Fed):
             self.strategy.feed = outside.feed(run.executor, self.space, run.watch.stop)
         multi_fidelity.begin(self.strategy, run.facts)
+        earlier.inform(self.strategy, run.store, run.watch.note)
 
         def restored(search: Search) -> None:
             own_ensembles.weights(self.strategy, run.store, self.folder.path)  # for its error, before any training

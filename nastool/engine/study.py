@@ -135,6 +135,12 @@ class Study:
         return str(self.config["strategy"]["name"])
 
     @property
+    def variant(self) -> Mapping[str, Any]:
+        """The strategy's options, and what else makes it another way to search: "fidelity", and any warm start."""
+        more = {"fidelity": self.config.get("fidelity"), "warm-start": bool(self.config.get("warm_start"))}
+        return {**self.config["strategy"]["options"], **{name: value for name, value in more.items() if value}}
+
+    @property
     def evaluator(self) -> str:
         return str(self.config["evaluator"]["name"])
 

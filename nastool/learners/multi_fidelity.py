@@ -9,7 +9,7 @@ from typing import Any
 
 from nastool.core.errors import InputError
 from nastool.core.evaluator import Evaluator
-from nastool.core.strategy import Fed, Pooling, Refitting, Strategy, random_trials, reads
+from nastool.core.strategy import Earlier, Fed, Informable, Pooling, Refitting, Strategy, random_trials, reads
 from nastool.core.values import Proposal, Trial
 from nastool.learners import fidelities
 from nastool.learners.curves import Curves
@@ -39,6 +39,11 @@ class Around(Strategy):
     @abstractmethod
     def take(self, facts: Mapping[str, object]) -> None:
         """Take in what an evaluator says of itself, before anything is asked. InputError: the rule needs more."""
+
+    def inform(self, earlier: Sequence[Earlier]) -> None:
+        """As of `Informable`, which the inner strategy is."""
+        assert isinstance(self.inner, Informable)
+        self.inner.inform(earlier)
 
     def propose(self) -> Proposal | None:
         return self.inner.ask()

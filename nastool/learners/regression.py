@@ -12,7 +12,6 @@ from nastool.core import encodings
 from nastool.core.arrays import Choices
 from nastool.core.limits import whole
 from nastool.core.space import SearchSpace
-from nastool.learners.surrogate import representatives
 
 if TYPE_CHECKING:
     from nastool.learners.predictors.gaussian_process import View
@@ -93,3 +92,22 @@ def believed(space: SearchSpace, choices: Choices, losses: Floats) -> Believed |
     process.fit(encode(space, choices[fitted], kinds), targets[fitted])
     means, deviations = process.denoised(encode(space, choices[which], kinds), targets[which], MOST_NOISE)
     return Believed(which, center + scale * means, scale * deviations)
+
+
+def representatives(losses: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """Results that a model is fitted to, ascending: all, or the best half of count and an even choice of the rest."""
+    order = np.argsort(losses, kind="stable")
+    if len(order) <= count:
+        return np.arange(len(order))
+    best, rest = order[: count // 2], order[count // 2 :]
+    even = np.linspace(0, len(rest) - 1, count - len(best)).astype(np.intp)
+    return np.sort(np.concatenate([best, rest[even]]))
+
+
+def quantiles(values: Floats) -> Floats:
+    """The standard normal quantile of each value's rank; equal values share their mean rank."""
+    from scipy.special import ndtri
+
+    _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - counts / 2  # from 0 to n, in the middle of those that share it
+    return np.asarray(ndtri(ranks / len(values))[position])

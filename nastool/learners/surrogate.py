@@ -6,7 +6,7 @@ import heapq
 import math
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -14,18 +14,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nastool.core import arrays
 from nastool.core.limits import enumerable
 from nastool.core.space import SearchSpace, mutate_each
-from nastool.core.strategy import Strategy
+from nastool.core.strategy import Earlier, Strategy
 from nastool.core.values import Arch, Proposal, Trial
+from nastool.learners.prior import Prior
 
 Choices = NDArray[np.intp]
 ENUMERABLE = 20_000
 """A space with no more combinations than this is looked at as a whole; of a larger one, samples."""
+INFORMED_INIT = 4
+"""Number of trials with earlier runs before the model chooses."""
 
 
 class SurrogateStrategy(Strategy):
     """Asks `init` random architectures, then `batch` at a time those that `select` returns.
+
+    With earlier runs it begins with INFORMED_INIT architectures, or half a batch if that is more: in turns the best of
+    those runs and random ones, which say how far the runs can be believed.
 
     No architecture is asked that is equivalent to an earlier one, so the search ends when the space is exhausted.
     With several workers `select` is called before all of the batch before is measured.
@@ -46,6 +53,12 @@ class SurrogateStrategy(Strategy):
         """What the model learns from, in the order finished: those told, or those of `refit`."""
         self.running: dict[tuple[int, ...], None] = {}  # a set that keeps its order
         self._planned: deque[Proposal] = deque()
+        self.prior: Prior | None = None
+
+    def inform(self, earlier: Sequence[Earlier]) -> None:
+        """As of `Informable`."""
+        self.prior = Prior(self.space, earlier)
+        self.init, self.random_trials = min(self.init, max(INFORMED_INIT, self.batch // 2)), 0
 
     @abstractmethod
     def select(self, count: int) -> list[Proposal]:
@@ -60,7 +73,12 @@ class SurrogateStrategy(Strategy):
     def propose(self) -> Proposal | None:
         if not self._planned and self.asked >= self.init and self._informed():
             self._planned.extend(self.select(self.batch))
-        return self._planned.popleft() if self._planned else self._random()
+        return self._planned.popleft() if self._planned else self._known() or self._random()
+
+    def _known(self) -> Proposal | None:
+        """One of the earlier runs' best, where it is time for one."""
+        arch = None if self.prior is None or self.asked >= self.init else self.prior.first(self.asked)
+        return None if arch is None or self.space.canonical(arch) in self.seen else Proposal(arch)
 
     def _random(self) -> Proposal | None:
         arch = self.space.sample_new(self.rng, self.seen, self.space.canonical)
@@ -117,6 +135,10 @@ class SurrogateStrategy(Strategy):
         worst = tuple(done.max(axis=0).tolist())
         return np.array([trial.losses or worst for trial in self.finished])
 
+    def before(self, choices: Choices, results: NDArray[np.float64]) -> Callable[[arrays.Choices], NDArray[np.float64]]:
+        """What was expected of architectures before, as of `Prior.mean`; without earlier runs zeros."""
+        return (lambda others: np.zeros(len(others))) if self.prior is None else self.prior.mean(choices, results)
+
     def choices(self, which: NDArray[np.intp]) -> Choices:
         """Option indices (m, decisions) of some finished trials, given by their places in the order finished."""
         return np.array([self.finished[i].proposal.arch.choices for i in which])
@@ -172,13 +194,3 @@ class Members:
         fresh = np.ones(len(self._number), dtype=bool)
         fresh[[self._number[form] for form in seen]] = False
         return np.flatnonzero(fresh[self.group])
-
-
-def representatives(losses: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Results that a model is fitted to, ascending: all, or the best half of count and an even choice of the rest."""
-    order = np.argsort(losses, kind="stable")
-    if len(order) <= count:
-        return np.arange(len(order))
-    best, rest = order[: count // 2], order[count // 2 :]
-    even = np.linspace(0, len(rest) - 1, count - len(best)).astype(np.intp)
-    return np.sort(np.concatenate([best, rest[even]]))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nastool.core import registry
 from nastool.core.space import Choose, SearchSpace
-from nastool.core.strategy import SeesPredictions, Strategy
+from nastool.core.strategy import Earlier, Informable, SeesPredictions, Strategy
 from nastool.core.values import Arch, Decision, Evaluation, Proposal, SpaceRef, Trial
 from nastool.tasks.images.task import ImageTask
 from nastool.training.counting import Counting
@@ -170,6 +170,23 @@ class StrategyContract:
             for trial in (running[2], running[0], running[1]):
                 strategy.tell(outcome(trial.id, trial.proposal, strategy))
         assert drive(undisturbed, 30, 43) == drive(resumed, 30, 43)
+
+    def test_resumes_exactly_with_earlier_runs(self, make: MakeStrategy, space: SearchSpace) -> None:
+        """Where it learns from such: they tell it where to begin, which is no part of its state."""
+        strategy, resumed = make(space, 4), make(space, 4)
+        if not (isinstance(strategy, Informable) and isinstance(resumed, Informable)):
+            return
+        choices = np.array([space.sample(np.random.default_rng(i)).choices for i in range(25)])
+        known = Earlier(choices, np.array([[_value(tuple(row))] for row in choices.tolist()]))
+        strategy.inform([known])
+        before = drive(strategy, 9)
+        state = json.loads(json.dumps(strategy.state_dict()))
+        after = drive(strategy, 12, 9)
+        resumed.inform([known])
+        resumed.load_state_dict(state, before)
+        assert drive(resumed, 12, 9) == after
+        for trial in (*before, *after):
+            space.validate(trial.proposal.arch)
 
     def test_survives_nothing_but_failures(self, make: MakeStrategy, space: SearchSpace) -> None:
         strategy = make(space, 0)

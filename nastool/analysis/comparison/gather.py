@@ -171,7 +171,7 @@ def read(path: Path) -> Run:
     return Run(
         path=path,
         seed=study.seed,
-        strategy=config["strategy"],
+        strategy={**config["strategy"], "options": study.variant},
         setting={**resolved, "data": fingerprint, "objective": spelt(study.objectives)},
         objective=objective,
         losses=np.array([trial.trial.loss for trial in told], dtype=np.float64),

@@ -37,8 +37,7 @@ def over_cost(study: Study) -> list[float]:
 
 def label(study: Study, among: Sequence[Study]) -> str:
     """The strategy, with the options in which it differs from the same strategy in other runs."""
-    same = [other.config["strategy"]["options"] for other in among if other.strategy == study.strategy]
-    differing = told_apart(study.config["strategy"]["options"], same)
+    differing = told_apart(study.variant, [other.variant for other in among if other.strategy == study.strategy])
     return style.clean(f"{study.strategy} ({differing})" if differing else study.strategy)
 
 

@@ -189,7 +189,7 @@ def _confounders(studies: Sequence[Study]) -> Answer:
 def _ablations(studies: Sequence[Study]) -> Answer:
     variants: dict[tuple[str, str], set[str]] = {}
     for study in studies:
-        variants.setdefault((study.strategy, _benchmark(study)), set()).add(_json(study.config["strategy"]["options"]))
+        variants.setdefault((study.strategy, _benchmark(study)), set()).add(_json(study.variant))
     several = sorted({strategy for (strategy, _), options in variants.items() if len(options) > 1})
     return Answer(
         [] if several else ["no two runs differ in an option of their strategy alone"],

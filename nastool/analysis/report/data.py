@@ -207,6 +207,7 @@ def search_command(study: Study, *, strategy: str | None = None, seed: int | Non
     parts = ["nastool", "search", "--strategy", strategy or study.strategy]
     if strategy is None:
         parts += _flags("-S", study.config["strategy"]["options"])
+        parts += [word for run in study.config.get("warm_start", ()) for word in ("--warm-start", run)]
     parts += ["--space", study.config["space"]["name"], *_flags("-P", study.config["space"]["options"])]
     parts += ["--evaluator", study.evaluator]
     resolved = given.get("evaluator-options")

@@ -18,12 +18,12 @@ from nastool.core.space import SearchSpace
 from nastool.core.values import Arch, Evaluation, Trial
 from nastool.learners.predictors import ensemble, trees
 from nastool.learners.predictors.acquisition import Acquisition
-from nastool.learners.surrogate import Members, SurrogateStrategy, representatives
+from nastool.learners.regression import quantiles, representatives
+from nastool.learners.surrogate import Members, SurrogateStrategy
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench101 import NasBench101
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.spaces.nasbench_macro import NasBenchMacro
-from nastool.strategies import bo
 from nastool.strategies.bananas import Bananas
 from nastool.strategies.bo import BayesianOptimisation
 
@@ -247,7 +247,7 @@ def test_bananas_is_trained_on_no_more_than_max_points(monkeypatch: pytest.Monke
 
 def test_quantiles_are_of_mean_ranks() -> None:
     values = np.random.default_rng(0).integers(0, 9, 50).astype(float)
-    np.testing.assert_allclose(bo._quantiles(values), ndtri((rankdata(values) - 0.5) / 50))
+    np.testing.assert_allclose(quantiles(values), ndtri((rankdata(values) - 0.5) / 50))
 
 
 def test_representatives_hold_the_best_and_the_extremes() -> None:
