@@ -253,7 +253,7 @@ class Hyperband(Ladder):
     def _over(self, bracket: _Bracket) -> bool:
         every = zip(bracket.begun, bracket.results, strict=True)
         full = bracket.begun[0] >= bracket.sizes[0] and all(begun == len(results) for begun, results in every)
-        return full and not bracket.due(self.gone)
+        return full and bracket.sizes[-1] > 0 and not bracket.due(self.gone)  # else it has no result yet, and a leader
 
     def waiting(self) -> list[int]:
         found = []

@@ -108,10 +108,15 @@ def test_it_goes_on_bit_for_bit(name: str, rule: str) -> None:
 
 @pytest.mark.parametrize("rule", ["asha", "hyperband"])
 def test_a_space_that_runs_out_ends_with_what_can_go_on(rule: str) -> None:
-    trials = play(by_levels(rule=rule, space=TinySpace(), facts={"epochs": 9}), 1000)
+    strategy = by_levels(rule=rule, space=TinySpace(), facts={"epochs": 9})
+    trials = play(strategy, 1000)
     new = [trial for trial in trials if trial.proposal.continues is None]
     assert len(new) == 6
     assert [trial.proposal.fidelity for trial in trials if trial not in new] == [3, 3], "a third of the six go on"
+    led = strategy.lead()
+    assert led is not None and led.fidelity is None, "the better of these leads to a result"
+    strategy.tell(_told(len(trials), led))
+    assert strategy.ask() is None
 
 
 @pytest.mark.parametrize("rule", ["asha", "hyperband"])
