@@ -14,7 +14,8 @@ from nastool.core.values import Evaluation, Proposal, Scalar
 from nastool.training.evaluator import TrainingEvaluator
 from nastool.training.loop import seconds_of_one, seeds
 
-Proxy = Literal["synflow", "snip", "grad_norm", "jacob_cov", "naswot", "zen"]
+Proxy = Literal["synflow", "snip", "grad_norm", "jacob_cov", "naswot", "zen", "params", "flops"]
+COUNTED = frozenset({"params", "flops"})
 
 
 class ZeroCost(TrainingEvaluator):
@@ -41,14 +42,10 @@ class ZeroCost(TrainingEvaluator):
             batch_size: Examples of the minibatch; by default the recipe's.
         """
         super().__init__(space, **training)
-        self.wanted = tuple(sorted(self._known)) if all_proxies else (proxy,)
+        self.wanted = tuple(sorted((type(self).metrics if all_proxies else {proxy}) - COUNTED))
         self.objective = f"{proxy}:max"
-        self.metrics = frozenset({*self.wanted, "params", "flops"})
+        self.metrics = COUNTED.union(self.wanted)
         self.seed = seed
-
-    @property
-    def _known(self) -> frozenset[str]:
-        return type(self).metrics - {"params", "flops"}
 
     def prepare(self) -> None:
         """InputError: examples are no numbers with gradients, such as words, or several tensors."""
@@ -57,7 +54,7 @@ class ZeroCost(TrainingEvaluator):
         if len(inputs) != 1 or not inputs[0].is_floating_point():
             raise InputError(
                 f"{self.data.name}: zero-cost proxies are for images and signals, one tensor of numbers an example; "
-                "give other data, or another --evaluator"
+                "give other data, or leave them out"
             )
 
     def describe(self) -> Mapping[str, Scalar]:
@@ -66,21 +63,22 @@ class ZeroCost(TrainingEvaluator):
 
     def estimate(self, proposal: Proposal) -> float | None:
         self.prepare()
-        return seconds_of_one((self._found(proposal, 0) for _ in range(5)), self.synchronize)
+        return seconds_of_one((self.found(proposal, 0) for _ in range(5)), self.synchronize)
 
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
         """seed: of the weights. Diverged: a proxy is no number, as where nothing reaches the output."""
         start = time.perf_counter()
         self.prepare()
         with self.saying_what_helps(), self.reproducible(seed):
-            found = self._found(proposal, seed)
+            found = self.found(proposal, seed)
         objective = self.objective.partition(":")[0]
         if objective in found and not math.isfinite(found[objective]):
             raise Diverged(f"{objective} is {found[objective]}: no signal goes through, or examples are alike")
         finite = {name: value for name, value in found.items() if math.isfinite(value)}
         return Evaluation(finite, time.perf_counter() - start)
 
-    def _found(self, proposal: Proposal, seed: int) -> dict[str, float]:
+    def found(self, proposal: Proposal, seed: int) -> dict[str, float]:
+        """What is measured of an architecture, which may be infinite. Once prepared. seed: of the weights."""
         import torch
 
         from nastool.nets.costs import count_flops

@@ -18,7 +18,7 @@ class RegularizedEvolution(AgingEvolution):
     failed is no individual; with several workers children are bred while others are still being measured; and
     `dedup` (not in the paper) never spends a trial on an architecture equivalent to an earlier one. With several
     objectives the best of a tournament is one that none in it dominates, the most alone of these (as in nsga2). With
-    earlier runs their best are half of the first population; they are measured anew.
+    earlier runs their best are half of the first population, measured anew; with a proxy it is the best by that.
     """
 
     name = "evolution"
@@ -30,7 +30,9 @@ class RegularizedEvolution(AgingEvolution):
         self.prior, self.random_trials = Prior(self.space, earlier), 0
 
     def propose(self) -> Proposal | None:
-        known = None if self.prior is None or self.asked >= self.population else self.prior.first(self.asked)
+        known = None
+        if self.prior is not None and self.asked < self.population:
+            known = self.prior.first(self.asked, 2 if self.prior.trained else 1)
         if known is None or self.space.canonical(known) in self.seen:
             return super().propose()
         return Proposal(known, inherit=self.inherit)

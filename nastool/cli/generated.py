@@ -61,6 +61,7 @@ _METAVARS = {
     "fidelity": "NAME[:KEY=VALUE,...]",
     "limits": "'METRIC<=VALUE'",
     "warm_start": "RUN",
+    "prior": "PROXY",
 }
 
 

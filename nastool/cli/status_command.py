@@ -78,6 +78,7 @@ def _status(folder: Path) -> dict[str, Any]:
             **({"limits": config["limits"]} if config.get("limits") else {}),
             **({"fidelity": config["fidelity"]} if config.get("fidelity") else {}),
             **({"warm_start": found} if (found := earlier.described(store)) else {}),
+            **({"prior": found} if (found := earlier.prior(store)) else {}),
             "objective": store.get("objective"),
             "seed": config.get("seed"),
             "trials": counts,
@@ -114,6 +115,10 @@ def _text(facts: dict[str, Any]) -> None:
         _line("fidelity", facts["fidelity"])
     if "warm_start" in facts:
         _line("warm start", earlier.shown(facts["warm_start"]))
+    if "prior" in facts:
+        _line(
+            "prior", "{proxy} of {architectures:,} architectures, untrained, {seconds:.1f} s".format(**facts["prior"])
+        )
     objectives = [facts["objective"]] if isinstance(facts["objective"], str) else facts["objective"]
     several = "s" if len(objectives) > 1 else " "
     common.show(f"  objective{several} {'  '.join(objectives)}   seed {facts['seed']}")

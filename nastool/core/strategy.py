@@ -252,17 +252,20 @@ class Refitting(Protocol):
 class Earlier:
     """What an earlier run of the same space measured: perhaps of other data, at another scale, with another budget.
 
+    Or a zero-cost proxy of random architectures; then `trained` is false.
+
     choices: (n, decisions), option indices of each result's architecture. losses: (n, objectives), finite, lower is
     better; the first are not all equal. They have no unit in common with those of this search, only an order.
     """
 
     choices: NDArray[np.intp]
     losses: NDArray[np.float64]
+    trained: bool = True
 
 
 @runtime_checkable
 class Informable(Protocol):
-    """A strategy that learns from earlier runs."""
+    """A strategy that learns from earlier runs and proxies."""
 
     def inform(self, earlier: Sequence[Earlier]) -> None:
         """Take in what earlier runs measured; called at most once, before anything is asked or restored.

@@ -61,7 +61,7 @@ class Baseline:
         if (several := len([config.objective] if isinstance(config.objective, str) else config.objective or ())) > 2:
             pareto.hypervolume([(0.0,) * several], (1.0,) * several)  # for its error, before the search
         given = options.resolve("strategy random", registry.load("strategy", defaults.BASELINE), {})
-        self.config = replace(config, strategy=Plugged(defaults.BASELINE, given), warm_start=())
+        self.config = replace(config, strategy=Plugged(defaults.BASELINE, given), warm_start=(), prior=None)
         self.space = space
         self.folder = RunFolder(folder.path / BASELINE)
         self.folder.check(self.config, force)

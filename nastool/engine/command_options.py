@@ -223,6 +223,9 @@ class SearchOptions(Measuring, Searching):
         warm_start: An earlier run of the same space, perhaps on other data, at another scale or with other epochs: its
             results tell the strategy where to begin, as far as its own bear them out. They are read once, and are no
             trials of this search.
+        prior: A zero-cost proxy that tells where to begin: synflow, snip, grad_norm, jacob_cov, naswot, zen, params or
+            flops. It is found of 500 random architectures before the first trial, on the evaluator's data, or on shapes
+            where that has none; evolution begins with the best of these, a model believes them as far as results do.
         seed: Seed of strategy and trials.
         workers: Number of trials at a time; GPUs are dealt out in turn.
         out: Folder of the run; by default one under runs/ named after the search.
@@ -259,6 +262,7 @@ class SearchOptions(Measuring, Searching):
     fidelity: str | None = None
     final: int | None = None
     warm_start: str | Path | Sequence[str | Path] = ()
+    prior: str | None = None
     seed: int = 0
     workers: int = 1
     out: str | Path | None = None

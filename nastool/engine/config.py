@@ -69,6 +69,8 @@ class RunConfig:
     """Which trainings end early, as of `learners.fidelities`, with all options; None: none does."""
     warm_start: tuple[str, ...] = ()
     """Folders of the earlier runs that the strategy learns from, as of `engine.earlier`."""
+    prior: str | None = None
+    """The proxy that it begins with, as of `engine.prior`."""
 
     @classmethod
     def resolve(
@@ -82,6 +84,7 @@ class RunConfig:
         latency_threads: int = 1,
         fidelity: str | None = None,
         warm_start: str | Path | Sequence[str | Path] = (),
+        prior: str | None = None,
     ) -> RunConfig:
         """Check names, options and whether the three go together; nothing is built or read yet. InputError."""
 
@@ -95,7 +98,7 @@ class RunConfig:
         conditions = tuple(map(str, Limits.parse(limits).conditions))
         plugged = plug("strategy", strategy), plug("space", space), plug("evaluator", evaluator)
         rule = None if fidelity is None else fidelities.spelt(fidelity)
-        config = cls(*plugged, seed, wanted, conditions, latency_threads, rule, earlier.named(warm_start))
+        config = cls(*plugged, seed, wanted, conditions, latency_threads, rule, earlier.named(warm_start), prior)
         if rule is not None and isinstance(wanted, list):
             raise InputError(f"--fidelity compares by one objective, and {len(wanted)} are given: keep one")
         searches = registry.load("strategy", config.strategy.name)
@@ -104,11 +107,14 @@ class RunConfig:
                 f"strategy {config.strategy.name} looks at one objective alone, and {len(wanted)} are given "
                 f"({', '.join(wanted)}): keep one, or take a strategy that weighs several: {_those(takes_several)}"
             )
-        if warm_start and not learns_from_earlier(searches):
-            raise InputError(
-                f"--warm-start: strategy {config.strategy.name} learns nothing from earlier runs: leave it out, or "
-                f"take one that does: {_those(learns_from_earlier)}"
-            )
+        for flag, given, what in (("--warm-start", warm_start, "earlier runs"), ("--prior", prior, "a proxy")):
+            if given and not learns_from_earlier(searches):
+                raise InputError(
+                    f"{flag}: strategy {config.strategy.name} learns nothing from {what}: leave it out, or take one "
+                    f"that does: {_those(learns_from_earlier)}"
+                )
+        if prior is not None:
+            earlier.check_proxy(prior, registry.load("space", config.space.name), wanted)
         reasons = misfits(
             searches,
             registry.load("space", config.space.name),
@@ -170,6 +176,7 @@ class RunConfig:
             "latency_threads": self.latency_threads,
             "fidelity": self.fidelity,
             "warm_start": list(self.warm_start),
+            "prior": self.prior,
         }
         return {name: value for name, value in found.items() if value not in ([], 1, None)}
 
@@ -388,7 +395,7 @@ MOST_DIFFERENCES = 4
 def _differing(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:
     """What a person would have to change to come from one identity to the other, in a few words."""
     lines = []
-    for key in ("strategy", "space", "evaluator", "seed", "objective", "fidelity", "warm_start"):
+    for key in ("strategy", "space", "evaluator", "seed", "objective", "fidelity", "warm_start", "prior"):
         was, now = found.get(key), wanted.get(key)
         if isinstance(was, Mapping) and isinstance(now, Mapping) and was.get("name") != now.get("name"):
             was, now = was.get("name"), now.get("name")  # options of another plugin tell nothing

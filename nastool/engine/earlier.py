@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nastool.core import plugin_files, registry
-from nastool.core.errors import InputError, InvalidArchError, short
+from nastool.core import defaults, plugin_files, registry
+from nastool.core.errors import InputError, InvalidArchError, hint, short
+from nastool.core.evaluator import Evaluator
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Earlier, Informable, Strategy
 from nastool.core.typed import is_number
@@ -89,8 +90,23 @@ def _losses(trial: Trial, objectives: Sequence[Objective]) -> list[float] | None
         return None
 
 
+def check_proxy(name: str, space: type[SearchSpace], objective: object) -> None:
+    """Check a proxy for --prior.
+
+    Raises:
+        InputError: There is none of that name, this space has no networks, or there are several objectives.
+    """
+    scorer: type[Evaluator] = registry.load("evaluator", defaults.SCORER)
+    if name not in (known := sorted(scorer.metrics)):
+        raise InputError(f"--prior {short(name)}: there is no such proxy; {hint(name, known)}")
+    if reasons := registry.misfits(None, space, scorer):
+        raise InputError(f"--prior {name}: {'; '.join(reasons)}: leave it out")
+    if isinstance(objective, list):
+        raise InputError(f"--prior {name} tells of one objective, and {len(objective)} are given: leave it out")
+
+
 def inform(strategy: Strategy, store: Store, note: Callable[[str], None]) -> None:
-    """Have a strategy, untouched, learn from the earlier runs that are stored with its search, if there are any.
+    """Have a strategy, untouched, learn from what is stored with its search of earlier runs and proxies, if anything.
 
     Raises:
         InputError: What is stored is damaged.
@@ -102,7 +118,8 @@ def inform(strategy: Strategy, store: Store, note: Callable[[str], None]) -> Non
         strategy.inform([_earlier(each, strategy.space, len(store.objectives)) for each in found])
     except (InvalidArchError, KeyError, TypeError, ValueError):
         raise _damaged(store) from None
-    note(f"warm start: {shown(described(store))}")
+    if counts := described(store):
+        note(f"warm start: {shown(counts)}")
 
 
 def _earlier(value: Any, space: SearchSpace, objectives: int) -> Earlier:
@@ -112,14 +129,32 @@ def _earlier(value: Any, space: SearchSpace, objectives: int) -> Earlier:
     losses = value["losses"]
     if len(losses) != len(archs) or not all(len(each) == objectives and all(map(is_number, each)) for each in losses):
         raise ValueError(value)
-    return Earlier(np.array([arch.choices for arch in archs], dtype=np.intp), np.array(losses, dtype=np.float64))
+    found = np.array([arch.choices for arch in archs], dtype=np.intp), np.array(losses, dtype=np.float64)
+    return Earlier(*found, trained="prior" not in value)
 
 
 def described(store: Store) -> dict[str, int]:
     """How many results a search has of each earlier run; {}: it began without. InputError: it is damaged."""
     try:
-        return {str(each["run"]): len(each["choices"]) for each in store.get(KEY) or ()}
+        return {str(each["run"]): len(each["choices"]) for each in store.get(KEY) or () if "prior" not in each}
     except (KeyError, TypeError):
+        raise _damaged(store) from None
+
+
+def add(store: Store, found: Sequence[Mapping[str, Any]]) -> None:
+    """Store more that the search begins with."""
+    store.write({KEY: [*(store.get(KEY) or ()), *found]})
+
+
+def prior(store: Store) -> dict[str, Any]:
+    """The "proxy" that a search began with, of how many "architectures", and "seconds" that took; {}: with none."""
+    try:
+        for each in store.get(KEY) or ():
+            if "prior" in each:
+                count, seconds = len(each["choices"]), float(each["seconds"])
+                return {"proxy": str(each["prior"]), "architectures": count, "seconds": seconds}
+        return {}
+    except (KeyError, TypeError, ValueError):
         raise _damaged(store) from None
 
 

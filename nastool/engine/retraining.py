@@ -131,7 +131,7 @@ def listed(config: RunConfig, evaluator: Plugged, archs: Sequence[Arch]) -> RunC
     """The configuration of their trainings; of how many trainings of each it does not say."""
     named = hashlib.blake2s(json.dumps([arch.key for arch in archs]).encode(), digest_size=8).hexdigest()
     strategy = Plugged(Listed.name, {"architectures": named})
-    return replace(config, strategy=strategy, evaluator=evaluator, objective=None, limits=(), warm_start=())
+    return replace(config, strategy=strategy, evaluator=evaluator, objective=None, limits=(), warm_start=(), prior=None)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ def config_of(options: SearchOptions) -> RunConfig:
         options.latency_threads,
         options.fidelity,
         options.warm_start,
+        options.prior,
     )
 
 

@@ -19,7 +19,7 @@ from nastool.core.options import split
 from nastool.core.space import SearchSpace
 from nastool.core.strategy import Fed, Strategy, planned_trials, random_trials
 from nastool.core.values import Scalar, Trial
-from nastool.core.wording import describe_cost
+from nastool.core.wording import describe_cost, format_seconds
 from nastool.core.yaml_files import read_yaml
 from nastool.engine import (
     after_search,
@@ -31,6 +31,7 @@ from nastool.engine import (
     logs,
     outside,
     own_ensembles,
+    prior,
     ranking,
     results,
 )
@@ -233,7 +234,13 @@ class SearchRun:
         if continues:
             with Store.read(self.folder.database) as store:
                 used = (store.get("time") or {}).get("used", 0.0)
-        timing = Timing(self, used)
+        timing, found = Timing(self, used), list[dict[str, Any]]()
+
+        def accept(facts: Mapping[str, Scalar]) -> None:
+            self._check_metrics()
+            multi_fidelity.begin(self.strategy, facts)
+            found.extend(self._prior(watch))
+
         opened = open_run(
             self.config,
             self.evaluator,
@@ -243,12 +250,14 @@ class SearchRun:
             executor=executor or self.options.executor,
             force=self.options.force,
             options=self.recorded,
-            accept=self._accept,
+            accept=accept,
             space=self.space,
             pace=timing.pace if self.paced else None,
         )
         with opened as run, self.loggers.opened(run.store, self.space, self.folder.path, watch.note):
             self._check_metrics()
+            if self.config.prior is not None and not earlier.prior(run.store):
+                earlier.add(run.store, found or self._prior(watch))
             if not run.continued:
                 watch.tell(RunBegun(self.config, self.folder.path, run.facts))
             saved = lambda: f"{sum(run.store.count().values()) - run.store.count()['running']} trials"  # noqa: E731
@@ -261,11 +270,6 @@ class SearchRun:
         folder = shlex.quote(str(self.folder.path))
         ends = "" if self.finishes else f"; or make a result of what it has: nastool finish {folder}"
         return f"continue with: nastool {'finish' if self.finishes else 'resume'} {folder}{ends}"
-
-    def _accept(self, facts: Mapping[str, Scalar]) -> None:
-        """InputError: it cannot begin with an evaluator that says this of itself."""
-        self._check_metrics()
-        multi_fidelity.begin(self.strategy, facts)
 
     def _check_metrics(self) -> None:
         """InputError: no trial will have what the search looks at."""
@@ -282,6 +286,13 @@ class SearchRun:
                     self.evaluator.check_state()
             except InputError as error:
                 raise InputError(f"{error}: the search cannot go on; begin anew with --force") from None
+
+    def _prior(self, watch: Watch) -> list[dict[str, Any]]:
+        """The proxy that it begins with, found; nothing where that is not wanted. InputError: it cannot be found."""
+        if (name := self.config.prior) is None:
+            return []
+        with_workers = Setting(self.options.workers), self.options.executor
+        return [prior.find(name, self.config, self.space, self.evaluator, *with_workers, watch.note)]
 
     # --- the parts
 
@@ -455,5 +466,7 @@ class SearchRun:
         """What all trials cost together."""
         with Store.read(self.folder.database) as store:
             cost, _, _ = store.spent()
-            trials = sum(store.count().values())
-        return f"  cost of {trials:,} trials: {describe_cost(cost, simulated='simulated' in self.evaluator.provides)}"
+            trials, before = sum(store.count().values()), earlier.prior(store)
+        also = f"; its prior took {format_seconds(before['seconds'])}" if before else ""
+        spent = describe_cost(cost, simulated="simulated" in self.evaluator.provides)
+        return f"  cost of {trials:,} trials: {spent}{also}"

@@ -137,7 +137,8 @@ class Study:
     @property
     def variant(self) -> Mapping[str, Any]:
         """The strategy's options, and what else makes it another way to search: "fidelity", and any warm start."""
-        more = {"fidelity": self.config.get("fidelity"), "warm-start": bool(self.config.get("warm_start"))}
+        more = {name: self.config.get(name) for name in ("fidelity", "prior")}
+        more["warm-start"] = bool(self.config.get("warm_start"))
         return {**self.config["strategy"]["options"], **{name: value for name, value in more.items() if value}}
 
     @property

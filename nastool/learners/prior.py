@@ -36,12 +36,17 @@ class Prior:
         self.space = space
         self.earlier = tuple(earlier)
 
-    def first(self, number: int) -> Arch | None:
-        """What a search begins with as its trial `number`, from 0: each second time the next best that was measured.
+    @property
+    def trained(self) -> bool:
+        """Whether all of it was measured, and nothing is a proxy."""
+        return all(run.trained for run in self.earlier)
+
+    def first(self, number: int, every: int = 2) -> Arch | None:
+        """What a search begins with as its trial `number`, from 0: so often the next best of what there is.
 
         None: anything else. What is equivalent counts once.
         """
-        return None if number % 2 else next(islice(self.best(), number // 2, None), None)
+        return None if number % every else next(islice(self.best(), number // every, None), None)
 
     def best(self) -> Iterator[Arch]:
         """What was measured, of each run in turn, its best first; of several objectives by the mean quantile."""

@@ -208,6 +208,7 @@ def search_command(study: Study, *, strategy: str | None = None, seed: int | Non
     if strategy is None:
         parts += _flags("-S", study.config["strategy"]["options"])
         parts += [word for run in study.config.get("warm_start", ()) for word in ("--warm-start", run)]
+        parts += ["--prior", study.config["prior"]] if study.config.get("prior") else []
     parts += ["--space", study.config["space"]["name"], *_flags("-P", study.config["space"]["options"])]
     parts += ["--evaluator", study.evaluator]
     resolved = given.get("evaluator-options")

@@ -333,6 +333,8 @@ def _setup(study: Study) -> list[Block | Facts | Cards | Trials]:
         rows.append((kind, " ".join(filter(None, (study.config[kind]["name"], shown)))))
     if fidelity := study.config.get("fidelity"):
         rows.append(("fidelity", str(fidelity)))
+    if prior := study.config.get("prior"):
+        rows.append(("prior", str(prior)))
     if runs := study.config.get("warm_start"):
         rows.append(("warm start", ", ".join(runs)))
     if limits := study.config.get("limits"):

@@ -32,6 +32,8 @@ def test_all_proxies_beside_what_networks_cost() -> None:
     assert all(found[name] > other[name] for name in ("synflow", "snip", "params", "flops"))
     alone = evaluate([3] * 6, proxy="snip", all_proxies=False)
     assert alone == {name: found[name] for name in ("snip", "params", "flops")}
+    counted = evaluate([3] * 6, proxy="params", all_proxies=False)
+    assert counted == {name: found[name] for name in ("params", "flops")}
     evaluator = ZeroCost(SPACE, proxy="snip", **SMALL)  # type: ignore[arg-type]
     evaluator.prepare()
     assert evaluator.objective == "snip:max" and "epochs" not in evaluator.describe()
