@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from nastool.learners.regression import Floats
 from nastool.spaces.cell_cnn import CellCNN
 from nastool.spaces.nasbench201 import NasBench201
 from nastool.spaces.nasbench_macro import NasBenchMacro
+from nastool.strategies.evolution import RegularizedEvolution
 
 Loss = Callable[[Arch], float]
 MACRO = NasBenchMacro()
@@ -231,3 +233,18 @@ def test_resumes_exactly(name: str, cut: int) -> None:
     resumed = made_by(name, known)
     resumed.load_state_dict(state, before)
     assert run(resumed, 12, first=cut) == after
+
+
+def test_evolution_measures_of_two_mutants_the_better_by_a_proxy() -> None:
+    parent = MACRO.arch([1] * 8)
+
+    def mean_loss(*runs: Earlier) -> float:
+        strategy = made_by("evolution", *runs)
+        assert isinstance(strategy, RegularizedEvolution)
+        children = [strategy._child(parent) for _ in range(60)]
+        return float(np.mean([loss(child) for child in children if child is not None]))
+
+    proxy = replace(earlier(), trained=False)
+    assert mean_loss(proxy) < mean_loss(earlier()) - 0.1 == mean_loss() - 0.1
+    misleading = replace(earlier(lambda arch: -loss(arch)), trained=False)
+    assert mean_loss(misleading) > mean_loss() + 0.1
