@@ -274,6 +274,7 @@ _OFFERS: Mapping[str, Offer] = {
     "list what": _listed,
     "runs": _runs,
     "run": _runs,
+    "warm_start": _runs,
     "model": _runs,
     "source": _architectures,
     "top source": _runs,

@@ -72,6 +72,7 @@ def test_commands_and_options() -> None:
         ("nastool show z", {"zoo:"}),
         ("nastool top ", {"runs/one", "runs/two words"}),
         ("nastool status runs/o", {"runs/one"}),
+        ("nastool search --warm-start runs/o", {"runs/one"}),
         ("nastool predict ru", {"runs/one", "runs/two words"}),
         ("nastool status runs/one runs/t", {"runs/two words"}),
         ("nastool eval ru", {"runs/one", "runs/two words"}),
