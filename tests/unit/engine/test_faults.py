@@ -186,7 +186,8 @@ class Faulty(Evaluator):
 
     crowded: these trials need a GPU for themselves. large: micro-batches that this trial needs. broken: these GPUs
     fail always. once: these trials break their GPU on the first try. poison: these do so always. room: for the data of
-    so many workers. unprepared: on these GPUs nothing can be prepared. dying: there workers die.
+    so many workers. unprepared: on these GPUs nothing can be prepared. dying: there workers die. meet: workers that
+    have to have started before anything is evaluated.
     """
 
     name = "faulty"
@@ -211,6 +212,8 @@ class Faulty(Evaluator):
             raise OutOfMemory("the images take 2 GB, and 1 GB is free")
 
     def evaluate(self, trial_id: int, proposal: Proposal, *, seed: int, report: Report) -> Evaluation:
+        while len(list((self.folder / "workers").iterdir())) < self.how.get("meet", 0):
+            time.sleep(0.02)
         mine = self.folder / f"busy-{self.gpu}-{os.getpid()}"
         mine.touch()
         time.sleep(self.how.get("seconds", 0.1))
@@ -321,7 +324,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Mapping[str, f
 def test_where_memory_ran_out_it_is_tried_alone(
     tmp_path: Path, gpus: list[str], undisturbed: list[Mapping[str, float] | None]
 ) -> None:
-    scene = Scene(tmp_path, gpus, {"crowded": range(8), "seconds": 0.7})
+    scene = Scene(tmp_path, gpus, {"crowded": range(8), "seconds": 0.4, "meet": len(gpus)})
     assert metrics(scene.search()) == undisturbed
     for trial in range(8):
         assert scene.log(trial)[-1][1:] == (0, 1), "nothing beside it, the whole batch"
