@@ -7,8 +7,8 @@
 
 `find` computes the proxies of cells that are drawn uniformly, no two equivalent, in networks of the published size on
 one minibatch of 64, with one seed of weights, and appends a line a cell to FILE; the same command goes on where it was
-ended. `rank`: rank correlations with the published mean test accuracy after 200 epochs, of those cells that have all
-proxies, overall and among the best tenth of them, with standard errors by 1,000 bootstrap samples. A cell through
+ended. `rank`: rank correlations with the published mean test accuracy after 200 epochs, of the cells of which
+each is known, overall and among the best tenth of them, with standard errors by 1,000 bootstrap samples. A cell through
 which no signal goes counts as the worst. `search`: how many queries strategies need until the best label's architecture
 is within .1 points of the table's best, with and without a prior, which for each seed is found of 500 other cells.
 """
@@ -44,6 +44,7 @@ PROXIES = ("synflow", "naswot", "zen", "jacob_cov", "snip", "grad_norm", "params
 COSTS = NetworkCosts(SPACE, ImageTask(3, 32, 32, 10), SPACE.Scale())
 BATCH = 64
 DATA_SETS = ("cifar10", "cifar100")
+KINDS = ("spearmanr", "kendalltau")
 AT = (10, 20, 50, 100)
 COLUMNS = (
     "queries to .1: median (quartiles)",
@@ -132,10 +133,13 @@ def read(store: Path) -> dict[str, dict[str, float]]:
     """Of each cell, by its canonical form, the proxies that there are; -inf where no signal goes through."""
     known: dict[str, dict[str, float]] = {}
     for line in lines(store):
-        own = known.setdefault(SPACE.canonical(SPACE.arch(line["choices"])), {})  # type: ignore[arg-type]
-        values: dict[str, float | None] = line["values"]  # type: ignore[assignment]
-        own.update({name: -math.inf if value is None else value for name, value in values.items()})
+        known.setdefault(SPACE.canonical(SPACE.arch(line["choices"])), {}).update(read_values(line))  # type: ignore[arg-type]
     return known
+
+
+def read_values(line: dict[str, object]) -> dict[str, float]:
+    found: dict[str, float | None] = line["values"]  # type: ignore[assignment]
+    return {name: -math.inf if value is None else value for name, value in found.items()}
 
 
 # --- ranks
@@ -143,28 +147,26 @@ def read(store: Path) -> dict[str, dict[str, float]]:
 
 def rank(args: argparse.Namespace) -> None:
     whole = [line for line in lines(args.store) if line["all"]]
-    known = read(args.store)
-    archs = [SPACE.arch(line["choices"]) for line in whole]  # type: ignore[arg-type]
     seconds = np.array([[line["seconds"], line["cpu"]] for line in whole], dtype=float)
-    print(f"{len(archs)} cells; seconds each, mean and 95%: {seconds[:, 0].mean():.2f}, {q95(seconds[:, 0]):.2f}; of")
-    print(f"CPU time {seconds[:, 1].mean():.2f}, {q95(seconds[:, 1]):.2f}; without a signal: {dead(known, archs)}\n")
+    print(f"all proxies of {len(whole)} cells; seconds each, mean and 95%: {seconds[:, 0].mean():.2f}, ", end="")
+    print(f"{q95(seconds[:, 0]):.2f}; of CPU time {seconds[:, 1].mean():.2f}, {q95(seconds[:, 1]):.2f}\n")
+    known: dict[str, dict[Arch, float]] = {name: {} for name in PROXIES}
+    for line in lines(args.store):
+        arch = SPACE.arch(line["choices"])  # type: ignore[arg-type]
+        own = {**read_values(line), **COSTS.of(arch, ("params", "flops"))}
+        for name in own.keys() & known.keys():
+            known[name][arch] = own[name]
     for data_set in args.data_set:
         benchmark = table(args.table, data_set)
-        truth = np.array([benchmark.table.true_value(Proposal(arch)) for arch in archs])
-        best = truth >= np.quantile(truth, 0.9)
-        print(f"| {data_set}, {len(archs)} cells, {best.sum()} in the best tenth | Spearman | Kendall |", end="")
-        print(" Spearman, best tenth | Kendall, best tenth |\n|---|---:|---:|---:|---:|")
-        for name in PROXIES:
-            values = np.array([known[SPACE.canonical(arch)][name] for arch in archs])
-            cells = [
-                shown(kind, values[of], truth[of]) for of in (truth > -1, best) for kind in ("spearmanr", "kendalltau")
-            ]
-            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        print(f"| {data_set} | cells | Spearman | Kendall | best tenth: Spearman | Kendall |")
+        print("|---|---:|---:|---:|---:|---:|")
+        for name, of_cells in known.items():
+            values = np.array(list(of_cells.values()))
+            truth = np.array([benchmark.table.true_value(Proposal(arch)) for arch in of_cells])
+            best = truth >= np.quantile(truth, 0.9)
+            cells = [shown(kind, values[of], truth[of]) for of in (truth > -1, best) for kind in KINDS]
+            print(f"| {name} | {len(of_cells)} | {' | '.join(cells)} |", flush=True)
         print()
-
-
-def dead(known: dict[str, dict[str, float]], archs: Sequence[Arch]) -> int:
-    return sum(known[SPACE.canonical(arch)]["synflow"] == -math.inf for arch in archs)
 
 
 def q95(values: Floats) -> float:
@@ -243,16 +245,20 @@ def run(
 
 
 def described(queries: Floats, before: Floats, trials: int) -> str:
-    low, median, high = np.quantile(queries, [0.25, 0.5, 0.75], method="inverted_cdf")
+    low, middle, high = np.quantile(queries, [0.25, 0.5, 0.75], method="inverted_cdf")
     rng, size = np.random.default_rng(0), len(queries)
     which = rng.integers(size, size=(2000, size))
-    ratios = np.median(queries[which], axis=1) / np.median(before[which], axis=1)
+    ratios = median(queries[which]) / np.minimum(median(before[which]), trials)
     ends = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")
-    ratio = f"{np.median(queries) / np.median(before):.2f} ({ends[0]:.2f} to {ends[1]:.2f})"
+    ratio = f"{median(queries) / median(before):.2f} ({ends[0]:.2f} to {ends[1]:.2f})"
     reached = np.isfinite(queries).mean()
     return (
-        f"{median:.0f} ({low:.0f} to {high:.0f}) | {np.minimum(queries, trials).mean():.0f} | {reached:.0%} | {ratio}"
+        f"{middle:.0f} ({low:.0f} to {high:.0f}) | {np.minimum(queries, trials).mean():.0f} | {reached:.0%} | {ratio}"
     )
+
+
+def median(queries: Floats) -> Floats:
+    return np.asarray(np.quantile(queries, 0.5, axis=-1, method="inverted_cdf"))
 
 
 def means(regrets: Floats) -> str:
