@@ -63,18 +63,21 @@ class Kept:
     def prune(
         self, front: int, parents: Callable[[], set[int]], others: Callable[[], set[int]], now: bool = False
     ) -> None:
-        """Keep the best and those that are wanted, forget the others; once a trial has finished.
+        """Keep the best and those that are wanted, forget the others; each time that a trial has finished.
 
         Args:
             front: How many trials are on the front.
             parents: Trials that others go on from, also with what the optimiser remembers.
             others: Trials whose weights alone are wanted.
-            now: Whether to look through all; else that is done so often that it costs little.
+            now: No trial has finished, and what was put off is to be done: looking through all, which else is done so
+                often that it costs little.
         """
+        if now and not self._since:
+            return
         while self._best and front + len(self._best) > self.keep:
             _, worst, checkpoint = heapq.heappop(self._best)
             self._held[-worst] = checkpoint
-        self._since += 1
+        self._since += not now
         few = ONCE_IN * self._since < self._looked
         if (few and not now) or not (self._held or self._with_optimizer):
             return

@@ -277,7 +277,7 @@ class TestCommands:
         [
             (["-n", "8", "--final", "8"], "of 8 trials some have to search"),
             (["--final", "2", "--objective", "val_acc", "--objective", "seconds"], "one objective"),
-            (["--final", "2", "--fidelity", "median"], "some end early"),
+            (["--final", "2", "--fidelity", "asha"], "some end early"),
         ],
     )
     def test_refused(self, run: Run, nasbench201_table: str, more: list[str], why: str) -> None:
