@@ -21,6 +21,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,7 +126,7 @@ def found(evaluator: ZeroCost, arch: Arch, only: str | None) -> dict[str, float 
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def lines(store: Path) -> list[dict[str, object]]:
+def lines(store: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
 
 
@@ -133,12 +134,12 @@ def read(store: Path) -> dict[str, dict[str, float]]:
     """Of each cell, by its canonical form, the proxies that there are; -inf where no signal goes through."""
     known: dict[str, dict[str, float]] = {}
     for line in lines(store):
-        known.setdefault(SPACE.canonical(SPACE.arch(line["choices"])), {}).update(read_values(line))  # type: ignore[arg-type]
+        known.setdefault(SPACE.canonical(SPACE.arch(line["choices"])), {}).update(read_values(line))
     return known
 
 
-def read_values(line: dict[str, object]) -> dict[str, float]:
-    found: dict[str, float | None] = line["values"]  # type: ignore[assignment]
+def read_values(line: dict[str, Any]) -> dict[str, float]:
+    found: dict[str, float | None] = line["values"]
     return {name: -math.inf if value is None else value for name, value in found.items()}
 
 

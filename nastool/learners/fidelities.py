@@ -17,9 +17,6 @@ from nastool.core import options
 from nastool.core.errors import InputError, hint, short
 from nastool.learners.curves import Law
 
-FAR = 3.0
-"""How many standard deviations of the number that goes on a trial may be behind, by ASHA."""
-
 
 @dataclass(frozen=True)
 class Step:
@@ -109,9 +106,7 @@ class Asha(Ladder):
     Whenever there is room, a trial goes on that is among the best 1/eta of its level's results so far, from the highest
     level that has one, the best first; where there is none, a new architecture begins. Nothing waits for others.
 
-    Not so there: a trial is let go of for good once more than n / eta + FAR sqrt(n / eta) of its level's n results are
-    better, FAR standard deviations behind those that go on. By Algorithm 2 all may yet go on, however unlikely, and
-    what each needs for that would be kept.
+    However far behind a trial is, it may yet go on.
     """
 
     def climb(self, levels: Sequence[float]) -> None:
@@ -140,14 +135,8 @@ class Asha(Ladder):
         rung = self.rungs[number]
         self._losses[number] = loss
         insort(self._results[rung], (loss, number))
-        if rung == self.top:
-            return
-        results, left = self._results[rung], self._left[rung]
-        if math.isfinite(loss) and number not in self.gone:
-            insort(left, (loss, number))
-        go_on = len(results) / self.etas[rung]
-        while left and bisect_left(results, left[-1]) > go_on + FAR * math.sqrt(go_on):
-            left.pop()
+        if math.isfinite(loss) and rung < self.top and number not in self.gone:
+            insort(self._left[rung], (loss, number))
 
     def waiting(self) -> list[int]:
         return [number for left in self._left for _, number in left]
