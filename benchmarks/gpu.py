@@ -7,11 +7,12 @@ as soon as it is found. A second call with the same DIR goes on with what is not
 
 tests     the tests marked gpu
 agree     the same seed twice, and the CPU beside the GPU, on short trainings: same metrics?
-speed     images a second and the share of the bf16 peak (that of a matrix product, measured in the same process):
-          training steps of NAS-Bench-201's all-3x3 cell, DARTS' second cell and ENAS' macro and micro supernets, and
-          the rewards of a controller's step. Beside each, in turns, the same with -E fuse=off, and an ordinary loop
-          (eager, NCHW, autocast, SGD by foreach, children one after another): for ENAS' macro network over one that is
-          written out without any thought of speed (benchmarks/supernet.py), otherwise over the same modules
+speed     examples a second and the share of the bf16 peak (that of a matrix product, measured in the same process):
+          training steps of NAS-Bench-201's all-3x3 cell, DARTS' second cell, a recurrent cell and ENAS' macro and
+          micro supernets, and the rewards of a controller's step. Beside each, in turns, the same without a recording
+          (CUDA graph), with -E fuse=off, with neither, and an ordinary loop (eager, NCHW, autocast, SGD by foreach,
+          children one after another): for ENAS' macro network over one that is written out without any thought of
+          speed (benchmarks/supernet.py), otherwise over the same modules. busy: how much of its time the GPU computes
 memory    a GPU that is nearly full: does a search whose batch does not fit survive
 workers   one worker and two on the same GPU: same metrics, and how much longer or shorter
 enas      ENAS' macro search on the images given with --data (else noise of CIFAR-10's shape), for as many rounds as
@@ -42,7 +43,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMITS = {"tests": 150, "agree": 60, "speed": 150, "memory": 60, "workers": 60, "enas": 540}
+LIMITS = {"tests": 150, "agree": 60, "speed": 240, "memory": 60, "workers": 60, "enas": 540}
 """Seconds of each part at most."""
 Say = Callable[..., None]
 
@@ -58,19 +59,20 @@ class Sizes:
     layers: int = 12
     blocks: int = 5
     children: int = 20
-    seconds: float = 1.0
+    seconds: float = 0.7
     """Of each turn of a contender."""
     turns: int = 3
     peak: int = 8192
     """Rows and columns of the matrix product."""
     trials: int = 4
-    left: int = 4000
+    left: int = 2500
     """MiB that a nearly full GPU has left."""
-    full_batch: int = 4096
-    tests: tuple[str, ...] = ("tests",)
+    full_batch: int = 8192
+    nodes: int = 12
+    tests: tuple[str, ...] = ("tests", "-n", "8")
 
 
-FAKE = Sizes(60, 4, 2, 1, 4, 1, 2, 0.0, 1, 32, 2, 84, 64, ("tests/unit/helpers/test_fake_cuda.py", "-k", "draws"))
+FAKE = Sizes(60, 4, 2, 1, 4, 1, 2, 0.0, 1, 32, 2, 84, 64, 2, ("tests/unit/helpers/test_fake_cuda.py", "-k", "draws"))
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,21 @@ class Setting:
 
 
 def tests(say: Say, setting: Setting) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *setting.sizes.tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:benchmark",
+        *setting.sizes.tests,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    print(done.stdout)
     lines = done.stdout.splitlines()
     for line in lines:
         if line.startswith(("FAILED", "ERROR")):
@@ -139,18 +154,20 @@ def speed(say: Say, setting: Setting) -> None:
             say(what=name, skipped="no time left")
             continue
         torch.cuda.reset_peak_memory_stats()
-        contenders, images, flops = make()
-        rates = _race(contenders, images, sizes)
-        ours, plain, apart = (np.array(rates[who]) for who in ("nastool", "plain", "fuse=off"))
-        ratios = ours / plain
+        contenders, examples, flops = make()
+        rates = _race(contenders, examples, sizes, 8.0 if "weights" in name else 0.0)  # children differ
+        usual = {who: float(np.median(each)) for who, each in rates.items()}
+        ratios = np.array(rates["nastool"]) / rates["plain" if "plain" in rates else "neither"]
         say(
             what=name,
-            images_per_s=float(np.median(ours)),
-            plain=float(np.median(plain)),
-            fuse_off=float(np.median(apart)),
+            per_s=usual,
+            turns=rates,
             ratio=float(np.median(ratios)),
             spread=[float(ratios.min()), float(ratios.max())],
-            share_of_peak=float(np.median(ours)) * flops / peak / 1e12,
+            share_of_peak=usual["nastool"] * flops / peak / 1e12,
+            busy={who: _kernels(step) * usual[who] / examples for who, step in contenders.items()}
+            if sizes.peak > 100
+            else {},
             gigabytes=torch.cuda.max_memory_allocated() / 1e9,
         )
 
@@ -271,10 +288,16 @@ def _peak(size: int) -> float:
     return float(2 * size**3 / min(times) / 1e12)
 
 
-OURS = {"nastool": True, "fuse=off": False}
+OURS = {
+    "nastool": (True, True),
+    "not recorded": (True, False),
+    "fuse=off": (False, True),
+    "neither": (False, False),
+}
+"""Whether layers that are alike run as one, and whether a step is recorded."""
 Contenders = Mapping[str, Callable[[], None]]
 Case = Callable[[], tuple[Contenders, int, float]]
-"""What each contender does once, how many images that is, and FLOPs an image."""
+"""What each contender does once, how many examples that is, and FLOPs an example."""
 
 
 def _cases(setting: Setting) -> dict[str, Case]:
@@ -286,23 +309,24 @@ def _cases(setting: Setting) -> dict[str, Case]:
     def space(name: str, **options: Any) -> Any:
         return registry.make("space", name, given=options)
 
-    def alone(owner: Any, choices: Any, size: int, recipe: str, **scale: int) -> Case:
-        """Training one network."""
+    def alone(owner: Any, choices: Any, size: int, recipe: str, more: Mapping[str, Any] = {}, **scale: int) -> Case:
+        """Training one network. more: of the evaluator."""
 
         def make() -> tuple[Contenders, int, float]:
-
-            options: dict[str, Any] = {"recipe": recipe, "batch_size": size, "scale": scale}
+            options: dict[str, Any] = {"recipe": recipe, "batch_size": size, "scale": scale, **more}
             evaluator = setting.evaluator("train", owner, **options)
             evaluator.prepare()
             arch = owner.arch(choices)
-            plain = _Plain(evaluator, evaluator.build(arch, 0))
-            flops = 3.0 * count_flops(plain.network, evaluator.task)
-            contenders = {"plain": plain.step}
-            for name, fuse in OURS.items():
-                evaluator.fuse = fuse
+            flops = 3.0 * count_flops(evaluator.build(arch, 0), evaluator.task)
+            examples, contenders = size, {}
+            if "images" in owner.tasks:
+                contenders["plain"] = _Plain(evaluator, evaluator.build(arch, 0)).step
+            else:
+                examples *= evaluator.recipe.text.bptt
+            for name, (evaluator.fuse, evaluator.replays) in OURS.items():
                 training = evaluator.training(evaluator.build(arch, 0), evaluator.recipe, seed=0)
                 contenders[name] = partial(next, _endless(training))
-            return contenders, size, flops
+            return contenders, examples, flops
 
         return make
 
@@ -334,8 +358,9 @@ def _cases(setting: Setting) -> dict[str, Case]:
                 plain.step()
 
             contenders = {"plain": (lambda: plain.rewards(group, x, y)) if rewards else plain_step}
-            for name, fuse in OURS.items():
-                evaluator.fuse = fuse
+            for name, (evaluator.fuse, replays) in OURS.items():
+                if not replays:
+                    continue  # children differ: nothing is recorded
                 network = evaluator.supernet()
                 if rewards:
                     own = copy.copy(evaluator)
@@ -355,16 +380,20 @@ def _cases(setting: Setting) -> dict[str, Case]:
     scale = darts.scale if sizes.images >= 1000 else {"channels": sizes.channels, "cells": 1}
     channels = 16 if sizes.images >= 1000 else sizes.channels
     nb201 = space("nasbench201")
+    recurrent = space("recurrent-cell", nodes=sizes.nodes)
+    text = {"data": "sentences", "train_size": None if sizes.images >= 1000 else 3000}
+    drawn = recurrent.sample(np.random.default_rng(0)).choices
     all_3x3 = [decision.options.index("nor_conv_3x3") for decision in nb201.decisions]
     return {
         "NAS-Bench-201, all 3x3": alone(nb201, all_3x3, 2 * batch, "nasbench201", channels=channels, cells=sizes.cells),
+        "DARTS' second cell": alone(cells, named, batch, "default", {}, **scale),
+        "a recurrent cell, tokens": alone(recurrent, drawn, 64, "text", text, hidden=16 * channels),
         "ENAS macro, weights": shared(macro, False, channels=sizes.channels),
         f"ENAS macro, rewards of {sizes.children}": shared(macro, True, channels=sizes.channels),
         "ENAS micro, weights": shared(micro, False, channels=sizes.channels, cells=2 if sizes.cells > 1 else 1),
         f"ENAS micro, rewards of {sizes.children}": shared(
             micro, True, channels=sizes.channels, cells=2 if sizes.cells > 1 else 1
         ),
-        "DARTS' second cell": alone(cells, named, batch, "default", **scale),
     }
 
 
@@ -449,14 +478,17 @@ def _endless(training: Any, prepare: Callable[[int], None] = lambda step: None) 
         training.done = 0  # the learning rate does not matter here, but must exist
 
 
-def _race(contenders: Contenders, images: int, sizes: Sizes) -> dict[str, list[float]]:
-    """Images a second of each, in turns, after some steps that do not count."""
+def _race(contenders: Contenders, examples: int, sizes: Sizes, warm: float) -> dict[str, list[float]]:
+    """Examples a second of each, in turns, after some steps that do not count. warm: for how many seconds at least."""
     import torch
 
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for step in contenders.values():
-        for _ in range(10 if sizes.seconds else 1):
+        start = time.perf_counter()
+        for number in itertools.count(1):
             step()
+            if not sizes.seconds or (number >= 10 and time.perf_counter() - start > warm):
+                break
     for _ in range(sizes.turns):
         for name, step in contenders.items():
             torch.cuda.synchronize()
@@ -469,8 +501,20 @@ def _race(contenders: Contenders, images: int, sizes: Sizes) -> dict[str, list[f
                 if time.perf_counter() - start >= sizes.seconds:
                     break
             torch.cuda.synchronize()
-            rates[name].append(images * steps / (time.perf_counter() - start))
+            rates[name].append(examples * steps / (time.perf_counter() - start))
     return rates
+
+
+def _kernels(step: Callable[[], None], steps: int = 5) -> float:
+    """Seconds that the GPU computes in a step."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as found:
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+    return float(sum(event.self_device_time_total for event in found.key_averages()) / steps / 1e6)
 
 
 def _search(setting: Setting, name: str, channels: int, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -567,16 +611,18 @@ def table(out: Path) -> str:
 def _speed_table(records: list[dict[str, Any]]) -> list[str]:
     peak = next((record["tflops"] for record in records if "tflops" in record), None)
     lines = [] if peak is None else [f"Measured peak of bf16 matrix products: {peak:.1f} TFLOP/s.", ""]
-    lines += ["| | images/s | fuse=off | plain loop | ratio to it (spread) | of the peak | memory |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    names = [*OURS, "plain"]
+    lines += ["| examples/s (busy) | " + " | ".join(names) + " | ratio to the last (spread) | of the peak | memory |"]
+    lines += ["|---|" + "---:|" * 8]
     for record in records:
         if "stopped" in record:
-            lines.append(f"| stopped: {record['stopped']} | | | | | | |")
+            lines.append(f"| stopped: {record['stopped']} |" + " |" * 8)
         if "ratio" in record:
             low, high = record["spread"]
+            shown = [f"{record['per_s'][who]:,.0f}" if who in record["per_s"] else "" for who in names]
+            busy = [f" ({record['busy'][who]:.0%})" if who in record["busy"] else "" for who in names]
             lines.append(
-                f"| {record['what']} | {record['images_per_s']:,.0f} | {record['fuse_off']:,.0f} | "
-                f"{record['plain']:,.0f} | {record['ratio']:.2f} "
+                f"| {record['what']} | {' | '.join(map(str.__add__, shown, busy))} | {record['ratio']:.2f} "
                 f"({low:.2f} to {high:.2f}) | {record['share_of_peak']:.1%} | {record['gigabytes']:.1f} GB |"
             )
     return [*lines, ""]

@@ -150,13 +150,14 @@ class DropPath(nn.Module):
         super().__init__()
         self.depth = depth
         self.probability = 0.0
+        self.keep: Tensor | None = None  # 1 - probability where it is on a GPU, so that a recorded step can change it
         # Which of how many images x is (from, to, of), where a batch comes in parts: drawn is for all of it.
         self.images: tuple[int, int, int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.probability == 0:
             return x
-        keep = 1 - self.probability
+        keep: Any = 1 - self.probability if self.keep is None else self.keep
         start, end, images = self.images or (0, x.shape[0], x.shape[0])
         return x * x.new_empty((images, 1, 1, 1)).bernoulli_(keep).div_(keep)[start:end]
 

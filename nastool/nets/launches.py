@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -149,7 +149,8 @@ class _Step:
     def begin(self, modules: Sequence[nn.Module]) -> None:
         groups: list[tuple[Sequence[Tensor], torch.dtype]] = []
         for module in modules:
-            for layers in getattr(module, "joins", list)():
+            joins = getattr(type(module), "joins", None)  # of a module torch would look everywhere
+            for layers in joins(module) if joins is not None else ():
                 norms = isinstance(layers[0], nn.BatchNorm2d)
                 groups.append(([layer.weight for layer in layers], torch.float32 if norms else self.dtype))
                 if norms:
@@ -179,15 +180,15 @@ class _Step:
             return
         self._norms.append(norm)
         self._counters.append(norm.num_batches_tracked)
-        norm.num_batches_tracked = None
+        norm._buffers["num_batches_tracked"] = None
         if self.dtype == torch.bfloat16 and norm.affine and type(norm) is nn.BatchNorm2d:
-            norm.forward = lambda x: self._forward(norm, x)  # type: ignore[method-assign, assignment]
+            norm.__dict__["forward"] = partial(self._forward, norm)
 
     def end(self) -> None:
         for module, name, weight in self._cast:
             module._parameters[name] = weight  # type: ignore[assignment]
         for norm, counter in zip(self._norms, self._counters, strict=True):
-            norm.num_batches_tracked = counter
+            norm._buffers["num_batches_tracked"] = counter
             norm.__dict__.pop("forward", None)
 
     # --- batch normalisation

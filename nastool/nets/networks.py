@@ -37,6 +37,29 @@ MOST_CASES = 4096
 """So many combinations of soft choices a rule may depend on."""
 
 
+class Selected(dict[str, "str | Mapping[str, Tensor]"]):
+    """What a supernet runs, by decision, and what follows from it, which modules ask for in every step.
+
+    Attributes:
+        active: Of each `Subset` that was asked those members that take part.
+        soft: Whether any choice is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active: dict[nn.Module, dict[str, nn.Module]] = {}
+        self.soft = False
+
+    def change(self, to: Choice) -> None:
+        self.update(to)
+        self.active = {}
+        self.soft = _is_soft(self)
+
+
+def _is_soft(chosen: Choice) -> bool:
+    return not all(isinstance(option, str) for option in chosen.values())
+
+
 class OneOf(nn.Module):
     """All options of one decision at one place of a supernet; executes the active one, or sums weighted ones."""
 
@@ -52,7 +75,9 @@ class OneOf(nn.Module):
 
     def of(self, option: str) -> nn.Module:
         """The module of an option."""
-        return self.options[self.names.get(option, option)]
+        options = self._modules["options"]
+        assert options is not None
+        return options._modules[self.names.get(option, option)]  # type: ignore[return-value]  # there is one
 
     @property
     def soft(self) -> bool:
@@ -81,7 +106,7 @@ class OneOf(nn.Module):
 class Subset(Members):
     """Modules of which those take part that a rule names."""
 
-    def __init__(self, rule: Rule, members: Mapping[str, nn.Module], chosen: Choice) -> None:
+    def __init__(self, rule: Rule, members: Mapping[str, nn.Module], chosen: Selected) -> None:
         """rule: chosen -> names. chosen: as for `OneOf`."""
         super().__init__(members)
         self.rule = rule
@@ -89,26 +114,28 @@ class Subset(Members):
 
     def names(self, chosen: Choice) -> list[str]:
         """Those that take part, in the order of the members; with soft choices, those that may."""
-        soft = any(not isinstance(option, str) for option in chosen.values())
-        wanted = _shares(self.rule, chosen) if soft else self.rule(chosen)  # type: ignore[arg-type]  # all are names
+        wanted = _shares(self.rule, chosen) if _is_soft(chosen) else self.rule(chosen)  # type: ignore[arg-type]  # all are names
         return [name for name in self.members if name in wanted]
 
     def weighed(self, tensors: list[Tensor]) -> list[Tensor]:
         """With soft choices, each times the weight of the cases in which its member takes part."""
-        if all(isinstance(option, str) for option in self.chosen.values()):
+        if not self.chosen.soft:
             return tensors
         shares = _shares(self.rule, self.chosen)
         return [shares[name] * tensor for name, tensor in zip(self.active, tensors, strict=True)]
 
     def mean(self, tensors: list[Tensor]) -> Tensor:
-        if all(isinstance(option, str) for option in self.chosen.values()):
+        if not self.chosen.soft:
             return super().mean(tensors)
         ones = [torch.ones_like(tensors[0][:1])] * len(tensors)
         return torch.stack(self.weighed(tensors)).sum(0) / torch.stack(self.weighed(ones)).sum(0)
 
     @property
     def active(self) -> dict[str, nn.Module]:
-        return {name: self.members[name] for name in self.names(self.chosen)}
+        known = self.chosen.active
+        if self not in known:
+            known[self] = {name: self.members[name] for name in self.names(self.chosen)}
+        return known[self]
 
 
 def active(module: nn.Module) -> nn.Module:
@@ -184,7 +211,7 @@ class Repeat(nn.Sequential):
 class All:
     """Choose: build every option."""
 
-    def __init__(self, chosen: Choice, values: Mapping[str, str] | None = None) -> None:
+    def __init__(self, chosen: Selected, values: Mapping[str, str] | None = None) -> None:
         """values: options of decisions for values, of others than the largest."""
         self.chosen = chosen
         self.values = values or {}
@@ -234,7 +261,7 @@ class Supernet(nn.Module):
     def __init__(self, space: SearchSpace, task: Task, scale: Any) -> None:
         super().__init__()
         self.space = space
-        self.chosen: dict[str, str | Mapping[str, Tensor]] = {}
+        self.chosen = Selected()
         self._build: Callable[[Arch], nn.Module] = lambda arch: build(space, arch, task, scale)
         choose = All(self.chosen)
         self.network = space.network(choose, task, scale)
@@ -242,12 +269,12 @@ class Supernet(nn.Module):
         self.cutting: Cutting | None = None
         """Where weights depend on values, what fits them to a child."""
         if choose.asked:
-            make = lambda values: space.network(All({}, values), task, scale)  # noqa: E731
+            make = lambda values: space.network(All(Selected(), values), task, scale)  # noqa: E731
             self.cutting = Cutting(self.network, make, choose.asked)
 
     def select(self, selection: Selection) -> None:
         """Make it what `forward` executes."""
-        self.chosen.update(chosen_options(self.space, selection) if isinstance(selection, Arch) else selection)
+        self.chosen.change(chosen_options(self.space, selection) if isinstance(selection, Arch) else selection)
         if self.cutting is not None:
             self.cutting.fit(self.chosen)
 
@@ -304,14 +331,15 @@ def active_modules(network: nn.Module, closed: Container[int] = ()) -> Iterator[
     while left:
         module = left.pop()
         yield module
-        if id(module) in closed:
+        parts = module._modules
+        if not parts or id(module) in closed:
             continue
         if isinstance(module, OneOf):
             left.append(module.active)
         elif isinstance(module, Subset):
             left += module.active.values()
         else:
-            left += (part for part in module._modules.values() if part is not None)
+            left += [part for part in parts.values() if part is not None]
 
 
 def active_parameters(network: nn.Module) -> set[nn.Parameter]:

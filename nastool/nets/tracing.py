@@ -16,7 +16,7 @@ from torch import nn
 
 from nastool.core.errors import InputError, one_line, short
 from nastool.core.values import Decision
-from nastool.nets.networks import All, OneOf, Subset
+from nastool.nets.networks import All, OneOf, Selected, Subset
 
 if TYPE_CHECKING:
     from nastool.core.space import SearchSpace
@@ -72,7 +72,7 @@ def traced(space: SearchSpace, task: Task, scale: Any) -> list[Asked]:
             what = "what choose returned is no part of the network; use it, or remove it"
             raise InputError(f"{where}: {name!r} is never reached: {what}")
     asked = tracing.found
-    tracing.selected.update((name, one.decision.options[0]) for name, one in asked.items())
+    tracing.selected.change({name: one.decision.options[0] for name, one in asked.items()})
     _check_output(space, network.eval(), task)
     needs = {name: {other for each in one.when for other in each} for name, one in asked.items()}
     return [asked[name] for name in TopologicalSorter(needs).static_order()] if _late(asked) else list(asked.values())
@@ -106,7 +106,7 @@ class _Tracing(All):
     """Choose: build every option, and note what was asked for."""
 
     def __init__(self) -> None:
-        self.selected: dict[str, Any] = {}
+        self.selected = Selected()
         super().__init__(self.selected)
         self.found: dict[str, Asked] = {}
         self.made: list[tuple[list[nn.Module], str, str]] = []

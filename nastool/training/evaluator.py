@@ -105,8 +105,9 @@ class TrainingEvaluator(Evaluator):
             precision: "bf16" runs the network's operations that allow it in bfloat16 (autocast), weights stay fp32;
                 "tf32" lets a GPU's convolutions round their factors to 10 bits of mantissa; "fp32" does neither. "auto"
                 is bf16 on a GPU that can (compute capability 8.0 or higher), fp32 on older ones and on the CPU.
-            fuse: "auto" runs layers that are alike as one on a GPU, which has small networks wait for the launches of
-                its kernels; "off" runs them one by one. The results differ by rounding.
+            fuse: "auto" runs layers that are alike as one on a GPU, and records training steps that are the same every
+                time (CUDA graphs), since small networks wait there for the launches of their kernels; "off" does
+                neither. The results differ by rounding.
 
         Raises:
             InputError: Something is wrong that shows without looking at data or devices.
@@ -146,7 +147,7 @@ class TrainingEvaluator(Evaluator):
             raise InputError(f"precision: need auto, fp32, tf32 or bf16, got {precision!r}")
         self._device_option = device
         self._precision = precision
-        self.fuse = fuse == "auto"
+        self.fuse = self.replays = fuse == "auto"
         self._prepared = False
         goals, objective = self.family.goals(data, **self._data_options)
         self.goals = {f"{self.prefix}_{name}": goal for name, goal in goals.items()}
@@ -331,6 +332,8 @@ class TrainingEvaluator(Evaluator):
         """A training of a network, about to start. seed: of the order of the examples and their augmentation."""
         import torch
 
+        from nastool.training.graphs import same_every_step
+
         return Training(
             network,
             self.task,
@@ -340,6 +343,7 @@ class TrainingEvaluator(Evaluator):
             annealing=annealing,
             autocast=self.autocast,
             fuse=self.fuse,
+            replay=self.replays and self.device.type == "cuda" and same_every_step(network, self.task),
             micro_batches=self.micro_batches,
         )
 

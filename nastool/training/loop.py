@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,11 @@ from nastool.core.task import Batch, Batches, Task
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from nastool.training.graphs import Replayed
+
+WORTH = 50
+"""Steps of a training at least, for a recording to be worth its time."""
 
 
 def seconds_of_one(work: Iterable[object], synchronize: Callable[[], None]) -> float:
@@ -47,6 +53,7 @@ class Training:
         annealing: tuple[float, float] = (0.0, 1.0),
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
         fuse: bool = False,
+        replay: bool = False,
         micro_batches: int = 1,
     ) -> None:
         """Takes no step yet.
@@ -60,11 +67,13 @@ class Training:
             annealing: As of a `Proposal`.
             autocast: Makes a context in which the network runs.
             fuse: Run layers that are alike as one.
+            replay: The same is done in every step, on a GPU, so that it can be recorded once: see `graphs`.
             micro_batches: Number of parts that batches are split into.
         """
         import torch
         from torch import nn
 
+        from nastool.nets.blocks import DropPath
         from nastool.nets.networks import training_only
         from nastool.nets.regularization import RANDOM
         from nastool.training.optimizers import Optimizer
@@ -83,15 +92,30 @@ class Training:
         self.steps = batches.steps(recipe)
         self.done = 0
         left = set() if recipe.train_auxiliary else {id(parameter) for parameter in training_only(network)}
-        self.parameters = [parameter for parameter in network.parameters() if id(parameter) not in left]
+        self._every = list(network.parameters())
+        self.parameters = [parameter for parameter in self._every if id(parameter) not in left]
+        self._left = [parameter for parameter in self._every if id(parameter) in left]
+        self._moved: list[nn.Parameter] | None = None
+        """Those that the last step moved, which in a supernet are few; None: unknown."""
         self.optimizer = Optimizer(network, self.parameters, recipe, self.steps)
         self._random_parts = nn.ModuleList(m for m in network.modules() if isinstance(m, RANDOM))
-        self._zeros = {p: torch.zeros_like(p) for p in self.parameters} if recipe.decay_off_path else {}
-        """The gradients of what a step does not reach. Adding to zeros instead takes a launch for each parameter."""
+        self._kept: tuple[Tensor, Tensor] | None = None
+        """On a GPU, of each `DropPath` the share that is kept, and how fast it falls in the course of the training."""
+        if generator.device.type == "cuda" and recipe.drop_path:
+            paths = [module for module in self._random_parts if isinstance(module, DropPath)]
+            falls = [-recipe.drop_path * (path.depth if recipe.drop_path_by_depth else 1) for path in paths]
+            self._kept = torch.ones(len(paths), device=generator.device), torch.tensor(falls, device=generator.device)
+            for path, kept in zip(paths, self._kept[0], strict=True):
+                path.keep = kept
         self._rate = 1.0
         """Of the step's learning rate, as the task says."""
         self._carries: dict[int, object] = {}
         """What the batch before left, for each micro-batch."""
+        self._replayed: Replayed | None = None
+        if replay and recipe.epochs * self.steps >= WORTH:
+            from nastool.training.graphs import Replayed
+
+            self._replayed = Replayed(self._gradients, network)
 
     def epoch(self, prepare: Callable[[int], None] = lambda step: None) -> Iterator[Tensor]:
         """The loss of every step, a scalar on the device, as the steps are taken.
@@ -119,18 +143,25 @@ class Training:
 
     def begin_step(self) -> None:
         """Sets what changes from step to step, and forgets the gradients."""
+        import torch
+
         from nastool.nets.regularization import regularize
 
         recipe = self.recipe
-        drop_path = recipe.drop_path * self.done / (recipe.epochs * self.steps)
+        progress = self.done / (recipe.epochs * self.steps)
         regularize(
             self._random_parts,
             dropout=recipe.dropout,
-            drop_path=drop_path,
+            drop_path=recipe.drop_path * progress,
             by_depth=recipe.drop_path_by_depth,
             places=recipe.text.dropout,
         )
-        self.network.zero_grad()
+        if self._kept is not None:
+            kept, falls = self._kept
+            torch.mul(falls, progress, out=kept).add_(1)
+        for parameter in self._every if self._moved is None else [*self._moved, *self._left]:
+            parameter.grad = None
+        self._moved = None
 
     def backward(self, batch: Batch, share: float = 1.0) -> Tensor:
         """Adds a batch's gradients, multiplied with share; its loss, a scalar without gradient.
@@ -158,11 +189,16 @@ class Training:
         return loss
 
     def _backward(self, batch: Batch, share: float, part: int) -> Tensor:
-        step = self.task.step(self.called, batch, self._carries.get(part), self.recipe)
-        self._carries[part], self._rate = step.carry, step.rate
+        work = self._replayed or self._gradients if share == 1 else partial(self._gradients, share=share)
+        loss, self._carries[part], self._rate = work(batch, self._carries.get(part))
+        return loss
+
+    def _gradients(self, batch: Batch, carry: object, share: float = 1.0) -> tuple[Tensor, object, float]:
+        """Adds a batch's gradients; its loss, what it leaves for the next, and of what learning rate it is to be."""
+        step = self.task.step(self.called, batch, carry, self.recipe)
         total = step.loss if step.extra is None else step.loss + step.extra
         (total if share == 1 else share * total).backward()  # type: ignore[no-untyped-call]  # torch's stub
-        return step.loss.detach()
+        return step.loss.detach(), step.carry, step.rate
 
     def loss(self, batch: Batch) -> Tensor:
         """The task's loss on a batch, a scalar with gradients."""
@@ -179,13 +215,11 @@ class Training:
         """Moves the weights along the gradients that were added."""
         from torch.nn.utils import clip_grad_norm_
 
-        for parameter, zeros in self._zeros.items():
-            if parameter.grad is None:
-                parameter.grad = zeros
+        self._moved = moved = [parameter for parameter in self.parameters if parameter.grad is not None]
         if self.recipe.grad_clip:
-            clip_grad_norm_(self.parameters, self.recipe.grad_clip)
+            clip_grad_norm_(moved, self.recipe.grad_clip)
         lr = self.recipe.learning_rate(self.done, self.steps, self.annealing)
-        self.optimizer.step(self._rate * lr, self.done)
+        self.optimizer.step(moved, self._rate * lr, self.done)
         self.done += 1
 
     def exploded(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from torch.optim.asgd import asgd
 from torch.optim.rmsprop import rmsprop
-from torch.optim.sgd import sgd
 
 from nastool.core.recipe import Recipe
 from nastool.nets.networks import undecayed
@@ -43,37 +42,53 @@ class Optimizer:
         self.trained = {name: parameter for name, parameter in self.named.items() if id(parameter) in trained}
         spared = {id(parameter) for parameter in undecayed(network, norms=not recipe.decay_norms)}
         self.decay = {name: 0.0 if id(p) in spared else recipe.weight_decay for name, p in self.trained.items()}
+        self._names = {id(parameter): name for name, parameter in self.trained.items()}
         self.lr = recipe.lr
         """Learning rate of the last step."""
         self._step, self._remembers = _rule(recipe)
+        self._zeros: dict[int, Tensor] = {}
+        """Of each parameter by its id, where those without a gradient are moved, too, by decay and momentum."""
+        if recipe.decay_off_path:
+            self._zeros = {id(parameter): torch.zeros_like(parameter) for parameter in self.trained.values()}
+        self._every = self._alike(self._zeros)
         self._memory: dict[str, dict[str, Tensor]] = {}
         self.begin = max(0, round((recipe.epochs - recipe.average) * steps)) if recipe.average else math.inf
         """The number of the first step whose weights are averaged; inf: none."""
         self._average: dict[str, Tensor] = {}
         if self._remembers == (MOMENTUM,):
-            self._memory = {name: self._begun(parameter) for name, parameter in self.trained.items()}
+            for name in self.trained:
+                self._begin(name)
 
-    def step(self, lr: float, done: int) -> None:
-        """Moves the weights along their gradients, and averages them.
+    def step(self, moved: Iterable[nn.Parameter], lr: float, done: int) -> None:
+        """Moves weights along their gradients, and averages all.
 
         Args:
+            moved: Those trained parameters that have a gradient.
             lr: Learning rate.
             done: Number of steps before this one.
         """
         self.lr = lr
-        for decay in set(self.decay.values()):
-            moved = {n: p for n, p in self.trained.items() if p.grad is not None and self.decay[n] == decay}
-            for name in moved.keys() - self._memory.keys():
-                self._memory[name] = self._begun(moved[name])
-            memories = [[self._memory[name][what] for name in moved] for what in self._remembers]
-            grads = [parameter.grad for parameter in moved.values()]
+        grads: dict[int, Tensor | None] = {id(parameter): parameter.grad for parameter in moved}
+        for (decay, _), names in (self._every or self._alike(grads)).items():
+            parameters = [self.trained[name] for name in names]
+            of_these = [grads.get(key) if key in grads else self._zeros[key] for key in map(id, parameters)]
+            memories = [self._memory.get(name) or self._begin(name) for name in names]
+            lists = [[memory[what] for memory in memories] for what in self._remembers]
             with torch.no_grad():
-                self._step(list(moved.values()), grads, *memories, lr=lr, weight_decay=decay)
+                self._step(parameters, of_these, *lists, lr=lr, weight_decay=decay)
         if done >= self.begin:
             if not self._average:
                 self._average = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
             new = [self.trained[name].detach() for name in self._average]
             torch._foreach_lerp_(list(self._average.values()), new, 1 / (done - self.begin + 1))
+
+    def _alike(self, keys: Iterable[int]) -> dict[tuple[float, torch.dtype], list[str]]:
+        """Names by weight decay and type. keys: ids of trained parameters."""
+        found: dict[tuple[float, torch.dtype], list[str]] = {}
+        for key in keys:
+            name = self._names[key]
+            found.setdefault((self.decay[name], self.trained[name].dtype), []).append(name)
+        return found
 
     def memory(self) -> dict[str, Tensor]:
         """What it remembers, by parameter and by what it is: `weight` is the momentum of that parameter."""
@@ -105,11 +120,14 @@ class Optimizer:
             if name in self.trained and found.keys() == set(self._remembers):
                 self._memory[name] = found
 
-    def _begun(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """Memory of a parameter before its first step."""
+    def _begin(self, name: str) -> dict[str, Tensor]:
+        """The memory of a parameter before its first step, kept."""
+        parameter = self.trained[name]
         begin = {"step": torch.tensor(0.0), "mu": torch.tensor(1.0), "eta": torch.tensor(self.lr)}
         zeros = torch.zeros_like(parameter)
-        return {what: self._placed(parameter, what, begin.get(what, zeros)) for what in self._remembers}
+        found = {what: self._placed(parameter, what, begin.get(what, zeros)) for what in self._remembers}
+        self._memory[name] = found
+        return found
 
     def _placed(self, parameter: nn.Parameter, what: str, value: Tensor) -> Tensor:
         """A copy where the rule wants it: beside the parameter and laid out like it, or a number."""
@@ -163,4 +181,10 @@ def _rule(recipe: Recipe) -> tuple[Callable[..., None], tuple[str, ...]]:
             ("step", "square_avg", *momentum),
         )
     values = {"momentum": recipe.momentum, "nesterov": recipe.nesterov, "dampening": 0.0, "maximize": False}
-    return lambda p, g, buffers=(), **rates: sgd(p, g, list(buffers), fused=True, **values, **rates), momentum
+    return (
+        # `sgd` sorts parameters by their devices first, which takes longer than all else
+        lambda p, g, buffers=(), **rates: torch._fused_sgd_(
+            p, g, list(buffers), is_first_step=False, **values, **rates
+        ),
+        momentum,
+    )

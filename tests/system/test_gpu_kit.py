@@ -27,7 +27,7 @@ def test_the_kit(fake_machine: Callable[..., dict[str, str]], tmp_path: Path) ->
     }
     assert found["tests"][-2]["code"] == 0
     assert [record["same"] for record in found["agree"][:-1]] == [True] * 3
-    assert sum("ratio" in record for record in found["speed"]) == 6
+    assert sum("ratio" in record for record in found["speed"]) == 7
     assert found["memory"][-2]["survived"]
     assert "each batch in 2 parts" in found["memory"][-2]["notes"][-1]
     assert found["workers"][-2]["same"]

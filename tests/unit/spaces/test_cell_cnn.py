@@ -349,7 +349,7 @@ def test_strides_round_up(ops: Any, size: tuple[int, int]) -> None:
 
 def test_join_is_one_convolution_of_the_concatenation() -> None:
     parts = {name: blocks.conv(3, 4, 1) for name in "abc"}
-    join = blocks.Join(networks.Subset(lambda chosen: ("a", "c"), parts, {}), nn.ReLU())
+    join = blocks.Join(networks.Subset(lambda chosen: ("a", "c"), parts, networks.Selected()), nn.ReLU())
     tensors = {name: torch.randn(2, 3, 5, 5) for name in "abc"}
     expected = sum(parts[name](tensors[name].relu()) for name in "ac")
     torch.testing.assert_close(join(tensors), expected)

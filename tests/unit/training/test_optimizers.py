@@ -39,7 +39,7 @@ def test_steps_are_those_of_torchs_classes(name: str) -> None:
         for network in networks:
             network.zero_grad()
             (network(x) if step else network[0](x)).square().mean().backward()
-        ours.step(0.1 / (step + 1), step)
+        ours.step([p for p in networks[0].parameters() if p.grad is not None], 0.1 / (step + 1), step)
         theirs.param_groups[0]["lr"] = 0.1 / (step + 1)
         theirs.step()
     for a, b in zip(*(network.parameters() for network in networks), strict=True):
