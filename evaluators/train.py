@@ -54,7 +54,7 @@ class Train(TrainingEvaluator):
 
     A training that ends early (`Proposal.fidelity`) keeps to the whole one's schedule. It leaves weights, what the
     optimiser remembers and the states of the random generators in a file, with which another trial goes on: bit for
-    bit as if it had never paused.
+    bit as if it had never paused. Where that file was not kept, the other is trained from its beginning.
     """
 
     name = "train"
@@ -336,8 +336,10 @@ class Train(TrainingEvaluator):
         facts = unfinished.take(training)
         if facts is None and source is not None:
             facts = source.take(training)
-            if facts is None:
-                raise CannotGoOn(f"{source.path} is missing or damaged: put it back, or begin anew with --force")
+            if facts is None and source.path is not None and source.path.is_file():
+                raise CannotGoOn(
+                    f"{source.path} is damaged or of another training: put it back, or begin anew with --force"
+                )
         facts = facts or {"found": {}, "losses": []}
         found: dict[str, float] = facts["found"]
         losses: list[float] = facts["losses"]

@@ -33,6 +33,8 @@ class Kept:
     """Heap of (what `Trial.rank` has before the id, -id, checkpoint), negative: the worst of those kept first."""
     _held: dict[int, str] = field(default_factory=dict)
     """Those that are not among the best, by trial, kept since they are wanted."""
+    _forgotten: set[int] = field(default_factory=set)
+    """Stopped trials that left none, or whose own were forgotten in an earlier sitting."""
     _with_optimizer: dict[int, str] = field(default_factory=dict)
     """Those with what the optimiser remembers, by trial."""
     _dropped: list[str] = field(default_factory=list)
@@ -46,6 +48,8 @@ class Kept:
     def take(self, trial: Trial, ranked: Iterable[Trial]) -> None:
         """Take in a finished trial. ranked: those that from now on are ranked among the best, and on no front."""
         if not has_files(trial):
+            if trial.state == "stopped":
+                self._forgotten.add(trial.id)
             return
         if trial.state == "stopped":
             self._held[trial.id] = checkpoint_of(trial)
@@ -106,7 +110,7 @@ class Kept:
         """
         there = {-trial_id: checkpoint for _, trial_id, checkpoint in self._best} | self._held
         there |= {trial.id: checkpoint_of(trial) for trial in filter(has_files, front)}
-        for trial_id in sorted(parents):
+        for trial_id in sorted(parents - self._forgotten):
             if trial_id not in there or not checkpoints.is_there(self.workdir / there[trial_id]):
                 raise InputError(
                     f"{self.workdir} lacks the checkpoint of trial {trial_id}, from which the search goes on: put "

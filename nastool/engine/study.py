@@ -91,7 +91,8 @@ class Study:
             for trial in store.trials():
                 source = trial.proposal.continues
                 before = () if source is None or source >= len(found) else found[source].curve
-                curve = (*before, *reported.get(trial.id, ()))
+                own = reported.get(trial.id, [])
+                curve = (*(point for point in before if not own or point[0] < own[0][0]), *own)
                 found.append(StudyTrial(trial, objectives, *when[trial.id], curve))
             trials = tuple(found)
             if trials and trials[-1].id != len(trials) - 1:

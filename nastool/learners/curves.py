@@ -91,7 +91,8 @@ class Curves:
         Once of each, after its reports and after the trial that it goes on from.
         """
         before = [] if trial.proposal.continues is None else self._points.pop(trial.proposal.continues, [])
-        own = before + self._points.pop(trial.id, [])
+        own = self._points.pop(trial.id, [])
+        own = [point for point in before if not own or point[0] < own[0][0]] + own  # where it was trained anew
         if trial.state != "stopped":
             return trial
         if own:

@@ -102,7 +102,7 @@ class ByLevels(Around):
         return max(TRIALS, 3 * random_trials(self.inner))
 
     def wanted(self) -> Collection[int]:
-        return self.ladder.waiting()
+        return self.ladder.kept()
 
     def ask(self) -> Proposal | None:
         step = self.ladder.next()

@@ -22,6 +22,7 @@ from nastool.engine.search import Search
 from nastool.engine.store import Store
 from nastool.engine.study import Study
 from nastool.learners import multi_fidelity
+from nastool.learners.fidelities import Asha
 from nastool.nets import checkpoints
 from nastool.spaces.nasbench201 import NasBench201
 from tests.helpers import made_runs
@@ -32,7 +33,7 @@ EPOCHS = 10
 
 
 class Curves(Evaluator):
-    """Reports a made-up curve, epoch by epoch; paused trainings leave a file, without which nothing goes on."""
+    """Reports a made-up curve, epoch by epoch; paused trainings leave a file, without which it begins anew."""
 
     name = "curves"
     provides = frozenset({"fidelity"})
@@ -44,7 +45,8 @@ class Curves(Evaluator):
         last = int(proposal.fidelity or EPOCHS)
         begin = 0
         if proposal.continues is not None:
-            begin = int((self.workdir / checkpoints.artifact_of(proposal.continues, "state")).read_text())
+            state = self.workdir / checkpoints.artifact_of(proposal.continues, "state")
+            begin = int(state.read_text()) if state.exists() else 0
         number = hash(proposal.arch.choices)
         for epoch in range(begin + 1, last + 1):
             value = (number * epoch % 1009) / 2018 + epoch / 18
@@ -163,6 +165,31 @@ def test_killed_at_any_moment_it_goes_on_as_if_it_had_not_been(
     assert content(again) == content(folder)
     there = [{file.name for file in checkpoints.files_of(path)} for path in (folder, again)]
     assert there[0] == there[1]
+
+
+@pytest.mark.parametrize("rule", ["asha", "asha:eta=2,predict=power-law"])
+def test_what_is_not_kept_is_trained_anew_with_the_same_decisions(
+    folder: Path, tmp_path: Path, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at any moment, too."""
+    again, killed = (Path(shutil.copytree(folder, tmp_path / name)) for name in ("again", "killed"))
+    search(folder, "random", rule, 24)
+    monkeypatch.setattr(Asha, "kept", lambda ladder: ladder.waiting()[:1])
+    search(again, "random", rule, 24)
+    for moment in [0, 1, 3, 2, 5, 8, 1, 4, 13, 7, 9, 2, 6, 11, 3, 5, 10, 4, 12, 7, 9, 8, 999]:
+        with suppress(Killed):
+            search(killed, "random", rule, 24, dies=moment)
+    assert content(again) == content(killed)
+    found = [
+        [(trial.trial.proposal, trial.trial.losses, trial.curve) for trial in Study.read(path).trials]
+        for path in (folder, again)
+    ]
+    assert found[0] == found[1]
+    files = [len(checkpoints.files_of(path)) for path in (folder, again, killed)]
+    assert files[0] > 4 and files[1] == files[2] <= 2
+    with Store.read(again / "run.db") as store:
+        firsts = {trial.id: store.reports(trial.id)[0][0] for trial in store.trials() if trial.proposal.continues}
+    assert 1 in firsts.values(), "some are trained anew"
 
 
 def test_a_kill_between_a_report_and_its_end_loses_neither(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -661,9 +661,12 @@ def test_a_training_goes_on_from_what_is_there_alone(data: str, tmp_path: Path) 
     evaluator.workdir = tmp_path
     evaluator.evaluate(0, Proposal(CELL, fidelity=1), seed=0, report=lambda step, metrics: None)
     other = SPACE.from_string("|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|avg_pool_3x3~1|nor_conv_3x3~2|")
-    for proposal in (Proposal(CELL, continues=7), Proposal(other, continues=0)):
-        with pytest.raises(CannotGoOn, match=r"paused.safetensors is missing or damaged"):
-            evaluator.evaluate(1, proposal, seed=0, report=lambda step, metrics: None)
+    with pytest.raises(CannotGoOn, match=r"paused.safetensors is damaged or of another training"):
+        evaluator.evaluate(1, Proposal(other, continues=0), seed=0, report=lambda step, metrics: None)
+    found: Reports = []
+    anew = evaluator.evaluate(2, Proposal(CELL, continues=7), seed=3, report=partial(_append, found))
+    assert [step for step, _ in found] == [1, 2, 3], "what was not kept is trained anew"
+    assert run(trainer(data, epochs=3), seed=3)[0].metrics == anew.metrics
 
 
 @pytest.mark.parametrize("fidelity", [0.5, 1.5, 2, 3])

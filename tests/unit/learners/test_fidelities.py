@@ -7,6 +7,8 @@ import random
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nastool.core.errors import InputError
 from nastool.learners import fidelities
@@ -254,6 +256,25 @@ def test_by_asha_all_wait_that_have_not_gone_on() -> None:
         sources.append(step.source)
         ladder.begun(400 + len(sources), step.source)
     assert sources == list(range(100))
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=150), st.sampled_from([2, 3, 4]))
+def test_asha_keeps_what_is_near_to_going_on(losses: list[int], eta: int) -> None:
+    """Of each level the best that wait, all that would go on if a quarter more did, and not many others."""
+    ladder = Asha(eta=eta)
+    ladder.climb((1, eta, eta**2))
+    for number, loss in enumerate(losses):
+        step = ladder.next()
+        assert step is not None
+        assert step.source is None or step.source in ladder.kept()
+        ladder.begun(number, step.source)
+        ladder.ended(number, loss)
+    kept, left = set(ladder.kept()), ladder.waiting()
+    for rung in (0, 1):
+        on_rung = [number for number in left if ladder.rungs[number] == rung]
+        ended = sorted((losses[number], number) for number, own in ladder.rungs.items() if own == rung)
+        near = {number for _, number in ended[: len(ended) // eta * 5 // 4 + 20]}
+        assert kept & set(on_rung) == near & set(on_rung)
 
 
 def test_hyperband_waits_for_the_best_of_each_level_alone() -> None:
