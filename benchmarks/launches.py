@@ -40,14 +40,15 @@ REWARDED = {"ENAS macro": 20, "ENAS micro": 10}
 """How many children a step of the controller rewards, as published."""
 
 
-def evaluator(name: str, folder: Path, fuse: str) -> Any:
+def evaluator(name: str, folder: Path, fuse: str, count: int = 300) -> Any:
+    """count: of images, half of them for training."""
     from nastool.core import registry
 
-    images = folder / "images.npz"
+    images = folder / f"{count}.npz"
     if not images.exists():
         rng = np.random.default_rng(0)
-        x = rng.integers(0, 256, (10_000, 32, 32, 3), dtype=np.uint8)
-        np.savez(images, x_train=x, y_train=np.arange(10_000) % 10)
+        x = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        np.savez(images, x_train=x, y_train=np.arange(count) % 10)
     space, recipe = NETWORKS[name]
     given = {"data": f"npz:{images}", "recipe": recipe, "batch_size": 128, "device": "cuda", "fuse": fuse}
     kind = "train" if space == "nasbench201" else "supernet"
@@ -159,7 +160,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in NETWORKS if args.host else ():
             torch.set_num_threads(1)
-            both = {fuse: evaluator(name, Path(folder), fuse) for fuse in ("auto", "off")}
+            both = {fuse: evaluator(name, Path(folder), fuse, 10_000) for fuse in ("auto", "off")}
             taken = host_seconds(shadow, both, args.children)
             times = [f"fuse={fuse} {1000 * np.median(of):.1f} ms" for fuse, of in taken.items()]
             ratios = np.array(taken["off"]) / taken["auto"]
