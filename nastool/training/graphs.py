@@ -13,6 +13,8 @@ from nastool.core.task import Batch, Task
 
 EAGER = 3
 """Steps on batches of one shape that are taken as ever before one is recorded: until then things are made that stay."""
+ROOM = 3
+"""So many times the memory of a step is to be free: a recording keeps its own, and validation needs some beside it."""
 AGREES = 0.01
 """How far, relative to its norm, what is replayed may be from what is computed as ever: some kernels add up anyhow."""
 Found = tuple[Tensor, Any, float]
@@ -55,6 +57,9 @@ class Replayed:
         return self.work(batch, carry)
 
     def _record(self, shape: object, batch: Batch, carry: Any) -> None:
+        if not _has_room(batch[0].device):
+            self.refused = "too little memory is free"
+            return
         try:
             self._recording = Recording(self.work, self.network, shape, batch, carry)
         except RuntimeError as error:  # something waits for the device, say
@@ -128,11 +133,18 @@ class Recording:
         return self.loss.clone(), self.carry, self.rate
 
 
+def _has_room(device: torch.device) -> bool:
+    """Whether there is ROOM for what steps have taken so far, beyond what stays between them."""
+    stays = torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - stays
+    return free >= ROOM * (torch.cuda.max_memory_allocated(device) - stays)
+
+
 def _forget(device: torch.device, pool: Any) -> None:
     """Has torch's generator and allocator go on: those of 2.11 stay as they were within a recording that failed."""
     generator = _generator(device)
     generator.graphsafe_set_state(generator.clone_state())
-    with suppress(RuntimeError):  # those of 2.14 have done so when the graph was reset
+    with suppress(RuntimeError, AttributeError):  # those of 2.14 have done so when the graph was reset
         torch._C._cuda_endAllocateToPool(torch.cuda.current_device() if device.index is None else device.index, pool)
 
 

@@ -93,6 +93,8 @@ def test_a_recording_is_used_if_it_does_what_the_step_does(
     if fake.active() and kind is Draws:
         pytest.skip("what fake devices draw does not follow their generators")
     monkeypatch.setattr(graphs, "Recording", kind)
+    if device == "cpu":
+        monkeypatch.setattr(graphs, "_has_room", lambda device: True)
     torch.manual_seed(1)
     dropout = 0.0 if fake.active() else 0.5
     networks: list[Any] = [nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(dropout))]
@@ -123,6 +125,27 @@ def test_a_recording_is_used_if_it_does_what_the_step_does(
         assert replayed.refused is None and replayed._recording.replays == 3  # type: ignore[union-attr]
     else:
         assert replayed.refused == "a recorded step does not do what the step does" and replayed._recording is None
+
+
+@pytest.mark.gpu
+def test_where_memory_is_short_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Linear(3, 1).cuda()
+
+    def work(batch: Batch, carry: Any) -> tuple[Tensor, Any, float]:
+        loss = network(batch[0]).sum()
+        loss.backward()
+        return loss.detach(), None, 1.0
+
+    replayed, x = Replayed(work, network), torch.ones(2, 3, device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    torch.empty(1 << 20, device="cuda")
+    needed = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (graphs.ROOM * needed - kept - (1 << 20), 1 << 40))
+    for _ in range(6):
+        network.zero_grad()
+        assert replayed((x,), None)[0].isfinite()
+    assert replayed.refused == "too little memory is free" and network.weight.grad is not None
 
 
 def test_what_may_be_recorded() -> None:
