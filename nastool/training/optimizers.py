@@ -72,7 +72,7 @@ class Optimizer:
         for (decay, _), names in (self._every or self._alike(grads)).items():
             parameters = [self.trained[name] for name in names]
             of_these = [grads.get(key) if key in grads else self._zeros[key] for key in map(id, parameters)]
-            memories = [self._memory.get(name) or self._begin(name) for name in names]
+            memories = [self._memory[name] if name in self._memory else self._begin(name) for name in names]
             lists = [[memory[what] for memory in memories] for what in self._remembers]
             with torch.no_grad():
                 self._step(parameters, of_these, *lists, lr=lr, weight_decay=decay)

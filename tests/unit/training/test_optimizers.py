@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nastool.core.recipe import Recipe, Rule
 from nastool.training.optimizers import Optimizer
@@ -44,6 +44,25 @@ def test_steps_are_those_of_torchs_classes(name: str) -> None:
         theirs.step()
     for a, b in zip(*(network.parameters() for network in networks), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_memory_is_begun_once(monkeypatch: pytest.MonkeyPatch, momentum: float) -> None:
+    """Also where nothing is remembered."""
+    network = nn.Linear(3, 2)
+    own = Optimizer(network, list(network.parameters()), Recipe(momentum=momentum, nesterov=False), 5)
+    begun: list[str] = []
+    plain = own._begin
+
+    def begin(name: str) -> dict[str, Tensor]:
+        begun.append(name)
+        return plain(name)
+
+    monkeypatch.setattr(own, "_begin", begin)
+    for step in range(3):
+        network(torch.ones(1, 3)).sum().backward()
+        own.step(network.parameters(), 0.1, step)
+    assert len(begun) == len(set(begun))
 
 
 def test_a_training_imports_no_compiler() -> None:
