@@ -64,15 +64,7 @@ class Replayed:
             self._recording = Recording(self.work, self.network, shape, batch, carry)
         except RuntimeError as error:  # something waits for the device, say
             self.refused = str(error)
-        self._taken_gradients()
-
-    def _taken_gradients(self) -> list[Tensor | None]:
-        """Those of all parameters, which have none any more."""
-        found = []
-        for parameter in self.network.parameters():
-            found.append(parameter.grad)
-            parameter.grad = None
-        return found
+        _taken_gradients(self.network)
 
     def _compared(self, batch: Batch, carry: Any) -> Found:
         """The step as ever, and replayed on the same weights, statistics and draws."""
@@ -81,7 +73,7 @@ class Replayed:
         before, drawn = [buffer.clone() for buffer in buffers], _generator(device).get_state()
         found = self.work(batch, carry)
         right = self._results(found, buffers)
-        gradients = self._taken_gradients()
+        gradients = _taken_gradients(self.network)
         after = _generator(device).get_state()
         _put(before, buffers)
         _generator(device).set_state(drawn)
@@ -112,8 +104,7 @@ class Recording:
         self.graph = torch.cuda.CUDAGraph()
         own = iter(self.read)
         own_batch, own_carry = (_with(own, each) for each in (batch, carry))
-        for parameter in network.parameters():
-            parameter.grad = None
+        _taken_gradients(network)
         pool = torch.cuda.graph_pool_handle()
         try:
             with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
@@ -131,6 +122,15 @@ class Recording:
         for parameter, gradient in self.gradients:
             parameter.grad = gradient
         return self.loss.clone(), self.carry, self.rate
+
+
+def _taken_gradients(network: nn.Module) -> list[Tensor | None]:
+    """Those of all parameters, which have none any more."""
+    found = []
+    for parameter in network.parameters():
+        found.append(parameter.grad)
+        parameter.grad = None
+    return found
 
 
 def _has_room(device: torch.device) -> bool:
