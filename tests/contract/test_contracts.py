@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,13 +85,19 @@ def fitting() -> list[tuple[str, str]]:
     ]
 
 
-def is_quick(strategy: str, space: str) -> bool:
-    """Whether a pair is tried without --slow: some strategies in all their spaces, the others in two.
+SEVERAL = ("nasbench201", "nasbench101", "cell-cnn", "recurrent-tree")
+"""Few decisions, rules, many decisions, and decisions that differ."""
 
-    One is small; the other has rules, or, with a supernet, many decisions.
+
+def is_quick(strategy: str, space: str) -> bool:
+    """Whether a pair is tried in all respects without --slow: some strategies in all their spaces, others in a few.
+
+    Of two one is small; the other has rules, or, with a supernet, many decisions.
     """
-    if strategy in ("bo", "enas", "evolution", "network-morphism", "reinforce"):
+    if strategy in ("enas", "evolution", "network-morphism"):
         return True
+    if strategy in ("bo", "reinforce"):
+        return space in SEVERAL
     trains = "policy" in registry.load("strategy", strategy).needs
     return space in ("nasbench201", "cell-cnn" if trains else "nasbench101")
 
@@ -98,6 +105,31 @@ def is_quick(strategy: str, space: str) -> bool:
 PAIRS = [
     pytest.param(pair, id="-".join(pair), marks=() if is_quick(*pair) else (pytest.mark.slow,)) for pair in fitting()
 ]
+
+
+def make_strategy(name: str, space: SearchSpace, seed: int) -> Strategy:
+    given = {"seed": seed, **STRATEGY_OPTIONS.get(name, {})}
+    strategy: Strategy = registry.make("strategy", name, space, given=given)
+    return strategy
+
+
+def small_space(name: str) -> SearchSpace:
+    space: SearchSpace = registry.make("space", name, given=SPACE_OPTIONS.get(name, {}))
+    return space
+
+
+@pytest.mark.parametrize("pair", [pair for pair in fitting() if not is_quick(*pair)], ids="-".join)
+def test_every_space_is_searched(pair: tuple[str, str]) -> None:
+    """Also where the rest is tried with --slow alone: with members, and after a restart as before."""
+    space = small_space(pair[1])
+    strategy, resumed = (make_strategy(pair[0], space, 3) for _ in range(2))
+    before = drive(strategy, 12)
+    state = json.loads(json.dumps(strategy.state_dict()))
+    after = drive(strategy, 8, 12)
+    for trial in (*before, *after):
+        space.validate(trial.proposal.arch)
+    resumed.load_state_dict(state, before)
+    assert drive(resumed, 8, 12) == after and len(after) == 8
 
 
 class TestStrategies(StrategyContract):
@@ -108,22 +140,20 @@ class TestStrategies(StrategyContract):
 
     @pytest.fixture
     def space(self, pair: tuple[str, str]) -> SearchSpace:
-        space: SearchSpace = registry.make("space", pair[1], given=SPACE_OPTIONS.get(pair[1], {}))
-        return space
+        return small_space(pair[1])
 
     @pytest.fixture
     def given(self, pair: tuple[str, str]) -> Mapping[str, object]:
         return STRATEGY_OPTIONS.get(pair[0], {})
 
     @pytest.fixture
-    def make(self, pair: tuple[str, str], given: Mapping[str, object]) -> MakeStrategy:
+    def make(self, pair: tuple[str, str]) -> MakeStrategy:
         def make(space: SearchSpace, seed: int) -> Strategy:
             try:
-                strategy: Strategy = registry.make("strategy", pair[0], space, given={"seed": seed, **given})
+                return make_strategy(pair[0], space, seed)
             except InputError as error:
                 assert "has no network morphisms" in str(error)
                 pytest.skip(str(error))  # the contract's own tiny space lacks a capability that it needs
-            return strategy
 
         return make
 

@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -86,9 +87,16 @@ def environment(devices: int = 1, mib: int = 81920, cc: int = 90, **more: object
 
 def counts() -> dict[str, int]:
     """What this process has done to fake devices so far."""
-    library = ctypes.CDLL(os.environ["LD_PRELOAD"].split(":")[0])
-    library.fake_cuda_count.restype = ctypes.c_long
-    return {name: library.fake_cuda_count(i) for i, name in enumerate(COUNTED)}
+    count = _counter()
+    return {name: count(i) for i, name in enumerate(COUNTED)}
+
+
+@functools.cache
+def _counter() -> Callable[[int], int]:
+    """Of this process: how often the thing of this number was asked for."""
+    count = ctypes.CDLL(os.environ["LD_PRELOAD"].split(":")[0]).fake_cuda_count
+    count.restype = ctypes.c_long
+    return count
 
 
 def _torch() -> Path:

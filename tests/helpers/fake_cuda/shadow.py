@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import traceback
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers.fake_cuda import counts
@@ -66,14 +66,14 @@ class Shadow(TorchDispatchMode):
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        name, flat = func.__name__, pytree.tree_leaves((args, kwargs))
+        name, flat = func.__name__, _leaves([*args, *kwargs.values()])
         tensors = [x for x in flat if isinstance(x, Tensor)]
         mirrors = {id(x): self._mirror(x) for x in flat if isinstance(x, torch.Generator)}
         made = name in BY_CUDNN and _on_gpu(args[0])
         before = counts()
         out = self._make(func, name, args) if made else func(*args, **kwargs)
         done = {key: value - before[key] for key, value in counts().items()}
-        outs = [x for x in pytree.tree_leaves(out) if isinstance(x, Tensor)]
+        outs = [x for x in _leaves(out) if isinstance(x, Tensor)]
         if any(map(_on_gpu, tensors + outs)):
             self.calls[name] += 1
             self.launches[name] += done["launches"] + done["memsets"] + done["on device"]
@@ -115,7 +115,8 @@ class Shadow(TorchDispatchMode):
                 return torch.device("cpu")
             return _alias(x) if _on_gpu(x) else mirrors[id(x)] if isinstance(x, torch.Generator) else x
 
-        given, named = pytree.tree_map(on_cpu, (args, kwargs))
+        given = [_mapped(on_cpu, x) for x in args]
+        named = {name: _mapped(on_cpu, x) for name, x in kwargs.items()}
         try:
             result = ONLY_CUDA.get(func.__name__, func)(*given, **named)
         except Exception as error:
@@ -124,7 +125,7 @@ class Shadow(TorchDispatchMode):
         if isinstance(out, bool):  # such as `equal`
             return result
         own = {t.untyped_storage().data_ptr() for t in tensors}  # what was changed in place is changed already
-        for mine, theirs in zip(pytree.tree_leaves(out), pytree.tree_leaves(result), strict=True):
+        for mine, theirs in zip(_leaves(out), _leaves(result), strict=True):
             if not isinstance(mine, Tensor) or not mine.numel() or mine.shape != theirs.shape:
                 continue
             if mine.untyped_storage().data_ptr() not in own:
@@ -217,6 +218,20 @@ def _on_gpu(value: object) -> bool:
     return isinstance(value, Tensor) and value.device.type == "cuda"
 
 
+def _leaves(value: Any) -> list[Any]:
+    """What is in lists of lists."""
+    if isinstance(value, list | tuple):
+        return [leaf for each in value for leaf in _leaves(each)]
+    return [value]
+
+
+def _mapped(to: Callable[[Any], Any], value: Any) -> Any:
+    """The same lists of other things."""
+    if isinstance(value, list | tuple):
+        return type(value)([_mapped(to, each) for each in value])
+    return to(value)
+
+
 def _alias(tensor: Tensor) -> Tensor:
     """The CPU's tensor over the same memory."""
     storage = tensor.untyped_storage()
@@ -228,7 +243,12 @@ def _alias(tensor: Tensor) -> Tensor:
 
 
 def _where() -> str:
-    """The lines of the project that led here, the innermost first."""
-    frames = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(ROOT)]
-    own = [frame for frame in frames if frame.filename != __file__ and "site-packages" not in frame.filename]
-    return " < ".join(f"{Path(frame.filename).relative_to(ROOT)}:{frame.lineno}" for frame in reversed(own[-3:]))
+    """The lines of the project that led here, the innermost first: three at most."""
+    lines: list[str] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and len(lines) < 3:
+        path = frame.f_code.co_filename
+        if path.startswith(f"{ROOT}/") and path != __file__ and "site-packages" not in path:
+            lines.append(f"{path.removeprefix(f'{ROOT}/')}:{frame.f_lineno}")
+        frame = frame.f_back
+    return " < ".join(lines)
