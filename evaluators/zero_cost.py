@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 from nastool.core.errors import Diverged, InputError
 from nastool.core.evaluator import Report
@@ -13,6 +14,9 @@ from nastool.core.space import SearchSpace
 from nastool.core.values import Evaluation, Proposal, Scalar
 from nastool.training.evaluator import TrainingEvaluator
 from nastool.training.loop import seconds_of_one, seeds
+
+if TYPE_CHECKING:
+    from nastool.nets.costs import NetworkCosts
 
 Proxy = Literal["synflow", "snip", "grad_norm", "jacob_cov", "naswot", "zen", "params", "flops"]
 COUNTED = frozenset({"params", "flops"})
@@ -81,8 +85,6 @@ class ZeroCost(TrainingEvaluator):
         """What is measured of an architecture, which may be infinite. Once prepared. seed: of the weights."""
         import torch
 
-        from nastool.nets.costs import count_flops
-        from nastool.nets.networks import count_params
         from nastool.nets.proxies import proxies
 
         network = self.build(proposal.arch, seed)
@@ -94,4 +96,10 @@ class ZeroCost(TrainingEvaluator):
             return self.task.step(lambda *_: output, batch, None, self.recipe).loss
 
         found = proxies(network, loss, inputs, self.wanted, seed)
-        return {**found, "params": float(count_params(network)), "flops": float(count_flops(network, self.task))}
+        return {**found, **{name: float(cost) for name, cost in self._costs.of(proposal.arch, COUNTED).items()}}
+
+    @cached_property
+    def _costs(self) -> NetworkCosts:
+        from nastool.nets.costs import NetworkCosts
+
+        return NetworkCosts(self.space, self.task, self.scale)

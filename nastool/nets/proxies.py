@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
 from functools import partial
 
 import torch
@@ -66,11 +65,12 @@ def proxies(
     if unknown := set(names) - set(NAMES):
         raise ValueError(f"no proxy {min(unknown)}; there are {', '.join(NAMES)}")
     with _left_as_it_was(network):
-        network.train()
         found = _of_data(network, loss, inputs, names)
-        if "synflow" in names:
+    if "synflow" in names:
+        with _left_as_it_was(network):
             found["synflow"] = _synflow(network, torch.ones_like(inputs[:1]))
-        if "zen" in names:
+    if "zen" in names:
+        with _left_as_it_was(network):
             found["zen"] = _zen(network, inputs, torch.Generator().manual_seed(seed))
     return {name: found[name] for name in NAMES if name in names}
 
@@ -107,7 +107,10 @@ def _of_data(
 
 def _count_alike(alike: Tensor, module: nn.Module, inputs: Sequence[Tensor]) -> None:
     """Add for each pair of examples in how many places a ReLU is on for both or off for both."""
-    on = (inputs[0].detach() > 0).flatten(1).float()
+    x = inputs[0].detach()
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        x = x.movedim(1, -1)  # the order in memory, so that nothing is copied
+    on = torch.gt(x, 0, out=torch.empty_like(x, dtype=torch.float32)).flatten(1)
     both = on @ on.T
     each = both.diagonal()
     alike += on.shape[1] - each[:, None] - each + 2 * both
@@ -124,15 +127,15 @@ def _spread(rows: Tensor) -> float:
 
 
 def _synflow(network: nn.Module, ones: Tensor) -> float:
-    linear = deepcopy(network).double()
-    with torch.no_grad():
-        for parameter in linear.parameters():
-            parameter.abs_()
-    for module in linear.modules():
+    for parameter in network.parameters():
+        parameter.data = parameter.data.abs().double()
+    for buffer in network.buffers():
+        buffer.data = buffer.data.double() if buffer.is_floating_point() else buffer.data
+    for module in network.modules():
         if isinstance(module, _NormBase):
             module.forward = _same
-    weights = list(_weights(linear))
-    output = linear(ones.double())
+    weights = list(_weights(network))
+    output = network(ones.double())
     total = torch.stack(output.heads).sum() if isinstance(output, Heads) else output.sum()
     if total.requires_grad:
         gradients = torch.autograd.grad(total, weights, allow_unused=True)
@@ -143,23 +146,27 @@ def _synflow(network: nn.Module, ones: Tensor) -> float:
 
 def _zen(network: nn.Module, inputs: Tensor, generator: torch.Generator) -> float:
     """inputs: (N, ...), for their shape, type and device. generator: the CPU's, so that all devices see the same."""
-    drawn, shape = deepcopy(network), (ZEN_BATCH, *inputs.shape[1:])
+    shape = (ZEN_BATCH, *inputs.shape[1:])
     features: list[Tensor] = []
     variances: list[Tensor] = []
-    for module in drawn.modules():
-        if isinstance(module, _BatchNorm):
-            module.register_forward_pre_hook(lambda _, given: variances.append(_variance(given[0])))
-        elif isinstance(module, GlobalPool | nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d):
-            module.register_forward_pre_hook(lambda _, given: features.append(given[0]))
     total = 0.0
-    with torch.no_grad():
+    with ExitStack() as stack, torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                _remember_statistics(module, inputs)
+                hook = module.register_forward_hook(lambda norm, *_: variances.append(norm.running_var.mean()))
+            elif isinstance(module, GlobalPool | nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d):
+                hook = module.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+            else:
+                continue
+            stack.callback(hook.remove)
         for _ in range(ZEN_REPEATS):
             features.clear()
             variances.clear()
-            _draw_weights(drawn, generator)
+            _draw_weights(network, generator)
             x = torch.randn(shape, generator=generator)
             both = torch.cat([x, x + ZEN_ALPHA * torch.randn(shape, generator=generator)])
-            output = drawn(both.to(inputs))
+            output = network(both.to(inputs))
             pairs = [each.chunk(2) for each in features or [output.mean if isinstance(output, Heads) else output]]
             change = float(sum((f - g).abs().flatten(1).sum(1).mean() for f, g in pairs))
             if not 0 < change < math.inf:
@@ -169,22 +176,24 @@ def _zen(network: nn.Module, inputs: Tensor, generator: torch.Generator) -> floa
     return total / ZEN_REPEATS
 
 
-def _variance(x: Tensor) -> Tensor:
-    """The mean over the channels of (N, C, ...) of their variance."""
-    return x.var([i for i in range(x.dim()) if i != 1]).mean()
+def _remember_statistics(norm: _BatchNorm, inputs: Tensor) -> None:
+    """Have it keep as running statistics those of the last minibatch, which it has found anyway."""
+    running = {name: inputs.new_zeros(norm.num_features) for name in ("running_mean", "running_var")}
+    vars(norm).update(momentum=1.0, track_running_stats=True, _buffers={**norm._buffers, **running})
 
 
 def _draw_weights(network: nn.Module, generator: torch.Generator) -> None:
     """Weights from N(0, 1), biases 0; normalisation as it is when it is made."""
     for module in network.modules():
         if isinstance(module, _ConvNd | nn.Linear):
-            module.weight.copy_(torch.randn(module.weight.shape, generator=generator))
+            drawn = torch.randn(module.weight.shape, generator=generator)
+            module.weight.data = torch.empty_like(module.weight).copy_(drawn)
         elif isinstance(module, _BatchNorm | nn.GroupNorm) and module.weight is not None:
-            nn.init.ones_(module.weight)
+            module.weight.data = torch.ones_like(module.weight)
         else:
             continue
         if module.bias is not None:
-            nn.init.zeros_(module.bias)
+            module.bias.data = torch.zeros_like(module.bias)
 
 
 def _weights(network: nn.Module) -> Iterator[Tensor]:
@@ -203,13 +212,20 @@ def _same(x: Tensor) -> Tensor:
 
 @contextmanager
 def _left_as_it_was(network: nn.Module) -> Iterator[None]:
-    """Afterwards buffers and modes are what they were; weights are not touched."""
-    modes = {module: module.training for module in network.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    """In training mode; afterwards all it has is as it was, hooks aside, if what its tensors hold is replaced.
+
+    What buffers hold may also be written over.
+    """
+    modules = [(module, dict(vars(module))) for module in network.modules()]
+    tensors = [(tensor, tensor.data) for tensor in (*network.parameters(), *network.buffers())]
     try:
+        network.train()
+        for buffer in network.buffers():
+            buffer.data = buffer.data.clone()
         yield
     finally:
-        for buffer, values in buffers:
-            buffer.copy_(values)
-        for module, training in modes.items():
-            module.training = training
+        for module, attributes in modules:
+            vars(module).clear()
+            vars(module).update(attributes)
+        for tensor, values in tensors:
+            tensor.data = values
