@@ -285,8 +285,9 @@ class Supernet(nn.Module):
     def child_state(self, arch: Arch) -> dict[str, Tensor]:
         """The weights of arch under the names that `build(space, arch, ...)` gives them; the tensors are shared."""
         chosen = chosen_options(self.space, arch)
-        named = ((_child_key(self.network, key, chosen), value) for key, value in self.network.state_dict().items())
-        found = {key: value for key, value in named if key is not None}
+        places = _places_in_child(self.network, chosen)
+        split = ((key.rpartition("."), value) for key, value in self.network.state_dict().items())
+        found = {places[owner] + name: value for (owner, _, name), value in split if owner in places}
         if self._named_otherwise:
             with torch.device("meta"):
                 child: dict[str, Tensor] = self._build(arch).state_dict()
@@ -297,27 +298,23 @@ class Supernet(nn.Module):
         return found
 
 
-def _child_key(network: nn.Module, key: str, chosen: Mapping[str, str]) -> str | None:
-    """The name that a supernet's parameter or buffer has in the child network; None: it is not there."""
-    module: Any = network
-    kept: list[str] = []
-    parts = iter(key.split("."))
-    for part in parts:
-        if isinstance(module, OneOf):  # the part is "options", the next the option's name: a child has neither
-            option = next(parts)
-            if module.options[option] is not module.of(chosen[module.decision]):
-                return None
-            module = module.options[option]
+def _places_in_child(network: nn.Module, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Of each module of a supernet that takes part, by its name: what its tensors' names begin with in the child."""
+    found: dict[str, str] = {}
+    left: list[tuple[str, str, nn.Module]] = [("", "", network)]
+    while left:
+        own, place, module = left.pop()
+        found[own.removesuffix(".")] = place
+        if isinstance(module, OneOf):  # a child has neither "options" nor the option's name
+            active = module.of(chosen[module.decision])
+            left += [(f"{own}options.{name}.", place, each) for name, each in module.options.items() if each is active]
         elif isinstance(module, Subset):
-            name = next(parts)
-            if name not in module.names(chosen):
-                return None
-            kept += [part, name]
-            module = module.members[name]
+            names = [f"members.{name}." for name in module.names(chosen)]
+            left += [(own + name, place + name, module.get_submodule(name[:-1])) for name in names]
         else:
-            kept.append(part)
-            module = getattr(module, part)
-    return ".".join(kept)
+            parts = [(f"{name}.", part) for name, part in module._modules.items() if part is not None]
+            left += [(own + name, place + name, part) for name, part in parts]
+    return found
 
 
 def active_modules(network: nn.Module, closed: Container[int] = ()) -> Iterator[nn.Module]:
