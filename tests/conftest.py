@@ -40,7 +40,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fake-cuda", type=int, metavar="N", help="on N fake devices (tests/helpers/fake_cuda)")
 
 
+APART = pytest.StashKey[bool]()
+"""Whether this worker collects the tests in an order of its own."""
+
+
+def parts(name: str) -> list[str]:
+    """Of what pytest is given: of all tests each folder of unit tests and the other folders by themselves."""
+    path = Path(name)
+    if not (path / "unit").is_dir():
+        return [name]
+    others = [each for each in path.glob("*/") if each.name not in ("helpers", "unit")]
+    found = (*others, *path.glob("unit/*/"), *path.glob("unit/test_*.py"))
+    return sorted(str(each) for each in found if not each.name.startswith("_"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    found = [part for name in config.args for part in parts(name)]
+    if worker is not None and len(found) > len(config.args):
+        # in a fresh clone each rewrites other files' assertions first, and then reads what the others have written
+        first = int(worker[2:]) * len(found) // workers
+        config.args[:] = found[first:] + found[:first]
+        config.stash[APART] = True
     devices = config.getoption("--fake-cuda")
     if devices is None or fake.active() or fake.missing():
         return
@@ -53,6 +74,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.stash.get(APART, False):
+        items.sort(key=lambda item: item.path)  # of all workers the same order
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
