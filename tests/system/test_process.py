@@ -55,7 +55,7 @@ def test_path_that_is_no_text(tmp_path: Path, nasbench201_table: str) -> None:
 @pytest.mark.parametrize("kilobytes", [1, 20, 40])
 def test_file_size_limit(tmp_path: Path, nasbench201_table: str, kilobytes: int) -> None:
     """What was finished is kept, and the same command goes on."""
-    script = f"$nastool search --evaluator table -E file={shlex.quote(nasbench201_table)} -n 2000 --out out"
+    script = f"$nastool search --evaluator table -E file={shlex.quote(nasbench201_table)} -n 500 --out out"
     stopped = process(f"ulimit -f {kilobytes}; {script}", tmp_path)
     assert stopped.code == 2
     assert "out" in stopped.err

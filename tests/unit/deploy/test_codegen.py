@@ -159,7 +159,7 @@ def test_code_computes_the_same(name: str, options: dict[str, Any], scale: dict[
     for i, arch in enumerate(samples(space, 3)):
         task = task_for(space, i)
         (tmp_path / f"model{i}.py").write_text(written(space, arch, task, scale))
-        if not isinstance(task, Supervised):
+        if not isinstance(task, Supervised) or (i and name == "cell-cnn"):  # whose networks are large
             continue
         channels = task.example(1, "meta")[0].shape[1]
         data: dict[str, Any] = {"mean": [0.4] * channels, "std": [0.2] * channels}

@@ -279,18 +279,18 @@ class TestGoingOn:
             given["single"] = 0
             given |= {"eigenvalue_stop": True, "beta_decay": 1.0, "skip_stop": 6}
             given |= {} if name == "gdas" else {"smoothing": 0.1, "auxiliary_skip": 1.0, "perturbation": 0.5}
+        shared, policy = shared_weights(), policy_of(name, **given)
+        shared.with_policy(policy)
+        shared.epoch(0, generator(0), policy.round)
+        tensors, state = shared.capture()
+        saved = {key: value.clone() for key, value in tensors.items()}, json.loads(json.dumps(state))
         found = []
         for killed in (False, True):
-            shared, policy = shared_weights(), policy_of(name, **given)
-            shared.with_policy(policy)
-            reported = [shared.epoch(0, generator(0), policy.round)]
             if killed:
-                tensors, state = shared.capture()
-                tensors = {key: value.clone() for key, value in tensors.items()}
                 shared, policy = shared_weights(), policy_of(name, seed=9, **given)
-                shared.restore(tensors, json.loads(json.dumps(state)))
+                shared.restore(*saved)
                 shared.with_policy(policy)
-            reported.append(shared.epoch(1, generator(1), policy.round))
+            reported = shared.epoch(1, generator(1), policy.round)
             tensors, _ = shared.capture()
             found.append((reported, tensors, policy.conclude(0, generator(2))))
         (one, first, learnt), (other, second, again) = found

@@ -28,7 +28,7 @@ SPACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "macro-cnn": ({"layers": 6}, {"channels": 8}),
     "cell-cnn": ({"blocks": 4}, {"channels": 4, "cells": 1, "stem": 1, "auxiliary": 1, "twice": 1}),
     "cell-cnn darts": ({"blocks": 4, "ops": "darts"}, {"channels": 4, "cells": 1, "stem": 1}),
-    "cell-cnn nasnet": ({"ops": "nasnet", "combine": "search"}, {"channels": 4, "cells": 1, "stem": 1}),
+    "cell-cnn nasnet": ({"blocks": 3, "ops": "nasnet", "combine": "search"}, {"channels": 4, "cells": 1, "stem": 1}),
     "macro-cnn concat": ({"layers": 4}, {"channels": 6, "concat": 1, "widen": 1}),
 }
 

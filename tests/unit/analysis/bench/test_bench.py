@@ -402,7 +402,7 @@ def test_a_file_that_is_not_ours_stays(bench: Bench, tables: dict[str, str], tmp
     bench(*command).refused("no comparison of nastool bench")
 
 
-@pytest.mark.parametrize("kills, seeds", [(1, 50), pytest.param(25, 1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills, seeds", [(1, 30), pytest.param(25, 1500, marks=pytest.mark.slow)])
 def test_killed_it_goes_on_as_if_nothing_had_been(
     tables: dict[str, str], tmp_path: Path, kills: int, seeds: int
 ) -> None:

@@ -236,8 +236,10 @@ def test_verdicts_stand_first() -> None:
 
 
 def test_the_result_is_marked() -> None:
-    def marked(study: Study) -> tuple[list[str | None], Any]:
-        found = check(html([study]))
+    def marked(study: Study, *says: str) -> tuple[list[str | None], Any]:
+        text = html([study])
+        assert all(each in text for each in says)
+        found = check(text)
         cards = [a["id"] for _, a in found.elements if "result" in (a.get("class") or "").split()]
         return cards, found.rows()["delivered"]
 
@@ -252,8 +254,7 @@ def test_the_result_is_marked() -> None:
     assert marked(made_runs.study(values, document=document(0))) == (["drawing-0"], 0), "also where others are better"
     inner = made_runs.study([0.3, 0.2, 0.4], strategy="listed", archs=[plain.trials[i].arch for i in (8, 7, 1)])
     page = made_runs.study(values, document=document(7, trial=1), retrained=inner)
-    assert marked(page) == (["drawing-7"], 7)
-    assert "the result, trained from scratch" in html([page]) and "found, the result" in html([page])
+    assert marked(page, "the result, trained from scratch", "found, the result") == (["drawing-7"], 7)
 
 
 def test_no_picture_comes_twice() -> None:
