@@ -135,13 +135,15 @@ class Lease:
     def _count(self, over: threading.Event) -> None:
         """In a thread: count, until it is over. What is not ours any more stays as it is."""
         ours = f'%"{self._holder.token}"%'
-        with closing(sqlite3.connect(self._path, timeout=10, isolation_level=None)) as db:
-            while not over.wait(BEAT_SECONDS):
-                if time.monotonic() - self._counted < BEAT_SECONDS / 2:
-                    continue
-                values = json.dumps(self._next()), KEY, ours
-                with suppress(sqlite3.Error):  # a full disk, say, of which the search itself will speak
-                    db.execute("UPDATE run SET value = ? WHERE key = ? AND value LIKE ?", values)
+        while not over.wait(BEAT_SECONDS):
+            if time.monotonic() - self._counted < BEAT_SECONDS / 2:
+                continue
+            values = json.dumps(self._next()), KEY, ours
+            with (
+                suppress(sqlite3.Error),  # a full disk, say, of which the search itself will speak
+                closing(sqlite3.connect(self._path, timeout=10, isolation_level=None)) as db,
+            ):
+                db.execute("UPDATE run SET value = ? WHERE key = ? AND value LIKE ?", values)
 
 
 def check(store: Store) -> None:
