@@ -54,7 +54,7 @@ from tests.helpers.plugins import sleepy
 NASTOOL = [sys.executable, "-m", "nastool"]
 MARK = "NASTOOL_STORM"
 """In the environment of every process of the storm, so that those left over can be found."""
-KINDS = ("group", "coordinator", "worker")
+KINDS = ("group", "coordinator", "worker", "server")
 Row = tuple[Any, ...]
 
 # --- kills
@@ -171,12 +171,14 @@ def _storm(
                 if process.poll() is not None:
                     break
                 kind = rng.choice(KINDS)
-                workers = _workers(process.pid)
+                workers, servers = (_children(process.pid, name) for name in ("nastool-worker", "nastool-forks"))
                 known |= _told(place)
                 if kind == "worker" and (not workers or _retried(place)):
                     kind = "group"  # a trial whose worker dies twice is a failed one, as it should
-                if kind == "worker":
-                    _kill(rng.choice(workers))
+                if kind == "server" and not servers:
+                    kind = "coordinator"
+                if kind in ("worker", "server"):
+                    _kill(rng.choice(workers if kind == "worker" else servers))
                     tally.kills[kind] += 1
                     continue
                 (_kill_group if kind == "group" else _kill)(process.pid)
@@ -257,10 +259,11 @@ def _wait(process: subprocess.Popen[str], place: Path, enough: float, rng: rando
     time.sleep(rng.uniform(0, 0.05))
 
 
-def _workers(pid: int) -> list[int]:
+def _children(pid: int, name: str) -> list[int]:
+    """Those of a process whose names begin so."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        return [int(child) for child in children if Path(f"/proc/{child}/comm").read_text().startswith(name)]
     except OSError:
         return []
 

@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from nastool.core import registry
+from nastool.core.children import settle_in
 from nastool.core.errors import InputError, OutOfMemory, fault_of, one_line
 from nastool.core.evaluator import Threaded
-from nastool.core.processes import settle_in
 from nastool.core.streams import settle_streams
 from nastool.engine.executors.jobs import Abandoned, Job, described, perform, reported
 from nastool.engine.executors.slot import Abandon, Beat, Body, Broken, Ready
@@ -76,14 +76,12 @@ class Line:
                         return  # nobody listens any more
 
 
-def serve(connection: Pipe, *, follows_parent: bool = True) -> None:
-    """Evaluate what comes through the pipe until it closes: the body of a worker process.
+def serve(connection: Pipe) -> None:
+    """Evaluate what comes through the pipe until it closes: the body of a worker process, once it has settled in.
 
     Args:
         connection: To the executor; it begins with a `Body`.
-        follows_parent: Whether the process that started it is the executor, with which it ends.
     """
-    settle_in(follows_parent=follows_parent)
     try:
         body: Body = connection.recv()
     except EOFError:
@@ -166,7 +164,8 @@ def main() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    serve(_Duplex(Connection(incoming, writable=False), Connection(outgoing, readable=False)), follows_parent=False)
+    settle_in()
+    serve(_Duplex(Connection(incoming, writable=False), Connection(outgoing, readable=False)))
 
 
 if __name__ == "__main__":

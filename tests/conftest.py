@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from nastool import cli
+from nastool.core import children
 from tests.helpers import fake_cuda as fake
 from tests.helpers.running import Outcome, Run, changed, in_this_process
 
@@ -27,6 +28,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks here are tiny, and several tests run at a time
 os.environ.setdefault("NASTOOL_SEARCH_REPORT", "0")  # a report takes seconds; those who want one ask for it
 os.environ.setdefault("NASTOOL_RETRAIN_REPORT", "0")
+
+children.LATE.add("PYTEST_CURRENT_TEST")  # or each test would have a process of its own to fork its workers
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # others are at work
 settings.load_profile("untimed")

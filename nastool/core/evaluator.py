@@ -172,6 +172,21 @@ def most_workers(evaluator: Evaluator) -> int | None:
 
 
 @runtime_checkable
+class Importing(Protocol):
+    """An evaluator that needs modules which take long to import: one process imports them, and forks the workers.
+
+    Importing them may begin no thread and use no device; none of them is a user's, who may change it between two runs.
+    """
+
+    imports: ClassVar[tuple[str, ...]]
+
+
+def imports_of(evaluator: Evaluator) -> tuple[str, ...]:
+    """As of `Importing`, by their names."""
+    return evaluator.imports if isinstance(evaluator, Importing) else ()
+
+
+@runtime_checkable
 class TrainsPolicy(Protocol):
     """An evaluator that trains a policy and the weights it goes with; it provides "policy"."""
 

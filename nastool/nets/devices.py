@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nastool.core.errors import InputError, one_line, short
-from nastool.core.processes import WorkerProcess, settle_in
+from nastool.core.processes import WorkerProcess
 from nastool.nets import driver
 from nastool.nets.driver import Gpu as Gpu
 
@@ -244,7 +244,6 @@ def _ask(environments: Sequence[dict[str, str]], free: bool, unset: bool = False
 
 def _answer(connection: Connection, free: bool, unset: bool) -> None:
     """The body of the process that is asked."""
-    settle_in()
     if unset:
         os.environ.pop(VARIABLE, None)
     try:

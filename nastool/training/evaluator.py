@@ -36,6 +36,12 @@ class TrainingEvaluator(Evaluator):
     """Owns a device and a data set that lies on it; builds, measures and saves networks, whatever their task."""
 
     needs = frozenset({"network"})
+    imports: ClassVar[tuple[str, ...]] = (
+        "torch",
+        "nastool.evaluators.train",
+        "nastool.nets.networks",
+        "nastool.training.optimizers",
+    )
     local_options = frozenset({"data_dir", "download", "max_gigabytes", "device", "fuse"})
     settled_options = frozenset({"precision", "batch_size", "epochs"})
     micro_batches = 1

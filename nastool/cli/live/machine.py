@@ -88,11 +88,16 @@ def gpu_facts(answer: str, gpus: Sequence[devices.Gpu]) -> tuple[str, ...]:
 
 
 def _memory() -> str | None:
-    """Memory of this process's workers, or, where it has none, its own. None: there is no /proc."""
+    """Memory of this process's workers, or, where it has none, its own. None: there is no /proc.
+
+    What they have of the process that forked them they share, mostly, so it counts once.
+    """
     try:
         children = (PROC / f"self/task/{os.getpid()}/children").read_text().split()
-        workers = [pid for pid in children if b"spawn_main" in (PROC / pid / "cmdline").read_bytes()]
-        size = sum(map(_resident, workers or ["self"]))
+        names = {pid: (PROC / pid / "comm").read_text() for pid in children}
+        workers = [pid for pid, name in names.items() if name.startswith("nastool-worker")]
+        shared = max((_resident(pid) for pid, name in names.items() if name.startswith("nastool-forks")), default=0)
+        size = shared + sum(max(0, _resident(pid) - shared) for pid in workers) if workers else _resident("self")
     except (OSError, ValueError, IndexError):
         return None
     text = f"{size / 2**20:,.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"

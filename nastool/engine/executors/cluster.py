@@ -157,7 +157,7 @@ class Cluster(Processes):
     def make(cls, spec: EvaluatorSpec, evaluator: Evaluator, setting: Setting) -> Self:
         workers = min(setting.workers, most_workers(evaluator) or setting.workers)
         given: dict[str, Any] = dict(setting.options)
-        return cls(spec, workers, setting, **given)
+        return cls(spec, workers, setting, **given)._for(evaluator)
 
     def _nobody(self, workers: int) -> None:
         """So many places, of which none has been asked for. No step looks at all of them."""
@@ -229,7 +229,7 @@ class Cluster(Processes):
         place.serial += 1
         assert place.control is not None
         with suppress(OSError):  # it is gone: reading from there will say so
-            place.control.send(Begin(place.serial, dict(environment)))
+            place.control.send(Begin(place.serial, dict(environment), self._modules))
         return Placed(place)
 
     def close(self) -> None:

@@ -15,11 +15,12 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge, wait
+from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
 
 from nastool.core.errors import InputError, NastoolError, short, why
@@ -52,10 +53,11 @@ class Hello:
 
 @dataclass(frozen=True)
 class Begin:
-    """To a place: start worker process `serial` with these environment variables changed."""
+    """To a place: start worker process `serial` with these environment variables changed; it needs these modules."""
 
     serial: int
     environment: Mapping[str, str]
+    modules: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,10 @@ def join(file: str, number: int) -> None:
 
 def _run(control: Connection, work: Connection, begin: Begin, number: int) -> None:
     """Run a worker process until it dies, which is told, or is to end. EOFError, OSError: the coordinator is gone."""
-    process = WorkerProcess(_serve, (work,), name=f"nastool-worker-{number}", environment=begin.environment)
-    work.close()
+    name = f"nastool-worker-{number}"
+    process = WorkerProcess(_serve, (), name=name, environment=begin.environment, modules=begin.modules)
+    with work, suppress(ConnectionError):  # it has died, which is seen below
+        send_handle(process.connection, work.fileno(), process.pid)
     try:
         while process.connection not in wait([control, process.connection]):
             if control.recv() == End(begin.serial):
@@ -208,11 +212,11 @@ def _run(control: Connection, work: Connection, begin: Begin, number: int) -> No
     control.send(Died(begin.serial, process.how_it_died()))
 
 
-def _serve(alive: Connection, work: Connection) -> None:
-    """The body of a worker process. alive: closed when it dies."""
+def _serve(alive: Connection) -> None:
+    """The body of a worker process, whose pipe comes through this one, which is closed when it dies."""
     from nastool.worker import serve  # late: who joins imports nothing that it does not need itself
 
-    serve(work)
+    serve(Connection(recv_handle(alive)))
 
 
 def _connected(contact: Mapping[str, str | int], hello: Hello) -> Connection:

@@ -10,7 +10,7 @@ from typing import Self
 
 from nastool import worker
 from nastool.core.errors import CannotGoOn, InputError, OutOfMemory
-from nastool.core.evaluator import Evaluator, most_workers
+from nastool.core.evaluator import Evaluator, imports_of, most_workers
 from nastool.core.processes import LOOK_SECONDS, AwakeClock, WorkerProcess
 from nastool.core.values import Scalar, Silence
 from nastool.engine.executors.base import Executor, Setting
@@ -44,6 +44,8 @@ class Processes(Executor):
         slots: The environment variables of each worker, which count only when set before it imports torch.
         setting: Its timeout is without what a worker was stopped or its machine asleep.
         """
+        self._modules: tuple[str, ...] = ("nastool.worker", "numpy.random")
+        """What each worker needs: one process imports them, and forks the workers."""
         self._clock = AwakeClock()
         self._slots = [
             Slot(self.start, spec, i, environment, setting.logs, self._clock, self._there)
@@ -73,7 +75,13 @@ class Processes(Executor):
         most = most_workers(evaluator)
         workers = min(setting.workers, most or setting.workers)
         device = str(spec.options.get("device") or "auto")
-        return cls(spec, devices.slots(workers, device, setting.threads, setting.say, most), setting)
+        slots = devices.slots(workers, device, setting.threads, setting.say, most)
+        return cls(spec, slots, setting)._for(evaluator)
+
+    def _for(self, evaluator: Evaluator) -> Self:
+        """With workers that are forked where what this evaluator imports is there."""
+        self._modules += imports_of(evaluator)
+        return self
 
     def start(self, number: int, environment: Mapping[str, str]) -> Process:
         """Start a worker.
@@ -82,7 +90,8 @@ class Processes(Executor):
             number: Of the worker, 0 or more.
             environment: Variables that it finds changed, such as the devices it may use.
         """
-        return WorkerProcess(worker.serve, (), name=f"nastool-worker-{number}", environment=environment)
+        name = f"nastool-worker-{number}"
+        return WorkerProcess(worker.serve, (), name=name, environment=environment, modules=self._modules)
 
     def _there(self, number: int) -> bool:
         """Whether a worker can be started now."""

@@ -384,6 +384,24 @@ def test_what_gpus_say() -> None:
     assert machine.gpu_facts(answer, []) == ()
 
 
+def test_memory_that_workers_share_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes in pages; a worker that was begun anew may be smaller than the process that forks the others."""
+    pages = 2**20 // os.sysconf("SC_PAGE_SIZE")
+    processes = {"11": ("nastool-forks", 300), "12": ("nastool-worker-", 310), "13": ("nastool-worker-", 350)}
+    processes |= {"14": ("nastool-worker-", 200), "15": ("nvidia-smi", 900), "self": ("nastool", 80)}
+    for pid, (name, mebibytes) in processes.items():
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "comm").write_text(f"{name}\n")
+        (tmp_path / pid / "statm").write_text(f"99999 {mebibytes * pages} 100 1 0 1 0\n")
+    children = tmp_path / f"self/task/{os.getpid()}/children"
+    children.parent.mkdir(parents=True)
+    children.write_text("11 12 13 14 15 ")
+    monkeypatch.setattr(machine, "PROC", tmp_path)
+    assert machine._memory() == "360 MiB in 3 workers"
+    children.write_text("15 ")
+    assert machine._memory() == "80 MiB"
+
+
 def test_the_machine_is_not_asked_all_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "PROC", tmp_path)  # as where there is no /proc
     facts = machine.Machine(gpus=False)
