@@ -52,11 +52,10 @@ def policy_of(name: str, space: SearchSpace = SPACE, seed: int = 0, **given: Any
     return strategy.make_policy(space, options, seed)
 
 
-def shared_weights(space: SearchSpace = SPACE, epochs: int = 2) -> SharedWeights:
-    evaluator = Supernet(
-        space, data="digits", train_size=48, epochs=epochs, batch_size=16, scale={"channels": 4, "cells": 1}
-        if space.name != "macro-cnn" else {"channels": 4}, device="cpu"
-    )  # fmt: skip
+def shared_weights(space: SearchSpace = SPACE, epochs: int = 2, val_fraction: float | None = None) -> SharedWeights:
+    scale = {"channels": 4} if space.name == "macro-cnn" else {"channels": 4, "cells": 1}
+    options: dict[str, Any] = {"train_size": 48, "val_fraction": val_fraction, "epochs": epochs, "batch_size": 16}
+    evaluator = Supernet(space, data="digits", scale=scale, device="cpu", **options)
     evaluator.prepare()
     return evaluator._load()
 
@@ -279,7 +278,7 @@ class TestGoingOn:
             given["single"] = 0
             given |= {"eigenvalue_stop": True, "beta_decay": 1.0, "skip_stop": 6}
             given |= {} if name == "gdas" else {"smoothing": 0.1, "auxiliary_skip": 1.0, "perturbation": 0.5}
-        shared, policy = shared_weights(), policy_of(name, **given)
+        shared, policy = shared_weights(val_fraction=0.05), policy_of(name, **given)
         shared.with_policy(policy)
         shared.epoch(0, generator(0), policy.round)
         tensors, state = shared.capture()
@@ -287,7 +286,7 @@ class TestGoingOn:
         found = []
         for killed in (False, True):
             if killed:
-                shared, policy = shared_weights(), policy_of(name, seed=9, **given)
+                shared, policy = shared_weights(val_fraction=0.05), policy_of(name, seed=9, **given)
                 shared.restore(*saved)
                 shared.with_policy(policy)
             reported = shared.epoch(1, generator(1), policy.round)
