@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -58,6 +58,9 @@ def prune(graph: Masks) -> Masks:
         kept = kept | (_sources(graph, y) & keep) * (keep >> y & 1) << y * (y - 1) // 2
     return kept
 
+
+_pruned = lru_cache(maxsize=4096)(prune)
+"""`prune` of an int: whoever mutates a cell asks for the same ones again and again."""
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 
@@ -157,7 +160,7 @@ class NasBench101(SearchSpace):
 
     def validate(self, arch: Arch) -> None:
         super().validate(arch)
-        count = prune(_graph(arch.choices)).bit_count()
+        count = _pruned(_graph(arch.choices)).bit_count()
         if not count:
             raise InvalidArchError("no path leads from the input (vertex 0) to the output (vertex 6)")
         if count > MAX_EDGES:
@@ -206,15 +209,15 @@ class NasBench101(SearchSpace):
         do not count, since they would waste a trial.
         """
         old_graph, old_ops = _graph(arch.choices), arch.choices[len(EDGES) :]
-        old = prune(old_graph)
+        old = _pruned(old_graph)
         while True:
             graph, ops = old_graph, list(old_ops)
-            for i in np.flatnonzero(rng.random(len(self._RATES)) < self._RATES).tolist():
+            for i in (rng.random(len(self._RATES)) < self._RATES).nonzero()[0].tolist():
                 if i < len(EDGES):
                     graph ^= 1 << i
                 else:
                     ops[i - len(EDGES)] = (ops[i - len(EDGES)] + int(rng.integers(1, len(OPS)))) % len(OPS)
-            new = prune(graph)
+            new = _pruned(graph)
             if 0 < new.bit_count() <= MAX_EDGES and not _same_cell(new, ops, old, old_ops):
                 return self.arch([*(graph >> i & 1 for i in range(len(EDGES))), *ops])
 
@@ -229,7 +232,7 @@ class NasBench101(SearchSpace):
 
     def canonical(self, arch: Arch) -> str:
         """A hash of the pruned cell, equal for isomorphic ones; all 423,624 cells differ in it (tests check)."""
-        return f"{_hash(prune(_graph(arch.choices)), arch.choices[len(EDGES) :]):016x}"
+        return f"{_hash(_pruned(_graph(arch.choices)), arch.choices[len(EDGES) :]):016x}"
 
     def canonical_many(self, choices: Choices) -> list[str]:
         return [f"{value:016x}" for value in self._hashes(choices).tolist()]
@@ -357,7 +360,7 @@ class NasBench101(SearchSpace):
 
 
 def _is_cell(graph: int) -> bool:
-    count: int = prune(graph).bit_count()
+    count: int = _pruned(graph).bit_count()
     return 0 < count <= MAX_EDGES
 
 

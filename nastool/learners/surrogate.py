@@ -156,23 +156,38 @@ class SurrogateStrategy(Strategy):
         Where these are too few, out of mutants of the mutants. May return fewer: it draws 10 * count mutants at most.
         """
         found: dict[str, Arch] = {}
-        queue = list(parents)
-        for parent in islice(queue, 10 * count // draws):  # grows while it is read
+        queue, drawn = list(parents), list[Arch]()
+        for number, parent in enumerate(islice(queue, 10 * count // draws), start=1):  # grows while it is read
             for _ in range(draws):
                 try:
                     if rate > 0:
-                        mutant = mutate_each(self.space, parent, self.rng, rate)
+                        drawn.append(mutate_each(self.space, parent, self.rng, rate))
                     else:
-                        mutant = self.space.mutate(parent, self.rng)
+                        drawn.append(self.space.mutate(parent, self.rng))
                 except ValueError:  # it has no neighbors
                     break
-                form = self.space.canonical(mutant)
-                if form not in self.seen and form not in found:
-                    found[form] = mutant
-                    queue.append(mutant)
+                if len(found) + len(drawn) == count:
+                    queue += self._new(drawn, found)
                     if len(found) == count:
                         return list(found.values())
+            if number == len(queue):
+                queue += self._new(drawn, found)
+        self._new(drawn, found)
         return list(found.values())
+
+    def _new(self, drawn: list[Arch], found: dict[str, Arch]) -> list[Arch]:
+        """Those drawn that are new, which are then found by their forms; none is drawn any more.
+
+        Many at a time, since spaces are faster so.
+        """
+        before = len(found)
+        if drawn:
+            forms = self.space.canonical_many(np.array([arch.choices for arch in drawn], dtype=np.intp))
+            for form, arch in zip(forms, drawn, strict=True):
+                if form not in self.seen:
+                    found.setdefault(form, arch)
+            drawn.clear()
+        return list(found.values())[before:]
 
     @cached_property
     def members(self) -> Members | None:

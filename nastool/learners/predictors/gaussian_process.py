@@ -132,22 +132,26 @@ class GaussianProcess:
     @staticmethod
     def _distances(view: View, inputs: NDArray[np.float32]) -> Floats:
         """(groups, n, n): squared distances, scaled."""
-        found = []
-        for group in range(view.lengths):
+        found = np.empty((view.lengths, len(inputs), len(inputs)))
+        for group, own in enumerate(found):
             x = inputs[:, view.groups == group] * view.scale[view.groups == group]
             norms = np.einsum("ij,ij->i", x, x)
-            found.append(np.maximum(norms[:, None] + norms - 2 * x @ x.T, 0))
-        return np.stack(found)
+            np.add(norms[:, None], norms, out=own)
+            own -= 2 * x @ x.T
+            np.maximum(own, 0, out=own)
+        return found
 
     def _loss(self, theta: Floats, distances: Sequence[Floats], targets: Floats) -> tuple[float, Floats]:
         """Negative log posterior of theta but for a constant, and its gradient (R&W eq. 5.8, 5.9)."""
         parts, slopes = [], []
         for (amplitude, weights), distance in zip(self._split(theta), distances, strict=True):
-            part = amplitude * np.exp(-0.5 * np.tensordot(weights, distance, 1))
+            part = np.tensordot(-0.5 * weights, distance, 1)
+            np.exp(part, out=part)
+            part *= amplitude
             parts.append(part)
             slopes.append(-0.5 * weights)
         noise = float(np.exp(theta[-1]))
-        covariance = np.sum(parts, axis=0)
+        covariance = sum(parts[1:], start=parts[0].copy())
         covariance[np.diag_indices_from(covariance)] += noise + _JITTER
         factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         inverse = _inverse(factor)
@@ -155,7 +159,7 @@ class GaussianProcess:
         off = theta - self.prior_mean
         pull = self.prior_precision @ off
         loss = 0.5 * targets @ solved + np.log(np.diag(factor)).sum() + 0.5 * off @ pull
-        outer = inverse - np.outer(solved, solved)
+        outer = np.subtract(inverse, np.outer(solved, solved), out=inverse)
         gradient = []
         for part, slope, distance in zip(parts, slopes, distances, strict=True):
             weighted = outer * part
@@ -232,9 +236,10 @@ class Belief:
 
 def _inverse(factor: Floats) -> Floats:
     """Of the matrix whose lower Cholesky factor is given; LAPACK's own routine needs a third of what solving takes."""
-    lower, _ = dpotri(factor, lower=1)
-    below = np.tril(lower)
-    return np.asarray(below + np.tril(below, -1).T)
+    below, _ = dpotri(factor, lower=1)  # zero above the diagonal, as factor is
+    inverse: Floats = below + below.T
+    inverse[np.diag_indices_from(inverse)] /= 2
+    return inverse
 
 
 def _positive(variance: NDArray[np.floating[Any]]) -> Floats:
