@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from abc import abstractmethod
 from collections import deque
@@ -145,8 +144,9 @@ class SurrogateStrategy(Strategy):
 
     def best_trials(self, count: int) -> list[Trial]:
         """The best finished trials, best first, the earlier first where equal."""
-        done = (trial for trial in self.finished if trial.state == "done")
-        return heapq.nsmallest(count, done, key=lambda trial: trial.loss)
+        done = [trial for trial in self.finished if trial.state == "done"]
+        order = np.argsort([trial.losses[0] for trial in done], kind="stable")
+        return [done[i] for i in order[:count]]
 
     def new_mutants(self, parents: Sequence[Arch], count: int, draws: int, rate: float = 0.0) -> list[Arch]:
         """Up to `count` new architectures, no two equivalent, out of `draws` mutants of each parent in turn.
