@@ -148,33 +148,34 @@ class Case:
     def by_model(self) -> Arch:
         return recommended(self.space, self.told)[0].trial.proposal.arch
 
-    def by_final(self, arms: int, final: int) -> Arch:
-        """What a final stage finds in place of the last trials."""
+    def by_final(self, arms: int, final: int) -> tuple[Arch, Arch]:
+        """What a final stage finds in place of the last trials, and what the model recommends of all results then."""
         before = self.told[: len(self.told) - final]
         found = recommended(self.space, before)
         named = [trial.id for trial in different(self.space, (each.trial for each in found), arms)]
         stage = FinalStage(self.space, len(before), final, named, {})
         stage.take(before)
-        made: dict[Arch, int] = {}
+        told, made = list(before), dict[Arch, int]()
         for number in range(len(before), len(self.told)):
             proposal = stage.ask(number)
             assert proposal is not None
             nth = made[proposal.arch] = made.get(proposal.arch, 0) + 1
             accuracy, loss = self.trainings.again(self.name, proposal.arch, nth)
-            stage.tell(measured(number, proposal, accuracy, loss))
-        return stage.order[0].trial.proposal.arch
+            told.append(measured(number, proposal, accuracy, loss))
+            stage.tell(told[-1])
+        return stage.order[0].trial.proposal.arch, recommended(self.space, told)[0].trial.proposal.arch
 
 
 def said(name: str, values: NDArray[np.float64], reference: NDArray[np.float64] | None) -> str:
     """Mean and standard error in points of both truths, and how it compares with the reference, paired."""
     shown = "  ".join(f"{100 * v.mean():.2f} ± {100 * v.std(ddof=1) / len(v) ** 0.5:.2f}" for v in values.T)
     if reference is None:
-        return f"  {name:<14} {shown}"
+        return f"  {name:<20} {shown}"
     differences = []
     for own, other in zip(values.T, reference.T, strict=True):
         found = difference(100 * own, 100 * other, paired=True)
         differences.append(f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}] p = {found.p:.3f}")
-    return f"  {name:<14} {shown}   {'   '.join(differences)}"
+    return f"  {name:<20} {shown}   {'   '.join(differences)}"
 
 
 def main() -> None:
@@ -208,7 +209,8 @@ def main() -> None:
             break
         case = Case(name, seed, trainings, given.trials)
         chosen = {"best label": case.by_label(), "by the model": case.by_model()}
-        chosen |= {f"final {k} x {n}": case.by_final(k, n) for k, n in stages}
+        for k, n in stages:
+            chosen[f"final {k} x {n}"], chosen[f"final {k} x {n}, model"] = case.by_final(k, n)
         for way, arch in chosen.items():
             found[name].setdefault(way, []).append(trainings.truth(case.name, arch, given.truth))
         print(seed, name, {way: round(own[-1][0], 4) for way, own in found[name].items()}, flush=True)

@@ -28,6 +28,8 @@ CUT = 0.5
 """How many standard deviations, told from the median deviation, below the median results are cut off."""
 NOISE, MOST_NOISE = 0.1, 0.3
 """The noise's variance as a share of that of the results: what is thought of it before, and the most that it can be."""
+SURE = 5
+"""So many repeated results weigh as much as MOST_NOISE does."""
 
 
 def encode(space: SearchSpace, choices: Choices, kinds: Sequence[str]) -> Features:
@@ -66,9 +68,10 @@ def believed(space: SearchSpace, choices: Choices, losses: Floats) -> Believed |
 
     The noise's variance is fitted with the other hyper-parameters, so results that similar architectures do not bear
     out are doubted. Single results do not tell noise from what an architecture has of its own, so the process may call
-    noise what it fails to see: at most MOST_NOISE of the results' variance is taken for it. Losses above their median
-    by more than CUT standard deviations count as that: among the best a space is smoother than as a whole. Of more than
-    MOST_POINTS results it sees so many, as of `representatives`.
+    noise what it fails to see: at most MOST_NOISE of the results' variance is taken for it, or more where architectures
+    with several results show more (`most_noise`). Losses above their median by more than CUT standard deviations count
+    as that: among the best a space is smoother than as a whole. Of more than MOST_POINTS results it sees so many, as of
+    `representatives`.
 
     Args:
         choices: Option indices of the architectures measured, (n, decisions).
@@ -90,8 +93,27 @@ def believed(space: SearchSpace, choices: Choices, losses: Floats) -> Believed |
     targets, kinds = (kept - center) / scale, encodings.views(space)
     process = GaussianProcess(views(space, kinds), noise=NOISE)
     process.fit(encode(space, choices[fitted], kinds), targets[fitted])
-    means, deviations = process.denoised(encode(space, choices[which], kinds), targets[which], MOST_NOISE)
+    means, deviations = process.denoised(
+        encode(space, choices[which], kinds), targets[which], most_noise(choices, targets)
+    )
     return Believed(which, center + scale * means, scale * deviations)
+
+
+def most_noise(choices: Choices, targets: Floats) -> float:
+    """The most that the noise's variance can be: MOST_NOISE, or more where repeated results differ by more.
+
+    Their pooled variance is weighed by its degrees of freedom, MOST_NOISE as if it had SURE. Repeated results that are
+    more alike say little: a table gives the same one again.
+
+    Args:
+        choices: Of the architectures measured, (n, decisions).
+        targets: Results, (n,), of about unit variance.
+    """
+    _, which = np.unique(choices, axis=0, return_inverse=True)
+    counts = np.bincount(which)
+    freedom = len(targets) - len(counts)
+    squares = np.square(targets - (np.bincount(which, targets) / counts)[which]).sum()
+    return max(MOST_NOISE, float(SURE * MOST_NOISE + squares) / (SURE + freedom))
 
 
 def representatives(losses: NDArray[np.float64], count: int) -> NDArray[np.intp]:

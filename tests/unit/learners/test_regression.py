@@ -10,7 +10,7 @@ import pytest
 
 from nastool.core.values import Evaluation, Proposal, Trial
 from nastool.engine.ranking import recommended
-from nastool.learners.regression import FEWEST, MOST_POINTS, believed
+from nastool.learners.regression import FEWEST, MOST_NOISE, MOST_POINTS, SURE, believed, most_noise
 from nastool.spaces.nasbench_macro import NasBenchMacro
 
 SPACE = NasBenchMacro()
@@ -45,6 +45,30 @@ def test_what_is_recommended_is_truly_better_than_the_best_label() -> None:
 def test_without_noise_the_best_is_recommended() -> None:
     choices, truth, _ = measured(100, noise=0)
     assert recommended(SPACE, trials(truth, choices))[0].trial.id == truth.argmin()
+
+
+def test_repeated_results_say_how_much_may_be_noise() -> None:
+    choices, _, losses = measured(60, noise=0.5)
+    targets = (losses - losses.mean()) / losses.std()
+    assert most_noise(choices, targets) == MOST_NOISE, "each result is of another architecture"
+    again = np.concatenate([choices, choices[:10], choices[:5]])
+    assert most_noise(again, np.concatenate([targets, targets[:10], targets[:5]])) == MOST_NOISE, "a table's"
+    off = np.concatenate([targets, targets[:10] + 2, targets[:5] + 1])
+    # Of five pairs, 2 apart, the sum of squares is 2 each; of five triples (0, 2, 1) it is 2, too.
+    assert most_noise(again, off) == pytest.approx((SURE * MOST_NOISE + 10 * 2) / (SURE + 15))
+
+
+def test_a_lucky_result_is_doubted_more_where_repeated_ones_differ() -> None:
+    choices, _, losses = measured(60, noise=2.0)
+    best = int(losses.argmin())
+    others = np.setdiff1d(np.argsort(losses)[:11], [best])
+    doubts = []
+    for apart in (0.0, 3.0):
+        some = np.concatenate([choices, choices[others]])
+        found = believed(SPACE, some, np.concatenate([losses, losses[others] + apart]))
+        assert found is not None
+        doubts.append(found.losses[best] - losses[best])
+    assert doubts[1] > 1.2 * doubts[0] > 0
 
 
 def test_units_do_not_matter() -> None:
