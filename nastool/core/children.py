@@ -380,10 +380,11 @@ def _serve(line: Connection) -> None:
 def _prepared(modules: Sequence[str]) -> bool:
     """Import them; whether that went well and no thread runs afterwards, which a fork would lose."""
     try:
+        gc.disable()  # next to nothing of what is made meanwhile is garbage
         for module in modules:
             importlib.import_module(module)
-        gc.collect()
         gc.freeze()  # what the garbage collector does not write to stays shared
+        gc.enable()
         if (pid := os.fork()) == 0:  # which ends OpenBLAS's threads
             os._exit(0)
         os.waitpid(pid, 0)
