@@ -15,7 +15,7 @@ from benchmarks import gpu
 
 @pytest.mark.gpu
 def test_the_kit(fake_machine: Callable[..., dict[str, str]], tmp_path: Path) -> None:
-    command = [sys.executable, gpu.__file__, "--fake", "--out", str(tmp_path)]
+    command = [sys.executable, gpu.__file__, "--fake", "--minutes", "60", "--out", str(tmp_path)]
     first = subprocess.run([*command, "--only", "tests,agree,speed"], capture_output=True, text=True)
     assert first.returncode == 0 and "stopped" not in first.stdout, first
     second = subprocess.run(command, capture_output=True, text=True)
