@@ -1,10 +1,9 @@
 """Real trainings that end early and whole ones: the best so far against the processor's seconds of the trainings.
 
-usage: early_trainings.py run STRATEGY... > runs.jsonl; early_trainings.py look < runs.jsonl
+usage: early_trainings.py run DATA STRATEGY... > runs.jsonl; early_trainings.py look DATA < runs.jsonl
 
-run: nasbench201 networks (channels=4,cells=1) on 300 images of --data digits, 9 epochs, seeds 0 to 9, one thread.
-Random search makes 24 whole trainings; every other search of that seed, with asha (levels of 1, 3 and 9 epochs) and
-without, has as many seconds.
+run: searches of what CASES says of DATA, with asha and without, one thread. Random search makes so many whole
+trainings; every other search of that seed has as many seconds.
 look: when the mean over seeds is what random search's is in the end, with a 95% interval of 2,000 bootstrap samples of
 the seeds.
 """
@@ -18,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,30 @@ import nastool
 from nastool.engine.events import Event, TrialFinished
 from nastool.evaluators.train import Train
 
-SEEDS, TRIALS, SAMPLES = 10, 24, 2000
+SAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Case:
+    """Searches by real trainings. trials: of random search; blind: the value of what knows nothing."""
+
+    seeds: int
+    trials: int
+    rule: str
+    blind: float
+    options: dict[str, Any]
+
+
+CASES = {
+    "digits": Case(
+        10, 24, "asha", 0.1,
+        {"space": "nasbench201", "scale": "channels=4,cells=1", "evaluator_options": {"epochs": 9, "train_size": 300}},
+    ),
+    "sentences": Case(
+        5, 16, "asha:min=3", -math.log(219),
+        {"space": "recurrent-cell", "evaluator_options": {"epochs": 27, "train_size": 12_000}},
+    ),
+}  # fmt: skip
 Floats = NDArray[np.float64]
 
 
@@ -55,19 +78,18 @@ class Clock:
                 self.curve.append((self.spent, value))
 
 
-def run(strategies: Sequence[str]) -> None:
-    clock, budget = Clock(), dict[int, float]()
-    searches = [(name, seed, rule) for name in strategies for seed in range(SEEDS) for rule in (None, "asha")]
+def run(data: str, strategies: Sequence[str]) -> None:
+    case, clock, budget = CASES[data], Clock(), dict[int, float]()
+    searches = [(name, seed, rule) for name in strategies for seed in range(case.seeds) for rule in (None, case.rule)]
     for name, seed, rule in searches:
         reference = name == "random" and rule is None
         clock.spent, clock.curve = 0.0, []
         limit = math.inf if reference else budget[seed]
         with tempfile.TemporaryDirectory() as folder, suppress(KeyboardInterrupt):  # as a search is stopped
             nastool.search(
-                strategy=name, fidelity=rule, seed=seed, trials=TRIALS if reference else 1000, space="nasbench201",
-                data="digits", scale="channels=4,cells=1", evaluator_options={"epochs": 9, "train_size": 300},
+                strategy=name, fidelity=rule, seed=seed, trials=case.trials if reference else 1000, data=data,
                 device="cpu", executor="inline", out=f"{folder}/run", report=False, on_event=clock.tell,
-                stop=lambda limit=limit: clock.spent >= limit,
+                stop=lambda limit=limit: clock.spent >= limit, **case.options,
             )  # fmt: skip
         if reference:
             budget[seed] = clock.spent
@@ -75,22 +97,24 @@ def run(strategies: Sequence[str]) -> None:
         print(json.dumps(facts), flush=True)
 
 
-def values(found: Mapping[str, Any], grid: Floats) -> Floats:
-    """The best at each moment; until there is one, as if drawn by lot."""
+def values(found: Mapping[str, Any], grid: Floats, blind: float) -> Floats:
+    """The best at each moment; until there is one, what knows nothing."""
     times = [0.0, *(at for at, _ in found["curve"])]
-    best = np.array([0.1, *(value for _, value in found["curve"])])
+    best = np.array([blind, *(value for _, value in found["curve"])])
     return np.asarray(best[np.searchsorted(times, grid, side="right") - 1])
 
 
-def look() -> None:
+def look(data: str) -> None:
+    case = CASES[data]
     runs = {(each["strategy"], each["fidelity"], each["seed"]): each for each in map(json.loads, sys.stdin)}
     rng = np.random.default_rng(0)
     for name, rule in dict.fromkeys(key[:2] for key in runs):
-        seeds = [seed for seed in range(SEEDS) if {(name, rule, seed), ("random", None, seed)} <= runs.keys()]
+        seeds = [seed for seed in range(case.seeds) if {(name, rule, seed), ("random", None, seed)} <= runs.keys()]
         whole = float(np.mean([runs["random", None, seed]["spent"] for seed in seeds]))
         grid = np.linspace(0, whole, 4001)
         own, reference = (
-            np.array([values(runs[*of, seed], grid) for seed in seeds]) for of in ((name, rule), ("random", None))
+            np.array([values(runs[*of, seed], grid, case.blind) for seed in seeds])
+            for of in ((name, rule), ("random", None))
         )
         even = np.full(len(seeds), 1 / len(seeds))
         weights = np.concatenate([even[None], rng.multinomial(len(seeds), even, SAMPLES) / len(seeds)])
@@ -103,4 +127,4 @@ def look() -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv[2:]) if sys.argv[1] == "run" else look()
+    run(sys.argv[2], sys.argv[3:]) if sys.argv[1] == "run" else look(sys.argv[2])

@@ -60,6 +60,20 @@ class Prior:
                 forms.add(form)
                 yield arch
 
+    def trust(self, choices: Choices, results: Floats, rng: np.random.Generator, *, here: bool) -> float:
+        """A draw of the weight of what is predicted, by what these architectures came to: below 0 it misleads.
+
+        Args:
+            choices: Option indices, (n, decisions).
+            results: Of these, (n,); lower is better.
+            rng: Draws.
+            here: Among these architectures alone, however little they differ; else among all of the space.
+        """
+        own = self.predictions(choices)[0].sum(axis=1, dtype=np.float64, keepdims=True)
+        spread = float(own.std()) if here else 1.0
+        weights, precision = _regressed(own / (spread or 1.0), regression.quantiles(-results))
+        return float(weights[0] + rng.normal() / precision[0, 0] ** 0.5)
+
     # --- the mean
 
     def mean(self, choices: Choices, results: Floats) -> Callable[[Choices], Floats]:
@@ -96,16 +110,24 @@ class Prior:
 def weighed(predictions: NDArray[np.float32], targets: Floats) -> Callable[[NDArray[np.float32]], Floats]:
     """The prior mean of targets, as a function of predictions (m, runs) to means (m,).
 
-    The weights are the mean posterior ones of Bayesian linear regression (Bishop 2006, eq. 3.50, 3.51): equal shares of
-    1 as long as there are few results, and less, down to below 0, of a run that misleads.
+    The weights are the mean posterior ones: equal shares of 1 as long as there are few results, and less, down to below
+    0, of a run that misleads.
 
     Args:
         predictions: Those for the results, (n, runs).
         targets: The results, (n,), of about zero mean and unit variance; higher is better.
     """
     own = predictions.astype(np.float64)
-    center, share = own.mean(axis=0), 1 / own.shape[1]
-    offsets = own - center
-    precision = np.eye(len(center)) / SPREAD**2 + offsets.T @ offsets / REST
-    weights = share + np.linalg.solve(precision, offsets.T @ (targets - offsets.sum(axis=1) * share) / REST)
+    center, (weights, _) = own.mean(axis=0), _regressed(own, targets)
     return lambda points: np.asarray((points - center) @ weights)
+
+
+def _regressed(predictions: Floats, targets: Floats) -> tuple[Floats, Floats]:
+    """Mean (runs,) and precision (runs, runs) of the weights, around equal shares of 1; arguments as of `weighed`.
+
+    Bayesian linear regression (Bishop 2006, eq. 3.50, 3.51).
+    """
+    offsets, share = predictions - predictions.mean(axis=0), 1 / predictions.shape[1]
+    precision = np.eye(offsets.shape[1]) / SPREAD**2 + offsets.T @ offsets / REST
+    left = targets - offsets.sum(axis=1) * share
+    return share + np.linalg.solve(precision, offsets.T @ left / REST), precision

@@ -223,9 +223,10 @@ class TestSearches:
 
 
 @EACH
+@pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("cut", [0, 3, 17])
-def test_resumes_exactly(name: str, cut: int) -> None:
-    known = earlier()
+def test_resumes_exactly(name: str, cut: int, trained: bool) -> None:
+    known = replace(earlier(), trained=trained)
     strategy = made_by(name, known)
     before = run(strategy, cut)
     state = strategy.state_dict()
@@ -235,16 +236,36 @@ def test_resumes_exactly(name: str, cut: int) -> None:
     assert run(resumed, 12, first=cut) == after
 
 
-def test_evolution_measures_of_two_mutants_the_better_by_a_proxy() -> None:
-    parent = MACRO.arch([1] * 8)
+def test_evolution_follows_a_proxy_as_far_as_its_own_results_bear_it_out() -> None:
+    parent, rng = MACRO.arch([1] * 8), np.random.default_rng(0)
 
-    def mean_loss(*runs: Earlier) -> float:
-        strategy = made_by("evolution", *runs)
+    def evolution(of: Loss | None) -> tuple[int, float]:
+        """How many of the first population a proxy chose, and the mean loss of children then."""
+        strategy = made_by("evolution", *([] if of is None else [replace(earlier(of), trained=False)]))
         assert isinstance(strategy, RegularizedEvolution)
-        children = [strategy._child(parent) for _ in range(60)]
-        return float(np.mean([loss(child) for child in children if child is not None]))
+        run(strategy, strategy.population)
+        children = [strategy._child(parent) for _ in range(100)]
+        return strategy.followed, float(np.mean([loss(child) for child in children if child is not None]))
 
-    proxy = replace(earlier(), trained=False)
-    assert mean_loss(proxy) < mean_loss(earlier()) - 0.1 == mean_loss() - 0.1
-    misleading = replace(earlier(lambda arch: -loss(arch)), trained=False)
-    assert mean_loss(misleading) > mean_loss() + 0.1
+    (_, alone), (led, right), (misled, reversed_) = map(evolution, (None, loss, lambda arch: -loss(arch)))
+    assert led == 18 and misled < 10, "three in four of the first 8, and those after them"
+    assert right < alone - 0.1
+    assert reversed_ < alone, "it learns that the worse by it are better"
+    assert evolution(lambda arch: rng.random())[1] == pytest.approx(alone, abs=0.1)
+
+
+def test_a_proxy_without_differences_is_no_reason_for_anything() -> None:
+    strategy = made_by("evolution", replace(earlier(lambda arch: 1.0), trained=False))
+    assert len(run(strategy, 40)) == 40
+
+
+def test_trust_is_where_results_agree_and_gone_where_they_do_not() -> None:
+    known = Prior(MACRO, [replace(earlier(), trained=False)])
+    archs = [MACRO.sample(np.random.default_rng(i)) for i in range(30)]
+    choices, losses = np.array([arch.choices for arch in archs]), np.array([loss(arch) for arch in archs])
+    for here in (False, True):
+        draws = [
+            [known.trust(choices, sign * losses, np.random.default_rng(i), here=here) for i in range(50)]
+            for sign in (1, -1)
+        ]
+        assert min(draws[0]) > 0 > max(draws[1])
