@@ -42,8 +42,12 @@ line = Connection(os.dup(0))
 null = os.open(os.devnull, os.O_RDONLY)
 os.dup2(null, 0)
 os.close(null)
-sys.path = line.recv()
-line.recv()(line)
+try:
+    sys.path = line.recv()
+    work = line.recv()
+except (EOFError, ConnectionError):
+    os._exit(1)
+work(line)
 """
 """What a fresh process runs: a function that it is sent, called with the connection that is its stdin at first."""
 TAKEN_OVER = ("Umask", "Uid", "Gid", "Groups", "SigIgn", "NoNewPrivs", "Cpus_allowed_list", "Mems_allowed_list")
@@ -191,10 +195,7 @@ def _prctl(option: int, value: Any) -> None:
 
 def _work(connection: Connection) -> None:
     """Do what comes first through the pipe."""
-    try:
-        setting: _Setting = connection.recv()
-    except EOFError:
-        return
+    setting: _Setting = _received(connection)
     settle_in()
     _follow(setting.parent)
     end = os.dup(connection.fileno())
@@ -208,8 +209,16 @@ def _work(connection: Connection) -> None:
     os.chdir(setting.folder)
     sys.argv = setting.arguments
     importlib.invalidate_caches()
-    target, args = connection.recv()
+    target, args = _received(connection)
     target(connection, *args)
+
+
+def _received(connection: Connection) -> Any:
+    """The next message. Where there is none any more, who started this process has ended, and so does it."""
+    try:
+        return connection.recv()
+    except (EOFError, ConnectionError):
+        os._exit(1)
 
 
 def _take_name(name: str) -> None:
@@ -350,7 +359,7 @@ def _serve(line: Connection) -> None:
     """The work of a server: fork a worker whenever it is asked to, until nobody can ask any more."""
     settle_in()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, there would be nothing to wait for
-    parent, modules = line.recv()
+    parent, modules = _received(line)
     _follow(parent)
     _take_name("nastool-forks")
     line.send(_prepared(modules))

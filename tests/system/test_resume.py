@@ -317,7 +317,8 @@ def test_a_burst_of_interrupts(tmp_path: Path, after: float) -> None:
                 os.killpg(process.pid, signal.SIGINT)
             time.sleep(0.01)
         _, err = process.communicate(timeout=30)
-    assert process.returncode in (130, 0)
+    too_soon = () if after else (-signal.SIGINT,)  # before Python itself had begun, on a busy machine
+    assert process.returncode in (130, 0, *too_soon)
     assert "Traceback" not in err and "internal error" not in err, err
     subprocess.run(command, env=environment, check=True, capture_output=True)
     check_complete(tmp_path / "run", 60)

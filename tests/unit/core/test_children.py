@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -302,3 +303,17 @@ def test_a_forked_coordinator_has_a_server_of_its_own_and_none_is_left(tmp_path:
     result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
     assert (result.returncode, result.stderr) == (0, "")
     assert not Path(f"/proc/{int(result.stdout)}").exists()
+
+
+@pytest.mark.parametrize("said", [0, 1, 2, 3])
+def test_a_process_whose_starter_ends_before_it_has_said_all_says_nothing(said: int) -> None:
+    setting = children._Setting(os.getpid(), "nastool-worker-7", [""], os.getcwd(), {})
+    mine, theirs = multiprocessing.Pipe()
+    for message in [sys.path, children._work, setting][:said]:
+        mine.send(message)
+    command = [sys.executable, "-c", children.BEGIN]
+    with subprocess.Popen(command, stdin=theirs.fileno(), stderr=subprocess.PIPE) as process:
+        theirs.close()
+        mine.close()
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, b"")
