@@ -47,7 +47,7 @@ CASES = {
         {"space": "nasbench201", "scale": "channels=4,cells=1", "evaluator_options": {"epochs": 9, "train_size": 300}},
     ),
     "sentences": Case(
-        5, 16, "asha:min=3", -219.0,
+        5, 16, "asha:minimum=3", -219.0,
         {"space": "recurrent-cell", "evaluator_options": {"epochs": 27, "train_size": 12_000}},
     ),
 }  # fmt: skip
